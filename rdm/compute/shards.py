@@ -1,0 +1,173 @@
+"""`compute_pool`: a Dask cluster, local or at an address, that maps functions over shards."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import psutil
+from pydantic import Field
+
+from rdm.config import Config
+from rdm.errors import RdmError, UsageError
+from rdm.progress import tracking
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+logger = logging.getLogger(__name__)
+ShardT = TypeVar("ShardT")
+ResultT = TypeVar("ResultT")
+
+# Threads of the numerical libraries in a worker: one, because the workers themselves fill the cores.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+class ComputeConfig(Config):
+    """Where shards are computed."""
+
+    dask: str = Field("local", description="`local` starts a cluster here; else a scheduler's address, tcp://HOST:PORT")
+    num_workers: int | None = Field(None, ge=1, description="worker processes of a local cluster; None: one per core")
+    memory_fraction: float = Field(0.7, gt=0, le=1, description="share of this machine's memory the local workers may use")
+    retries: int = Field(2, ge=0, description="attempts after the first for a shard whose worker died")
+
+
+@dataclass(frozen=True)
+class ShardFailure(Exception):
+    """A shard that failed, with the error that its function raised."""
+
+    shard: str
+    error: BaseException
+
+    def __str__(self) -> str:
+        return f"shard {self.shard}: {self.error}"
+
+
+class ComputePool:
+    """Maps functions over shards on one Dask client."""
+
+    def __init__(self, client: Client, config: ComputeConfig) -> None:
+        self.client = client
+        self.config = config
+
+    @property
+    def dashboard(self) -> str:
+        """The address of Dask's dashboard, or an empty string where it has none."""
+        return self.client.dashboard_link or ""
+
+    def map(self, function: Callable[[ShardT], ResultT], shards: Sequence[ShardT], *, stage: str, unit: str = "shards",
+            names: Sequence[str] | None = None, done_before: int = 0) -> Iterator[tuple[int, ResultT]]:
+        """Yield `(position, result)` of each shard as it finishes.
+
+        Every shard is tried before the first error is raised, so that one bad shard costs one shard and a rerun does only
+        that one again.
+
+        Raises:
+            RdmError: what the first failing shard raised, with the shard named.
+        """
+        from distributed import as_completed
+
+        names = names or [str(position) for position in range(len(shards))]
+        futures: dict[Future, int] = {
+            self.client.submit(function, shard, key=f"{stage}-{names[position]}-{os.urandom(4).hex()}",
+                               retries=self.config.retries, pure=False): position
+            for position, shard in enumerate(shards)}
+        failures: list[ShardFailure] = []
+        try:
+            with tracking(stage, len(shards) + done_before, unit, done_before) as tracker:
+                for future in as_completed(list(futures)):
+                    position = futures[future]
+                    if future.status == "error":
+                        failures.append(ShardFailure(names[position], future.exception()))
+                    else:
+                        yield position, future.result()
+                    tracker.advance(note=f"{len(failures)} failed" if failures else "")
+                    future.release()
+        finally:
+            self.client.cancel([future for future in futures if not future.done()])
+        if failures:
+            _raise_failures(stage, failures)
+
+
+class _Inline(Generic[ShardT]):
+    """Computes shards in this process, one after another: for small work and for tests."""
+
+    dashboard = ""
+
+    def map(self, function: Callable[[Any], Any], shards: Sequence[Any], *, stage: str, unit: str = "shards",
+            names: Sequence[str] | None = None, done_before: int = 0) -> Iterator[tuple[int, Any]]:
+        """See ComputePool.map."""
+        names = names or [str(position) for position in range(len(shards))]
+        failures: list[ShardFailure] = []
+        with tracking(stage, len(shards) + done_before, unit, done_before) as tracker:
+            for position, shard in enumerate(shards):
+                try:
+                    result = function(shard)
+                except Exception as error:
+                    failures.append(ShardFailure(names[position], error))
+                else:
+                    yield position, result
+                tracker.advance()
+        if failures:
+            _raise_failures(stage, failures)
+
+
+Pool = ComputePool | _Inline
+
+
+@contextmanager
+def compute_pool(config: ComputeConfig) -> Iterator[Pool]:
+    """Open the pool that a configuration names: `local`, `inline`, or a scheduler's address.
+
+    Raises:
+        UsageError: no scheduler answers at the address.
+    """
+    if config.dask == "inline":
+        yield _Inline()
+        return
+    from distributed import Client
+
+    if config.dask == "local":
+        with _local_cluster(config) as cluster, Client(cluster) as client:
+            yield ComputePool(client, config)
+        return
+    try:
+        client = Client(config.dask, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no Dask scheduler answers: {error}", where=config.dask,
+                         fix="start one with `dask scheduler`, or leave --dask out for a local cluster") from error
+    with client:
+        if not client.scheduler_info()["workers"]:
+            logger.warning("the Dask scheduler at %s has no workers yet; waiting for one", config.dask)
+            client.wait_for_workers(1, timeout=300)
+        yield ComputePool(client, config)
+
+
+@contextmanager
+def _local_cluster(config: ComputeConfig) -> Iterator[Any]:
+    import dask
+    from distributed import LocalCluster
+
+    num_workers = config.num_workers or os.cpu_count() or 1
+    memory_limit = int(psutil.virtual_memory().total * config.memory_fraction / num_workers)
+    settings = {"distributed.nanny.environ": _ONE_THREAD, "distributed.nanny.pre-spawn-environ": _ONE_THREAD,
+                "distributed.worker.daemon": True, "distributed.scheduler.allowed-failures": config.retries}
+    # Not every machine has a free port 8787, and Dask warns when it is taken.
+    with dask.config.set(settings), LocalCluster(n_workers=num_workers, threads_per_worker=1, processes=True,
+                                                 memory_limit=memory_limit, dashboard_address="127.0.0.1:0",
+                                                 silence_logs=logging.ERROR) as cluster:
+        yield cluster
+
+
+def _raise_failures(stage: str, failures: list[ShardFailure]) -> None:
+    first = failures[0]
+    others = f" (and {len(failures) - 1} more shards failed)" if len(failures) > 1 else ""
+    if isinstance(first.error, RdmError):
+        first.error.what = f"{first.error.what}{others}"
+        raise first.error
+    raise RdmError(f"{stage}: {type(first.error).__name__}: {first.error}{others}", where=f"shard {first.shard}",
+                   fix="finished shards are kept: mend the cause and run the same command again") from first.error

@@ -1,0 +1,87 @@
+"""Decode untrusted pictures to upright 8-bit RGB, within limits."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 120_000_000
+MAX_ASPECT = 200
+_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+
+
+class ImageDecodeError(ValueError):
+    """A picture that cannot be used; `reason` is a short, countable cause."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (ImageDecodeError, (self.reason, str(self).removeprefix(f"{self.reason}: ")))
+
+
+def image_extension(data: bytes) -> str:
+    """Return the file ending that belongs to a picture's bytes (`jpg`, `png`, ...); no pixel is decoded.
+
+    Raises:
+        ImageDecodeError: the bytes are no picture of a supported format.
+    """
+    with _translated_errors(), Image.open(io.BytesIO(data), formats=list(_EXTENSIONS)) as image:
+        return _EXTENSIONS[image.format or ""]
+
+
+def decode_image(data: bytes, *, rotation: int = 0) -> Image.Image:
+    """Return an upright RGB picture; of an animation, the first frame; transparency is laid on white.
+
+    Args:
+        data: an encoded JPEG, PNG, WebP, GIF, BMP or TIFF.
+        rotation: further counter-clockwise degrees to turn, a multiple of 90 (Open Images' `Rotation` column).
+
+    Raises:
+        ImageDecodeError: empty, not a picture, truncated, or over `MAX_PIXELS` (checked before decoding).
+    """
+    if not data:
+        raise ImageDecodeError("empty file")
+    with _translated_errors():
+        image = Image.open(io.BytesIO(data), formats=list(_EXTENSIONS))
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ImageDecodeError("too many pixels", f"{width}x{height}")
+        if max(width, height) > MAX_ASPECT * max(min(width, height), 1):
+            raise ImageDecodeError("too narrow", f"{width}x{height}")
+        image = _to_rgb(ImageOps.exif_transpose(image))
+        return image.rotate(rotation, expand=True) if rotation else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # 16 and 32 bits: scale to 8, where PIL's own conversion would clip
+        high = 65535 if image.mode.startswith("I") else 1
+        image = image.convert("F").point(lambda value: value * (255 / high) + 0).convert("L")
+    if image.mode in ("RGBA", "LA", "PA", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
+
+
+class _translated_errors:
+    """Turn everything that Pillow raises on bad input into ImageDecodeError."""
+
+    def __enter__(self) -> None:
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        # Broken EXIF blocks and bomb warnings are answered by our own limits and by the ledger.
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._warnings.__exit__(None, None, None)
+        if error is None or isinstance(error, ImageDecodeError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, UnidentifiedImageError):
+            raise ImageDecodeError("not a picture") from error
+        if isinstance(error, Image.DecompressionBombError):
+            raise ImageDecodeError("too many pixels", str(error)) from error
+        raise ImageDecodeError("broken picture", f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,87 @@
+"""Query sets: the photographs that a denoiser trains on, cut into the crops whose neighbors are looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import xxhash
+from PIL import Image
+from pydantic import Field
+
+from rdm.config import Config, digest_json
+from rdm.errors import SourceError
+from rdm.sources.crops import CropConfig, crop_boxes
+from rdm.sources.decode import IMAGE_SUFFIXES, ImageDecodeError, decode_image
+from rdm.sources.listing import fingerprint, open_source
+
+
+class QuerySetConfig(Config):
+    """What is cut from which photographs. Neighbor tables and latent caches of one query set share its digest."""
+
+    source: str = Field(description="specification of the source, such as folder:///photos")
+    crop: CropConfig = CropConfig()
+    images_per_shard: int = Field(1024, ge=1, description="photographs per shard")
+
+
+@dataclass(frozen=True)
+class QueryCrop:
+    """One crop: its key `IMAGE_ID/NUMBER`, and its pixels."""
+
+    key: str
+    image_id: str
+    image: Image.Image
+
+
+class QuerySet:
+    """The crops of a source, shard by shard, in an order that depends on the source alone."""
+
+    def __init__(self, config: QuerySetConfig) -> None:
+        self.config = config
+        self._source = open_source(config.source)
+
+    @cached_property
+    def listing(self) -> pa.Table:
+        """The photographs that look like pictures by name.
+
+        Raises:
+            SourceError: there is none.
+        """
+        table = self._source.listing()
+        suffixes = [location.partition(":")[0] for location in table.column("location").to_pylist()]
+        keep = [name.lower().endswith((*IMAGE_SUFFIXES, ".tar")) for name in suffixes]
+        table = table.filter(pa.array(keep, pa.bool_()))
+        if table.num_rows == 0:
+            raise SourceError("the source has no pictures", where=self.config.source, fix="check the specification")
+        return table
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the configuration and of the photographs' fingerprint."""
+        return digest_json([self.config.model_dump(mode="json"), fingerprint(self.listing)])
+
+    @property
+    def stems(self) -> list[str]:
+        """The shard stems `00000`, `00001`, ..."""
+        count = -(-self.listing.num_rows // self.config.images_per_shard)
+        return [f"{number:05d}" for number in range(count)]
+
+    def crops(self, stem: str, failures: list[tuple[str, str]]) -> Iterator[QueryCrop]:
+        """Yield the crops of a shard; append `(image_id, reason)` of each unusable photograph to `failures`."""
+        size = self.config.images_per_shard
+        for row in self.listing.slice(int(stem) * size, size).to_pylist():
+            try:
+                photograph = decode_image(self._source.read(row["location"]))
+            except (ImageDecodeError, OSError) as error:
+                failures.append((row["image_id"], str(error)))
+                continue
+            boxes = crop_boxes(row["image_id"], *photograph.size, self.config.crop)
+            for number, box in enumerate(boxes.tolist()):
+                yield QueryCrop(f"{row['image_id']}/{number}", row["image_id"], photograph.crop(tuple(box)))
+
+
+def is_held_out(image_id: str, fraction: float) -> bool:
+    """Return whether a photograph belongs to the fraction kept out of training; a function of its id alone."""
+    return xxhash.xxh3_64_intdigest(image_id.encode(), seed=1) % 10_000 < fraction * 10_000

@@ -1,0 +1,57 @@
+"""`webdataset:///DIR_OR_TAR`: pictures in WebDataset tars, read in place by offset."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+
+from rdm.errors import SourceError
+from rdm.sources.decode import IMAGE_SUFFIXES
+from rdm.sources.listing import make_listing
+
+
+class WebDatasetSource:
+    """The pictures of one tar or of every tar in a folder; the image id is the member's key."""
+
+    def __init__(self, rest: str) -> None:
+        self.root = Path(os.path.expanduser(rest))
+        self.spec = f"webdataset://{rest}"
+        if not self.root.exists():
+            raise SourceError("the WebDataset does not exist", where=self.root,
+                              fix="name a .tar file or a folder of them (an absolute path has three slashes)")
+
+    @property
+    def tars(self) -> list[Path]:
+        """The tar files, sorted by name."""
+        return sorted(self.root.glob("*.tar")) if self.root.is_dir() else [self.root]
+
+    def listing(self) -> pa.Table:
+        """See Source. A location is `TAR:OFFSET:SIZE`."""
+        rows = []
+        for path in self.tars:
+            try:
+                with tarfile.open(path) as tar:
+                    for member in tar:
+                        name = PurePosixPath(member.name)
+                        if member.isfile() and name.suffix.lower() in IMAGE_SUFFIXES:
+                            rows.append({"image_id": str(name.with_suffix("")),
+                                         "location": f"{path.name}:{member.offset_data}:{member.size}",
+                                         "etag": f"{member.size}-{member.mtime}"})
+            except tarfile.TarError as error:
+                raise SourceError(f"the tar is damaged: {error}", where=path, fix="fetch it again") from error
+        return make_listing(rows)
+
+    def read(self, location: str) -> bytes:
+        """See Source."""
+        name, offset, size = location.rsplit(":", 2)
+        path = self.root if self.root.is_file() else self.root / Path(name).name
+        with open(path, "rb") as file:
+            file.seek(int(offset))
+            return file.read(int(size))
+
+    def credits(self) -> tuple[str, ...]:
+        """Return nobody: tars carry credits, if any, beside each picture."""
+        return ()

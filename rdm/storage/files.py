@@ -1,0 +1,230 @@
+"""A folder on any fsspec filesystem, with checked paths and writes that are whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+import fsspec.core
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rdm.errors import StorageError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+class Folder:
+    """A directory addressed by a local path or any fsspec URL (`s3://...`, `memory://...`).
+
+    Every relative path is checked: it cannot be absolute and cannot leave the folder.
+    """
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        self.url = os.fspath(url).rstrip("/") or "/"
+
+    def __repr__(self) -> str:
+        return f"Folder({self.url!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Folder, (self.url,))
+
+    @cached_property
+    def _resolved(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        return fsspec.core.url_to_fs(self.url)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on a local disk, so that files can be memory-mapped in place."""
+        return "file" in self._protocols
+
+    @property
+    def _protocols(self) -> tuple[str, ...]:
+        protocol = self._resolved[0].protocol
+        return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+    def path(self, relative: str = "") -> str:
+        """Return the filesystem path of a relative path.
+
+        Raises:
+            StorageError: the path is absolute or leaves the folder.
+        """
+        parts = PurePosixPath(relative).parts
+        if relative.startswith("/") or ".." in parts or "\\" in relative or "\0" in relative:
+            raise StorageError(f"the path {relative!r} leaves its folder", where=self.url,
+                               fix="the file that names it is damaged or not to be trusted")
+        base = self._resolved[1]
+        return "/".join([base.rstrip("/"), *parts]) if parts else base
+
+    def exists(self, relative: str = "") -> bool:
+        """Return whether a file or directory exists."""
+        return bool(self._resolved[0].exists(self.path(relative)))
+
+    def size(self, relative: str) -> int:
+        """Return the size of a file in bytes."""
+        return int(self._resolved[0].size(self.path(relative)) or 0)
+
+    def names(self, relative: str = "", suffix: str = "") -> list[str]:
+        """Return the sorted names of the entries of a directory; empty if it does not exist."""
+        filesystem, _ = self._resolved
+        directory = self.path(relative)
+        if not filesystem.isdir(directory):
+            return []
+        filesystem.invalidate_cache(directory)
+        names = [PurePosixPath(entry).name for entry in filesystem.ls(directory, detail=False)]
+        return sorted(n for n in names if n.endswith(suffix) and not n.endswith(TEMPORARY_SUFFIX))
+
+    def read_bytes(self, relative: str) -> bytes:
+        """Return the contents of a file.
+
+        Raises:
+            StorageError: the file is missing or cannot be read.
+        """
+        try:
+            return self._resolved[0].cat_file(self.path(relative))
+        except OSError as error:
+            raise read_error(error, self.describe(relative)) from error
+
+    def read_json(self, relative: str) -> Any:
+        """Return a JSON file's value; a damaged one raises StorageError."""
+        try:
+            return json.loads(self.read_bytes(relative))
+        except ValueError as error:
+            raise StorageError(f"the file is not JSON: {error}", where=self.describe(relative),
+                               fix="restore it from a copy, or build again") from error
+
+    def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
+        """Return a Parquet file's table; a damaged one raises StorageError."""
+        try:
+            with self._resolved[0].open(self.path(relative), "rb") as file:
+                return pq.read_table(file, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise read_error(error, self.describe(relative)) from error
+
+    def local(self, relative: str) -> Path:
+        """Return a local path of a file, for memory maps and libraries that open paths.
+
+        A remote file is copied once into the user's cache folder, under a name that includes its size and version tag.
+        """
+        filesystem, _ = self._resolved
+        path = self.path(relative)
+        if self.is_local:
+            return Path(path)
+        tag = hashlib.sha256(f"{self.url}/{relative}:{filesystem.ukey(path)}".encode()).hexdigest()[:24]
+        cached = Path(os.environ.get("RDM_CACHE", Path.home() / ".cache" / "rdm")) / f"{tag}-{PurePosixPath(relative).name}"
+        if not cached.exists():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(cached) as temporary:
+                filesystem.get_file(path, str(temporary))
+        return cached
+
+    @contextmanager
+    def writing(self, relative: str) -> Iterator[Path]:
+        """Yield a temporary local path; on leaving, its contents take the file's place at once, or not at all.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        target = self.path(relative)
+        if self.is_local:
+            with atomic_path(Path(target)) as temporary:
+                yield temporary
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            temporary = Path(directory) / PurePosixPath(relative).name
+            yield temporary
+            self._resolved[0].put_file(str(temporary), target)
+
+    def write_bytes(self, relative: str, data: bytes) -> None:
+        """Write a file atomically."""
+        with self.writing(relative) as temporary:
+            temporary.write_bytes(data)
+
+    def write_json(self, relative: str, value: Any) -> None:
+        """Write a JSON file atomically, keys sorted, so that equal values give equal bytes."""
+        self.write_bytes(relative, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+    def write_table(self, relative: str, table: pa.Table) -> None:
+        """Write a Parquet file atomically, zstd-compressed; equal tables give equal bytes."""
+        with self.writing(relative) as temporary:
+            pq.write_table(table, temporary, compression="zstd", write_statistics=True)
+
+    def delete(self, relative: str) -> None:
+        """Delete a file or a directory with all it holds; a missing one is no error."""
+        if self.exists(relative):
+            self._resolved[0].rm(self.path(relative), recursive=True)
+
+    def make(self) -> None:
+        """Create the folder where it is missing."""
+        with storage_errors(self.url):
+            self._resolved[0].makedirs(self.path(), exist_ok=True)
+
+    def describe(self, relative: str = "") -> str:
+        """Return the full path or URL of a relative path, for messages."""
+        return f"{self.url}/{relative}" if relative else self.url
+
+    def sweep_temporaries(self) -> int:
+        """Delete what killed writers left behind and return how many files that was; call it under the writer's lock."""
+        if not self.is_local or not self.exists():
+            return 0
+        stale = list(Path(self.path()).rglob(f".*{TEMPORARY_SUFFIX}"))
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on leaving, flush it to disk and rename it into place.
+
+    Raises:
+        StorageError: the disk is full or the directory cannot be written; the old file then still stands.
+    """
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def storage_errors(where: object) -> Iterator[None]:
+    """Turn a full disk, a missing permission and a read-only filesystem into a StorageError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError("the disk is full; nothing that was complete is lost", where=where,
+                               fix="free space and run the same command again: it resumes") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StorageError(f"cannot write here: {error.strerror}", where=where,
+                               fix="choose a folder that you may write") from error
+        raise
+
+
+def read_error(error: Exception, where: object) -> StorageError:
+    """Return the StorageError for a failed read."""
+    if isinstance(error, FileNotFoundError):
+        return StorageError("a file is missing", where=where, fix="run `rdm database verify`, or build again")
+    return StorageError(f"a file cannot be read: {error}", where=where, fix="run `rdm database verify`")
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a local file in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

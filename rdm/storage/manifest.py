@@ -1,0 +1,186 @@
+"""Versions of a retrieval database: immutable descriptions, and one pointer that is replaced last."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rdm.config import Config
+from rdm.errors import ConcurrentWriterError, DatabaseError
+from rdm.storage.files import Folder, sha256_file, storage_errors
+
+FORMAT = "retrieval-database"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_LOCK = ".writer.lock"
+
+
+class Part(Config):
+    """One file of a version: what it holds, how much, and its SHA-256."""
+
+    kind: str
+    path: str
+    num_rows: int
+    num_bytes: int
+    sha256: str
+
+
+class Version(Config):
+    """One state of a database. Holds no times, so that equal contents give equal bytes.
+
+    `patch_id` is never reused: `next_patch_id` only grows. Row `patch_id - first` of an embedding part, counted over the
+    parts in order, is that patch's vector.
+    """
+
+    number: int
+    parent: int | None
+    source: str
+    source_fingerprint: str
+    num_images: int
+    num_patches: int
+    next_patch_id: int
+    embedding_dim: int
+    encoder: dict[str, Any]
+    index: dict[str, Any]
+    tombstones: list[int]
+    deleted_image_ids: list[str]
+    parts: list[Part]
+    config: dict[str, Any]
+
+    def parts_of(self, kind: str) -> list[Part]:
+        """Return the parts of one kind, in row order."""
+        return [part for part in self.parts if part.kind == kind]
+
+    @property
+    def num_live_patches(self) -> int:
+        """Patches that are not deleted."""
+        return self.num_patches - len(self.tombstones)
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of all parts together."""
+        return sum(part.num_bytes for part in self.parts)
+
+
+class VersionStore:
+    """The versions of the database at a folder, and the lock of its one writer."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+
+    def current(self) -> Version | None:
+        """Return the current version, or None where the folder is missing or empty of versions.
+
+        Raises:
+            DatabaseError: the folder holds something else, or the manifest does not match the version that it names.
+        """
+        if not self.folder.exists(MANIFEST):
+            self._refuse_foreign_folder()
+            return None
+        manifest = self._manifest()
+        data = self.folder.read_bytes(manifest["current"])
+        if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+            raise DatabaseError("the version file differs from what the manifest promises",
+                                where=self.folder.describe(manifest["current"]), fix="restore the file from a copy")
+        return self._parse(data, manifest["current"])
+
+    def require(self, number: int | None = None) -> Version:
+        """Return a version, by default the current one.
+
+        Raises:
+            DatabaseError: the folder is not a retrieval database, or has no such version.
+        """
+        if number is None:
+            version = self.current()
+            if version is None:
+                raise DatabaseError("this folder is not a retrieval database", where=self.folder.url,
+                                    fix="rdm database build --root DIR --source SPEC makes one")
+            return version
+        path = _version_path(number)
+        if not self.folder.exists(path):
+            raise DatabaseError(f"there is no version {number}", where=self.folder.url,
+                                fix=f"versions here: {', '.join(map(str, self.numbers())) or 'none'}")
+        return self._parse(self.folder.read_bytes(path), path)
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all versions, oldest first."""
+        return [int(name[:-5]) for name in self.folder.names("versions", ".json") if name[:-5].isdigit()]
+
+    def commit(self, version: Version) -> None:
+        """Make a version the current one: write its file, then swap the pointer. Call it under `writer()`."""
+        path = _version_path(version.number)
+        self.folder.write_json(path, version.model_dump(mode="json"))
+        self.folder.write_json(MANIFEST, {
+            "format": FORMAT, "format_version": FORMAT_VERSION, "current": path,
+            "sha256": hashlib.sha256(self.folder.read_bytes(path)).hexdigest(),
+        })
+
+    def describe_part(self, kind: str, path: str, num_rows: int) -> Part:
+        """Return the description of a file that stands."""
+        return Part(kind=kind, path=path, num_rows=num_rows, num_bytes=self.folder.size(path),
+                    sha256=sha256_file(self.folder.local(path)))
+
+    @contextmanager
+    def writer(self) -> Iterator[None]:
+        """Hold the database's writer lock; a killed writer's lock frees itself.
+
+        Raises:
+            ConcurrentWriterError: another process holds it.
+            DatabaseError: the folder holds something else than a database.
+        """
+        self.current()
+        self.folder.make()
+        if not self.folder.is_local:
+            raise DatabaseError("only databases on a local or mounted disk can be written", where=self.folder.url,
+                                fix="build locally and copy the finished folder; readers take any URL")
+        path = Path(self.folder.path(_LOCK))
+        with storage_errors(path), open(path, "a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                holder = lock.read().strip() or "another process"
+                raise ConcurrentWriterError(f"{holder} is writing this database", where=self.folder.url,
+                                            fix="wait for it to finish, then run the same command again") from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
+            self.folder.sweep_temporaries()
+            yield
+
+    def _manifest(self) -> dict[str, Any]:
+        manifest = self.folder.read_json(MANIFEST)
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise DatabaseError("manifest.json is not a retrieval database's", where=self.folder.url,
+                                fix="point --root at a folder that `rdm database build` made, or at an empty one")
+        if manifest.get("format_version") != FORMAT_VERSION:
+            raise DatabaseError(f"format version {manifest.get('format_version')} is unknown to this release",
+                                where=self.folder.url, fix=f"this release reads version {FORMAT_VERSION}")
+        return manifest
+
+    def _parse(self, data: bytes, path: str) -> Version:
+        try:
+            return Version.model_validate_json(data)
+        except ValidationError as error:
+            raise DatabaseError(f"the version file is damaged: {error.errors()[0]['msg']}",
+                                where=self.folder.describe(path), fix="restore the file from a copy") from error
+
+    def _refuse_foreign_folder(self) -> None:
+        ours = {"_markers", "images", "patches", "img_emb", "metadata", "index", "neighbors", "versions",
+                "ledger", "tombstones", _LOCK, "run.json"}
+        foreign = [name for name in self.folder.names() if name not in ours]
+        if foreign:
+            raise DatabaseError(f"the folder is not a retrieval database: it holds {', '.join(foreign[:3])}",
+                                where=self.folder.url, fix="give --root a new or empty folder")
+
+
+def _version_path(number: int) -> str:
+    return f"versions/{number:06d}.json"
