@@ -69,7 +69,7 @@ def tick_label(value: float, step: float) -> str:
         if abs(value) >= size * (10 if suffix == "k" else 1):
             return f"{value / size:.6g}{suffix}".replace("-", "\N{MINUS SIGN}")
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def padded(low: float, high: float, fraction: float = 0.06) -> tuple[float, float]:

@@ -86,7 +86,7 @@ class Credit:
     works: tuple[Work, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Photographs:
     """A strip of photographs from the database, and the credits of everything the source holds.
 
@@ -179,7 +179,7 @@ class SampleGroup:
 
 @dataclass(frozen=True)
 class Training:
-    """The training run: one loss per record, at increasing optimizer steps (1-based where the x axis is logarithmic)."""
+    """The training run: one loss per record, at increasing optimizer steps; steps start at 1 if `log_steps`."""
 
     recipe: str
     steps: tuple[int, ...]
@@ -297,7 +297,11 @@ class Reproduction:
 
 @dataclass(frozen=True, eq=False)
 class QuickstartReport:
-    """The whole report. `created` is a date in words; `similarities` are those of every held-out query's neighbors."""
+    """The whole report.
+
+    `created` is a date in words, `similarities` are those of every held-out query's neighbors, and `samples_note` says
+    how the samples shown were chosen.
+    """
 
     title: str = "Retrieval-augmented diffusion"
     created: str = ""
@@ -308,6 +312,7 @@ class QuickstartReport:
     similarities: tuple[float, ...] = ()
     training: Training | None = None
     samples: tuple[SampleGroup, ...] = ()
+    samples_note: str = ""
     swap: DatabaseSwap | None = None
     held_out: HeldOutLoss | None = None
     metrics: tuple[Metric, ...] = ()

@@ -33,10 +33,9 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))
+    with atomic_path(Path(path)) as temporary:
+        # A file name that is not valid UTF-8 may appear in the text; it shows as '?' instead of failing the report.
+        temporary.write_bytes(text.encode("utf-8", errors="replace"))
 
 
 def duration(seconds: float) -> str:
@@ -57,21 +56,18 @@ def number(value: float, digits: int = 4) -> str:
     if not math.isfinite(value):
         return "not available"
     magnitude = math.floor(math.log10(abs(value))) if value else 0
-    if -4 <= magnitude < 7:
-        text = f"{value:,.{max(0, digits - 1 - magnitude)}f}"
-    else:
-        text = f"{value:.{digits - 1}e}"
-    return text.replace("-", _MINUS)
+    form = f",.{max(0, digits - 1 - magnitude)}f" if -5 < magnitude < 7 else f".{digits - 1}e"
+    return format(value, form).replace("-", _MINUS)
 
 
 def signed(value: float) -> str:
-    """Return a difference with its sign and four decimals."""
-    return f"{value:+.4f}".replace("-", _MINUS) if math.isfinite(value) else "not available"
+    """Return a difference with its sign and three significant digits."""
+    return ("+" if value > 0 else "") + number(value, 3)
 
 
-def interval(estimate: Estimate) -> str:
-    """Return the 95% interval with the decimals of the mean."""
-    return f"{number(estimate.low)} to {number(estimate.high)}"
+def interval(estimate: Estimate, digits: int = 4) -> str:
+    """Return the 95% interval with significant digits."""
+    return f"{number(estimate.low, digits)} to {number(estimate.high, digits)}"
 
 
 def signed_interval(estimate: Estimate) -> str:
@@ -102,8 +98,8 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("rdm.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        data_uri=images.data_uri, is_pixel_art=images.is_pixel_art, bytes=format_bytes, duration=duration, number=number,
-        signed=signed, interval=interval, signed_interval=signed_interval, large_count=large_count, web_url=web_url,
-        pretty_json=pretty_json)
+        data_uri=images.data_uri, is_pixel_art=images.is_pixel_art, bytes=format_bytes, duration=duration,
+        number=number, signed=signed, interval=interval, signed_interval=signed_interval, large_count=large_count,
+        web_url=web_url, pretty_json=pretty_json)
     environment.globals.update(plots=plots)
     return environment

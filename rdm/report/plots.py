@@ -1,7 +1,7 @@
 """Small plots as SVG text, without a plotting library: loss curve, interval plot, histogram, horizontal bars.
 
-Colors come from CSS variables (`--plot-ink`, `--plot-muted`, `--plot-grid`, `--plot-1` to `--plot-3`) with fallbacks, so a
-page can theme them and a bare SVG still shows. Every plot has a `<title>` that says what it shows.
+Colors come from CSS variables (`--plot-ink`, `--plot-muted`, `--plot-grid`, `--plot-paper`, `--plot-1` to `--plot-3`)
+with fallbacks, so a page can theme them and a bare SVG still shows. Every plot has a `<title>` that says what it shows.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], *, title: str, y_l
     body = _grid(x, y, "training step" + (" (logarithmic)" if log_x else ""), y_label)
     body.append(_polyline(x, y, *_thinned(x_values, y_values), "raw", 1, 0.32))
     body.append(_polyline(x, y, *_thinned(x_values, running_mean(y_values)), "smooth", 2, 1.0))
-    body += [f'<circle class="held-out" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3.2" style="fill:{_SERIES[1]}">'
+    radius = 3.2 if width > _NARROW else 2.4
+    body += [f'<circle class="held-out" cx="{x(a):.1f}" cy="{y(b):.1f}" r="{radius}" style="fill:{_SERIES[1]}">'
              f"<title>held out, step {int(a):,}: {b:.4g}</title></circle>" for a, b in zip(held_x, held_y, strict=True)]
     num_missing = len(losses) - len(y_values)
     if num_missing:
@@ -58,21 +59,23 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], *, title: str, y_l
     return _svg(title, size, body)
 
 
-def running_mean(values: NDArray[np.float64], horizon: int | None = None) -> NDArray[np.float64]:
-    """Return the exponential running mean, corrected for its start, so that element 0 is `values[0]`.
+def running_mean(values: NDArray[np.float64], reach: int | None = None) -> NDArray[np.float64]:
+    """Return the mean of each record and up to `reach` records on either side.
+
+    The window is centered, so that unlike an exponential mean it does not lag behind a loss that falls. At the start,
+    where the loss falls fastest, it shrinks on both sides; at the end only on the right, so that the last value is not
+    that of a single record.
 
     Args:
         values: float64 [N].
-        horizon: the weight of a record falls by 1/e over this many records; 1/25 of the series if None.
+        reach: half the width of the window; 1/60 of the series if None.
     """
-    horizon = horizon or max(1, len(values) // 25)
-    decay = math.exp(-1.0 / horizon)
-    total = weight = 0.0
-    means = np.empty(len(values), dtype=np.float64)
-    for index, value in enumerate(values):
-        total, weight = decay * total + value, decay * weight + 1.0
-        means[index] = total / weight
-    return means
+    count = len(values)
+    position = np.arange(count)
+    left = np.minimum(position, count // 60 if reach is None else reach)
+    right = np.minimum(left, count - 1 - position)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return (sums[position + right + 1] - sums[position - left]) / (left + right + 1)
 
 
 def interval_plot(rows: Sequence[tuple[str, Estimate]], *, title: str, x_label: str, reference: float | None = None,
@@ -98,7 +101,9 @@ def interval_plot(rows: Sequence[tuple[str, Estimate]], *, title: str, x_label: 
     for index, (label, estimate) in enumerate(rows):
         center = first + row_height * index
         body.append(_row_label(label, left, center, width))
-        body.append(_interval(x, estimate, center, _SERIES[index % len(_SERIES)], label))
+        # Differences belong to no single condition, so they do not take the conditions' colors.
+        color = _SERIES[index % len(_SERIES)] if reference is None else _INK
+        body.append(_interval(x, estimate, center, color, label))
     return _svg(title, (width, bottom + 42), body)
 
 
@@ -127,7 +132,8 @@ def histogram(values: Sequence[float], *, title: str, x_label: str, y_label: str
     for count, start, stop in zip(counts, edges[:-1], edges[1:], strict=True):
         if count:
             body.append(f'<rect class="bin" x="{x(start) + 0.5:.1f}" y="{y(count):.1f}" '
-                        f'width="{x(stop) - x(start) - 1:.1f}" height="{y(0) - y(count):.1f}" style="fill:{_SERIES[0]}">'
+                        f'width="{x(stop) - x(start) - 1:.1f}" height="{y(0) - y(count):.1f}" '
+                        f'style="fill:{_SERIES[0]};fill-opacity:0.75">'
                         f"<title>{start:.3g} to {stop:.3g}: {count:,}</title></rect>")
     return _svg(title, size, body)
 
@@ -168,8 +174,8 @@ def _text(x: float, y: float, text: str, anchor: str = "start", ink: bool = Fals
 
 def _grid(x: Scale, y: Scale, x_label: str, y_label: str) -> list[str]:
     """Draw horizontal grid lines with their values, the x axis, and the y label above the plot."""
-    ticks = y.ticks(5)
-    step = tick_step(y.low, y.high, 5)
+    ticks = y.ticks(6)
+    step = tick_step(y.low, y.high, 6)
     body = [_text(0, 12, y_label)]
     for tick in ticks:
         body.append(f'<line class="grid" x1="{x.start}" x2="{x.stop}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" '
@@ -188,7 +194,8 @@ def _x_axis(x: Scale, bottom: float, top: float | None, label: str, max_ticks: i
         body.append(f'<line class="tick" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{bottom}" y2="{end}" '
                     f'style="stroke:{_GRID}"/>')
         body.append(_text(x(tick), bottom + 18, tick_label(tick, step), "middle"))
-    body.append(f'<line class="axis" x1="{x.start}" x2="{x.stop}" y1="{bottom}" y2="{bottom}" style="stroke:{_MUTED}"/>')
+    body.append(f'<line class="axis" x1="{x.start}" x2="{x.stop}" y1="{bottom}" y2="{bottom}" '
+                f'style="stroke:{_MUTED}"/>')
     body.append(_text(x.stop, bottom + 36, label, "end"))
     return body
 
@@ -214,7 +221,7 @@ def _interval(x: Scale, estimate: Estimate, center: float, color: str, label: st
 def _row_layout(labels: Sequence[str], width: int) -> tuple[float, int, int]:
     """Return the left edge of the plot, the height of a row and the center of the first, in pixels."""
     if width < _NARROW:
-        return 8.0, 46, 36
+        return 20.0, 46, 36
     return round(min(max(len(label) for label in labels) * _CHAR_WIDTH + 18, width * 0.42)), 32, 24
 
 
@@ -222,7 +229,9 @@ def _row_label(label: str, left: float, center: float, width: int) -> str:
     narrow = width < _NARROW
     max_chars = int(((width if narrow else left) - 12) / _CHAR_WIDTH)
     short = label if len(label) <= max_chars else label[: max_chars - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return _text(left if narrow else 0, center - 15 if narrow else center + 4, short, ink=True)
+    text = _text(0, center - 15 if narrow else center + 4, short, ink=True)
+    # A rim in the color of the page keeps a label legible where a grid line passes behind it.
+    return text.replace('style="', 'style="paint-order:stroke;stroke:var(--plot-paper,#fbfaf7);stroke-width:5px;', 1)
 
 
 def _finite(steps: Sequence[int], losses: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,0 +1,211 @@
+"""`RetrievalDatabase`: one pinned version of a database, to search and to look things up in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from rdm.database.index import approximate_candidates, open_index
+from rdm.database.photos import iterate_patches, read_photograph
+from rdm.database.search import blocks_of, canonical_similarities, exact_search, quantize, rank
+from rdm.encoders import Encoder, load_encoder
+from rdm.errors import DatabaseError, EncoderMismatchError
+from rdm.storage import Folder, Version, VersionStore
+
+BLOCK_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class PatchRecord:
+    """One patch: where it was cut, and from whose photograph."""
+
+    patch_id: int
+    image_id: str
+    url: str
+    author: str
+    license: str
+    box: tuple[int, int, int, int]
+
+
+class RetrievalDatabase:
+    """A reader of one version. Later versions do not disturb it: parts are immutable."""
+
+    def __init__(self, folder: Folder, version: Version) -> None:
+        self.folder = folder
+        self.version = version
+
+    @classmethod
+    def open(cls, root: str, *, version: int | None = None) -> RetrievalDatabase:
+        """Open a database at its current version, or at a given one.
+
+        Raises:
+            DatabaseError: the root is no retrieval database, or has no such version.
+        """
+        folder = Folder(root)
+        return cls(folder, VersionStore(folder).require(version))
+
+    @property
+    def encoder_name(self) -> str:
+        """The name of the encoder that made the embeddings, such as `assets://encoder-lite`."""
+        return str(self.version.encoder["name"])
+
+    @property
+    def encoder_digest(self) -> str:
+        """The digest of that encoder's fingerprint."""
+        return str(self.version.encoder["digest"])
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder that made the embeddings, loaded and compared with the recorded fingerprint.
+
+        Raises:
+            EncoderMismatchError: the encoder of that name is no longer the same.
+        """
+        encoder = load_encoder(self.encoder_name)
+        self.check_encoder(encoder)
+        return encoder
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Raise EncoderMismatchError unless an encoder is the one that made the embeddings."""
+        if (found := encoder.fingerprint.digest()) == self.encoder_digest:
+            return
+        recorded = self.version.encoder["fingerprint"]
+        current = encoder.fingerprint.model_dump(mode="json")
+        differing = ", ".join(name for name in current if current[name] != recorded.get(name)) or "fingerprint"
+        raise EncoderMismatchError(f"the database was built with another encoder ({differing} differ): "
+                                   f"{self.encoder_name} {self.encoder_digest}, not {found}", where=self.folder.url,
+                                   fix="use the encoder that built it, or build a new database with this one")
+
+    @cached_property
+    def tombstones(self) -> NDArray[np.int64]:
+        """The sorted ids of deleted patches."""
+        return np.array(sorted(self.version.tombstones), np.int64)
+
+    @cached_property
+    def parts(self) -> list[tuple[int, NDArray[np.float16]]]:
+        """`(first patch id, memory-mapped vectors [N, dim])` of each embedding part."""
+        parts, first = [], 0
+        for part in self.version.parts_of("embeddings"):
+            vectors = np.load(self.folder.local(part.path), mmap_mode="r", allow_pickle=False)
+            if vectors.shape != (part.num_rows, self.version.embedding_dim):
+                raise DatabaseError(f"an embedding part has shape {vectors.shape}", where=self.folder.describe(part.path),
+                                    fix="run `rdm database verify`")
+            parts.append((first, vectors))
+            first += part.num_rows
+        return parts
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.array([first for first, _ in self.parts], np.int64)
+
+    @cached_property
+    def _index(self) -> faiss.Index:
+        return open_index(self.folder)
+
+    def search_vectors(self, queries: NDArray[np.floating], k: int, *,
+                       exact: bool = False) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return ids [B, k] and similarities [B, k] of the nearest living patches, best first, ties by id.
+
+        Args:
+            queries: unit vectors [B, dim]; they are rounded to float16, as stored vectors are.
+            k: how many.
+            exact: compare with every vector instead of asking the index. The similarities are the same ones either way.
+
+        Raises:
+            DatabaseError: the database has fewer than k living patches, or the dimension differs.
+        """
+        if queries.shape[1] != self.version.embedding_dim:
+            raise DatabaseError(f"queries have {queries.shape[1]} dimensions, the database {self.version.embedding_dim}",
+                                where=self.folder.url, fix="use the encoder that built the database")
+        if k > self.version.num_live_patches:
+            raise DatabaseError(f"k = {k}, but the database has {self.version.num_live_patches} patches",
+                                where=self.folder.url, fix="ask for fewer neighbors, or add photographs")
+        vectors = quantize(queries)
+        if exact:
+            return exact_search(vectors, blocks_of(self.parts, BLOCK_ROWS), k, excluded=self.tombstones)
+        return self._approximate(vectors, k)
+
+    def _approximate(self, queries: NDArray[np.float16], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        candidates = approximate_candidates(self._index, queries, k, self.tombstones)
+        short = np.flatnonzero((candidates < 0).any(axis=1))  # an inverted list may hold fewer than k living vectors
+        if len(short):
+            candidates[short] = exact_search(queries[short], blocks_of(self.parts, BLOCK_ROWS), k,
+                                             excluded=self.tombstones)[0]
+        similarities = canonical_similarities(queries, self.embeddings(candidates))
+        order = np.stack([rank(ids, row, k) for ids, row in zip(candidates, similarities, strict=True)])
+        return np.take_along_axis(candidates, order, 1), np.take_along_axis(similarities, order, 1)
+
+    def embeddings(self, patch_ids: NDArray[np.integer]) -> NDArray[np.float16]:
+        """Return the unit vectors [..., dim] of patches [...], by arithmetic on the memory maps.
+
+        Raises:
+            DatabaseError: an id was never given out.
+        """
+        flat = np.asarray(patch_ids, np.int64).ravel()
+        self._check_ids(flat)
+        result = np.empty((len(flat), self.version.embedding_dim), np.float16)
+        owner = np.searchsorted(self._starts, flat, side="right") - 1
+        for part in np.unique(owner):
+            rows = np.flatnonzero(owner == part)
+            first, vectors = self.parts[part]
+            result[rows] = vectors[flat[rows] - first]
+        return result.reshape(*np.shape(patch_ids), -1)
+
+    def patch_rows(self, patch_ids: NDArray[np.integer]) -> pa.Table:
+        """Return the patches' rows (patches and metadata joined), in the order of the ids."""
+        flat = np.asarray(patch_ids, np.int64).ravel()
+        self._check_ids(flat)
+        owner = np.searchsorted(self._starts, flat, side="right") - 1
+        patches, metadata = self.version.parts_of("patches"), self.version.parts_of("metadata")
+        tables, positions = [], []
+        for part in np.unique(owner):
+            rows = np.flatnonzero(owner == part)
+            local = flat[rows] - self.parts[part][0]
+            left = self.folder.read_table(patches[part].path).take(local)
+            right = self.folder.read_table(metadata[part].path).take(local)
+            for column in ("image_path", "url", "author", "license", "norm"):
+                left = left.append_column(column, right.column(column))
+            tables.append(left)
+            positions.append(rows)
+        order = np.argsort(np.concatenate(positions), kind="stable") if positions else np.zeros(0, np.int64)
+        return pa.concat_tables(tables).take(order)
+
+    def records(self, patch_ids: NDArray[np.integer]) -> list[PatchRecord]:
+        """Return what is known of each patch."""
+        return [PatchRecord(row["patch_id"], row["image_id"], row["url"], row["author"], row["license"],
+                            (row["x0"], row["y0"], row["x1"], row["y1"])) for row in self.patch_rows(patch_ids).to_pylist()]
+
+    def pixels(self, patch_ids: NDArray[np.integer]) -> list[Image.Image]:
+        """Return the patches' pixels, cut from their photographs now."""
+        return list(iterate_patches(self.folder, self.patch_rows(patch_ids))) if np.size(patch_ids) else []
+
+    def photograph(self, patch_id: int) -> Image.Image:
+        """Return the whole photograph that a patch was cut from."""
+        row = self.patch_rows(np.array([patch_id])).to_pylist()[0]
+        return read_photograph(self.folder, row["image_shard"], row["image_row"])
+
+    def living_ids(self) -> NDArray[np.int64]:
+        """Return the ids of all patches that are not deleted, ascending."""
+        return np.setdiff1d(np.arange(self.version.next_patch_id, dtype=np.int64), self.tombstones)
+
+    def status(self) -> dict[str, Any]:
+        """Return the facts that `rdm database status` shows."""
+        version = self.version
+        return {"root": self.folder.url, "version": version.number, "versions": VersionStore(self.folder).numbers(),
+                "source": version.source, "num_images": version.num_images, "num_patches": version.num_live_patches,
+                "num_deleted_patches": len(version.tombstones), "embedding_dim": version.embedding_dim,
+                "encoder": self.encoder_name, "encoder_digest": self.encoder_digest, "index": version.index,
+                "num_bytes": version.num_bytes}
+
+    def _check_ids(self, flat: NDArray[np.int64]) -> None:
+        if len(flat) and not (flat.min() >= 0 and flat.max() < self.version.next_patch_id):
+            raise DatabaseError(f"patch ids run from 0 to {self.version.next_patch_id - 1}; asked for "
+                                f"{flat.min()}..{flat.max()}", where=self.folder.url,
+                                fix="the ids belong to another database, or to a later version")

@@ -1,0 +1,182 @@
+"""The Gaussian process: forward noising, posterior, the three prediction types and the training loss.
+
+References: [H] Ho et al. 2020 (DDPM), [S] Salimans and Ho 2022 (v-prediction), [M] Hang et al. 2023 (min-SNR).
+
+Functions that take `alpha_bar` accept a number or a tensor that broadcasts, so the loss (one level per sample) and the
+samplers (one level per step) share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from rdm.context import Context
+from rdm.diffusion.schedules import NoiseSchedule, gather
+
+Predictor: TypeAlias = Callable[[Tensor, Tensor, Context], Tensor]
+"""A denoiser: (x_t [B, ...], t int64 [B], context) -> prediction shaped like x_t."""
+
+PredictionType = Literal["eps", "v", "x0"]
+Weighting = Literal["plain", "min_snr"]
+Level = TypeVar("Level", Tensor, float)
+MIN_SNR_GAMMA = 5.0  # [M] section 3.4
+
+
+def q_sample(schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Return x_t drawn from q(x_t | x_0): sqrt(ab_t) x_0 + sqrt(1 - ab_t) noise. [H] eq. 4.
+
+    Args:
+        schedule: T noise levels.
+        x0: [B, ...].
+        t: int64 [B], each in 0 .. T-1.
+        noise: standard normal, shaped like x0.
+    """
+    alpha_bar = gather(schedule.alphas_cumprod, t, x0)
+    return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise
+
+
+def q_step(schedule: NoiseSchedule, x_prev: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Return x_t drawn from q(x_t | x_{t-1}): sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) noise. [H] eq. 2."""
+    beta = gather(schedule.betas, t, x_prev)
+    return (1 - beta) ** 0.5 * x_prev + beta**0.5 * noise
+
+
+def q_posterior(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean [B, ...] and variance [B, 1, ...] of q(x_{t-1} | x_t, x_0). [H] eq. 6 and 7."""
+    alpha_bar = gather(schedule.alphas_cumprod, t, x_t)
+    alpha_bar_prev = gather(schedule.alphas_cumprod_prev, t, x_t)
+    return posterior_mean(x0, x_t, alpha_bar, alpha_bar_prev), posterior_variance(alpha_bar, alpha_bar_prev)
+
+
+def posterior_mean(x0: Tensor, x_t: Tensor, alpha_bar: Tensor | float, alpha_bar_prev: Tensor | float) -> Tensor:
+    """Return the mean of q(x_prev | x_t, x_0) between any two levels. [H] eq. 7 with alpha = ab / ab_prev."""
+    alpha = alpha_bar / alpha_bar_prev
+    return (alpha_bar_prev**0.5 * (1 - alpha) * x0 + alpha**0.5 * (1 - alpha_bar_prev) * x_t) / (1 - alpha_bar)
+
+
+def posterior_variance(alpha_bar: Level, alpha_bar_prev: Level) -> Level:
+    """Return beta-tilde, the variance of q(x_prev | x_t, x_0) between any two levels. [H] eq. 7."""
+    return (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
+
+
+def x0_from_eps(eps: Tensor, x_t: Tensor, alpha_bar: Tensor | float) -> Tensor:
+    """Return the x_0 that eps and x_t imply. [H] eq. 15."""
+    return (x_t - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
+
+
+def eps_from_x0(x0: Tensor, x_t: Tensor, alpha_bar: Tensor | float) -> Tensor:
+    """Return the eps that x_0 and x_t imply: [H] eq. 15 solved for eps."""
+    return (x_t - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
+
+
+def v_from_eps_x0(eps: Tensor, x0: Tensor, alpha_bar: Tensor | float) -> Tensor:
+    """Return v = sqrt(ab) eps - sqrt(1 - ab) x_0. [S] section 4."""
+    return alpha_bar**0.5 * eps - (1 - alpha_bar) ** 0.5 * x0
+
+
+def eps_and_x0(
+    prediction: Tensor, x_t: Tensor, alpha_bar: Tensor | float, prediction_type: PredictionType
+) -> tuple[Tensor, Tensor]:
+    """Return (eps, x_0) from a network's prediction of either, or of v.
+
+    Args:
+        prediction: [B, ...], what `prediction_type` says.
+        x_t: [B, ...].
+        alpha_bar: level of x_t.
+        prediction_type: `eps`, `v` or `x0`.
+    """
+    if prediction_type == "eps":
+        return prediction, x0_from_eps(prediction, x_t, alpha_bar)
+    if prediction_type == "x0":
+        return eps_from_x0(prediction, x_t, alpha_bar), prediction
+    # [S] appendix D: a rotation of (x_t, v), which divides by nothing at either end of the schedule.
+    signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+    return noise * x_t + signal * prediction, signal * x_t - noise * prediction
+
+
+def prediction_from(
+    eps: Tensor, x0: Tensor, alpha_bar: Tensor | float, prediction_type: PredictionType
+) -> Tensor:
+    """Return what a network of this prediction type should say of (eps, x_0): the training target."""
+    if prediction_type == "eps":
+        return eps
+    return x0 if prediction_type == "x0" else v_from_eps_x0(eps, x0, alpha_bar)
+
+
+def loss_weights(
+    schedule: NoiseSchedule,
+    t: Tensor,
+    prediction_type: PredictionType = "eps",
+    weighting: Weighting = "plain",
+    gamma: float = MIN_SNR_GAMMA,
+) -> Tensor:
+    """Return the weight of each sample's squared error, float32 [B].
+
+    `plain` is 1: for eps-prediction [H] eq. 14, L_simple. `min_snr` is [M] section 3.4: min(SNR, gamma) on the error of
+    x_0, which is min(SNR, gamma) / SNR on that of eps and min(SNR, gamma) / (SNR + 1) on that of v.
+    """
+    if weighting == "plain":
+        return torch.ones(t.shape[0], device=t.device)
+    alpha_bar = schedule.alphas_cumprod[t.to(schedule.alphas_cumprod.device)]
+    snr = alpha_bar / (1 - alpha_bar)
+    per_x0 = {"eps": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[prediction_type]
+    return (snr.clamp(max=gamma) / per_x0).to(device=t.device, dtype=torch.float32)
+
+
+def diffusion_loss(
+    predict: Predictor,
+    x0: Tensor,
+    context: Context,
+    schedule: NoiseSchedule,
+    generator: torch.Generator,
+    prediction_type: PredictionType = "eps",
+    weighting: Weighting = "plain",
+) -> Tensor:
+    """Return each sample's training loss at a timestep drawn uniformly. [H] algorithm 1.
+
+    Args:
+        predict: the network.
+        x0: float [B, ...], clean samples.
+        context: conditioning, already dropped out where guidance is trained.
+        schedule: T noise levels.
+        generator: draws the timesteps, then the noise, on its own device.
+        prediction_type: what the network predicts.
+        weighting: see `loss_weights`.
+
+    Returns:
+        float32 [B], the mean squared error over a sample's elements times its weight.
+
+    Raises:
+        ValueError: the prediction is not shaped like x0.
+    """
+    device = generator.device
+    t = torch.randint(schedule.num_timesteps, (x0.shape[0],), generator=generator, device=device).to(x0.device)
+    noise = torch.randn(x0.shape, generator=generator, device=device).to(x0.device)
+    x_t = q_sample(schedule, x0, t, noise)
+    target = prediction_from(noise, x0, gather(schedule.alphas_cumprod, t, x0), prediction_type)
+    prediction = checked_prediction(predict, x_t, t, context)
+    errors = (prediction - target).square().flatten(1).mean(dim=1)
+    return errors * loss_weights(schedule, t, prediction_type, weighting)
+
+
+def checked_prediction(predict: Predictor, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+    """Return the prediction in x_t's dtype.
+
+    Raises:
+        ValueError: the prediction is not shaped like x_t; broadcasting would hide it.
+    """
+    prediction = predict(x_t, t, context)
+    if prediction.shape != x_t.shape:
+        raise ValueError(f"the network returned {list(prediction.shape)} for an input of {list(x_t.shape)}")
+    return prediction.to(x_t.dtype)
+
+
+def prior_kl(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
+    """Return KL(q(x_T | x_0) || N(0, I)) of each sample, nats per dimension, float64 [B]. [H] eq. 5, L_T."""
+    alpha_bar = schedule.alpha_bars[-1]
+    log_variance = torch.log1p(torch.tensor(-alpha_bar, dtype=torch.float64)).item()
+    return 0.5 * (alpha_bar * x0.double().square() - alpha_bar - log_variance).flatten(1).mean(dim=1)

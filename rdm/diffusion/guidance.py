@@ -1,0 +1,142 @@
+"""Guidance: away from an unconditional prediction (classifier-free) or along a classifier's gradient.
+
+References: [F] Ho and Salimans 2022 (classifier-free), [D] Dhariwal and Nichol 2021 (classifier).
+
+Two conventions of the classifier-free strength are in use. Papers write (1 + w) e_c - w e_u; code, and this project's
+`guidance_scale` s, writes e_u + s (e_c - e_u). They are the same with s = 1 + w. s = 1 is no guidance, s = 0 is
+unconditional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rdm.context import PORTS, Context
+from rdm.diffusion.gaussian import (
+    PredictionType,
+    Predictor,
+    checked_prediction,
+    eps_and_x0,
+    prediction_from,
+    x0_from_eps,
+)
+from rdm.diffusion.schedules import NoiseSchedule, gather
+
+
+def scale_from_weight(weight: float) -> float:
+    """Return this project's guidance scale s = 1 + w for the papers' weight w."""
+    return 1.0 + weight
+
+
+def weight_from_scale(guidance_scale: float) -> float:
+    """Return the papers' weight w = s - 1 for this project's guidance scale s."""
+    return guidance_scale - 1.0
+
+
+def combine(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> Tensor:
+    """Return e_u + s (e_c - e_u): the code's form."""
+    return unconditional + guidance_scale * (conditional - unconditional)
+
+
+def combine_by_weight(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
+    """Return (1 + w) e_c - w e_u: [F] eq. 6."""
+    return (1 + weight) * conditional - weight * unconditional
+
+
+def guided(predict: Predictor, guidance_scale: float, negative: Context | None = None) -> Predictor:
+    """Return a predictor with classifier-free guidance.
+
+    eps, x_0 and v are affine in one another at a given x_t, so guiding any of them is the same.
+
+    Args:
+        predict: the network.
+        guidance_scale: s. 1 returns `predict` itself: one evaluation, the same bits. 0 evaluates the other branch only.
+        negative: what to be guided away from, for example another set of neighbors with the same ports; the null
+            context where it is None. Both branches run as one batch of 2 B, or one after the other where the shapes of
+            the contexts differ.
+
+    Raises:
+        ValueError: when called, if `negative` does not have the ports of the context.
+    """
+    if guidance_scale == 1:
+        return predict
+
+    def predict_guided(x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        other = context.null() if negative is None else negative
+        if guidance_scale == 0:
+            return predict(x_t, t, other)
+        if _same_shapes(context, other):
+            both = predict(torch.cat([x_t, x_t]), torch.cat([t, t]), context.concatenated(other))
+            conditional, unconditional = both.chunk(2)
+        else:
+            conditional, unconditional = predict(x_t, t, context), predict(x_t, t, other)
+        return combine(conditional, unconditional, guidance_scale)
+
+    return predict_guided
+
+
+def _same_shapes(first: Context, second: Context) -> bool:
+    """Whether two contexts can share a batch; neighbor sets of different k cannot."""
+    pairs = [(name, getattr(first, name), getattr(second, name)) for name in PORTS]
+    for name, one, other in pairs:
+        if (one is None) != (other is None):
+            raise ValueError(f"the context and the negative context must set the same ports; {name} is set in one only")
+    return all(one is None or one.shape == other.shape for _, one, other in pairs)
+
+
+@dataclass(frozen=True)
+class ClassifierGuidance:
+    """A classifier of noisy samples and how strongly to follow it.
+
+    Attributes:
+        log_prob: (x_t [B, ...], t int64 [B]) -> log p(y | x_t) [B], differentiable in x_t. The classifier must have
+            been trained on noisy samples.
+        scale: s >= 0; 0 leaves every bit as it was.
+    """
+
+    log_prob: Callable[[Tensor, Tensor], Tensor]
+    scale: float = 1.0
+
+    def gradient(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return s grad_x log p(y | x_t), shaped like x_t."""
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            # The sum's gradient is every sample's own gradient: samples do not see one another.
+            (gradient,) = torch.autograd.grad(self.log_prob(x, t).sum(), x)
+        return self.scale * gradient
+
+
+def guided_mean(mean: Tensor, variance: Tensor | float, gradient: Tensor) -> Tensor:
+    """Return the ancestral mean moved along the scaled gradient: mu + Sigma s g. [D] algorithm 1."""
+    return mean + variance * gradient
+
+
+def guided_eps(eps: Tensor, alpha_bar: Tensor | float, gradient: Tensor) -> Tensor:
+    """Return the noise prediction moved along the scaled gradient: eps - sqrt(1 - ab) s g. [D] algorithm 2, eq. 14."""
+    return eps - (1 - alpha_bar) ** 0.5 * gradient
+
+
+def classifier_guided(
+    predict: Predictor,
+    classifier: ClassifierGuidance,
+    schedule: NoiseSchedule,
+    prediction_type: PredictionType = "eps",
+) -> Predictor:
+    """Return a predictor with classifier guidance for DDIM. [D] algorithm 2.
+
+    A scale of 0 returns `predict` itself.
+    """
+    if classifier.scale == 0:
+        return predict
+
+    def predict_guided(x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        alpha_bar = gather(schedule.alphas_cumprod, t, x_t)
+        eps, _ = eps_and_x0(checked_prediction(predict, x_t, t, context), x_t, alpha_bar, prediction_type)
+        eps = guided_eps(eps, alpha_bar, classifier.gradient(x_t, t))
+        return prediction_from(eps, x0_from_eps(eps, x_t, alpha_bar), alpha_bar, prediction_type)
+
+    return predict_guided

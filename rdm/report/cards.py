@@ -1,0 +1,183 @@
+"""Model and dataset cards: Markdown with a YAML header, as model hubs read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rdm.report.data import Command, Estimate, HeldOutLoss, Metric
+from rdm.report.page import duration, interval, number, signed, signed_interval
+
+NOT_UNLEARNED = ("Removing a photograph from the database takes effect at the next lookup. "
+                 "Trained weights are not unlearned: a network that was trained with it keeps what it learned.")
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What a dataset card says about one version of a retrieval database.
+
+    `license_id` is the SPDX-like name of the header (`cc-by-2.0`), `ledger` counts the pictures left out by reason, and
+    `credits` says where the photographers are named.
+    """
+
+    name: str
+    license_id: str
+    license_url: str
+    source: str
+    num_photographs: int
+    num_patches: int
+    num_removed: int
+    embedding_dim: int
+    index_key: str
+    encoder_name: str
+    encoder_fingerprint: str
+    version: int
+    digest: str
+    removal_contact: str
+    credits: str
+    description: str = ""
+    recall: Estimate | None = None
+    recall_k: int = 20
+    ledger: Mapping[str, int] = field(default_factory=dict)
+    known_gaps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model card says about one set of trained weights."""
+
+    name: str
+    license_id: str
+    recipe: str
+    num_parameters: int
+    training_data: str
+    num_training_pictures: int
+    num_steps: int
+    batch_size: int
+    seconds: float
+    hardware: str
+    database: str
+    database_digest: str
+    encoder_name: str
+    encoder_fingerprint: str
+    conditioning_dropout: float
+    removal_contact: str
+    description: str = ""
+    held_out: HeldOutLoss | None = None
+    metrics: tuple[Metric, ...] = ()
+    limits: tuple[str, ...] = ()
+    usage: tuple[Command, ...] = ()
+
+
+def dataset_card(card: DatasetCard) -> str:
+    """Return the card of a retrieval database as Markdown."""
+    header = {"license": card.license_id, "pretty_name": card.name, "tags": ["retrieval-database", "image-embeddings"],
+              "size_categories": [_size_category(card.num_photographs)]}
+    facts = {"Photographs": f"{card.num_photographs:,}", "Patches": f"{card.num_patches:,}",
+             "Photographs removed": f"{card.num_removed:,}", "Embedding": f"{card.embedding_dim} dimensions, float16",
+             "Index": _code(card.index_key), "Encoder": _text(card.encoder_name),
+             "Encoder fingerprint": _code(card.encoder_fingerprint), "Version": str(card.version),
+             "Digest": _code(card.digest)}
+    if card.recall is not None:
+        facts[f"Recall@{card.recall_k}, 95% interval"] = f"{number(card.recall.mean)} ({interval(card.recall)})"
+    left_out = [(_text(reason), f"{count:,}") for reason, count in sorted(card.ledger.items())]
+    return _document(header, card.name, card.description, [
+        ("Contents", _facts(facts)),
+        ("Source and license", f"Photographs from {_text(card.source)}, {_text(card.license_id)} "
+                               f"(<{_link(card.license_url)}>). {_text(card.credits)}"),
+        ("Left out", _table(("Reason", "Pictures"), left_out) if left_out else "No picture was left out."),
+        ("Known gaps", _bullets(card.known_gaps)),
+        ("Removal", _removal(card.removal_contact)),
+    ])
+
+
+def model_card(card: ModelCard) -> str:
+    """Return the card of trained weights as Markdown."""
+    header = {"license": card.license_id, "library_name": "diffusers", "pipeline_tag": "unconditional-image-generation",
+              "tags": ["retrieval-augmented-diffusion", card.recipe]}
+    facts = {"Recipe": _code(card.recipe), "Parameters": f"{card.num_parameters:,}",
+             "Training data": _text(card.training_data), "Training pictures": f"{card.num_training_pictures:,}",
+             "Steps": f"{card.num_steps:,} of {card.batch_size:,} pictures", "Time": duration(card.seconds),
+             "Hardware": _text(card.hardware), "Database": _text(card.database),
+             "Database digest": _code(card.database_digest),
+             "Encoder": _text(card.encoder_name), "Encoder fingerprint": _code(card.encoder_fingerprint),
+             "Conditioning dropout": f"{card.conditioning_dropout:.3g}"}
+    sections = [("Training", _facts(facts))]
+    if card.usage:
+        lines = "\n".join(_comment(command) + command.line for command in card.usage)
+        sections.append(("Usage", f"{_fence(lines)}sh\n{lines}\n{_fence(lines)}"))
+    sections.append(("Measurements", _measurements(card.held_out, card.metrics)))
+    sections += [("Limits", _bullets(card.limits)), ("Removal", _removal(card.removal_contact))]
+    return _document(header, card.name, card.description, sections)
+
+
+def _document(header: Mapping[str, Any], title: str, description: str, sections: Sequence[tuple[str, str]]) -> str:
+    # Every JSON value is a YAML value, so no string of the header can break it.
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items()]
+    parts = ["---\n" + "\n".join(lines) + "\n---", f"# {_text(title)}", _text(description)]
+    parts += [f"## {heading}\n\n{body}" for heading, body in sections]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> str:
+    parts = []
+    if held_out is not None:
+        rows = [(_text(row.name), number(row.loss.mean), interval(row.loss)) for row in held_out.conditions]
+        rows += [(_text(row.name), signed(row.estimate.mean), signed_interval(row.estimate))
+                 for row in held_out.differences]
+        parts.append(f"Held-out loss ({_text(held_out.loss_name)}), {held_out.num_pictures:,} pictures, "
+                     f"{held_out.num_draws:,} paired draws of noise and time each. {_text(held_out.protocol)}".rstrip())
+        parts.append(_table(("Context", "Mean", "95% interval"), rows))
+    if metrics:
+        rows = [(_text(m.name), number(m.value), _text(m.feature_network), f"{m.num_samples:,}", _text(m.reference),
+                 _text(m.resize), _text(m.note)) for m in metrics]
+        parts.append(_table(("Metric", "Value", "Feature network", "Samples", "Reference", "Resize", "Note"), rows))
+    return "\n\n".join(parts) or "Nothing was measured."
+
+
+def _removal(contact: str) -> str:
+    return f"To have a photograph removed, write to {_text(contact)}. {NOT_UNLEARNED}"
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    return _table(("", ""), list(facts.items()))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _bullets(items: Sequence[str]) -> str:
+    return "\n".join(f"- {_text(item)}" for item in items) or "None are recorded."
+
+
+def _text(value: str) -> str:
+    """Return text as one line of Markdown that shows as it is: no markup, no HTML, no table border."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(value.split()))
+
+
+def _code(value: str) -> str:
+    return "`" + " ".join(value.split()).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _link(url: str) -> str:
+    return re.sub(r"[<>\s]", "", url)
+
+
+def _fence(lines: str) -> str:
+    """Return a code fence longer than any run of backticks inside."""
+    return "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", lines)), default=0))
+
+
+def _comment(command: Command) -> str:
+    return f"# {' '.join(command.meaning.split())}\n" if command.meaning else ""
+
+
+def _size_category(count: int) -> str:
+    limits = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+              (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"))
+    return next((name for limit, name in limits if count < limit), "n>100M")

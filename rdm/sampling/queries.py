@@ -1,0 +1,76 @@
+"""Queries: a text, a picture, or a draw from the proposal distribution, each with the neighbors that it looks up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rdm.database import RetrievalDatabase
+from rdm.encoders import normalize
+from rdm.errors import SourceError
+from rdm.sampling.proposal import Proposal
+from rdm.sources import ImageDecodeError, decode_image
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked for, and what the database answers.
+
+    Attributes:
+        kind: text, image, or unconditional (a patch drawn from p_D).
+        label: the text, the file, or the drawn patch.
+        embedding: unit query vector [D].
+        neighbor_ids: [k], best first.
+        similarities: [k].
+    """
+
+    kind: Literal["text", "image", "unconditional"]
+    label: str
+    embedding: NDArray[np.float32]
+    neighbor_ids: NDArray[np.int64]
+    similarities: NDArray[np.float32]
+
+
+def text_queries(database: RetrievalDatabase, texts: Sequence[str], k: int) -> list[Query]:
+    """Look up the neighbors of texts, by the encoder's text tower."""
+    return _looked_up(database, "text", texts, normalize(database.encoder.encode_texts(list(texts))), k)
+
+
+def image_queries(database: RetrievalDatabase, images: Sequence[Image.Image], labels: Sequence[str], k: int) -> list[Query]:
+    """Look up the neighbors of pictures, by the encoder's image tower."""
+    pixels = np.stack([database.encoder.preprocess(image) for image in images])
+    return _looked_up(database, "image", labels, normalize(database.encoder.encode_images(pixels)), k)
+
+
+def unconditional_queries(database: RetrievalDatabase, proposal: Proposal, seeds: Sequence[int], k: int) -> list[Query]:
+    """Draw one patch x~ per seed from p_D and look up xi_k(x~, D): an unconditional sample of RDM."""
+    drawn = proposal.draw(np.array(seeds, np.int64))
+    vectors = database.embeddings(drawn).astype(np.float32)
+    return _looked_up(database, "unconditional", [f"patch {patch_id}" for patch_id in drawn], vectors, k)
+
+
+def load_query_image(path: Path) -> Image.Image:
+    """Open a picture file given by the user.
+
+    Raises:
+        SourceError: it does not exist or is no picture.
+    """
+    try:
+        return decode_image(path.read_bytes())
+    except FileNotFoundError as error:
+        raise SourceError("the picture does not exist", where=path, fix="check --image") from error
+    except (OSError, ImageDecodeError) as error:
+        raise SourceError(f"the picture cannot be read: {error}", where=path, fix="give a JPEG, PNG or WebP file") from error
+
+
+def _looked_up(database: RetrievalDatabase, kind: Literal["text", "image", "unconditional"], labels: Sequence[str],
+               vectors: NDArray[np.float32], k: int) -> list[Query]:
+    ids, similarities = database.search_vectors(vectors, k, exact=True)
+    return [Query(kind, label, vector, row, similarity)
+            for label, vector, row, similarity in zip(labels, vectors, ids, similarities, strict=True)]

@@ -1,0 +1,31 @@
+"""From a configuration and its inputs to data and objective: the one place that knows every kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rdm.training.objective import Objective, TrainingData
+from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
+from rdm.training.objectives.contrastive import ContrastiveConfig
+from rdm.training.recipes import TrainConfig, TrainInputs
+
+
+def open_run(config: TrainConfig, inputs: TrainInputs) -> tuple[TrainingData, Objective]:
+    """Return the training data and the objective of a run. What has to be prepared first is prepared once and kept.
+
+    Raises:
+        UsageError: an input that the recipe needs was not given.
+        CacheError: the inputs do not belong together.
+    """
+    objective = config.objective
+    if isinstance(objective, ContrastiveConfig):
+        from rdm.training.objectives.contrastive import open_training as open_contrastive
+
+        return open_contrastive(inputs.require("source", config.recipe), Path(inputs.out) / "features", objective)
+    if isinstance(objective, AutoencoderObjectiveConfig):
+        from rdm.training.objectives.autoencoder import open_training as open_autoencoder
+
+        return open_autoencoder(inputs.require("source", config.recipe), objective)
+    from rdm.training.objectives.retrieval_diffusion import open_training
+
+    return open_training(inputs.require("cache", config.recipe), inputs.require("database", config.recipe), objective)

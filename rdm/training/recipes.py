@@ -1,0 +1,103 @@
+"""Recipes: functions that return a full configuration. A system is a recipe, not a fork."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rdm.config import Config
+from rdm.errors import UsageError
+from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
+from rdm.training.objectives.contrastive import ContrastiveConfig
+from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
+
+ObjectiveConfig = Annotated[RetrievalDiffusionConfig | AutoencoderObjectiveConfig | ContrastiveConfig,
+                            Field(discriminator="kind")]
+
+
+class TrainConfig(Config):
+    """Everything that decides the result of a training run, with its inputs aside."""
+
+    recipe: str = Field(description="name of the recipe that this configuration started from")
+    objective: ObjectiveConfig
+    max_steps: int = Field(ge=1, description="optimizer steps")
+    batch_size: int = Field(ge=1, description="samples per step, over all ranks")
+    learning_rate: float = Field(gt=0, description="peak learning rate")
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(0.01, ge=0)
+    beta2: float = Field(0.999, gt=0, lt=1, description="AdamW's second moment decay")
+    gradient_clip: float = Field(1.0, ge=0, description="greatest gradient norm; 0: no clipping")
+    ema_decay: float = Field(0.9999, ge=0, lt=1)
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16: autocast with fp32 weights")
+    zero_stage: Literal[0, 1, 2] = Field(1, description="DeepSpeed ZeRO stage")
+    num_ranks: int | None = Field(None, ge=1, description="processes on this machine; None: one per accelerator, or two "
+                                  "on a machine that has none")
+    seed: int = 0
+    checkpoint_every: int = Field(500, ge=1, description="steps")
+    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
+    log_every: int = Field(10, ge=1, description="steps between lines of stats.jsonl")
+
+
+class TrainInputs(Config):
+    """Where a run reads from and writes to."""
+
+    out: str
+    cache: str | None = None
+    database: str | None = None
+    source: str | None = None
+
+    def require(self, name: Literal["cache", "database", "source"], recipe: str) -> str:
+        """Return an input, or raise UsageError that says which flag gives it."""
+        value = getattr(self, name)
+        if value is None:
+            raise UsageError(f"the recipe {recipe} needs --{name}", fix=f"rdm train --recipe {recipe} --{name} ...")
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named configuration with one line about it."""
+
+    summary: str
+    config: Callable[[], TrainConfig]
+
+
+def rdm_tiny() -> TrainConfig:
+    """Return the quickstart's RDM: 64 px photographs, four neighbors, minutes on two cores."""
+    return TrainConfig(recipe="rdm-tiny", objective=RetrievalDiffusionConfig(), max_steps=1000, batch_size=32,
+                       learning_rate=4e-4, warmup_steps=50, ema_decay=0.995, checkpoint_every=100)
+
+
+def clip_lite() -> TrainConfig:
+    """Return the recipe of the embedded encoder's heads: symmetric InfoNCE on captioned photographs."""
+    return TrainConfig(recipe="clip-lite", objective=ContrastiveConfig(), max_steps=1500, batch_size=2048,
+                       learning_rate=1e-3, weight_decay=0.1, beta2=0.98, ema_decay=0.99, precision="fp32",
+                       checkpoint_every=250)
+
+
+def autoencoder_kl_f4() -> TrainConfig:
+    """Return the recipe of the embedded first stage: a small KL autoencoder, f = 4, 4 channels."""
+    return TrainConfig(recipe="autoencoder-kl-f4", objective=AutoencoderObjectiveConfig(), max_steps=8000, batch_size=32,
+                       learning_rate=1e-3, ema_decay=0.999, checkpoint_every=250)
+
+
+RECIPES: dict[str, Recipe] = {
+    "rdm-tiny": Recipe("RDM on 16x16x4 latents of 64 px photographs, 4 neighbors; minutes on two cores", rdm_tiny),
+    "clip-lite": Recipe("projection heads of the embedded encoder, on captioned photographs", clip_lite),
+    "autoencoder-kl-f4": Recipe("small KL autoencoder, f = 4, 4 channels, on photographs", autoencoder_kl_f4),
+}
+
+
+def recipe_config(name: str) -> TrainConfig:
+    """Return a recipe's configuration.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"there is no recipe {name!r}", fix=f"recipes: {', '.join(RECIPES)}")
+    return RECIPES[name].config()

@@ -1,0 +1,73 @@
+"""One rank of a training job: `deepspeed --module rdm.training.worker --out DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from rdm.errors import RdmError
+from rdm.training.assemble import open_run
+from rdm.training.loop import train
+from rdm.training.recipes import TrainConfig, TrainInputs
+
+OWNER_VARIABLE = "RDM_OWNER_PID"
+RUN_FILE = "run.json"
+ERROR_FILE = "error.json"
+
+
+def write_run(out: Path, config: TrainConfig, inputs: TrainInputs) -> None:
+    """Write what a rank needs to know."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"config": config.model_dump(mode="json"), "inputs": inputs.model_dump(mode="json")}, indent=1)
+    (out / RUN_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_run(out: Path) -> tuple[TrainConfig, TrainInputs]:
+    """Return what `write_run` wrote."""
+    run = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+    return TrainConfig.model_validate(run["config"]), TrainInputs.model_validate(run["inputs"])
+
+
+def main() -> None:
+    """Train as the rank that the launcher's environment says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the run's folder, with its run.json")
+    parser.add_argument("--local_rank", type=int, help="set by the launcher")
+    out: Path = parser.parse_args().out
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    _die_with_owner()
+    config, inputs = read_run(out)
+    torch.manual_seed(config.seed)  # every rank builds the same weights
+    try:
+        data, objective = open_run(config, inputs)
+        train(config, data, objective, out)
+    except RdmError as error:
+        (out / ERROR_FILE).write_text(json.dumps({"what": error.what, "where": error.where, "fix": error.fix}),
+                                      encoding="utf-8")
+        raise SystemExit(str(error)) from error
+
+
+def _die_with_owner() -> None:
+    """End this rank when the process that launched the job is gone, however it ended: nothing trains unattended."""
+    owner = os.environ.get(OWNER_VARIABLE)
+    if owner is None:
+        return
+
+    def watch() -> None:
+        while Path(f"/proc/{owner}").exists():
+            time.sleep(1)
+        os._exit(1)
+
+    if Path("/proc/self").exists():
+        threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+import pytest
+import torch
+from exact_predictors import conditional_predictor, log_prob_positive, mixture_eps, mixture_predictor, mode_eps
+
+from rdm.context import Context
+from rdm.diffusion import schedules
+from rdm.diffusion.gaussian import prediction_from, x0_from_eps
+from rdm.diffusion.guidance import (
+    ClassifierGuidance,
+    classifier_guided,
+    combine,
+    combine_by_weight,
+    guided,
+    guided_eps,
+    guided_mean,
+    scale_from_weight,
+    weight_from_scale,
+)
+from rdm.diffusion.samplers import Denoiser, ddim_sample, ddpm_sample, seeded_noise
+from rdm.diffusion.schedules import ancestral_timesteps, ddim_timesteps, gather
+
+DDPM = schedules.ddpm_linear().build()
+POSITIVE = Context(vector=torch.ones(1, 1))
+
+
+def token_predictor(x, t, context):
+    """Depends on everything that it is given, sample by sample."""
+    return x * 0.5 + t.view(-1, 1) + context.tokens.sum(dim=(1, 2))[:, None]
+
+
+def inputs(batch=3, num_tokens=4):
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(batch, num_tokens, 5, generator=generator)
+    return torch.randn(batch, 6, generator=generator), torch.arange(batch), Context(tokens=tokens)
+
+
+def test_both_forms_of_classifier_free_guidance_agree():
+    conditional, unconditional = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
+    for weight in (-1.0, 0.0, 0.5, 1.0, 4.0):
+        by_scale = combine(conditional, unconditional, scale_from_weight(weight))
+        assert torch.allclose(by_scale, combine_by_weight(conditional, unconditional, weight), rtol=0, atol=5e-6)
+        in_double = combine(conditional.double(), unconditional.double(), 1 + weight)
+        assert torch.allclose(
+            in_double, combine_by_weight(conditional.double(), unconditional.double(), weight), rtol=0, atol=1e-6
+        )
+
+
+def test_scale_is_one_more_than_the_weight_of_the_papers():
+    assert scale_from_weight(2.0) == 3.0
+    assert weight_from_scale(3.0) == 2.0
+
+
+def test_scale_one_is_the_network_itself():
+    assert guided(token_predictor, 1) is token_predictor
+    assert guided(token_predictor, 1.0, inputs()[2]) is token_predictor
+
+
+def test_scale_zero_is_unconditional_bitwise():
+    x, t, context = inputs()
+    assert torch.equal(guided(token_predictor, 0)(x, t, context), token_predictor(x, t, context.null()))
+
+
+def test_both_branches_run_in_one_call():
+    x, t, context = inputs()
+    sizes = []
+    result = guided(lambda *a: sizes.append(a[0].shape[0]) or token_predictor(*a), 3.0)(x, t, context)
+    assert sizes == [6]
+    expected = combine(token_predictor(x, t, context), token_predictor(x, t, context.null()), 3.0)
+    assert torch.allclose(result, expected, atol=1e-6)
+
+
+def test_negative_context_takes_the_place_of_the_null_context():
+    x, t, context = inputs()
+    negative = context.map(lambda port: port.flip(0) * 2)
+    expected = combine(token_predictor(x, t, context), token_predictor(x, t, negative), 2.0)
+    assert torch.allclose(guided(token_predictor, 2.0, negative)(x, t, context), expected, atol=1e-5)
+
+
+def test_negative_context_may_hold_another_number_of_neighbors():
+    x, t, context = inputs()
+    negative = inputs(num_tokens=7)[2]
+    expected = combine(token_predictor(x, t, context), token_predictor(x, t, negative), 2.0)
+    assert torch.equal(guided(token_predictor, 2.0, negative)(x, t, context), expected)
+
+
+def test_negative_context_with_other_ports_is_refused():
+    x, t, context = inputs()
+    with pytest.raises(ValueError, match="vector is set in one only"):
+        guided(token_predictor, 2.0, Context(tokens=context.tokens, vector=x))(x, t, context)
+
+
+@pytest.mark.parametrize("prediction_type", ["v", "x0"])
+def test_guidance_is_the_same_in_every_prediction_type(prediction_type):
+    eps_c, eps_u, x_t = torch.randn(3, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    conditional, unconditional, expected = (
+        prediction_from(eps, x0_from_eps(eps, x_t, 0.4), 0.4, prediction_type)
+        for eps in (eps_c, eps_u, combine(eps_c, eps_u, 3.0))
+    )
+    assert torch.allclose(combine(conditional, unconditional, 3.0), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("guidance_scale", "mean", "std"),
+    [(1, 1.001, 0.238), (1.5, 1.093, 0.191), (2, 1.156, 0.171), (3, 1.252, 0.149), (5, 1.391, 0.129)],
+)
+def test_guided_mixture_has_its_known_moments(guidance_scale, mean, std):
+    predict = guided(conditional_predictor(DDPM), guidance_scale)
+    noise = seeded_noise([0], (50_000,))
+    samples = ddim_sample(Denoiser(predict, DDPM, POSITIVE), noise, ddim_timesteps(1000, 100))
+    assert samples.mean().item() == pytest.approx(mean, abs=0.004)
+    assert samples.std().item() == pytest.approx(std, abs=0.0025)
+
+
+def test_unguided_mixture_keeps_both_modes():
+    denoise = Denoiser(guided(conditional_predictor(DDPM), 0), DDPM, POSITIVE)
+    samples = ddim_sample(denoise, seeded_noise([0], (20_000,)), ddim_timesteps(1000, 50))
+    assert (samples > 0).double().mean().item() == pytest.approx(0.5, abs=0.015)
+    assert samples.std().item() == pytest.approx((1 + 0.25**2) ** 0.5, abs=0.02)
+
+
+def positive_classifier(scale=1.0):
+    """The exact classifier of the positive mode, summed over the elements of a sample."""
+    return ClassifierGuidance(
+        lambda x, t: log_prob_positive(x, gather(DDPM.alphas_cumprod, t, x)).flatten(1).sum(dim=1), scale
+    )
+
+
+@pytest.mark.parametrize("t", [0, 10, 250, 500, 999])
+def test_exact_classifier_turns_the_mixture_into_its_mode(t):
+    x = torch.linspace(-3, 3, 2001, dtype=torch.float64)[None]
+    alpha_bar = DDPM.alpha_bars[t]
+    gradient = positive_classifier().gradient(x, torch.tensor([t]))
+    got = guided_eps(mixture_eps(x, alpha_bar), alpha_bar, gradient)
+    assert (got - mode_eps(x, alpha_bar)).abs().max().item() < 2e-14
+
+
+@pytest.mark.parametrize("prediction_type", ["eps", "v", "x0"])
+def test_classifier_guided_predictor_of_every_type_is_the_conditional_one(prediction_type):
+    x, t = torch.linspace(-2, 2, 101, dtype=torch.float64)[None], torch.tensor([300])
+    alpha_bar = DDPM.alpha_bars[300]
+
+    def expressed(eps):
+        return prediction_from(eps, x0_from_eps(eps, x, alpha_bar), alpha_bar, prediction_type)
+
+    predict = classifier_guided(
+        lambda x, t, c: expressed(mixture_eps(x, alpha_bar)), positive_classifier(), DDPM, prediction_type
+    )
+    assert torch.allclose(predict(x, t, Context()), expressed(mode_eps(x, alpha_bar)), atol=1e-12)
+
+
+def test_classifier_scale_zero_changes_no_bit():
+    predict = mixture_predictor(DDPM)
+    assert classifier_guided(predict, positive_classifier(0.0), DDPM) is predict
+    x, t = torch.randn(2, 7, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 500])
+    assert torch.equal(guided_mean(x, 0.3, positive_classifier(0.0).gradient(x, t)), x)
+    assert torch.equal(guided_eps(x, 0.3, positive_classifier(0.0).gradient(x, t)), x)
+
+
+def test_classifier_gradient_of_a_sample_does_not_see_the_batch():
+    x, t = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 100, 500, 900])
+    alone = torch.cat([positive_classifier(2.0).gradient(x[i : i + 1], t[i : i + 1]) for i in range(4)])
+    assert torch.allclose(positive_classifier(2.0).gradient(x, t), alone, rtol=1e-6)
+
+
+def sample_with_classifier(scale, sampler):
+    noise, predict = seeded_noise([0], (4000,)), mixture_predictor(DDPM)
+    if sampler == "ddim":
+        predict = classifier_guided(predict, positive_classifier(scale), DDPM)
+        return ddim_sample(Denoiser(predict, DDPM), noise, ddim_timesteps(1000, 50))
+    timesteps = ancestral_timesteps(1000, 100)
+    return ddpm_sample(Denoiser(predict, DDPM), noise, timesteps, seeds=[0], classifier=positive_classifier(scale))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_stronger_classifier_guidance_gives_more_accuracy_and_less_variance(sampler):
+    samples = [sample_with_classifier(scale, sampler) for scale in (0.0, 0.2, 0.5, 1.0, 3.0)]
+    accuracy = [(x > 0).double().mean().item() for x in samples]
+    spread = [x.std().item() for x in samples]
+    assert accuracy == sorted(accuracy)
+    assert accuracy[0] < 0.55
+    assert accuracy[-1] > 0.99
+    assert spread == sorted(spread, reverse=True)
+
+
+def test_ancestral_classifier_guidance_of_scale_one_gives_the_mode():
+    samples = sample_with_classifier(1.0, "ancestral")
+    assert samples.mean().item() == pytest.approx(1.0, abs=0.03)
+    assert samples.std().item() < 0.27

@@ -1,0 +1,133 @@
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+from pydantic import ValidationError
+
+from rdm.diffusion import schedules
+from rdm.diffusion.schedules import (
+    NoiseSchedule,
+    ScheduleConfig,
+    ancestral_timesteps,
+    ddim_timesteps,
+    gather,
+    linspace_timesteps,
+)
+
+PRESETS = [schedules.ddpm_linear, schedules.rdm, schedules.rdm_768, schedules.stable_diffusion, schedules.cosine]
+
+
+@pytest.mark.parametrize(
+    ("preset", "alpha_bar_end"),
+    [
+        (schedules.ddpm_linear, 0.00635282**2),
+        (schedules.rdm, 1.423e-4),
+        (schedules.rdm_768, 8.13e-4),
+        (schedules.stable_diffusion, 4.660e-3),
+        (schedules.cosine, 2.43e-9),
+    ],
+)
+def test_preset_ends_at_its_known_level(preset, alpha_bar_end):
+    assert preset().build().alpha_bars[-1] == pytest.approx(alpha_bar_end, rel=1e-3)
+
+
+def test_ddpm_prior_signal_and_variance():
+    alpha_bar = schedules.ddpm_linear().build().alpha_bars[-1]
+    assert alpha_bar**0.5 == pytest.approx(0.00635282, abs=5e-9)
+    assert 1 - alpha_bar == pytest.approx(0.9999596, abs=5e-8)
+
+
+def test_super_resolution_schedule_ends_at_its_known_level():
+    config = ScheduleConfig(kind="linear", num_timesteps=2000, beta_start=1e-6, beta_end=1e-2)
+    assert config.build().alpha_bars[-1] == pytest.approx(4.39e-5, rel=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["linear", "sqrt_linear", "quadratic", "sigmoid"])
+def test_betas_run_from_start_to_end(kind):
+    betas = ScheduleConfig(kind=kind, beta_start=1e-4, beta_end=0.02).build().betas
+    ends = {"sigmoid": 5e-5}.get(kind, 1e-12)  # the sigmoid is cut off at +-6
+    assert betas[0].item() == pytest.approx(1e-4, abs=ends)
+    assert betas[-1].item() == pytest.approx(0.02, abs=ends)
+
+
+def test_quadratic_is_another_name_of_sqrt_linear():
+    assert torch.equal(ScheduleConfig(kind="quadratic").build().betas, ScheduleConfig(kind="sqrt_linear").build().betas)
+
+
+def test_sqrt_linear_is_linear_in_the_root():
+    steps = schedules.rdm().build().betas.sqrt().diff()
+    assert torch.allclose(steps, steps[0].expand_as(steps), rtol=1e-9)
+
+
+def test_sigmoid_is_symmetric_about_its_middle():
+    betas = ScheduleConfig(kind="sigmoid", beta_start=1e-4, beta_end=0.02).build().betas
+    assert torch.allclose(betas + betas.flip(0), torch.full_like(betas, 0.0201), rtol=1e-12)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_alpha_bar_falls_and_its_shift_starts_at_one(preset):
+    schedule = preset().build()
+    assert schedule.alphas_cumprod.dtype == torch.float64
+    assert bool((schedule.alphas_cumprod.diff() < 0).all())
+    assert schedule.alphas_cumprod_prev[0] == 1
+    assert torch.equal(schedule.alphas_cumprod_prev[1:], schedule.alphas_cumprod[:-1])
+
+
+def test_schedule_moves_to_a_device_in_full_precision():
+    moved = schedules.rdm().build().to("meta")
+    assert (moved.betas.device.type, moved.alphas_cumprod.dtype) == ("meta", torch.float64)
+
+
+def test_gather_never_loses_precision_to_a_small_dtype():
+    schedule = schedules.rdm().build()
+    picked = gather(schedule.alphas_cumprod, torch.tensor([3, 5]), torch.zeros(2, 4, 8, 8, dtype=torch.bfloat16))
+    assert picked.shape == (2, 1, 1, 1)
+    assert picked.dtype == torch.float32
+
+
+@pytest.mark.parametrize("betas", [[0.0, 0.1], [0.5, 1.0], [[0.1]]])
+def test_betas_outside_the_open_interval_are_refused(betas):
+    with pytest.raises(ValueError, match="strictly between"):
+        NoiseSchedule.from_betas(torch.tensor(betas))
+
+
+@pytest.mark.parametrize("fields", [{"beta_start": 0.1, "beta_end": 0.01}, {"num_timesteps": 1}, {"kind": "sqrt"}])
+def test_impossible_config_is_refused(fields):
+    with pytest.raises(ValidationError):
+        ScheduleConfig(**fields)
+
+
+def test_ddim_timesteps_follow_the_latent_diffusion_rule():
+    assert ddim_timesteps(1000, 100).tolist() == list(range(1, 1000, 10))
+    assert ddim_timesteps(1000, 50).tolist() == list(range(1, 1000, 20))
+
+
+def test_ddim_timesteps_of_every_level_leave_out_the_one_that_does_not_exist():
+    assert ddim_timesteps(1000, 1000).tolist() == list(range(1, 1000))
+
+
+def test_linspace_timesteps_end_at_the_noisiest_level():
+    assert linspace_timesteps(1000, 10).tolist() == [100, 200, 300, 400, 500, 599, 699, 799, 899, 999]
+    assert linspace_timesteps(1000, 999).tolist() == list(range(1, 1000))
+
+
+def test_ancestral_timesteps_span_all_levels():
+    assert ancestral_timesteps(1000, 1000).tolist() == list(range(1000))
+    assert ancestral_timesteps(1000, 4).tolist() == [0, 333, 666, 999]
+
+
+@given(st.integers(3, 1200), st.data())
+def test_timesteps_rise_within_the_schedule(num_train, data):
+    num_steps = data.draw(st.integers(2, num_train - 1))
+    for rule, exact in ((ddim_timesteps, False), (linspace_timesteps, True), (ancestral_timesteps, True)):
+        timesteps = rule(num_train, num_steps)
+        assert bool((timesteps.diff() > 0).all())
+        assert 0 <= timesteps[0] <= timesteps[-1] < num_train
+        assert len(timesteps) == num_steps if exact else len(timesteps) >= num_steps
+
+
+@pytest.mark.parametrize("rule", [ddim_timesteps, linspace_timesteps, ancestral_timesteps])
+@pytest.mark.parametrize("num_steps", [-1, 0, 1001])
+def test_impossible_number_of_steps_is_refused(rule, num_steps):
+    with pytest.raises(ValueError, match="steps"):
+        rule(1000, num_steps)

@@ -1,0 +1,130 @@
+import pickle
+
+import pytest
+import torch
+
+from rdm.context import PORTS, Context
+
+
+def full(batch=3):
+    return Context(
+        tokens=torch.ones(batch, 4, 5),
+        vector=torch.ones(batch, 6),
+        channels=torch.ones(batch, 2, 8, 8),
+        grounding=torch.ones(batch, 7, 5),
+    )
+
+
+def ports(context):
+    return [getattr(context, name) for name in PORTS]
+
+
+def test_batch_size_is_that_of_any_port():
+    assert full().batch_size == 3
+    assert Context(channels=torch.ones(2, 1, 4, 4)).batch_size == 2
+
+
+def test_empty_context_has_neither_batch_nor_device():
+    assert (Context().batch_size, Context().device) == (None, None)
+
+
+def test_ports_of_different_batches_are_refused():
+    with pytest.raises(ValueError, match="'tokens': 2, 'vector': 3"):
+        Context(tokens=torch.ones(2, 1, 1), vector=torch.ones(3, 1))
+
+
+def test_null_is_zero_of_the_same_shape_and_dtype():
+    context = full().to(torch.bfloat16)
+    for port, null in zip(ports(context), ports(context.null()), strict=True):
+        assert (null.shape, null.dtype) == (port.shape, port.dtype)
+        assert not null.any()
+
+
+def test_null_of_some_ports_keeps_the_others():
+    tokens, *others = ports(full().null(("tokens",)))
+    assert not tokens.any()
+    assert all(port.all() for port in others)
+
+
+def test_null_leaves_absent_ports_absent():
+    assert Context(vector=torch.ones(2, 3)).null().tokens is None
+    assert Context().null().batch_size is None
+
+
+def test_to_moves_and_casts_every_port():
+    context = full().to("meta", torch.float16)
+    assert context.device == torch.device("meta")
+    assert {port.dtype for port in ports(context)} == {torch.float16}
+
+
+def test_concatenated_stacks_along_the_batch():
+    context = full()
+    both = context.concatenated(context.null())
+    assert both.batch_size == 6
+    for port, stacked in zip(ports(context), ports(both), strict=True):
+        assert torch.equal(stacked, torch.cat([port, torch.zeros_like(port)]))
+
+
+def test_concatenated_empty_contexts_stay_empty():
+    assert ports(Context().concatenated(Context())) == [None] * 4
+
+
+def test_concatenated_refuses_to_lose_a_port():
+    with pytest.raises(ValueError, match="only one of them sets vector"):
+        full().concatenated(Context(tokens=full().tokens, channels=full().channels, grounding=full().grounding))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("port", PORTS)
+def test_dropout_rate_lies_in_its_binomial_interval(port, rate):
+    count = 10_000
+    shape = (count, 1, 2, 2) if port == "channels" else (count, 2)
+    dropped = Context(**{port: torch.ones(shape)}).dropped({port: rate}, torch.Generator().manual_seed(0))
+    measured = 1 - getattr(dropped, port).flatten(1)[:, 0].mean().item()
+    assert abs(measured - rate) < 3.3 * (rate * (1 - rate) / count) ** 0.5  # 99.9 %
+
+
+def test_dropout_drops_whole_samples():
+    dropped = Context(tokens=torch.ones(200, 4, 5)).dropped({"tokens": 0.5}, torch.Generator().manual_seed(0))
+    assert dropped.tokens is not None
+    per_sample = dropped.tokens.flatten(1).mean(dim=1)
+    assert per_sample.unique().tolist() == [0.0, 1.0]
+
+
+def test_dropout_of_ports_is_independent():
+    context = Context(tokens=torch.ones(20_000, 1, 1), vector=torch.ones(20_000, 1))
+    dropped = context.dropped({"tokens": 0.5, "vector": 0.5}, torch.Generator().manual_seed(0))
+    assert dropped.tokens is not None
+    assert dropped.vector is not None
+    both_kept = (dropped.tokens[:, 0, 0] * dropped.vector[:, 0]).mean().item()
+    assert both_kept == pytest.approx(0.25, abs=0.012)
+
+
+def test_dropout_does_not_depend_on_the_order_of_its_rates():
+    rates = {"tokens": 0.5, "grounding": 0.5, "vector": 0.3}
+    first = full(100).dropped(rates, torch.Generator().manual_seed(0))
+    second = full(100).dropped(dict(reversed(rates.items())), torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(ports(first), ports(second), strict=True))
+
+
+def test_dropout_keeps_unnamed_ports_and_rate_zero():
+    tokens, *others = ports(full().dropped({"tokens": 1.0, "vector": 0.0}, torch.Generator().manual_seed(0)))
+    assert not tokens.any()
+    assert all(port.all() for port in others)
+
+
+def test_dropout_replaces_values_that_are_not_numbers():
+    dropped = Context(vector=torch.full((4, 2), torch.nan)).dropped({"vector": 1.0}, torch.Generator())
+    assert dropped.vector is not None
+    assert not dropped.vector.any()
+
+
+@pytest.mark.parametrize("rates", [{"token": 0.1}, {"tokens": -0.1}, {"tokens": 1.1}, {"map": 0.5}])
+def test_dropout_of_no_port_or_no_probability_is_refused(rates):
+    with pytest.raises(ValueError, match="dropout rates are probabilities"):
+        full().dropped(rates, torch.Generator())
+
+
+def test_context_survives_pickling():
+    context = pickle.loads(pickle.dumps(full()))
+    assert all(torch.equal(a, b) for a, b in zip(ports(context), ports(full()), strict=True))
