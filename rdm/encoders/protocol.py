@@ -9,14 +9,17 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from rdm.config import Config
+from rdm.config import Config, digest_json
 from rdm.errors import UsageError
 
 Interpolation = Literal["bilinear", "bicubic"]
 
 
 class EncoderFingerprint(Config):
-    """Everything that changes an embedding; two encoders are interchangeable when their digests are equal."""
+    """Everything that changes an embedding; two encoders are interchangeable when their digests are equal.
+
+    The digest leaves `name` out: the same weights in another folder are the same encoder.
+    """
 
     name: str
     """How a user names the encoder, for example `assets://encoder-lite`."""
@@ -40,6 +43,10 @@ class EncoderFingerprint(Config):
     embedding_dim: int
     unit_norm_for_search: bool = True
     """Whether search compares unit vectors; the encoder itself always returns raw ones."""
+
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that change whenever a field other than `name` does."""
+        return digest_json(self.model_dump(mode="json", exclude={"name"}))
 
 
 class Encoder(Protocol):

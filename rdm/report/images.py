@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 
-from markupsafe import Markup
 from PIL import Image
 
 from rdm.report.data import Pixels, check_pixels
@@ -16,7 +15,7 @@ PIXELATED_SIDE = 32  # up to this size pixels are shown as squares instead of bl
 _JPEG_QUALITY = 88
 
 
-def data_uri(pixels: Pixels) -> Markup:
+def data_uri(pixels: Pixels) -> str:
     """Return a picture as a `data:` URI: PNG up to 64 pixels a side, otherwise JPEG at most 384 pixels a side.
 
     Args:
@@ -35,7 +34,7 @@ def data_uri(pixels: Pixels) -> Markup:
     else:
         kind = "jpeg"
         image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
-    return Markup(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}")
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def is_pixel_art(pixels: Pixels) -> bool:

@@ -19,7 +19,7 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template of this package filled with values; everything but `Markup` is escaped.
+    """Return a template of this package filled with values; everything is escaped.
 
     Raises:
         jinja2.UndefinedError: the template names a value that is not there.

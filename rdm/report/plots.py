@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import escape
 from numpy.typing import NDArray
 
 from rdm.report.axes import Scale, padded, tick_label, tick_step
@@ -25,7 +25,7 @@ _NARROW = 480  # below this width, row labels go above their row
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float], *, title: str, y_label: str,
                held_out: tuple[Sequence[int], Sequence[float]] | None = None, log_x: bool = False,
-               size: tuple[int, int] = (720, 300)) -> Markup:
+               size: tuple[int, int] = (720, 300)) -> str:
     """Return a plot of the loss against the training step: the records in light, their running mean on top.
 
     Args:
@@ -53,6 +53,9 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], *, title: str, y_l
     radius = 3.2 if width > _NARROW else 2.4
     body += [f'<circle class="held-out" cx="{x(a):.1f}" cy="{y(b):.1f}" r="{radius}" style="fill:{_SERIES[1]}">'
              f"<title>held out, step {int(a):,}: {b:.4g}</title></circle>" for a, b in zip(held_x, held_y, strict=True)]
+    if len(x_values) == 1:  # a line through one point shows nothing
+        body.append(f'<circle class="single" cx="{x(x_values[0]):.1f}" cy="{y(y_values[0]):.1f}" r="{radius}" '
+                    f'style="fill:{_SERIES[0]}"/>')
     num_missing = len(losses) - len(y_values)
     if num_missing:
         body.append(_text(width - 12, 20, f"{num_missing} records that are not finite left out", "end"))
@@ -79,7 +82,7 @@ def running_mean(values: NDArray[np.float64], reach: int | None = None) -> NDArr
 
 
 def interval_plot(rows: Sequence[tuple[str, Estimate]], *, title: str, x_label: str, reference: float | None = None,
-                  width: int = 720) -> Markup:
+                  width: int = 720) -> str:
     """Return one dot with a confidence whisker per row, on a common horizontal axis.
 
     Args:
@@ -108,7 +111,7 @@ def interval_plot(rows: Sequence[tuple[str, Estimate]], *, title: str, x_label: 
 
 
 def histogram(values: Sequence[float], *, title: str, x_label: str, y_label: str = "count", num_bins: int = 30,
-              limits: tuple[float, float] | None = None, size: tuple[int, int] = (720, 200)) -> Markup:
+              limits: tuple[float, float] | None = None, size: tuple[int, int] = (720, 200)) -> str:
     """Return a histogram with bins of equal width and counts from zero.
 
     Args:
@@ -138,7 +141,7 @@ def histogram(values: Sequence[float], *, title: str, x_label: str, y_label: str
     return _svg(title, size, body)
 
 
-def horizontal_bars(rows: Sequence[tuple[str, float, str]], *, title: str, width: int = 720) -> Markup:
+def horizontal_bars(rows: Sequence[tuple[str, float, str]], *, title: str, width: int = 720) -> str:
     """Return one bar per row with its value in words at the end; lengths are proportional, from zero.
 
     Args:
@@ -160,11 +163,11 @@ def horizontal_bars(rows: Sequence[tuple[str, float, str]], *, title: str, width
     return _svg(title, (width, first + row_height * (len(rows) - 1) + 18), body)
 
 
-def _svg(title: str, size: tuple[int, int], body: Sequence[str]) -> Markup:
+def _svg(title: str, size: tuple[int, int], body: Sequence[str]) -> str:
     width, height = size
-    return Markup(f'<svg xmlns="http://www.w3.org/2000/svg" class="plot" role="img" viewBox="0 0 {width} {height}" '
-                  f'width="{width}" height="{height}" font-size="12"><title>{escape(title)}</title>'
-                  + "".join(body) + "</svg>")
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" class="plot" role="img" viewBox="0 0 {width} {height}" '
+            f'width="{width}" height="{height}" font-size="12"><title>{escape(title)}</title>'
+            + "".join(body) + "</svg>")
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", ink: bool = False) -> str:

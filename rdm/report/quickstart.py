@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rdm.report.data import HeldOutLoss, QuickstartReport, SampleGroup
 from rdm.report.page import duration, large_count, number, render, signed, write_text
+
+_EXAMPLE_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,12 @@ def _sections(data: QuickstartReport) -> list[Section]:
 
 
 def _example(data: QuickstartReport) -> SampleGroup | None:
-    """Return the first group that shows the whole way from a query over its neighbors to samples."""
-    complete = (group for group in data.samples if group.query.kind != "unconditional" and group.num_samples
-                and group.draws[0].neighbors)
-    return next(complete, None)
+    """Return the first draw that goes from a query over its neighbors to samples, with at most eight of these."""
+    for group in data.samples:
+        for draw in group.draws[:1]:
+            if group.query.kind != "unconditional" and draw.neighbors and draw.samples:
+                return replace(group, draws=(replace(draw, samples=draw.samples[:_EXAMPLE_SAMPLES]),))
+    return None
 
 
 def _headlines(data: QuickstartReport) -> list[Headline]:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdm.database import RetrievalDatabase
+from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.encoders import normalize
-from rdm.errors import SourceError
+from rdm.errors import DatabaseError, SourceError
 from rdm.sampling.proposal import Proposal
 from rdm.sources import ImageDecodeError, decode_image
 
@@ -74,3 +74,18 @@ def _looked_up(database: RetrievalDatabase, kind: Literal["text", "image", "unco
     ids, similarities = database.search_vectors(vectors, k, exact=True)
     return [Query(kind, label, vector, row, similarity)
             for label, vector, row, similarity in zip(labels, vectors, ids, similarities, strict=True)]
+
+
+def query_set_proposal(database: RetrievalDatabase, queries_digest: str) -> Proposal:
+    """Return p_D of the query set that a model was trained on, or of the database's only one.
+
+    Raises:
+        DatabaseError: the database has no neighbors of that query set. (There is no fallback to uniform sampling.)
+    """
+    tables = [NeighborTable(database.folder, name) for name in NeighborTable.names(database.folder)]
+    matching = [table for table in tables if table.info["queries_digest"] == queries_digest]
+    if not matching:
+        raise DatabaseError("the database has no neighbors of the model's query set, so p_D is not known",
+                            where=database.folder.url, fix=f"rdm neighbors build --root {database.folder.url} "
+                            "--queries SPEC --name NAME")
+    return Proposal.from_neighbors(matching[0].all_ids).without(database.tombstones)

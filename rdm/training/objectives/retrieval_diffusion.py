@@ -110,6 +110,14 @@ class LatentData:
                              fix="build the cache and the neighbors again from the same source") from error
         return ids[order][:, :self.config.conditioning.k_train]
 
+    def image_ids(self, stem: str) -> list[str]:
+        """Return the photograph of every latent that `load_shard` gives."""
+        return self.cache.rows(stem).column("image_id").take(self._rows(stem)).to_pylist()
+
+    def flipped(self, stem: str) -> list[bool]:
+        """Return whether each of those latents is a mirror image."""
+        return self.cache.rows(stem).column("flipped").take(self._rows(stem)).to_pylist()
+
     def _rows(self, stem: str) -> NDArray[np.int64]:
         images = self.cache.rows(stem).column("image_id").to_pylist()
         fraction = self.config.held_out_fraction

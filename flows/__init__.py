@@ -1,0 +1,1 @@
+"""Prefect flows: thin, one per user-visible job, one task per stage."""

@@ -1,0 +1,41 @@
+"""`rdm cache build`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, show
+
+
+def register(app: App) -> None:
+    """Add the command."""
+    cache = App(name="cache", help="Precompute first-stage latents for training.")
+    cache.command(build)
+    app.command(cache)
+
+
+def build(*, queries: Annotated[str, Parameter(help="source of the photographs; cut as `rdm neighbors build` cuts them")],
+          out: Annotated[str, Parameter(help="folder of the cache")],
+          autoencoder: Annotated[str, Parameter(help="an asset or a diffusers AutoencoderKL folder")] =
+          "assets://autoencoder-kl-f4", set_: SetOption = None, dask: DaskOption = "local", dry_run: DryRunFlag = False,
+          json: JsonFlag = False) -> None:
+    """Encode a query set with the first stage into WebDataset tars.
+
+    Example: rdm cache build --queries folder:///photos --out cache
+    """
+    from rdm.compute import ComputeConfig, compute_pool
+    from rdm.sources import QuerySet
+    from rdm.training.cache import build_cache
+    from rdm.training.presets import cache_config
+
+    config = cache_config(queries, autoencoder).with_overrides(set_ or [])
+    if dry_run:
+        found = QuerySet(config.queries)
+        show({"out": out, "would": "encode", "photographs": found.listing.num_rows, "shards": len(found.stems),
+              "config": config.model_dump(mode="json")}, as_json=json)
+        return
+    with compute_pool(ComputeConfig(dask=dask)) as pool:
+        info = build_cache(out, config, pool)
+    show({"out": out, "latents": info["num_latents"], "shards": len(info["stems"])}, as_json=json, title="cache")

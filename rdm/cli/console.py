@@ -1,0 +1,92 @@
+"""What the terminal shows: progress bars, tables, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rdm.progress import progress_to
+
+JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object instead of a table")]
+DryRunFlag = Annotated[bool, Parameter(name="--dry-run", negative="", help="say what would be done, and stop")]
+SetOption = Annotated[list[str] | None, Parameter(name="--set", help="key=value, any number of times; a.b=1 reaches inside",
+                                                  negative="")]
+DaskOption = Annotated[str, Parameter(name="--dask", help="`local`, `inline`, or a scheduler's address tcp://HOST:PORT")]
+
+
+class RichSink:
+    """Shows each stage as a bar with a rate, the time it took and the time it will take."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def start(self, stage: str, total: int, unit: str, done: int) -> None:
+        """See ProgressSink."""
+        self._task = self._progress.add_task(f"{stage:<14}", total=total, completed=done, unit=unit, note="")
+
+    def update(self, done: int, note: str) -> None:
+        """See ProgressSink."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, note=note)
+
+    def finish(self) -> None:
+        """See ProgressSink."""
+        if self._task is not None:
+            self._progress.stop_task(self._task)
+
+
+@contextmanager
+def console_progress() -> Iterator[None]:
+    """Show progress as bars on a terminal; elsewhere the log's lines do."""
+    console = error_console()
+    if not console.is_terminal:
+        with nullcontext():
+            yield
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
+               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console, transient=False) as progress, progress_to(RichSink(progress)):
+        yield
+
+
+def error_console() -> Console:
+    """The console for people: standard error, so that standard output holds results only."""
+    return Console(stderr=True)
+
+
+def show(result: Mapping[str, Any], *, as_json: bool, title: str = "") -> None:
+    """Print a result: one JSON object, or a two-column table."""
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=1, default=str) + "\n")
+        return
+    table = Table(title=title or None, show_header=False, box=None, title_justify="left")
+    for name, value in result.items():
+        table.add_row(name.replace("_", " "), _plain(value))
+    Console().print(table)
+
+
+def show_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
+    """Print a table with a header."""
+    table = Table(*columns, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*[_plain(value) for value in row])
+    Console().print(table)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(inner) for inner in value)
+    return str(value)

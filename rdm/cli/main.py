@@ -1,0 +1,61 @@
+"""Entry point: parse, run, and turn every outcome into an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from importlib.metadata import entry_points
+
+from cyclopts import App, CycloptsError
+
+from rdm import __version__
+from rdm.cli.console import console_progress, error_console
+from rdm.errors import RdmError
+
+EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+_COMMANDS = ("database", "neighbors", "cache", "train", "sample", "evaluate", "recipes", "doctor")
+
+
+def build_app() -> App:
+    """Return the application with the library's commands and those of installed plugins (entry points `rdm.commands`)."""
+    app = App(name="rdm", version=__version__, result_action="return_value", help=_HELP)
+    for name in _COMMANDS:
+        importlib.import_module(f"rdm.cli.{name}").register(app)
+    for plugin in entry_points(group="rdm.commands"):
+        plugin.load()(app)
+    return app
+
+
+_HELP = """Retrieval-augmented diffusion, from photographs to pictures.
+
+Start with `rdm quickstart --root DIR`: it builds a database from embedded photographs, trains on it, samples, measures, and
+writes report.html, in minutes on two cores.
+
+Exit codes: 0 ok, 1 failure, 2 usage, 3 partial (some pictures could not be used; the ledger says which), 130 interrupted.
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; every error is told as what, where and how to fix."""
+    logging.basicConfig(level=logging.INFO if "--verbose" in arguments else logging.WARNING,
+                        format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    arguments = [argument for argument in arguments if argument != "--verbose"]
+    try:
+        with console_progress():
+            code = build_app()(arguments, exit_on_error=False, print_error=True)
+    except CycloptsError:
+        return EXIT_USAGE
+    except RdmError as error:
+        error_console().print(f"error: {error}", style="red", markup=False, highlight=False)
+        return error.exit_code
+    except KeyboardInterrupt:
+        error_console().print("interrupted; nothing that was complete is lost: run the same command again to resume",
+                              style="yellow")
+        return EXIT_INTERRUPTED
+    return code if isinstance(code, int) else EXIT_OK

@@ -1,0 +1,62 @@
+"""Verify: recompute the digest of every part and the invariants of every table."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rdm.database.facade import RetrievalDatabase
+from rdm.database.neighbors import NeighborTable
+from rdm.errors import RdmError
+from rdm.progress import tracking
+from rdm.storage import sha256_file
+
+
+def verify_database(root: str) -> list[str]:
+    """Return what is wrong, one sentence per finding that names the part; empty when all is well.
+
+    Raises:
+        DatabaseError: the root is no database at all.
+    """
+    database = RetrievalDatabase.open(root)
+    findings: list[str] = []
+    with tracking("verify", len(database.version.parts), "parts") as tracker:
+        for part in database.version.parts:
+            findings += _check_part(database, part.path, part.sha256)
+            tracker.advance()
+    if not findings:
+        findings += _check_embeddings(database)
+        for name in NeighborTable.names(database.folder):
+            findings += _check_neighbors(database, name)
+    return findings
+
+
+def _check_part(database: RetrievalDatabase, path: str, sha256: str) -> list[str]:
+    if not database.folder.exists(path):
+        return [f"{path} is missing"]
+    return [] if sha256_file(database.folder.local(path)) == sha256 else [f"{path} differs from its recorded digest"]
+
+
+def _check_embeddings(database: RetrievalDatabase) -> list[str]:
+    findings = []
+    for first, vectors in database.parts:
+        norms = np.linalg.norm(np.asarray(vectors, np.float32), axis=1)
+        if not np.all(np.abs(norms - 1) < 2e-3):
+            findings.append(f"the embedding part that starts at patch {first} has vectors that are not unit vectors")
+    return findings
+
+
+def _check_neighbors(database: RetrievalDatabase, name: str) -> list[str]:
+    findings = []
+    try:
+        table = NeighborTable(database.folder, name)
+        for stem in table.info["stems"]:
+            _, ids, similarities = table.shard(stem)
+            if len(ids) and (ids.min() < 0 or ids.max() >= database.version.next_patch_id):
+                findings.append(f"neighbors/{name}/{stem}.parquet names patches that do not exist")
+            if np.any(np.diff(similarities, axis=1) > 0):
+                findings.append(f"neighbors/{name}/{stem}.parquet is not sorted by similarity")
+            if table.info["database_version"] == database.version.number and np.isin(ids, database.tombstones).any():
+                findings.append(f"neighbors/{name}/{stem}.parquet names deleted patches")
+    except (RdmError, KeyError, ValueError) as error:
+        findings.append(f"neighbors/{name} cannot be read: {error}")
+    return findings

@@ -1,0 +1,99 @@
+"""`assets://encoder-lite`: the embedded encoder, two frozen towers from PyPI wheels under this project's own heads.
+
+It is not OpenAI's CLIP: it has seen 7,000 captioned photographs, understands English only, and is made for samples, tests
+and first steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from rdm.encoders.heads import load_heads
+from rdm.encoders.image_tower import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, image_weights_file, load_image_tower
+from rdm.encoders.protocol import EncoderFingerprint, to_square
+from rdm.encoders.text_tower import load_text_tower, text_weights_folder
+from rdm.storage import sha256_file
+
+Precision = Literal["float32", "bfloat16"]
+
+# Activations of more pictures than this leave the processor's cache. Every chunk is filled up to this size, so that a
+# picture's embedding does not depend on what it shares a batch with.
+_CHUNK = 8
+_TEXT_CHUNK = 64
+
+
+class LiteEncoder:
+    """EfficientNet-Lite0 and MiniLM-L6 with projection heads; see `Encoder` for the methods.
+
+    Args:
+        directory: `heads.safetensors` and `config.json`, as `rdm train --recipe clip-lite` exports them.
+        name: how the user named the encoder.
+        device: where the towers run.
+        precision: of the towers; bfloat16 pays off on processors with AMX and on GPUs, embeddings keep a cosine of 0.999.
+    """
+
+    def __init__(self, directory: Path, *, name: str, device: str = "cpu", precision: Precision = "float32") -> None:
+        self._heads = load_heads(directory).to(device)
+        config = self._heads.config
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self._image_tower = load_image_tower().to(device, dtype)
+        self._text_tower = load_text_tower(config.text_layers).to(device, dtype)
+        mean, std = (PIXEL_MEAN / 255,) * 3, (PIXEL_STD / 255,) * 3
+        self._fingerprint = EncoderFingerprint(
+            name=name, architecture=f"{config.image_tower}+{config.text_tower}", weights_digest=_digest(directory),
+            activation="relu6", image_size=IMAGE_SIZE, interpolation="bicubic", crop="squash", mean=mean, std=std,
+            pooling="+".join(config.image_parts), embedding_dim=config.embedding_dim)
+
+    @property
+    def fingerprint(self) -> EncoderFingerprint:
+        """See Encoder."""
+        return self._fingerprint
+
+    @property
+    def embedding_dim(self) -> int:
+        """See Encoder."""
+        return self._fingerprint.embedding_dim
+
+    def preprocess(self, image: Image.Image) -> np.ndarray:
+        """See Encoder. A picture that is not square is squashed, as in training."""
+        return to_square(image, self._fingerprint)
+
+    @torch.inference_mode()
+    def encode_images(self, batch: Tensor | np.ndarray) -> np.ndarray:
+        """See Encoder. A picture's embedding is the same, to the bit, in whatever batch it comes."""
+        rows = [np.zeros((0, self.embedding_dim), np.float32)]
+        for chunk in torch.as_tensor(batch).split(_CHUNK):
+            filled = F.pad(chunk, (0, 0, 0, 0, 0, 0, 0, _CHUNK - len(chunk)))
+            rows.append(self._heads.embed_images(self._image_tower(filled))[: len(chunk)].cpu().numpy())
+        return np.concatenate(rows)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """See Encoder. Only the first 64 word pieces of a text are read."""
+        rows = [np.zeros((0, self.embedding_dim), np.float32)]
+        for start in range(0, len(texts), _TEXT_CHUNK):
+            features = self._text_tower(texts[start:start + _TEXT_CHUNK])
+            rows.append(self._heads.embed_texts(features).cpu().numpy())
+        return np.concatenate(rows)
+
+
+def _digest(directory: Path) -> str:
+    folder = text_weights_folder()
+    files = (image_weights_file(), folder / "model.safetensors", folder / "tokenizer.json",
+             directory / "heads.safetensors", directory / "config.json")
+    return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[:16]
+
+
+def bundled_directory() -> Path:
+    """Return the folder of the heads that the package ships."""
+    return Path(os.path.dirname(__file__)).parent / "assets" / "encoder-lite"

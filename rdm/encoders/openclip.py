@@ -1,0 +1,173 @@
+"""`open_clip:MODEL/PRETRAINED_OR_FILE`: any CLIP of the open_clip library, from its hub or from a local file."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from rdm.encoders.protocol import EncoderFingerprint, to_square
+from rdm.errors import ModelError, UsageError
+
+_CHUNK = 32
+# Entries of OpenAI's own state dictionaries that no other exporter writes.
+_OPENAI_KEYS = frozenset({"input_resolution", "context_length", "vocab_size"})
+
+
+class OpenClipEncoder:
+    """A model of open_clip; see `Encoder` for the methods.
+
+    Args:
+        name: `open_clip:MODEL/TAG` or `open_clip:MODEL/PATH` of a .safetensors or .pt file; pickles are read without
+            executing them.
+        device: a torch device.
+
+    Raises:
+        UsageError: the name is malformed, the model unknown, or the activation wrong for the weights.
+        ModelError: the weights cannot be had.
+    """
+
+    def __init__(self, name: str, *, device: str = "cpu") -> None:
+        model_name, weights = _parse(name)
+        self._check_activation(model_name, weights, name)
+        try:
+            model = open_clip.create_model(model_name, pretrained=weights, device=device)
+        except Exception as error:
+            raise ModelError(f"open_clip cannot load {model_name}: {error}", where=weights,
+                             fix="name a tag of `open_clip.list_pretrained()` or a .safetensors or .pt file of this model"
+                             ) from error
+        self._model: Any = model.requires_grad_(False).eval()
+        self._tokenizer: Any = open_clip.get_tokenizer(model_name)
+        self._device = device
+        self._fingerprint = _fingerprint(name, model_name, self._model)
+        self._mean, self._std = (torch.tensor(values, device=device).view(1, 3, 1, 1)
+                                 for values in (self._fingerprint.mean, self._fingerprint.std))
+
+    @staticmethod
+    def _check_activation(model_name: str, weights: str, name: str) -> None:
+        quick = bool(_model_config(model_name).get("quick_gelu", False))
+        needed = _needs_quick_gelu(model_name, weights)
+        if needed and not quick:
+            raise UsageError("these weights were trained with QuickGELU, which the model name does not say", where=name,
+                             fix=f"write open_clip:{model_name}-quickgelu/{weights}")
+        if needed is False and quick:
+            plain = model_name.removesuffix("-quickgelu")
+            raise UsageError("these weights were trained with GELU, but the model name says QuickGELU", where=name,
+                             fix=f"write open_clip:{plain}/{weights}")
+
+    @property
+    def fingerprint(self) -> EncoderFingerprint:
+        """See Encoder."""
+        return self._fingerprint
+
+    @property
+    def embedding_dim(self) -> int:
+        """See Encoder."""
+        return self._fingerprint.embedding_dim
+
+    def preprocess(self, image: Image.Image) -> np.ndarray:
+        """See Encoder."""
+        return to_square(image, self._fingerprint)
+
+    @torch.inference_mode()
+    def encode_images(self, batch: Tensor | np.ndarray) -> np.ndarray:
+        """See Encoder."""
+        rows = [np.zeros((0, self.embedding_dim), np.float32)]
+        for chunk in torch.as_tensor(batch).split(_CHUNK):
+            if len(chunk):
+                pixels = (chunk.to(self._device).float() / 255 - self._mean) / self._std
+                rows.append(self._model.encode_image(pixels).float().cpu().numpy())
+        return np.concatenate(rows)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """See Encoder. A text longer than the model's context is cut."""
+        rows = [np.zeros((0, self.embedding_dim), np.float32)]
+        for start in range(0, len(texts), _CHUNK):
+            tokens = self._tokenizer(list(texts[start:start + _CHUNK])).to(self._device)
+            rows.append(self._model.encode_text(tokens).float().cpu().numpy())
+        return np.concatenate(rows)
+
+
+def _parse(name: str) -> tuple[str, str]:
+    model_name, _, weights = name.removeprefix("open_clip:").partition("/")
+    if not weights:
+        raise UsageError(f"{name!r} names no weights", where="--encoder",
+                         fix="write open_clip:MODEL/TAG or open_clip:MODEL//path/to/file.safetensors")
+    looks_like_file = "/" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
+    if looks_like_file and not Path(weights).expanduser().is_file():
+        raise UsageError("the checkpoint does not exist", where=weights,
+                         fix="check the path; an absolute one follows the model name as //path")
+    return model_name, str(Path(weights).expanduser()) if looks_like_file else weights
+
+
+def _model_config(model_name: str) -> dict[str, Any]:
+    config = open_clip.get_model_config(model_name)
+    if config is None:
+        raise UsageError(f"open_clip has no model {model_name!r}", where="--encoder",
+                         fix="`python -c 'import open_clip; print(open_clip.list_models())'` lists them")
+    return config
+
+
+def _needs_quick_gelu(model_name: str, weights: str) -> bool | None:
+    """Return whether weights want QuickGELU, or None where nothing tells."""
+    path = Path(weights)
+    if not path.is_file():
+        tag = open_clip.get_pretrained_cfg(model_name, weights)
+        return bool(tag.get("quick_gelu", False)) if tag else None
+    return True if _is_openai_file(path) or "openai" in path.name.lower() else None
+
+
+def _is_openai_file(path: Path) -> bool:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+        try:
+            with safe_open(path, framework="pt") as file:
+                return not _OPENAI_KEYS.isdisjoint(file.keys())
+        except SafetensorError as error:
+            raise ModelError(f"the checkpoint is damaged: {error}", where=path, fix="fetch it again") from error
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any("/code/" in entry for entry in archive.namelist()):
+                raise ModelError("the checkpoint is a TorchScript archive, which would run code when opened", where=path,
+                                 fix="save its state_dict() as safetensors and name that file")
+    try:
+        loaded = torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:
+        raise ModelError(f"the checkpoint cannot be read safely: {error}", where=path,
+                         fix="save its state_dict() as safetensors and name that file") from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    return not _OPENAI_KEYS.isdisjoint(state)
+
+
+def _fingerprint(name: str, model_name: str, model: Any) -> EncoderFingerprint:
+    config = _model_config(model_name)
+    preprocess = model.visual.preprocess_cfg
+    size = preprocess["size"]
+    interpolation = preprocess.get("interpolation", "bicubic")
+    return EncoderFingerprint(
+        name=name, architecture=model_name.removesuffix("-quickgelu"), weights_digest=state_digest(model),
+        activation="quickgelu" if config.get("quick_gelu") else "gelu",
+        image_size=size if isinstance(size, int) else size[0],
+        interpolation="bilinear" if interpolation == "bilinear" else "bicubic",
+        crop="squash" if preprocess.get("resize_mode") == "squash" else "center",
+        mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]), pooling="model",
+        embedding_dim=int(config["embed_dim"]))
+
+
+def state_digest(module: nn.Module) -> str:
+    """Return 16 hexadecimal digits of a SHA-256 over a module's parameters and buffers: names, types, shapes, values."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        array = cast(Tensor, value).detach().cpu().contiguous()
+        digest.update(f"{key} {array.dtype} {tuple(array.shape)}\n".encode())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

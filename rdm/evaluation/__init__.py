@@ -1,0 +1,1 @@
+"""Measurements: held-out losses, FID and KID, encoders and first stages."""
