@@ -99,3 +99,8 @@ def tracking(stage: str, total: int, unit: str, done: int = 0) -> Iterator[Track
         yield Tracker(sink, done)
     finally:
         sink.finish()
+
+
+def current_sink() -> ProgressSink | None:
+    """Return where progress goes now; None: to the log."""
+    return _sink.get()

@@ -52,9 +52,10 @@ class HeadsConfig(Config):
 class LiteHeads(nn.Module):
     """Projections of frozen image and text features into one space.
 
-    With `class_names`, an image's embedding is `image_head(features) + gain * text_head(sum_c p_c t_c)`, where `p_c` is the
-    image tower's ImageNet probability of class c and `t_c` the text features of its name (the convex combination of Norouzi
-    et al. 2014, ConSE, arXiv 1312.5650, as a second branch). It gives words for things that captions never mention.
+    With `class_names`, an image's embedding is `image_head(features) + gain * text_head(sum_c p_c t_c)`, where `p_c` is
+    the image tower's ImageNet probability of class c and `t_c` the text features of its name (the convex combination of
+    Norouzi et al. 2014, ConSE, arXiv 1312.5650, as a second branch). It gives words for things that the captions of the
+    training set never mention.
     """
 
     image_mean: Tensor

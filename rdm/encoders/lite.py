@@ -1,7 +1,7 @@
 """`assets://encoder-lite`: the embedded encoder, two frozen towers from PyPI wheels under this project's own heads.
 
-It is not OpenAI's CLIP: it has seen 7,000 captioned photographs, understands English only, and is made for samples, tests
-and first steps.
+It is not OpenAI's CLIP: it has seen 6,000 captioned photographs, understands English only, and is made for samples,
+tests and first steps.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LiteEncoder:
         directory: `heads.safetensors` and `config.json`, as `rdm train --recipe clip-lite` exports them.
         name: how the user named the encoder.
         device: where the towers run.
-        precision: of the towers; bfloat16 pays off on processors with AMX and on GPUs, embeddings keep a cosine of 0.999.
+        precision: of the towers. bfloat16 pays off on GPUs; embeddings keep a cosine of 0.999 to float32.
     """
 
     def __init__(self, directory: Path, *, name: str, device: str = "cpu", precision: Precision = "float32") -> None:
@@ -48,10 +48,11 @@ class LiteEncoder:
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self._image_tower = load_image_tower().to(device, dtype)
         self._text_tower = load_text_tower(config.text_layers).to(device, dtype)
-        mean, std = (PIXEL_MEAN / 255,) * 3, (PIXEL_STD / 255,) * 3
+        mean, std = PIXEL_MEAN / 255, PIXEL_STD / 255
         self._fingerprint = EncoderFingerprint(
             name=name, architecture=f"{config.image_tower}+{config.text_tower}", weights_digest=_digest(directory),
-            activation="relu6", image_size=IMAGE_SIZE, interpolation="bicubic", crop="squash", mean=mean, std=std,
+            activation="relu6", image_size=IMAGE_SIZE, interpolation="bicubic", crop="squash",
+            mean=(mean, mean, mean), std=(std, std, std),
             pooling="+".join(config.image_parts), embedding_dim=config.embedding_dim)
 
     @property

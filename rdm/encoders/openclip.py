@@ -42,8 +42,7 @@ class OpenClipEncoder:
             model = open_clip.create_model(model_name, pretrained=weights, device=device)
         except Exception as error:
             raise ModelError(f"open_clip cannot load {model_name}: {error}", where=weights,
-                             fix="name a tag of `open_clip.list_pretrained()` or a .safetensors or .pt file of this model"
-                             ) from error
+                             fix="name a tag of open_clip.list_pretrained(), or a .safetensors or .pt file") from error
         self._model: Any = model.requires_grad_(False).eval()
         self._tokenizer: Any = open_clip.get_tokenizer(model_name)
         self._device = device
@@ -137,7 +136,7 @@ def _is_openai_file(path: Path) -> bool:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any("/code/" in entry for entry in archive.namelist()):
-                raise ModelError("the checkpoint is a TorchScript archive, which would run code when opened", where=path,
+                raise ModelError("the checkpoint is TorchScript, which would run code when opened", where=path,
                                  fix="save its state_dict() as safetensors and name that file")
     try:
         loaded = torch.load(path, map_location="meta", weights_only=True)
@@ -164,10 +163,10 @@ def _fingerprint(name: str, model_name: str, model: Any) -> EncoderFingerprint:
 
 
 def state_digest(module: nn.Module) -> str:
-    """Return 16 hexadecimal digits of a SHA-256 over a module's parameters and buffers: names, types, shapes, values."""
+    """Return 16 hexadecimal digits of a SHA-256 over a module's parameters and buffers, names and shapes included."""
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
         array = cast(Tensor, value).detach().cpu().contiguous()
         digest.update(f"{key} {array.dtype} {tuple(array.shape)}\n".encode())
-        digest.update(array.reshape(-1).view(torch.uint8).numpy())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

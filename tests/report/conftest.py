@@ -1,7 +1,9 @@
+"""A small complete report, and a reader of the pages made from it."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +76,11 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
+@pytest.fixture
+def examples() -> SimpleNamespace:
+    return SimpleNamespace(Page=Page, picture=picture, neighbors=neighbors, samples=samples, make_report=make_report)
+
+
 def picture(seed: int, side: int = 16) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
@@ -86,19 +93,16 @@ def samples(count: int, side: int = 16) -> tuple[Sample, ...]:
     return tuple(Sample(picture(100 + seed, side), seed) for seed in range(count))
 
 
-@pytest.fixture
-def make_report() -> Callable[..., QuickstartReport]:
-    return full_report
-
-
-def full_report(prompt: str = "an owl", num_samples: int = 2, side: int = 16) -> QuickstartReport:
+def make_report(prompt: str = "an owl", num_samples: int = 2, side: int = 16) -> QuickstartReport:
     text, image = Query("text", prompt), Query("image", pixels=picture(1))
     loss = Estimate(0.3, 0.28, 0.32)
     draw = Draw(neighbors(4), samples(num_samples, side))
     return QuickstartReport(
         created="2026-01-02",
-        stages=(Stage("Embed", 41.2, "vectors", 3240, "patches", 1_310_000_000, 3_320_000), Stage("Train", 82.4, "fit")),
-        database=DatabaseFacts("birds", 827, 3240, 512, "Flat", "lite", "9f2c", 1, "41f9", Estimate(0.993, 0.990, 0.996)),
+        stages=(Stage("Embed", 41.2, "vectors", 3240, "patches", 1_310_000_000, 3_320_000),
+                Stage("Train", 82.4, "fit")),
+        database=DatabaseFacts("birds", 827, 3240, 512, "Flat", "lite", "9f2c", 1, "41f9",
+                               Estimate(0.993, 0.990, 0.996)),
         photographs=Photographs("Open Images", "CC BY 2.0", "https://creativecommons.org/licenses/by/2.0/",
                                 (picture(2), picture(3)), (Credit("Ann Lee", "https://example.org/ann",
                                                                   (Work("Owl", "https://example.org/owl"),)),)),

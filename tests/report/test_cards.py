@@ -7,9 +7,10 @@ from rdm.report.cards import NOT_UNLEARNED, DatasetCard, ModelCard, dataset_card
 from rdm.report.data import Command, Condition, Difference, Estimate, HeldOutLoss, Metric
 
 DATASET = DatasetCard(
-    name="birds", license_id="cc-by-2.0", license_url="https://creativecommons.org/licenses/by/2.0/", source="Open Images",
-    num_photographs=919, num_patches=3240, num_removed=2, embedding_dim=512, index_key="IVF64,Flat", encoder_name="lite",
-    encoder_fingerprint="9f2c", version=3, digest="41f9", removal_contact="remove@example.org", credits="One list.",
+    name="birds", license_id="cc-by-2.0", license_url="https://creativecommons.org/licenses/by/2.0/",
+    source="Open Images", num_photographs=919, num_patches=3240, num_removed=2, embedding_dim=512,
+    index_key="IVF64,Flat", encoder_name="lite", encoder_fingerprint="9f2c", version=3, digest="41f9",
+    removal_contact="remove@example.org", credits="One list.",
     recall=Estimate(0.993, 0.990, 0.996), ledger={"too small": 4, "broken": 1}, known_gaps=("Nearly all are birds.",))
 MODEL = ModelCard(
     name="rdm-tiny", license_id="apache-2.0", recipe="rdm-tiny", num_parameters=11_700_000, training_data="birds",

@@ -1,0 +1,45 @@
+"""The flow `evaluate`: held-out losses, FID and KID."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.progress import artifact_progress
+from rdm.evaluation.run import EvaluationConfig, EvaluationInputs, evaluate_model
+from rdm.training.presets import query_config
+
+
+@task(name="measure", cache_policy=NO_CACHE)
+def measure_task(inputs: EvaluationInputs, config: EvaluationConfig, out: str) -> dict[str, Any]:
+    """Measure the model."""
+    return evaluate_model(inputs, config, Path(out))
+
+
+@flow(name="evaluate", validate_parameters=True)
+def evaluate(model: str, database: str, reference: str, out: str, cache: str | None = None,
+             overrides: list[str] | None = None) -> dict[str, Any]:
+    """Measure a model.
+
+    Args:
+        model: a `model` folder.
+        database: folder of the database.
+        reference: source of the photographs that samples should look like.
+        out: folder for evaluation.json.
+        cache: latent cache with held-out photographs, for the losses.
+        overrides: settings of the evaluation as `key=value`.
+    """
+    inputs = EvaluationInputs(Path(model), database, cache, query_config(reference))
+    config = EvaluationConfig().with_overrides(overrides or [])
+    with artifact_progress():
+        result = measure_task(inputs, config, out)
+    rows = [{"metric": row["name"], "value": row["value"], "reference": row["reference"]} for row in result["metrics"]]
+    for name, interval in (result["held_out"] or {"losses": {}})["losses"].items():
+        rows.append({"metric": f"held-out loss, {name} neighbors", "value": interval["mean"],
+                     "reference": f"+- {interval['half_width']:.4f}"})
+    create_table_artifact(key="evaluation", table=rows, description=f"{model} with {database}")
+    return result

@@ -1,0 +1,78 @@
+"""What a stage took: wall-clock seconds and peak memory of this process with all its children."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from rdm.storage import Folder
+
+SAMPLE_SECONDS = 0.5
+
+
+class StageLog:
+    """Records of finished stages, one JSON file each, so that a resumed run still knows what the earlier one took."""
+
+    def __init__(self, url: str) -> None:
+        self.folder = Folder(url)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """Measure a stage; what the body puts into the yielded dict is recorded with it.
+
+        A stage that finished before keeps its record when this time it only found its work done.
+        """
+        facts: dict[str, Any] = {}
+        with _PeakMemory() as memory:
+            started = time.monotonic()
+            yield facts
+            seconds = time.monotonic() - started
+        previous = self.read(name)
+        if previous is not None and previous["facts"] == facts and previous["seconds"] >= seconds:
+            return
+        self.folder.write_json(f"{name}.json", {"name": name, "seconds": seconds, "peak_memory_bytes": memory.peak,
+                                                "facts": facts})
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Return a stage's record."""
+        return self.folder.read_json(f"{name}.json") if self.folder.exists(f"{name}.json") else None
+
+
+class _PeakMemory:
+    """Samples the proportional set size of the process tree: memory shared by several processes counts once."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.peak = max(self.peak, _tree_bytes())
+            if self._stop.wait(SAMPLE_SECONDS):
+                return
+
+
+def _tree_bytes() -> int:
+    total = 0
+    own = psutil.Process()
+    for process in [own, *own.children(recursive=True)]:
+        try:
+            info = process.memory_full_info()
+            total += getattr(info, "pss", info.uss)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return total

@@ -1,0 +1,142 @@
+"""The flow `quickstart`: everything, on the embedded photographs, ending with report.html."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import Field
+
+from flows.build_database import build_database
+from flows.evaluate import evaluate
+from flows.measure import StageLog
+from flows.progress import artifact_progress
+from flows.train import train
+from rdm.config import Config
+from rdm.report.assemble import ReportInputs, assemble_report
+from rdm.report.data import Command
+from rdm.report.quickstart_report import write_report
+from rdm.report.showcase import ShowcaseConfig, ShowcaseInputs, draw_showcase
+from rdm.training.presets import query_config
+from rdm.training.recipes import recipe_config
+
+DATABASE_HALF = "samples://openimages-birds/database"
+QUERY_HALF = "samples://openimages-birds/queries"
+STAGES = ("ingest", "patchify", "embed", "index", "neighbors", "cache", "train", "swapped database", "sample", "evaluate")
+
+
+class QuickstartConfig(Config):
+    """What may be changed about a quickstart."""
+
+    train: tuple[str, ...] = Field((), description="settings of the recipe rdm-tiny, as key=value")
+    showcase: ShowcaseConfig = ShowcaseConfig()
+    evaluate: tuple[str, ...] = Field(("num_samples=128", "num_reference=256", "settings.num_steps=50"),
+                                      description="settings of the evaluation, as key=value")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a quickstart puts things."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """The database of one half of the photographs."""
+        return self.root / "database"
+
+    @property
+    def swapped(self) -> Path:
+        """The database of the other half."""
+        return self.root / "database-swapped"
+
+    @property
+    def cache(self) -> Path:
+        """The latents."""
+        return self.root / "cache"
+
+    @property
+    def run(self) -> Path:
+        """The training run."""
+        return self.root / "run"
+
+    @property
+    def samples(self) -> Path:
+        """The pictures of the report."""
+        return self.root / "samples"
+
+    @property
+    def evaluation(self) -> Path:
+        """The measurements."""
+        return self.root / "evaluation"
+
+    @property
+    def stages(self) -> Path:
+        """What each stage took."""
+        return self.root / "stages"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.root / "report.html"
+
+
+@task(name="showcase", cache_policy=NO_CACHE)
+def showcase_task(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
+    """Draw the pictures of the report."""
+    objective = recipe_config("rdm-tiny").with_overrides(config.train).objective
+    assert objective.kind == "retrieval-diffusion"
+    inputs = ShowcaseInputs(layout.run / "model", str(layout.database), str(layout.swapped), query_config(QUERY_HALF),
+                            objective.held_out_fraction)
+    return {"pictures": draw_showcase(inputs, config.showcase, layout.samples)}
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def report_task(layout: Layout, config: QuickstartConfig, evaluation: dict[str, Any]) -> None:
+    """Write report.html."""
+    log = StageLog(str(layout.stages))
+    written = {"ingest": layout.database / "images", "patchify": layout.database / "patches",
+               "embed": layout.database / "img_emb", "index": layout.database / "index",
+               "neighbors": layout.database / "neighbors", "cache": layout.cache, "train": layout.run,
+               "swapped database": layout.swapped, "sample": layout.samples, "evaluate": layout.evaluation}
+    write_report(assemble_report(ReportInputs(
+        database=str(layout.database), swapped=str(layout.swapped), run=layout.run, samples=layout.samples,
+        queries=query_config(QUERY_HALF), showcase=config.showcase, evaluation=evaluation,
+        stages=[record for name in STAGES if (record := log.read(name)) is not None],
+        bytes_written={name: folder_bytes(path) for name, path in written.items()},
+        commands=[Command(f"rdm quickstart --root {layout.root}", "everything on this page"),
+                  Command(f'rdm sample --model {layout.run}/model --database {layout.database} --text "an owl"',
+                          "more pictures"),
+                  Command(f'rdm database search --root {layout.database} --text "an owl" -k 8', "what the network sees")],
+    )), layout.report)
+
+
+@flow(name="quickstart", validate_parameters=True)
+def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
+    """Build, train, sample, measure and report. A stage that is complete is found so and passed over."""
+    layout = Layout(root)
+    stages = str(layout.stages)
+    log = StageLog(stages)
+    build_database(root=str(layout.database), source=DATABASE_HALF, stage_log=stages)
+    train(database=str(layout.database), queries=QUERY_HALF, cache=str(layout.cache), out=str(layout.run),
+          overrides=list(config.train), stage_log=stages)
+    with log.stage("swapped database") as facts:
+        build_database(root=str(layout.swapped), source=QUERY_HALF, stage_log=str(layout.stages / "swapped"))
+        facts["patches"] = (StageLog(str(layout.stages / "swapped")).read("embed") or {"facts": {}})["facts"].get(
+            "num_patches")
+    with artifact_progress(), log.stage("sample") as facts:
+        facts.update(showcase_task(layout, config))
+    with log.stage("evaluate") as facts:
+        evaluation = evaluate(model=str(layout.run / "model"), database=str(layout.database), reference=QUERY_HALF,
+                              out=str(layout.evaluation), cache=str(layout.cache), overrides=list(config.evaluate))
+        facts["pictures"] = evaluation["config"]["num_samples"]
+    report_task(layout, config, evaluation)
+    return evaluation
+
+
+def folder_bytes(path: Path) -> int:
+    """Return the size of all files below a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

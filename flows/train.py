@@ -1,0 +1,72 @@
+"""The flow `train`: neighbors, latents, and the DeepSpeed job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.measure import StageLog
+from flows.progress import artifact_progress
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.database.neighbors import build_neighbors
+from rdm.training.cache import build_cache
+from rdm.training.launch import run_training
+from rdm.training.presets import cache_config, neighbor_config
+from rdm.training.recipes import TrainConfig, TrainInputs, recipe_config
+
+
+@task(name="neighbors", cache_policy=NO_CACHE)
+def neighbors_task(database: str, queries: str, name: str, dask: str) -> dict[str, Any]:
+    """Precompute the neighbors of the query set."""
+    with compute_pool(ComputeConfig(dask=dask)) as pool:
+        info = build_neighbors(database, name, neighbor_config(queries), pool)
+    return {"num_queries": info["num_queries"], "failures": len(info["failures"]),
+            "mean_top1_similarity": info["mean_top1_similarity"]}
+
+
+@task(name="cache", cache_policy=NO_CACHE)
+def cache_task(queries: str, out: str, dask: str) -> dict[str, Any]:
+    """Encode the query set into latents."""
+    with compute_pool(ComputeConfig(dask=dask)) as pool:
+        info = build_cache(out, cache_config(queries), pool)
+    return {"num_latents": info["num_latents"]}
+
+
+@task(name="train", cache_policy=NO_CACHE, retries=1)
+def train_task(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
+    """Train under the deepspeed launcher; a retry resumes from the last checkpoint."""
+    return run_training(config, inputs)
+
+
+@flow(name="train", validate_parameters=True)
+def train(database: str, queries: str, cache: str, out: str, recipe: str = "rdm-tiny", name: str = "train",
+          overrides: list[str] | None = None, dask: str = "local", stage_log: str | None = None) -> dict[str, Any]:
+    """Prepare neighbors and latents of a query set where they are missing, and train on them.
+
+    Args:
+        database: folder of the retrieval database.
+        queries: source of the training photographs, disjoint from the database's.
+        cache: folder of the latents.
+        out: folder of the run; its `model/` is the result.
+        recipe: see `rdm recipes`.
+        name: of the query set inside the database.
+        overrides: settings of the recipe as `key=value`.
+        dask: `local`, or a scheduler's address.
+        stage_log: folder for measurements; by default in `out`.
+    """
+    config = recipe_config(recipe).with_overrides(overrides or [])
+    log = StageLog(stage_log or f"{out}/stages")
+    with artifact_progress():
+        with log.stage("neighbors") as facts:
+            facts.update(neighbors_task(database, queries, name, dask))
+        with log.stage("cache") as facts:
+            facts.update(cache_task(queries, cache, dask))
+        with log.stage("train") as facts:
+            result = train_task(config, TrainInputs(out=out, cache=cache, database=database))
+            facts["steps"] = result["step"]
+    create_markdown_artifact(key="training", markdown=f"# {recipe}\n\n" + "\n".join(
+        f"- {key.replace('_', ' ')}: {value:.6g}" for key, value in result.items()))
+    return result

@@ -1,0 +1,32 @@
+"""`rdm evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from rdm.cli.console import JsonFlag, SetOption, show
+
+
+def register(app: App) -> None:
+    """Add the command."""
+    app.command(evaluate)
+
+
+def evaluate(*, model: Annotated[Path, Parameter(help="a `model` folder")],
+             database: Annotated[str, Parameter(help="the database")],
+             reference: Annotated[str, Parameter(help="source of the photographs that samples should look like")],
+             cache: Annotated[str | None, Parameter(help="latent cache with held-out photographs, for the losses")] = None,
+             out: Annotated[Path, Parameter(help="folder for evaluation.json")] = Path("evaluation"),
+             set_: SetOption = None, json: JsonFlag = False) -> None:
+    """Measure a model: held-out loss with true, shuffled and no neighbors; FID and KID of unconditional samples.
+
+    Example: rdm evaluate --model run/model --database birds --cache cache --reference folder:///photos
+    """
+    from rdm.evaluation.run import EvaluationConfig, EvaluationInputs, evaluate_model
+    from rdm.training.presets import query_config
+
+    inputs = EvaluationInputs(model, database, cache, query_config(reference))
+    show(evaluate_model(inputs, EvaluationConfig().with_overrides(set_ or []), out), as_json=json, title="measured")

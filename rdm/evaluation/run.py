@@ -1,0 +1,96 @@
+"""Measure a model: held-out losses, FID and KID of unconditional samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from rdm.config import Config, digest_json
+from rdm.database import RetrievalDatabase
+from rdm.evaluation.fid import InceptionFeatures, compare
+from rdm.evaluation.heldout import held_out_losses
+from rdm.progress import tracking
+from rdm.sampling import RetrievalDiffusionModel, SampleSettings, sample
+from rdm.sampling.queries import query_set_proposal, unconditional_queries
+from rdm.sources import QuerySet, QuerySetConfig
+from rdm.storage import Folder
+from rdm.training.objectives.retrieval_diffusion import LatentData
+
+RESULT = "evaluation.json"
+
+
+class EvaluationConfig(Config):
+    """What is measured, and on how much."""
+
+    num_draws: int = Field(32, ge=2, description="(noise, time) pairs per held-out crop")
+    num_samples: int = Field(256, ge=2, description="unconditional samples for FID and KID")
+    num_reference: int = Field(1000, ge=2, description="reference pictures at most")
+    top_m: float = Field(1.0, gt=0, le=1, description="share of the likeliest patches that p_D keeps")
+    settings: SampleSettings = SampleSettings()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """What is measured with what. `reference` is the query set that the samples should look like."""
+
+    model: Path
+    database: str
+    cache: str | None
+    reference: QuerySetConfig
+
+
+def evaluate_model(inputs: EvaluationInputs, config: EvaluationConfig, out: Path) -> dict[str, Any]:
+    """Measure and write `evaluation.json`; a finished measurement of the same things is read, not repeated.
+
+    Raises:
+        ModelError: the model cannot be opened.
+        EncoderMismatchError: model and database do not belong together.
+    """
+    model, database = RetrievalDiffusionModel.open(inputs.model), RetrievalDatabase.open(inputs.database)
+    model.check_database(database)
+    folder = Folder(out)
+    key = digest_json([config.model_dump(mode="json"), inputs.reference.model_dump(mode="json"), inputs.cache,
+                       database.version.number, (inputs.model / "model.json").read_text(encoding="utf-8")])
+    if folder.exists(RESULT) and (found := folder.read_json(RESULT)).get("key") == key:
+        return found
+    result: dict[str, Any] = {"key": key, "config": config.model_dump(mode="json"), "held_out": None}
+    if inputs.cache is not None:
+        data = LatentData.open(inputs.cache, inputs.database, model.config, held_out=True)
+        result["held_out"] = held_out_losses(model, data, num_draws=config.num_draws, seed=config.seed).summary()
+    result["metrics"] = _feature_metrics(model, database, inputs.reference, config)
+    folder.write_json(RESULT, result)
+    return result
+
+
+def _feature_metrics(model: RetrievalDiffusionModel, database: RetrievalDatabase, reference: QuerySetConfig,
+                     config: EvaluationConfig) -> list[dict[str, Any]]:
+    proposal = query_set_proposal(database, model.info["queries_digest"]).truncated(config.top_m)
+    seeds = [1_000_000 + config.seed + number for number in range(config.num_samples)]
+    queries = unconditional_queries(database, proposal, seeds, config.settings.k)
+    drawn = [item.pixels for item in sample(model, database, queries, seeds, config.settings)]
+    inception = InceptionFeatures()
+    real = reference_pictures(reference, model.info["resolution"], config.num_reference)
+    with tracking("FID features", 2, "sets") as tracker:
+        features = inception(drawn)
+        tracker.advance()
+        truth = inception(real)
+        tracker.advance()
+    return compare(features, truth, f"{reference.source}, crops at {model.info['resolution']} px")
+
+
+def reference_pictures(reference: QuerySetConfig, resolution: int, limit: int) -> list[NDArray[np.uint8]]:
+    """Return the first crop of each photograph, resized as the latent cache resizes it, at most `limit`."""
+    pictures: list[NDArray[np.uint8]] = []
+    queries = QuerySet(reference)
+    for stem in queries.stems:
+        for crop in queries.crops(stem, []):
+            if crop.key.endswith("/0") and len(pictures) < limit:
+                pictures.append(np.asarray(crop.image.resize((resolution, resolution), Image.Resampling.LANCZOS)))
+    return pictures
