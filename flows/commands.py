@@ -12,7 +12,6 @@ from cyclopts import App, Parameter
 
 from rdm.cli.console import DryRunFlag, JsonFlag, show
 from rdm.config import digest_json
-from rdm.errors import UsageError
 from rdm.storage import Folder
 
 DONE = "quickstart.json"
@@ -53,20 +52,29 @@ def quickstart(*, root: Annotated[Path, Parameter(help="an empty folder, or one 
     show(_summary(layout, folder.read_json(DONE)), as_json=json, title="quickstart")
 
 
-def deploy(*, pool: Annotated[str, Parameter(help="name of the process work pool")] = "default",
-           prefect_file: Annotated[Path, Parameter(help="the deployments")] = Path("infra/prefect.yaml")) -> int:
-    """Create the work pool where it is missing, and deploy every flow to the Prefect server of PREFECT_API_URL."""
+def deploy(*, prefect_file: Annotated[Path, Parameter(help="the deployments")] = Path("infra/prefect.yaml"),
+           dry_run: DryRunFlag = False, json: JsonFlag = False) -> int:
+    """Create missing work pools and queues, and deploy every flow to the Prefect server of PREFECT_API_URL.
+
+    The runs will work in the folder in which this command runs.
+    """
     import subprocess
 
-    if not prefect_file.is_file():
-        raise UsageError("the deployments file does not exist", where=prefect_file,
-                         fix="run from the project's folder, or give --prefect-file")
-    if "PREFECT_API_URL" not in os.environ:
-        raise UsageError("PREFECT_API_URL is not set, so there is no server to deploy to",
-                         fix="prefect server start, then export PREFECT_API_URL=http://127.0.0.1:4200/api")
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-    subprocess.run([*prefect, "work-pool", "create", pool, "--type", "process", "--overwrite"], check=True)
-    return subprocess.run([*prefect, "deploy", "--prefect-file", str(prefect_file), "--all"], check=False).returncode
+    from flows.work_pools import create_work_pools, read_deployments_file
+
+    pools, deployments = read_deployments_file(prefect_file)
+    if dry_run:
+        show({"would": "deploy", "work_pools": [pool.name for pool in pools], "working_directory": Path.cwd(),
+              "entrypoints": [deployment["entrypoint"] for deployment in deployments]}, as_json=json)
+        return 0
+    create_work_pools(pools)
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(prefect_file), "--all"]
+    # Standard output holds this command's result only, so what Prefect says goes to standard error.
+    code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode
+    if code == 0:
+        show({"work_pools": [pool.name for pool in pools], "working_directory": Path.cwd(),
+              "next": [f"prefect worker start --pool {pool.name}" for pool in pools]}, as_json=json, title="deployed")
+    return code
 
 
 def prefect_defaults() -> None:

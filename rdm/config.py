@@ -49,7 +49,7 @@ class Config(BaseModel):
             loaded = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UsageError("the configuration file cannot be read", where=path, fix="check --config") from error
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # not JSON, or not UTF-8
             raise UsageError(f"the configuration file is not JSON: {error}", where=path, fix="mend the file") from error
         if not isinstance(loaded, dict):
             raise UsageError("the configuration file does not hold a JSON object", where=path, fix="write {...}")
@@ -60,7 +60,7 @@ class Config(BaseModel):
             return type(self).model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
+            field = ".".join(str(part) for part in first["loc"]) or type(self).__name__
             raise UsageError(f"{field}: {first['msg']} (got {first['input']!r})", where=where,
                              fix=f"fields of {type(self).__name__}: {', '.join(type(self).model_fields)}") from error
 
@@ -97,8 +97,8 @@ def _deep_merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-_UNITS = {"": 1, "B": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4,
-          "KI": 1024, "MI": 1024**2, "GI": 1024**3, "TI": 1024**4}
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4,
+          "P": 1000**5, "KI": 1024, "MI": 1024**2, "GI": 1024**3, "TI": 1024**4, "PI": 1024**5}
 
 
 def parse_bytes(text: str | int) -> int:
@@ -107,7 +107,7 @@ def parse_bytes(text: str | int) -> int:
     Raises:
         UsageError: the text is none of these.
     """
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?I?)B?\s*", str(text).upper())
+    match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*)\s*((?:[KMGTP]I?)?)B?\s*", str(text).upper())
     if match is None:
         raise UsageError(f"{text!r} is not a size", fix="write for example 16GB, 16GiB or 500MB")
     return int(float(match[1]) * _UNITS[match[2]])
@@ -115,8 +115,8 @@ def parse_bytes(text: str | int) -> int:
 
 def format_bytes(num_bytes: float) -> str:
     """Return a size in words with three significant digits, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(num_bytes) < 1000 or unit == "TB":
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if abs(num_bytes) < 999.5 or unit == "PB":  # from 999.5 on, three digits would round to 1000
             break
         num_bytes /= 1000
-    return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.3g} {unit}"
+    return f"{num_bytes:.0f} {unit}" if unit == "B" or num_bytes >= 999.5 else f"{num_bytes:.3g} {unit}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from importlib.metadata import entry_points
 
@@ -43,9 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; every error is told as what, where and how to fix."""
-    logging.basicConfig(level=logging.INFO if "--verbose" in arguments else logging.WARNING,
-                        format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    arguments = [argument for argument in arguments if argument != "--verbose"]
+    _configure_logging()
     try:
         with console_progress():
             code = build_app()(arguments, exit_on_error=False, print_error=True)
@@ -59,3 +58,11 @@ def run(arguments: list[str]) -> int:
                               style="yellow")
         return EXIT_INTERRUPTED
     return code if isinstance(code, int) else EXIT_OK
+
+
+def _configure_logging() -> None:
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would cut through ours
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    if not error_console().is_terminal:  # where there are no progress bars, the library's own lines tell how it goes
+        logging.getLogger("rdm").setLevel(logging.INFO)

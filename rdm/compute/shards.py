@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 logger = logging.getLogger(__name__)
+WAIT_FOR_WORKERS_SECONDS = 300
 ShardT = TypeVar("ShardT")
 ResultT = TypeVar("ResultT")
 
@@ -33,7 +34,7 @@ class ComputeConfig(Config):
     dask: str = Field("local", description="`local` starts a cluster here; else a scheduler's address, tcp://HOST:PORT")
     num_workers: int | None = Field(None, ge=1, description="worker processes of a local cluster; None: one per core")
     memory_fraction: float = Field(0.7, gt=0, le=1, description="share of this machine's memory the local workers may use")
-    retries: int = Field(2, ge=0, description="attempts after the first for a shard whose worker died")
+    retries: int = Field(2, ge=0, description="attempts after the first for a shard that failed or whose worker died")
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,11 @@ def compute_pool(config: ComputeConfig) -> Iterator[Pool]:
     with client:
         if not client.scheduler_info()["workers"]:
             logger.warning("the Dask scheduler at %s has no workers yet; waiting for one", config.dask)
-            client.wait_for_workers(1, timeout=300)
+            try:
+                client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_SECONDS)
+            except TimeoutError as error:
+                raise UsageError("the Dask scheduler has no workers", where=config.dask,
+                                 fix="start some with `dask worker ADDRESS`") from error
         yield ComputePool(client, config)
 
 

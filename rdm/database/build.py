@@ -24,7 +24,7 @@ from rdm.encoders import load_encoder
 from rdm.errors import DatabaseError, FailureBudgetError, SourceError, UsageError
 from rdm.progress import tracking
 from rdm.sources import CropConfig, open_source
-from rdm.sources.ingest import IngestTask, ingest_shard
+from rdm.sources.ingest import SUCCESS, IngestTask, ingest_shard
 from rdm.sources.listing import fingerprint
 from rdm.storage import Folder, Part, Version, VersionStore
 
@@ -64,9 +64,16 @@ class DatabaseBuilder:
             DatabaseError: the root holds something else, or a database of another configuration.
         """
         with self.store.writer():
+            self._forget()
             self._check_parent()
             self.folder.write_json("run.json", self.config.model_dump(mode="json"))
             yield
+
+    def _forget(self) -> None:
+        # What was read before the lock was held may be out of date: another writer may have committed since.
+        for name in ("parent", "listing", "is_current", "_old_ledger", "_living_images", "_new_rows", "_gone_images",
+                     "_tombstones"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def parent(self) -> Version | None:
@@ -89,8 +96,9 @@ class DatabaseBuilder:
     @cached_property
     def is_current(self) -> bool:
         """Whether the parent version already holds exactly what the source has."""
-        unchanged = self.parent is not None and self.parent.source_fingerprint == fingerprint(self.listing)
-        return unchanged and not self._gone_images
+        if self.parent is None or not self.delete_images <= set(self.parent.deleted_image_ids):
+            return False
+        return self._new_rows.num_rows == 0 and not self._gone_images
 
     def plan(self) -> dict[str, int]:
         """Return what a run would do, in photographs."""
@@ -112,7 +120,8 @@ class DatabaseBuilder:
         causes = sum((Counter(shard["status_dict"]) for shard in stats), Counter())
         counts = {name: sum(shard[name] for shard in stats) for name in ("count", "successes", "failed")}
         asked = counts["successes"] + counts["failed"]
-        if tasks and (asked == 0 or counts["successes"] < self.config.min_success_rate * asked):
+        empty = self.parent is None and counts["successes"] == 0
+        if empty or counts["successes"] < self.config.min_success_rate * asked:
             causes.pop("success", None)
             summary = ", ".join(f"{number} {cause}" for cause, number in causes.most_common())
             raise FailureBudgetError(f"only {counts['successes']} of {asked} pictures are usable: {summary}",
@@ -143,7 +152,10 @@ class DatabaseBuilder:
 
     def build_index(self) -> dict[str, Any]:
         """Build the index over all living patches; return its infos with the measured recall."""
-        vectors = [np.load(self.folder.local(path), mmap_mode="r", allow_pickle=False) for path in self._embedding_paths]
+        vectors = [self.folder.read_array(path) for path in self._embedding_paths]
+        if len(self._tombstones) == sum(len(part) for part in vectors):
+            raise DatabaseError("no patch would be left", where=self.folder.url,
+                                fix="keep at least one photograph, or remove the whole folder")
         with tracking("index", 1, "index") as tracker:
             infos = build_index(self.folder, np.concatenate(vectors), self._tombstones, self.config.index)
             tracker.advance()
@@ -187,19 +199,31 @@ class DatabaseBuilder:
         return pa.concat_tables([self.folder.read_table(part.path, columns) for part in parts]) if parts else None
 
     @cached_property
+    def _living_images(self) -> set[str]:
+        if self.parent is None:
+            return set()
+        tombstones = np.array(self.parent.tombstones, np.int64)
+        living: set[str] = set()
+        for part in self.parent.parts_of("patches"):
+            table = self.folder.read_table(part.path, ["patch_id", "image_id"])
+            alive = np.isin(table["patch_id"].to_numpy(), tombstones, invert=True)
+            living.update(table["image_id"].filter(pa.array(alive)).to_pylist())
+        return living
+
+    @cached_property
     def _new_rows(self) -> pa.Table:
         if self._old_ledger is None:
             return self.listing
-        known = dict(zip(self._old_ledger["image_id"].to_pylist(), self._old_ledger["etag"].to_pylist(), strict=True))
+        # The last row of an id counts. A photograph that was deleted and is in the source again is new.
+        known = {image_id: etag for image_id, etag, status in zip(*self._old_ledger.to_pydict().values(), strict=True)
+                 if status != SUCCESS or image_id in self._living_images}
         rows = zip(self.listing["image_id"].to_pylist(), self.listing["etag"].to_pylist(), strict=True)
         return self.listing.filter(pa.array([known.get(image_id) != etag for image_id, etag in rows], pa.bool_()))
 
     @cached_property
     def _gone_images(self) -> set[str]:
-        if self._old_ledger is None:
-            return set()
-        old = set(self._old_ledger["image_id"].to_pylist())
-        return (old - set(self.listing["image_id"].to_pylist())) | (old & set(self._new_rows["image_id"].to_pylist()))
+        replaced = self._living_images & set(self._new_rows["image_id"].to_pylist())
+        return (self._living_images - set(self.listing["image_id"].to_pylist())) | replaced
 
     @cached_property
     def _tombstones(self) -> np.ndarray:
@@ -306,23 +330,31 @@ def update_builder(root: str, delete_images: Sequence[str] = ()) -> DatabaseBuil
 
 
 def update_plan(builder: DatabaseBuilder) -> dict[str, Any]:
-    """Return what an update would do, in photographs."""
-    plan = builder.plan()
-    return {"changed": bool(plan["new"] or plan["gone"]), **plan}
+    """Return what an update would do, in photographs, and which query sets' neighbors are those of an older version."""
+    stale = _stale_query_sets(builder.folder)
+    return {"changed": bool(stale) or not builder.is_current, **builder.plan(), "stale_query_sets": stale}
 
 
 def update_refresh_neighbors(root: str, compute: ComputeConfig) -> list[str]:
-    """Look the neighbors of every query set up again in the current version; return their names."""
+    """Look the neighbors of the query sets of older versions up again in the current one; return their names."""
     from rdm.database.neighbors import NeighborConfig, NeighborTable, build_neighbors
 
     folder = Folder(root)
-    names = NeighborTable.names(folder)
+    names = _stale_query_sets(folder)
     if names:
         with compute_pool(compute) as pool:
             for name in names:
                 config = NeighborConfig.model_validate(NeighborTable(folder, name).info["config"])
                 build_neighbors(root, name, config, pool)
     return names
+
+
+def _stale_query_sets(folder: Folder) -> list[str]:
+    from rdm.database.neighbors import NeighborTable
+
+    number = VersionStore(folder).require().number
+    return [name for name in NeighborTable.names(folder)
+            if NeighborTable(folder, name).info["database_version"] != number]
 
 
 def _summary(version: Version) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rdm.config import digest_json
 from rdm.database.patches import patches_path
 from rdm.database.photos import iterate_patches
 from rdm.encoders import Encoder, load_encoder, normalize
-from rdm.storage import Folder, Markers
+from rdm.storage import Folder, Markers, sha256_file
 
 STAGE = "embed"
 
@@ -40,16 +40,17 @@ class EmbedTask:
 def embed_part(task: EmbedTask) -> dict[str, Any]:
     """Write a part's embeddings (float16 [rows, dim], unit norm) and metadata (row j describes row j); return counts."""
     patches = task.folder.read_table(patches_path(task.part))
-    key = digest_json([task.encoder_digest, task.batch_size, patches.column("patch_id").to_pylist()[:1],
-                       patches.num_rows, patches.column("image_id").to_pylist()])
+    # The boxes, and through the ledgers the pictures' digests: what decides every embedded pixel.
+    shards = dict.fromkeys(patches.column("image_shard").to_pylist())
+    inputs = [patches_path(task.part), *(f"images/{shard}.parquet" for shard in shards)]
+    key = digest_json([task.encoder_digest, task.batch_size, [sha256_file(task.folder.local(path)) for path in inputs]])
     markers = Markers(task.folder, STAGE)
     if (marker := markers.find(f"{task.part:04d}", key)) is not None:
         return marker.stats
     encoder = load_encoder(task.encoder)
     raw = encode_images(encoder, iterate_patches(task.folder, patches), task.batch_size)
     unit = normalize(raw).astype(np.float16)
-    with task.folder.writing(task.outputs[0]) as path, open(path, "wb") as file:
-        np.save(file, unit, allow_pickle=False)
+    task.folder.write_array(task.outputs[0], unit)
     task.folder.write_table(task.outputs[1], _metadata(task.folder, patches, raw))
     stats = {"num_patches": len(unit)}
     markers.write(f"{task.part:04d}", key, task.outputs, stats)

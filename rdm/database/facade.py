@@ -93,7 +93,7 @@ class RetrievalDatabase:
         """`(first patch id, memory-mapped vectors [N, dim])` of each embedding part."""
         parts, first = [], 0
         for part in self.version.parts_of("embeddings"):
-            vectors = np.load(self.folder.local(part.path), mmap_mode="r", allow_pickle=False)
+            vectors = self.folder.read_array(part.path)
             if vectors.shape != (part.num_rows, self.version.embedding_dim):
                 raise DatabaseError(f"an embedding part has shape {vectors.shape}", where=self.folder.describe(part.path),
                                     fix="run `rdm database verify`")
@@ -133,7 +133,9 @@ class RetrievalDatabase:
         return self._approximate(vectors, k)
 
     def _approximate(self, queries: NDArray[np.float16], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        candidates = approximate_candidates(self._index, queries, k, self.tombstones)
+        # The index file is the newest version's. Its rows begin with this version's: pass over what came later.
+        later = np.arange(self.version.next_patch_id, self._index.ntotal, dtype=np.int64)
+        candidates = approximate_candidates(self._index, queries, k, np.concatenate([self.tombstones, later]))
         short = np.flatnonzero((candidates < 0).any(axis=1))  # an inverted list may hold fewer than k living vectors
         if len(short):
             candidates[short] = exact_search(queries[short], blocks_of(self.parts, BLOCK_ROWS), k,
@@ -156,7 +158,7 @@ class RetrievalDatabase:
             rows = np.flatnonzero(owner == part)
             first, vectors = self.parts[part]
             result[rows] = vectors[flat[rows] - first]
-        return result.reshape(*np.shape(patch_ids), -1)
+        return result.reshape(*np.shape(patch_ids), self.version.embedding_dim)
 
     def patch_rows(self, patch_ids: NDArray[np.integer]) -> pa.Table:
         """Return the patches' rows (patches and metadata joined), in the order of the ids."""
@@ -165,7 +167,7 @@ class RetrievalDatabase:
         owner = np.searchsorted(self._starts, flat, side="right") - 1
         patches, metadata = self.version.parts_of("patches"), self.version.parts_of("metadata")
         tables, positions = [], []
-        for part in np.unique(owner):
+        for part in np.unique(owner) if len(flat) else [0]:  # no ids: no rows, but the same columns
             rows = np.flatnonzero(owner == part)
             local = flat[rows] - self.parts[part][0]
             left = self.folder.read_table(patches[part].path).take(local)
@@ -174,7 +176,7 @@ class RetrievalDatabase:
                 left = left.append_column(column, right.column(column))
             tables.append(left)
             positions.append(rows)
-        order = np.argsort(np.concatenate(positions), kind="stable") if positions else np.zeros(0, np.int64)
+        order = np.argsort(np.concatenate(positions), kind="stable")
         return pa.concat_tables(tables).take(order)
 
     def records(self, patch_ids: NDArray[np.integer]) -> list[PatchRecord]:

@@ -18,7 +18,7 @@ from rdm.database.facade import RetrievalDatabase
 from rdm.encoders import load_encoder, normalize
 from rdm.errors import DatabaseError, FailureBudgetError
 from rdm.sources import QuerySet, QuerySetConfig
-from rdm.storage import Folder, Markers
+from rdm.storage import Folder, Markers, VersionStore
 
 
 class NeighborConfig(Config):
@@ -68,12 +68,11 @@ def neighbor_shard(task: NeighborTask) -> dict[str, Any]:
     database = RetrievalDatabase.open(task.root, version=task.version)
     unit = normalize(raw).astype(np.float16)
     ids, similarities = database.search_vectors(unit, task.config.k_stored, exact=task.config.exact)
-    table = pa.table({"key": keys, "neighbor_ids": _lists(ids, pa.int64()),
+    table = pa.table({"key": pa.array(keys, pa.string()), "neighbor_ids": _lists(ids, pa.int64()),
                       "similarities": _lists(similarities, pa.float32()),
                       "norm": np.linalg.norm(raw, axis=1).astype(np.float32)})
     folder.write_table(task.outputs[0], table)
-    with folder.writing(task.outputs[1]) as path, open(path, "wb") as file:
-        np.save(file, unit, allow_pickle=False)
+    folder.write_array(task.outputs[1], unit)
     stats = {"num_queries": len(keys), "failures": failures, "similarity_sum": float(similarities[:, 0].sum())}
     markers.write(task.stem, task.key, task.outputs, stats)
     return stats
@@ -84,23 +83,31 @@ def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) ->
 
     Raises:
         DatabaseError: the root is no database, or the name is not a plain word.
+        ConcurrentWriterError: another process is writing the database.
         FailureBudgetError: too few photographs were usable.
     """
     if not name.replace("-", "").replace("_", "").isalnum():
         raise DatabaseError(f"{name!r} cannot name a query set", fix="use letters, digits, - and _")
-    database = RetrievalDatabase.open(root)
-    queries = QuerySet(config.queries)
-    version = database.version
+    store = VersionStore(Folder(root))
+    store.require()
+    with store.writer():  # a writer of the database would sweep this one's temporary files away
+        return _build_neighbors(RetrievalDatabase.open(root), name, config, pool)
+
+
+def _build_neighbors(database: RetrievalDatabase, name: str, config: NeighborConfig, pool: Pool) -> dict[str, Any]:
+    queries, version, root = QuerySet(config.queries), database.version, database.folder.url
     key = digest_json([queries.digest, config.model_dump(mode="json"), version.number, version.encoder])
-    tasks = [NeighborTask(root, version.number, name, stem, config, database.encoder_name, key) for stem in queries.stems]
-    stats = dict(pool.map(neighbor_shard, tasks, stage="neighbors", names=queries.stems))
-    failures = [failure for shard in stats.values() for failure in shard["failures"]]
-    num_queries = sum(shard["num_queries"] for shard in stats.values())
+    tasks = [NeighborTask(root, version.number, name, stem, config, database.encoder_name, key)
+             for stem in queries.stems]
+    finished = dict(pool.map(neighbor_shard, tasks, stage="neighbors", names=queries.stems))
+    stats = [finished[number] for number in range(len(tasks))]  # shards finish in any order; sums must not show it
+    failures = [failure for shard in stats for failure in shard["failures"]]
+    num_queries = sum(shard["num_queries"] for shard in stats)
     _check_budget(queries, failures, config.min_success_rate)
     info = {"queries": config.queries.model_dump(mode="json"), "queries_digest": queries.digest, "name": name,
             "config": config.model_dump(mode="json"), "database_version": version.number, "stems": queries.stems,
             "num_queries": num_queries, "failures": failures, "encoder_digest": database.encoder_digest,
-            "mean_top1_similarity": sum(s["similarity_sum"] for s in stats.values()) / max(num_queries, 1)}
+            "mean_top1_similarity": sum(shard["similarity_sum"] for shard in stats) / max(num_queries, 1)}
     database.folder.write_json(f"neighbors/{name}/queryset.json", info)
     return info
 
@@ -132,7 +139,7 @@ class NeighborTable:
 
     def embeddings(self, stem: str) -> NDArray[np.float16]:
         """Return the crops' own unit embeddings [N, dim] of one shard."""
-        return np.load(self.folder.local(f"neighbors/{self.name}/{stem}.npy"), mmap_mode="r", allow_pickle=False)
+        return self.folder.read_array(f"neighbors/{self.name}/{stem}.npy")
 
     @cached_property
     def all_ids(self) -> NDArray[np.int64]:

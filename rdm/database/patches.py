@@ -34,7 +34,7 @@ def patchify_shard(folder: Folder, stem: str, part: int, first_patch_id: int, co
     Ids count up from `first_patch_id` in the order of the shard's rows and of each photograph's patches.
     """
     ledger = folder.read_table(f"images/{stem}.parquet", columns=["image_id", "status", "width", "height", "sha256"])
-    key = digest_json([config.model_dump(mode="json"), first_patch_id, stem, ledger.column("sha256").to_pylist()])
+    key = digest_json([config.model_dump(mode="json"), first_patch_id, stem, ledger.to_pydict()])
     markers = Markers(folder, STAGE)
     if (marker := markers.find(f"{part:04d}", key)) is not None:
         return marker.stats

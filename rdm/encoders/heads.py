@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from rdm.config import Config
@@ -26,17 +26,16 @@ class HeadsConfig(Config):
 
     image_tower: Literal["efficientnet-lite0"] = "efficientnet-lite0"
     text_tower: Literal["minilm-l6-v2"] = "minilm-l6-v2"
-    image_parts: tuple[ImagePart, ...] = ("average", "maximum", "middle")
-    """Which poolings of the image tower the head reads."""
-    text_layers: tuple[int, ...] = (6,)
-    """Which hidden states of the text tower are pooled and concatenated."""
-    hidden_dim: int = 1024
-    """Width of each head's hidden layer."""
-    embedding_dim: int = 512
-    dropout: float = 0.3
-    """Dropout at the input and after the hidden layer, during training only."""
-    class_names: bool = True
-    """Whether an image embedding also gets the text embedding of what the image tower's classifier sees."""
+    image_parts: tuple[ImagePart, ...] = Field(default=("average", "maximum", "middle"),
+                                               description="poolings of the image tower that the head reads")
+    text_layers: tuple[int, ...] = Field(default=(4, 5, 6), description="hidden states of the text tower that are "
+                                         "pooled; 6, the last of all, has to come last")
+    hidden_dim: int = Field(default=512, ge=1, description="width of each head's hidden layer")
+    embedding_dim: int = Field(default=512, ge=1, description="length of an embedding, both parts together")
+    dropout: float = Field(default=0.3, ge=0, lt=1, description="at the input and after the hidden layer, in training")
+    naming_dim: int = Field(default=128, ge=1, le=HIDDEN_DIM, description="length of the class names' part")
+    naming_weight: float = Field(default=0.6, ge=0, description="weight of the class names' cosine; the other has 1")
+    naming_temperature: float = Field(default=2.0, gt=0, description="divides the image tower's ImageNet logits")
 
     @property
     def image_dim(self) -> int:
@@ -50,55 +49,73 @@ class HeadsConfig(Config):
 
 
 class LiteHeads(nn.Module):
-    """Projections of frozen image and text features into one space.
+    """Frozen image and text features to one space of two parts: `[unit(learned), sqrt(weight) * unit(naming)]`.
 
-    With `class_names`, an image's embedding is `image_head(features) + gain * text_head(sum_c p_c t_c)`, where `p_c` is
-    the image tower's ImageNet probability of class c and `t_c` the text features of its name (the convex combination of
-    Norouzi et al. 2014, ConSE, arXiv 1312.5650, as a second branch). It gives words for things that the captions of the
-    training set never mention.
+    The learned part is what contrastive training makes of captioned photographs. The naming part is not trained: an
+    image's is `sum_c p_c t_c`, with `p_c` the image tower's ImageNet probability of class c and `t_c` the text tower's
+    vector of its name; a text's is its own vector (Norouzi et al. 2014, ConSE, arXiv 1312.5650). It finds by name what
+    the captions of the training set never mention.
     """
 
     image_mean: Tensor
     image_std: Tensor
     text_mean: Tensor
     text_std: Tensor
-    class_features: Tensor
+    naming_basis: Tensor
+    class_directions: Tensor
 
     def __init__(self, config: HeadsConfig) -> None:
         super().__init__()
         self.config = config
-        self.image_head = ProjectionHead(config.image_dim, config.hidden_dim, config.embedding_dim, config.dropout)
-        self.text_head = ProjectionHead(config.text_dim, config.hidden_dim, config.embedding_dim, config.dropout)
+        learned_dim = config.embedding_dim - config.naming_dim
+        self.image_head = ProjectionHead(config.image_dim, config.hidden_dim, learned_dim, config.dropout)
+        self.text_head = ProjectionHead(config.text_dim, config.hidden_dim, learned_dim, config.dropout)
         self.register_buffer("image_mean", torch.zeros(config.image_dim))
         self.register_buffer("image_std", torch.ones(config.image_dim))
         self.register_buffer("text_mean", torch.zeros(config.text_dim))
         self.register_buffer("text_std", torch.ones(config.text_dim))
-        self.register_buffer("class_features", torch.zeros(NUM_CLASSES if config.class_names else 0, config.text_dim))
-        self.class_gain = nn.Parameter(torch.full((), 0.5), requires_grad=config.class_names)
+        self.register_buffer("naming_basis", torch.zeros(HIDDEN_DIM, config.naming_dim))
+        self.register_buffer("class_directions", torch.zeros(NUM_CLASSES, config.naming_dim))
 
     def embed_images(self, features: Tensor) -> Tensor:
-        """Return raw embeddings [B, D] of image features [B, 3672] as `ImageTower` returns them."""
-        parts = dict(zip(FEATURE_PARTS, features.float().split(list(FEATURE_PARTS.values()), dim=1), strict=True))
-        selected = torch.cat([parts[name] for name in self.config.image_parts], dim=1)
-        embeddings = self.image_head(((selected - self.image_mean) / self.image_std).clamp(-5, 5))
-        if not self.config.class_names:
-            return embeddings
-        named = parts["logits"].softmax(dim=1) @ self.class_features
-        return embeddings + self.class_gain * self.embed_texts(named)
+        """Return embeddings [B, D] of image features [B, 3672] as `ImageTower` returns them."""
+        parts, selected = self._select(features)
+        learned = self.image_head(((selected - self.image_mean) / self.image_std).clamp(-5, 5))
+        probabilities = (parts["logits"] / self.config.naming_temperature).softmax(dim=1)
+        return self._joined(learned, probabilities @ self.class_directions)
 
     def embed_texts(self, features: Tensor) -> Tensor:
-        """Return raw embeddings [B, D] of text features [B, 384 * layers] as `TextTower` returns them."""
-        return self.text_head((features.float() - self.text_mean) / self.text_std)
+        """Return embeddings [B, D] of text features [B, 384 * layers] as `TextTower` returns them."""
+        centered = features.float() - self.text_mean
+        return self._joined(self.text_head(centered / self.text_std), centered[:, -HIDDEN_DIM:] @ self.naming_basis)
 
     def set_statistics(self, image_features: Tensor, text_features: Tensor, class_features: Tensor) -> None:
-        """Record means and deviations of image features [N, 3672] and text features [M, T], and the class names'."""
-        parts = dict(zip(FEATURE_PARTS, image_features.float().split(list(FEATURE_PARTS.values()), dim=1), strict=True))
-        selected = torch.cat([parts[name] for name in self.config.image_parts], dim=1)
+        """Fit what is not trained by gradients.
+
+        Args:
+            image_features: [N, 3672], means and deviations come from here.
+            text_features: [M, T], likewise.
+            class_features: [1000, T], of the ImageNet class names; with the texts they span the naming part's basis.
+        """
+        _, selected = self._select(image_features)
         for name, values in (("image", selected), ("text", text_features.float())):
             getattr(self, f"{name}_mean").copy_(values.mean(0))
             getattr(self, f"{name}_std").copy_(values.std(0) + 1e-3)
-        if self.config.class_names:
-            self.class_features.copy_(class_features)
+        last = class_features[:, -HIDDEN_DIM:].float()
+        directions = F.normalize(last - last.mean(0), dim=1)
+        sentences = F.normalize((text_features.float() - self.text_mean)[:3 * NUM_CLASSES, -HIDDEN_DIM:], dim=1)
+        _, _, axes = torch.linalg.svd(torch.cat([directions, sentences]), full_matrices=False)
+        self.naming_basis.copy_(axes[:self.config.naming_dim].T)
+        self.class_directions.copy_(directions @ self.naming_basis)
+
+    def _select(self, features: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        sizes = list(FEATURE_PARTS.values())
+        parts = dict(zip(FEATURE_PARTS, features.float().split(sizes, dim=1), strict=True))
+        return parts, torch.cat([parts[name] for name in self.config.image_parts], dim=1)
+
+    def _joined(self, learned: Tensor, naming: Tensor) -> Tensor:
+        weight = self.config.naming_weight ** 0.5
+        return torch.cat([F.normalize(learned.float(), dim=1), weight * F.normalize(naming.float(), dim=1)], dim=1)
 
 
 class ProjectionHead(nn.Module):
@@ -122,7 +139,7 @@ class ProjectionHead(nn.Module):
 def save_heads(heads: LiteHeads, directory: Path) -> None:
     """Write `heads.safetensors` (float16) and `config.json` into an existing directory."""
     state = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in heads.state_dict().items()}
-    save_file(state, directory / "heads.safetensors", metadata={"format": "pt"})
+    (directory / "heads.safetensors").write_bytes(save(state, metadata={"format": "pt"}))
     (directory / "config.json").write_text(heads.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 

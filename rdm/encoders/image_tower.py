@@ -25,53 +25,50 @@ FEATURE_DIM = sum(FEATURE_PARTS.values())
 class ImageTower(nn.Module):
     """Pooled features of EfficientNet-Lite0.
 
-    The wheel's network, with batch normalization folded in and symmetric padding given to the convolution itself, runs
-    three times as fast on a CPU and agrees to 1e-4.
+    The wheel's network rearranged for processors: batch normalization is folded in, pointwise convolutions are matrix
+    products on [B, H, W, C], padding belongs to the convolutions, activations work in place. It agrees to 1e-4.
     """
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        self.stem = _PaddedConv(network._conv_stem, network._bn0)
+        self.stem = _Convolution(network._conv_stem, network._bn0)
         self.blocks = nn.ModuleList(_Block(block) for block in network._blocks)
-        self.head = _PaddedConv(network._conv_head, network._bn1)
+        self.head = _pointwise(network._conv_head, network._bn1)
         self.classifier = network._fc
         self.requires_grad_(False).eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return features float32 [B, 3672] of uint8 pictures [B, 3, 224, 224]: `FEATURE_PARTS` in order."""
-        weight = self.stem.conv.weight
+        weight = self.head.weight
         scaled = ((pixels.to(weight.device).float() - PIXEL_MEAN) / PIXEL_STD).to(weight.dtype)
-        x = F.relu6(self.stem(scaled.contiguous(memory_format=torch.channels_last)))
+        x = _relu6(self.stem(scaled.permute(0, 2, 3, 1).contiguous()))
         middle = x
         for block in self.blocks:
             y = block(x)
-            if y.shape[-1] < x.shape[-1]:
+            if y.shape[1] < x.shape[1]:
                 middle = x  # ends as the last feature map at twice the final resolution
             x = y
-        grid = F.relu6(self.head(x)).float()
-        average = grid.mean((2, 3))
+        grid = _relu6(self.head(x)).float()
+        average = grid.mean((1, 2))
         logits = F.linear(average, self.classifier.weight.float(), self.classifier.bias.float())
-        return torch.cat([average, grid.amax((2, 3)), middle.float().mean((2, 3)), logits], dim=1)
+        return torch.cat([average, grid.amax((1, 2)), middle.float().mean((1, 2)), logits], dim=1)
 
 
-class _PaddedConv(nn.Module):
-    """A convolution with TensorFlow's "same" padding and the following batch normalization folded in."""
+class _Convolution(nn.Module):
+    """A convolution of [B, H, W, C] with TensorFlow's "same" padding and the batch normalization after it folded in."""
 
     def __init__(self, source: Any, norm: nn.BatchNorm2d) -> None:
         super().__init__()
-        plain = nn.Conv2d(source.in_channels, source.out_channels, source.kernel_size, source.stride,
-                          groups=source.groups, bias=source.bias is not None).eval()
-        plain.load_state_dict(source.state_dict())
-        self.conv = fuse_conv_bn_eval(plain, norm)
+        self.conv = _folded(source, norm)
         left, right, top, bottom = getattr(source.static_padding, "padding", (0, 0, 0, 0))
-        self.uneven: tuple[int, ...] = ()
-        if left == right and top == bottom:
-            self.conv.padding = (top, left)
-        else:
-            self.uneven = (left, right, top, bottom)
+        # "Same" padding of a stride of two pads one pixel less before than after. Two more before, and the first output
+        # row and column dropped, is the same convolution without a padded copy of the input.
+        self.skipped = int(left != right)
+        self.conv.padding = (top + 2 * self.skipped, left + 2 * self.skipped)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, self.uneven) if self.uneven else x)
+        y = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return y[:, self.skipped:, self.skipped:].contiguous()
 
 
 class _Block(nn.Module):
@@ -80,16 +77,35 @@ class _Block(nn.Module):
     def __init__(self, source: Any) -> None:
         super().__init__()
         arguments = source._block_args
-        self.expand = _PaddedConv(source._expand_conv, source._bn0) if arguments.expand_ratio != 1 else None
-        self.depthwise = _PaddedConv(source._depthwise_conv, source._bn1)
-        self.project = _PaddedConv(source._project_conv, source._bn2)
+        self.expand = _pointwise(source._expand_conv, source._bn0) if arguments.expand_ratio != 1 else None
+        self.depthwise = _Convolution(source._depthwise_conv, source._bn1)
+        self.project = _pointwise(source._project_conv, source._bn2)
         self.residual = source.id_skip and arguments.stride in (1, [1]) and (
             arguments.input_filters == arguments.output_filters)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
-        return x + y if self.residual else y
+        y = x if self.expand is None else _relu6(self.expand(x))
+        y = self.project(_relu6(self.depthwise(y)))
+        return y.add_(x) if self.residual else y
+
+
+def _folded(source: Any, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    plain = nn.Conv2d(source.in_channels, source.out_channels, source.kernel_size, source.stride,
+                      groups=source.groups, bias=source.bias is not None).eval()
+    plain.load_state_dict(source.state_dict())
+    return fuse_conv_bn_eval(plain, norm)
+
+
+def _pointwise(source: Any, norm: nn.BatchNorm2d) -> nn.Linear:
+    """Return a 1x1 convolution and its batch normalization as a linear layer on the last axis."""
+    conv = _folded(source, norm)
+    linear = nn.Linear(conv.in_channels, conv.out_channels)
+    linear.load_state_dict({"weight": conv.weight.flatten(1), "bias": conv.bias})
+    return linear
+
+
+def _relu6(x: Tensor) -> Tensor:
+    return F.hardtanh_(x, 0.0, 6.0)
 
 
 def image_weights_file() -> Path:

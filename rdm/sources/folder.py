@@ -32,10 +32,8 @@ class FolderSource:
             for name in names:
                 if not name.startswith("."):
                     path = Path(directory) / name
-                    relative = path.relative_to(self.root).as_posix()
-                    status = path.stat()
-                    rows.append({"image_id": relative, "location": relative,
-                                 "etag": f"{status.st_size}-{status.st_mtime_ns}"})
+                    relative = _printable(path.relative_to(self.root))
+                    rows.append({"image_id": relative, "location": relative, "etag": _etag(path)})
         return make_listing(rows)
 
     def read(self, location: str) -> bytes:
@@ -48,3 +46,16 @@ class FolderSource:
     def credits(self) -> tuple[str, ...]:
         """Return nobody: a folder does not say who made its pictures."""
         return ()
+
+
+def _etag(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nothing: reading it will say so in the ledger
+        return "unreadable"
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _printable(path: Path) -> str:
+    # Tables hold UTF-8. A name that is not gets escapes, under which it cannot be read: the ledger has a row for it.
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from rdm.config import digest_json
-from rdm.sources.decode import IMAGE_SUFFIXES, ImageDecodeError, decode_image, image_extension
-from rdm.sources.listing import Source, open_source
+from rdm.sources.decode import ImageDecodeError, decode_image, image_extension
+from rdm.sources.listing import Source, names_picture, open_source
 from rdm.storage import Folder, Markers
 
 STAGE = "ingest"
@@ -94,13 +94,12 @@ def _check(key: str, entry: dict[str, Any], source: Source) -> tuple[dict[str, A
     row = {"key": key, "image_id": entry["image_id"], "url": entry["location"], "status": FAILED, "error_message": "",
            "num_bytes": 0, "etag": entry["etag"],
            **{name: entry[name] for name in ("author", "license", "landing_page")}}
-    name = entry["location"].partition(":")[0].lower()
-    if not name.endswith((*IMAGE_SUFFIXES, ".tar")):
+    if not names_picture(entry["location"]):
         return {**row, "status": SKIPPED, "error_message": "not a picture by its name"}, b""
     try:
         data = source.read(entry["location"])
-        extension = image_extension(data)
         width, height = decode_image(data).size
+        extension = image_extension(data)
     except ImageDecodeError as error:
         return {**row, "error_message": str(error)}, b""
     except OSError as error:

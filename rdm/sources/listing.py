@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from rdm.errors import SourceError, UsageError
+from rdm.sources.decode import IMAGE_SUFFIXES
 
 LISTING_SCHEMA = pa.schema([
     ("image_id", pa.string()),      # unique and stable within the source
@@ -55,6 +57,11 @@ def make_listing(rows: list[dict[str, Any]]) -> pa.Table:
             raise SourceError(f"the image id {first['image_id']!r} occurs twice", where=second["location"],
                               fix="give each photograph its own name")
     return pa.Table.from_pylist(complete, schema=LISTING_SCHEMA)
+
+
+def names_picture(location: str) -> bool:
+    """Return whether a location looks like a picture: by its ending, or as the member of a tar (`TAR:OFFSET:SIZE`)."""
+    return location.lower().endswith(tuple(IMAGE_SUFFIXES)) or re.search(r":\d+:\d+$", location) is not None
 
 
 def fingerprint(listing: pa.Table) -> str:

@@ -14,8 +14,8 @@ from pydantic import Field
 from rdm.config import Config, digest_json
 from rdm.errors import SourceError
 from rdm.sources.crops import CropConfig, crop_boxes
-from rdm.sources.decode import IMAGE_SUFFIXES, ImageDecodeError, decode_image
-from rdm.sources.listing import fingerprint, open_source
+from rdm.sources.decode import ImageDecodeError, decode_image
+from rdm.sources.listing import fingerprint, names_picture, open_source
 
 
 class QuerySetConfig(Config):
@@ -50,8 +50,7 @@ class QuerySet:
             SourceError: there is none.
         """
         table = self._source.listing()
-        suffixes = [location.partition(":")[0] for location in table.column("location").to_pylist()]
-        keep = [name.lower().endswith((*IMAGE_SUFFIXES, ".tar")) for name in suffixes]
+        keep = [names_picture(location) for location in table.column("location").to_pylist()]
         table = table.filter(pa.array(keep, pa.bool_()))
         if table.num_rows == 0:
             raise SourceError("the source has no pictures", where=self.config.source, fix="check the specification")

@@ -32,16 +32,12 @@ class WebDatasetSource:
         """See Source. A location is `TAR:OFFSET:SIZE`."""
         rows = []
         for path in self.tars:
-            try:
-                with tarfile.open(path) as tar:
-                    for member in tar:
-                        name = PurePosixPath(member.name)
-                        if member.isfile() and name.suffix.lower() in IMAGE_SUFFIXES:
-                            rows.append({"image_id": str(name.with_suffix("")),
-                                         "location": f"{path.name}:{member.offset_data}:{member.size}",
-                                         "etag": f"{member.size}-{member.mtime}"})
-            except tarfile.TarError as error:
-                raise SourceError(f"the tar is damaged: {error}", where=path, fix="fetch it again") from error
+            for member in _members(path):
+                name = PurePosixPath(member.name)
+                if member.isfile() and name.suffix.lower() in IMAGE_SUFFIXES:
+                    rows.append({"image_id": str(name.with_suffix("")),
+                                 "location": f"{path.name}:{member.offset_data}:{member.size}",
+                                 "etag": f"{member.size}-{member.mtime}"})
         return make_listing(rows)
 
     def read(self, location: str) -> bytes:
@@ -55,3 +51,17 @@ class WebDatasetSource:
     def credits(self) -> tuple[str, ...]:
         """Return nobody: tars carry credits, if any, beside each picture."""
         return ()
+
+
+def _members(path: Path) -> list[tarfile.TarInfo]:
+    try:
+        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:  # compressed ones have no offsets
+            members = tar.getmembers()
+            # At a damaged header tarfile ends as at the end of the archive, and what follows would vanish in silence.
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no end of archive after {len(members)} members")
+    except (tarfile.TarError, OSError) as error:
+        raise SourceError(f"the tar is damaged or compressed: {error}", where=path,
+                          fix="fetch it again, or unpack it to a plain tar") from error
+    return members

@@ -16,10 +16,12 @@ from typing import Any
 
 import fsspec
 import fsspec.core
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from rdm.errors import StorageError
+from rdm.errors import StorageError, UsageError
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -31,6 +33,8 @@ class Folder:
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
+        if not os.fspath(url):
+            raise UsageError("the name of a folder is empty", fix="give a path, or a URL such as s3://bucket/folder")
         self.url = os.fspath(url).rstrip("/") or "/"
 
     def __repr__(self) -> str:
@@ -41,7 +45,11 @@ class Folder:
 
     @cached_property
     def _resolved(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        return fsspec.core.url_to_fs(self.url)
+        try:
+            return fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:  # an unknown protocol, or one whose package is not installed
+            raise UsageError(f"this folder cannot be opened: {error}", where=self.url,
+                             fix="give a path, or a URL of an fsspec filesystem that is installed") from error
 
     @property
     def is_local(self) -> bool:
@@ -111,6 +119,13 @@ class Folder:
         except (OSError, pa.ArrowException) as error:
             raise read_error(error, self.describe(relative)) from error
 
+    def read_array(self, relative: str) -> NDArray[Any]:
+        """Return an npy file's array, memory-mapped; a missing, truncated or pickled one raises StorageError."""
+        try:
+            return np.load(self.local(relative), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise read_error(error, self.describe(relative)) from error
+
     def local(self, relative: str) -> Path:
         """Return a local path of a file, for memory maps and libraries that open paths.
 
@@ -158,6 +173,13 @@ class Folder:
         """Write a Parquet file atomically, zstd-compressed; equal tables give equal bytes."""
         with self.writing(relative) as temporary:
             pq.write_table(table, temporary, compression="zstd", write_statistics=True)
+
+    def write_array(self, relative: str, array: NDArray[Any]) -> None:
+        """Write an npy file atomically. (`numpy.save` says neither errno nor cause when the disk is full.)"""
+        contiguous = np.ascontiguousarray(array)
+        with self.writing(relative) as temporary, open(temporary, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(contiguous))
+            file.write(contiguous.data)
 
     def delete(self, relative: str) -> None:
         """Delete a file or a directory with all it holds; a missing one is no error."""
@@ -214,6 +236,9 @@ def storage_errors(where: object) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(f"cannot write here: {error.strerror}", where=where,
                                fix="choose a folder that you may write") from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise StorageError(f"a file and a folder are in each other's place: {error.strerror}", where=where,
+                               fix="choose another folder") from error
         raise
 
 

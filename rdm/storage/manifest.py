@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import ValidationError
 
@@ -87,7 +87,7 @@ class VersionStore:
             return None
         manifest = self._manifest()
         data = self.folder.read_bytes(manifest["current"])
-        if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+        if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
             raise DatabaseError("the version file differs from what the manifest promises",
                                 where=self.folder.describe(manifest["current"]), fix="restore the file from a copy")
         return self._parse(data, manifest["current"])
@@ -141,20 +141,26 @@ class VersionStore:
         if not self.folder.is_local:
             raise DatabaseError("only databases on a local or mounted disk can be written", where=self.folder.url,
                                 fix="build locally and copy the finished folder; readers take any URL")
+        with self._lock():
+            self.folder.sweep_temporaries()
+            yield
+
+    def _lock(self) -> TextIO:
         path = Path(self.folder.path(_LOCK))
-        with storage_errors(path), open(path, "a+") as lock:
+        with storage_errors(path):
+            lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115  the caller closes it, which frees the lock
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
+                lock.close()
                 raise ConcurrentWriterError(f"{holder} is writing this database", where=self.folder.url,
                                             fix="wait for it to finish, then run the same command again") from error
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             lock.flush()
-            self.folder.sweep_temporaries()
-            yield
+        return lock
 
     def _manifest(self) -> dict[str, Any]:
         manifest = self.folder.read_json(MANIFEST)
@@ -164,6 +170,9 @@ class VersionStore:
         if manifest.get("format_version") != FORMAT_VERSION:
             raise DatabaseError(f"format version {manifest.get('format_version')} is unknown to this release",
                                 where=self.folder.url, fix=f"this release reads version {FORMAT_VERSION}")
+        if not isinstance(manifest.get("current"), str):
+            raise DatabaseError("manifest.json names no current version", where=self.folder.url,
+                                fix="restore the file from a copy")
         return manifest
 
     def _parse(self, data: bytes, path: str) -> Version:

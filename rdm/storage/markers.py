@@ -38,9 +38,10 @@ class Markers:
             return None
         try:
             marker = Marker.model_validate(self.folder.read_json(self._path(shard)))
+            whole = all(self.folder.exists(path) and self.folder.size(path) == size
+                        for path, size in marker.outputs.items())
         except (StorageError, ValueError):
             return None  # a damaged marker vouches for nothing: the shard is done again
-        whole = all(self.folder.exists(path) and self.folder.size(path) == size for path, size in marker.outputs.items())
         return marker if marker.key == key and whole else None
 
     def write(self, shard: str, key: str, outputs: Sequence[str], stats: dict[str, Any]) -> Marker:

@@ -25,11 +25,11 @@ from rdm.training.objective import Shard
 class PhotoConfig(Config):
     """How photographs become squares."""
 
-    image_size: int = Field(64, ge=8, description="side of the squares, pixels")
-    crops_per_photograph: int = Field(1, ge=0, description="details cut from photographs at least twice as large, "
+    image_size: int = Field(default=64, ge=8, description="side of the squares, pixels")
+    crops_per_photograph: int = Field(default=1, ge=0, description="details of photographs at least twice as large, "
                                       "besides the whole photograph")
-    held_out_fraction: float = Field(0.02, ge=0, lt=1, description="share of the photographs kept for measuring")
-    photographs_per_shard: int = Field(2000, ge=1, description="photographs decoded at once: bounds the memory")
+    held_out_fraction: float = Field(default=0.02, ge=0, lt=1, description="share of photographs kept for measuring")
+    photographs_per_shard: int = Field(default=2000, ge=1, description="photographs decoded at once: bounds the memory")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from rdm.config import Config
 from rdm.models.autoencoder import AutoencoderConfig, autoencoder_kl_f4_lite, build_autoencoder, to_signed
 from rdm.models.block_projection import BlockProjection
-from rdm.models.linear_start import start_from_projection
+from rdm.models.linear_start import start_from_projection, start_problem
 from rdm.training.objective import Objective
 from rdm.training.photos import PhotoConfig, PhotoShards
 
@@ -28,13 +28,13 @@ class AutoencoderObjectiveConfig(Config):
 
     kind: Literal["autoencoder"] = "autoencoder"
     network: AutoencoderConfig = Field(default_factory=autoencoder_kl_f4_lite)
-    photographs: PhotoConfig = Field(default_factory=PhotoConfig)
-    crop_size: int = Field(32, ge=8, description="side of the random crops that a step sees, pixels")
-    kl_weight: float = Field(1e-4, ge=0, description="weight of the divergence per latent number, in nats; the "
+    photographs: PhotoConfig = PhotoConfig()
+    crop_size: int = Field(default=32, ge=8, description="side of the random crops that a step sees, pixels")
+    kl_weight: float = Field(default=1e-4, ge=0, description="weight of the divergence per latent number, in nats; the "
                              "reconstruction term is in units of half the brightness range")
-    start: Literal["projection", "random"] = Field("projection", description="weights to start from: the principal "
-                                                   "components of pixel blocks, or random ones")
-    start_seed: int = Field(0, description="of the random weights")
+    start: Literal["projection", "random"] = "projection"
+    """Weights to start from: the principal components of pixel blocks, or random ones."""
+    start_seed: int = Field(default=0, description="of the random weights")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -42,14 +42,18 @@ class AutoencoderObjectiveConfig(Config):
             raise ValueError(f"crop_size {self.crop_size} exceeds photographs.image_size {self.photographs.image_size}")
         if self.crop_size % self.network.factor:
             raise ValueError(f"crop_size {self.crop_size} is no multiple of the factor {self.network.factor}")
+        network = self.network
+        problem = start_problem(network.block_out_channels, network.latent_channels, network.norm_num_groups)
+        if self.start == "projection" and problem:
+            raise ValueError(f"start=projection: {problem}")
         return self
 
 
 class AutoencoderObjective(Objective):
     """Mean over pictures of the root mean squared error, plus `kl_weight` times D(q(z|x) || N(0, 1)).
 
-    The root lies between the squared error, which spends the network on the busiest pictures, and its logarithm, which is
-    PSNR and chases the calmest.
+    The root lies between the squared error, which spends the network on the busiest pictures, and its logarithm, which
+    is PSNR and chases the calmest.
     """
 
     def __init__(self, config: AutoencoderObjectiveConfig, calibration: NDArray[np.uint8]) -> None:
@@ -64,7 +68,7 @@ class AutoencoderObjective(Objective):
         self.calibration = calibration  # an array, not a buffer: the engine must neither move nor cast it
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.start_seed)
-            self.autoencoder = build_autoencoder(config.network).to(memory_format=torch.channels_last)
+            self.autoencoder = build_autoencoder(config.network)
 
     def start_from(self, photographs: NDArray[np.uint8]) -> None:
         """Take the weights of the linear autoencoder that is fitted to photographs uint8 [N, 3, S, S]."""

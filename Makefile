@@ -1,0 +1,41 @@
+# make env | quickstart | test | test-slow | lint | bench. Each sets up .venv first; needs Python 3.11+, pip and make only.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: env quickstart test test-slow lint format bench lock clean
+
+env: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml infra/install.sh
+	@PYTHON="$(PYTHON)" sh infra/install.sh $(VENV)
+	@touch $@
+
+quickstart: env
+	$(BIN)/rdm quickstart --root build/quickstart
+
+test: env
+	$(BIN)/python -m pytest
+
+test-slow: env
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: env
+	$(BIN)/ruff check --fix .
+
+bench: env
+	$(BIN)/python -m benchmarks
+
+lock:
+	uv pip compile pyproject.toml --all-extras --group dev --universal --generate-hashes --python-version 3.11 \
+	  --no-emit-index-url -o requirements.lock
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+import pytest
+
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.errors import RdmError, StorageError, UsageError
+from rdm.progress import progress_to
+
+INLINE = ComputeConfig(dask="inline")
+LOCAL = ComputeConfig(num_workers=2, memory_fraction=0.2, retries=1)
+
+
+class Counts:
+    def __init__(self) -> None:
+        self.done: list[int] = []
+
+    def start(self, stage: str, total: int, unit: str, done: int) -> None:
+        self.stage, self.total, self.done = stage, total, [done]
+
+    def update(self, done: int, note: str) -> None:
+        self.done.append(done)
+
+    def finish(self) -> None:
+        pass
+
+
+def test_inline_yields_positions_and_results() -> None:
+    with compute_pool(INLINE) as pool:
+        assert dict(pool.map(lambda x: x * x, [3, 1, 2], stage="square")) == {0: 9, 1: 1, 2: 4}
+
+
+def test_no_shards_give_no_results() -> None:
+    with compute_pool(INLINE) as pool:
+        assert list(pool.map(lambda x: x, [], stage="nothing")) == []
+
+
+def test_progress_counts_shards_done_before() -> None:
+    counts = Counts()
+    with progress_to(counts), compute_pool(INLINE) as pool:
+        list(pool.map(str, [1, 2], stage="embed", done_before=3))
+    assert (counts.stage, counts.total, counts.done) == ("embed", 5, [3, 4, 5])
+
+
+def test_every_shard_is_tried_before_the_first_error_is_raised() -> None:
+    tried, finished = [], []
+
+    def work(shard: int) -> int:
+        tried.append(shard)
+        if shard in (1, 2):
+            raise ValueError(f"bad {shard}")
+        return shard
+
+    with compute_pool(INLINE) as pool, pytest.raises(RdmError) as caught:  # noqa: PT012
+        for _, result in pool.map(work, [0, 1, 2, 3], stage="embed", names=["a", "b", "c", "d"]):
+            finished.append(result)
+    assert (tried, finished) == ([0, 1, 2, 3], [0, 3])
+    assert caught.value.what == "embed: ValueError: bad 1 (and 1 more shards failed)"
+    assert caught.value.where == "shard b"
+
+
+def test_error_for_the_user_keeps_its_kind_place_and_remedy() -> None:
+    def work(shard: int) -> int:
+        raise StorageError("the disk is full", where="/data", fix="free space")
+
+    with compute_pool(INLINE) as pool, pytest.raises(StorageError) as caught:
+        list(pool.map(work, [0], stage="embed"))
+    assert (caught.value.what, caught.value.where, caught.value.fix) == ("the disk is full", "/data", "free space")
+
+
+@pytest.mark.parametrize("fields", [{"num_workers": 0}, {"memory_fraction": 0}, {"memory_fraction": 1.5}, {"retries": -1}])
+def test_senseless_settings_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        ComputeConfig.model_validate(fields)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ftp://x:1"])
+def test_malformed_scheduler_address_is_a_usage_error(address: str) -> None:
+    with pytest.raises(UsageError, match="no Dask scheduler answers"), compute_pool(ComputeConfig(dask=address)):
+        pass
+
+
+@pytest.mark.slow
+def test_silent_scheduler_address_is_a_usage_error() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(UsageError, match="no Dask scheduler answers") as caught, \
+                compute_pool(ComputeConfig(dask=address)):
+            pass
+    assert caught.value.where == address
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_cluster_maps_in_other_processes_and_carries_errors_home() -> None:
+    def work(shard: int) -> tuple[int, int, str | None]:
+        if shard < 0:
+            raise StorageError("the disk is full", where=f"/data/{shard}", fix="free space")
+        return shard * shard, os.getpid(), os.environ.get("OMP_NUM_THREADS")
+
+    with compute_pool(LOCAL) as pool:
+        results = dict(pool.map(work, list(range(6)), stage="square"))
+        assert [results[number][0] for number in range(6)] == [0, 1, 4, 9, 16, 25]
+        assert os.getpid() not in {pid for _, pid, _ in results.values()}
+        assert {threads for _, _, threads in results.values()} == {"1"}
+
+        finished = []
+        with pytest.raises(StorageError) as caught:  # noqa: PT012
+            for _, result in pool.map(work, [1, -1, 2, 3], stage="square"):
+                finished.append(result[0])
+        assert sorted(finished) == [1, 4, 9]
+        assert (caught.value.what, caught.value.where, caught.value.fix) == ("the disk is full", "/data/-1", "free space")
+
+    with compute_pool(LOCAL) as outer, compute_pool(ComputeConfig(dask=outer.client.scheduler.address)) as pool:  # type: ignore[union-attr]
+        assert dict(pool.map(work, [5], stage="square"))[0][0] == 25
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_worker_costs_a_retry_and_not_the_run(tmp_path: object) -> None:
+    def work(path: str) -> bool:
+        if os.path.exists(path):
+            return True
+        with open(path, "w"):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    with compute_pool(LOCAL) as pool:
+        assert list(pool.map(work, [f"{tmp_path}/killed"], stage="fragile")) == [(0, True)]

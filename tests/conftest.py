@@ -1,0 +1,91 @@
+"""What the tests of the data layers share: pictures made on the spot, and a real encoder that is tiny."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+settings.register_profile("rdm", deadline=None, max_examples=50)  # no deadline: shared machines stall at times
+settings.load_profile("rdm")
+
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # autofaiss imports fire, which imports a module that Python 3.13 removes.
+    config.addinivalue_line("filterwarnings", "ignore:'pipes' is deprecated:DeprecationWarning")
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., Image.Image]:
+    """Return a maker of smooth random pictures: `picture(seed, size=(width, height))`."""
+
+    def make(seed: int, size: tuple[int, int] = (48, 40), mode: str = "RGB") -> Image.Image:
+        coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        return Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR).convert(mode)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def encoded(picture: Callable[..., Image.Image]) -> Callable[..., bytes]:
+    """Return a maker of encoded pictures: `encoded(seed, "PNG", size=(48, 40))`."""
+
+    def make(seed: int, kind: str = "JPEG", **options: object) -> bytes:
+        buffer = io.BytesIO()
+        picture(seed, **options).save(buffer, kind)
+        return buffer.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def photos(tmp_path: Path, encoded: Callable[..., bytes]) -> Path:
+    """A folder of twelve photographs, p00.jpg to p11.jpg."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"p{number:02d}.jpg").write_bytes(encoded(number))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], str]]:
+    """Return a maker of encoders: a CLIP of one narrow layer, its weights random with the given seed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import open_clip
+        import torch
+        from safetensors.torch import save_file
+    folder = tmp_path_factory.mktemp("encoder")
+    (folder / "tiny-clip.json").write_text(json.dumps(TINY_CLIP))
+    open_clip.add_model_config(folder / "tiny-clip.json")
+    torch.set_num_threads(1)
+
+    def make(seed: int) -> str:
+        path = folder / f"seed{seed}.safetensors"
+        if not path.exists():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                save_file(open_clip.create_model("tiny-clip").state_dict(), path)
+        return f"open_clip:tiny-clip/{path}"
+
+    yield make
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(make_encoder: Callable[[int], str]) -> str:
+    """The name of an encoder whose embeddings have 16 dimensions."""
+    return make_encoder(0)

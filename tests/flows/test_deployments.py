@@ -1,0 +1,212 @@
+"""infra/prefect.yaml: its parameters against the flows, and all of it on a real server with a real worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from rdm.storage import Folder, VersionStore
+
+PREFECT_FILE = Path(__file__).parents[2] / "infra" / "prefect.yaml"
+DEPLOYMENTS = {entry["entrypoint"]: entry for entry in yaml.safe_load(PREFECT_FILE.read_text())["deployments"]}
+RDM = str(Path(sys.executable).with_name("rdm"))
+FLOWS = {"build-database", "update-database", "train", "sample", "evaluate"}
+
+
+@pytest.mark.parametrize("entrypoint", DEPLOYMENTS)
+def test_parameters_of_each_deployment_fit_its_flow(entrypoint: str) -> None:
+    flow = _load_flow(entrypoint)
+    parameters = DEPLOYMENTS[entrypoint]["parameters"]
+    flow.validate_parameters(parameters)
+    required = {name for name, parameter in flow.parameters.properties.items() if "default" not in parameter}
+    assert required <= set(parameters)
+
+
+def test_every_deployment_is_named_default_and_every_flow_has_one() -> None:
+    assert {_load_flow(entrypoint).name for entrypoint in DEPLOYMENTS} == FLOWS
+    assert {entry["name"] for entry in DEPLOYMENTS.values()} == {"default"}
+
+
+def test_what_writes_a_database_shares_the_queue_that_runs_one_at_a_time() -> None:
+    writers = [entry for entry in DEPLOYMENTS.values() if entry["work_pool"].get("work_queue_name") == "writers"]
+    assert {_load_flow(entry["entrypoint"]).name for entry in writers} == {"build-database", "update-database", "train"}
+    assert yaml.safe_load(PREFECT_FILE.read_text())["work_pools"][0]["queues"]["writers"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+class TestOnAServer:
+    """A server on a free port, `rdm deploy`, and a worker; everything in one temporary folder."""
+
+    def test_deploying_registers_schedule_and_queue_limits(self, prefect: Prefect) -> None:
+        found = prefect.post("deployments/filter", {})
+        assert {deployment["name"] for deployment in found} == {"default"}
+        assert {deployment["entrypoint"] for deployment in found} == set(DEPLOYMENTS)
+        schedules = {deployment["entrypoint"]: [item["schedule"]["cron"] for item in deployment["schedules"]]
+                     for deployment in found if deployment["schedules"]}
+        assert schedules == {"flows.update_database.update_database": ["0 3 * * *"]}
+        queues = {queue["name"]: queue["concurrency_limit"] for queue in prefect.post("work_queues/filter", {})}
+        assert queues == {"default": None, "writers": 1}
+
+    def test_deploying_again_changes_nothing(self, prefect: Prefect) -> None:
+        before = sorted(deployment["id"] for deployment in prefect.post("deployments/filter", {}))
+        prefect.command(RDM, "deploy", "--prefect-file", str(PREFECT_FILE))
+        assert sorted(deployment["id"] for deployment in prefect.post("deployments/filter", {})) == before
+        assert len(prefect.post("automations/filter", {})) == 1
+
+    def test_updating_what_is_no_database_fails_and_says_how_to_make_one(self, prefect: Prefect) -> None:
+        run = prefect.run("update-database/default", root="nowhere")
+        assert run["state_type"] == "FAILED"
+        assert "this folder is not a retrieval database" in run["state"]["message"]
+        assert not (prefect.folder / "nowhere").exists()
+
+    def test_an_event_about_a_source_starts_an_update(self, prefect: Prefect) -> None:
+        prefect.command(sys.executable, "-m", "prefect", "event", "emit", "rdm.source.changed",
+                        "--resource-id", "rdm.source.birds")
+
+        def started() -> bool:
+            return any((run["created_by"] or {}).get("type") == "AUTOMATION" for run in prefect.flow_runs())
+
+        wait_until(started, 60, "no flow run came of the event")
+
+    def test_build_then_train_then_update_complete_as_deployed(self, prefect: Prefect) -> None:
+        assert prefect.run("build-database/default")["state_type"] == "COMPLETED"
+        version = VersionStore(Folder(prefect.folder / "build/deployed/database")).require()
+        assert (version.number, version.source) == (1, "samples://openimages-birds/database")
+
+        assert prefect.run("train/default", overrides=["max_steps=10", "log_every=5"])["state_type"] == "COMPLETED"
+        assert (prefect.folder / "build/deployed/run/model").is_dir()
+
+        run = prefect.run("update-database/default")
+        assert run["state_type"] == "COMPLETED"
+        assert VersionStore(Folder(prefect.folder / "build/deployed/database")).require() == version
+        assert any("nothing changed" in line for line in prefect.logs(run))
+
+        artifacts = {artifact["key"]: artifact["type"] for artifact in prefect.post("artifacts/latest/filter", {})}
+        assert artifacts["database"] == "table"
+        assert artifacts["training"] == "markdown"
+        progress = {key for key, kind in artifacts.items() if kind == "progress"}
+        assert {"ingest", "embed", "neighbors", "train"} <= progress
+
+
+@dataclass(frozen=True)
+class Prefect:
+    """A Prefect server with a worker, and the folder in which they work."""
+
+    api: str
+    folder: Path
+    environment: dict[str, str]
+
+    def command(self, *command: str, succeed: bool | None = True) -> str:
+        """Run a command to its end in the folder; return what it wrote."""
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        assert succeed is None or (done.returncode == 0) == succeed, done.stdout
+        return done.stdout
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Ask the server."""
+        return httpx.post(f"{self.api}/{path}", json=body, timeout=30).raise_for_status().json()
+
+    def flow_runs(self) -> list[dict[str, Any]]:
+        """Return the runs, newest first."""
+        return self.post("flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
+
+    def run(self, deployment: str, **parameters: Any) -> dict[str, Any]:
+        """Run a deployment as a user does, wait for its end, and return the run."""
+        known = {run["id"] for run in self.flow_runs()}
+        said = self.command(sys.executable, "-m", "prefect", "deployment", "run", deployment, "--watch",
+                            "--params", json.dumps(parameters), succeed=None)
+        mine = [run for run in self.flow_runs() if run["id"] not in known and run["id"] in said]
+        assert len(mine) == 1, said
+        return mine[0]
+
+    def logs(self, run: dict[str, Any]) -> list[str]:
+        """Return the log lines of a run, once there are any."""
+        def lines() -> list[str]:
+            rows = self.post("logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+            return [row["message"] for row in rows]
+
+        wait_until(lambda: any("Finished in state" in line for line in lines()), 30, "the log does not arrive")
+        return lines()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float, otherwise: str) -> Any:
+    """Return the first true value of a condition."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.5)
+    pytest.fail(f"{otherwise} within {seconds} s")
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    folder = tmp_path_factory.mktemp("deployed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    api = f"http://127.0.0.1:{port}/api"
+    environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": api, "DO_NOT_TRACK": "1",
+                   "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_UI_ENABLED": "false"}
+    found = Prefect(api, folder, environment)
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        started.append(_start(found, "server", "server", "start", "--host", "127.0.0.1", "--port", str(port)))
+        wait_until(lambda: _healthy(api), 180, "the server does not answer")
+        found.command(RDM, "deploy", "--prefect-file", str(PREFECT_FILE))
+        started.append(_start(found, "worker", "worker", "start", "--pool", "default", "--name", "tested"))
+        yield found
+    finally:
+        for process in reversed(started):
+            _end(process)
+
+
+def _start(prefect: Prefect, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    with open(prefect.folder / f"{name}.log", "wb") as log:
+        return subprocess.Popen([sys.executable, "-m", "prefect", *arguments], cwd=prefect.folder,
+                                env=prefect.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                start_new_session=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that a test started, and everything below it."""
+    below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in below:
+        if child.is_running():
+            child.kill()
+    psutil.wait_procs(below, 10)
+
+
+def _healthy(api: str) -> bool:
+    try:
+        return httpx.get(f"{api}/health", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _load_flow(entrypoint: str) -> Any:
+    from prefect.flows import load_flow_from_entrypoint
+
+    return load_flow_from_entrypoint(entrypoint)

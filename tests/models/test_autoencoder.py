@@ -1,0 +1,178 @@
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rdm.errors import ModelError
+from rdm.models.autoencoder import (
+    AutoencoderConfig,
+    FirstStage,
+    autoencoder_kl_f4,
+    autoencoder_kl_f4_lite,
+    build_autoencoder,
+    load_autoencoder,
+    to_signed,
+)
+
+ASSET = "assets://autoencoder-kl-f4"
+
+
+def small() -> AutoencoderConfig:
+    return AutoencoderConfig(block_out_channels=(8, 8, 8), norm_num_groups=2)
+
+
+def saved(directory: Path, scaling_factor: float = 0.5) -> Path:
+    torch.manual_seed(0)
+    model = build_autoencoder(small())
+    model.register_to_config(scaling_factor=scaling_factor)
+    model.save_pretrained(str(directory), safe_serialization=True)
+    return directory
+
+
+def pictures(count: int = 2, side: int = 16) -> Tensor:
+    return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory: pytest.TempPathFactory) -> FirstStage:
+    return load_autoencoder(str(saved(tmp_path_factory.mktemp("first-stage"))))
+
+
+def test_latents_have_a_quarter_of_each_side(first_stage: FirstStage) -> None:
+    mean, logvar = first_stage.encode_moments(pictures(side=24))
+    assert mean.shape == logvar.shape == (2, 4, 6, 6)
+
+
+def test_decoded_pictures_lie_within_the_brightness_range(first_stage: FirstStage) -> None:
+    images = first_stage.decode(torch.randn(2, 4, 4, 4) * 100)
+    assert images.shape == (2, 3, 16, 16)
+    assert float(images.abs().max()) <= 1
+
+
+def test_encode_scales_the_posterior_mean(first_stage: FirstStage) -> None:
+    images = pictures()
+    assert first_stage.scale == 0.5
+    assert torch.equal(first_stage.encode(images), first_stage.encode_moments(images)[0] * 0.5)
+
+
+def test_decode_undoes_shift_and_scale(tmp_path: Path) -> None:
+    model = build_autoencoder(small())
+    plain = FirstStage(model, "plain")
+    latents = torch.randn(1, 4, 4, 4)
+    expected = plain.decode(latents)
+    model.register_to_config(scaling_factor=0.25, shift_factor=0.5)
+    assert torch.allclose(FirstStage(model, "scaled").decode((latents - 0.5) * 0.25), expected, atol=1e-5)
+
+
+def test_8_bit_pictures_and_signed_floats_are_the_same_to_it(first_stage: FirstStage) -> None:
+    images = pictures()
+    assert torch.equal(first_stage.encode(images), first_stage.encode(to_signed(images)))
+
+
+def test_black_and_white_become_minus_one_and_one() -> None:
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    assert to_signed(images)[:, 0, 0, 0].tolist() == [-1, 1]
+
+
+def test_a_picture_is_encoded_alike_in_any_batch(first_stage: FirstStage) -> None:
+    images = pictures(count=70)
+    together = first_stage.encode(images)
+    assert torch.allclose(together[69:], first_stage.encode(images[69:]), atol=1e-5)
+
+
+def test_sides_that_are_no_multiple_of_the_factor_are_refused(first_stage: FirstStage) -> None:
+    with pytest.raises(ModelError, match="16x18 pixels cannot be encoded with f = 4"):
+        first_stage.encode(torch.zeros(1, 3, 18, 16))
+
+
+def test_nothing_records_gradients(first_stage: FirstStage) -> None:
+    assert not first_stage.decode(first_stage.encode(pictures())).requires_grad
+    assert not any(parameter.requires_grad for parameter in first_stage.model.parameters())
+
+
+def test_equal_files_have_equal_digests(tmp_path: Path) -> None:
+    digests = {load_autoencoder(str(saved(tmp_path / name))).digest for name in ("a", "b")}
+    assert len(digests) == 1
+    assert len(digests.pop()) == 16
+
+
+def test_digest_changes_with_a_weight() -> None:
+    model = build_autoencoder(small())
+    before = FirstStage(model, "").digest
+    next(model.parameters()).data[0] += 1
+    assert FirstStage(model, "").digest != before
+
+
+def test_digest_changes_with_the_scale(tmp_path: Path) -> None:
+    stages = [load_autoencoder(str(saved(tmp_path / str(scale), scale))) for scale in (0.5, 0.25)]
+    assert stages[0].digest != stages[1].digest
+
+
+def test_missing_directory_says_what_to_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no autoencoder here") as caught:
+        load_autoencoder(str(tmp_path / "missing"))
+    assert ASSET in caught.value.fix
+
+
+def test_unknown_asset_lists_the_known_ones() -> None:
+    with pytest.raises(ModelError) as caught:
+        load_autoencoder("assets://autoencoder-kl-f8")
+    assert ASSET in caught.value.fix
+
+
+def test_asset_names_cannot_leave_the_package() -> None:
+    with pytest.raises(ModelError, match="no embedded first stage"):
+        load_autoencoder("assets://../assets/autoencoder-kl-f4")
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "VQModel"}), encoding="utf-8")
+    with pytest.raises(ModelError, match="VQModel, not an AutoencoderKL"):
+        load_autoencoder(str(tmp_path))
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    directory = saved(tmp_path / "model")
+    (directory / "diffusion_pytorch_model.safetensors").unlink()
+    (directory / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps({}))
+    with pytest.raises(ModelError, match="a pickle can run code"):
+        load_autoencoder(str(directory))
+
+
+def test_truncated_weights_are_refused(tmp_path: Path) -> None:
+    directory = saved(tmp_path / "model")
+    weights = directory / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be opened"):
+        load_autoencoder(str(directory))
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    directory = saved(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    (directory / "config.json").write_text(json.dumps({**config, "layers_per_block": 2}), encoding="utf-8")
+    with pytest.raises(ModelError, match="do not agree"):
+        load_autoencoder(str(directory))
+
+
+def test_preset_kl_f4_has_55_million_parameters() -> None:
+    with torch.device("meta"):
+        model = build_autoencoder(autoencoder_kl_f4())
+    assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 1) == 55.3
+
+
+def test_embedded_first_stage_has_the_shape_of_its_preset() -> None:
+    stage = load_autoencoder(ASSET)
+    preset = autoencoder_kl_f4_lite()
+    assert (stage.factor, stage.latent_channels) == (preset.factor, preset.latent_channels) == (4, 4)
+
+
+def test_embedded_first_stage_keeps_a_smooth_picture() -> None:
+    ramp = torch.linspace(0, 255, 64).to(torch.uint8)
+    image = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.full((64, 64), 99).byte()])[None]
+    stage = load_autoencoder(ASSET)
+    error = (stage.decode(stage.encode(image)) - to_signed(image)).square().mean() / 4
+    assert -10 * torch.log10(error) > 28

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rdm.errors import SourceError
+from rdm.sources import open_source
+
+
+def listed(folder: Path) -> list[str]:
+    return open_source(f"folder://{folder}").listing()["image_id"].to_pylist()
+
+
+def test_nested_files_are_listed_sorted_with_their_relative_path(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a/z.JPG", "a/b/c.png", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+    assert listed(tmp_path) == ["a/b/c.png", "a/z.JPG", "b.jpg", "notes.txt"]
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / ".cache").mkdir()
+    for name in (".a.jpg", ".cache/b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(b"1")
+    assert listed(tmp_path) == ["c.jpg"]
+
+
+def test_empty_folder_lists_nothing(tmp_path: Path) -> None:
+    assert listed(tmp_path) == []
+
+
+def test_missing_folder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="does not exist") as caught:
+        open_source(f"folder://{tmp_path}/none")
+    assert caught.value.where == f"{tmp_path}/none"
+
+
+def test_file_instead_of_a_folder_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"1")
+    with pytest.raises(SourceError, match="this is a file"):
+        open_source(f"folder://{tmp_path}/x.jpg")
+
+
+def test_etag_changes_when_the_file_does(tmp_path: Path) -> None:
+    source = open_source(f"folder://{tmp_path}")
+    (tmp_path / "x.jpg").write_bytes(b"1")
+    before = source.listing()["etag"].to_pylist()
+    assert source.listing()["etag"].to_pylist() == before
+    os.utime(tmp_path / "x.jpg", ns=(1, 1))
+    assert source.listing()["etag"].to_pylist() != before
+
+
+def test_read_gives_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.jpg").write_bytes(b"abc")
+    assert open_source(f"folder://{tmp_path}").read("a/x.jpg") == b"abc"
+
+
+def test_location_cannot_leave_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "secret").write_bytes(b"1")
+    (tmp_path / "photos" / "x.jpg").symlink_to(tmp_path / "secret")
+    source = open_source(f"folder://{tmp_path}/photos")
+    for location in ("../secret", "x.jpg", str(tmp_path / "secret")):
+        with pytest.raises(OSError, match="leads out of"):
+            source.read(location)
+
+
+def test_link_to_nothing_is_listed_and_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert listed(tmp_path) == ["x.jpg"]
+    with pytest.raises(FileNotFoundError):
+        open_source(f"folder://{tmp_path}").read("x.jpg")
+
+
+def test_name_that_is_not_utf8_is_listed_with_escapes(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"1")
+    assert listed(tmp_path) == ["caf\\xe9.jpg"]
+
+
+def test_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.jpg").write_bytes(b"1")
+    assert open_source("folder://~").listing().num_rows == 1

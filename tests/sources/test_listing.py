@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rdm.errors import SourceError, UsageError
+from rdm.sources import open_source
+from rdm.sources.listing import LISTING_SCHEMA, fingerprint, make_listing, names_picture
+
+rows = st.lists(st.tuples(st.text(max_size=5), st.text(max_size=5)), unique_by=lambda row: row[0], max_size=8)
+
+
+def listing(pairs: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"image_id": name, "location": name, "etag": etag} for name, etag in pairs]
+
+
+@given(rows)
+def test_listing_is_sorted_complete_and_independent_of_order(pairs: list[tuple[str, str]]) -> None:
+    table = make_listing(listing(pairs))
+    assert table.schema == LISTING_SCHEMA
+    assert table["image_id"].to_pylist() == sorted(name for name, _ in pairs)
+    assert fingerprint(table) == fingerprint(make_listing(listing(pairs[::-1])))
+
+
+@given(rows, rows)
+def test_fingerprints_differ_exactly_when_ids_or_etags_do(first: list[tuple[str, str]],
+                                                          second: list[tuple[str, str]]) -> None:
+    same = fingerprint(make_listing(listing(first))) == fingerprint(make_listing(listing(second)))
+    assert same == (sorted(first) == sorted(second))
+
+
+def test_id_that_occurs_twice_is_an_error() -> None:
+    with pytest.raises(SourceError, match="'a' occurs twice"):
+        make_listing(listing([("a", "1"), ("b", "1"), ("a", "2")]))
+
+
+@pytest.mark.parametrize("spec", ["nonsense://x", "", "folder:/x", "http://example.org/x.jpg"])
+def test_unknown_scheme_lists_the_known_ones(spec: str) -> None:
+    with pytest.raises(UsageError, match="is not a source") as caught:
+        open_source(spec)
+    assert caught.value.fix == "sources: samples://, folder://, webdataset://"
+
+
+def test_plain_path_gets_a_hint() -> None:
+    with pytest.raises(UsageError, match=r"did you mean folder:///photos\?"):
+        open_source("/photos")
+
+
+@pytest.mark.parametrize(("location", "expected"), [
+    ("a.jpg", True), ("a/b.PNG", True), ("12:30.jpg", True), ("x.tar:512:99", True), ("x:512:99", True),
+    ("notes.txt", False), ("x.tar", False), ("jpg", False), ("12:30.txt", False),
+])
+def test_pictures_are_known_by_name(location: str, expected: bool) -> None:
+    assert names_picture(location) is expected

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from rdm.errors import UsageError
+from rdm.sources import decode_image, open_source
+from rdm.sources.listing import LISTING_SCHEMA
+
+ROOT = "samples://openimages-birds"
+
+
+def ids(spec: str) -> set[str]:
+    return set(open_source(spec).listing()["image_id"].to_pylist())
+
+
+def test_all_photographs_are_listed() -> None:
+    table = open_source(ROOT).listing()
+    assert table.num_rows == 919
+    assert table.schema == LISTING_SCHEMA
+    assert set(table["license"].to_pylist()) == {"https://creativecommons.org/licenses/by/2.0/"}
+
+
+def test_halves_are_disjoint_complete_and_balanced() -> None:
+    database, queries = ids(f"{ROOT}/database"), ids(f"{ROOT}/queries")
+    assert not database & queries
+    assert database | queries == ids(ROOT)
+    assert abs(len(database) - len(queries)) < 100
+
+
+def test_photograph_reads_and_decodes() -> None:
+    source = open_source(f"{ROOT}/queries")
+    assert decode_image(source.read(source.listing()["location"][0].as_py())).size == (120, 120)
+
+
+def test_location_cannot_leave_the_samples() -> None:
+    with pytest.raises(OSError, match="ATTRIBUTION"):
+        open_source(ROOT).read("../../ATTRIBUTION.md")
+
+
+def test_photographers_are_credited_once_each() -> None:
+    credits = open_source(ROOT).credits()
+    assert len(credits) > 100
+    assert len(set(credits)) == len(credits)
+    assert all(credits)
+
+
+@pytest.mark.parametrize("rest", ["", "openimages-cats", "openimages-birds/train"])
+def test_unknown_samples_are_a_usage_error(rest: str) -> None:
+    with pytest.raises(UsageError, match="there are no samples"):
+        open_source(f"samples://{rest}")

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rdm.errors import SourceError
+from rdm.sources import decode_image, open_source
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def members(encoded: Callable[..., bytes]) -> dict[str, bytes]:
+    return {f"{number:04d}.{ending}": encoded(number) if ending == "jpg" else b'{"a": 1}'
+            for number in range(3) for ending in ("jpg", "json")}
+
+
+def test_pictures_of_every_tar_are_read_by_offset(tmp_path: Path, members: dict[str, bytes],
+                                                  encoded: Callable[..., bytes]) -> None:
+    write_tar(tmp_path / "b.tar", members)
+    write_tar(tmp_path / "a.tar", {"x/7.png": encoded(7, "PNG")})
+    source = open_source(f"webdataset://{tmp_path}")
+    table = source.listing()
+    assert table["image_id"].to_pylist() == ["0000", "0001", "0002", "x/7"]
+    read = [source.read(location) for location in table["location"].to_pylist()]
+    assert read == [members["0000.jpg"], members["0001.jpg"], members["0002.jpg"], encoded(7, "PNG")]
+    assert all(decode_image(data).size == (48, 40) for data in read)
+
+
+def test_single_tar_with_any_name(tmp_path: Path, members: dict[str, bytes]) -> None:
+    source = open_source(f"webdataset://{write_tar(tmp_path / 'photos.wds', members)}")
+    assert source.read(source.listing()["location"][1].as_py()) == members["0001.jpg"]
+
+
+def test_long_names_have_the_right_offset(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+    source = open_source(f"webdataset://{write_tar(tmp_path / 'a.tar', {'n' * 150 + '.jpg': encoded(0)})}")
+    assert source.read(source.listing()["location"][0].as_py()) == encoded(0)
+
+
+def test_missing_dataset_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="does not exist"):
+        open_source(f"webdataset://{tmp_path}/none.tar")
+
+
+def test_folder_without_tars_lists_nothing(tmp_path: Path) -> None:
+    assert open_source(f"webdataset://{tmp_path}").listing().num_rows == 0
+
+
+def damage_header(data: bytes) -> bytes:
+    second = data.index(b"0000.json")
+    return data[:second] + b"\xff" + data[second + 1:]
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: b"words" * 300, lambda data: data[:700],
+                                    lambda data: data[:512 + 300], lambda data: data[:data.index(b"0001.jpg")],
+                                    damage_header],
+                         ids=["empty", "words", "in a header", "in a picture", "between members", "a flipped byte"])
+def test_damaged_tar_is_an_error_and_loses_nothing_in_silence(tmp_path: Path, members: dict[str, bytes],
+                                                              damage: Callable[[bytes], bytes]) -> None:
+    path = write_tar(tmp_path / "a.tar", members)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(SourceError, match="damaged") as caught:
+        open_source(f"webdataset://{tmp_path}").listing()
+    assert caught.value.where == str(path)
+
+
+def test_compressed_tar_is_refused(tmp_path: Path, members: dict[str, bytes]) -> None:
+    path = write_tar(tmp_path / "a.tar", members, "w:gz")
+    with pytest.raises(SourceError, match="damaged or compressed"):
+        open_source(f"webdataset://{path}").listing()
+
+
+def test_key_in_two_tars_is_an_error(tmp_path: Path, members: dict[str, bytes]) -> None:
+    write_tar(tmp_path / "a.tar", members)
+    write_tar(tmp_path / "b.tar", members)
+    with pytest.raises(SourceError, match="'0000' occurs twice"):
+        open_source(f"webdataset://{tmp_path}").listing()

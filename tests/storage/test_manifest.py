@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rdm.errors import ConcurrentWriterError, DatabaseError, StorageError
+from rdm.storage import Folder, Version, VersionStore
+
+HOLD_THE_LOCK = """
+import sys
+from rdm.storage import Folder, VersionStore
+with VersionStore(Folder(sys.argv[1])).writer():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def make_version(number: int) -> Version:
+    return Version(number=number, parent=number - 1 or None, source="folder:///x", source_fingerprint="f", num_images=1,
+                   num_patches=4, next_patch_id=4, embedding_dim=2, encoder={}, index={}, tombstones=[1],
+                   deleted_image_ids=[], parts=[], config={})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> VersionStore:
+    return VersionStore(Folder(tmp_path / "db"))
+
+
+def test_missing_and_empty_folders_have_no_version(store: VersionStore) -> None:
+    assert store.current() is None
+    store.folder.make()
+    assert store.current() is None
+
+
+def test_commit_makes_a_version_current_and_keeps_the_old_one(store: VersionStore) -> None:
+    store.commit(make_version(1))
+    store.commit(make_version(2))
+    assert store.current() == make_version(2)
+    assert store.require(1) == make_version(1)
+    assert store.numbers() == [1, 2]
+
+
+def test_version_file_without_pointer_is_not_current(store: VersionStore) -> None:
+    store.commit(make_version(1))
+    store.folder.write_json("versions/000002.json", make_version(2).model_dump(mode="json"))
+    assert store.require().number == 1
+
+
+def test_equal_versions_give_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        VersionStore(Folder(tmp_path / name)).commit(make_version(1))
+    for path in ("manifest.json", "versions/000001.json"):
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+
+
+def test_tampered_version_is_detected(store: VersionStore) -> None:
+    store.commit(make_version(1))
+    text = store.folder.read_bytes("versions/000001.json").replace(b'"num_images": 1', b'"num_images": 2')
+    store.folder.write_bytes("versions/000001.json", text)
+    with pytest.raises(DatabaseError, match="differs from what the manifest promises"):
+        store.current()
+
+
+@pytest.mark.parametrize("manifest", [b"[]", b'{"format": "other"}', b'{"format": "retrieval-database"}',
+                                      b'{"format": "retrieval-database", "format_version": 1}',
+                                      b'{"format": "retrieval-database", "format_version": 1, "current": "a/b"}',
+                                      b'{"format": "retrieval-database", "format_version": 1, "current": "../b"}', b"{"])
+def test_foreign_or_damaged_manifest_is_an_error(store: VersionStore, manifest: bytes) -> None:
+    store.folder.write_bytes("manifest.json", manifest)
+    with pytest.raises((DatabaseError, StorageError)):
+        store.current()
+
+
+def test_damaged_version_file_is_an_error(store: VersionStore) -> None:
+    store.folder.write_bytes("versions/000001.json", b'{"number": 1}')
+    with pytest.raises(DatabaseError, match="damaged"):
+        store.require(1)
+
+
+def test_missing_version_lists_those_that_exist(store: VersionStore) -> None:
+    store.commit(make_version(1))
+    with pytest.raises(DatabaseError, match="no version 7") as caught:
+        store.require(7)
+    assert caught.value.fix == "versions here: 1"
+
+
+def test_no_database_says_how_to_make_one(store: VersionStore) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        store.require()
+    assert "rdm database build" in caught.value.fix
+
+
+def test_foreign_folder_is_refused_and_left_alone(store: VersionStore) -> None:
+    store.folder.write_bytes("thesis.tex", b"x")
+    with pytest.raises(DatabaseError, match=r"it holds thesis\.tex"), store.writer():
+        pass
+    assert store.folder.names() == ["thesis.tex"]
+
+
+def test_part_is_described_by_size_and_digest(store: VersionStore) -> None:
+    store.folder.write_bytes("patches/x", b"abc")
+    part = store.describe_part("patches", "patches/x", 7)
+    assert (part.num_rows, part.num_bytes, part.sha256[:8]) == (7, 3, "ba7816bf")
+
+
+def test_counts_of_a_version() -> None:
+    assert make_version(1).num_live_patches == 3
+    assert make_version(1).parts_of("patches") == []
+
+
+def test_second_writer_is_refused_until_the_first_is_done(store: VersionStore) -> None:
+    second = VersionStore(Folder(store.folder.url))
+    with store.writer(), pytest.raises(ConcurrentWriterError, match=r"process \d+ on"), second.writer():
+        pass
+    with second.writer():
+        pass
+
+
+def test_writer_sweeps_what_a_killed_one_left(store: VersionStore) -> None:
+    store.folder.write_bytes("patches/x", b"1")
+    Path(store.folder.path("patches/.y.12345678.tmp")).write_bytes(b"half")
+    with store.writer():
+        assert [path.name for path in Path(store.folder.path("patches")).iterdir()] == ["x"]
+
+
+def test_error_of_the_work_is_not_mistaken_for_one_of_the_lock(store: VersionStore) -> None:
+    with pytest.raises(PermissionError), store.writer():
+        raise PermissionError(13, "Permission denied", "/photos/x.jpg")
+
+
+def test_database_at_a_url_cannot_be_written() -> None:
+    with pytest.raises(DatabaseError, match="local or mounted"), VersionStore(Folder("memory://db")).writer():
+        pass
+
+
+def test_writer_in_another_process_is_refused_and_a_killed_one_frees_the_lock(store: VersionStore) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD_THE_LOCK, store.folder.url], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ConcurrentWriterError, match=f"process {holder.pid} on"), store.writer():
+            pass
+        holder.kill()
+        holder.wait()
+        with store.writer():
+            pass
+
+
+def test_manifest_names_the_format(store: VersionStore) -> None:
+    store.commit(make_version(1))
+    manifest = json.loads(store.folder.read_bytes("manifest.json"))
+    assert (manifest["format"], manifest["format_version"], manifest["current"]) == \
+        ("retrieval-database", 1, "versions/000001.json")

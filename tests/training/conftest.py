@@ -1,0 +1,58 @@
+"""A database, neighbors and latents of a dozen photographs, and a recipe that is tiny enough to train in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.database import NeighborConfig, build_neighbors
+from rdm.database.build import BuildConfig, DatabaseBuilder, run_build
+from rdm.sources import CropConfig, QuerySetConfig
+from rdm.training.cache import CacheConfig, build_cache
+from rdm.training.recipes import TrainConfig, TrainInputs, recipe_config
+
+CROP = CropConfig(frame_size=40, patch_size=32, min_patches=2, max_patches=2)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where the inputs of a run lie."""
+
+    database: str
+    cache: str
+
+    def inputs(self, out: Path) -> TrainInputs:
+        """Return the inputs of a run that writes to `out`."""
+        return TrainInputs(out=str(out), cache=self.cache, database=self.database)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., bytes], tiny_encoder: str) -> Prepared:
+    """Build a database of one folder, and neighbors and latents of another."""
+    root = tmp_path_factory.mktemp("prepared")
+    for name, first in (("database", 0), ("queries", 100)):
+        (root / name).mkdir()
+        for number in range(12):
+            (root / name / f"{name}{number:02d}.jpg").write_bytes(encoded(first + number))
+    compute = ComputeConfig(dask="inline")
+    build = BuildConfig(source=f"folder://{root}/database", encoder=tiny_encoder, crop=CROP)
+    run_build(DatabaseBuilder(str(root / "db"), build), compute)
+    queries = QuerySetConfig(source=f"folder://{root}/queries", crop=CROP, images_per_shard=8)
+    with compute_pool(compute) as pool:
+        build_neighbors(str(root / "db"), "train", NeighborConfig(queries=queries, k_stored=6), pool)
+        build_cache(str(root / "cache"), CacheConfig(queries=queries, resolution=32), pool)
+    return Prepared(str(root / "db"), str(root / "cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> TrainConfig:
+    """`rdm-tiny` with a network of one narrow block per level."""
+    return recipe_config("rdm-tiny").with_overrides([
+        "max_steps=6", "batch_size=4", "checkpoint_every=2", "log_every=1", "num_ranks=2", "warmup_steps=2",
+        "objective.denoiser.block_out_channels=[16, 32]", "objective.denoiser.attention_levels=[false, true]",
+        "objective.denoiser.norm_num_groups=8", "objective.denoiser.head_dim=8", "objective.denoiser.sample_size=8",
+        "objective.denoiser.cross_attention_dim=16", "objective.held_out_fraction=0.3"])

@@ -1,0 +1,160 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from rdm.models.autoencoder import AutoencoderConfig, load_autoencoder
+from rdm.training.objectives.autoencoder import AutoencoderObjective, AutoencoderObjectiveConfig, open_training
+from rdm.training.photos import PhotoConfig
+
+
+def config(**changes: object) -> AutoencoderObjectiveConfig:
+    fields = {"network": AutoencoderConfig(block_out_channels=(8, 8, 16), sample_size=16), "crop_size": 16,
+              "photographs": PhotoConfig(image_size=16, held_out_fraction=0.3), "start": "random"}
+    return AutoencoderObjectiveConfig(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def pictures(count: int = 6, side: int = 16) -> NDArray[np.uint8]:
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return (torch.nn.functional.interpolate(coarse, side, mode="bilinear") * 255).to(torch.uint8).numpy()
+
+
+def objective(**changes: object) -> AutoencoderObjective:
+    return AutoencoderObjective(config(**changes), pictures())
+
+
+def step(tested: AutoencoderObjective, seed: int = 0, side: int = 16) -> dict[str, Tensor]:
+    return tested({"images": torch.from_numpy(pictures(side=side))}, torch.Generator().manual_seed(seed))
+
+
+def zero(module: nn.Module | None) -> None:
+    assert module is not None
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+
+
+def trainable(tested: AutoencoderObjective) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in tested.named_parameters() if parameter.requires_grad}
+
+
+def test_loss_is_reconstruction_plus_weighted_kl() -> None:
+    metrics = step(objective(kl_weight=0.25))
+    expected = metrics["reconstruction"].item() + 0.25 * metrics["kl"].item()
+    assert metrics["loss"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_psnr_of_a_gray_answer_is_that_of_the_pictures_themselves() -> None:
+    tested = objective()
+    zero(tested.autoencoder.decoder.conv_out)
+    signed = pictures() / 127.5 - 1
+    expected = (-10 * np.log10((signed**2).mean((1, 2, 3)) / 4)).mean()
+    metrics = step(tested)
+    root = np.sqrt((signed**2).mean((1, 2, 3)) + 1e-6).mean()
+    assert metrics["psnr_db"].item() == pytest.approx(expected, abs=1e-4)
+    assert metrics["reconstruction"].item() == pytest.approx(root, rel=1e-5)
+
+
+def test_kl_of_a_standard_normal_posterior_is_zero() -> None:
+    tested = objective()
+    zero(tested.autoencoder.quant_conv)
+    assert step(tested)["kl"].item() == 0
+
+
+def test_a_step_is_a_function_of_its_seed() -> None:
+    tested = objective(crop_size=8)
+    first, again, other = (step(tested, seed)["loss"].item() for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_fresh_weights_are_a_function_of_the_start_seed() -> None:
+    first, again, other = (trainable(objective(start_seed=seed)) for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_building_an_objective_leaves_the_global_random_state_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    objective()
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_every_parameter_receives_a_gradient() -> None:
+    tested = objective()
+    step(tested)["loss"].backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in tested.parameters())
+
+
+def test_crops_are_cut_from_the_pictures_and_mirrored_half_the_time() -> None:
+    tested = objective(crop_size=8)
+    image = torch.arange(16 * 16, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(200, 3, 16, 16)
+    crops = tested._augment(image, torch.Generator().manual_seed(0))
+    rising = (crops[:, 0, 0, 1] > crops[:, 0, 0, 0]).float()
+    assert crops.shape == (200, 3, 8, 8)
+    assert 0.35 < float(rising.mean()) < 0.65
+    straight = crops[rising.bool()][:, 0, 0, 0]
+    assert len(straight.unique()) > 40  # of 81 places
+    assert torch.allclose((crops[rising.bool()][:, 0, 1, 0] - straight) * 127.5, torch.tensor(16.0), atol=1e-3)
+
+
+def test_a_crop_larger_than_the_photographs_is_refused() -> None:
+    with pytest.raises(ValidationError, match="exceeds photographs.image_size 16"):
+        config(crop_size=32)
+
+
+def test_a_network_without_room_cannot_start_from_the_projection() -> None:
+    with pytest.raises(ValidationError, match="start=projection"):
+        config(start="projection")
+
+
+def test_export_writes_the_given_weights_in_float16_with_unit_variance_latents(tmp_path: Path) -> None:
+    tested = objective()
+    state = {name: value + 0.01 for name, value in trainable(tested).items()}
+    tested.export(tmp_path, state)
+    opened = load_autoencoder(str(tmp_path))
+    assert float(opened.encode(torch.from_numpy(pictures())).std()) == pytest.approx(1, abs=1e-4)
+    for name, value in opened.model.state_dict().items():
+        assert torch.equal(value, state[f"autoencoder.{name}"].half().float()), name
+
+
+def test_export_leaves_the_training_weights_alone(tmp_path: Path) -> None:
+    tested = objective()
+    before = {name: value.clone() for name, value in trainable(tested).items()}
+    tested.export(tmp_path, {name: torch.zeros_like(value) + 0.01 for name, value in before.items()})
+    assert all(torch.equal(value, before[name]) for name, value in trainable(tested).items())
+
+
+def test_training_from_the_projection_starts_above_gray_and_improves(tmp_path: Path) -> None:
+    for number, pixels in enumerate(pictures(count=24)):
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
+    small = config(network=AutoencoderConfig(block_out_channels=(12, 16, 24), norm_num_groups=1, sample_size=16),
+                   start="projection")
+    data, tested = open_training(f"folder://{tmp_path}", small)
+    images = {"images": torch.from_numpy(data.load_shard(0)["images"])}
+    optimizer = torch.optim.AdamW(tested.parameters(), 1e-3)
+    psnr = []
+    for number in range(30):
+        metrics = tested(images, torch.Generator().manual_seed(number))
+        optimizer.zero_grad()
+        metrics["loss"].backward()
+        optimizer.step()
+        psnr.append(metrics["psnr_db"].item())
+    assert psnr[0] > 18
+    assert psnr[-1] > psnr[0] + 1
+
+
+def test_what_is_held_out_calibrates_and_does_not_train(tmp_path: Path) -> None:
+    for number in range(20):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    data, tested = open_training(f"folder://{tmp_path}", config())
+    seen = set(data.load_shard(0)["images"][:, 0, 0, 0].tolist())
+    held_out = set(tested.calibration[:, 0, 0, 0].tolist())
+    assert seen | held_out == set(range(20))
+    assert not seen & held_out

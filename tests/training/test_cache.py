@@ -1,0 +1,83 @@
+import json
+import tarfile
+
+import numpy as np
+import pytest
+
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.errors import CacheError
+from rdm.training.cache import CacheConfig, LatentCache, build_cache
+from rdm.training.objectives.retrieval_diffusion import LatentData
+
+
+def test_every_crop_and_its_mirror_image_are_stored(prepared):
+    cache = LatentCache(prepared.cache)
+    rows = [row for stem in cache.stems for row in cache.rows(stem).to_pylist()]
+    assert len(rows) == 12 * 2 * 2
+    assert len({(row["key"], row["flipped"]) for row in rows}) == len(rows)
+
+
+def test_the_memory_map_holds_what_the_members_hold(prepared):
+    cache = LatentCache(prepared.cache)
+    path = cache.folder.local(f"{cache.stems[0]}.tar")
+    with tarfile.open(path) as tar:
+        members = [np.load(tar.extractfile(member), allow_pickle=False) for member in tar.getmembers()]
+    assert np.array_equal(cache.moments(cache.stems[0]), np.stack(members))
+    assert members[0].shape == (8, 8, 8)
+
+
+def test_a_rerun_writes_the_same_bytes(prepared, tmp_path):
+    config = LatentCache(prepared.cache).config
+    with compute_pool(ComputeConfig(dask="inline")) as pool:
+        build_cache(str(tmp_path / "again"), config, pool)
+    first, second = LatentCache(prepared.cache), LatentCache(str(tmp_path / "again"))
+    assert [first.folder.read_bytes(f"{s}.tar") for s in first.stems] == [
+        second.folder.read_bytes(f"{s}.tar") for s in second.stems]
+
+
+def test_a_folder_with_other_latents_is_refused(prepared):
+    config = LatentCache(prepared.cache).config
+    other = CacheConfig.model_validate({**config.model_dump(), "resolution": 64})
+    with compute_pool(ComputeConfig(dask="inline")) as pool, pytest.raises(CacheError, match="another query set"):
+        build_cache(prepared.cache, other, pool)
+
+
+def test_an_empty_folder_is_no_cache(tmp_path):
+    with pytest.raises(CacheError, match="no finished latent cache"):
+        LatentCache(str(tmp_path))
+
+
+def test_a_truncated_shard_is_an_error(prepared, tmp_path):
+    config = LatentCache(prepared.cache).config
+    with compute_pool(ComputeConfig(dask="inline")) as pool:
+        build_cache(str(tmp_path / "cut"), config, pool)
+    path = tmp_path / "cut" / "00000.tar"
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(CacheError, match="shorter|cannot be read"):
+        LatentCache(str(tmp_path / "cut")).moments("00000")
+
+
+def test_training_and_held_out_photographs_are_disjoint_and_complete(prepared, tiny_recipe):
+    parts = [LatentData.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
+             for held_out in (False, True)]
+    images = [{image for stem in part.cache.stems for image in part.image_ids(stem)} for part in parts]
+    assert images[0].isdisjoint(images[1])
+    assert len(images[0] | images[1]) == 12
+    assert images[1]
+
+
+def test_samples_carry_the_embeddings_of_their_nearest_patches(prepared, tiny_recipe):
+    data = LatentData.open(prepared.cache, prepared.database, tiny_recipe.objective)
+    shard = data.load_shard(0)
+    assert shard["neighbors"].shape == (data.shards[0].num_samples, 4, 16)
+    ids = data.neighbor_ids("00000")[data._rows("00000")]
+    assert np.array_equal(shard["neighbors"], data.database.embeddings(ids))
+
+
+def test_latents_of_another_query_set_do_not_match_the_neighbors(prepared, tiny_recipe, tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    info = json.loads(LatentCache(prepared.cache).folder.read_bytes("cache.json"))
+    (folder / "cache.json").write_text(json.dumps({**info, "queries_digest": "0" * 16}))
+    with pytest.raises(CacheError, match="no neighbors of the query set"):
+        LatentData.open(str(folder), prepared.database, tiny_recipe.objective)

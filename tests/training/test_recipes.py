@@ -1,0 +1,50 @@
+import pytest
+
+from rdm.errors import UsageError
+from rdm.training.loop import learning_rate, run_digest
+from rdm.training.recipes import RECIPES, recipe_config
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_is_named_after_itself(name):
+    assert recipe_config(name).recipe == name
+
+
+def test_an_unknown_recipe_names_the_known_ones():
+    with pytest.raises(UsageError, match="no recipe") as caught:
+        recipe_config("rdm-huge")
+    assert "rdm-tiny" in caught.value.fix
+
+
+def test_settings_reach_into_the_objective():
+    config = recipe_config("rdm-tiny").with_overrides(["max_steps=7", "objective.conditioning.k_train=2"])
+    assert (config.max_steps, config.objective.conditioning.k_train) == (7, 2)
+
+
+def test_an_unknown_setting_is_a_usage_error():
+    with pytest.raises(UsageError, match="no setting 'steps'"):
+        recipe_config("rdm-tiny").with_overrides(["steps=7"])
+
+
+def test_a_value_out_of_range_names_its_field():
+    with pytest.raises(UsageError, match="objective.*dropout"):
+        recipe_config("rdm-tiny").with_overrides(["objective.conditioning.dropout=2"])
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    config = recipe_config("rdm-tiny").with_overrides(["max_steps=100", "warmup_steps=10", "learning_rate=1.0"])
+    assert [learning_rate(config, step) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert learning_rate(config, 55) == pytest.approx(0.5)
+    assert learning_rate(config, 100) == pytest.approx(0)
+
+
+def test_the_constant_schedule_stays_at_its_peak():
+    config = recipe_config("rdm-tiny").with_overrides(["lr_schedule=constant", "learning_rate=0.5"])
+    assert learning_rate(config, 900) == 0.5
+
+
+def test_a_run_may_be_lengthened_and_logged_otherwise_but_not_changed():
+    config = recipe_config("rdm-tiny")
+    assert run_digest(config) == run_digest(config.with_overrides(["max_steps=2", "log_every=1", "checkpoint_every=3"]))
+    assert run_digest(config) != run_digest(config.with_overrides(["seed=1"]))
+    assert run_digest(config) != run_digest(config.with_overrides(["objective.conditioning.dropout=0.5"]))
