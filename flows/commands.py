@@ -78,7 +78,7 @@ def deploy(*, prefect_file: Annotated[Path, Parameter(help="the deployments")] =
 
 
 def prefect_defaults() -> None:
-    """Set what a temporary Prefect server needs here, unless the user has set it; call it before Prefect is imported."""
+    """Set what a temporary Prefect server needs here, unless the user has; call it before Prefect is imported."""
     for name, value in {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_LOGGING_LEVEL": "ERROR",
                         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180", "DO_NOT_TRACK": "1",
                         "PREFECT_LOGGING_EXTRA_LOGGERS": "rdm", "PREFECT_CLI_COLORS": "false"}.items():

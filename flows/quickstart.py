@@ -25,7 +25,8 @@ from rdm.training.recipes import recipe_config
 
 DATABASE_HALF = "samples://openimages-birds/database"
 QUERY_HALF = "samples://openimages-birds/queries"
-STAGES = ("ingest", "patchify", "embed", "index", "neighbors", "cache", "train", "swapped database", "sample", "evaluate")
+STAGES = ("ingest", "patchify", "embed", "index", "neighbors", "cache", "train", "swapped database", "sample",
+          "evaluate")
 
 
 class QuickstartConfig(Config):
@@ -110,7 +111,8 @@ def report_task(layout: Layout, config: QuickstartConfig, evaluation: dict[str, 
         commands=[Command(f"rdm quickstart --root {layout.root}", "everything on this page"),
                   Command(f'rdm sample --model {layout.run}/model --database {layout.database} --text "an owl"',
                           "more pictures"),
-                  Command(f'rdm database search --root {layout.database} --text "an owl" -k 8', "what the network sees")],
+                  Command(f'rdm database search --root {layout.database} --text "an owl" -k 8',
+                          "what the network sees")],
     )), layout.report)
 
 

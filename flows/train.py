@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.measure import StageLog
 from flows.progress import artifact_progress
 from rdm.compute import ComputeConfig, compute_pool
+from rdm.compute.shards import Pool
 from rdm.database.neighbors import build_neighbors
 from rdm.training.cache import build_cache
 from rdm.training.launch import run_training
@@ -19,20 +20,17 @@ from rdm.training.recipes import TrainConfig, TrainInputs, recipe_config
 
 
 @task(name="neighbors", cache_policy=NO_CACHE)
-def neighbors_task(database: str, queries: str, name: str, dask: str) -> dict[str, Any]:
+def neighbors_task(database: str, queries: str, name: str, pool: Pool) -> dict[str, Any]:
     """Precompute the neighbors of the query set."""
-    with compute_pool(ComputeConfig(dask=dask)) as pool:
-        info = build_neighbors(database, name, neighbor_config(queries), pool)
+    info = build_neighbors(database, name, neighbor_config(queries), pool)
     return {"num_queries": info["num_queries"], "failures": len(info["failures"]),
             "mean_top1_similarity": info["mean_top1_similarity"]}
 
 
 @task(name="cache", cache_policy=NO_CACHE)
-def cache_task(queries: str, out: str, dask: str) -> dict[str, Any]:
+def cache_task(queries: str, out: str, pool: Pool) -> dict[str, Any]:
     """Encode the query set into latents."""
-    with compute_pool(ComputeConfig(dask=dask)) as pool:
-        info = build_cache(out, cache_config(queries), pool)
-    return {"num_latents": info["num_latents"]}
+    return {"num_latents": build_cache(out, cache_config(queries), pool)["num_latents"]}
 
 
 @task(name="train", cache_policy=NO_CACHE, retries=1)
@@ -42,7 +40,8 @@ def train_task(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
 
 
 @flow(name="train", validate_parameters=True)
-def train(database: str, queries: str, cache: str, out: str, recipe: str = "rdm-tiny", name: str = "train",
+def train(  # noqa: PLR0913  # a deployment's form has one field per parameter
+          database: str, queries: str, cache: str, out: str, recipe: str = "rdm-tiny", name: str = "train",
           overrides: list[str] | None = None, dask: str = "local", stage_log: str | None = None) -> dict[str, Any]:
     """Prepare neighbors and latents of a query set where they are missing, and train on them.
 
@@ -60,10 +59,11 @@ def train(database: str, queries: str, cache: str, out: str, recipe: str = "rdm-
     config = recipe_config(recipe).with_overrides(overrides or [])
     log = StageLog(stage_log or f"{out}/stages")
     with artifact_progress():
-        with log.stage("neighbors") as facts:
-            facts.update(neighbors_task(database, queries, name, dask))
-        with log.stage("cache") as facts:
-            facts.update(cache_task(queries, cache, dask))
+        with compute_pool(ComputeConfig(dask=dask)) as pool:
+            with log.stage("neighbors") as facts:
+                facts.update(neighbors_task(database, queries, name, pool))
+            with log.stage("cache") as facts:
+                facts.update(cache_task(queries, cache, pool))
         with log.stage("train") as facts:
             result = train_task(config, TrainInputs(out=out, cache=cache, database=database))
             facts["steps"] = result["step"]

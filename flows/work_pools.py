@@ -22,8 +22,8 @@ class WorkPool(Config):
     """One entry of `work_pools:` in a deployments file."""
 
     name: str
-    type: str = Field("process", pattern="^process$", description="process pools only; create others with Prefect")
-    queues: dict[str, int] = Field({}, description="how many runs of a queue go at a time")
+    type: str = Field(default="process", pattern="^process$", description="others are created with Prefect")
+    queues: dict[str, int] = Field(default={}, description="how many runs of a queue go at a time")
 
 
 def read_deployments_file(path: Path) -> tuple[list[WorkPool], list[dict[str, Any]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,7 @@ def photos(tmp_path: Path, encoded: Callable[..., bytes]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], str]]:
+def make_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
     """Return a maker of encoders: a CLIP of one narrow layer, its weights random with the given seed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -82,7 +82,7 @@ def make_encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
                 save_file(open_clip.create_model("tiny-clip").state_dict(), path)
         return f"open_clip:tiny-clip/{path}"
 
-    yield make
+    return make
 
 
 @pytest.fixture(scope="session")

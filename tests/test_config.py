@@ -43,10 +43,15 @@ def test_override_does_not_change_the_original() -> None:
     assert config.inner.width == 4
 
 
-@pytest.mark.parametrize(("assignment", "message"), [
-    ("rate", "has no '='"), ("inner.height=3", "no setting 'inner.height'"), ("rate.deep=3", "no setting 'rate.deep'"),
-    ("inner.width=wide", "inner.width"),
-])
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("rate", "has no '='"),
+        ("inner.height=3", "no setting 'inner.height'"),
+        ("rate.deep=3", "no setting 'rate.deep'"),
+        ("inner.width=wide", "inner.width"),
+    ],
+)
 def test_bad_override_names_the_field(assignment: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Outer().with_overrides([assignment])
@@ -82,7 +87,12 @@ def test_missing_file_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_digest_changes_with_every_field() -> None:
-    digests = {Outer().digest(), Outer(rate=0.4).digest(), Outer(inner=Inner(name="b")).digest(), Outer(tags=()).digest()}
+    digests = {
+        Outer().digest(),
+        Outer(rate=0.4).digest(),
+        Outer(inner=Inner(name="b")).digest(),
+        Outer(tags=()).digest(),
+    }
     assert len(digests) == 4
 
 
@@ -91,10 +101,19 @@ def test_digest_does_not_depend_on_key_order(values: dict[str, int]) -> None:
     assert digest_json(values) == digest_json(dict(reversed(values.items())))
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("16GB", 16_000_000_000), ("16 GiB", 16 * 2**30), ("500MB", 500_000_000), ("1.5k", 1500), (" 12 ", 12), (42, 42),
-    ("3B", 3), ("2T", 2 * 10**12),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("16GB", 16_000_000_000),
+        ("16 GiB", 16 * 2**30),
+        ("500MB", 500_000_000),
+        ("1.5k", 1500),
+        (" 12 ", 12),
+        (42, 42),
+        ("3B", 3),
+        ("2T", 2 * 10**12),
+    ],
+)
 def test_parse_bytes(text: str | int, expected: int) -> None:
     assert parse_bytes(text) == expected
 
@@ -105,10 +124,18 @@ def test_parse_bytes_refuses(text: str) -> None:
         parse_bytes(text)
 
 
-@pytest.mark.parametrize(("num_bytes", "expected"), [
-    (0, "0 B"), (999, "999 B"), (1000, "1 kB"), (999_999, "1 MB"), (1_234_567, "1.23 MB"), (5e15, "5 PB"),
-    (5e18, "5000 PB"),
-])
+@pytest.mark.parametrize(
+    ("num_bytes", "expected"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (999_999, "1 MB"),
+        (1_234_567, "1.23 MB"),
+        (5e15, "5 PB"),
+        (5e18, "5000 PB"),
+    ],
+)
 def test_format_bytes(num_bytes: float, expected: str) -> None:
     assert format_bytes(num_bytes) == expected
 

@@ -26,8 +26,12 @@ def test_sink_sees_start_counts_and_finish() -> None:
     with progress_to(recorder), tracking("embed", 4, "shards", done=1) as tracker:
         tracker.advance(2)
         tracker.set(4, "loss 0.1")
-    assert recorder.calls == [("start", "embed", 4, "shards", 1), ("update", 3, ""), ("update", 4, "loss 0.1"),
-                              ("finish",)]
+    assert recorder.calls == [
+        ("start", "embed", 4, "shards", 1),
+        ("update", 3, ""),
+        ("update", 4, "loss 0.1"),
+        ("finish",),
+    ]
 
 
 def test_stage_that_fails_is_finished() -> None:

@@ -31,10 +31,10 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM
 class ComputeConfig(Config):
     """Where shards are computed."""
 
-    dask: str = Field("local", description="`local` starts a cluster here; else a scheduler's address, tcp://HOST:PORT")
-    num_workers: int | None = Field(None, ge=1, description="worker processes of a local cluster; None: one per core")
-    memory_fraction: float = Field(0.7, gt=0, le=1, description="share of this machine's memory the local workers may use")
-    retries: int = Field(2, ge=0, description="attempts after the first for a shard that failed or whose worker died")
+    dask: str = Field(default="local", description="`local` starts a cluster here; else a scheduler's address, tcp://HOST:PORT")
+    num_workers: int | None = Field(default=None, ge=1, description="worker processes of a local cluster; None: one per core")
+    memory_fraction: float = Field(default=0.7, gt=0, le=1, description="share of this machine's memory the local workers may use")
+    retries: int = Field(default=2, ge=0, description="attempts after the first for a shard that failed or whose worker died")
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,12 @@ class BuildConfig(Config):
     """Everything that decides what a database holds."""
 
     source: str = Field(description="specification of the source, such as samples://openimages-birds/database")
-    encoder: str = Field("assets://encoder-lite", description="image and text encoder")
+    encoder: str = Field(default="assets://encoder-lite", description="image and text encoder")
     crop: CropConfig = CropConfig()
     index: IndexConfig = IndexConfig()
-    images_per_shard: int = Field(1000, ge=1, le=10_000, description="photographs per tar")
-    batch_size: int = Field(64, ge=1, description="patches encoded at once")
-    min_success_rate: float = Field(0.9, ge=0, le=1, description="share of the photographs that must be usable")
+    images_per_shard: int = Field(default=1000, ge=1, le=10_000, description="photographs per tar")
+    batch_size: int = Field(default=64, ge=1, description="patches encoded at once")
+    min_success_rate: float = Field(default=0.9, ge=0, le=1, description="share of the photographs that must be usable")
 
 
 class DatabaseBuilder:
@@ -279,8 +279,11 @@ class DatabaseBuilder:
 
 
 def samples_crop() -> CropConfig:
-    """Return the crops of the embedded 120 px photographs: four patches of 96 px, each most of the picture."""
-    return CropConfig(frame_size=120, patch_size=96, min_patches=4, max_patches=4)
+    """Return the crops of the embedded 120 px photographs: two patches of 96 px.
+
+    More would overlap so much that a query's few neighbors all came from one photograph.
+    """
+    return CropConfig(frame_size=120, patch_size=96, min_patches=2, max_patches=2)
 
 
 def build_config(source: str, preset: str = "") -> BuildConfig:

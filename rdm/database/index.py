@@ -26,12 +26,12 @@ AUDIT_BLOCK_ROWS = 65_536
 class IndexConfig(Config):
     """How the index is built and what it must reach."""
 
-    max_index_memory: str = Field("8GB", description="greatest size of the index, such as 8GB")
-    build_memory: str = Field("4GB", description="memory that building may use beside the index itself")
-    target_recall: float = Field(0.98, ge=0, le=1, description="recall@20 up to which more lists are probed")
-    min_recall: float = Field(0.8, ge=0, le=1, description="recall@20 against exact search under which the build fails")
-    audit_queries: int = Field(500, ge=1, description="database rows that the recall is measured on")
-    seed: int = Field(0, description="chooses the audited rows")
+    max_index_memory: str = Field(default="8GB", description="greatest size of the index, such as 8GB")
+    build_memory: str = Field(default="4GB", description="memory that building may use beside the index itself")
+    target_recall: float = Field(default=0.98, ge=0, le=1, description="recall@20 up to which more lists are probed")
+    min_recall: float = Field(default=0.8, ge=0, le=1, description="recall@20 against exact search under which the build fails")
+    audit_queries: int = Field(default=500, ge=1, description="database rows that the recall is measured on")
+    seed: int = Field(default=0, description="chooses the audited rows")
 
 
 def build_index(folder: Folder, vectors: NDArray[np.float16], tombstones: NDArray[np.int64],

@@ -25,10 +25,10 @@ class NeighborConfig(Config):
     """What is looked up for every crop."""
 
     queries: QuerySetConfig
-    k_stored: int = Field(20, ge=1, description="neighbors stored, more than are used, so that deletions rarely need a search")
-    exact: bool = Field(True, description="compare with every vector; false: use the index")
-    batch_size: int = Field(64, ge=1, description="crops encoded at once")
-    min_success_rate: float = Field(0.9, ge=0, le=1, description="share of the photographs that must be usable")
+    k_stored: int = Field(default=20, ge=1, description="neighbors stored, more than are used, so that deletions rarely need a search")
+    exact: bool = Field(default=True, description="compare with every vector; false: use the index")
+    batch_size: int = Field(default=64, ge=1, description="crops encoded at once")
+    min_success_rate: float = Field(default=0.9, ge=0, le=1, description="share of the photographs that must be usable")
 
 
 @dataclass(frozen=True)

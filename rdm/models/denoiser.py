@@ -20,12 +20,12 @@ class DenoiserConfig(Config):
     in_channels: int = Field(4, ge=1, description="latent channels, and any that are concatenated")
     out_channels: int = Field(4, ge=1)
     sample_size: int = Field(16, ge=1, description="side of the latents")
-    block_out_channels: tuple[int, ...] = Field((96, 160, 224), description="channels of each level")
+    block_out_channels: tuple[int, ...] = Field((32, 64, 128), description="channels of each level")
     attention_levels: tuple[bool, ...] = Field((False, True, True), description="levels with cross-attention")
     layers_per_block: int = Field(1, ge=1)
     head_dim: int = Field(32, ge=1, description="channels per attention head")
     cross_attention_dim: int = Field(512, ge=1, description="length of a context token")
-    norm_num_groups: int = Field(32, ge=1)
+    norm_num_groups: int = Field(16, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -47,7 +47,7 @@ def rdm_imagenet_denoiser() -> DenoiserConfig:
     """Return the denoiser of the official ImageNet RDM: exactly its 400,920,579 parameters."""
     return DenoiserConfig(in_channels=3, out_channels=3, sample_size=64, block_out_channels=(192, 384, 576, 960),
                           attention_levels=(False, True, True, True), layers_per_block=2, head_dim=32,
-                          cross_attention_dim=512)
+                          cross_attention_dim=512, norm_num_groups=32)
 
 
 class Denoiser(nn.Module):

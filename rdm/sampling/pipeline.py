@@ -14,6 +14,7 @@ from pydantic import Field
 from rdm.config import Config
 from rdm.context import Context
 from rdm.database import RetrievalDatabase
+from rdm.models.precision import autocast
 from rdm.progress import tracking
 from rdm.sampling.model import RetrievalDiffusionModel
 from rdm.sampling.queries import Query
@@ -75,7 +76,7 @@ def sample(model: RetrievalDiffusionModel, database: RetrievalDatabase, queries:
             batch = pairs[start:start + settings.batch_size]
             ids = np.stack([query.neighbor_ids[:settings.k] for query, _ in batch])
             context = context_tokens(database, ids, model.config.conditioning, model.device)
-            with torch.autocast(model.device.type, torch.bfloat16):
+            with autocast(model.device):
                 latents = model.head.sample(model.denoiser, context, shape=model.latent_shape,
                                             seeds=[seed for _, seed in batch], num_steps=settings.num_steps,
                                             eta=settings.eta, guidance_scale=settings.guidance_scale)

@@ -20,12 +20,12 @@ class CropConfig(Config):
     patches of 256, two or three per photograph.) Stored coordinates are pixels of the photograph as it lies in `images/`.
     """
 
-    mode: Literal["random", "grid"] = Field("random", description="random crops, or an aligned grid")
-    frame_size: int = Field(1200, ge=1, description="side of the centre square, in pixels of the resized photograph")
-    patch_size: int = Field(256, ge=1, description="side of a patch, in the same pixels")
-    min_patches: int = Field(2, ge=1, description="least number of random patches per photograph")
-    max_patches: int = Field(3, ge=1, description="greatest number of random patches per photograph")
-    seed: int = Field(0, description="changes every random crop")
+    mode: Literal["random", "grid"] = Field(default="random", description="random crops, or an aligned grid")
+    frame_size: int = Field(default=1200, ge=1, description="side of the centre square, in pixels of the resized photograph")
+    patch_size: int = Field(default=256, ge=1, description="side of a patch, in the same pixels")
+    min_patches: int = Field(default=2, ge=1, description="least number of random patches per photograph")
+    max_patches: int = Field(default=3, ge=1, description="greatest number of random patches per photograph")
+    seed: int = Field(default=0, description="changes every random crop")
 
     @model_validator(mode="after")
     def _consistent(self) -> CropConfig:

@@ -23,7 +23,7 @@ class QuerySetConfig(Config):
 
     source: str = Field(description="specification of the source, such as folder:///photos")
     crop: CropConfig = CropConfig()
-    images_per_shard: int = Field(1024, ge=1, description="photographs per shard")
+    images_per_shard: int = Field(default=1024, ge=1, description="photographs per shard")
 
 
 @dataclass(frozen=True)

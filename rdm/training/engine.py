@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rdm.errors import MissingDependencyError, TrainingError
+from rdm.models.precision import autocast
 from rdm.training.objective import Objective
 from rdm.training.recipes import TrainConfig
 
@@ -45,7 +46,7 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with autocast(self.device, self.config.precision):
             metrics = self._engine(moved, generator)
         self._engine.backward(metrics["loss"])
         self._engine.step()

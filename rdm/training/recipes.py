@@ -10,6 +10,7 @@ from pydantic import Field
 
 from rdm.config import Config
 from rdm.errors import UsageError
+from rdm.models.precision import Precision
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
@@ -32,7 +33,7 @@ class TrainConfig(Config):
     beta2: float = Field(0.999, gt=0, lt=1, description="AdamW's second moment decay")
     gradient_clip: float = Field(1.0, ge=0, description="greatest gradient norm; 0: no clipping")
     ema_decay: float = Field(0.9999, ge=0, lt=1)
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16: autocast with fp32 weights")
+    precision: Precision = Field("auto", description="bf16: autocast with fp32 weights; auto: where that is faster")
     zero_stage: Literal[0, 1, 2] = Field(1, description="DeepSpeed ZeRO stage")
     num_ranks: int | None = Field(None, ge=1, description="processes on this machine; None: one per accelerator, or two "
                                   "on a machine that has none")

@@ -71,7 +71,9 @@ def test_error_for_the_user_keeps_its_kind_place_and_remedy() -> None:
     assert (caught.value.what, caught.value.where, caught.value.fix) == ("the disk is full", "/data", "free space")
 
 
-@pytest.mark.parametrize("fields", [{"num_workers": 0}, {"memory_fraction": 0}, {"memory_fraction": 1.5}, {"retries": -1}])
+@pytest.mark.parametrize(
+    "fields", [{"num_workers": 0}, {"memory_fraction": 0}, {"memory_fraction": 1.5}, {"retries": -1}]
+)
 def test_senseless_settings_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         ComputeConfig.model_validate(fields)
@@ -88,8 +90,10 @@ def test_silent_scheduler_address_is_a_usage_error() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(UsageError, match="no Dask scheduler answers") as caught, \
-                compute_pool(ComputeConfig(dask=address)):
+        with (
+            pytest.raises(UsageError, match="no Dask scheduler answers") as caught,
+            compute_pool(ComputeConfig(dask=address)),
+        ):
             pass
     assert caught.value.where == address
 
@@ -113,7 +117,11 @@ def test_cluster_maps_in_other_processes_and_carries_errors_home() -> None:
             for _, result in pool.map(work, [1, -1, 2, 3], stage="square"):
                 finished.append(result[0])
         assert sorted(finished) == [1, 4, 9]
-        assert (caught.value.what, caught.value.where, caught.value.fix) == ("the disk is full", "/data/-1", "free space")
+        assert (caught.value.what, caught.value.where, caught.value.fix) == (
+            "the disk is full",
+            "/data/-1",
+            "free space",
+        )
 
     with compute_pool(LOCAL) as outer, compute_pool(ComputeConfig(dask=outer.client.scheduler.address)) as pool:  # type: ignore[union-attr]
         assert dict(pool.map(work, [5], stage="square"))[0][0] == 25

@@ -22,16 +22,22 @@ def build(tiny_encoder: str) -> Callable[..., dict[str, Any]]:
     """Return `build(root, photos, **fields)`, which builds a database and returns the summary."""
 
     def run(root: Path, photos: Path, **fields: object) -> dict[str, Any]:
-        config = {"source": f"folder://{photos}", "encoder": tiny_encoder, "images_per_shard": 5,
-                  "crop": CropConfig(frame_size=40, patch_size=24), **fields}
+        config = {
+            "source": f"folder://{photos}",
+            "encoder": tiny_encoder,
+            "images_per_shard": 5,
+            "crop": CropConfig(frame_size=40, patch_size=24),
+            **fields,
+        }
         return run_build(DatabaseBuilder(str(root), BuildConfig.model_validate(config)), INLINE)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, build: Callable[..., dict[str, Any]],
-          encoded: Callable[..., bytes]) -> Path:
+def built(
+    tmp_path_factory: pytest.TempPathFactory, build: Callable[..., dict[str, Any]], encoded: Callable[..., bytes]
+) -> Path:
     """A folder with `photos` and the database `db` over them; copy it before changing it."""
     base = tmp_path_factory.mktemp("built")
     (base / "photos").mkdir()
@@ -66,7 +72,10 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
     """Return a function that reads every file of a folder but the lock, which holds a process number."""
 
     def read(folder: Path) -> dict[str, bytes]:
-        return {path.relative_to(folder).as_posix(): path.read_bytes()
-                for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".writer.lock"}
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != ".writer.lock"
+        }
 
     return read

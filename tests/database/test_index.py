@@ -35,13 +35,17 @@ def test_infos_are_written_and_measured(built: tuple[Folder, dict[str, object]])
     assert 0.8 <= infos["recall_at_20"] <= 1  # type: ignore[operator]
 
 
-def test_two_builds_give_equal_bytes(built: tuple[Folder, dict[str, object]], vectors: np.ndarray, tmp_path: Path) -> None:
+def test_two_builds_give_equal_bytes(
+    built: tuple[Folder, dict[str, object]], vectors: np.ndarray, tmp_path: Path
+) -> None:
     build_index(Folder(tmp_path), vectors, NONE, IndexConfig())
     for name in ("index/knn.index", "index/index_infos.json"):
         assert Folder(tmp_path).read_bytes(name) == built[0].read_bytes(name)
 
 
-def test_opened_index_finds_what_it_was_audited_for(built: tuple[Folder, dict[str, object]], vectors: np.ndarray) -> None:
+def test_opened_index_finds_what_it_was_audited_for(
+    built: tuple[Folder, dict[str, object]], vectors: np.ndarray
+) -> None:
     audit = audit_recall(open_index(built[0]), vectors, NONE, 500, IndexConfig().seed)
     assert audit["recall_at_20"] == built[1]["recall_at_20"]
 
@@ -51,8 +55,12 @@ def kinds() -> dict[str, faiss.Index]:
     ivf = faiss.IndexIVFFlat(quantizer, 16, 8, faiss.METRIC_INNER_PRODUCT)
     ivf.nprobe = 8
     rotated = faiss.index_factory(16, "OPQ4_16,IVF8,PQ4x4", faiss.METRIC_INNER_PRODUCT)
-    return {"flat": faiss.IndexFlatIP(16), "hnsw": faiss.IndexHNSWFlat(16, 16, faiss.METRIC_INNER_PRODUCT), "ivf": ivf,
-            "rotated": rotated}
+    return {
+        "flat": faiss.IndexFlatIP(16),
+        "hnsw": faiss.IndexHNSWFlat(16, 16, faiss.METRIC_INNER_PRODUCT),
+        "ivf": ivf,
+        "rotated": rotated,
+    }
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "rotated"])
@@ -89,7 +97,7 @@ def test_audit_with_few_living_rows_lowers_k(vectors: np.ndarray) -> None:
 
 
 def test_recall_under_the_least_is_an_error(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).standard_normal((600, 16))
+    noise = np.random.default_rng(0).standard_normal((3000, 16))
     unit = quantize((noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32))
     with pytest.raises(DatabaseError, match="under min_recall"):
         build_index(Folder(tmp_path), unit, NONE, IndexConfig(target_recall=0, min_recall=1))

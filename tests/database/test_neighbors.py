@@ -18,8 +18,9 @@ Contents = Callable[[Path], dict[str, bytes]]
 
 
 def config_of(photos: Path, **fields: object) -> NeighborConfig:
-    queries = QuerySetConfig(source=f"folder://{photos}", crop=CropConfig(frame_size=40, patch_size=30),
-                             images_per_shard=4)
+    queries = QuerySetConfig(
+        source=f"folder://{photos}", crop=CropConfig(frame_size=40, patch_size=30), images_per_shard=4
+    )
     return NeighborConfig.model_validate({"queries": queries, "k_stored": 6, **fields})
 
 
@@ -51,14 +52,19 @@ def test_table_holds_the_neighbors_of_every_crop(root: Path, photos: Path, exact
     assert table.all_ids.shape == (info["num_queries"], 6)
 
 
-def test_second_run_does_nothing_and_lost_shards_alone_are_done_again(root: Path, photos: Path, contents: Contents) -> None:
+def test_second_run_does_nothing_and_lost_shards_alone_are_done_again(
+    root: Path, photos: Path, contents: Contents
+) -> None:
     build_table(root, config_of(photos))
     before = contents(root)
     times = {path: path.stat().st_mtime_ns for path in (root / "neighbors" / "train").glob("0*")}
     (root / "neighbors" / "train" / "00001.npy").write_bytes(b"")
     build_table(root, config_of(photos))
     assert contents(root) == before
-    assert {path.name for path, time in times.items() if path.stat().st_mtime_ns != time} == {"00001.npy", "00001.parquet"}
+    assert {path.name for path, time in times.items() if path.stat().st_mtime_ns != time} == {
+        "00001.npy",
+        "00001.parquet",
+    }
 
 
 def test_shards_may_finish_in_any_order(root: Path, photos: Path, tmp_path: Path, contents: Contents) -> None:

@@ -19,11 +19,14 @@ def brute_force(queries: np.ndarray, vectors: np.ndarray, k: int, dead: set[int]
     """Compare every pair in float64, one by one, and sort by (similarity, id)."""
     ids, similarities = [], np.full((len(queries), k), -np.inf, np.float32)
     for row, query in enumerate(queries.astype(np.float64)):
-        scores = [(np.float32((query * vector).sum()), number) for number, vector in enumerate(vectors.astype(np.float64))
-                  if number not in dead]
+        scores = [
+            (np.float32((query * vector).sum()), number)
+            for number, vector in enumerate(vectors.astype(np.float64))
+            if number not in dead
+        ]
         best = sorted(scores, key=lambda pair: (-pair[0], pair[1]))[:k]
         ids.append([number for _, number in best] + [-1] * (k - len(best)))
-        similarities[row, :len(best)] = [score for score, _ in best]
+        similarities[row, : len(best)] = [score for score, _ in best]
     return ids, similarities
 
 
@@ -48,8 +51,9 @@ def test_exact_search_equals_brute_force_to_the_bit(search: tuple[np.ndarray, np
 
 
 @given(searches(), st.lists(st.integers(1, 60), max_size=3), st.integers(1, 70), st.randoms(use_true_random=False))
-def test_parts_blocks_their_order_and_batches_do_not_matter(search: tuple[np.ndarray, np.ndarray, int, set[int]],
-                                                            cuts: list[int], rows: int, random: object) -> None:
+def test_parts_blocks_their_order_and_batches_do_not_matter(
+    search: tuple[np.ndarray, np.ndarray, int, set[int]], cuts: list[int], rows: int, random: object
+) -> None:
     queries, vectors, k, dead = search
     excluded = np.array(sorted(dead), np.int64)
     bounds = sorted({0, len(vectors), *(cut for cut in cuts if cut < len(vectors))})
@@ -58,7 +62,7 @@ def test_parts_blocks_their_order_and_batches_do_not_matter(search: tuple[np.nda
     random.shuffle(blocks)  # type: ignore[attr-defined]
     whole = exact_search(queries, [(0, vectors)], k, excluded=excluded)
     blocked = exact_search(queries, blocks, k, excluded=excluded)
-    single = [exact_search(queries[row:row + 1], blocks, k, excluded=excluded) for row in range(len(queries))]
+    single = [exact_search(queries[row : row + 1], blocks, k, excluded=excluded) for row in range(len(queries))]
     for position in (0, 1):
         assert whole[position].tobytes() == blocked[position].tobytes()
         assert whole[position].tobytes() == np.concatenate([result[position] for result in single]).tobytes()
@@ -106,8 +110,10 @@ def test_rank_sorts_by_similarity_then_id_and_drops_empty_places(pairs: list[tup
 @given(st.lists(st.integers(0, 9), max_size=5), st.integers(1, 12))
 def test_blocks_cover_every_row_once(sizes: list[int], rows: int) -> None:
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-    parts = [(start, np.arange(start, start + size, dtype=np.float16)[:, None])
-             for start, size in zip(starts.tolist(), sizes, strict=False)]
+    parts = [
+        (start, np.arange(start, start + size, dtype=np.float16)[:, None])
+        for start, size in zip(starts.tolist(), sizes, strict=False)
+    ]
     blocks = list(blocks_of(parts, rows))
     assert all(1 <= len(vectors) <= rows for _, vectors in blocks)
     assert [int(value) for _, vectors in blocks for value in vectors[:, 0]] == list(range(sum(sizes)))

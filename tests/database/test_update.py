@@ -50,9 +50,9 @@ def test_unchanged_source_needs_nothing(living_root: Path) -> None:
     assert update(living_root)["unchanged"]
 
 
-def test_new_photographs_get_new_parts_and_old_ones_stay(living_root: Path, tmp_path: Path,
-                                                         encoded: Callable[..., bytes],
-                                                         contents: Callable[[Path], dict[str, bytes]]) -> None:
+def test_new_photographs_get_new_parts_and_old_ones_stay(
+    living_root: Path, tmp_path: Path, encoded: Callable[..., bytes], contents: Callable[[Path], dict[str, bytes]]
+) -> None:
     before = contents(living_root)
     for number in (20, 21):
         (tmp_path / "photos" / f"p{number}.jpg").write_bytes(encoded(number))
@@ -81,13 +81,19 @@ def test_patch_ids_are_never_used_again(living_root: Path, tmp_path: Path, encod
     (tmp_path / "photos" / "p12.jpg").write_bytes(encoded(12))
     update(living_root)
     database = RetrievalDatabase.open(str(living_root))
-    new = [number for number, name in zip(database.living_ids(), database.patch_rows(database.living_ids())["image_id"]
-                                         .to_pylist(), strict=True) if name == "p12.jpg"]
+    new = [
+        number
+        for number, name in zip(
+            database.living_ids(), database.patch_rows(database.living_ids())["image_id"].to_pylist(), strict=True
+        )
+        if name == "p12.jpg"
+    ]
     assert min(new) == before
 
 
-def test_replaced_photograph_gets_new_patches(living_root: Path, tmp_path: Path, encoded: Callable[..., bytes],
-                                              contents: Callable[[Path], dict[str, bytes]]) -> None:
+def test_replaced_photograph_gets_new_patches(
+    living_root: Path, tmp_path: Path, encoded: Callable[..., bytes], contents: Callable[[Path], dict[str, bytes]]
+) -> None:
     before = RetrievalDatabase.open(str(living_root)).version
     (tmp_path / "photos" / "p03.jpg").write_bytes(encoded(33))
     update(living_root)
@@ -108,8 +114,9 @@ def test_photograph_that_comes_back_is_in_again(living_root: Path, tmp_path: Pat
     assert images_of(living_root) == {f"p{number:02d}.jpg" for number in range(12)}
 
 
-def test_deleted_images_stay_out_although_the_source_has_them(living_root: Path, tmp_path: Path,
-                                                              encoded: Callable[..., bytes]) -> None:
+def test_deleted_images_stay_out_although_the_source_has_them(
+    living_root: Path, tmp_path: Path, encoded: Callable[..., bytes]
+) -> None:
     update(living_root, "p02.jpg", "p09.jpg")
     assert not {"p02.jpg", "p09.jpg"} & found_everywhere(living_root)
     assert not plan(living_root)["changed"]
@@ -148,8 +155,9 @@ def test_file_that_is_no_picture_does_not_stop_updates(living_root: Path, tmp_pa
     assert found_everywhere(living_root) == images_of(living_root)
 
 
-def test_broken_photograph_is_not_tried_again_until_it_changes(living_root: Path, tmp_path: Path, build: Callable[..., Any],
-                                                              encoded: Callable[..., bytes]) -> None:
+def test_broken_photograph_is_not_tried_again_until_it_changes(
+    living_root: Path, tmp_path: Path, build: Callable[..., Any], encoded: Callable[..., bytes]
+) -> None:
     (tmp_path / "photos" / "q.jpg").write_bytes(b"words")
     assert build(living_root, tmp_path / "photos", min_success_rate=0)["failed"] == 1
     assert not plan(living_root)["changed"]
@@ -164,7 +172,9 @@ def test_root_that_is_no_database_cannot_be_updated(tmp_path: Path) -> None:
         update_builder(str(tmp_path))
 
 
-def test_reader_of_the_old_version_is_not_disturbed(living_root: Path, tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+def test_reader_of_the_old_version_is_not_disturbed(
+    living_root: Path, tmp_path: Path, encoded: Callable[..., bytes]
+) -> None:
     reader = RetrievalDatabase.open(str(living_root))
     queries = np.asarray(reader.parts[0][1][:4])
     before = RetrievalDatabase.open(str(living_root)).search_vectors(queries, 10)
@@ -178,8 +188,9 @@ def test_reader_of_the_old_version_is_not_disturbed(living_root: Path, tmp_path:
             np.testing.assert_array_equal(similarities, before[1])
 
 
-def test_refreshed_neighbors_equal_those_of_a_new_table(living_root: Path, tmp_path: Path,
-                                                        encoded: Callable[..., bytes]) -> None:
+def test_refreshed_neighbors_equal_those_of_a_new_table(
+    living_root: Path, tmp_path: Path, encoded: Callable[..., bytes]
+) -> None:
     add_neighbors(living_root, tmp_path / "photos")
     (tmp_path / "photos" / "p20.jpg").write_bytes(encoded(4))
     update(living_root, "p02.jpg")
@@ -196,7 +207,9 @@ def test_refreshed_neighbors_equal_those_of_a_new_table(living_root: Path, tmp_p
     assert not np.isin(ids, database.tombstones).any()
 
 
-def test_update_that_fails_leaves_the_old_version(living_root: Path, tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+def test_update_that_fails_leaves_the_old_version(
+    living_root: Path, tmp_path: Path, encoded: Callable[..., bytes]
+) -> None:
     (tmp_path / "photos" / "p20.jpg").write_bytes(encoded(20))
     (living_root / "img_emb" / "img_emb_0001.npy").write_bytes(b"")
     with pytest.raises(StorageError):

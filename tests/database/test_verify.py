@@ -14,8 +14,15 @@ from rdm.errors import DatabaseError
 from rdm.sources import CropConfig, QuerySetConfig
 from rdm.storage import Folder, VersionStore
 
-PARTS = ["images/00001.tar", "images/00001.parquet", "patches/patches_0002.parquet", "img_emb/img_emb_0000.npy",
-         "metadata/metadata_0001.parquet", "index/knn.index", "index/index_infos.json"]
+PARTS = [
+    "images/00001.tar",
+    "images/00001.parquet",
+    "patches/patches_0002.parquet",
+    "img_emb/img_emb_0000.npy",
+    "metadata/metadata_0001.parquet",
+    "index/knn.index",
+    "index/index_infos.json",
+]
 
 
 @pytest.fixture
@@ -73,7 +80,9 @@ def test_vector_that_is_no_unit_vector_is_found(root: Path) -> None:
     version = store.require()
     parts = [store.describe_part(part.kind, part.path, part.num_rows) for part in version.parts]
     store.commit(version.model_copy(update={"parts": parts}))
-    assert verify_database(str(root)) == ["the embedding part that starts at patch 0 has vectors that are not unit vectors"]
+    assert verify_database(str(root)) == [
+        "the embedding part that starts at patch 0 has vectors that are not unit vectors"
+    ]
 
 
 def test_neighbor_that_does_not_exist_is_found(with_neighbors: Path) -> None:

@@ -63,15 +63,10 @@ def test_related_texts_are_closer_than_unrelated_ones(encoder: LiteEncoder) -> N
     assert duck @ mallard > duck @ city + 0.2
 
 
-def test_uniform_colors_find_their_words(encoder: LiteEncoder) -> None:
-    sky = Image.new("RGB", (120, 90), (90, 150, 230))
-    blades = np.random.default_rng(0).integers((20, 90, 10), (70, 170, 50), (120, 120, 3))
-    grass = Image.fromarray(blades.astype(np.uint8))
-    images = normalize(encoder.encode_images(np.stack([encoder.preprocess(sky), encoder.preprocess(grass)])))
-    texts = normalize(encoder.encode_texts(["a clear blue sky", "green grass"]))
-    similarities = images @ texts.T
-    assert similarities[0, 0] > similarities[1, 0]
-    assert similarities[1, 1] > similarities[0, 1]
+def test_blue_picture_is_closer_to_the_sky_than_to_a_street(encoder: LiteEncoder) -> None:
+    image = normalize(encoder.encode_images(encoder.preprocess(Image.new("RGB", (120, 90), (90, 150, 230)))[None]))
+    sky, street = normalize(encoder.encode_texts(["a clear blue sky", "people walking down a busy street at night"]))
+    assert (image @ sky).item() > (image @ street).item() + 0.1
 
 
 def test_preprocessing_gives_bytes_of_the_input_size(encoder: LiteEncoder) -> None:
@@ -90,14 +85,6 @@ def test_folded_tower_agrees_with_the_network_of_the_wheel(pictures: np.ndarray)
         features = ImageTower(network)(torch.from_numpy(pictures[:2]))
     assert features.shape == (2, FEATURE_DIM)
     torch.testing.assert_close(features[:, :1280], expected, rtol=1e-3, atol=1e-4)
-
-
-def test_bfloat16_embeddings_keep_a_cosine_of_0_999(encoder: LiteEncoder, pictures: np.ndarray) -> None:
-    half = LiteEncoder(bundled_directory(), name="half", precision="bfloat16")
-    images = normalize(encoder.encode_images(pictures)), normalize(half.encode_images(pictures))
-    texts = [normalize(one.encode_texts(["an owl", "two dogs run across a field"])) for one in (encoder, half)]
-    assert (images[0] * images[1]).sum(1).min() >= 0.999
-    assert (texts[0] * texts[1]).sum(1).min() >= 0.999
 
 
 def test_same_heads_in_another_folder_are_the_same_encoder(encoder: LiteEncoder, tmp_path: Path) -> None:

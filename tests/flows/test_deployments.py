@@ -19,6 +19,7 @@ import psutil
 import pytest
 import yaml
 
+from rdm.sources import open_source
 from rdm.storage import Folder, VersionStore
 
 PREFECT_FILE = Path(__file__).parents[2] / "infra" / "prefect.yaml"
@@ -83,16 +84,20 @@ class TestOnAServer:
 
         wait_until(started, 60, "no flow run came of the event")
 
-    def test_build_then_train_then_update_complete_as_deployed(self, prefect: Prefect) -> None:
-        assert prefect.run("build-database/default")["state_type"] == "COMPLETED"
+    def test_build_then_train_then_update_complete(self, prefect: Prefect) -> None:
+        source = write_photographs(prefect.folder / "photographs", "samples://openimages-birds/database", 40)
+        built = prefect.run("build-database/default", source=source, preset="samples", dask="inline")
+        assert built["state_type"] == "COMPLETED", built["state"]["message"]
         version = VersionStore(Folder(prefect.folder / "build/deployed/database")).require()
-        assert (version.number, version.source) == (1, "samples://openimages-birds/database")
+        assert (version.number, version.num_images) == (1, 40)
 
-        assert prefect.run("train/default", overrides=["max_steps=10", "log_every=5"])["state_type"] == "COMPLETED"
-        assert (prefect.folder / "build/deployed/run/model").is_dir()
+        queries = write_photographs(prefect.folder / "queries", "samples://openimages-birds/queries", 48)
+        trained = prefect.run("train/default", queries=queries, dask="inline", overrides=["max_steps=10"])
+        assert trained["state_type"] == "COMPLETED", trained["state"]["message"]
+        assert (prefect.folder / "build/deployed/run/model/model.json").is_file()
 
         run = prefect.run("update-database/default")
-        assert run["state_type"] == "COMPLETED"
+        assert run["state_type"] == "COMPLETED", run["state"]["message"]
         assert VersionStore(Folder(prefect.folder / "build/deployed/database")).require() == version
         assert any("nothing changed" in line for line in prefect.logs(run))
 
@@ -143,6 +148,15 @@ class Prefect:
 
         wait_until(lambda: any("Finished in state" in line for line in lines()), 30, "the log does not arrive")
         return lines()
+
+
+def write_photographs(folder: Path, source: str, count: int) -> str:
+    """Write the first photographs of a source as files; return the specification of their folder."""
+    folder.mkdir()
+    opened = open_source(source)
+    for location in opened.listing()["location"].to_pylist()[:count]:
+        (folder / location).write_bytes(opened.read(location))
+    return f"folder://{folder}"
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, otherwise: str) -> Any:

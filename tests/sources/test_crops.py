@@ -14,14 +14,20 @@ sides = st.one_of(st.integers(1, 20), st.integers(1, 6000))
 def configs(draw: st.DrawFn) -> CropConfig:
     frame = draw(st.integers(1, 1500))
     least = draw(st.integers(1, 4))
-    return CropConfig(mode=draw(st.sampled_from(["random", "grid"])), frame_size=frame,
-                      patch_size=draw(st.integers(max(1, frame // 8), frame)), min_patches=least,
-                      max_patches=draw(st.integers(least, 6)), seed=draw(st.integers(0, 2**32)))
+    return CropConfig(
+        mode=draw(st.sampled_from(["random", "grid"])),
+        frame_size=frame,
+        patch_size=draw(st.integers(max(1, frame // 8), frame)),
+        min_patches=least,
+        max_patches=draw(st.integers(least, 6)),
+        seed=draw(st.integers(0, 2**32)),
+    )
 
 
 @given(st.text(max_size=10), sides, sides, configs())
-def test_patches_are_squares_of_the_scaled_size_inside_the_photograph(name: str, width: int, height: int,
-                                                                       config: CropConfig) -> None:
+def test_patches_are_squares_of_the_scaled_size_inside_the_photograph(
+    name: str, width: int, height: int, config: CropConfig
+) -> None:
     boxes = crop_boxes(name, width, height, config)
     side = max(1, round(config.patch_size * min(width, height) / config.frame_size))
     assert boxes.dtype == np.int32
@@ -48,7 +54,10 @@ def test_same_photograph_gives_the_same_patches(name: str, width: int, height: i
 def test_crops_of_known_photographs_never_change() -> None:
     """Databases on disk depend on these numbers."""
     assert crop_boxes("p00.jpg", 1200, 1600, CropConfig()).tolist() == [
-        [551, 1073, 807, 1329], [811, 552, 1067, 808], [869, 204, 1125, 460]]
+        [551, 1073, 807, 1329],
+        [811, 552, 1067, 808],
+        [869, 204, 1125, 460],
+    ]
 
 
 def test_paper_preset_cuts_two_or_three_patches_equally_often() -> None:

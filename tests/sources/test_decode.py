@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rdm.sources import ImageDecodeError, decode_image
-from rdm.sources.decode import MAX_ASPECT, MAX_PIXELS, image_extension
+from rdm.sources.decode import MAX_ASPECT, image_extension
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -31,10 +31,13 @@ def png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("kind", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("GIF", "gif"),
-                                                 ("BMP", "bmp"), ("TIFF", "tif")])
-def test_formats_decode_to_rgb_and_have_an_extension(picture: Callable[..., Image.Image], kind: str,
-                                                     extension: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "extension"),
+    [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("GIF", "gif"), ("BMP", "bmp"), ("TIFF", "tif")],
+)
+def test_formats_decode_to_rgb_and_have_an_extension(
+    picture: Callable[..., Image.Image], kind: str, extension: str
+) -> None:
     data = encode(picture(0), kind)
     assert (decode_image(data).mode, decode_image(data).size) == ("RGB", (48, 40))
     assert image_extension(data) == extension
@@ -43,17 +46,22 @@ def test_formats_decode_to_rgb_and_have_an_extension(picture: Callable[..., Imag
 def test_stereo_jpeg_is_a_jpeg(picture: Callable[..., Image.Image]) -> None:
     data = encode(picture(0), "MPO", save_all=True, append_images=[picture(1)])
     assert image_extension(data) == "jpg"
-    np.testing.assert_array_equal(decode_image(data), decode_image(encode(picture(0), "JPEG")))
+    np.testing.assert_array_equal(np.asarray(decode_image(data)), np.asarray(decode_image(encode(picture(0), "JPEG"))))
 
 
 def test_lossless_pixels_are_unchanged(picture: Callable[..., Image.Image]) -> None:
-    np.testing.assert_array_equal(decode_image(encode(picture(0), "PNG")), picture(0))
+    np.testing.assert_array_equal(np.asarray(decode_image(encode(picture(0), "PNG"))), np.asarray(picture(0)))
 
 
 # What a viewer does with each EXIF orientation, as numpy operations on rows and columns.
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
     8: lambda a: np.rot90(a),
 }
 
@@ -63,7 +71,7 @@ def test_exif_orientation_is_applied(picture: Callable[..., Image.Image], orient
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(picture(1), "PNG", exif=exif)
-    np.testing.assert_array_equal(decode_image(data), UPRIGHT[orientation](np.asarray(picture(1))))
+    np.testing.assert_array_equal(np.asarray(decode_image(data)), UPRIGHT[orientation](np.asarray(picture(1))))
 
 
 def test_broken_exif_does_not_cost_the_picture(picture: Callable[..., Image.Image]) -> None:
@@ -73,7 +81,7 @@ def test_broken_exif_does_not_cost_the_picture(picture: Callable[..., Image.Imag
 
 def test_rotation_turns_counterclockwise(picture: Callable[..., Image.Image]) -> None:
     turned = decode_image(encode(picture(1), "PNG"), rotation=90)
-    np.testing.assert_array_equal(turned, np.rot90(np.asarray(picture(1))))
+    np.testing.assert_array_equal(np.asarray(turned), np.rot90(np.asarray(picture(1))))
 
 
 def test_cmyk_is_converted() -> None:
@@ -94,8 +102,9 @@ def test_sixteen_bit_gray_with_transparency_decodes() -> None:
 
 def test_float_tiff_is_scaled() -> None:
     values = np.array([[0.0, 0.5, 1.0]], np.float32)
-    np.testing.assert_allclose(np.asarray(decode_image(encode(Image.fromarray(values), "TIFF")))[0, :, 0],
-                               [0, 127.5, 255], atol=1)
+    np.testing.assert_allclose(
+        np.asarray(decode_image(encode(Image.fromarray(values), "TIFF")))[0, :, 0], [0, 127.5, 255], atol=1
+    )
 
 
 def test_transparent_palette_is_laid_on_white() -> None:
@@ -106,10 +115,16 @@ def test_transparent_palette_is_laid_on_white() -> None:
     assert [decoded.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 255)]
 
 
-@pytest.mark.parametrize(("mode", "color", "expected"), [
-    ("RGBA", (255, 0, 0, 0), (255, 255, 255)), ("RGBA", (255, 0, 0, 255), (255, 0, 0)), ("LA", (0, 0), (255, 255, 255)),
-    ("L", 7, (7, 7, 7)), ("1", 1, (255, 255, 255)),
-])
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [
+        ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
+        ("RGBA", (255, 0, 0, 255), (255, 0, 0)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("L", 7, (7, 7, 7)),
+        ("1", 1, (255, 255, 255)),
+    ],
+)
 def test_modes_become_rgb(mode: str, color: object, expected: tuple[int, ...]) -> None:
     image = Image.new(mode, (2, 2), color)  # type: ignore[arg-type]
     assert decode_image(encode(image, "PNG")).getpixel((0, 0)) == expected
@@ -118,7 +133,9 @@ def test_modes_become_rgb(mode: str, color: object, expected: tuple[int, ...]) -
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_first_frame_of_an_animation_is_taken(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
-    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {}))
+    data = encode(
+        frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {})
+    )
     assert decode_image(data).getpixel((3, 3)) == (255, 0, 0)
 
 
@@ -132,13 +149,20 @@ def test_greatest_aspect_is_accepted_and_more_is_not() -> None:
         decode_image(encode(Image.new("RGB", (1, MAX_ASPECT + 1)), "PNG"))
 
 
-@pytest.mark.parametrize(("data", "reason"), [
-    (b"", "empty file"), (b"these are words", "not a picture"), (b"\xff\xd8\xff", "not a picture"),
-    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"), (b"%!PS-Adobe-3.0 EPSF-3.0", "not a picture"),
-    (png_of_size(0, 0), "not a picture"),
-    (png_of_size(12_000, 10_001), "too many pixels"), (png_of_size(60_000, 60_000), "too many pixels"),
-    (png_of_size(10, 10), "broken picture"),
-])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"these are words", "not a picture"),
+        (b"\xff\xd8\xff", "not a picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "not a picture"),
+        (png_of_size(0, 0), "not a picture"),
+        (png_of_size(12_000, 10_001), "too many pixels"),
+        (png_of_size(60_000, 60_000), "too many pixels"),
+        (png_of_size(10, 10), "broken picture"),
+    ],
+)
 def test_unusable_data_has_a_countable_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ImageDecodeError) as caught:
         decode_image(data)
@@ -149,11 +173,6 @@ def test_gif_without_pixels_is_refused() -> None:
     data = b"GIF89a" + struct.pack("<HHBBB", 0, 0, 0, 0, 0) + b";"
     with pytest.raises(ImageDecodeError):
         decode_image(data)
-
-
-def test_size_limit_is_checked_before_decoding() -> None:
-    assert 12_000 * 10_001 > MAX_PIXELS
-    assert 60_000 * 60_000 > 2 * Image.MAX_IMAGE_PIXELS  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])

@@ -58,7 +58,7 @@ def test_bytes_are_found_at_their_offset_and_in_the_tar(mixed: Path, tmp_path: P
         assert list(members) == [f"{row['key']}.{row['extension']}" for row in rows]
         for row in rows:
             original = (mixed / row["image_id"]).read_bytes()
-            assert data[row["tar_offset"]:row["tar_offset"] + row["num_bytes"]] == original
+            assert data[row["tar_offset"] : row["tar_offset"] + row["num_bytes"]] == original
             assert row["sha256"] == hashlib.sha256(original).hexdigest()
             assert members[f"{row['key']}.{row['extension']}"].mtime == 0
 

@@ -24,8 +24,9 @@ def test_listing_is_sorted_complete_and_independent_of_order(pairs: list[tuple[s
 
 
 @given(rows, rows)
-def test_fingerprints_differ_exactly_when_ids_or_etags_do(first: list[tuple[str, str]],
-                                                          second: list[tuple[str, str]]) -> None:
+def test_fingerprints_differ_exactly_when_ids_or_etags_do(
+    first: list[tuple[str, str]], second: list[tuple[str, str]]
+) -> None:
     same = fingerprint(make_listing(listing(first))) == fingerprint(make_listing(listing(second)))
     assert same == (sorted(first) == sorted(second))
 
@@ -47,9 +48,19 @@ def test_plain_path_gets_a_hint() -> None:
         open_source("/photos")
 
 
-@pytest.mark.parametrize(("location", "expected"), [
-    ("a.jpg", True), ("a/b.PNG", True), ("12:30.jpg", True), ("x.tar:512:99", True), ("x:512:99", True),
-    ("notes.txt", False), ("x.tar", False), ("jpg", False), ("12:30.txt", False),
-])
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("a.jpg", True),
+        ("a/b.PNG", True),
+        ("12:30.jpg", True),
+        ("x.tar:512:99", True),
+        ("x:512:99", True),
+        ("notes.txt", False),
+        ("x.tar", False),
+        ("jpg", False),
+        ("12:30.txt", False),
+    ],
+)
 def test_pictures_are_known_by_name(location: str, expected: bool) -> None:
     assert names_picture(location) is expected

@@ -38,7 +38,7 @@ def test_crops_are_the_boxes_of_the_photograph(photos: Path) -> None:
         expected = [image.crop(tuple(box)) for box in crop_boxes("p03.jpg", 48, 40, CROP).tolist()]
     assert [crop.key for crop in crops] == [f"p03.jpg/{number}" for number in range(len(expected))]
     for crop, image in zip(crops, expected, strict=True):
-        np.testing.assert_array_equal(crop.image, image)
+        np.testing.assert_array_equal(np.asarray(crop.image), np.asarray(image))
 
 
 def test_unusable_photographs_are_reported_and_the_others_kept(photos: Path) -> None:

@@ -22,12 +22,16 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
 
 @pytest.fixture
 def members(encoded: Callable[..., bytes]) -> dict[str, bytes]:
-    return {f"{number:04d}.{ending}": encoded(number) if ending == "jpg" else b'{"a": 1}'
-            for number in range(3) for ending in ("jpg", "json")}
+    return {
+        f"{number:04d}.{ending}": encoded(number) if ending == "jpg" else b'{"a": 1}'
+        for number in range(3)
+        for ending in ("jpg", "json")
+    }
 
 
-def test_pictures_of_every_tar_are_read_by_offset(tmp_path: Path, members: dict[str, bytes],
-                                                  encoded: Callable[..., bytes]) -> None:
+def test_pictures_of_every_tar_are_read_by_offset(
+    tmp_path: Path, members: dict[str, bytes], encoded: Callable[..., bytes]
+) -> None:
     write_tar(tmp_path / "b.tar", members)
     write_tar(tmp_path / "a.tar", {"x/7.png": encoded(7, "PNG")})
     source = open_source(f"webdataset://{tmp_path}")
@@ -59,15 +63,24 @@ def test_folder_without_tars_lists_nothing(tmp_path: Path) -> None:
 
 def damage_header(data: bytes) -> bytes:
     second = data.index(b"0000.json")
-    return data[:second] + b"\xff" + data[second + 1:]
+    return data[:second] + b"\xff" + data[second + 1 :]
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: b"words" * 300, lambda data: data[:700],
-                                    lambda data: data[:512 + 300], lambda data: data[:data.index(b"0001.jpg")],
-                                    damage_header],
-                         ids=["empty", "words", "in a header", "in a picture", "between members", "a flipped byte"])
-def test_damaged_tar_is_an_error_and_loses_nothing_in_silence(tmp_path: Path, members: dict[str, bytes],
-                                                              damage: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: b"words" * 300,
+        lambda data: data[:700],
+        lambda data: data[: 512 + 300],
+        lambda data: data[: data.index(b"0001.jpg")],
+        damage_header,
+    ],
+    ids=["empty", "words", "in a header", "in a picture", "between members", "a flipped byte"],
+)
+def test_damaged_tar_is_an_error_and_loses_nothing_in_silence(
+    tmp_path: Path, members: dict[str, bytes], damage: Callable[[bytes], bytes]
+) -> None:
     path = write_tar(tmp_path / "a.tar", members)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(SourceError, match="damaged") as caught:

@@ -44,8 +44,15 @@ def test_table_reads_back_with_chosen_columns(folder: Folder) -> None:
     assert folder.read_table("t.parquet", ["b"]) == table.select(["b"])
 
 
-@pytest.mark.parametrize("array", [np.arange(6, dtype=np.float16).reshape(3, 2), np.zeros((0, 4), np.float16),
-                                   np.asfortranarray(np.arange(6).reshape(2, 3))], ids=["small", "empty", "fortran"])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=np.float16).reshape(3, 2),
+        np.zeros((0, 4), np.float16),
+        np.asfortranarray(np.arange(6).reshape(2, 3)),
+    ],
+    ids=["small", "empty", "fortran"],
+)
 def test_array_reads_back(folder: Folder, array: np.ndarray) -> None:
     folder.write_array("x.npy", array)
     found = folder.read_array("x.npy")
@@ -197,7 +204,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of 256 kB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip(f"mounting is not permitted here: {mounted.stderr.decode().strip()}")
     yield place

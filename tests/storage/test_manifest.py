@@ -20,9 +20,22 @@ with VersionStore(Folder(sys.argv[1])).writer():
 
 
 def make_version(number: int) -> Version:
-    return Version(number=number, parent=number - 1 or None, source="folder:///x", source_fingerprint="f", num_images=1,
-                   num_patches=4, next_patch_id=4, embedding_dim=2, encoder={}, index={}, tombstones=[1],
-                   deleted_image_ids=[], parts=[], config={})
+    return Version(
+        number=number,
+        parent=number - 1 or None,
+        source="folder:///x",
+        source_fingerprint="f",
+        num_images=1,
+        num_patches=4,
+        next_patch_id=4,
+        embedding_dim=2,
+        encoder={},
+        index={},
+        tombstones=[1],
+        deleted_image_ids=[],
+        parts=[],
+        config={},
+    )
 
 
 @pytest.fixture
@@ -65,10 +78,18 @@ def test_tampered_version_is_detected(store: VersionStore) -> None:
         store.current()
 
 
-@pytest.mark.parametrize("manifest", [b"[]", b'{"format": "other"}', b'{"format": "retrieval-database"}',
-                                      b'{"format": "retrieval-database", "format_version": 1}',
-                                      b'{"format": "retrieval-database", "format_version": 1, "current": "a/b"}',
-                                      b'{"format": "retrieval-database", "format_version": 1, "current": "../b"}', b"{"])
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"[]",
+        b'{"format": "other"}',
+        b'{"format": "retrieval-database"}',
+        b'{"format": "retrieval-database", "format_version": 1}',
+        b'{"format": "retrieval-database", "format_version": 1, "current": "a/b"}',
+        b'{"format": "retrieval-database", "format_version": 1, "current": "../b"}',
+        b"{",
+    ],
+)
 def test_foreign_or_damaged_manifest_is_an_error(store: VersionStore, manifest: bytes) -> None:
     store.folder.write_bytes("manifest.json", manifest)
     with pytest.raises((DatabaseError, StorageError)):
@@ -138,8 +159,12 @@ def test_database_at_a_url_cannot_be_written() -> None:
 
 
 def test_writer_in_another_process_is_refused_and_a_killed_one_frees_the_lock(store: VersionStore) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLD_THE_LOCK, store.folder.url], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_THE_LOCK, store.folder.url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -154,5 +179,8 @@ def test_writer_in_another_process_is_refused_and_a_killed_one_frees_the_lock(st
 def test_manifest_names_the_format(store: VersionStore) -> None:
     store.commit(make_version(1))
     manifest = json.loads(store.folder.read_bytes("manifest.json"))
-    assert (manifest["format"], manifest["format_version"], manifest["current"]) == \
-        ("retrieval-database", 1, "versions/000001.json")
+    assert (manifest["format"], manifest["format_version"], manifest["current"]) == (
+        "retrieval-database",
+        1,
+        "versions/000001.json",
+    )

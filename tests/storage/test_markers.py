@@ -50,8 +50,10 @@ def test_missing_output_is_done_again(folder: Folder) -> None:
     assert markers.find("0000", "key") is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"key": "key"}', b"\xff\xfe",
-                                     b'{"key": "key", "outputs": {"../a": 5}, "stats": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b'{"key": "key"}', b"\xff\xfe", b'{"key": "key", "outputs": {"../a": 5}, "stats": {}}'],
+)
 def test_damaged_marker_is_done_again(folder: Folder, content: bytes) -> None:
     folder.write_bytes("_markers/embed/0000.json", content)
     assert Markers(folder, "embed").find("0000", "key") is None

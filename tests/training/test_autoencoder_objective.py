@@ -8,6 +8,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from rdm.errors import ModelError
 from rdm.models.autoencoder import AutoencoderConfig, load_autoencoder
 from rdm.training.objectives.autoencoder import AutoencoderObjective, AutoencoderObjectiveConfig, open_training
 from rdm.training.photos import PhotoConfig
@@ -158,3 +159,23 @@ def test_what_is_held_out_calibrates_and_does_not_train(tmp_path: Path) -> None:
     held_out = set(tested.calibration[:, 0, 0, 0].tolist())
     assert seen | held_out == set(range(20))
     assert not seen & held_out
+
+
+def test_training_goes_on_from_an_exported_first_stage(tmp_path: Path) -> None:
+    first = objective(start_seed=3)
+    first.export(tmp_path, trainable(first))
+    second = objective(start_seed=4)
+    second.start_from_first_stage(str(tmp_path))
+    expected = trainable(first)
+    assert all(torch.equal(value, expected[name].half().float()) for name, value in trainable(second).items())
+
+
+def test_a_first_stage_of_another_shape_cannot_be_gone_on_from(tmp_path: Path) -> None:
+    other = objective(network=AutoencoderConfig(block_out_channels=(8, 8, 8), sample_size=16))
+    other.export(tmp_path, trainable(other))
+    with pytest.raises(ModelError, match="another network"):
+        objective().start_from_first_stage(str(tmp_path))
+
+
+def test_weights_lie_as_the_engine_broadcasts_them() -> None:
+    assert all(parameter.is_contiguous() for parameter in objective().parameters())

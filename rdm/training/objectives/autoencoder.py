@@ -13,7 +13,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rdm.config import Config
-from rdm.models.autoencoder import AutoencoderConfig, autoencoder_kl_f4_lite, build_autoencoder, to_signed
+from rdm.errors import ModelError
+from rdm.models.autoencoder import (
+    AutoencoderConfig,
+    autoencoder_kl_f4_lite,
+    build_autoencoder,
+    load_autoencoder,
+    to_signed,
+)
 from rdm.models.block_projection import BlockProjection
 from rdm.models.linear_start import start_from_projection, start_problem
 from rdm.training.objective import Objective
@@ -32,8 +39,8 @@ class AutoencoderObjectiveConfig(Config):
     crop_size: int = Field(default=32, ge=8, description="side of the random crops that a step sees, pixels")
     kl_weight: float = Field(default=1e-4, ge=0, description="weight of the divergence per latent number, in nats; the "
                              "reconstruction term is in units of half the brightness range")
-    start: Literal["projection", "random"] = "projection"
-    """Weights to start from: the principal components of pixel blocks, or random ones."""
+    start: str = Field(default="projection", description="weights to start from: projection (principal components of "
+                       "pixel blocks), random, or a first stage of the same shape to go on from")
     start_seed: int = Field(default=0, description="of the random weights")
 
     @model_validator(mode="after")
@@ -70,7 +77,20 @@ class AutoencoderObjective(Objective):
             torch.manual_seed(config.start_seed)
             self.autoencoder = build_autoencoder(config.network)
 
-    def start_from(self, photographs: NDArray[np.uint8]) -> None:
+    def start_from_first_stage(self, name_or_dir: str) -> None:
+        """Take the weights of a first stage that `load_autoencoder` opens.
+
+        Raises:
+            ModelError: it cannot be opened, or its network is another one.
+        """
+        weights = load_autoencoder(name_or_dir).model.state_dict()
+        own = self.autoencoder.state_dict()
+        if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
+            raise ModelError("this first stage has another network than the one to be trained", where=name_or_dir,
+                             fix="set objective.network to its sizes, or objective.start=projection")
+        self.autoencoder.load_state_dict(weights)
+
+    def start_from_projection(self, photographs: NDArray[np.uint8]) -> None:
         """Take the weights of the linear autoencoder that is fitted to photographs uint8 [N, 3, S, S]."""
         images = to_signed(torch.from_numpy(photographs))
         projection = BlockProjection.fit(images, block=self.config.network.factor,
@@ -120,10 +140,13 @@ def open_training(source: str, config: AutoencoderObjectiveConfig) -> tuple[Phot
 
     Raises:
         SourceError: the source leaves nothing to train on, nothing to measure with, or holds broken pictures.
+        ModelError: the first stage to start from cannot be opened, or is another network.
     """
     data = PhotoShards(source, config.photographs)
     held_out = PhotoShards(source, config.photographs, held_out=True)
     objective = AutoencoderObjective(config, held_out.sample(_NUM_CALIBRATION))
     if config.start == "projection":
-        objective.start_from(data.sample(_NUM_START))
+        objective.start_from_projection(data.sample(_NUM_START))
+    elif config.start != "random":
+        objective.start_from_first_stage(config.start)
     return data, objective

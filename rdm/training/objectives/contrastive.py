@@ -25,7 +25,7 @@ class ContrastiveConfig(Config):
 
     kind: Literal["contrastive"] = "contrastive"
     heads: HeadsConfig = HeadsConfig()
-    num_crops: int = Field(default=2, ge=0, description="random crops per picture, beside the whole and its mirror")
+    num_crops: int = Field(default=0, ge=0, description="random crops per picture, beside the whole and its mirror")
     num_validation: int = Field(default=500, ge=0, description="pictures kept for choosing settings")
     num_test: int = Field(default=500, ge=0, description="pictures kept for the card's figures, never chosen by")
     caption_mixing: float = Field(default=0.5, ge=0, le=1, description="share of captions averaged with another one")

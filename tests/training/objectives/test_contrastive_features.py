@@ -81,6 +81,7 @@ def test_only_a_webdataset_carries_captions(tmp_path: Path) -> None:
         build_feature_cache("folder:///photos", tmp_path, FeatureConfig(num_crops=0, text_layers=(6,)))
 
 
+@pytest.mark.slow
 def test_cache_has_a_row_per_picture_and_only_missing_shards_are_extracted_again(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     source = tmp_path / "source"

@@ -1,11 +1,12 @@
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
 
 from rdm.encoders.heads import HeadsConfig, load_heads
 from rdm.encoders.image_tower import FEATURE_DIM, NUM_CLASSES
@@ -121,30 +122,34 @@ def test_shards_hold_the_training_rows_alone(tmp_path: Path) -> None:
     assert np.array_equal(data.load_shard(0)["text"], data.cache.load(0)["text"][[3, 5]])
 
 
-def _rank_gradient(rank: int, folder: str, batch: dict[str, torch.Tensor]) -> None:
+def write_rank_gradient(rank: int, folder: Path) -> None:
+    """Compute the gradient of one of two ranks and average it, as the training engine does."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    data = ContrastiveData(FeatureCache(Folder(folder), ["00000", "00001"]), [np.arange(20), np.arange(12)])
+    data = ContrastiveData(FeatureCache(Folder(str(folder)), ["00000", "00001"]), [np.arange(20), np.arange(12)])
     objective = built(data)
-    share = {name: value[rank * 16:(rank + 1) * 16, :1] for name, value in batch.items()}
+    share = {name: value[rank * 16:(rank + 1) * 16, :1] for name, value in batch_of(data).items()}
     objective(share, torch.Generator().manual_seed(0))["loss"].backward()
-    for parameter in objective.parameters():
-        assert parameter.grad is not None
-        torch.distributed.all_reduce(parameter.grad)
-        parameter.grad /= 2
-    if rank == 0:
-        torch.save({name: parameter.grad for name, parameter in objective.named_parameters()}, f"{folder}/gradient.pt")
+    gradients = {name: parameter.grad for name, parameter in objective.named_parameters() if parameter.grad is not None}
+    for gradient in gradients.values():
+        torch.distributed.all_reduce(gradient)
+        gradient /= 2
+    torch.save(gradients, folder / f"gradient{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_ranks_average_to_the_gradient_of_one(tmp_path: Path) -> None:
     data = write_cache(tmp_path)
-    batch = batch_of(data)
-    torch.multiprocessing.spawn(_rank_gradient, (str(tmp_path), batch), nprocs=2)
+    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
     objective = built(data)
-    whole = {name: value[:, :1] for name, value in batch.items()}
+    whole = {name: value[:, :1] for name, value in batch_of(data).items()}
     objective(whole, torch.Generator().manual_seed(0))["loss"].backward()
-    shared = torch.load(tmp_path / "gradient.pt", weights_only=True)
+    shared = torch.load(tmp_path / "gradient0.pt", weights_only=True)
     for name, parameter in objective.named_parameters():
         torch.testing.assert_close(shared[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+if __name__ == "__main__":
+    write_rank_gradient(int(sys.argv[1]), Path(sys.argv[2]))

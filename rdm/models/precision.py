@@ -1,0 +1,20 @@
+"""Where bfloat16 pays: on accelerators, and on processors with matrix tiles (AMX). Elsewhere it is slower than float32."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
+    """Return the autocast context of a precision on a device; `auto` is bf16 where the hardware multiplies it natively."""
+    enabled = precision == "bf16" or (precision == "auto" and has_fast_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether matrix products in bfloat16 are faster than in float32."""
+    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16", False))

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdm.compute import ComputeConfig
+from rdm.database import BuildConfig, DatabaseBuilder
+from rdm.database.build import run_build
+from rdm.errors import StorageError
+from rdm.sources import CropConfig
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_build_and_update_killed_before_any_write_finish_with_equal_bytes(
+    tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]
+) -> None:
+    for folder, numbers in (("photos", range(6)), ("more", range(6, 9))):
+        (tmp_path / folder).mkdir()
+        for number in numbers:
+            (tmp_path / folder / f"p{number:02d}.jpg").write_bytes(encoded(number))
+    weights = Path(tiny_encoder.removeprefix("open_clip:tiny-clip/"))
+    (tmp_path / "tiny-clip.json").write_bytes((weights.parent / "tiny-clip.json").read_bytes())
+    script = Path(__file__).with_name("kill_everywhere.py")
+    result = subprocess.run(
+        [sys.executable, script, tmp_path, tiny_encoder],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    build_steps, update_steps = map(int, result.stdout.split())
+    assert build_steps > 40
+    assert update_steps > 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Return a function that mounts a filesystem of so many kilobytes, and resizes it when called again."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(size: int) -> Path:
+        options = f"size={size}k" + (",remount" if place.is_mount() else "")
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip(f"mounting is not permitted here: {done.stderr.decode().strip()}")
+        return place
+
+    yield mount
+    if place.is_mount():
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.slow
+def test_build_on_a_full_disk_resumes_when_there_is_space(
+    photos: Path,
+    tmp_path: Path,
+    tiny_encoder: str,
+    small_disk: Callable[[int], Path],
+    contents: Callable[[Path], dict[str, bytes]],
+) -> None:
+    config = BuildConfig(
+        source=f"folder://{photos}",
+        encoder=tiny_encoder,
+        images_per_shard=2,
+        crop=CropConfig(frame_size=40, patch_size=24),
+    )
+
+    def build(root: Path) -> dict[str, Any]:
+        return run_build(DatabaseBuilder(str(root), config), ComputeConfig(dask="inline"))
+
+    build(tmp_path / "reference")
+    size, messages = 40, []
+    while True:
+        root = small_disk(size) / "db"
+        try:
+            build(root)
+            break
+        except StorageError as error:
+            messages.append(error.what)
+            assert not list(root.rglob("*.tmp"))
+            size += 20
+    assert len(messages) > 5
+    assert all("full" in message or "cannot be written" in message for message in messages)
+    assert contents(root) == contents(tmp_path / "reference")
