@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> int:
     except CycloptsError:
         return EXIT_USAGE
     except RdmError as error:
-        error_console().print(f"error: {error}", style="red", markup=False, highlight=False)
+        error_console().print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
         error_console().print("interrupted; nothing that was complete is lost: run the same command again to resume",

@@ -25,6 +25,7 @@ def build(*, root: Annotated[str, Parameter(help="the database")],
     Example: rdm neighbors build --root birds --queries folder:///photos --name train
     """
     from rdm.compute import ComputeConfig, compute_pool
+    from rdm.database import RetrievalDatabase
     from rdm.database.neighbors import build_neighbors
     from rdm.sources import QuerySet
     from rdm.training.presets import neighbor_config
@@ -35,6 +36,7 @@ def build(*, root: Annotated[str, Parameter(help="the database")],
         show({"root": root, "would": "look up neighbors", "photographs": found.listing.num_rows, "shards": len(found.stems),
               "config": config.model_dump(mode="json")}, as_json=json)
         return 0
+    RetrievalDatabase.open(root)  # refuse what is no database before a cluster starts
     with compute_pool(ComputeConfig(dask=dask)) as pool:
         info = build_neighbors(root, name, config, pool)
     show({"name": name, "queries": info["num_queries"], "failures": len(info["failures"]),

@@ -34,7 +34,7 @@ class ComputeConfig(Config):
     dask: str = Field(default="local", description="`local` starts a cluster here; else a scheduler's address, tcp://HOST:PORT")
     num_workers: int | None = Field(default=None, ge=1, description="worker processes of a local cluster; None: one per core")
     memory_fraction: float = Field(default=0.7, gt=0, le=1, description="share of this machine's memory the local workers may use")
-    retries: int = Field(default=2, ge=0, description="attempts after the first for a shard that failed or whose worker died")
+    retries: int = Field(default=2, ge=0, description="further attempts for a shard whose worker died; an error is not retried")
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ class ComputePool:
 
         names = names or [str(position) for position in range(len(shards))]
         futures: dict[Future, int] = {
-            self.client.submit(function, shard, key=f"{stage}-{names[position]}-{os.urandom(4).hex()}",
-                               retries=self.config.retries, pure=False): position
+            self.client.submit(function, shard, key=f"{stage}-{names[position]}-{os.urandom(4).hex()}", pure=False): position
             for position, shard in enumerate(shards)}
         failures: list[ShardFailure] = []
         try:

@@ -7,15 +7,17 @@ import importlib.resources
 import json
 import re
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from rdm.config import Config
 from rdm.errors import ModelError
+
+if TYPE_CHECKING:  # diffusers takes seconds to import: it is loaded when a network is built
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 ASSET_PREFIX = "assets://"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
@@ -64,6 +66,8 @@ def autoencoder_kl_f4() -> AutoencoderConfig:
 
 def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
     """Return an autoencoder with fresh weights."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
     levels = len(config.block_out_channels)
     arguments: dict[str, Any] = {  # a dictionary, because diffusers annotates its tuples as having one element
         "in_channels": 3, "out_channels": 3, "down_block_types": ("DownEncoderBlock2D",) * levels,
@@ -171,6 +175,8 @@ def load_autoencoder(name_or_dir: str) -> FirstStage:
         ModelError: it does not exist, is no `AutoencoderKL`, has no safetensors weights, or is damaged.
     """
     embedded = name_or_dir.startswith(ASSET_PREFIX)
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
     directory = _asset_directory(name_or_dir) if embedded else Path(name_or_dir).expanduser()
     _check_directory(directory)
     try:

@@ -13,13 +13,15 @@ residual branch starts without influence on them, and all other channels start a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from rdm.models.block_projection import BlockProjection
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 # Constants that dominate the norm's variance: several standard deviations of what the group carries (components have
 # unit variance, colors lie in [-1, 1]).
