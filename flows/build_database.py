@@ -44,13 +44,23 @@ def index(builder: DatabaseBuilder) -> dict[str, Any]:
 def commit(builder: DatabaseBuilder) -> dict[str, Any]:
     """Make the new version the current one."""
     version = builder.commit()
-    return {"version": version.number, "photographs": version.num_images, "patches": version.num_live_patches,
-            "bytes": version.num_bytes}
+    return {
+        "version": version.number,
+        "photographs": version.num_images,
+        "patches": version.num_live_patches,
+        "bytes": version.num_bytes,
+    }
 
 
 @flow(name="build-database", validate_parameters=True)
-def build_database(root: str, source: str, preset: str = "", overrides: list[str] | None = None, dask: str = "local",
-                   stage_log: str | None = None) -> dict[str, Any]:
+def build_database(
+    root: str,
+    source: str,
+    preset: str = "",
+    overrides: list[str] | None = None,
+    dask: str = "local",
+    stage_log: str | None = None,
+) -> dict[str, Any]:
     """Build a retrieval database, or finish one that was interrupted; a finished one is left as it is.
 
     Args:
@@ -81,7 +91,13 @@ def run_stages(builder: DatabaseBuilder, dask: str, log: StageLog) -> dict[str, 
         with log.stage("index") as facts:
             facts.update(index(builder))
         result = commit(builder)
-    create_table_artifact(key="database", description=f"version {result['version']} of {builder.folder.url}", table=[
-        {"what": "photographs", "count": result["photographs"]}, {"what": "patches", "count": result["patches"]},
-        {"what": "size", "count": format_bytes(result["bytes"])}])
+    create_table_artifact(
+        key="database",
+        description=f"version {result['version']} of {builder.folder.url}",
+        table=[
+            {"what": "photographs", "count": result["photographs"]},
+            {"what": "patches", "count": result["patches"]},
+            {"what": "size", "count": format_bytes(result["bytes"])},
+        ],
+    )
     return {**result, "unchanged": False}

@@ -21,8 +21,9 @@ def measure_task(inputs: EvaluationInputs, config: EvaluationConfig, out: str) -
 
 
 @flow(name="evaluate", validate_parameters=True)
-def evaluate(model: str, database: str, reference: str, out: str, cache: str | None = None,
-             overrides: list[str] | None = None) -> dict[str, Any]:
+def evaluate(
+    model: str, database: str, reference: str, out: str, cache: str | None = None, overrides: list[str] | None = None
+) -> dict[str, Any]:
     """Measure a model.
 
     Args:
@@ -39,7 +40,12 @@ def evaluate(model: str, database: str, reference: str, out: str, cache: str | N
         result = measure_task(inputs, config, out)
     rows = [{"metric": row["name"], "value": row["value"], "reference": row["reference"]} for row in result["metrics"]]
     for name, interval in (result["held_out"] or {"losses": {}})["losses"].items():
-        rows.append({"metric": f"held-out loss, {name} neighbors", "value": interval["mean"],
-                     "reference": f"+- {interval['half_width']:.4f}"})
+        rows.append(
+            {
+                "metric": f"held-out loss, {name} neighbors",
+                "value": interval["mean"],
+                "reference": f"+- {interval['half_width']:.4f}",
+            }
+        )
     create_table_artifact(key="evaluation", table=rows, description=f"{model} with {database}")
     return result

@@ -35,8 +35,9 @@ class StageLog:
         previous = self.read(name)
         if previous is not None and previous["facts"] == facts and previous["seconds"] >= seconds:
             return
-        self.folder.write_json(f"{name}.json", {"name": name, "seconds": seconds, "peak_memory_bytes": memory.peak,
-                                                "facts": facts})
+        self.folder.write_json(
+            f"{name}.json", {"name": name, "seconds": seconds, "peak_memory_bytes": memory.peak, "facts": facts}
+        )
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return a stage's record."""

@@ -30,8 +30,9 @@ class ArtifactSink:
         self._onward.start(stage, total, unit, done)
         self._total, self._done, self._updated = max(total, 1), done, time.monotonic()
         key = re.sub(r"[^a-z0-9]+", "-", stage.lower())
-        created = create_progress_artifact(progress=100 * done / self._total, key=key,
-                                           description=f"{stage}: {total} {unit}")
+        created = create_progress_artifact(
+            progress=100 * done / self._total, key=key, description=f"{stage}: {total} {unit}"
+        )
         self._artifact = created if isinstance(created, UUID) else None
 
     def update(self, done: int, note: str) -> None:

@@ -25,8 +25,18 @@ from rdm.training.recipes import recipe_config
 
 DATABASE_HALF = "samples://openimages-birds/database"
 QUERY_HALF = "samples://openimages-birds/queries"
-STAGES = ("ingest", "patchify", "embed", "index", "neighbors", "cache", "train", "swapped database", "sample",
-          "evaluate")
+STAGES = (
+    "ingest",
+    "patchify",
+    "embed",
+    "index",
+    "neighbors",
+    "cache",
+    "train",
+    "swapped database",
+    "sample",
+    "evaluate",
+)
 
 
 class QuickstartConfig(Config):
@@ -34,8 +44,10 @@ class QuickstartConfig(Config):
 
     train: tuple[str, ...] = Field((), description="settings of the recipe rdm-tiny, as key=value")
     showcase: ShowcaseConfig = ShowcaseConfig()
-    evaluate: tuple[str, ...] = Field(("num_samples=128", "num_reference=256", "settings.num_steps=50"),
-                                      description="settings of the evaluation, as key=value")
+    evaluate: tuple[str, ...] = Field(
+        ("num_samples=128", "num_reference=256", "settings.num_steps=50"),
+        description="settings of the evaluation, as key=value",
+    )
 
 
 @dataclass(frozen=True)
@@ -90,8 +102,13 @@ def showcase_task(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
     """Draw the pictures of the report."""
     objective = recipe_config("rdm-tiny").with_overrides(config.train).objective
     assert objective.kind == "retrieval-diffusion"
-    inputs = ShowcaseInputs(layout.run / "model", str(layout.database), str(layout.swapped), query_config(QUERY_HALF),
-                            objective.held_out_fraction)
+    inputs = ShowcaseInputs(
+        layout.run / "model",
+        str(layout.database),
+        str(layout.swapped),
+        query_config(QUERY_HALF),
+        objective.held_out_fraction,
+    )
     return {"pictures": draw_showcase(inputs, config.showcase, layout.samples)}
 
 
@@ -99,21 +116,44 @@ def showcase_task(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
 def report_task(layout: Layout, config: QuickstartConfig, evaluation: dict[str, Any]) -> None:
     """Write report.html."""
     log = StageLog(str(layout.stages))
-    written = {"ingest": layout.database / "images", "patchify": layout.database / "patches",
-               "embed": layout.database / "img_emb", "index": layout.database / "index",
-               "neighbors": layout.database / "neighbors", "cache": layout.cache, "train": layout.run,
-               "swapped database": layout.swapped, "sample": layout.samples, "evaluate": layout.evaluation}
-    write_report(assemble_report(ReportInputs(
-        database=str(layout.database), swapped=str(layout.swapped), run=layout.run, samples=layout.samples,
-        queries=query_config(QUERY_HALF), showcase=config.showcase, evaluation=evaluation,
-        stages=[record for name in STAGES if (record := log.read(name)) is not None],
-        bytes_written={name: folder_bytes(path) for name, path in written.items()},
-        commands=[Command(f"rdm quickstart --root {layout.root}", "everything on this page"),
-                  Command(f'rdm sample --model {layout.run}/model --database {layout.database} --text "an owl"',
-                          "more pictures"),
-                  Command(f'rdm database search --root {layout.database} --text "an owl" -k 8',
-                          "what the network sees")],
-    )), layout.report)
+    written = {
+        "ingest": layout.database / "images",
+        "patchify": layout.database / "patches",
+        "embed": layout.database / "img_emb",
+        "index": layout.database / "index",
+        "neighbors": layout.database / "neighbors",
+        "cache": layout.cache,
+        "train": layout.run,
+        "swapped database": layout.swapped,
+        "sample": layout.samples,
+        "evaluate": layout.evaluation,
+    }
+    write_report(
+        assemble_report(
+            ReportInputs(
+                database=str(layout.database),
+                swapped=str(layout.swapped),
+                run=layout.run,
+                samples=layout.samples,
+                queries=query_config(QUERY_HALF),
+                showcase=config.showcase,
+                evaluation=evaluation,
+                stages=[record for name in STAGES if (record := log.read(name)) is not None],
+                bytes_written={name: folder_bytes(path) for name, path in written.items()},
+                commands=[
+                    Command(f"rdm quickstart --root {layout.root}", "everything on this page"),
+                    Command(
+                        f'rdm sample --model {layout.run}/model --database {layout.database} --text "an owl"',
+                        "more pictures",
+                    ),
+                    Command(
+                        f'rdm database search --root {layout.database} --text "an owl" -k 8', "what the network sees"
+                    ),
+                ],
+            )
+        ),
+        layout.report,
+    )
 
 
 @flow(name="quickstart", validate_parameters=True)
@@ -123,17 +163,30 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
     stages = str(layout.stages)
     log = StageLog(stages)
     build_database(root=str(layout.database), source=DATABASE_HALF, stage_log=stages)
-    train(database=str(layout.database), queries=QUERY_HALF, cache=str(layout.cache), out=str(layout.run),
-          overrides=list(config.train), stage_log=stages)
+    train(
+        database=str(layout.database),
+        queries=QUERY_HALF,
+        cache=str(layout.cache),
+        out=str(layout.run),
+        overrides=list(config.train),
+        stage_log=stages,
+    )
     with log.stage("swapped database") as facts:
         build_database(root=str(layout.swapped), source=QUERY_HALF, stage_log=str(layout.stages / "swapped"))
         facts["patches"] = (StageLog(str(layout.stages / "swapped")).read("embed") or {"facts": {}})["facts"].get(
-            "num_patches")
+            "num_patches"
+        )
     with artifact_progress(), log.stage("sample") as facts:
         facts.update(showcase_task(layout, config))
     with log.stage("evaluate") as facts:
-        evaluation = evaluate(model=str(layout.run / "model"), database=str(layout.database), reference=QUERY_HALF,
-                              out=str(layout.evaluation), cache=str(layout.cache), overrides=list(config.evaluate))
+        evaluation = evaluate(
+            model=str(layout.run / "model"),
+            database=str(layout.database),
+            reference=QUERY_HALF,
+            out=str(layout.evaluation),
+            cache=str(layout.cache),
+            overrides=list(config.evaluate),
+        )
         facts["pictures"] = evaluation["config"]["num_samples"]
     report_task(layout, config, evaluation)
     return evaluation

@@ -19,8 +19,9 @@ from rdm.sampling.queries import query_set_proposal, unconditional_queries
 
 
 @task(name="draw", cache_policy=NO_CACHE)
-def draw_task(model: str, database: str, out: str, texts: list[str], num_seeds: int, top_m: float,
-              settings: SampleSettings) -> int:
+def draw_task(
+    model: str, database: str, out: str, texts: list[str], num_seeds: int, top_m: float, settings: SampleSettings
+) -> int:
     """Draw and write the pictures; return how many."""
     opened, source = RetrievalDiffusionModel.open(Path(model)), RetrievalDatabase.open(database)
     opened.check_database(source)
@@ -37,8 +38,15 @@ def draw_task(model: str, database: str, out: str, texts: list[str], num_seeds: 
 
 
 @flow(name="sample", validate_parameters=True)
-def sample(model: str, database: str, out: str, texts: list[str] | None = None, num_seeds: int = 8, top_m: float = 1.0,
-           overrides: list[str] | None = None) -> dict[str, Any]:
+def sample(
+    model: str,
+    database: str,
+    out: str,
+    texts: list[str] | None = None,
+    num_seeds: int = 8,
+    top_m: float = 1.0,
+    overrides: list[str] | None = None,
+) -> dict[str, Any]:
     """Draw pictures for texts, or unconditional ones where there are none.
 
     Args:

@@ -23,8 +23,11 @@ from rdm.training.recipes import TrainConfig, TrainInputs, recipe_config
 def neighbors_task(database: str, queries: str, name: str, pool: Pool) -> dict[str, Any]:
     """Precompute the neighbors of the query set."""
     info = build_neighbors(database, name, neighbor_config(queries), pool)
-    return {"num_queries": info["num_queries"], "failures": len(info["failures"]),
-            "mean_top1_similarity": info["mean_top1_similarity"]}
+    return {
+        "num_queries": info["num_queries"],
+        "failures": len(info["failures"]),
+        "mean_top1_similarity": info["mean_top1_similarity"],
+    }
 
 
 @task(name="cache", cache_policy=NO_CACHE)
@@ -41,8 +44,16 @@ def train_task(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
 
 @flow(name="train", validate_parameters=True)
 def train(  # noqa: PLR0913  # a deployment's form has one field per parameter
-          database: str, queries: str, cache: str, out: str, recipe: str = "rdm-tiny", name: str = "train",
-          overrides: list[str] | None = None, dask: str = "local", stage_log: str | None = None) -> dict[str, Any]:
+    database: str,
+    queries: str,
+    cache: str,
+    out: str,
+    recipe: str = "rdm-tiny",
+    name: str = "train",
+    overrides: list[str] | None = None,
+    dask: str = "local",
+    stage_log: str | None = None,
+) -> dict[str, Any]:
     """Prepare neighbors and latents of a query set where they are missing, and train on them.
 
     Args:
@@ -67,6 +78,9 @@ def train(  # noqa: PLR0913  # a deployment's form has one field per parameter
         with log.stage("train") as facts:
             result = train_task(config, TrainInputs(out=out, cache=cache, database=database))
             facts["steps"] = result["step"]
-    create_markdown_artifact(key="training", markdown=f"# {recipe}\n\n" + "\n".join(
-        f"- {key.replace('_', ' ')}: {value:.6g}" for key, value in result.items()))
+    create_markdown_artifact(
+        key="training",
+        markdown=f"# {recipe}\n\n"
+        + "\n".join(f"- {key.replace('_', ' ')}: {value:.6g}" for key, value in result.items()),
+    )
     return result

@@ -26,8 +26,9 @@ def neighbors(root: str, dask: str) -> list[str]:
 
 
 @flow(name="update-database", validate_parameters=True)
-def update_database(root: str, delete_images: list[str] | None = None, dask: str = "local",
-                    stage_log: str | None = None) -> dict[str, Any]:
+def update_database(
+    root: str, delete_images: list[str] | None = None, dask: str = "local", stage_log: str | None = None
+) -> dict[str, Any]:
     """Bring a database up to date with its source: add what is new, delete what is gone or asked to go.
 
     Args:
@@ -43,6 +44,9 @@ def update_database(root: str, delete_images: list[str] | None = None, dask: str
         return plan
     result = run_stages(builder, dask, StageLog(stage_log or f"{root.rstrip('/')}.stages"))
     result["query_sets"] = neighbors(root, dask)
-    emit_event(UPDATED_EVENT, resource={"prefect.resource.id": f"rdm.database.{root}"},
-               payload={"version": result["version"], "new": plan["new"], "gone": plan["gone"]})
+    emit_event(
+        UPDATED_EVENT,
+        resource={"prefect.resource.id": f"rdm.database.{root}"},
+        payload={"version": result["version"], "new": plan["new"], "gone": plan["gone"]},
+    )
     return {**plan, **result}

@@ -37,11 +37,15 @@ def read_deployments_file(path: Path) -> tuple[list[WorkPool], list[dict[str, An
         pools = [WorkPool.model_validate(entry) for entry in content.get("work_pools", [])]
         return pools, list(content["deployments"])
     except OSError as error:
-        raise UsageError(f"the deployments file cannot be read: {error.strerror}", where=path,
-                         fix="run from the project's folder, or give --prefect-file") from error
+        raise UsageError(
+            f"the deployments file cannot be read: {error.strerror}",
+            where=path,
+            fix="run from the project's folder, or give --prefect-file",
+        ) from error
     except (yaml.YAMLError, ValidationError, AttributeError, KeyError, TypeError) as error:
-        raise UsageError(f"this is no deployments file: {error}", where=path,
-                         fix="compare it with infra/prefect.yaml") from error
+        raise UsageError(
+            f"this is no deployments file: {error}", where=path, fix="compare it with infra/prefect.yaml"
+        ) from error
 
 
 def create_work_pools(pools: list[WorkPool]) -> None:
@@ -53,8 +57,10 @@ def create_work_pools(pools: list[WorkPool]) -> None:
     """
     url = get_current_settings().api.url
     if url is None:
-        raise UsageError("PREFECT_API_URL is not set, so there is no server to deploy to",
-                         fix="prefect server start, then export PREFECT_API_URL=http://127.0.0.1:4200/api")
+        raise UsageError(
+            "PREFECT_API_URL is not set, so there is no server to deploy to",
+            fix="prefect server start, then export PREFECT_API_URL=http://127.0.0.1:4200/api",
+        )
     try:
         with get_client(sync_client=True) as client:
             for pool in pools:
@@ -67,8 +73,11 @@ def _create(client: SyncPrefectClient, pool: WorkPool) -> None:
     try:
         client.read_work_pool(pool.name)
     except ObjectNotFound:
-        client.create_work_pool(WorkPoolCreate(name=pool.name, type=pool.type,
-                                               base_job_template=ProcessWorker.get_default_base_job_template()))
+        client.create_work_pool(
+            WorkPoolCreate(
+                name=pool.name, type=pool.type, base_job_template=ProcessWorker.get_default_base_job_template()
+            )
+        )
     for name, limit in pool.queues.items():
         try:
             queue = client.read_work_queue_by_name(name, work_pool_name=pool.name)

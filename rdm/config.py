@@ -61,8 +61,11 @@ class Config(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or type(self).__name__
-            raise UsageError(f"{field}: {first['msg']} (got {first['input']!r})", where=where,
-                             fix=f"fields of {type(self).__name__}: {', '.join(type(self).model_fields)}") from error
+            raise UsageError(
+                f"{field}: {first['msg']} (got {first['input']!r})",
+                where=where,
+                fix=f"fields of {type(self).__name__}: {', '.join(type(self).model_fields)}",
+            ) from error
 
 
 def digest_json(value: Any) -> str:
@@ -97,8 +100,19 @@ def _deep_merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4,
-          "P": 1000**5, "KI": 1024, "MI": 1024**2, "GI": 1024**3, "TI": 1024**4, "PI": 1024**5}
+_UNITS = {
+    "": 1,
+    "K": 1000,
+    "M": 1000**2,
+    "G": 1000**3,
+    "T": 1000**4,
+    "P": 1000**5,
+    "KI": 1024,
+    "MI": 1024**2,
+    "GI": 1024**3,
+    "TI": 1024**4,
+    "PI": 1024**5,
+}
 
 
 def parse_bytes(text: str | int) -> int:

@@ -48,8 +48,9 @@ class Context:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Context:
         """Return the context with a function applied to each port that is set."""
-        return Context(**{f.name: None if (port := getattr(self, f.name)) is None else function(port)
-                          for f in fields(self)})
+        return Context(
+            **{f.name: None if (port := getattr(self, f.name)) is None else function(port) for f in fields(self)}
+        )
 
     def to(self, *args: object, **kwargs: object) -> Context:
         """Return the context moved or cast as `torch.Tensor.to` does it."""
@@ -96,11 +97,13 @@ class Context:
         Raises:
             ValueError: a port is set in one of them only; it would be lost for the other.
         """
+
         def join(name: str) -> Tensor | None:
             first, second = getattr(self, name), getattr(other, name)
             if (first is None) != (second is None):
                 raise ValueError(f"two contexts are stacked, but only one of them sets {name}")
             return None if first is None else torch.cat([first, second])
+
         return Context(**{name: join(name) for name in PORTS})
 
     def _set_ports(self) -> list[Tensor]:

@@ -52,12 +52,15 @@ class LogSink:
         self._logged = now
         rate = (done - self._resumed) / max(now - self._started, 1e-9)
         remaining = (self._total - done) / rate if rate > 0 else float("inf")
-        logger.info("%s: %d/%d %s, %.3g/s, %.0f s left %s", self._stage, done, self._total, self._unit, rate, remaining, note)
+        logger.info(
+            "%s: %d/%d %s, %.3g/s, %.0f s left %s", self._stage, done, self._total, self._unit, rate, remaining, note
+        )
 
     def finish(self) -> None:
         """See ProgressSink."""
-        logger.info("%s: %d/%d %s in %.1f s", self._stage, self._done, self._total, self._unit,
-                    time.monotonic() - self._started)
+        logger.info(
+            "%s: %d/%d %s in %.1f s", self._stage, self._done, self._total, self._unit, time.monotonic() - self._started
+        )
 
 
 _sink: ContextVar[ProgressSink | None] = ContextVar("rdm_progress_sink", default=None)

@@ -27,8 +27,13 @@ def test_notebook_runs_and_shows_pictures(path: Path, tmp_path: Path, monkeypatc
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=1000, kernel_name="python3", resources=where).execute()
-    shown = [kind for cell in notebook.cells if cell.cell_type == "code"
-             for output in cell.outputs for kind in output.get("data", {})]
+    shown = [
+        kind
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        for kind in output.get("data", {})
+    ]
     assert shown.count("image/png") >= 7
     assert "image/svg+xml" in shown
     assert (tmp_path / "notebook/run/model/model.json").is_file()

@@ -16,11 +16,18 @@ def register(app: App) -> None:
     app.command(cache)
 
 
-def build(*, queries: Annotated[str, Parameter(help="source of the photographs; cut as `rdm neighbors build` cuts them")],
-          out: Annotated[str, Parameter(help="folder of the cache")],
-          autoencoder: Annotated[str, Parameter(help="an asset or a diffusers AutoencoderKL folder")] =
-          "assets://autoencoder-kl-f4", set_: SetOption = None, dask: DaskOption = "local", dry_run: DryRunFlag = False,
-          json: JsonFlag = False) -> None:
+def build(
+    *,
+    queries: Annotated[str, Parameter(help="source of the photographs; cut as `rdm neighbors build` cuts them")],
+    out: Annotated[str, Parameter(help="folder of the cache")],
+    autoencoder: Annotated[
+        str, Parameter(help="an asset or a diffusers AutoencoderKL folder")
+    ] = "assets://autoencoder-kl-f4",
+    set_: SetOption = None,
+    dask: DaskOption = "local",
+    dry_run: DryRunFlag = False,
+    json: JsonFlag = False,
+) -> None:
     """Encode a query set with the first stage into WebDataset tars.
 
     Example: rdm cache build --queries folder:///photos --out cache
@@ -33,8 +40,16 @@ def build(*, queries: Annotated[str, Parameter(help="source of the photographs; 
     config = cache_config(queries, autoencoder).with_overrides(set_ or [])
     if dry_run:
         found = QuerySet(config.queries)
-        show({"out": out, "would": "encode", "photographs": found.listing.num_rows, "shards": len(found.stems),
-              "config": config.model_dump(mode="json")}, as_json=json)
+        show(
+            {
+                "out": out,
+                "would": "encode",
+                "photographs": found.listing.num_rows,
+                "shards": len(found.stems),
+                "config": config.model_dump(mode="json"),
+            },
+            as_json=json,
+        )
         return
     with compute_pool(ComputeConfig(dask=dask)) as pool:
         info = build_cache(out, config, pool)

@@ -10,16 +10,27 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from rdm.progress import progress_to
 
 JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object instead of a table")]
 DryRunFlag = Annotated[bool, Parameter(name="--dry-run", negative="", help="say what would be done, and stop")]
-SetOption = Annotated[list[str] | None, Parameter(name="--set", help="key=value, any number of times; a.b=1 reaches inside",
-                                                  negative="")]
-DaskOption = Annotated[str, Parameter(name="--dask", help="`local`, `inline`, or a scheduler's address tcp://HOST:PORT")]
+SetOption = Annotated[
+    list[str] | None, Parameter(name="--set", help="key=value, any number of times; a.b=1 reaches inside", negative="")
+]
+DaskOption = Annotated[
+    str, Parameter(name="--dask", help="`local`, `inline`, or a scheduler's address tcp://HOST:PORT")
+]
 
 
 class RichSink:
@@ -52,8 +63,16 @@ def console_progress() -> Iterator[None]:
         with nullcontext():
             yield
         return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
-               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console, transient=False) as progress, progress_to(RichSink(progress)):
         yield
 

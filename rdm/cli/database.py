@@ -23,10 +23,17 @@ def register(app: App) -> None:
     app.command(database)
 
 
-def build(*, root: Root, source: Annotated[str, Parameter(help="e.g. folder:///photos or samples://openimages-birds")],
-          preset: Annotated[str, Parameter(help="paper, or samples for the embedded 120 px photographs")] = "",
-          config: Annotated[Path | None, Parameter(help="a JSON file of settings")] = None, set_: SetOption = None,
-          dask: DaskOption = "local", dry_run: DryRunFlag = False, json: JsonFlag = False) -> int:
+def build(
+    *,
+    root: Root,
+    source: Annotated[str, Parameter(help="e.g. folder:///photos or samples://openimages-birds")],
+    preset: Annotated[str, Parameter(help="paper, or samples for the embedded 120 px photographs")] = "",
+    config: Annotated[Path | None, Parameter(help="a JSON file of settings")] = None,
+    set_: SetOption = None,
+    dask: DaskOption = "local",
+    dry_run: DryRunFlag = False,
+    json: JsonFlag = False,
+) -> int:
     """Make a database from photographs: store, cut, embed, index. The same command again resumes, or does nothing.
 
     Example: rdm database build --root birds --source folder:///home/me/birds
@@ -37,22 +44,31 @@ def build(*, root: Root, source: Annotated[str, Parameter(help="e.g. folder:///p
     settings = build_config(source, preset).merged_with_file(config).with_overrides(set_ or [])
     builder = DatabaseBuilder(root, settings)
     if dry_run:
-        show({"root": root, "would": "build", **builder.plan(), "config": settings.model_dump(mode="json")}, as_json=json)
+        show(
+            {"root": root, "would": "build", **builder.plan(), "config": settings.model_dump(mode="json")}, as_json=json
+        )
         return 0
     result = run_build(builder, ComputeConfig(dask=dask))
     show(result, as_json=json, title="database")
     return PARTIAL if result["failed"] else 0
 
 
-def update(*, root: Root,
-           delete_images: Annotated[Path | None, Parameter(help="a file with one image id per line to delete for good")] = None,
-           dask: DaskOption = "local", dry_run: DryRunFlag = False, json: JsonFlag = False) -> int:
+def update(
+    *,
+    root: Root,
+    delete_images: Annotated[
+        Path | None, Parameter(help="a file with one image id per line to delete for good")
+    ] = None,
+    dask: DaskOption = "local",
+    dry_run: DryRunFlag = False,
+    json: JsonFlag = False,
+) -> int:
     """Bring a database up to date with its source: add what is new, delete what is gone, look all neighbors up again.
 
     Does nothing, quickly, when nothing changed.
     """
     from rdm.compute import ComputeConfig
-    from rdm.database.build import update_builder, update_plan, update_refresh_neighbors, run_build
+    from rdm.database.build import run_build, update_builder, update_plan, update_refresh_neighbors
 
     builder = update_builder(root, _read_ids(delete_images))
     plan = update_plan(builder)
@@ -66,11 +82,16 @@ def update(*, root: Root,
     return PARTIAL if result["failed"] else 0
 
 
-def search(*, root: Root, text: Annotated[str | None, Parameter(help="what to look for, in words")] = None,
-           image: Annotated[Path | None, Parameter(help="what to look for, as a picture file")] = None,
-           k: Annotated[int, Parameter(name=["-k", "--k"], help="how many neighbors")] = 20, exact: bool = False,
-           gallery: Annotated[Path | None, Parameter(help="write the result as an HTML page")] = None,
-           json: JsonFlag = False) -> None:
+def search(
+    *,
+    root: Root,
+    text: Annotated[str | None, Parameter(help="what to look for, in words")] = None,
+    image: Annotated[Path | None, Parameter(help="what to look for, as a picture file")] = None,
+    k: Annotated[int, Parameter(name=["-k", "--k"], help="how many neighbors")] = 20,
+    exact: bool = False,
+    gallery: Annotated[Path | None, Parameter(help="write the result as an HTML page")] = None,
+    json: JsonFlag = False,
+) -> None:
     """Find the patches nearest to a text or a picture.
 
     Example: rdm database search --root birds --text "an owl at night" -k 5
@@ -81,24 +102,42 @@ def search(*, root: Root, text: Annotated[str | None, Parameter(help="what to lo
     if (text is None) == (image is None):
         raise UsageError("give --text or --image, and only one of them", fix='--text "an owl"')
     database = RetrievalDatabase.open(root)
-    query = (text_queries(database, [text], k) if text is not None
-             else image_queries(database, [load_query_image(image)], [str(image)], k))[0]  # type: ignore[arg-type]
+    query = (
+        text_queries(database, [text], k)
+        if text is not None
+        else image_queries(database, [load_query_image(image)], [str(image)], k)
+    )[0]  # type: ignore[arg-type]
     ids, similarities = query.neighbor_ids, query.similarities
     if not exact:
         ids, similarities = (row[0] for row in database.search_vectors(query.embedding[None], k))
     records = database.records(ids)
-    rows = [{"patch_id": record.patch_id, "similarity": round(float(similarity), 6), "image_id": record.image_id,
-             "box": record.box, "author": record.author, "license": record.license, "url": record.url}
-            for record, similarity in zip(records, similarities, strict=True)]
+    rows = [
+        {
+            "patch_id": record.patch_id,
+            "similarity": round(float(similarity), 6),
+            "image_id": record.image_id,
+            "box": record.box,
+            "author": record.author,
+            "license": record.license,
+            "url": record.url,
+        }
+        for record, similarity in zip(records, similarities, strict=True)
+    ]
     if gallery is not None:
         from rdm.report.pages import write_search_gallery
 
         write_search_gallery(gallery, database, query.label, ids, similarities)
     if json:
-        show({"query": query.label, "kind": query.kind, "version": database.version.number, "results": rows}, as_json=True)
+        show(
+            {"query": query.label, "kind": query.kind, "version": database.version.number, "results": rows},
+            as_json=True,
+        )
     else:
-        show_rows(["patch", "similarity", "image", "box"],
-                  [[row["patch_id"], row["similarity"], row["image_id"], row["box"]] for row in rows], query.label)
+        show_rows(
+            ["patch", "similarity", "image", "box"],
+            [[row["patch_id"], row["similarity"], row["image_id"], row["box"]] for row in rows],
+            query.label,
+        )
 
 
 def status(*, root: Root, json: JsonFlag = False) -> None:
@@ -118,8 +157,13 @@ def verify(*, root: Root, json: JsonFlag = False) -> int:
     return 1 if findings else 0
 
 
-def inspect(*, root: Root, patch: Annotated[int, Parameter(help="a patch id")], k: int = 12,
-            out: Annotated[Path, Parameter(help="the HTML page to write")] = Path("patch.html")) -> None:
+def inspect(
+    *,
+    root: Root,
+    patch: Annotated[int, Parameter(help="a patch id")],
+    k: int = 12,
+    out: Annotated[Path, Parameter(help="the HTML page to write")] = Path("patch.html"),
+) -> None:
     """Show a patch, its photograph and its neighbors as an HTML page."""
     from rdm.database import RetrievalDatabase
     from rdm.report.pages import write_patch_page
@@ -128,8 +172,12 @@ def inspect(*, root: Root, patch: Annotated[int, Parameter(help="a patch id")], 
     sys.stdout.write(f"{out}\n")
 
 
-def card(*, root: Root, out: Annotated[Path | None, Parameter(help="a file instead of standard output")] = None,
-         contact: Annotated[str, Parameter(help="whom to ask for removal")] = "") -> None:
+def card(
+    *,
+    root: Root,
+    out: Annotated[Path | None, Parameter(help="a file instead of standard output")] = None,
+    contact: Annotated[str, Parameter(help="whom to ask for removal")] = "",
+) -> None:
     """Write the dataset card: counts, licences, failures by cause, gaps, removal."""
     from rdm.database import RetrievalDatabase
     from rdm.report.pages import database_card
@@ -147,5 +195,8 @@ def _read_ids(path: Path | None) -> list[str]:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
-        raise UsageError(f"the list of image ids cannot be read: {error.strerror}", where=path,
-                         fix="give a text file with one image id per line") from error
+        raise UsageError(
+            f"the list of image ids cannot be read: {error.strerror}",
+            where=path,
+            fix="give a text file with one image id per line",
+        ) from error

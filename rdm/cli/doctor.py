@@ -29,17 +29,32 @@ def register(app: App) -> None:
 def doctor(*, json: JsonFlag = False) -> int:
     """Check interpreter, memory, disk, packages, embedded data, weights and accelerators."""
     checks: dict[str, Callable[[], Finding]] = {
-        "python": _python, "memory": _memory, "disk": _disk, "packages": _packages, "conflicts": _conflicts,
-        "samples": _samples, "encoder": _encoder, "first stage": _first_stage, "FID network": _inception,
-        "accelerator": _accelerator}
+        "python": _python,
+        "memory": _memory,
+        "disk": _disk,
+        "packages": _packages,
+        "conflicts": _conflicts,
+        "samples": _samples,
+        "encoder": _encoder,
+        "first stage": _first_stage,
+        "FID network": _inception,
+        "accelerator": _accelerator,
+    }
     found = {name: _guarded(check) for name, check in checks.items()}
     healthy = all(ok for ok, _, _ in found.values())
     if json:
-        show({"ok": healthy, "checks": {name: {"ok": ok, "found": text, "fix": fix}
-                                        for name, (ok, text, fix) in found.items()}}, as_json=True)
+        show(
+            {
+                "ok": healthy,
+                "checks": {name: {"ok": ok, "found": text, "fix": fix} for name, (ok, text, fix) in found.items()},
+            },
+            as_json=True,
+        )
     else:
-        show_rows(["check", "", "found", "fix"],
-                  [[name, "ok" if ok else "FAILED", text, fix] for name, (ok, text, fix) in found.items()])
+        show_rows(
+            ["check", "", "found", "fix"],
+            [[name, "ok" if ok else "FAILED", text, fix] for name, (ok, text, fix) in found.items()],
+        )
     return 0 if healthy else 1
 
 
@@ -68,8 +83,11 @@ def _packages() -> Finding:
     wanted = ("torch", "diffusers", "faiss", "autofaiss", "dask", "distributed", "deepspeed", "webdataset", "prefect")
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     found = f"torch {version('torch')}, diffusers {version('diffusers')}" if "torch" not in missing else ""
-    return not missing, f"missing: {', '.join(missing)}" if missing else found, \
-        "pip install 'retrieval-diffusion[train,flows,samples]'"
+    return (
+        not missing,
+        f"missing: {', '.join(missing)}" if missing else found,
+        "pip install 'retrieval-diffusion[train,flows,samples]'",
+    )
 
 
 def _conflicts() -> Finding:
@@ -79,8 +97,11 @@ def _conflicts() -> Finding:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return not found, f"in the way: {', '.join(found)}" if found else "none", \
-        f"pip uninstall {' '.join(item.split()[0] for item in found)}" if found else ""
+    return (
+        not found,
+        f"in the way: {', '.join(found)}" if found else "none",
+        f"pip uninstall {' '.join(item.split()[0] for item in found)}" if found else "",
+    )
 
 
 def _samples() -> Finding:

@@ -30,10 +30,11 @@ def build_app() -> App:
 
 _HELP = """Retrieval-augmented diffusion, from photographs to pictures.
 
-Start with `rdm quickstart --root DIR`: it builds a database from embedded photographs, trains on it, samples, measures, and
-writes report.html, in minutes on two cores.
+Start with `rdm quickstart --root DIR`: it builds a database from embedded photographs, trains on it, samples,
+measures, and writes report.html, in minutes on two cores.
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 partial (some pictures could not be used; the ledger says which), 130 interrupted.
+Exit codes: 0 ok, 1 failure, 2 usage, 3 partial (some pictures could not be used; the ledger says which), 130
+interrupted.
 """
 
 
@@ -54,8 +55,9 @@ def run(arguments: list[str]) -> int:
         error_console().print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
-        error_console().print("interrupted; nothing that was complete is lost: run the same command again to resume",
-                              style="yellow")
+        error_console().print(
+            "interrupted; nothing that was complete is lost: run the same command again to resume", style="yellow"
+        )
         return EXIT_INTERRUPTED
     return code if isinstance(code, int) else EXIT_OK
 

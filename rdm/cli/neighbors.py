@@ -16,10 +16,16 @@ def register(app: App) -> None:
     app.command(neighbors)
 
 
-def build(*, root: Annotated[str, Parameter(help="the database")],
-          queries: Annotated[str, Parameter(help="source of the query photographs, e.g. folder:///photos")],
-          name: Annotated[str, Parameter(help="name of the query set, for later")], set_: SetOption = None,
-          dask: DaskOption = "local", dry_run: DryRunFlag = False, json: JsonFlag = False) -> int:
+def build(
+    *,
+    root: Annotated[str, Parameter(help="the database")],
+    queries: Annotated[str, Parameter(help="source of the query photographs, e.g. folder:///photos")],
+    name: Annotated[str, Parameter(help="name of the query set, for later")],
+    set_: SetOption = None,
+    dask: DaskOption = "local",
+    dry_run: DryRunFlag = False,
+    json: JsonFlag = False,
+) -> int:
     """Look up the nearest patches of every crop of a query set and store their ids in Parquet.
 
     Example: rdm neighbors build --root birds --queries folder:///photos --name train
@@ -33,12 +39,28 @@ def build(*, root: Annotated[str, Parameter(help="the database")],
     config = neighbor_config(queries).with_overrides(set_ or [])
     if dry_run:
         found = QuerySet(config.queries)
-        show({"root": root, "would": "look up neighbors", "photographs": found.listing.num_rows, "shards": len(found.stems),
-              "config": config.model_dump(mode="json")}, as_json=json)
+        show(
+            {
+                "root": root,
+                "would": "look up neighbors",
+                "photographs": found.listing.num_rows,
+                "shards": len(found.stems),
+                "config": config.model_dump(mode="json"),
+            },
+            as_json=json,
+        )
         return 0
     RetrievalDatabase.open(root)  # refuse what is no database before a cluster starts
     with compute_pool(ComputeConfig(dask=dask)) as pool:
         info = build_neighbors(root, name, config, pool)
-    show({"name": name, "queries": info["num_queries"], "failures": len(info["failures"]),
-          "mean_top1_similarity": info["mean_top1_similarity"]}, as_json=json, title="neighbors")
+    show(
+        {
+            "name": name,
+            "queries": info["num_queries"],
+            "failures": len(info["failures"]),
+            "mean_top1_similarity": info["mean_top1_similarity"],
+        },
+        as_json=json,
+        title="neighbors",
+    )
     return 3 if info["failures"] else 0

@@ -17,9 +17,16 @@ def recipes(*, json: JsonFlag = False) -> None:
     from rdm.training.recipes import RECIPES
 
     if json:
-        show({name: {"summary": recipe.summary, "config": recipe.config().model_dump(mode="json")}
-              for name, recipe in RECIPES.items()}, as_json=True)
+        show(
+            {
+                name: {"summary": recipe.summary, "config": recipe.config().model_dump(mode="json")}
+                for name, recipe in RECIPES.items()
+            },
+            as_json=True,
+        )
         return
-    rows = [[name, recipe.summary, (config := recipe.config()).max_steps, config.batch_size]
-            for name, recipe in RECIPES.items()]
+    rows = [
+        [name, recipe.summary, (config := recipe.config()).max_steps, config.batch_size]
+        for name, recipe in RECIPES.items()
+    ]
     show_rows(["recipe", "what", "steps", "batch"], rows)

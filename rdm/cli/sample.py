@@ -16,17 +16,21 @@ def register(app: App) -> None:
     app.command(sample)
 
 
-def sample(*, model: Annotated[Path, Parameter(help="a `model` folder that `rdm train` wrote")],
-           database: Annotated[str, Parameter(help="the database to look neighbors up in")],
-           out: Annotated[Path, Parameter(help="folder for the pictures")] = Path("samples"),
-           text: Annotated[list[str] | None, Parameter(help="query in words; any number of times", negative="")] = None,
-           image: Annotated[list[Path] | None, Parameter(help="query as a picture; any number of times", negative="")] = None,
-           unconditional: Annotated[bool, Parameter(help="draw queries from p_D", negative="")] = False,
-           k: Annotated[int, Parameter(name=["-k", "--k"], help="neighbors that condition a sample")] = 4,
-           guidance: Annotated[float, Parameter(help="guidance scale s; 1: none")] = 2.0,
-           top_m: Annotated[float, Parameter(help="fraction of the likeliest patches that p_D keeps")] = 0.01,
-           seeds: Annotated[str, Parameter(help="e.g. 0-7 or 3,5,9; picture i depends on seed i only")] = "0-7",
-           set_: SetOption = None, json: JsonFlag = False) -> None:
+def sample(
+    *,
+    model: Annotated[Path, Parameter(help="a `model` folder that `rdm train` wrote")],
+    database: Annotated[str, Parameter(help="the database to look neighbors up in")],
+    out: Annotated[Path, Parameter(help="folder for the pictures")] = Path("samples"),
+    text: Annotated[list[str] | None, Parameter(help="query in words; any number of times", negative="")] = None,
+    image: Annotated[list[Path] | None, Parameter(help="query as a picture; any number of times", negative="")] = None,
+    unconditional: Annotated[bool, Parameter(help="draw queries from p_D", negative="")] = False,
+    k: Annotated[int, Parameter(name=["-k", "--k"], help="neighbors that condition a sample")] = 4,
+    guidance: Annotated[float, Parameter(help="guidance scale s; 1: none")] = 2.0,
+    top_m: Annotated[float, Parameter(help="fraction of the likeliest patches that p_D keeps")] = 0.01,
+    seeds: Annotated[str, Parameter(help="e.g. 0-7 or 3,5,9; picture i depends on seed i only")] = "0-7",
+    set_: SetOption = None,
+    json: JsonFlag = False,
+) -> None:
     """Draw pictures for queries, each with a sidecar that names its neighbors, and a gallery page.
 
     Example: rdm sample --model run/model --database birds --text "an owl" --seeds 0-15

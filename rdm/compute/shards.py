@@ -31,10 +31,18 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM
 class ComputeConfig(Config):
     """Where shards are computed."""
 
-    dask: str = Field(default="local", description="`local` starts a cluster here; else a scheduler's address, tcp://HOST:PORT")
-    num_workers: int | None = Field(default=None, ge=1, description="worker processes of a local cluster; None: one per core")
-    memory_fraction: float = Field(default=0.7, gt=0, le=1, description="share of this machine's memory the local workers may use")
-    retries: int = Field(default=2, ge=0, description="further attempts for a shard whose worker died; an error is not retried")
+    dask: str = Field(
+        default="local", description="`local` starts a cluster here; else a scheduler's address, tcp://HOST:PORT"
+    )
+    num_workers: int | None = Field(
+        default=None, ge=1, description="worker processes of a local cluster; None: one per core"
+    )
+    memory_fraction: float = Field(
+        default=0.7, gt=0, le=1, description="share of this machine's memory the local workers may use"
+    )
+    retries: int = Field(
+        default=2, ge=0, description="further attempts for a shard whose worker died; an error is not retried"
+    )
 
 
 @dataclass(frozen=True)
@@ -60,12 +68,20 @@ class ComputePool:
         """The address of Dask's dashboard, or an empty string where it has none."""
         return self.client.dashboard_link or ""
 
-    def map(self, function: Callable[[ShardT], ResultT], shards: Sequence[ShardT], *, stage: str, unit: str = "shards",
-            names: Sequence[str] | None = None, done_before: int = 0) -> Iterator[tuple[int, ResultT]]:
+    def map(
+        self,
+        function: Callable[[ShardT], ResultT],
+        shards: Sequence[ShardT],
+        *,
+        stage: str,
+        unit: str = "shards",
+        names: Sequence[str] | None = None,
+        done_before: int = 0,
+    ) -> Iterator[tuple[int, ResultT]]:
         """Yield `(position, result)` of each shard as it finishes.
 
-        Every shard is tried before the first error is raised, so that one bad shard costs one shard and a rerun does only
-        that one again.
+        Every shard is tried before the first error is raised, so that one bad shard costs one shard and a rerun does
+        only that one again.
 
         Raises:
             RdmError: what the first failing shard raised, with the shard named.
@@ -74,8 +90,11 @@ class ComputePool:
 
         names = names or [str(position) for position in range(len(shards))]
         futures: dict[Future, int] = {
-            self.client.submit(function, shard, key=f"{stage}-{names[position]}-{os.urandom(4).hex()}", pure=False): position
-            for position, shard in enumerate(shards)}
+            self.client.submit(
+                function, shard, key=f"{stage}-{names[position]}-{os.urandom(4).hex()}", pure=False
+            ): position
+            for position, shard in enumerate(shards)
+        }
         failures: list[ShardFailure] = []
         try:
             with tracking(stage, len(shards) + done_before, unit, done_before) as tracker:
@@ -98,8 +117,16 @@ class _Inline(Generic[ShardT]):
 
     dashboard = ""
 
-    def map(self, function: Callable[[Any], Any], shards: Sequence[Any], *, stage: str, unit: str = "shards",
-            names: Sequence[str] | None = None, done_before: int = 0) -> Iterator[tuple[int, Any]]:
+    def map(
+        self,
+        function: Callable[[Any], Any],
+        shards: Sequence[Any],
+        *,
+        stage: str,
+        unit: str = "shards",
+        names: Sequence[str] | None = None,
+        done_before: int = 0,
+    ) -> Iterator[tuple[int, Any]]:
         """See ComputePool.map."""
         names = names or [str(position) for position in range(len(shards))]
         failures: list[ShardFailure] = []
@@ -138,16 +165,20 @@ def compute_pool(config: ComputeConfig) -> Iterator[Pool]:
     try:
         client = Client(config.dask, timeout="10s")
     except (OSError, ValueError) as error:
-        raise UsageError(f"no Dask scheduler answers: {error}", where=config.dask,
-                         fix="start one with `dask scheduler`, or leave --dask out for a local cluster") from error
+        raise UsageError(
+            f"no Dask scheduler answers: {error}",
+            where=config.dask,
+            fix="start one with `dask scheduler`, or leave --dask out for a local cluster",
+        ) from error
     with client:
         if not client.scheduler_info()["workers"]:
             logger.warning("the Dask scheduler at %s has no workers yet; waiting for one", config.dask)
             try:
                 client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_SECONDS)
             except TimeoutError as error:
-                raise UsageError("the Dask scheduler has no workers", where=config.dask,
-                                 fix="start some with `dask worker ADDRESS`") from error
+                raise UsageError(
+                    "the Dask scheduler has no workers", where=config.dask, fix="start some with `dask worker ADDRESS`"
+                ) from error
         yield ComputePool(client, config)
 
 
@@ -158,12 +189,24 @@ def _local_cluster(config: ComputeConfig) -> Iterator[Any]:
 
     num_workers = config.num_workers or os.cpu_count() or 1
     memory_limit = int(psutil.virtual_memory().total * config.memory_fraction / num_workers)
-    settings = {"distributed.nanny.environ": _ONE_THREAD, "distributed.nanny.pre-spawn-environ": _ONE_THREAD,
-                "distributed.worker.daemon": True, "distributed.scheduler.allowed-failures": config.retries}
+    settings = {
+        "distributed.nanny.environ": _ONE_THREAD,
+        "distributed.nanny.pre-spawn-environ": _ONE_THREAD,
+        "distributed.worker.daemon": True,
+        "distributed.scheduler.allowed-failures": config.retries,
+    }
     # Not every machine has a free port 8787, and Dask warns when it is taken.
-    with dask.config.set(settings), LocalCluster(n_workers=num_workers, threads_per_worker=1, processes=True,
-                                                 memory_limit=memory_limit, dashboard_address="127.0.0.1:0",
-                                                 silence_logs=logging.ERROR) as cluster:
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=num_workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=memory_limit,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.ERROR,
+        ) as cluster,
+    ):
         yield cluster
 
 
@@ -173,5 +216,8 @@ def _raise_failures(stage: str, failures: list[ShardFailure]) -> None:
     if isinstance(first.error, RdmError):
         first.error.what = f"{first.error.what}{others}"
         raise first.error
-    raise RdmError(f"{stage}: {type(first.error).__name__}: {first.error}{others}", where=f"shard {first.shard}",
-                   fix="finished shards are kept: mend the cause and run the same command again") from first.error
+    raise RdmError(
+        f"{stage}: {type(first.error).__name__}: {first.error}{others}",
+        where=f"shard {first.shard}",
+        fix="finished shards are kept: mend the cause and run the same command again",
+    ) from first.error

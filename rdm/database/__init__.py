@@ -4,5 +4,12 @@ from rdm.database.build import BuildConfig, DatabaseBuilder
 from rdm.database.facade import PatchRecord, RetrievalDatabase
 from rdm.database.neighbors import NeighborConfig, NeighborTable, build_neighbors
 
-__all__ = ["BuildConfig", "DatabaseBuilder", "NeighborConfig", "NeighborTable", "PatchRecord", "RetrievalDatabase",
-           "build_neighbors"]
+__all__ = [
+    "BuildConfig",
+    "DatabaseBuilder",
+    "NeighborConfig",
+    "NeighborTable",
+    "PatchRecord",
+    "RetrievalDatabase",
+    "build_neighbors",
+]

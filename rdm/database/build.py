@@ -71,8 +71,16 @@ class DatabaseBuilder:
 
     def _forget(self) -> None:
         # What was read before the lock was held may be out of date: another writer may have committed since.
-        for name in ("parent", "listing", "is_current", "_old_ledger", "_living_images", "_new_rows", "_gone_images",
-                     "_tombstones"):
+        for name in (
+            "parent",
+            "listing",
+            "is_current",
+            "_old_ledger",
+            "_living_images",
+            "_new_rows",
+            "_gone_images",
+            "_tombstones",
+        ):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -124,9 +132,11 @@ class DatabaseBuilder:
         if empty or counts["successes"] < self.config.min_success_rate * asked:
             causes.pop("success", None)
             summary = ", ".join(f"{number} {cause}" for cause, number in causes.most_common())
-            raise FailureBudgetError(f"only {counts['successes']} of {asked} pictures are usable: {summary}",
-                                     where=f"{self.config.source}; a row for each in {self.folder.describe('images')}",
-                                     fix="mend the source, or lower min_success_rate")
+            raise FailureBudgetError(
+                f"only {counts['successes']} of {asked} pictures are usable: {summary}",
+                where=f"{self.config.source}; a row for each in {self.folder.describe('images')}",
+                fix="mend the source, or lower min_success_rate",
+            )
         return {**counts, "causes": dict(causes)}
 
     def patchify(self) -> dict[str, Any]:
@@ -145,8 +155,10 @@ class DatabaseBuilder:
     def embed(self, pool: Pool) -> dict[str, Any]:
         """Embed the new patches; return counts."""
         digest = load_encoder(self.config.encoder).fingerprint.digest()
-        tasks = [EmbedTask(self.folder, self._first_new_part + number, self.config.encoder, digest,
-                           self.config.batch_size) for number in range(len(self._new_stems))]
+        tasks = [
+            EmbedTask(self.folder, self._first_new_part + number, self.config.encoder, digest, self.config.batch_size)
+            for number in range(len(self._new_stems))
+        ]
         stats = [result for _, result in pool.map(embed_part, tasks, stage="embed", names=[str(t.part) for t in tasks])]
         return {"num_patches": sum(shard["num_patches"] for shard in stats)}
 
@@ -154,8 +166,11 @@ class DatabaseBuilder:
         """Build the index over all living patches; return its infos with the measured recall."""
         vectors = [self.folder.read_array(path) for path in self._embedding_paths]
         if len(self._tombstones) == sum(len(part) for part in vectors):
-            raise DatabaseError("no patch would be left", where=self.folder.url,
-                                fix="keep at least one photograph, or remove the whole folder")
+            raise DatabaseError(
+                "no patch would be left",
+                where=self.folder.url,
+                fix="keep at least one photograph, or remove the whole folder",
+            )
         with tracking("index", 1, "index") as tracker:
             infos = build_index(self.folder, np.concatenate(vectors), self._tombstones, self.config.index)
             tracker.advance()
@@ -168,15 +183,25 @@ class DatabaseBuilder:
         parts = self._parts()
         patches = sum(part.num_rows for part in parts if part.kind == "patches")
         version = Version(
-            number=(self.parent.number if self.parent else 0) + 1, parent=self.parent.number if self.parent else None,
-            source=self.config.source, source_fingerprint=fingerprint(self.listing),
-            num_images=self._num_living_images(parts), num_patches=patches, next_patch_id=patches,
+            number=(self.parent.number if self.parent else 0) + 1,
+            parent=self.parent.number if self.parent else None,
+            source=self.config.source,
+            source_fingerprint=fingerprint(self.listing),
+            num_images=self._num_living_images(parts),
+            num_patches=patches,
+            next_patch_id=patches,
             embedding_dim=encoder.embedding_dim,
-            encoder={"name": self.config.encoder, "digest": encoder.fingerprint.digest(),
-                     "fingerprint": encoder.fingerprint.model_dump(mode="json")},
-            index=self._index_infos, tombstones=self._tombstones.tolist(), parts=parts,
+            encoder={
+                "name": self.config.encoder,
+                "digest": encoder.fingerprint.digest(),
+                "fingerprint": encoder.fingerprint.model_dump(mode="json"),
+            },
+            index=self._index_infos,
+            tombstones=self._tombstones.tolist(),
+            parts=parts,
             deleted_image_ids=sorted({*self.delete_images, *(self.parent.deleted_image_ids if self.parent else ())}),
-            config=self.config.model_dump(mode="json"))
+            config=self.config.model_dump(mode="json"),
+        )
         self.store.commit(version)
         return version
 
@@ -189,8 +214,11 @@ class DatabaseBuilder:
         fixed = ("crop", "source", "images_per_shard")
         differing = [name for name in fixed if getattr(recorded, name) != getattr(self.config, name)]
         if differing:
-            raise DatabaseError(f"the database was built with another {', '.join(differing)}", where=self.folder.url,
-                                fix="give --root a new folder, or the configuration in its run.json")
+            raise DatabaseError(
+                f"the database was built with another {', '.join(differing)}",
+                where=self.folder.url,
+                fix="give --root a new folder, or the configuration in its run.json",
+            )
 
     @cached_property
     def _old_ledger(self) -> pa.Table | None:
@@ -215,8 +243,11 @@ class DatabaseBuilder:
         if self._old_ledger is None:
             return self.listing
         # The last row of an id counts. A photograph that was deleted and is in the source again is new.
-        known = {image_id: etag for image_id, etag, status in zip(*self._old_ledger.to_pydict().values(), strict=True)
-                 if status != SUCCESS or image_id in self._living_images}
+        known = {
+            image_id: etag
+            for image_id, etag, status in zip(*self._old_ledger.to_pydict().values(), strict=True)
+            if status != SUCCESS or image_id in self._living_images
+        }
         rows = zip(self.listing["image_id"].to_pylist(), self.listing["etag"].to_pylist(), strict=True)
         return self.listing.filter(pa.array([known.get(image_id) != etag for image_id, etag in rows], pa.bool_()))
 
@@ -250,8 +281,10 @@ class DatabaseBuilder:
 
     def _ingest_tasks(self) -> list[IngestTask]:
         size = self.config.images_per_shard
-        return [IngestTask(self.folder, stem, self.config.source, tuple(self._new_rows.slice(n * size, size).to_pylist()))
-                for n, stem in enumerate(self._new_stems)]
+        return [
+            IngestTask(self.folder, stem, self.config.source, tuple(self._new_rows.slice(n * size, size).to_pylist()))
+            for n, stem in enumerate(self._new_stems)
+        ]
 
     @property
     def _embedding_paths(self) -> list[str]:
@@ -262,17 +295,24 @@ class DatabaseBuilder:
         for number, stem in enumerate(self._new_stems, start=self._first_new_part):
             ledger = self.folder.read_table(f"images/{stem}.parquet", columns=["status"])
             rows = self.folder.read_table(patches_path(number), columns=["patch_id"]).num_rows
-            parts += [self.store.describe_part("images", f"images/{stem}.tar", ledger.num_rows),
-                      self.store.describe_part("ledger", f"images/{stem}.parquet", ledger.num_rows),
-                      self.store.describe_part("patches", patches_path(number), rows),
-                      self.store.describe_part("embeddings", f"img_emb/img_emb_{number:04d}.npy", rows),
-                      self.store.describe_part("metadata", f"metadata/metadata_{number:04d}.parquet", rows)]
+            parts += [
+                self.store.describe_part("images", f"images/{stem}.tar", ledger.num_rows),
+                self.store.describe_part("ledger", f"images/{stem}.parquet", ledger.num_rows),
+                self.store.describe_part("patches", patches_path(number), rows),
+                self.store.describe_part("embeddings", f"img_emb/img_emb_{number:04d}.npy", rows),
+                self.store.describe_part("metadata", f"metadata/metadata_{number:04d}.parquet", rows),
+            ]
         total = sum(part.num_rows for part in parts if part.kind == "patches")
-        return [*parts, self.store.describe_part("index", INDEX_PATH, total),
-                self.store.describe_part("infos", INFOS_PATH, 1)]
+        return [
+            *parts,
+            self.store.describe_part("index", INDEX_PATH, total),
+            self.store.describe_part("infos", INFOS_PATH, 1),
+        ]
 
     def _num_living_images(self, parts: list[Part]) -> int:
-        tables = [self.folder.read_table(part.path, ["patch_id", "image_id"]) for part in parts if part.kind == "patches"]
+        tables = [
+            self.folder.read_table(part.path, ["patch_id", "image_id"]) for part in parts if part.kind == "patches"
+        ]
         everything = pa.concat_tables(tables)
         living = pc.invert(pc.is_in(everything["patch_id"], pa.array(self._tombstones)))
         return pc.count_distinct(everything.filter(living)["image_id"]).as_py()
@@ -327,8 +367,11 @@ def update_builder(root: str, delete_images: Sequence[str] = ()) -> DatabaseBuil
     builder = DatabaseBuilder(root, BuildConfig.model_validate(version.config))
     builder.delete_images = frozenset(delete_images)
     if unknown := builder.unknown_images():
-        raise DatabaseError(f"the database has no image {', '.join(sorted(unknown)[:5])}", where=root,
-                            fix="image ids are listed in images/*.parquet")
+        raise DatabaseError(
+            f"the database has no image {', '.join(sorted(unknown)[:5])}",
+            where=root,
+            fix="image ids are listed in images/*.parquet",
+        )
     return builder
 
 
@@ -356,11 +399,17 @@ def _stale_query_sets(folder: Folder) -> list[str]:
     from rdm.database.neighbors import NeighborTable
 
     number = VersionStore(folder).require().number
-    return [name for name in NeighborTable.names(folder)
-            if NeighborTable(folder, name).info["database_version"] != number]
+    return [
+        name for name in NeighborTable.names(folder) if NeighborTable(folder, name).info["database_version"] != number
+    ]
 
 
 def _summary(version: Version) -> dict[str, Any]:
-    return {"version": version.number, "photographs": version.num_images, "patches": version.num_live_patches,
-            "index": version.index["index_key"], "recall_at_20": version.index["recall_at_20"],
-            "num_bytes": version.num_bytes}
+    return {
+        "version": version.number,
+        "photographs": version.num_images,
+        "patches": version.num_live_patches,
+        "index": version.index["index_key"],
+        "recall_at_20": version.index["recall_at_20"],
+        "num_bytes": version.num_bytes,
+    }

@@ -68,14 +68,20 @@ def encode_images(encoder: Encoder, images: Iterator[Image.Image], batch_size: i
 def _metadata(folder: Folder, patches: pa.Table, raw: NDArray[np.float32]) -> pa.Table:
     shards = patches.column("image_shard").to_pylist()
     rows = patches.column("image_row").to_pylist()
-    ledgers = {stem: folder.read_table(f"images/{stem}.parquet", columns=["key", "url", "author", "license"])
-               for stem in dict.fromkeys(shards)}
+    ledgers = {
+        stem: folder.read_table(f"images/{stem}.parquet", columns=["key", "url", "author", "license"])
+        for stem in dict.fromkeys(shards)
+    }
     picked = [ledgers[shard].slice(row, 1).to_pylist()[0] for shard, row in zip(shards, rows, strict=True)]
-    return pa.table({
-        "patch_id": patches.column("patch_id"), "image_id": patches.column("image_id"),
-        "image_path": [f"{shard}.tar/{row['key']}" for shard, row in zip(shards, picked, strict=True)],
-        "url": [row["url"] for row in picked], "author": [row["author"] for row in picked],
-        "license": [row["license"] for row in picked],
-        # What conditions a network trained on raw embeddings is the unit vector times this norm.
-        "norm": np.linalg.norm(raw, axis=1).astype(np.float32),
-    })
+    return pa.table(
+        {
+            "patch_id": patches.column("patch_id"),
+            "image_id": patches.column("image_id"),
+            "image_path": [f"{shard}.tar/{row['key']}" for shard, row in zip(shards, picked, strict=True)],
+            "url": [row["url"] for row in picked],
+            "author": [row["author"] for row in picked],
+            "license": [row["license"] for row in picked],
+            # What conditions a network trained on raw embeddings is the unit vector times this norm.
+            "norm": np.linalg.norm(raw, axis=1).astype(np.float32),
+        }
+    )

@@ -79,9 +79,12 @@ class RetrievalDatabase:
         recorded = self.version.encoder["fingerprint"]
         current = encoder.fingerprint.model_dump(mode="json")
         differing = ", ".join(name for name in current if current[name] != recorded.get(name)) or "fingerprint"
-        raise EncoderMismatchError(f"the database was built with another encoder ({differing} differ): "
-                                   f"{self.encoder_name} {self.encoder_digest}, not {found}", where=self.folder.url,
-                                   fix="use the encoder that built it, or build a new database with this one")
+        raise EncoderMismatchError(
+            f"the database was built with another encoder ({differing} differ): "
+            f"{self.encoder_name} {self.encoder_digest}, not {found}",
+            where=self.folder.url,
+            fix="use the encoder that built it, or build a new database with this one",
+        )
 
     @cached_property
     def tombstones(self) -> NDArray[np.int64]:
@@ -95,8 +98,11 @@ class RetrievalDatabase:
         for part in self.version.parts_of("embeddings"):
             vectors = self.folder.read_array(part.path)
             if vectors.shape != (part.num_rows, self.version.embedding_dim):
-                raise DatabaseError(f"an embedding part has shape {vectors.shape}", where=self.folder.describe(part.path),
-                                    fix="run `rdm database verify`")
+                raise DatabaseError(
+                    f"an embedding part has shape {vectors.shape}",
+                    where=self.folder.describe(part.path),
+                    fix="run `rdm database verify`",
+                )
             parts.append((first, vectors))
             first += part.num_rows
         return parts
@@ -109,8 +115,9 @@ class RetrievalDatabase:
     def _index(self) -> faiss.Index:
         return open_index(self.folder)
 
-    def search_vectors(self, queries: NDArray[np.floating], k: int, *,
-                       exact: bool = False) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def search_vectors(
+        self, queries: NDArray[np.floating], k: int, *, exact: bool = False
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return ids [B, k] and similarities [B, k] of the nearest living patches, best first, ties by id.
 
         Args:
@@ -122,11 +129,17 @@ class RetrievalDatabase:
             DatabaseError: the database has fewer than k living patches, or the dimension differs.
         """
         if queries.shape[1] != self.version.embedding_dim:
-            raise DatabaseError(f"queries have {queries.shape[1]} dimensions, the database {self.version.embedding_dim}",
-                                where=self.folder.url, fix="use the encoder that built the database")
+            raise DatabaseError(
+                f"queries have {queries.shape[1]} dimensions, the database {self.version.embedding_dim}",
+                where=self.folder.url,
+                fix="use the encoder that built the database",
+            )
         if k > self.version.num_live_patches:
-            raise DatabaseError(f"k = {k}, but the database has {self.version.num_live_patches} patches",
-                                where=self.folder.url, fix="ask for fewer neighbors, or add photographs")
+            raise DatabaseError(
+                f"k = {k}, but the database has {self.version.num_live_patches} patches",
+                where=self.folder.url,
+                fix="ask for fewer neighbors, or add photographs",
+            )
         vectors = quantize(queries)
         if exact:
             return exact_search(vectors, blocks_of(self.parts, BLOCK_ROWS), k, excluded=self.tombstones)
@@ -138,8 +151,9 @@ class RetrievalDatabase:
         candidates = approximate_candidates(self._index, queries, k, np.concatenate([self.tombstones, later]))
         short = np.flatnonzero((candidates < 0).any(axis=1))  # an inverted list may hold fewer than k living vectors
         if len(short):
-            candidates[short] = exact_search(queries[short], blocks_of(self.parts, BLOCK_ROWS), k,
-                                             excluded=self.tombstones)[0]
+            candidates[short] = exact_search(
+                queries[short], blocks_of(self.parts, BLOCK_ROWS), k, excluded=self.tombstones
+            )[0]
         similarities = canonical_similarities(queries, self.embeddings(candidates))
         order = np.stack([rank(ids, row, k) for ids, row in zip(candidates, similarities, strict=True)])
         return np.take_along_axis(candidates, order, 1), np.take_along_axis(similarities, order, 1)
@@ -181,8 +195,17 @@ class RetrievalDatabase:
 
     def records(self, patch_ids: NDArray[np.integer]) -> list[PatchRecord]:
         """Return what is known of each patch."""
-        return [PatchRecord(row["patch_id"], row["image_id"], row["url"], row["author"], row["license"],
-                            (row["x0"], row["y0"], row["x1"], row["y1"])) for row in self.patch_rows(patch_ids).to_pylist()]
+        return [
+            PatchRecord(
+                row["patch_id"],
+                row["image_id"],
+                row["url"],
+                row["author"],
+                row["license"],
+                (row["x0"], row["y0"], row["x1"], row["y1"]),
+            )
+            for row in self.patch_rows(patch_ids).to_pylist()
+        ]
 
     def pixels(self, patch_ids: NDArray[np.integer]) -> list[Image.Image]:
         """Return the patches' pixels, cut from their photographs now."""
@@ -200,14 +223,25 @@ class RetrievalDatabase:
     def status(self) -> dict[str, Any]:
         """Return the facts that `rdm database status` shows."""
         version = self.version
-        return {"root": self.folder.url, "version": version.number, "versions": VersionStore(self.folder).numbers(),
-                "source": version.source, "num_images": version.num_images, "num_patches": version.num_live_patches,
-                "num_deleted_patches": len(version.tombstones), "embedding_dim": version.embedding_dim,
-                "encoder": self.encoder_name, "encoder_digest": self.encoder_digest, "index": version.index,
-                "num_bytes": version.num_bytes}
+        return {
+            "root": self.folder.url,
+            "version": version.number,
+            "versions": VersionStore(self.folder).numbers(),
+            "source": version.source,
+            "num_images": version.num_images,
+            "num_patches": version.num_live_patches,
+            "num_deleted_patches": len(version.tombstones),
+            "embedding_dim": version.embedding_dim,
+            "encoder": self.encoder_name,
+            "encoder_digest": self.encoder_digest,
+            "index": version.index,
+            "num_bytes": version.num_bytes,
+        }
 
     def _check_ids(self, flat: NDArray[np.int64]) -> None:
         if len(flat) and not (flat.min() >= 0 and flat.max() < self.version.next_patch_id):
-            raise DatabaseError(f"patch ids run from 0 to {self.version.next_patch_id - 1}; asked for "
-                                f"{flat.min()}..{flat.max()}", where=self.folder.url,
-                                fix="the ids belong to another database, or to a later version")
+            raise DatabaseError(
+                f"patch ids run from 0 to {self.version.next_patch_id - 1}; asked for {flat.min()}..{flat.max()}",
+                where=self.folder.url,
+                fix="the ids belong to another database, or to a later version",
+            )

@@ -29,35 +29,52 @@ class IndexConfig(Config):
     max_index_memory: str = Field(default="8GB", description="greatest size of the index, such as 8GB")
     build_memory: str = Field(default="4GB", description="memory that building may use beside the index itself")
     target_recall: float = Field(default=0.98, ge=0, le=1, description="recall@20 up to which more lists are probed")
-    min_recall: float = Field(default=0.8, ge=0, le=1, description="recall@20 against exact search under which the build fails")
+    min_recall: float = Field(
+        default=0.8, ge=0, le=1, description="recall@20 against exact search under which the build fails"
+    )
     audit_queries: int = Field(default=500, ge=1, description="database rows that the recall is measured on")
     seed: int = Field(default=0, description="chooses the audited rows")
 
 
-def build_index(folder: Folder, vectors: NDArray[np.float16], tombstones: NDArray[np.int64],
-                config: IndexConfig) -> dict[str, Any]:
-    """Build `index/knn.index` over all rows (position = patch_id) and write `index/index_infos.json`; return its contents.
+def build_index(
+    folder: Folder, vectors: NDArray[np.float16], tombstones: NDArray[np.int64], config: IndexConfig
+) -> dict[str, Any]:
+    """Build `index/knn.index` over all rows (position = patch_id); write and return `index/index_infos.json`.
 
     Raises:
         DatabaseError: autofaiss built nothing (too little memory), or recall@20 is under `min_recall`.
     """
     index, infos = _autofaiss(vectors, config)
     if index is None or infos is None:  # autofaiss says so without an exception
-        raise DatabaseError("autofaiss built no index: too little memory", where=folder.describe(INDEX_PATH),
-                            fix="raise index.build_memory or index.max_index_memory")
+        raise DatabaseError(
+            "autofaiss built no index: too little memory",
+            where=folder.describe(INDEX_PATH),
+            fix="raise index.build_memory or index.max_index_memory",
+        )
     parameters = _tune(index, vectors, tombstones, config)
     audit = audit_recall(index, vectors, tombstones, config.audit_queries, config.seed)
-    summary = {"index_key": str(infos["index_key"]), "index_param": parameters, "num_vectors": int(index.ntotal), "dim": int(index.d), **audit}
+    summary = {
+        "index_key": str(infos["index_key"]),
+        "index_param": parameters,
+        "num_vectors": int(index.ntotal),
+        "dim": int(index.d),
+        **audit,
+    }
     if audit["recall_at_20"] < config.min_recall:
-        raise DatabaseError(f"the index finds {audit['recall_at_20']:.3f} of the 20 nearest, under min_recall "
-                            f"{config.min_recall}", where=folder.describe(INDEX_PATH),
-                            fix="raise index.max_index_memory, or lower index.min_recall")
+        raise DatabaseError(
+            f"the index finds {audit['recall_at_20']:.3f} of the 20 nearest, under min_recall {config.min_recall}",
+            where=folder.describe(INDEX_PATH),
+            fix="raise index.max_index_memory, or lower index.min_recall",
+        )
     with folder.writing(INDEX_PATH) as path:
         try:
             faiss.write_index(index, str(path))
         except RuntimeError as error:  # faiss gives the cause in words only
-            raise StorageError(f"the index cannot be written: {error}", where=folder.describe(INDEX_PATH),
-                               fix="free space and run the same command again: it resumes") from error
+            raise StorageError(
+                f"the index cannot be written: {error}",
+                where=folder.describe(INDEX_PATH),
+                fix="free space and run the same command again: it resumes",
+            ) from error
     folder.write_json(INFOS_PATH, summary)
     return summary
 
@@ -67,13 +84,21 @@ def _autofaiss(vectors: NDArray[np.float16], config: IndexConfig) -> tuple[faiss
 
     # autofaiss wants a unit, takes K, M and G for powers of 1024, and counts the index into the available memory.
     index_memory, build_memory = parse_bytes(config.max_index_memory), parse_bytes(config.build_memory)
-    with tempfile.TemporaryDirectory() as directory:  # given an array, autofaiss leaves its own copy on the disk for long
+    with (
+        tempfile.TemporaryDirectory() as directory
+    ):  # given an array, autofaiss leaves its own copy on the disk for long
         Folder(directory).write_array("embeddings.npy", np.asarray(vectors, np.float32))
         return autofaiss_build(
-            directory, save_on_disk=False, metric_type="ip", should_be_memory_mappable=True, nb_cores=1,
+            directory,
+            save_on_disk=False,
+            metric_type="ip",
+            should_be_memory_mappable=True,
+            nb_cores=1,
             index_param="nprobe=1",  # its own tuning goes by wall-clock: two builds of the same vectors would differ
             verbose=logging.ERROR,
-            max_index_memory_usage=f"{index_memory}B", current_memory_available=f"{index_memory + build_memory}B")
+            max_index_memory_usage=f"{index_memory}B",
+            current_memory_available=f"{index_memory + build_memory}B",
+        )
 
 
 def _tune(index: faiss.Index, vectors: NDArray[np.float16], tombstones: NDArray[np.int64], config: IndexConfig) -> str:
@@ -107,8 +132,9 @@ def open_index(folder: Folder) -> faiss.Index:
     return index
 
 
-def approximate_candidates(index: faiss.Index, queries: NDArray[np.floating], k: int,
-                           excluded: NDArray[np.int64]) -> NDArray[np.int64]:
+def approximate_candidates(
+    index: faiss.Index, queries: NDArray[np.floating], k: int, excluded: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Return candidate ids [B, k]; tombstones are passed over inside the search; -1 where there are fewer."""
     wide = np.ascontiguousarray(queries, np.float32)
     if len(excluded) == 0:

@@ -25,7 +25,9 @@ class NeighborConfig(Config):
     """What is looked up for every crop."""
 
     queries: QuerySetConfig
-    k_stored: int = Field(default=20, ge=1, description="neighbors stored, more than are used, so that deletions rarely need a search")
+    k_stored: int = Field(
+        default=20, ge=1, description="neighbors stored, more than are used, so that deletions rarely need a search"
+    )
     exact: bool = Field(default=True, description="compare with every vector; false: use the index")
     batch_size: int = Field(default=64, ge=1, description="crops encoded at once")
     min_success_rate: float = Field(default=0.9, ge=0, le=1, description="share of the photographs that must be usable")
@@ -68,9 +70,14 @@ def neighbor_shard(task: NeighborTask) -> dict[str, Any]:
     database = RetrievalDatabase.open(task.root, version=task.version)
     unit = normalize(raw).astype(np.float16)
     ids, similarities = database.search_vectors(unit, task.config.k_stored, exact=task.config.exact)
-    table = pa.table({"key": pa.array(keys, pa.string()), "neighbor_ids": _lists(ids, pa.int64()),
-                      "similarities": _lists(similarities, pa.float32()),
-                      "norm": np.linalg.norm(raw, axis=1).astype(np.float32)})
+    table = pa.table(
+        {
+            "key": pa.array(keys, pa.string()),
+            "neighbor_ids": _lists(ids, pa.int64()),
+            "similarities": _lists(similarities, pa.float32()),
+            "norm": np.linalg.norm(raw, axis=1).astype(np.float32),
+        }
+    )
     folder.write_table(task.outputs[0], table)
     folder.write_array(task.outputs[1], unit)
     stats = {"num_queries": len(keys), "failures": failures, "similarity_sum": float(similarities[:, 0].sum())}
@@ -97,17 +104,26 @@ def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) ->
 def _build_neighbors(database: RetrievalDatabase, name: str, config: NeighborConfig, pool: Pool) -> dict[str, Any]:
     queries, version, root = QuerySet(config.queries), database.version, database.folder.url
     key = digest_json([queries.digest, config.model_dump(mode="json"), version.number, version.encoder])
-    tasks = [NeighborTask(root, version.number, name, stem, config, database.encoder_name, key)
-             for stem in queries.stems]
+    tasks = [
+        NeighborTask(root, version.number, name, stem, config, database.encoder_name, key) for stem in queries.stems
+    ]
     finished = dict(pool.map(neighbor_shard, tasks, stage="neighbors", names=queries.stems))
     stats = [finished[number] for number in range(len(tasks))]  # shards finish in any order; sums must not show it
     failures = [failure for shard in stats for failure in shard["failures"]]
     num_queries = sum(shard["num_queries"] for shard in stats)
     _check_budget(queries, failures, config.min_success_rate)
-    info = {"queries": config.queries.model_dump(mode="json"), "queries_digest": queries.digest, "name": name,
-            "config": config.model_dump(mode="json"), "database_version": version.number, "stems": queries.stems,
-            "num_queries": num_queries, "failures": failures, "encoder_digest": database.encoder_digest,
-            "mean_top1_similarity": sum(shard["similarity_sum"] for shard in stats) / max(num_queries, 1)}
+    info = {
+        "queries": config.queries.model_dump(mode="json"),
+        "queries_digest": queries.digest,
+        "name": name,
+        "config": config.model_dump(mode="json"),
+        "database_version": version.number,
+        "stems": queries.stems,
+        "num_queries": num_queries,
+        "failures": failures,
+        "encoder_digest": database.encoder_digest,
+        "mean_top1_similarity": sum(shard["similarity_sum"] for shard in stats) / max(num_queries, 1),
+    }
     database.folder.write_json(f"neighbors/{name}/queryset.json", info)
     return info
 
@@ -120,8 +136,11 @@ class NeighborTable:
         self.name = name
         path = f"neighbors/{name}/queryset.json"
         if not folder.exists(path):
-            raise DatabaseError(f"there are no neighbors of a query set {name!r}", where=folder.url,
-                                fix=f"rdm neighbors build --root {folder.url} --queries SPEC --name {name}")
+            raise DatabaseError(
+                f"there are no neighbors of a query set {name!r}",
+                where=folder.url,
+                fix=f"rdm neighbors build --root {folder.url} --queries SPEC --name {name}",
+            )
         self.info: dict[str, Any] = folder.read_json(path)
 
     @staticmethod
@@ -155,5 +174,8 @@ def _check_budget(queries: QuerySet, failures: list[tuple[str, str]], least: flo
     rate = 1 - len(failures) / queries.listing.num_rows
     if rate < least:
         first = ", ".join(f"{image_id} ({reason})" for image_id, reason in failures[:3])
-        raise FailureBudgetError(f"only {rate:.1%} of the query photographs are usable, under {least:.1%}: {first}",
-                                 where=queries.config.source, fix="mend the source, or lower min_success_rate")
+        raise FailureBudgetError(
+            f"only {rate:.1%} of the query photographs are usable, under {least:.1%}: {first}",
+            where=queries.config.source,
+            fix="mend the source, or lower min_success_rate",
+        )

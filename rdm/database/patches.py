@@ -14,13 +14,18 @@ from rdm.sources.ingest import SUCCESS
 from rdm.storage import Folder, Markers
 
 STAGE = "patchify"
-PATCH_SCHEMA = pa.schema([
-    ("patch_id", pa.int64()),
-    ("image_id", pa.string()),
-    ("image_shard", pa.string()),
-    ("image_row", pa.int32()),      # row of images/SHARD.parquet
-    ("x0", pa.int32()), ("y0", pa.int32()), ("x1", pa.int32()), ("y1", pa.int32()),
-])
+PATCH_SCHEMA = pa.schema(
+    [
+        ("patch_id", pa.int64()),
+        ("image_id", pa.string()),
+        ("image_shard", pa.string()),
+        ("image_row", pa.int32()),  # row of images/SHARD.parquet
+        ("x0", pa.int32()),
+        ("y0", pa.int32()),
+        ("x1", pa.int32()),
+        ("y1", pa.int32()),
+    ]
+)
 
 
 def patches_path(part: int) -> str:
@@ -57,5 +62,7 @@ def _patch_table(ledger: pa.Table, stem: str, first_patch_id: int, config: CropC
     corners = np.concatenate(boxes) if boxes else np.zeros((0, 4), np.int32)
     ids = np.arange(first_patch_id, first_patch_id + len(corners), dtype=np.int64)
     columns = [ids, image_ids, [stem] * len(corners), np.array(image_rows, np.int32), *corners.T]
-    return pa.Table.from_arrays([pa.array(column, type=field.type) for column, field in
-                                 zip(columns, PATCH_SCHEMA, strict=True)], schema=PATCH_SCHEMA)
+    return pa.Table.from_arrays(
+        [pa.array(column, type=field.type) for column, field in zip(columns, PATCH_SCHEMA, strict=True)],
+        schema=PATCH_SCHEMA,
+    )

@@ -16,7 +16,7 @@ _Places = tuple[list[int], list[int]]  # offset and size of each row's picture i
 
 
 def iterate_patches(folder: Folder, patches: pa.Table) -> Iterator[Image.Image]:
-    """Yield the pixels of each patch, in order; each photograph is decoded once when its patches are neighbors in the table.
+    """Yield the pixels of each patch, in order; a photograph whose patches follow one another is decoded once.
 
     Raises:
         DatabaseError: a stored photograph no longer decodes.
@@ -50,8 +50,9 @@ def _decode(folder: Folder, shard: str, row: int, places: _Places) -> Image.Imag
     try:
         return decode_image(data)
     except ImageDecodeError as error:
-        raise DatabaseError(f"a stored photograph does not decode: {error}", where=f"{path}, row {row}",
-                            fix="run `rdm database verify`") from error
+        raise DatabaseError(
+            f"a stored photograph does not decode: {error}", where=f"{path}, row {row}", fix="run `rdm database verify`"
+        ) from error
 
 
 def _places(folder: Folder, shard: str) -> _Places:

@@ -98,9 +98,7 @@ def eps_and_x0(
     return noise * x_t + signal * prediction, signal * x_t - noise * prediction
 
 
-def prediction_from(
-    eps: Tensor, x0: Tensor, alpha_bar: Tensor | float, prediction_type: PredictionType
-) -> Tensor:
+def prediction_from(eps: Tensor, x0: Tensor, alpha_bar: Tensor | float, prediction_type: PredictionType) -> Tensor:
     """Return what a network of this prediction type should say of (eps, x_0): the training target."""
     if prediction_type == "eps":
         return eps

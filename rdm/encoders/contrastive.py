@@ -37,8 +37,11 @@ def info_nce(logits: Tensor, label_smoothing: float = 0.0) -> Tensor:
     return (over_texts + over_images) / 2
 
 
-def zero_shot_classifier(encode_texts: Callable[[Sequence[str]], np.ndarray], names: Sequence[str],
-                         templates: Sequence[str] = ("a photo of a {}.",)) -> np.ndarray:
+def zero_shot_classifier(
+    encode_texts: Callable[[Sequence[str]], np.ndarray],
+    names: Sequence[str],
+    templates: Sequence[str] = ("a photo of a {}.",),
+) -> np.ndarray:
     """Return one unit vector per class, float32 [num_classes, D]: the mean of its prompts' unit embeddings.
 
     Args:

@@ -26,10 +26,13 @@ class HeadsConfig(Config):
 
     image_tower: Literal["efficientnet-lite0"] = "efficientnet-lite0"
     text_tower: Literal["minilm-l6-v2"] = "minilm-l6-v2"
-    image_parts: tuple[ImagePart, ...] = Field(default=("average", "maximum", "middle"),
-                                               description="poolings of the image tower that the head reads")
-    text_layers: tuple[int, ...] = Field(default=(4, 5, 6), description="hidden states of the text tower that are "
-                                         "pooled; 6, the last of all, has to come last")
+    image_parts: tuple[ImagePart, ...] = Field(
+        default=("average", "maximum", "middle"), description="poolings of the image tower that the head reads"
+    )
+    text_layers: tuple[int, ...] = Field(
+        default=(4, 5, 6),
+        description="hidden states of the text tower that are pooled; 6, the last of all, has to come last",
+    )
     hidden_dim: int = Field(default=512, ge=1, description="width of each head's hidden layer")
     embedding_dim: int = Field(default=512, ge=1, description="length of an embedding, both parts together")
     dropout: float = Field(default=0.3, ge=0, lt=1, description="at the input and after the hidden layer, in training")
@@ -103,9 +106,9 @@ class LiteHeads(nn.Module):
             getattr(self, f"{name}_std").copy_(values.std(0) + 1e-3)
         last = class_features[:, -HIDDEN_DIM:].float()
         directions = F.normalize(last - last.mean(0), dim=1)
-        sentences = F.normalize((text_features.float() - self.text_mean)[:3 * NUM_CLASSES, -HIDDEN_DIM:], dim=1)
+        sentences = F.normalize((text_features.float() - self.text_mean)[: 3 * NUM_CLASSES, -HIDDEN_DIM:], dim=1)
         _, _, axes = torch.linalg.svd(torch.cat([directions, sentences]), full_matrices=False)
-        self.naming_basis.copy_(axes[:self.config.naming_dim].T)
+        self.naming_basis.copy_(axes[: self.config.naming_dim].T)
         self.class_directions.copy_(directions @ self.naming_basis)
 
     def _select(self, features: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -114,7 +117,7 @@ class LiteHeads(nn.Module):
         return parts, torch.cat([parts[name] for name in self.config.image_parts], dim=1)
 
     def _joined(self, learned: Tensor, naming: Tensor) -> Tensor:
-        weight = self.config.naming_weight ** 0.5
+        weight = self.config.naming_weight**0.5
         return torch.cat([F.normalize(learned.float(), dim=1), weight * F.normalize(naming.float(), dim=1)], dim=1)
 
 

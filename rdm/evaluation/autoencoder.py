@@ -28,8 +28,9 @@ def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
     return 10 * torch.log10(255**2 / error)
 
 
-def evaluate_autoencoder(first_stage: FirstStage, images: Tensor,
-                         baseline: BlockProjection | None = None) -> dict[str, Any]:
+def evaluate_autoencoder(
+    first_stage: FirstStage, images: Tensor, baseline: BlockProjection | None = None
+) -> dict[str, Any]:
     """Measure a first stage on pictures it has not seen.
 
     Args:
@@ -46,18 +47,23 @@ def evaluate_autoencoder(first_stage: FirstStage, images: Tensor,
     values = psnr(images, to_8_bit(first_stage.decode(latents)))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     noisy = first_stage.decode(latents + 0.1 * noise)
-    result = {"num_images": len(images), "psnr_db": float(values.mean()),
-              "psnr_db_5_percent": float(values.quantile(0.05)),
-              "noisy_psnr_db": float(psnr(images, to_8_bit(noisy)).mean()),
-              "latent_mean": latents.mean((0, 2, 3)).tolist(), "latent_std": latents.std((0, 2, 3)).tolist()}
+    result = {
+        "num_images": len(images),
+        "psnr_db": float(values.mean()),
+        "psnr_db_5_percent": float(values.quantile(0.05)),
+        "noisy_psnr_db": float(psnr(images, to_8_bit(noisy)).mean()),
+        "latent_mean": latents.mean((0, 2, 3)).tolist(),
+        "latent_std": latents.std((0, 2, 3)).tolist(),
+    }
     if baseline is not None:
         linear = to_8_bit(baseline.reconstruct(to_signed(images)))
         result["linear_psnr_db"] = float(psnr(images, linear).mean())
     return result
 
 
-def evaluate_on_source(first_stage: FirstStage, source: str, config: PhotoConfig,
-                       num_images: int = 512) -> dict[str, Any]:
+def evaluate_on_source(
+    first_stage: FirstStage, source: str, config: PhotoConfig, num_images: int = 512
+) -> dict[str, Any]:
     """Measure a first stage on a source's held-out photographs, beside the linear baseline of its other photographs.
 
     Raises:
@@ -65,6 +71,7 @@ def evaluate_on_source(first_stage: FirstStage, source: str, config: PhotoConfig
     """
     training = torch.from_numpy(PhotoShards(source, config).sample(2000))
     held_out = torch.from_numpy(PhotoShards(source, config, held_out=True).sample(num_images))
-    baseline = BlockProjection.fit(to_signed(training), block=first_stage.factor,
-                                   num_components=first_stage.latent_channels)
+    baseline = BlockProjection.fit(
+        to_signed(training), block=first_stage.factor, num_components=first_stage.latent_channels
+    )
     return {"source": source, "image_size": config.image_size, **evaluate_autoencoder(first_stage, held_out, baseline)}

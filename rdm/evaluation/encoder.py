@@ -35,20 +35,31 @@ def evaluate_encoder(encoder: Encoder, tars: Sequence[Path], keys: Collection[st
     photos = [photo for path in tars for photo in read_captioned_tar(path) if photo.key in wanted]
     if len(photos) != len(wanted):
         missing = sorted(wanted - {photo.key for photo in photos})
-        raise SourceError(f"{len(missing)} photographs are in no tar, the first is {missing[0]!r}",
-                          fix="name the tars that the keys were taken from")
+        raise SourceError(
+            f"{len(missing)} photographs are in no tar, the first is {missing[0]!r}",
+            fix="name the tars that the keys were taken from",
+        )
     images = _embed_images(encoder, (photo.image for photo in photos))
     texts = normalize(encoder.encode_texts([caption for photo in photos for caption in photo.captions]))
     owners = np.repeat(np.arange(len(photos)), [len(photo.captions) for photo in photos])
     relevant = owners[:, None] == np.arange(len(photos))[None]
     similarities = texts @ images.T
     forward, backward = recall_at_k(similarities, relevant), recall_at_k(similarities.T, relevant.T)
-    return {"num_photos": float(len(photos)), **{f"text_to_image_{name}": value for name, value in forward.items()},
-            **{f"image_to_text_{name}": value for name, value in backward.items()}}
+    return {
+        "num_photos": float(len(photos)),
+        **{f"text_to_image_{name}": value for name, value in forward.items()},
+        **{f"image_to_text_{name}": value for name, value in backward.items()},
+    }
 
 
-def evaluate_zero_shot(encoder: Encoder, tars: Sequence[Path], names: Sequence[str], *, per_class: int | None = None,
-                       templates: Sequence[str] = ("a photo of a {}.",)) -> dict[str, float]:
+def evaluate_zero_shot(
+    encoder: Encoder,
+    tars: Sequence[Path],
+    names: Sequence[str],
+    *,
+    per_class: int | None = None,
+    templates: Sequence[str] = ("a photo of a {}.",),
+) -> dict[str, float]:
     """Return top-1 and top-5 accuracy of choosing a class name for each labelled photograph, and their number.
 
     Args:
@@ -70,8 +81,11 @@ def evaluate_zero_shot(encoder: Encoder, tars: Sequence[Path], names: Sequence[s
             images.append(image)
             labels.append(label)
     if not labels:
-        raise SourceError("the tars hold no photograph with a label", where=", ".join(map(str, tars)),
-                          fix="every sample needs KEY.jpg and KEY.cls")
+        raise SourceError(
+            "the tars hold no photograph with a label",
+            where=", ".join(map(str, tars)),
+            fix="every sample needs KEY.jpg and KEY.cls",
+        )
     classes = zero_shot_classifier(encoder.encode_texts, names, templates)
     scores = _embed_images(encoder, iter(images)) @ classes.T
     return {"num_photos": float(len(labels)), **top_k_accuracy(scores, np.array(labels))}

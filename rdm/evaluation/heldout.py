@@ -41,24 +41,31 @@ class HeldOutResult:
     @property
     def differences(self) -> dict[str, Interval]:
         """Paired differences to the true neighbors, with 95% intervals."""
-        return {name: mean_interval(self.losses[:, column] - self.losses[:, 0])
-                for column, name in enumerate(CONDITIONS) if column}
+        return {
+            name: mean_interval(self.losses[:, column] - self.losses[:, 0])
+            for column, name in enumerate(CONDITIONS)
+            if column
+        }
 
     def summary(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return {"num_photographs": len(self.losses), "num_draws": self.num_draws,
-                "conditioning_dropout": self.conditioning_dropout,
-                "losses": {name: asdict(interval) for name, interval in self.intervals.items()},
-                "differences": {name: asdict(interval) for name, interval in self.differences.items()}}
+        return {
+            "num_photographs": len(self.losses),
+            "num_draws": self.num_draws,
+            "conditioning_dropout": self.conditioning_dropout,
+            "losses": {name: asdict(interval) for name, interval in self.intervals.items()},
+            "differences": {name: asdict(interval) for name, interval in self.differences.items()},
+        }
 
 
 @torch.no_grad()
-def held_out_losses(model: RetrievalDiffusionModel, data: LatentData, *, num_draws: int = 32, batch_size: int = 64,
-                    seed: int = 0) -> HeldOutResult:
+def held_out_losses(
+    model: RetrievalDiffusionModel, data: LatentData, *, num_draws: int = 32, batch_size: int = 64, seed: int = 0
+) -> HeldOutResult:
     """Measure the loss of held-out crops under their own neighbors, another photograph's, and the null context.
 
-    The three see the same latents, noise and times. Times are stratified: draw d of D lies in the d-th of D equal parts of
-    1..T. Losses are averaged per photograph, because crops of one photograph are not independent.
+    The three see the same latents, noise and times. Times are stratified: draw d of D lies in the d-th of D equal
+    parts of 1..T. Losses are averaged per photograph, because crops of one photograph are not independent.
 
     Raises:
         CacheError: nothing is held out.
@@ -96,8 +103,11 @@ def _held_out(model: RetrievalDiffusionModel, data: LatentData) -> tuple[torch.T
         neighbors.append(shard["neighbors"][~flipped])
         images += [image for image, mirror in zip(data.image_ids(stem), flipped, strict=True) if not mirror]
     if not images or len(set(images)) < 3:
-        raise CacheError("too few photographs are held out to measure on", where=data.cache.folder.url,
-                         fix="train with a larger objective.held_out_fraction")
+        raise CacheError(
+            "too few photographs are held out to measure on",
+            where=data.cache.folder.url,
+            fix="train with a larger objective.held_out_fraction",
+        )
     mean = torch.from_numpy(np.concatenate(moments)).float().chunk(2, dim=1)[0]
     tokens = torch.from_numpy(np.concatenate(neighbors)).float() * model.config.conditioning.scale
     return (mean - model.first_stage.shift) * model.first_stage.scale, tokens, np.array(images)

@@ -56,8 +56,15 @@ def evaluate_model(inputs: EvaluationInputs, config: EvaluationConfig, out: Path
     model, database = RetrievalDiffusionModel.open(inputs.model), RetrievalDatabase.open(inputs.database)
     model.check_database(database)
     folder = Folder(out)
-    key = digest_json([config.model_dump(mode="json"), inputs.reference.model_dump(mode="json"), inputs.cache,
-                       database.version.number, (inputs.model / "model.json").read_text(encoding="utf-8")])
+    key = digest_json(
+        [
+            config.model_dump(mode="json"),
+            inputs.reference.model_dump(mode="json"),
+            inputs.cache,
+            database.version.number,
+            (inputs.model / "model.json").read_text(encoding="utf-8"),
+        ]
+    )
     if folder.exists(RESULT) and (found := folder.read_json(RESULT)).get("key") == key:
         return found
     result: dict[str, Any] = {"key": key, "config": config.model_dump(mode="json"), "held_out": None}
@@ -69,8 +76,9 @@ def evaluate_model(inputs: EvaluationInputs, config: EvaluationConfig, out: Path
     return result
 
 
-def _feature_metrics(model: RetrievalDiffusionModel, database: RetrievalDatabase, reference: QuerySetConfig,
-                     config: EvaluationConfig) -> list[dict[str, Any]]:
+def _feature_metrics(
+    model: RetrievalDiffusionModel, database: RetrievalDatabase, reference: QuerySetConfig, config: EvaluationConfig
+) -> list[dict[str, Any]]:
     proposal = query_set_proposal(database, model.info["queries_digest"]).truncated(config.top_m)
     seeds = [1_000_000 + config.seed + number for number in range(config.num_samples)]
     queries = unconditional_queries(database, proposal, seeds, config.settings.k)

@@ -23,16 +23,25 @@ ASSET_PREFIX = "assets://"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 _BATCH = 64  # pictures in flight: bounds the activations at full resolution
 # What decides a latent, with the weights. Not the whole configuration: newer versions of diffusers add fields to it.
-_DIGESTED = ("act_fn", "block_out_channels", "latent_channels", "layers_per_block", "mid_block_add_attention",
-             "norm_num_groups", "scaling_factor", "shift_factor")
+_DIGESTED = (
+    "act_fn",
+    "block_out_channels",
+    "latent_channels",
+    "layers_per_block",
+    "mid_block_add_attention",
+    "norm_num_groups",
+    "scaling_factor",
+    "shift_factor",
+)
 
 
 class AutoencoderConfig(Config):
     """A convolutional KL autoencoder (Rombach et al. 2022) that shrinks each side by `factor`."""
 
     latent_channels: int = Field(default=4, ge=1)
-    block_out_channels: tuple[int, ...] = Field(default=(16, 32, 96), min_length=1,
-                                                description="channels of each level, full resolution first")
+    block_out_channels: tuple[int, ...] = Field(
+        default=(16, 32, 96), min_length=1, description="channels of each level, full resolution first"
+    )
     layers_per_block: int = Field(default=1, ge=1, description="residual blocks per level; the decoder has one more")
     norm_num_groups: int = Field(default=2, ge=1, description="groups of the group norms")
     mid_attention: bool = Field(default=False, description="self-attention at the lowest resolution")
@@ -60,8 +69,14 @@ def autoencoder_kl_f4_lite() -> AutoencoderConfig:
 
 def autoencoder_kl_f4() -> AutoencoderConfig:
     """Return latent-diffusion's KL-f4: 3 channels, 128-256-512, 55M parameters; for an accelerator."""
-    return AutoencoderConfig(latent_channels=3, block_out_channels=(128, 256, 512), layers_per_block=2,
-                             norm_num_groups=32, mid_attention=True, sample_size=256)
+    return AutoencoderConfig(
+        latent_channels=3,
+        block_out_channels=(128, 256, 512),
+        layers_per_block=2,
+        norm_num_groups=32,
+        mid_attention=True,
+        sample_size=256,
+    )
 
 
 def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
@@ -70,11 +85,18 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
 
     levels = len(config.block_out_channels)
     arguments: dict[str, Any] = {  # a dictionary, because diffusers annotates its tuples as having one element
-        "in_channels": 3, "out_channels": 3, "down_block_types": ("DownEncoderBlock2D",) * levels,
-        "up_block_types": ("UpDecoderBlock2D",) * levels, "block_out_channels": config.block_out_channels,
-        "layers_per_block": config.layers_per_block, "latent_channels": config.latent_channels,
-        "norm_num_groups": config.norm_num_groups, "sample_size": config.sample_size, "scaling_factor": 1.0,
-        "mid_block_add_attention": config.mid_attention}
+        "in_channels": 3,
+        "out_channels": 3,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": config.block_out_channels,
+        "layers_per_block": config.layers_per_block,
+        "latent_channels": config.latent_channels,
+        "norm_num_groups": config.norm_num_groups,
+        "sample_size": config.sample_size,
+        "scaling_factor": 1.0,
+        "mid_block_add_attention": config.mid_attention,
+    }
     return AutoencoderKL(**arguments)
 
 
@@ -137,12 +159,19 @@ class FirstStage:
         """
         height, width = images.shape[-2:]
         if height % self.factor or width % self.factor:
-            raise ModelError(f"pictures of {width}x{height} pixels cannot be encoded with f = {self.factor}",
-                             where=self.name, fix=f"resize or crop both sides to a multiple of {self.factor}")
-        posteriors = [self.model.encode(self._input(to_signed(part))).latent_dist  # type: ignore[union-attr]
-                      for part in images.split(_BATCH)]
-        return (torch.cat([posterior.mean for posterior in posteriors]).float(),
-                torch.cat([posterior.logvar for posterior in posteriors]).float())
+            raise ModelError(
+                f"pictures of {width}x{height} pixels cannot be encoded with f = {self.factor}",
+                where=self.name,
+                fix=f"resize or crop both sides to a multiple of {self.factor}",
+            )
+        posteriors = [
+            self.model.encode(self._input(to_signed(part))).latent_dist  # type: ignore[union-attr]
+            for part in images.split(_BATCH)
+        ]
+        return (
+            torch.cat([posterior.mean for posterior in posteriors]).float(),
+            torch.cat([posterior.logvar for posterior in posteriors]).float(),
+        )
 
     def encode(self, images: Tensor) -> Tensor:
         """Return scaled posterior means, float32 [B, C, H/f, W/f]; arguments and errors as `encode_moments`."""
@@ -180,16 +209,27 @@ def load_autoencoder(name_or_dir: str) -> FirstStage:
     directory = _asset_directory(name_or_dir) if embedded else Path(name_or_dir).expanduser()
     _check_directory(directory)
     try:
-        loaded: Any = AutoencoderKL.from_pretrained(str(directory), use_safetensors=True, local_files_only=True,
-                                                    low_cpu_mem_usage=False, torch_dtype=torch.float32,
-                                                    output_loading_info=True)
+        loaded: Any = AutoencoderKL.from_pretrained(
+            str(directory),
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+        )
     except Exception as error:  # safetensors, json and torch each raise their own on a damaged file
-        raise ModelError(f"the autoencoder cannot be opened: {type(error).__name__}: {error}", where=directory,
-                         fix="restore its files, or export it again") from error
+        raise ModelError(
+            f"the autoencoder cannot be opened: {type(error).__name__}: {error}",
+            where=directory,
+            fix="restore its files, or export it again",
+        ) from error
     model, info = loaded
     if wrong := sorted({*info["missing_keys"], *info["unexpected_keys"]}):
-        raise ModelError(f"configuration and weights do not agree, first at {wrong[0]}", where=directory,
-                         fix="restore its files, or export it again")
+        raise ModelError(
+            f"configuration and weights do not agree, first at {wrong[0]}",
+            where=directory,
+            fix="restore its files, or export it again",
+        )
     return FirstStage(model, name_or_dir)
 
 
@@ -198,26 +238,37 @@ def _asset_directory(name: str) -> Path:
     root = Path(str(importlib.resources.files("rdm"))) / "assets"
     if not re.fullmatch(r"[a-z0-9-]+", stem) or not (root / stem / "config.json").is_file():
         known = sorted(path.parent.name for path in root.glob(f"*/{WEIGHTS_NAME}"))
-        raise ModelError(f"there is no embedded first stage {name!r}",
-                         fix=f"embedded first stages: {', '.join(ASSET_PREFIX + stem for stem in known)}")
+        raise ModelError(
+            f"there is no embedded first stage {name!r}",
+            fix=f"embedded first stages: {', '.join(ASSET_PREFIX + stem for stem in known)}",
+        )
     return root / stem
 
 
 def _check_directory(directory: Path) -> None:
     config = directory / "config.json"
     if not config.is_file():
-        raise ModelError("there is no autoencoder here", where=directory,
-                         fix="name assets://autoencoder-kl-f4, or the folder of a diffusers AutoencoderKL")
+        raise ModelError(
+            "there is no autoencoder here",
+            where=directory,
+            fix="name assets://autoencoder-kl-f4, or the folder of a diffusers AutoencoderKL",
+        )
     try:
         kind = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError("config.json is not a diffusers configuration", where=config,
-                         fix="restore it, or export the autoencoder again") from error
+        raise ModelError(
+            "config.json is not a diffusers configuration",
+            where=config,
+            fix="restore it, or export the autoencoder again",
+        ) from error
     if kind != "AutoencoderKL":
         raise ModelError(f"this is a {kind}, not an AutoencoderKL", where=config, fix="name a KL autoencoder's folder")
     if not (directory / WEIGHTS_NAME).is_file():
-        raise ModelError(f"there is no {WEIGHTS_NAME}; other weights are not read, because a pickle can run code",
-                         where=directory, fix="save the autoencoder again with safe_serialization=True")
+        raise ModelError(
+            f"there is no {WEIGHTS_NAME}; other weights are not read, because a pickle can run code",
+            where=directory,
+            fix="save the autoencoder again with safe_serialization=True",
+        )
 
 
 def _digest(model: AutoencoderKL) -> str:

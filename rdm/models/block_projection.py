@@ -33,8 +33,12 @@ class BlockProjection:
         """
         blocks = to_blocks(images, block).reshape(-1, 3 * block * block).double()
         values, vectors = torch.linalg.eigh(torch.cov(blocks.T))
-        return cls(block, blocks.mean(0).float(), vectors[:, -num_components:].flip(1).float(),
-                   values[-num_components:].flip(0).clamp(min=1e-12).sqrt().float())
+        return cls(
+            block,
+            blocks.mean(0).float(),
+            vectors[:, -num_components:].flip(1).float(),
+            values[-num_components:].flip(0).clamp(min=1e-12).sqrt().float(),
+        )
 
     @property
     def num_components(self) -> int:

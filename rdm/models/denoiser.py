@@ -1,4 +1,6 @@
-"""The U-Net denoiser: diffusers' `UNet2DConditionModel` behind the `predict(x_t, t, context)` of the diffusion functions."""
+"""The U-Net denoiser: diffusers' `UNet2DConditionModel` behind the `predict(x_t, t, context)` of the diffusion
+functions.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,10 @@ class DenoiserConfig(Config):
             raise ValueError(f"{len(self.attention_levels)} attention levels for {len(self.block_out_channels)} blocks")
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups or channels % self.head_dim:
-                raise ValueError(f"{channels} channels are no multiple of norm_num_groups {self.norm_num_groups} and of "
-                                 f"head_dim {self.head_dim}")
+                raise ValueError(
+                    f"{channels} channels are no multiple of norm_num_groups {self.norm_num_groups} and of "
+                    f"head_dim {self.head_dim}"
+                )
         return self
 
 
@@ -45,9 +49,17 @@ def rdm_tiny_denoiser() -> DenoiserConfig:
 
 def rdm_imagenet_denoiser() -> DenoiserConfig:
     """Return the denoiser of the official ImageNet RDM: exactly its 400,920,579 parameters."""
-    return DenoiserConfig(in_channels=3, out_channels=3, sample_size=64, block_out_channels=(192, 384, 576, 960),
-                          attention_levels=(False, True, True, True), layers_per_block=2, head_dim=32,
-                          cross_attention_dim=512, norm_num_groups=32)
+    return DenoiserConfig(
+        in_channels=3,
+        out_channels=3,
+        sample_size=64,
+        block_out_channels=(192, 384, 576, 960),
+        attention_levels=(False, True, True, True),
+        layers_per_block=2,
+        head_dim=32,
+        cross_attention_dim=512,
+        norm_num_groups=32,
+    )
 
 
 class Denoiser(nn.Module):
@@ -77,14 +89,24 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
     """Return a denoiser with fresh weights."""
     from diffusers import UNet2DConditionModel
 
-    kinds = [("CrossAttnDownBlock2D" if attends else "DownBlock2D", "CrossAttnUpBlock2D" if attends else "UpBlock2D")
-             for attends in config.attention_levels]
-    return Denoiser(UNet2DConditionModel(
-        sample_size=config.sample_size, in_channels=config.in_channels, out_channels=config.out_channels,
-        block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block,
-        down_block_types=tuple(down for down, _ in kinds), up_block_types=tuple(up for _, up in reversed(kinds)),
-        attention_head_dim=tuple(channels // config.head_dim for channels in config.block_out_channels),
-        cross_attention_dim=config.cross_attention_dim, norm_num_groups=config.norm_num_groups))
+    kinds = [
+        ("CrossAttnDownBlock2D" if attends else "DownBlock2D", "CrossAttnUpBlock2D" if attends else "UpBlock2D")
+        for attends in config.attention_levels
+    ]
+    return Denoiser(
+        UNet2DConditionModel(
+            sample_size=config.sample_size,
+            in_channels=config.in_channels,
+            out_channels=config.out_channels,
+            block_out_channels=config.block_out_channels,
+            layers_per_block=config.layers_per_block,
+            down_block_types=tuple(down for down, _ in kinds),
+            up_block_types=tuple(up for _, up in reversed(kinds)),
+            attention_head_dim=tuple(channels // config.head_dim for channels in config.block_out_channels),
+            cross_attention_dim=config.cross_attention_dim,
+            norm_num_groups=config.norm_num_groups,
+        )
+    )
 
 
 def load_denoiser(directory: Path) -> Denoiser:
@@ -96,12 +118,17 @@ def load_denoiser(directory: Path) -> Denoiser:
     from diffusers import UNet2DConditionModel
 
     if not (directory / "config.json").is_file():
-        raise ModelError("there is no denoiser here", where=directory, fix="give the folder that `rdm train --out` wrote")
+        raise ModelError(
+            "there is no denoiser here", where=directory, fix="give the folder that `rdm train --out` wrote"
+        )
     try:
-        unet = UNet2DConditionModel.from_pretrained(str(directory), use_safetensors=True, local_files_only=True,
-                                                    low_cpu_mem_usage=False)
+        unet = UNet2DConditionModel.from_pretrained(
+            str(directory), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"the denoiser cannot be opened: {error}", where=directory, fix="train or export again") from error
+        raise ModelError(
+            f"the denoiser cannot be opened: {error}", where=directory, fix="train or export again"
+        ) from error
     return Denoiser(unet).eval()
 
 

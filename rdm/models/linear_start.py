@@ -46,8 +46,10 @@ def start_from_projection(model: AutoencoderKL, projection: BlockProjection, ima
     if problem := start_problem(channels, latent_channels, model.config["norm_num_groups"]):
         raise ValueError(problem)
     if (2 ** (len(channels) - 1), latent_channels) != (projection.block, projection.num_components):
-        raise ValueError(f"blocks of {projection.block} with {projection.num_components} components do not fit "
-                         f"{len(channels)} levels with {latent_channels} latent channels")
+        raise ValueError(
+            f"blocks of {projection.block} with {projection.num_components} components do not fit "
+            f"{len(channels)} levels with {latent_channels} latent channels"
+        )
     _start_encoder(model.encoder, projection)
     _start_decoder(model.decoder, projection)
     for convolution in (model.quant_conv, model.post_quant_conv):
@@ -68,8 +70,9 @@ def start_problem(channels: Sequence[int], latent_channels: int, num_groups: int
     # Level i takes in blocks of 2^i pixels a side, hands on those of twice the side, the last but one components. The
     # encoder ends with pairs of components, the decoder with pairs of colors.
     last = len(channels) - 1
-    needed = [max(8, 3 * 4**level, latent_channels if level == last - 1 else 3 * 4**(level + 1))
-              for level in range(last)] + [2 * latent_channels + 2]
+    needed = [
+        max(8, 3 * 4**level, latent_channels if level == last - 1 else 3 * 4 ** (level + 1)) for level in range(last)
+    ] + [2 * latent_channels + 2]
     if any(have < need for have, need in zip(channels, needed, strict=True)):
         return f"the levels have {tuple(channels)} channels and carry {tuple(needed)}"
     group = min(channels[0] // num_groups - 8, channels[-1] // num_groups - needed[-1])
@@ -148,7 +151,7 @@ def _gather(convolution: Any, matrix: Tensor, bias: Tensor, side: int) -> None:
     count = len(matrix)
     _clear(convolution, count)
     taps = matrix.reshape(count, 2, side, 2, side, 3).permute(0, 2, 4, 5, 1, 3)
-    convolution.weight[:count, :3 * side * side, :2, :2] = taps.reshape(count, 3 * side * side, 2, 2)
+    convolution.weight[:count, : 3 * side * side, :2, :2] = taps.reshape(count, 3 * side * side, 2, 2)
     _bias(convolution)[:count] = bias
 
 
@@ -173,6 +176,7 @@ def _join_pairs(convolution: Any, count: int) -> None:
 
 def _calibrate(norm: nn.GroupNorm, count: int, run: Callable[[], object]) -> None:
     """Let a norm give back its first `count` channels, which lie in its first group, at their own scale."""
+
     def undo(_: nn.Module, inputs: tuple[Tensor]) -> None:
         grouped = inputs[0].reshape(len(inputs[0]), norm.num_groups, -1)[:, 0]
         norm.weight[:count] = grouped.var(-1, unbiased=False).sqrt().mean()

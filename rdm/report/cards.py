@@ -11,8 +11,10 @@ from typing import Any
 from rdm.report.data import Command, Estimate, HeldOutLoss, Metric
 from rdm.report.page import duration, interval, number, signed, signed_interval
 
-NOT_UNLEARNED = ("Removing a photograph from the database takes effect at the next lookup. "
-                 "Trained weights are not unlearned: a network that was trained with it keeps what it learned.")
+NOT_UNLEARNED = (
+    "Removing a photograph from the database takes effect at the next lookup. "
+    "Trained weights are not unlearned: a network that was trained with it keeps what it learned."
+)
 
 
 @dataclass(frozen=True)
@@ -74,37 +76,66 @@ class ModelCard:
 
 def dataset_card(card: DatasetCard) -> str:
     """Return the card of a retrieval database as Markdown."""
-    header = {"license": card.license_id, "pretty_name": card.name, "tags": ["retrieval-database", "image-embeddings"],
-              "size_categories": [_size_category(card.num_photographs)]}
-    facts = {"Photographs": f"{card.num_photographs:,}", "Patches": f"{card.num_patches:,}",
-             "Photographs removed": f"{card.num_removed:,}", "Embedding": f"{card.embedding_dim} dimensions, float16",
-             "Index": _code(card.index_key), "Encoder": _text(card.encoder_name),
-             "Encoder fingerprint": _code(card.encoder_fingerprint), "Version": str(card.version),
-             "Digest": _code(card.digest)}
+    header = {
+        "license": card.license_id,
+        "pretty_name": card.name,
+        "tags": ["retrieval-database", "image-embeddings"],
+        "size_categories": [_size_category(card.num_photographs)],
+    }
+    facts = {
+        "Photographs": f"{card.num_photographs:,}",
+        "Patches": f"{card.num_patches:,}",
+        "Photographs removed": f"{card.num_removed:,}",
+        "Embedding": f"{card.embedding_dim} dimensions, float16",
+        "Index": _code(card.index_key),
+        "Encoder": _text(card.encoder_name),
+        "Encoder fingerprint": _code(card.encoder_fingerprint),
+        "Version": str(card.version),
+        "Digest": _code(card.digest),
+    }
     if card.recall is not None:
         facts[f"Recall@{card.recall_k}, 95% interval"] = f"{number(card.recall.mean)} ({interval(card.recall)})"
     left_out = [(_text(reason), f"{count:,}") for reason, count in sorted(card.ledger.items())]
-    return _document(header, card.name, card.description, [
-        ("Contents", _facts(facts)),
-        ("Source and license", f"Photographs from {_text(card.source)}, {_text(card.license_id)} "
-                               f"(<{_link(card.license_url)}>). {_text(card.credits)}"),
-        ("Left out", _table(("Reason", "Pictures"), left_out) if left_out else "No picture was left out."),
-        ("Known gaps", _bullets(card.known_gaps)),
-        ("Removal", _removal(card.removal_contact)),
-    ])
+    return _document(
+        header,
+        card.name,
+        card.description,
+        [
+            ("Contents", _facts(facts)),
+            (
+                "Source and license",
+                f"Photographs from {_text(card.source)}, {_text(card.license_id)} "
+                f"(<{_link(card.license_url)}>). {_text(card.credits)}",
+            ),
+            ("Left out", _table(("Reason", "Pictures"), left_out) if left_out else "No picture was left out."),
+            ("Known gaps", _bullets(card.known_gaps)),
+            ("Removal", _removal(card.removal_contact)),
+        ],
+    )
 
 
 def model_card(card: ModelCard) -> str:
     """Return the card of trained weights as Markdown."""
-    header = {"license": card.license_id, "library_name": "diffusers", "pipeline_tag": "unconditional-image-generation",
-              "tags": ["retrieval-augmented-diffusion", card.recipe]}
-    facts = {"Recipe": _code(card.recipe), "Parameters": f"{card.num_parameters:,}",
-             "Training data": _text(card.training_data), "Training pictures": f"{card.num_training_pictures:,}",
-             "Steps": f"{card.num_steps:,} of {card.batch_size:,} pictures", "Time": duration(card.seconds),
-             "Hardware": _text(card.hardware), "Database": _text(card.database),
-             "Database digest": _code(card.database_digest),
-             "Encoder": _text(card.encoder_name), "Encoder fingerprint": _code(card.encoder_fingerprint),
-             "Conditioning dropout": f"{card.conditioning_dropout:.3g}"}
+    header = {
+        "license": card.license_id,
+        "library_name": "diffusers",
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": ["retrieval-augmented-diffusion", card.recipe],
+    }
+    facts = {
+        "Recipe": _code(card.recipe),
+        "Parameters": f"{card.num_parameters:,}",
+        "Training data": _text(card.training_data),
+        "Training pictures": f"{card.num_training_pictures:,}",
+        "Steps": f"{card.num_steps:,} of {card.batch_size:,} pictures",
+        "Time": duration(card.seconds),
+        "Hardware": _text(card.hardware),
+        "Database": _text(card.database),
+        "Database digest": _code(card.database_digest),
+        "Encoder": _text(card.encoder_name),
+        "Encoder fingerprint": _code(card.encoder_fingerprint),
+        "Conditioning dropout": f"{card.conditioning_dropout:.3g}",
+    }
     sections = [("Training", _facts(facts))]
     if card.usage:
         lines = "\n".join(_comment(command) + command.line for command in card.usage)
@@ -126,14 +157,27 @@ def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> st
     parts = []
     if held_out is not None:
         rows = [(_text(row.name), number(row.loss.mean), interval(row.loss)) for row in held_out.conditions]
-        rows += [(_text(row.name), signed(row.estimate.mean), signed_interval(row.estimate))
-                 for row in held_out.differences]
-        parts.append(f"Held-out loss ({_text(held_out.loss_name)}), {held_out.num_pictures:,} pictures, "
-                     f"{held_out.num_draws:,} paired draws of noise and time each. {_text(held_out.protocol)}".rstrip())
+        rows += [
+            (_text(row.name), signed(row.estimate.mean), signed_interval(row.estimate)) for row in held_out.differences
+        ]
+        parts.append(
+            f"Held-out loss ({_text(held_out.loss_name)}), {held_out.num_pictures:,} pictures, "
+            f"{held_out.num_draws:,} paired draws of noise and time each. {_text(held_out.protocol)}".rstrip()
+        )
         parts.append(_table(("Context", "Mean", "95% interval"), rows))
     if metrics:
-        rows = [(_text(m.name), number(m.value), _text(m.feature_network), f"{m.num_samples:,}", _text(m.reference),
-                 _text(m.resize), _text(m.note)) for m in metrics]
+        rows = [
+            (
+                _text(m.name),
+                number(m.value),
+                _text(m.feature_network),
+                f"{m.num_samples:,}",
+                _text(m.reference),
+                _text(m.resize),
+                _text(m.note),
+            )
+            for m in metrics
+        ]
         parts.append(_table(("Metric", "Value", "Feature network", "Samples", "Reference", "Resize", "Note"), rows))
     return "\n\n".join(parts) or "Nothing was measured."
 
@@ -178,6 +222,12 @@ def _comment(command: Command) -> str:
 
 
 def _size_category(count: int) -> str:
-    limits = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
-              (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"))
+    limits = (
+        (1_000, "n<1K"),
+        (10_000, "1K<n<10K"),
+        (100_000, "10K<n<100K"),
+        (1_000_000, "100K<n<1M"),
+        (10_000_000, "1M<n<10M"),
+        (100_000_000, "10M<n<100M"),
+    )
     return next((name for limit, name in limits if count < limit), "n>100M")

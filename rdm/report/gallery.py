@@ -36,8 +36,14 @@ def write_gallery(sections: Sequence[GallerySection], path: Path, title: str) ->
     write_text(path, render("gallery.html.j2", sections=list(sections), title=title))
 
 
-def contact_sheet(images: Sequence[Pixels], columns: int, *, tile_side: int = 128, gap: int = 4,
-                  background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+def contact_sheet(
+    images: Sequence[Pixels],
+    columns: int,
+    *,
+    tile_side: int = 128,
+    gap: int = 4,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> Image.Image:
     """Return the pictures row by row on one image, each scaled to fit a square tile and centered in it.
 
     Args:

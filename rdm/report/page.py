@@ -95,11 +95,24 @@ def pretty_json(value: Any) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rdm.report"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True)
+        loader=jinja2.PackageLoader("rdm.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(
-        data_uri=images.data_uri, is_pixel_art=images.is_pixel_art, bytes=format_bytes, duration=duration,
-        number=number, signed=signed, interval=interval, signed_interval=signed_interval, large_count=large_count,
-        web_url=web_url, pretty_json=pretty_json)
+        data_uri=images.data_uri,
+        is_pixel_art=images.is_pixel_art,
+        bytes=format_bytes,
+        duration=duration,
+        number=number,
+        signed=signed,
+        interval=interval,
+        signed_interval=signed_interval,
+        large_count=large_count,
+        web_url=web_url,
+        pretty_json=pretty_json,
+    )
     environment.globals.update(plots=plots)
     return environment

@@ -23,9 +23,16 @@ _CHAR_WIDTH = 6.4  # of 12 px sans-serif text, on average
 _NARROW = 480  # below this width, row labels go above their row
 
 
-def loss_curve(steps: Sequence[int], losses: Sequence[float], *, title: str, y_label: str,
-               held_out: tuple[Sequence[int], Sequence[float]] | None = None, log_x: bool = False,
-               size: tuple[int, int] = (720, 300)) -> str:
+def loss_curve(
+    steps: Sequence[int],
+    losses: Sequence[float],
+    *,
+    title: str,
+    y_label: str,
+    held_out: tuple[Sequence[int], Sequence[float]] | None = None,
+    log_x: bool = False,
+    size: tuple[int, int] = (720, 300),
+) -> str:
     """Return a plot of the loss against the training step: the records in light, their running mean on top.
 
     Args:
@@ -51,11 +58,16 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], *, title: str, y_l
     body.append(_polyline(x, y, *_thinned(x_values, y_values), "raw", 1, 0.32))
     body.append(_polyline(x, y, *_thinned(x_values, running_mean(y_values)), "smooth", 2, 1.0))
     radius = 3.2 if width > _NARROW else 2.4
-    body += [f'<circle class="held-out" cx="{x(a):.1f}" cy="{y(b):.1f}" r="{radius}" style="fill:{_SERIES[1]}">'
-             f"<title>held out, step {int(a):,}: {b:.4g}</title></circle>" for a, b in zip(held_x, held_y, strict=True)]
+    body += [
+        f'<circle class="held-out" cx="{x(a):.1f}" cy="{y(b):.1f}" r="{radius}" style="fill:{_SERIES[1]}">'
+        f"<title>held out, step {int(a):,}: {b:.4g}</title></circle>"
+        for a, b in zip(held_x, held_y, strict=True)
+    ]
     if len(x_values) == 1:  # a line through one point shows nothing
-        body.append(f'<circle class="single" cx="{x(x_values[0]):.1f}" cy="{y(y_values[0]):.1f}" r="{radius}" '
-                    f'style="fill:{_SERIES[0]}"/>')
+        body.append(
+            f'<circle class="single" cx="{x(x_values[0]):.1f}" cy="{y(y_values[0]):.1f}" r="{radius}" '
+            f'style="fill:{_SERIES[0]}"/>'
+        )
     num_missing = len(losses) - len(y_values)
     if num_missing:
         body.append(_text(width - 12, 20, f"{num_missing} records that are not finite left out", "end"))
@@ -81,8 +93,9 @@ def running_mean(values: NDArray[np.float64], reach: int | None = None) -> NDArr
     return (sums[position + right + 1] - sums[position - left]) / (left + right + 1)
 
 
-def interval_plot(rows: Sequence[tuple[str, Estimate]], *, title: str, x_label: str, reference: float | None = None,
-                  width: int = 720) -> str:
+def interval_plot(
+    rows: Sequence[tuple[str, Estimate]], *, title: str, x_label: str, reference: float | None = None, width: int = 720
+) -> str:
     """Return one dot with a confidence whisker per row, on a common horizontal axis.
 
     Args:
@@ -99,8 +112,10 @@ def interval_plot(rows: Sequence[tuple[str, Estimate]], *, title: str, x_label: 
     bottom = first + row_height * (len(rows) - 1) + 22
     body = _x_axis(x, bottom, 8, x_label, max_ticks=5 if width < _NARROW else 7)
     if reference is not None:
-        body.append(f'<line class="reference" x1="{x(reference):.1f}" x2="{x(reference):.1f}" y1="8" y2="{bottom}" '
-                    f'style="stroke:{_INK};stroke-dasharray:3 3"/>')
+        body.append(
+            f'<line class="reference" x1="{x(reference):.1f}" x2="{x(reference):.1f}" y1="8" y2="{bottom}" '
+            f'style="stroke:{_INK};stroke-dasharray:3 3"/>'
+        )
     for index, (label, estimate) in enumerate(rows):
         center = first + row_height * index
         body.append(_row_label(label, left, center, width))
@@ -110,8 +125,16 @@ def interval_plot(rows: Sequence[tuple[str, Estimate]], *, title: str, x_label: 
     return _svg(title, (width, bottom + 42), body)
 
 
-def histogram(values: Sequence[float], *, title: str, x_label: str, y_label: str = "count", num_bins: int = 30,
-              limits: tuple[float, float] | None = None, size: tuple[int, int] = (720, 200)) -> str:
+def histogram(
+    values: Sequence[float],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str = "count",
+    num_bins: int = 30,
+    limits: tuple[float, float] | None = None,
+    size: tuple[int, int] = (720, 200),
+) -> str:
     """Return a histogram with bins of equal width and counts from zero.
 
     Args:
@@ -134,10 +157,12 @@ def histogram(values: Sequence[float], *, title: str, x_label: str, y_label: str
     body = _grid(x, y, x_label, y_label)
     for count, start, stop in zip(counts, edges[:-1], edges[1:], strict=True):
         if count:
-            body.append(f'<rect class="bin" x="{x(start) + 0.5:.1f}" y="{y(count):.1f}" '
-                        f'width="{x(stop) - x(start) - 1:.1f}" height="{y(0) - y(count):.1f}" '
-                        f'style="fill:{_SERIES[0]};fill-opacity:0.75">'
-                        f"<title>{start:.3g} to {stop:.3g}: {count:,}</title></rect>")
+            body.append(
+                f'<rect class="bin" x="{x(start) + 0.5:.1f}" y="{y(count):.1f}" '
+                f'width="{x(stop) - x(start) - 1:.1f}" height="{y(0) - y(count):.1f}" '
+                f'style="fill:{_SERIES[0]};fill-opacity:0.75">'
+                f"<title>{start:.3g} to {stop:.3g}: {count:,}</title></rect>"
+            )
     return _svg(title, size, body)
 
 
@@ -157,22 +182,27 @@ def horizontal_bars(rows: Sequence[tuple[str, float, str]], *, title: str, width
         center = first + row_height * index
         length = max(x(value) - left, 1.0)
         body.append(_row_label(label, left, center, width))
-        body.append(f'<rect class="bar" x="{left}" y="{center - 6}" width="{length:.1f}" height="12" rx="1.5" '
-                    f'style="fill:{_SERIES[0]}"><title>{escape(label)}: {escape(text)}</title></rect>')
+        body.append(
+            f'<rect class="bar" x="{left}" y="{center - 6}" width="{length:.1f}" height="12" rx="1.5" '
+            f'style="fill:{_SERIES[0]}"><title>{escape(label)}: {escape(text)}</title></rect>'
+        )
         body.append(_text(left + length + 8, center + 4, text, ink=True))
     return _svg(title, (width, first + row_height * (len(rows) - 1) + 18), body)
 
 
 def _svg(title: str, size: tuple[int, int], body: Sequence[str]) -> str:
     width, height = size
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" class="plot" role="img" viewBox="0 0 {width} {height}" '
-            f'width="{width}" height="{height}" font-size="12"><title>{escape(title)}</title>'
-            + "".join(body) + "</svg>")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="plot" role="img" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" font-size="12"><title>{escape(title)}</title>' + "".join(body) + "</svg>"
+    )
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", ink: bool = False) -> str:
-    return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:{_INK if ink else _MUTED}">'
-            f"{escape(text)}</text>")
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:{_INK if ink else _MUTED}">'
+        f"{escape(text)}</text>"
+    )
 
 
 def _grid(x: Scale, y: Scale, x_label: str, y_label: str) -> list[str]:
@@ -181,8 +211,10 @@ def _grid(x: Scale, y: Scale, x_label: str, y_label: str) -> list[str]:
     step = tick_step(y.low, y.high, 6)
     body = [_text(0, 12, y_label)]
     for tick in ticks:
-        body.append(f'<line class="grid" x1="{x.start}" x2="{x.stop}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" '
-                    f'style="stroke:{_GRID}"/>')
+        body.append(
+            f'<line class="grid" x1="{x.start}" x2="{x.stop}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" '
+            f'style="stroke:{_GRID}"/>'
+        )
         body.append(_text(x.start - 8, y(tick) + 4, tick_label(tick, step), "end"))
     return body + _x_axis(x, y.start, None, x_label, max_ticks=5 if x.stop < _NARROW else 8)
 
@@ -194,20 +226,26 @@ def _x_axis(x: Scale, bottom: float, top: float | None, label: str, max_ticks: i
     for tick in ticks:
         step = tick if x.log else tick_step(x.low, x.high, max_ticks)
         end = bottom + 5 if top is None else top
-        body.append(f'<line class="tick" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{bottom}" y2="{end}" '
-                    f'style="stroke:{_GRID}"/>')
+        body.append(
+            f'<line class="tick" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{bottom}" y2="{end}" '
+            f'style="stroke:{_GRID}"/>'
+        )
         body.append(_text(x(tick), bottom + 18, tick_label(tick, step), "middle"))
-    body.append(f'<line class="axis" x1="{x.start}" x2="{x.stop}" y1="{bottom}" y2="{bottom}" '
-                f'style="stroke:{_MUTED}"/>')
+    body.append(
+        f'<line class="axis" x1="{x.start}" x2="{x.stop}" y1="{bottom}" y2="{bottom}" style="stroke:{_MUTED}"/>'
+    )
     body.append(_text(x.stop, bottom + 36, label, "end"))
     return body
 
 
-def _polyline(x: Scale, y: Scale, xs: NDArray[np.float64], ys: NDArray[np.float64], name: str, stroke_width: float,
-              opacity: float) -> str:
+def _polyline(
+    x: Scale, y: Scale, xs: NDArray[np.float64], ys: NDArray[np.float64], name: str, stroke_width: float, opacity: float
+) -> str:
     points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, ys, strict=True))
-    return (f'<polyline class="{name}" points="{points}" style="fill:none;stroke:{_SERIES[0]};stroke-opacity:{opacity};'
-            f'stroke-width:{stroke_width};stroke-linejoin:round"/>')
+    return (
+        f'<polyline class="{name}" points="{points}" style="fill:none;stroke:{_SERIES[0]};stroke-opacity:{opacity};'
+        f'stroke-width:{stroke_width};stroke-linejoin:round"/>'
+    )
 
 
 def _interval(x: Scale, estimate: Estimate, center: float, color: str, label: str) -> str:
@@ -215,10 +253,12 @@ def _interval(x: Scale, estimate: Estimate, center: float, color: str, label: st
         return _text(x.start, center + 4, "not available")
     low, high = x(estimate.low), x(estimate.high)
     ends = "".join(f'<line x1="{end:.1f}" x2="{end:.1f}" y1="{center - 5}" y2="{center + 5}"/>' for end in (low, high))
-    return (f'<g class="interval" style="stroke:{color};stroke-width:1.6"><title>{escape(label)}: {estimate.mean:.4g}, '
-            f"95% interval {estimate.low:.4g} to {estimate.high:.4g}</title>"
-            f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{center}" y2="{center}"/>{ends}'
-            f'<circle cx="{x(estimate.mean):.1f}" cy="{center}" r="4.5" style="fill:{color};stroke:none"/></g>')
+    return (
+        f'<g class="interval" style="stroke:{color};stroke-width:1.6"><title>{escape(label)}: {estimate.mean:.4g}, '
+        f"95% interval {estimate.low:.4g} to {estimate.high:.4g}</title>"
+        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{center}" y2="{center}"/>{ends}'
+        f'<circle cx="{x(estimate.mean):.1f}" cy="{center}" r="4.5" style="fill:{color};stroke:none"/></g>'
+    )
 
 
 def _row_layout(labels: Sequence[str], width: int) -> tuple[float, int, int]:
@@ -247,8 +287,9 @@ def _finite(steps: Sequence[int], losses: Sequence[float]) -> tuple[NDArray[np.f
     return xs[kept], ys[kept]
 
 
-def _thinned(xs: NDArray[np.float64], ys: NDArray[np.float64],
-             max_points: int = 800) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _thinned(
+    xs: NDArray[np.float64], ys: NDArray[np.float64], max_points: int = 800
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Keep the lowest and the highest point of each of `max_points / 2` runs, so that no spike is lost."""
     if len(xs) <= max_points:
         return xs, ys

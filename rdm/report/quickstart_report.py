@@ -44,13 +44,17 @@ def render_report(data: QuickstartReport) -> str:
     sections = _sections(data)
     held_out = data.held_out
     return render(
-        "report.html.j2", report=data, headlines=_headlines(data), example=_example(data),
+        "report.html.j2",
+        report=data,
+        headlines=_headlines(data),
+        example=_example(data),
         sections=[section for section in sections if section.present],
         omitted=[section.title.lower() for section in sections if not section.present],
         total_seconds=sum(stage.seconds for stage in data.stages),
         similarities=[value for value in data.similarities if math.isfinite(value)],
         losses=[(condition.name, condition.loss) for condition in held_out.conditions] if held_out else [],
-        differences=[(difference.name, difference.estimate) for difference in held_out.differences] if held_out else [])
+        differences=[(difference.name, difference.estimate) for difference in held_out.differences] if held_out else [],
+    )
 
 
 def _sections(data: QuickstartReport) -> list[Section]:
@@ -95,5 +99,7 @@ def _headlines(data: QuickstartReport) -> list[Headline]:
 
 def _loss_headline(held_out: HeldOutLoss) -> list[Headline]:
     """The first paired difference, which is the answer to whether neighbors help."""
-    return [Headline(signed(difference.estimate.mean), f"held-out loss, {difference.name}")
-            for difference in held_out.differences[:1]]
+    return [
+        Headline(signed(difference.estimate.mean), f"held-out loss, {difference.name}")
+        for difference in held_out.differences[:1]
+    ]

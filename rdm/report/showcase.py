@@ -25,8 +25,12 @@ from rdm.storage import Folder, Markers
 class ShowcaseConfig(Config):
     """What the report draws."""
 
-    texts: tuple[str, ...] = ("an owl", "a duck swimming on the water", "a bird flying in the blue sky",
-                              "a small bird on a green branch")
+    texts: tuple[str, ...] = (
+        "an owl",
+        "a duck swimming on the water",
+        "a bird flying in the blue sky",
+        "a small bird on a green branch",
+    )
     num_seeds: int = Field(6, ge=1, description="pictures per text or image query")
     num_images: int = Field(4, ge=1, description="held-out photographs used as queries")
     num_unconditional: int = Field(12, ge=1)
@@ -74,14 +78,25 @@ def draw_showcase(inputs: ShowcaseInputs, config: ShowcaseConfig, out: Path) -> 
 
     groups: dict[str, tuple[RetrievalDatabase, Callable[[], Sequence[Query]], int]] = {
         "text": (database, lambda: text_queries(database, config.texts, k), len(seeds)),
-        "image": (database, lambda: image_queries(database, [Image.fromarray(p) for p in pictures.values()],
-                                                  list(pictures), k), len(seeds)),
+        "image": (
+            database,
+            lambda: image_queries(database, [Image.fromarray(p) for p in pictures.values()], list(pictures), k),
+            len(seeds),
+        ),
         "unconditional": (database, unconditional, 1),
-        "swapped": (swapped, lambda: text_queries(swapped, config.texts, k), len(seeds))}
+        "swapped": (swapped, lambda: text_queries(swapped, config.texts, k), len(seeds)),
+    }
     total = 0
     markers = Markers(Folder(out), "draw")
-    key = digest_json([config.model_dump(mode="json"), _model_digest(inputs.model), database.version.number,
-                       database.version.source_fingerprint, swapped.version.source_fingerprint])
+    key = digest_json(
+        [
+            config.model_dump(mode="json"),
+            _model_digest(inputs.model),
+            database.version.number,
+            database.version.source_fingerprint,
+            swapped.version.source_fingerprint,
+        ]
+    )
     with tracking("showcase", len(groups), "groups") as tracker:
         for name, (source, make_queries, repeats) in groups.items():
             if markers.find(name, key) is None:

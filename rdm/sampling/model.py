@@ -40,14 +40,20 @@ class RetrievalDiffusionModel:
             info = json.loads(path.read_text(encoding="utf-8"))
             config = RetrievalDiffusionConfig.model_validate(info["objective"])
         except FileNotFoundError as error:
-            raise ModelError("there is no model here", where=directory,
-                             fix="give --model the `model` folder below what `rdm train --out` wrote") from error
+            raise ModelError(
+                "there is no model here",
+                where=directory,
+                fix="give --model the `model` folder below what `rdm train --out` wrote",
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"model.json is damaged: {error}", where=path, fix="export the model again") from error
         first_stage = load_autoencoder(info["autoencoder"])
         if first_stage.digest != info["autoencoder_digest"]:
-            raise ModelError("the model was trained with another first stage", where=info["autoencoder"],
-                             fix="restore that first stage, or train again")
+            raise ModelError(
+                "the model was trained with another first stage",
+                where=info["autoencoder"],
+                fix="restore that first stage, or train again",
+            )
         denoiser = load_denoiser(directory / "denoiser").to(device)
         return cls(directory, config, info, denoiser, config.head().to(device), first_stage)
 
@@ -63,9 +69,13 @@ class RetrievalDiffusionModel:
         return next(self.denoiser.parameters()).device
 
     def check_database(self, database: RetrievalDatabase) -> None:
-        """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the model was trained with."""
+        """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the model was trained
+        with.
+        """
         if database.encoder_digest != self.info["encoder_digest"]:
             raise EncoderMismatchError(
                 f"the model was trained with embeddings of {self.info['encoder']} {self.info['encoder_digest']}, the "
-                f"database holds those of {database.encoder_name} {database.encoder_digest}", where=database.folder.url,
-                fix="build the database with the model's encoder")
+                f"database holds those of {database.encoder_name} {database.encoder_digest}",
+                where=database.folder.url,
+                fix="build the database with the model's encoder",
+            )

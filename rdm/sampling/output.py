@@ -19,8 +19,13 @@ from rdm.storage import Folder
 INDEX = "samples.json"
 
 
-def write_samples(out: Path, samples: Sequence[Sample], model: RetrievalDiffusionModel, database: RetrievalDatabase,
-                  settings: SampleSettings) -> None:
+def write_samples(
+    out: Path,
+    samples: Sequence[Sample],
+    model: RetrievalDiffusionModel,
+    database: RetrievalDatabase,
+    settings: SampleSettings,
+) -> None:
     """Write `00000.png`, ... and, last, `samples.json` with the provenance of each."""
     folder = Folder(out)
     rows: list[dict[str, Any]] = []

@@ -39,27 +39,49 @@ class Sample:
     seed: int
     pixels: NDArray[np.uint8]
 
-    def provenance(self, model: RetrievalDiffusionModel, database: RetrievalDatabase,
-                   settings: SampleSettings) -> dict[str, Any]:
+    def provenance(
+        self, model: RetrievalDiffusionModel, database: RetrievalDatabase, settings: SampleSettings
+    ) -> dict[str, Any]:
         """Return the sidecar of the picture: query, seed, settings, and every neighbor with its source and licence."""
-        neighbors = [{"patch_id": r.patch_id, "similarity": float(s), "image_id": r.image_id, "url": r.url,
-                      "author": r.author, "license": r.license, "box": r.box}
-                     for r, s in zip(database.records(self.query.neighbor_ids), self.query.similarities, strict=True)]
-        return {"kind": self.query.kind, "label": self.query.label, "seed": self.seed, "neighbors": neighbors,
-                "settings": settings.model_dump(mode="json"), "model": str(model.directory),
-                "database": {"root": database.folder.url, "version": database.version.number}}
+        neighbors = [
+            {
+                "patch_id": r.patch_id,
+                "similarity": float(s),
+                "image_id": r.image_id,
+                "url": r.url,
+                "author": r.author,
+                "license": r.license,
+                "box": r.box,
+            }
+            for r, s in zip(database.records(self.query.neighbor_ids), self.query.similarities, strict=True)
+        ]
+        return {
+            "kind": self.query.kind,
+            "label": self.query.label,
+            "seed": self.seed,
+            "neighbors": neighbors,
+            "settings": settings.model_dump(mode="json"),
+            "model": str(model.directory),
+            "database": {"root": database.folder.url, "version": database.version.number},
+        }
 
 
-def context_tokens(database: RetrievalDatabase, ids: NDArray[np.int64], config: ConditioningConfig,
-                   device: torch.device) -> Context:
+def context_tokens(
+    database: RetrievalDatabase, ids: NDArray[np.int64], config: ConditioningConfig, device: torch.device
+) -> Context:
     """Return the context of neighbors [B, k]: tokens [B, k, D], as training made them."""
     vectors = condition(database, ids, config).astype(np.float32)
     return Context(tokens=torch.from_numpy(vectors).to(device) * config.scale)
 
 
 @torch.no_grad()
-def sample(model: RetrievalDiffusionModel, database: RetrievalDatabase, queries: Sequence[Query], seeds: Sequence[int],
-           settings: SampleSettings) -> list[Sample]:
+def sample(
+    model: RetrievalDiffusionModel,
+    database: RetrievalDatabase,
+    queries: Sequence[Query],
+    seeds: Sequence[int],
+    settings: SampleSettings,
+) -> list[Sample]:
     """Draw one picture per (query, seed) pair; sequences of equal length, so repeat a query to draw several seeds.
 
     Picture i depends on its own query and seed only, not on the batch that it was drawn in.
@@ -73,13 +95,19 @@ def sample(model: RetrievalDiffusionModel, database: RetrievalDatabase, queries:
     results: list[Sample] = []
     with tracking("sample", len(pairs), "pictures") as tracker:
         for start in range(0, len(pairs), settings.batch_size):
-            batch = pairs[start:start + settings.batch_size]
-            ids = np.stack([query.neighbor_ids[:settings.k] for query, _ in batch])
+            batch = pairs[start : start + settings.batch_size]
+            ids = np.stack([query.neighbor_ids[: settings.k] for query, _ in batch])
             context = context_tokens(database, ids, model.config.conditioning, model.device)
             with autocast(model.device):
-                latents = model.head.sample(model.denoiser, context, shape=model.latent_shape,
-                                            seeds=[seed for _, seed in batch], num_steps=settings.num_steps,
-                                            eta=settings.eta, guidance_scale=settings.guidance_scale)
+                latents = model.head.sample(
+                    model.denoiser,
+                    context,
+                    shape=model.latent_shape,
+                    seeds=[seed for _, seed in batch],
+                    num_steps=settings.num_steps,
+                    eta=settings.eta,
+                    guidance_scale=settings.guidance_scale,
+                )
             images = to_uint8(model.first_stage.decode(latents.float().cpu()))
             results += [Sample(query, seed, image) for (query, seed), image in zip(batch, images, strict=True)]
             tracker.advance(len(batch))

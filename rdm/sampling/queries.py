@@ -42,7 +42,9 @@ def text_queries(database: RetrievalDatabase, texts: Sequence[str], k: int) -> l
     return _looked_up(database, "text", texts, normalize(database.encoder.encode_texts(list(texts))), k)
 
 
-def image_queries(database: RetrievalDatabase, images: Sequence[Image.Image], labels: Sequence[str], k: int) -> list[Query]:
+def image_queries(
+    database: RetrievalDatabase, images: Sequence[Image.Image], labels: Sequence[str], k: int
+) -> list[Query]:
     """Look up the neighbors of pictures, by the encoder's image tower."""
     pixels = np.stack([database.encoder.preprocess(image) for image in images])
     return _looked_up(database, "image", labels, normalize(database.encoder.encode_images(pixels)), k)
@@ -66,14 +68,23 @@ def load_query_image(path: Path) -> Image.Image:
     except FileNotFoundError as error:
         raise SourceError("the picture does not exist", where=path, fix="check --image") from error
     except (OSError, ImageDecodeError) as error:
-        raise SourceError(f"the picture cannot be read: {error}", where=path, fix="give a JPEG, PNG or WebP file") from error
+        raise SourceError(
+            f"the picture cannot be read: {error}", where=path, fix="give a JPEG, PNG or WebP file"
+        ) from error
 
 
-def _looked_up(database: RetrievalDatabase, kind: Literal["text", "image", "unconditional"], labels: Sequence[str],
-               vectors: NDArray[np.float32], k: int) -> list[Query]:
+def _looked_up(
+    database: RetrievalDatabase,
+    kind: Literal["text", "image", "unconditional"],
+    labels: Sequence[str],
+    vectors: NDArray[np.float32],
+    k: int,
+) -> list[Query]:
     ids, similarities = database.search_vectors(vectors, k, exact=True)
-    return [Query(kind, label, vector, row, similarity)
-            for label, vector, row, similarity in zip(labels, vectors, ids, similarities, strict=True)]
+    return [
+        Query(kind, label, vector, row, similarity)
+        for label, vector, row, similarity in zip(labels, vectors, ids, similarities, strict=True)
+    ]
 
 
 def query_set_proposal(database: RetrievalDatabase, queries_digest: str) -> Proposal:
@@ -85,7 +96,9 @@ def query_set_proposal(database: RetrievalDatabase, queries_digest: str) -> Prop
     tables = [NeighborTable(database.folder, name) for name in NeighborTable.names(database.folder)]
     matching = [table for table in tables if table.info["queries_digest"] == queries_digest]
     if not matching:
-        raise DatabaseError("the database has no neighbors of the model's query set, so p_D is not known",
-                            where=database.folder.url, fix=f"rdm neighbors build --root {database.folder.url} "
-                            "--queries SPEC --name NAME")
+        raise DatabaseError(
+            "the database has no neighbors of the model's query set, so p_D is not known",
+            where=database.folder.url,
+            fix=f"rdm neighbors build --root {database.folder.url} --queries SPEC --name NAME",
+        )
     return Proposal.from_neighbors(matching[0].all_ids).without(database.tombstones)

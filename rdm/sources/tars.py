@@ -20,8 +20,11 @@ class WebDatasetSource:
         self.root = Path(os.path.expanduser(rest))
         self.spec = f"webdataset://{rest}"
         if not self.root.exists():
-            raise SourceError("the WebDataset does not exist", where=self.root,
-                              fix="name a .tar file or a folder of them (an absolute path has three slashes)")
+            raise SourceError(
+                "the WebDataset does not exist",
+                where=self.root,
+                fix="name a .tar file or a folder of them (an absolute path has three slashes)",
+            )
 
     @property
     def tars(self) -> list[Path]:
@@ -35,9 +38,13 @@ class WebDatasetSource:
             for member in _members(path):
                 name = PurePosixPath(member.name)
                 if member.isfile() and name.suffix.lower() in IMAGE_SUFFIXES:
-                    rows.append({"image_id": str(name.with_suffix("")),
-                                 "location": f"{path.name}:{member.offset_data}:{member.size}",
-                                 "etag": f"{member.size}-{member.mtime}"})
+                    rows.append(
+                        {
+                            "image_id": str(name.with_suffix("")),
+                            "location": f"{path.name}:{member.offset_data}:{member.size}",
+                            "etag": f"{member.size}-{member.mtime}",
+                        }
+                    )
         return make_listing(rows)
 
     def read(self, location: str) -> bytes:
@@ -62,6 +69,7 @@ def _members(path: Path) -> list[tarfile.TarInfo]:
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError(f"no end of archive after {len(members)} members")
     except (tarfile.TarError, OSError) as error:
-        raise SourceError(f"the tar is damaged or compressed: {error}", where=path,
-                          fix="fetch it again, or unpack it to a plain tar") from error
+        raise SourceError(
+            f"the tar is damaged or compressed: {error}", where=path, fix="fetch it again, or unpack it to a plain tar"
+        ) from error
     return members

@@ -48,8 +48,11 @@ class Folder:
         try:
             return fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:  # an unknown protocol, or one whose package is not installed
-            raise UsageError(f"this folder cannot be opened: {error}", where=self.url,
-                             fix="give a path, or a URL of an fsspec filesystem that is installed") from error
+            raise UsageError(
+                f"this folder cannot be opened: {error}",
+                where=self.url,
+                fix="give a path, or a URL of an fsspec filesystem that is installed",
+            ) from error
 
     @property
     def is_local(self) -> bool:
@@ -69,8 +72,11 @@ class Folder:
         """
         parts = PurePosixPath(relative).parts
         if relative.startswith("/") or ".." in parts or "\\" in relative or "\0" in relative:
-            raise StorageError(f"the path {relative!r} leaves its folder", where=self.url,
-                               fix="the file that names it is damaged or not to be trusted")
+            raise StorageError(
+                f"the path {relative!r} leaves its folder",
+                where=self.url,
+                fix="the file that names it is damaged or not to be trusted",
+            )
         base = self._resolved[1]
         return "/".join([base.rstrip("/"), *parts]) if parts else base
 
@@ -108,8 +114,11 @@ class Folder:
         try:
             return json.loads(self.read_bytes(relative))
         except ValueError as error:
-            raise StorageError(f"the file is not JSON: {error}", where=self.describe(relative),
-                               fix="restore it from a copy, or build again") from error
+            raise StorageError(
+                f"the file is not JSON: {error}",
+                where=self.describe(relative),
+                fix="restore it from a copy, or build again",
+            ) from error
 
     def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """Return a Parquet file's table; a damaged one raises StorageError."""
@@ -136,7 +145,9 @@ class Folder:
         if self.is_local:
             return Path(path)
         tag = hashlib.sha256(f"{self.url}/{relative}:{filesystem.ukey(path)}".encode()).hexdigest()[:24]
-        cached = Path(os.environ.get("RDM_CACHE", Path.home() / ".cache" / "rdm")) / f"{tag}-{PurePosixPath(relative).name}"
+        cached = (
+            Path(os.environ.get("RDM_CACHE", Path.home() / ".cache" / "rdm")) / f"{tag}-{PurePosixPath(relative).name}"
+        )
         if not cached.exists():
             cached.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(cached) as temporary:
@@ -231,14 +242,21 @@ def storage_errors(where: object) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError("the disk is full; nothing that was complete is lost", where=where,
-                               fix="free space and run the same command again: it resumes") from error
+            raise StorageError(
+                "the disk is full; nothing that was complete is lost",
+                where=where,
+                fix="free space and run the same command again: it resumes",
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StorageError(f"cannot write here: {error.strerror}", where=where,
-                               fix="choose a folder that you may write") from error
+            raise StorageError(
+                f"cannot write here: {error.strerror}", where=where, fix="choose a folder that you may write"
+            ) from error
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            raise StorageError(f"a file and a folder are in each other's place: {error.strerror}", where=where,
-                               fix="choose another folder") from error
+            raise StorageError(
+                f"a file and a folder are in each other's place: {error.strerror}",
+                where=where,
+                fix="choose another folder",
+            ) from error
         raise
 
 

@@ -36,8 +36,8 @@ class Part(Config):
 class Version(Config):
     """One state of a database. Holds no times, so that equal contents give equal bytes.
 
-    `patch_id` is never reused: `next_patch_id` only grows. Row `patch_id - first` of an embedding part, counted over the
-    parts in order, is that patch's vector.
+    `patch_id` is never reused: `next_patch_id` only grows. Row `patch_id - first` of an embedding part, counted over
+    the parts in order, is that patch's vector.
     """
 
     number: int
@@ -88,8 +88,11 @@ class VersionStore:
         manifest = self._manifest()
         data = self.folder.read_bytes(manifest["current"])
         if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
-            raise DatabaseError("the version file differs from what the manifest promises",
-                                where=self.folder.describe(manifest["current"]), fix="restore the file from a copy")
+            raise DatabaseError(
+                "the version file differs from what the manifest promises",
+                where=self.folder.describe(manifest["current"]),
+                fix="restore the file from a copy",
+            )
         return self._parse(data, manifest["current"])
 
     def require(self, number: int | None = None) -> Version:
@@ -101,13 +104,19 @@ class VersionStore:
         if number is None:
             version = self.current()
             if version is None:
-                raise DatabaseError("this folder is not a retrieval database", where=self.folder.url,
-                                    fix="rdm database build --root DIR --source SPEC makes one")
+                raise DatabaseError(
+                    "this folder is not a retrieval database",
+                    where=self.folder.url,
+                    fix="rdm database build --root DIR --source SPEC makes one",
+                )
             return version
         path = _version_path(number)
         if not self.folder.exists(path):
-            raise DatabaseError(f"there is no version {number}", where=self.folder.url,
-                                fix=f"versions here: {', '.join(map(str, self.numbers())) or 'none'}")
+            raise DatabaseError(
+                f"there is no version {number}",
+                where=self.folder.url,
+                fix=f"versions here: {', '.join(map(str, self.numbers())) or 'none'}",
+            )
         return self._parse(self.folder.read_bytes(path), path)
 
     def numbers(self) -> list[int]:
@@ -118,15 +127,25 @@ class VersionStore:
         """Make a version the current one: write its file, then swap the pointer. Call it under `writer()`."""
         path = _version_path(version.number)
         self.folder.write_json(path, version.model_dump(mode="json"))
-        self.folder.write_json(MANIFEST, {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "current": path,
-            "sha256": hashlib.sha256(self.folder.read_bytes(path)).hexdigest(),
-        })
+        self.folder.write_json(
+            MANIFEST,
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "current": path,
+                "sha256": hashlib.sha256(self.folder.read_bytes(path)).hexdigest(),
+            },
+        )
 
     def describe_part(self, kind: str, path: str, num_rows: int) -> Part:
         """Return the description of a file that stands."""
-        return Part(kind=kind, path=path, num_rows=num_rows, num_bytes=self.folder.size(path),
-                    sha256=sha256_file(self.folder.local(path)))
+        return Part(
+            kind=kind,
+            path=path,
+            num_rows=num_rows,
+            num_bytes=self.folder.size(path),
+            sha256=sha256_file(self.folder.local(path)),
+        )
 
     @contextmanager
     def writer(self) -> Iterator[None]:
@@ -139,8 +158,11 @@ class VersionStore:
         self.current()
         self.folder.make()
         if not self.folder.is_local:
-            raise DatabaseError("only databases on a local or mounted disk can be written", where=self.folder.url,
-                                fix="build locally and copy the finished folder; readers take any URL")
+            raise DatabaseError(
+                "only databases on a local or mounted disk can be written",
+                where=self.folder.url,
+                fix="build locally and copy the finished folder; readers take any URL",
+            )
         with self._lock():
             self.folder.sweep_temporaries()
             yield
@@ -155,8 +177,11 @@ class VersionStore:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
                 lock.close()
-                raise ConcurrentWriterError(f"{holder} is writing this database", where=self.folder.url,
-                                            fix="wait for it to finish, then run the same command again") from error
+                raise ConcurrentWriterError(
+                    f"{holder} is writing this database",
+                    where=self.folder.url,
+                    fix="wait for it to finish, then run the same command again",
+                ) from error
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             lock.flush()
@@ -165,30 +190,55 @@ class VersionStore:
     def _manifest(self) -> dict[str, Any]:
         manifest = self.folder.read_json(MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise DatabaseError("manifest.json is not a retrieval database's", where=self.folder.url,
-                                fix="point --root at a folder that `rdm database build` made, or at an empty one")
+            raise DatabaseError(
+                "manifest.json is not a retrieval database's",
+                where=self.folder.url,
+                fix="point --root at a folder that `rdm database build` made, or at an empty one",
+            )
         if manifest.get("format_version") != FORMAT_VERSION:
-            raise DatabaseError(f"format version {manifest.get('format_version')} is unknown to this release",
-                                where=self.folder.url, fix=f"this release reads version {FORMAT_VERSION}")
+            raise DatabaseError(
+                f"format version {manifest.get('format_version')} is unknown to this release",
+                where=self.folder.url,
+                fix=f"this release reads version {FORMAT_VERSION}",
+            )
         if not isinstance(manifest.get("current"), str):
-            raise DatabaseError("manifest.json names no current version", where=self.folder.url,
-                                fix="restore the file from a copy")
+            raise DatabaseError(
+                "manifest.json names no current version", where=self.folder.url, fix="restore the file from a copy"
+            )
         return manifest
 
     def _parse(self, data: bytes, path: str) -> Version:
         try:
             return Version.model_validate_json(data)
         except ValidationError as error:
-            raise DatabaseError(f"the version file is damaged: {error.errors()[0]['msg']}",
-                                where=self.folder.describe(path), fix="restore the file from a copy") from error
+            raise DatabaseError(
+                f"the version file is damaged: {error.errors()[0]['msg']}",
+                where=self.folder.describe(path),
+                fix="restore the file from a copy",
+            ) from error
 
     def _refuse_foreign_folder(self) -> None:
-        ours = {"_markers", "images", "patches", "img_emb", "metadata", "index", "neighbors", "versions",
-                "ledger", "tombstones", _LOCK, "run.json"}
+        ours = {
+            "_markers",
+            "images",
+            "patches",
+            "img_emb",
+            "metadata",
+            "index",
+            "neighbors",
+            "versions",
+            "ledger",
+            "tombstones",
+            _LOCK,
+            "run.json",
+        }
         foreign = [name for name in self.folder.names() if name not in ours]
         if foreign:
-            raise DatabaseError(f"the folder is not a retrieval database: it holds {', '.join(foreign[:3])}",
-                                where=self.folder.url, fix="give --root a new or empty folder")
+            raise DatabaseError(
+                f"the folder is not a retrieval database: it holds {', '.join(foreign[:3])}",
+                where=self.folder.url,
+                fix="give --root a new or empty folder",
+            )
 
 
 def _version_path(number: int) -> str:

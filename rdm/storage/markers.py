@@ -1,7 +1,8 @@
 """Completion markers: what makes the same command, run again, go on where it stopped.
 
-A marker is written after the files that it vouches for. It holds a key (a digest of everything that decided the result: the
-stage's configuration and its inputs) and the size of each output, so that a changed setting or a truncated file is done again.
+A marker is written after the files that it vouches for. It holds a key (a digest of everything that decided the
+result: the stage's configuration and its inputs) and the size of each output, so that a changed setting or a
+truncated file is done again.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ class Markers:
             return None
         try:
             marker = Marker.model_validate(self.folder.read_json(self._path(shard)))
-            whole = all(self.folder.exists(path) and self.folder.size(path) == size
-                        for path, size in marker.outputs.items())
+            whole = all(
+                self.folder.exists(path) and self.folder.size(path) == size for path, size in marker.outputs.items()
+            )
         except (StorageError, ValueError):
             return None  # a damaged marker vouches for nothing: the shard is done again
         return marker if marker.key == key and whole else None

@@ -1,7 +1,8 @@
 """Latent cache: the crops of a query set as first-stage posteriors, in WebDataset tars with members of one fixed size.
 
-A member is a `.npy` of float16 [2C, H, W], mean above log-variance. All members of a tar have the same size, so row r lies at
-r times a constant stride, and a whole shard is one memory map. `STEM.parquet` beside it says what each row is.
+A member is a `.npy` of float16 [2C, H, W], mean above log-variance. All members of a tar have the same size, so row
+r lies at r times a constant stride, and a whole shard is one memory map. `STEM.parquet` beside it says what each row
+is.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def cache_shard(task: CacheTask) -> dict[str, Any]:
     crops = QuerySet(task.config.queries).crops(task.stem, [])
     with task.folder.writing(outputs[0]) as path, tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         while batch := list(itertools.islice(crops, task.config.batch_size)):
-            views = [(crop, flipped) for crop in batch for flipped in ((False, True) if task.config.flips else (False,))]
+            views = [
+                (crop, flipped) for crop in batch for flipped in ((False, True) if task.config.flips else (False,))
+            ]
             pixels = np.stack([_pixels(crop.image, flipped, task.config.resolution) for crop, flipped in views])
             mean, logvar = first_stage.encode_moments(_to_tensor(pixels))
             moments = np.concatenate([mean.float().numpy(), logvar.float().numpy()], axis=1).astype(np.float16)
@@ -85,18 +88,28 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     folder = Folder(out)
     queries = QuerySet(config.queries)
     first_stage = load_autoencoder(config.autoencoder)
-    identity = {"config": config.model_dump(mode="json"), "queries_digest": queries.digest,
-                "autoencoder_digest": first_stage.digest}
+    identity = {
+        "config": config.model_dump(mode="json"),
+        "queries_digest": queries.digest,
+        "autoencoder_digest": first_stage.digest,
+    }
     if folder.exists(CONFIG_PATH):
         recorded = folder.read_json(CONFIG_PATH)
         if {name: recorded.get(name) for name in identity} != identity:
-            raise CacheError("the folder holds the latents of another query set or first stage", where=out,
-                             fix="give --out a new folder, or delete this one")
+            raise CacheError(
+                "the folder holds the latents of another query set or first stage",
+                where=out,
+                fix="give --out a new folder, or delete this one",
+            )
     key = digest_json(identity)
     tasks = [CacheTask(folder, stem, config, key) for stem in queries.stems]
     stats = dict(pool.map(cache_shard, tasks, stage="cache", names=queries.stems))
-    info = {**identity, "stems": queries.stems, "num_latents": sum(s["num_latents"] for s in stats.values()),
-            "counts": [stats[number]["num_latents"] for number in range(len(tasks))]}
+    info = {
+        **identity,
+        "stems": queries.stems,
+        "num_latents": sum(s["num_latents"] for s in stats.values()),
+        "counts": [stats[number]["num_latents"] for number in range(len(tasks))],
+    }
     folder.write_json(CONFIG_PATH, info)
     return info
 
@@ -107,8 +120,9 @@ class LatentCache:
     def __init__(self, url: str) -> None:
         self.folder = Folder(url)
         if not self.folder.exists(CONFIG_PATH):
-            raise CacheError("there is no finished latent cache here", where=url,
-                             fix="rdm cache build --queries SPEC --out DIR")
+            raise CacheError(
+                "there is no finished latent cache here", where=url, fix="rdm cache build --queries SPEC --out DIR"
+            )
         self.info: dict[str, Any] = self.folder.read_json(CONFIG_PATH)
         self.config = CacheConfig.model_validate(self.info["config"])
         self.stems: list[str] = self.info["stems"]
@@ -130,14 +144,16 @@ class LatentCache:
                 member = tar.next()
                 array = np.load(io.BytesIO(tar.extractfile(member).read()), allow_pickle=False)  # type: ignore[union-attr, arg-type]
         except (tarfile.TarError, OSError, ValueError, AttributeError) as error:
-            raise CacheError(f"the shard cannot be read: {error}", where=path, fix="run `rdm cache build` again") from error
+            raise CacheError(
+                f"the shard cannot be read: {error}", where=path, fix="run `rdm cache build` again"
+            ) from error
         assert member is not None
         stride = tarfile.BLOCKSIZE + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         if path.stat().st_size < stride * count:
             raise CacheError("the shard is shorter than its table says", where=path, fix="run `rdm cache build` again")
         start = member.offset_data + member.size - array.nbytes
         raw = np.memmap(path, np.uint8, "r", shape=(stride * count,)).reshape(count, stride)
-        return raw[:, start:start + array.nbytes].view(np.float16).reshape(count, *array.shape)
+        return raw[:, start : start + array.nbytes].view(np.float16).reshape(count, *array.shape)
 
 
 def _pixels(image: Image.Image, flipped: bool, resolution: int) -> NDArray[np.uint8]:
@@ -158,5 +174,3 @@ def _add_member(tar: tarfile.TarFile, name: str, values: NDArray[np.float16]) ->
     member.size = buffer.tell()
     buffer.seek(0)
     tar.addfile(member, buffer)
-
-

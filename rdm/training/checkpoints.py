@@ -44,8 +44,10 @@ class Checkpoints:
         found = []
         for path in sorted(self.directory.glob(f"{_PREFIX}*")):
             state = self._read_state(path)
-            if state is not None and all((path / name).is_file() and (path / name).stat().st_size == size
-                                         for name, size in state["files"].items()):
+            if state is not None and all(
+                (path / name).is_file() and (path / name).stat().st_size == size
+                for name, size in state["files"].items()
+            ):
                 found.append(Checkpoint(path, state["step"]))
         return found
 
@@ -78,21 +80,34 @@ class Checkpoints:
         state = self._read_state(checkpoint.path)
         assert state is not None
         if state["config_digest"] != self.config_digest:
-            raise TrainingError("the checkpoint belongs to another configuration", where=checkpoint.path,
-                                fix="give --out a new folder, or the settings in this one's run.json")
+            raise TrainingError(
+                "the checkpoint belongs to another configuration",
+                where=checkpoint.path,
+                fix="give --out a new folder, or the settings in this one's run.json",
+            )
         if state["world_size"] != engine.world_size:
-            raise TrainingError(f"the checkpoint was written by {state['world_size']} ranks, this run has "
-                                f"{engine.world_size}", where=checkpoint.path,
-                                fix=f"--set num_ranks={state['world_size']}")
+            raise TrainingError(
+                f"the checkpoint was written by {state['world_size']} ranks, this run has {engine.world_size}",
+                where=checkpoint.path,
+                fix=f"--set num_ranks={state['world_size']}",
+            )
         engine.load(checkpoint.path)
         if ema is not None:
             ema.load(load_file(checkpoint.path / "ema.safetensors"), state["ema_updates"])
 
     def _write_state(self, directory: Path, engine: Engine, ema: Ema, step: int) -> None:
-        files = {path.relative_to(directory).as_posix(): path.stat().st_size
-                 for path in sorted(directory.rglob("*")) if path.is_file()}
-        state = {"step": step, "world_size": engine.world_size, "config_digest": self.config_digest,
-                 "ema_updates": ema.num_updates, "files": files}
+        files = {
+            path.relative_to(directory).as_posix(): path.stat().st_size
+            for path in sorted(directory.rglob("*"))
+            if path.is_file()
+        }
+        state = {
+            "step": step,
+            "world_size": engine.world_size,
+            "config_digest": self.config_digest,
+            "ema_updates": ema.num_updates,
+            "files": files,
+        }
         (directory / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
     def _read_state(self, path: Path) -> dict | None:
@@ -102,7 +117,7 @@ class Checkpoints:
             return None
 
     def _prune(self) -> None:
-        for checkpoint in self.complete()[:-self.keep]:
+        for checkpoint in self.complete()[: -self.keep]:
             shutil.rmtree(checkpoint.path, ignore_errors=True)
 
 

@@ -25,16 +25,26 @@ class Engine:
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if config.batch_size % self.world_size:
-            raise TrainingError(f"batch_size {config.batch_size} cannot be shared by {self.world_size} ranks",
-                                fix="--set batch_size to a multiple of the number of ranks")
-        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() \
+            raise TrainingError(
+                f"batch_size {config.batch_size} cannot be shared by {self.world_size} ranks",
+                fix="--set batch_size to a multiple of the number of ranks",
+            )
+        self.device = (
+            torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            if torch.cuda.is_available()
             else torch.device("cpu")
+        )
         deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo", verbose=False)
         trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, betas=(0.9, config.beta2),
-                                      weight_decay=config.weight_decay, fused=True)
-        self._engine, *_ = deepspeed.initialize(model=objective.to(self.device), optimizer=optimizer,
-                                                model_parameters=trainable, config=self._deepspeed_config())
+        optimizer = torch.optim.AdamW(
+            trainable, lr=config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True
+        )
+        self._engine, *_ = deepspeed.initialize(
+            model=objective.to(self.device),
+            optimizer=optimizer,
+            model_parameters=trainable,
+            config=self._deepspeed_config(),
+        )
 
     @property
     def objective(self) -> Objective:
@@ -81,11 +91,17 @@ class Engine:
         try:
             path, _ = self._engine.load_checkpoint(str(directory), tag="engine")
         except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
-            raise TrainingError(f"the checkpoint cannot be loaded: {type(error).__name__}: {error}", where=directory,
-                                fix="delete this checkpoint: the one before it is then used") from error
+            raise TrainingError(
+                f"the checkpoint cannot be loaded: {type(error).__name__}: {error}",
+                where=directory,
+                fix="delete this checkpoint: the one before it is then used",
+            ) from error
         if path is None:
-            raise TrainingError("the checkpoint is incomplete", where=directory,
-                                fix="delete this checkpoint: the one before it is then used")
+            raise TrainingError(
+                "the checkpoint is incomplete",
+                where=directory,
+                fix="delete this checkpoint: the one before it is then used",
+            )
 
     def close(self) -> None:
         """Leave the process group."""
@@ -110,7 +126,9 @@ def _import_deepspeed() -> Any:
         import deepspeed
         import deepspeed.ops
     except ImportError as error:
-        raise MissingDependencyError("training needs DeepSpeed", fix="pip install 'retrieval-diffusion[train]'") from error
+        raise MissingDependencyError(
+            "training needs DeepSpeed", fix="pip install 'retrieval-diffusion[train]'"
+        ) from error
     # On a CPU DeepSpeed would compile a shared-memory communication op, which takes 40 s and needs a C++ compiler; gloo
     # carries a small model's gradients as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

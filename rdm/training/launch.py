@@ -22,7 +22,7 @@ LOG = "launcher.log"
 
 
 def run_training(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
-    """Train until `max_steps` and return the last line of statistics; a finished run returns at once, a stopped one resumes.
+    """Train until `max_steps` and return the last line of statistics; a stopped run resumes, a finished one returns.
 
     The job is its own process group, and ends when this process does.
 
@@ -35,8 +35,11 @@ def run_training(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
 
     out = Path(inputs.out)
     if (out / RUN_FILE).exists() and (recorded := read_run(out)) and run_digest(recorded[0]) != run_digest(config):
-        raise TrainingError("the folder holds a run with another configuration", where=out,
-                            fix="give --out a new folder, or the settings in its run.json")
+        raise TrainingError(
+            "the folder holds a run with another configuration",
+            where=out,
+            fix="give --out a new folder, or the settings in its run.json",
+        )
     stats = read_stats(out)
     if (out / MODEL).is_dir() and stats and stats[-1]["step"] >= config.max_steps:
         return stats[-1]
@@ -53,9 +56,21 @@ def run_training(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
 
 def launch_command(config: TrainConfig, out: Path) -> list[str]:
     """Return the command line of the launcher on this machine."""
-    return [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(num_ranks(config)),
-            "--master_addr", "127.0.0.1", "--master_port", str(_free_port()),
-            "--module", "rdm.training.worker", "--out", str(out)]
+    return [
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--num_accelerators",
+        str(num_ranks(config)),
+        "--master_addr",
+        "127.0.0.1",
+        "--master_port",
+        str(_free_port()),
+        "--module",
+        "rdm.training.worker",
+        "--out",
+        str(out),
+    ]
 
 
 def num_ranks(config: TrainConfig) -> int:
@@ -68,8 +83,10 @@ def num_ranks(config: TrainConfig) -> int:
 
     accelerators = torch.cuda.device_count()
     if accelerators and (config.num_ranks or 0) > accelerators:
-        raise TrainingError(f"num_ranks is {config.num_ranks}, but there are {accelerators} accelerators",
-                            fix=f"--set num_ranks={accelerators}")
+        raise TrainingError(
+            f"num_ranks is {config.num_ranks}, but there are {accelerators} accelerators",
+            fix=f"--set num_ranks={accelerators}",
+        )
     return config.num_ranks or accelerators or min(2, os.cpu_count() or 1)
 
 
@@ -77,8 +94,14 @@ def _follow(config: TrainConfig, out: Path, tracker: Tracker) -> int:
     from rdm.training.loop import read_stats
 
     with open(out / LOG, "ab") as log:
-        process = subprocess.Popen(launch_command(config, out), stdout=log, stderr=subprocess.STDOUT,
-                                   stdin=subprocess.DEVNULL, env=_environment(config), start_new_session=True)
+        process = subprocess.Popen(
+            launch_command(config, out),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=_environment(config),
+            start_new_session=True,
+        )
         try:
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
@@ -96,8 +119,12 @@ def _environment(config: TrainConfig) -> dict[str, str]:
     from rdm.training.worker import OWNER_VARIABLE
 
     ranks = num_ranks(config)
-    environment = {**os.environ, OWNER_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1",
-                   "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
+    environment = {
+        **os.environ,
+        OWNER_VARIABLE: str(os.getpid()),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
+    }
     if not torch.cuda.is_available():
         environment["DS_ACCELERATOR"] = "cpu"
     return environment
@@ -126,8 +153,11 @@ def _failure(out: Path, code: int) -> TrainingError:
         return TrainingError(found["what"], where=found["where"], fix=found["fix"])
     lines = (out / LOG).read_text(encoding="utf-8", errors="replace").strip().split("\n")
     cause = next((line for line in reversed(lines) if "Error" in line), lines[-1])
-    return TrainingError(f"the training job ended with code {code}: {cause.strip()[:300]}", where=out / LOG,
-                         fix="mend the cause and run the same command again: it resumes from the last checkpoint")
+    return TrainingError(
+        f"the training job ended with code {code}: {cause.strip()[:300]}",
+        where=out / LOG,
+        fix="mend the cause and run the same command again: it resumes from the last checkpoint",
+    )
 
 
 def _free_port() -> int:

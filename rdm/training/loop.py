@@ -29,8 +29,8 @@ MODEL = "model"
 def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Path) -> None:
     """Train on this rank until `max_steps` and export the EMA weights to `OUT/model`.
 
-    A step is a function of (weights, seed, step, rank), so a run that is killed and started again continues as if nothing
-    had happened.
+    A step is a function of (weights, seed, step, rank), so a run that is killed and started again continues as if
+    nothing had happened.
 
     Raises:
         TrainingError: the loss is not finite, or the checkpoint belongs to another run.
@@ -68,14 +68,24 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
         if step % config.log_every == 0 or step in (1, config.max_steps):
             values = engine.average({name: float(value) for name, value in metrics.items()})
             if not all(math.isfinite(value) for value in values.values()):
-                raise TrainingError(f"the loss is not finite at step {step}: {values}",
-                                    where=f"stream positions {positions[0]}..{positions[-1]} of seed {config.seed}",
-                                    fix="lower learning_rate, or look at those samples; the last checkpoint stands")
+                raise TrainingError(
+                    f"the loss is not finite at step {step}: {values}",
+                    where=f"stream positions {positions[0]}..{positions[-1]} of seed {config.seed}",
+                    fix="lower learning_rate, or look at those samples; the last checkpoint stands",
+                )
             if engine.rank == 0:
                 seconds = (time.monotonic() - window_started) / window_steps
-                _append_stats(out / STATS, {"step": step, **values, "learning_rate": rate,
-                                            "gradient_norm": engine.gradient_norm, "seconds_per_step": seconds,
-                                            "samples_per_second": config.batch_size / seconds})
+                _append_stats(
+                    out / STATS,
+                    {
+                        "step": step,
+                        **values,
+                        "learning_rate": rate,
+                        "gradient_norm": engine.gradient_norm,
+                        "seconds_per_step": seconds,
+                        "samples_per_second": config.batch_size / seconds,
+                    },
+                )
             window_started, window_steps = time.monotonic(), 0
         if step % config.checkpoint_every == 0 or step == config.max_steps:
             checkpoints.save(engine, ema, step)

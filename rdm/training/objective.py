@@ -37,9 +37,9 @@ class TrainingData(Protocol):
 class Objective(nn.Module, ABC):
     """A network together with its loss: the only thing that differs between recipes.
 
-    The forward pass takes a batch (arrays of `TrainingData` rows as tensors on the device) and returns scalars, among them
-    `loss`. All randomness comes from `generator`, so that a step is a function of (weights, batch, seed). Parameters that
-    do not train have `requires_grad=False`.
+    The forward pass takes a batch (arrays of `TrainingData` rows as tensors on the device) and returns scalars,
+    among them `loss`. All randomness comes from `generator`, so that a step is a function of (weights, batch, seed).
+    Parameters that do not train have `requires_grad=False`.
     """
 
     @abstractmethod

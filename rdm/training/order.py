@@ -84,8 +84,11 @@ class BatchReader:
         expected = self._data.shards[shard].num_samples
         for name, array in arrays.items():
             if len(array) != expected:
-                raise CacheError(f"{name} has {len(array)} rows instead of {expected}",
-                                 where=f"shard {self._data.shards[shard].stem}", fix="build the cache again")
+                raise CacheError(
+                    f"{name} has {len(array)} rows instead of {expected}",
+                    where=f"shard {self._data.shards[shard].stem}",
+                    fix="build the cache again",
+                )
         self._cache[shard] = arrays
         while len(self._cache) > 1 and self._cached_bytes() > self._memory:
             self._cache.popitem(last=False)

@@ -26,8 +26,9 @@ class PhotoConfig(Config):
     """How photographs become squares."""
 
     image_size: int = Field(default=64, ge=8, description="side of the squares, pixels")
-    crops_per_photograph: int = Field(default=1, ge=0, description="details of photographs at least twice as large, "
-                                      "besides the whole photograph")
+    crops_per_photograph: int = Field(
+        default=1, ge=0, description="details of photographs at least twice as large, besides the whole photograph"
+    )
     held_out_fraction: float = Field(default=0.02, ge=0, lt=1, description="share of photographs kept for measuring")
     photographs_per_shard: int = Field(default=2000, ge=1, description="photographs decoded at once: bounds the memory")
 
@@ -65,8 +66,11 @@ class PhotoShards:
         self.held_out = held_out
         self._photographs = list(self._list(source.split(",")))
         if not self._photographs:
-            raise SourceError("no photograph is held out" if held_out else "there is no photograph to train on",
-                              where=source, fix="check the source and held_out_fraction")
+            raise SourceError(
+                "no photograph is held out" if held_out else "there is no photograph to train on",
+                where=source,
+                fix="check the source and held_out_fraction",
+            )
 
     @property
     def num_photographs(self) -> int:
@@ -76,8 +80,10 @@ class PhotoShards:
     @cached_property
     def shards(self) -> Sequence[Shard]:
         """See TrainingData: consecutive photographs, in the order of the sources and of their ids."""
-        return [Shard(f"{number:05d}", sum(photograph.num_squares for photograph in part))
-                for number, part in enumerate(self._parts())]
+        return [
+            Shard(f"{number:05d}", sum(photograph.num_squares for photograph in part))
+            for number, part in enumerate(self._parts())
+        ]
 
     def load_shard(self, index: int) -> dict[str, NDArray]:
         """Return `images` uint8 [N, 3, S, S].
@@ -85,8 +91,11 @@ class PhotoShards:
         Raises:
             SourceError: photographs of the shard cannot be decoded. None is left out or replaced.
         """
-        squares = [square for photograph, image in _decode(self._parts()[index])
-                   for square in _squares(photograph, image, self.config.image_size)]
+        squares = [
+            square
+            for photograph, image in _decode(self._parts()[index])
+            for square in _squares(photograph, image, self.config.image_size)
+        ]
         return {"images": np.stack(squares)}
 
     def sample(self, count: int) -> NDArray[np.uint8]:
@@ -103,7 +112,7 @@ class PhotoShards:
 
     def _parts(self) -> list[list[Photograph]]:
         step = self.config.photographs_per_shard
-        return [self._photographs[start:start + step] for start in range(0, self.num_photographs, step)]
+        return [self._photographs[start : start + step] for start in range(0, self.num_photographs, step)]
 
     def _list(self, specs: Sequence[str]) -> Iterator[Photograph]:
         broken: list[str] = []
@@ -149,8 +158,11 @@ def _decode(photographs: Sequence[Photograph]) -> Iterator[tuple[Photograph, Ima
 def _raise_broken(broken: Sequence[str]) -> None:
     if broken:
         shown = "; ".join(broken[:5]) + ("; ..." if len(broken) > 5 else "")
-        raise SourceError(f"{len(broken)} photograph(s) cannot be decoded", where=shown,
-                          fix="remove them from the source: training data are neither replaced nor left out in silence")
+        raise SourceError(
+            f"{len(broken)} photograph(s) cannot be decoded",
+            where=shown,
+            fix="remove them from the source: training data are neither replaced nor left out in silence",
+        )
 
 
 def _squares(photograph: Photograph, image: Image.Image, size: int) -> Iterator[NDArray[np.uint8]]:

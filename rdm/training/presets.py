@@ -8,7 +8,9 @@ from rdm.training.cache import CacheConfig
 
 
 def query_config(source: str) -> QuerySetConfig:
-    """Return how a source is cut into query crops: three large ones of a `samples://` photograph, else its centre square."""
+    """Return how a source is cut into query crops: three large ones of a `samples://` photograph, else its centre
+    square.
+    """
     if source.startswith("samples://"):
         crop = CropConfig(frame_size=120, patch_size=96, min_patches=3, max_patches=3, seed=1)
         return QuerySetConfig(source=source, crop=crop, images_per_shard=128)

@@ -15,8 +15,9 @@ from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
 
-ObjectiveConfig = Annotated[RetrievalDiffusionConfig | AutoencoderObjectiveConfig | ContrastiveConfig,
-                            Field(discriminator="kind")]
+ObjectiveConfig = Annotated[
+    RetrievalDiffusionConfig | AutoencoderObjectiveConfig | ContrastiveConfig, Field(discriminator="kind")
+]
 
 
 class TrainConfig(Config):
@@ -35,8 +36,11 @@ class TrainConfig(Config):
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     precision: Precision = Field("auto", description="bf16: autocast with fp32 weights; auto: where that is faster")
     zero_stage: Literal[0, 1, 2] = Field(1, description="DeepSpeed ZeRO stage")
-    num_ranks: int | None = Field(None, ge=1, description="processes on this machine; None: one per accelerator, or two "
-                                  "on a machine that has none")
+    num_ranks: int | None = Field(
+        None,
+        ge=1,
+        description="processes on this machine; None: one per accelerator, or two on a machine that has none",
+    )
     seed: int = 0
     checkpoint_every: int = Field(500, ge=1, description="steps")
     keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
@@ -69,21 +73,45 @@ class Recipe:
 
 def rdm_tiny() -> TrainConfig:
     """Return the quickstart's RDM: 64 px photographs, four neighbors, minutes on two cores."""
-    return TrainConfig(recipe="rdm-tiny", objective=RetrievalDiffusionConfig(), max_steps=1000, batch_size=32,
-                       learning_rate=4e-4, warmup_steps=50, ema_decay=0.995, checkpoint_every=100)
+    return TrainConfig(
+        recipe="rdm-tiny",
+        objective=RetrievalDiffusionConfig(),
+        max_steps=1000,
+        batch_size=32,
+        learning_rate=4e-4,
+        warmup_steps=50,
+        ema_decay=0.995,
+        checkpoint_every=100,
+    )
 
 
 def clip_lite() -> TrainConfig:
     """Return the recipe of the embedded encoder's heads: symmetric InfoNCE on captioned photographs."""
-    return TrainConfig(recipe="clip-lite", objective=ContrastiveConfig(), max_steps=1500, batch_size=2048,
-                       learning_rate=1e-3, weight_decay=0.1, beta2=0.98, ema_decay=0.99, precision="fp32",
-                       checkpoint_every=250)
+    return TrainConfig(
+        recipe="clip-lite",
+        objective=ContrastiveConfig(),
+        max_steps=1500,
+        batch_size=2048,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        beta2=0.98,
+        ema_decay=0.99,
+        precision="fp32",
+        checkpoint_every=250,
+    )
 
 
 def autoencoder_kl_f4() -> TrainConfig:
     """Return the recipe of the embedded first stage: a small KL autoencoder, f = 4, 4 channels."""
-    return TrainConfig(recipe="autoencoder-kl-f4", objective=AutoencoderObjectiveConfig(), max_steps=8000, batch_size=32,
-                       learning_rate=1e-3, ema_decay=0.999, checkpoint_every=250)
+    return TrainConfig(
+        recipe="autoencoder-kl-f4",
+        objective=AutoencoderObjectiveConfig(),
+        max_steps=8000,
+        batch_size=32,
+        learning_rate=1e-3,
+        ema_decay=0.999,
+        checkpoint_every=250,
+    )
 
 
 RECIPES: dict[str, Recipe] = {

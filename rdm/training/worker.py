@@ -49,8 +49,9 @@ def main() -> None:
         data, objective = open_run(config, inputs)
         train(config, data, objective, out)
     except RdmError as error:
-        (out / ERROR_FILE).write_text(json.dumps({"what": error.what, "where": error.where, "fix": error.fix}),
-                                      encoding="utf-8")
+        (out / ERROR_FILE).write_text(
+            json.dumps({"what": error.what, "where": error.where, "fix": error.fix}), encoding="utf-8"
+        )
         raise SystemExit(str(error)) from error
 
 

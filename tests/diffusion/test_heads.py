@@ -59,7 +59,12 @@ def test_head_with_scale_zero_gives_the_bits_of_the_null_context():
 def test_head_thresholds_the_predicted_sample():
     previews = []
     HEAD.sample(
-        normal_predictor(DDPM), Context(), shape=(50,), seeds=[0], num_steps=10, thresholding=lambda x: x.clamp(0, 0.5),
+        normal_predictor(DDPM),
+        Context(),
+        shape=(50,),
+        seeds=[0],
+        num_steps=10,
+        thresholding=lambda x: x.clamp(0, 0.5),
         on_step=previews.append,
     )
     assert all(0 <= step.x0.min() <= step.x0.max() <= 0.5 for step in previews)

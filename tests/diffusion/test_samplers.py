@@ -113,8 +113,14 @@ def bent(x, t):
 def test_ddim_walks_the_same_trajectory_as_diffusers(eta, prediction_type):
     names: dict[str, Any] = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
     reference = DDIMScheduler(
-        num_train_timesteps=1000, beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=names[prediction_type],
+        num_train_timesteps=1000,
+        beta_start=0.0015,
+        beta_end=0.0195,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=names[prediction_type],
     )
     reference.set_timesteps(50)
     expected = noise = seeded_noise([3, 4], (3, 8, 8))
@@ -129,7 +135,11 @@ def test_ddim_walks_the_same_trajectory_as_diffusers(eta, prediction_type):
 
 def test_ddim_with_thresholding_walks_the_same_trajectory_as_diffusers():
     reference = DDIMScheduler(
-        beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=True, set_alpha_to_one=False,
+        beta_start=0.0015,
+        beta_end=0.0195,
+        beta_schedule="scaled_linear",
+        clip_sample=True,
+        set_alpha_to_one=False,
         steps_offset=1,
     )
     reference.set_timesteps(20)
@@ -258,7 +268,9 @@ def test_projection_keeps_known_content():
     known, kept = torch.full((1, 10), 0.25), torch.arange(10) < 5
     noise = seeded_noise([0], (10,))
     samples = ddim_sample(
-        Denoiser(normal_predictor(DDPM), DDPM), noise, ddim_timesteps(1000, 20),
+        Denoiser(normal_predictor(DDPM), DDPM),
+        noise,
+        ddim_timesteps(1000, 20),
         project=lambda x, ab: torch.where(kept, ab**0.5 * known + (1 - ab) ** 0.5 * noise, x),
     )
     alpha_bar = DDPM.alpha_bars[0]
@@ -268,7 +280,10 @@ def test_projection_keeps_known_content():
 def test_ancestral_projection_ends_clean():
     known = torch.full((1, 10), 0.25)
     samples = ddpm_sample(
-        Denoiser(normal_predictor(DDPM), DDPM), seeded_noise([0], (10,)), ancestral_timesteps(1000, 20), seeds=[0],
+        Denoiser(normal_predictor(DDPM), DDPM),
+        seeded_noise([0], (10,)),
+        ancestral_timesteps(1000, 20),
+        seeds=[0],
         project=lambda x, ab: ab**0.5 * known + (1 - ab) ** 0.5 * x,
     )
     assert torch.equal(samples, known)
@@ -288,9 +303,15 @@ def test_timesteps_that_do_not_rise_within_the_schedule_are_refused(timesteps):
         ddim_sample(Denoiser(normal_predictor(DDPM), DDPM), torch.zeros(1, 2), torch.tensor(timesteps))
 
 
-@pytest.mark.parametrize(("eta", "seeds", "message"), [
-    (1.0, None, "none given"), (1.0, [1], "1 given"), (1.5, [1, 2], "eta"), (-0.1, [1, 2], "eta"),
-])
+@pytest.mark.parametrize(
+    ("eta", "seeds", "message"),
+    [
+        (1.0, None, "none given"),
+        (1.0, [1], "1 given"),
+        (1.5, [1, 2], "eta"),
+        (-0.1, [1, 2], "eta"),
+    ],
+)
 def test_sampling_noise_without_its_seeds_is_refused(eta, seeds, message):
     with pytest.raises(ValueError, match=message):
         ddim_sample(

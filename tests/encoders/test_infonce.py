@@ -58,8 +58,9 @@ def test_scale_is_clamped_at_one_hundred() -> None:
 @given(st.integers(2, 12), st.floats(0.1, 100.0))
 def test_length_of_the_embeddings_does_not_matter(count: int, factor: float) -> None:
     images, texts = random_pairs(count, dim=8)
-    torch.testing.assert_close(contrastive_logits(images * factor, texts, 1.0), contrastive_logits(images, texts, 1.0),
-                               rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        contrastive_logits(images * factor, texts, 1.0), contrastive_logits(images, texts, 1.0), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_label_smoothing_raises_the_loss_of_perfect_pairs() -> None:
@@ -75,8 +76,11 @@ def test_recall_counts_any_relevant_item_and_ties_against() -> None:
 
 def test_recall_does_not_exceed_one_or_fall_with_k() -> None:
     rng = np.random.default_rng(0)
-    recalls = list(recall_at_k(rng.normal(size=(50, 20)), np.eye(50, 20, dtype=bool) | (rng.random((50, 20)) < 0.2),
-                               ks=(1, 5, 10, 20)).values())
+    recalls = list(
+        recall_at_k(
+            rng.normal(size=(50, 20)), np.eye(50, 20, dtype=bool) | (rng.random((50, 20)) < 0.2), ks=(1, 5, 10, 20)
+        ).values()
+    )
     assert recalls == sorted(recalls)
     assert recalls[-1] <= 1.0
 
@@ -87,6 +91,7 @@ def test_top_k_accuracy_of_constant_scores_is_zero() -> None:
 
 def test_zero_shot_classifier_averages_the_prompts_of_a_class() -> None:
     vectors = {"a cat": [2.0, 0.0], "cat": [0.0, 3.0], "a dog": [1.0, 0.0], "dog": [1.0, 0.0]}
-    classes = zero_shot_classifier(lambda texts: np.array([vectors[text] for text in texts]), ["cat", "dog"],
-                                   templates=("a {}", "{}"))
+    classes = zero_shot_classifier(
+        lambda texts: np.array([vectors[text] for text in texts]), ["cat", "dog"], templates=("a {}", "{}")
+    )
     np.testing.assert_allclose(classes, [[math.sqrt(0.5), math.sqrt(0.5)], [1.0, 0.0]])

@@ -53,8 +53,9 @@ def test_empty_batches_have_no_rows(encoder: LiteEncoder) -> None:
 
 def test_text_does_not_depend_on_the_others_in_its_batch(encoder: LiteEncoder) -> None:
     text = "a duck swimming in the water"
-    np.testing.assert_allclose(encoder.encode_texts([text, "a much longer text " * 20])[0],
-                               encoder.encode_texts([text])[0], atol=1e-5)
+    np.testing.assert_allclose(
+        encoder.encode_texts([text, "a much longer text " * 20])[0], encoder.encode_texts([text])[0], atol=1e-5
+    )
 
 
 def test_related_texts_are_closer_than_unrelated_ones(encoder: LiteEncoder) -> None:

@@ -21,8 +21,11 @@ SMALL = "rdm-test-vit"
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model with random weights, registered with open_clip, saved as safetensors, .pt and OpenAI look-alike."""
     folder = tmp_path_factory.mktemp("open_clip")
-    config = {"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-              "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}}
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
     (folder / f"{SMALL}.json").write_text(json.dumps(config))
     (folder / f"{SMALL}-quickgelu.json").write_text(json.dumps({**config, "quick_gelu": True}))
     open_clip.add_model_config(folder)

@@ -11,14 +11,29 @@ from rdm.errors import UsageError
 
 
 def fingerprint(**changes: object) -> EncoderFingerprint:
-    fields = {"name": "assets://x", "architecture": "a", "weights_digest": "0" * 16, "activation": "gelu",
-              "image_size": 8, "interpolation": "bicubic", "crop": "center", "mean": (0.5, 0.5, 0.5),
-              "std": (0.5, 0.5, 0.5), "pooling": "average", "embedding_dim": 4}
+    fields = {
+        "name": "assets://x",
+        "architecture": "a",
+        "weights_digest": "0" * 16,
+        "activation": "gelu",
+        "image_size": 8,
+        "interpolation": "bicubic",
+        "crop": "center",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "pooling": "average",
+        "embedding_dim": 4,
+    }
     return EncoderFingerprint.model_validate({**fields, **changes})
 
 
-@given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=8),
-              elements=st.floats(0.125, 1e6, width=32)))
+@given(
+    arrays(
+        np.float32,
+        array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=8),
+        elements=st.floats(0.125, 1e6, width=32),
+    )
+)
 def test_normalized_vectors_have_unit_length(vectors: np.ndarray) -> None:
     np.testing.assert_allclose(np.linalg.norm(normalize(vectors), axis=1), 1.0, rtol=1e-5)
 

@@ -57,8 +57,11 @@ class TestOnAServer:
         found = prefect.post("deployments/filter", {})
         assert {deployment["name"] for deployment in found} == {"default"}
         assert {deployment["entrypoint"] for deployment in found} == set(DEPLOYMENTS)
-        schedules = {deployment["entrypoint"]: [item["schedule"]["cron"] for item in deployment["schedules"]]
-                     for deployment in found if deployment["schedules"]}
+        schedules = {
+            deployment["entrypoint"]: [item["schedule"]["cron"] for item in deployment["schedules"]]
+            for deployment in found
+            if deployment["schedules"]
+        }
         assert schedules == {"flows.update_database.update_database": ["0 3 * * *"]}
         queues = {queue["name"]: queue["concurrency_limit"] for queue in prefect.post("work_queues/filter", {})}
         assert queues == {"default": None, "writers": 1}
@@ -76,8 +79,9 @@ class TestOnAServer:
         assert not (prefect.folder / "nowhere").exists()
 
     def test_an_event_about_a_source_starts_an_update(self, prefect: Prefect) -> None:
-        prefect.command(sys.executable, "-m", "prefect", "event", "emit", "rdm.source.changed",
-                        "--resource-id", "rdm.source.birds")
+        prefect.command(
+            sys.executable, "-m", "prefect", "event", "emit", "rdm.source.changed", "--resource-id", "rdm.source.birds"
+        )
 
         def started() -> bool:
             return any((run["created_by"] or {}).get("type") == "AUTOMATION" for run in prefect.flow_runs())
@@ -118,8 +122,16 @@ class Prefect:
 
     def command(self, *command: str, succeed: bool | None = True) -> str:
         """Run a command to its end in the folder; return what it wrote."""
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
         assert succeed is None or (done.returncode == 0) == succeed, done.stdout
         return done.stdout
 
@@ -134,14 +146,25 @@ class Prefect:
     def run(self, deployment: str, **parameters: Any) -> dict[str, Any]:
         """Run a deployment as a user does, wait for its end, and return the run."""
         known = {run["id"] for run in self.flow_runs()}
-        said = self.command(sys.executable, "-m", "prefect", "deployment", "run", deployment, "--watch",
-                            "--params", json.dumps(parameters), succeed=None)
+        said = self.command(
+            sys.executable,
+            "-m",
+            "prefect",
+            "deployment",
+            "run",
+            deployment,
+            "--watch",
+            "--params",
+            json.dumps(parameters),
+            succeed=None,
+        )
         mine = [run for run in self.flow_runs() if run["id"] not in known and run["id"] in said]
         assert len(mine) == 1, said
         return mine[0]
 
     def logs(self, run: dict[str, Any]) -> list[str]:
         """Return the log lines of a run, once there are any."""
+
         def lines() -> list[str]:
             rows = self.post("logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
             return [row["message"] for row in rows]
@@ -176,8 +199,14 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     api = f"http://127.0.0.1:{port}/api"
-    environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": api, "DO_NOT_TRACK": "1",
-                   "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_UI_ENABLED": "false"}
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_API_URL": api,
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_ENABLED": "false",
+    }
     found = Prefect(api, folder, environment)
     started: list[subprocess.Popen[bytes]] = []
     try:
@@ -193,9 +222,15 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
 
 def _start(prefect: Prefect, name: str, *arguments: str) -> subprocess.Popen[bytes]:
     with open(prefect.folder / f"{name}.log", "wb") as log:
-        return subprocess.Popen([sys.executable, "-m", "prefect", *arguments], cwd=prefect.folder,
-                                env=prefect.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                start_new_session=True)
+        return subprocess.Popen(
+            [sys.executable, "-m", "prefect", *arguments],
+            cwd=prefect.folder,
+            env=prefect.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -16,8 +16,9 @@ def test_a_deployments_file_gives_its_pools_and_deployments(tmp_path: Path) -> N
     assert read_deployments_file(path) == ([WorkPool(name="here", queues={"one": 1})], [{"name": "default"}])
 
 
-@pytest.mark.parametrize("content", ["", "name: x", "deployments: [",
-                                     "work_pools: [{name: a, type: docker}]\ndeployments: []"])
+@pytest.mark.parametrize(
+    "content", ["", "name: x", "deployments: [", "work_pools: [{name: a, type: docker}]\ndeployments: []"]
+)
 def test_what_is_no_deployments_file_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "prefect.yaml"
     path.write_text(content)

@@ -14,8 +14,14 @@ from rdm.models.denoiser import (
 
 
 def _config() -> DenoiserConfig:
-    return DenoiserConfig(block_out_channels=(16, 32), attention_levels=(True, True), norm_num_groups=8, head_dim=8,
-                          cross_attention_dim=12, sample_size=8)
+    return DenoiserConfig(
+        block_out_channels=(16, 32),
+        attention_levels=(True, True),
+        norm_num_groups=8,
+        head_dim=8,
+        cross_attention_dim=12,
+        sample_size=8,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -75,14 +75,18 @@ def test_pictures_start_as_their_blocks_mean_colors() -> None:
     assert float(difference.square().mean().sqrt()) < 0.1
 
 
-@pytest.mark.parametrize(("channels", "num_groups", "reason"), [
-    ((16, 16, 96), 2, "must differ"), ((8, 32, 96), 1, "carry"), ((16, 32, 96), 4, "4 channels too small")])
-def test_networks_without_room_are_refused_with_the_reason(channels: tuple[int, ...], num_groups: int,
-                                                           reason: str) -> None:
+@pytest.mark.parametrize(
+    ("channels", "num_groups", "reason"),
+    [((16, 16, 96), 2, "must differ"), ((8, 32, 96), 1, "carry"), ((16, 32, 96), 4, "4 channels too small")],
+)
+def test_networks_without_room_are_refused_with_the_reason(
+    channels: tuple[int, ...], num_groups: int, reason: str
+) -> None:
     assert reason in str(start_problem(channels, 4, num_groups))
 
 
 def test_projection_of_another_block_is_refused() -> None:
     with pytest.raises(ValueError, match="blocks of 2 with 4 components do not fit"):
-        start_from_projection(build_autoencoder(AutoencoderConfig()), BlockProjection.fit(smooth_pictures(), block=2),
-                              smooth_pictures())
+        start_from_projection(
+            build_autoencoder(AutoencoderConfig()), BlockProjection.fit(smooth_pictures(), block=2), smooth_pictures()
+        )

@@ -99,23 +99,48 @@ def make_report(prompt: str = "an owl", num_samples: int = 2, side: int = 16) ->
     draw = Draw(neighbors(4), samples(num_samples, side))
     return QuickstartReport(
         created="2026-01-02",
-        stages=(Stage("Embed", 41.2, "vectors", 3240, "patches", 1_310_000_000, 3_320_000),
-                Stage("Train", 82.4, "fit")),
-        database=DatabaseFacts("birds", 827, 3240, 512, "Flat", "lite", "9f2c", 1, "41f9",
-                               Estimate(0.993, 0.990, 0.996)),
-        photographs=Photographs("Open Images", "CC BY 2.0", "https://creativecommons.org/licenses/by/2.0/",
-                                (picture(2), picture(3)), (Credit("Ann Lee", "https://example.org/ann",
-                                                                  (Work("Owl", "https://example.org/owl"),)),)),
+        stages=(
+            Stage("Embed", 41.2, "vectors", 3240, "patches", 1_310_000_000, 3_320_000),
+            Stage("Train", 82.4, "fit"),
+        ),
+        database=DatabaseFacts(
+            "birds", 827, 3240, 512, "Flat", "lite", "9f2c", 1, "41f9", Estimate(0.993, 0.990, 0.996)
+        ),
+        photographs=Photographs(
+            "Open Images",
+            "CC BY 2.0",
+            "https://creativecommons.org/licenses/by/2.0/",
+            (picture(2), picture(3)),
+            (Credit("Ann Lee", "https://example.org/ann", (Work("Owl", "https://example.org/owl"),)),),
+        ),
         queries=(QueryNeighbors(image, neighbors(3)), QueryNeighbors(text, neighbors(3, 50))),
         similarities=(0.5, 0.6, 0.7),
         training=Training("rdm-tiny", (1, 2, 3), (1.0, 0.5, 0.4), 11_700_000, 64, 82.4, "2 CPU cores", 0.1),
-        samples=(SampleGroup(text, (draw,), 2.0),
-                 SampleGroup(Query("unconditional"), (Draw(neighbors(2), samples(1)), Draw((), samples(1))))),
-        swap=DatabaseSwap("half A", "half B", "Two halves.", (SwapRow(text, draw, draw),),
-                          (Statistic("own half", "share", Estimate(0.8, 0.7, 0.9), 0.5),)),
-        held_out=HeldOutLoss((Condition("true", "stored", loss), Condition("shuffled", "another's", loss)),
-                             (Difference("shuffled minus true", Estimate(0.0177, 0.0141, 0.0213)),), 92, 8, 0.1),
+        samples=(
+            SampleGroup(text, (draw,), 2.0),
+            SampleGroup(Query("unconditional"), (Draw(neighbors(2), samples(1)), Draw((), samples(1)))),
+        ),
+        swap=DatabaseSwap(
+            "half A",
+            "half B",
+            "Two halves.",
+            (SwapRow(text, draw, draw),),
+            (Statistic("own half", "share", Estimate(0.8, 0.7, 0.9), 0.5),),
+        ),
+        held_out=HeldOutLoss(
+            (Condition("true", "stored", loss), Condition("shuffled", "another's", loss)),
+            (Difference("shuffled minus true", Estimate(0.0177, 0.0141, 0.0213)),),
+            92,
+            8,
+            0.1,
+        ),
         metrics=(Metric("FID", 142.3, "Inception v3", 512, "92 held-out photographs", "bicubic to 299"),),
-        reproduction=Reproduction((Command("rdm quickstart --root out", "everything"),), {"k": 4}, {"torch": "2.15"},
-                                  {"CPU": "2 cores"}, {"training": 0}),
-        limits=("The samples are small.",))
+        reproduction=Reproduction(
+            (Command("rdm quickstart --root out", "everything"),),
+            {"k": 4},
+            {"torch": "2.15"},
+            {"CPU": "2 cores"},
+            {"training": 0},
+        ),
+        limits=("The samples are small.",),
+    )

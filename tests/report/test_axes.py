@@ -19,8 +19,9 @@ def test_vertical_scale_runs_downwards() -> None:
     assert Scale(0.0, 4.0, 100, 20)(1.0) == 80
 
 
-@pytest.mark.parametrize(("low", "high", "log"), [(1.0, 1.0, False), (2.0, 1.0, False), (0.0, 1.0, True),
-                                                  (float("nan"), 1.0, False)])
+@pytest.mark.parametrize(
+    ("low", "high", "log"), [(1.0, 1.0, False), (2.0, 1.0, False), (0.0, 1.0, True), (float("nan"), 1.0, False)]
+)
 def test_scale_refuses_an_interval_that_is_no_axis(low: float, high: float, log: bool) -> None:
     with pytest.raises(ValueError, match="axis"):
         Scale(low, high, 0, 100, log=log)

@@ -7,19 +7,53 @@ from rdm.report.cards import NOT_UNLEARNED, DatasetCard, ModelCard, dataset_card
 from rdm.report.data import Command, Condition, Difference, Estimate, HeldOutLoss, Metric
 
 DATASET = DatasetCard(
-    name="birds", license_id="cc-by-2.0", license_url="https://creativecommons.org/licenses/by/2.0/",
-    source="Open Images", num_photographs=919, num_patches=3240, num_removed=2, embedding_dim=512,
-    index_key="IVF64,Flat", encoder_name="lite", encoder_fingerprint="9f2c", version=3, digest="41f9",
-    removal_contact="remove@example.org", credits="One list.",
-    recall=Estimate(0.993, 0.990, 0.996), ledger={"too small": 4, "broken": 1}, known_gaps=("Nearly all are birds.",))
+    name="birds",
+    license_id="cc-by-2.0",
+    license_url="https://creativecommons.org/licenses/by/2.0/",
+    source="Open Images",
+    num_photographs=919,
+    num_patches=3240,
+    num_removed=2,
+    embedding_dim=512,
+    index_key="IVF64,Flat",
+    encoder_name="lite",
+    encoder_fingerprint="9f2c",
+    version=3,
+    digest="41f9",
+    removal_contact="remove@example.org",
+    credits="One list.",
+    recall=Estimate(0.993, 0.990, 0.996),
+    ledger={"too small": 4, "broken": 1},
+    known_gaps=("Nearly all are birds.",),
+)
 MODEL = ModelCard(
-    name="rdm-tiny", license_id="apache-2.0", recipe="rdm-tiny", num_parameters=11_700_000, training_data="birds",
-    num_training_pictures=827, num_steps=2400, batch_size=64, seconds=212.5, hardware="2 cores", database="birds",
-    database_digest="41f9", encoder_name="lite", encoder_fingerprint="9f2c", conditioning_dropout=0.1,
-    removal_contact="remove@example.org", limits=("Pictures are small.",), usage=(Command("rdm sample -k 4", "a row"),),
-    held_out=HeldOutLoss((Condition("true", "", Estimate(0.3, 0.28, 0.32)),),
-                         (Difference("shuffled minus true", Estimate(0.0177, 0.0141, 0.0213)),), 92, 8, 0.1),
-    metrics=(Metric("FID", 142.3, "Inception v3", 512, "92 photographs", "bicubic"),))
+    name="rdm-tiny",
+    license_id="apache-2.0",
+    recipe="rdm-tiny",
+    num_parameters=11_700_000,
+    training_data="birds",
+    num_training_pictures=827,
+    num_steps=2400,
+    batch_size=64,
+    seconds=212.5,
+    hardware="2 cores",
+    database="birds",
+    database_digest="41f9",
+    encoder_name="lite",
+    encoder_fingerprint="9f2c",
+    conditioning_dropout=0.1,
+    removal_contact="remove@example.org",
+    limits=("Pictures are small.",),
+    usage=(Command("rdm sample -k 4", "a row"),),
+    held_out=HeldOutLoss(
+        (Condition("true", "", Estimate(0.3, 0.28, 0.32)),),
+        (Difference("shuffled minus true", Estimate(0.0177, 0.0141, 0.0213)),),
+        92,
+        8,
+        0.1,
+    ),
+    metrics=(Metric("FID", 142.3, "Inception v3", 512, "92 photographs", "bicubic"),),
+)
 
 
 def header(card: str) -> dict[str, object]:
@@ -28,8 +62,11 @@ def header(card: str) -> dict[str, object]:
 
 def test_dataset_header_is_yaml() -> None:
     assert header(dataset_card(DATASET)) == {
-        "license": "cc-by-2.0", "pretty_name": "birds", "tags": ["retrieval-database", "image-embeddings"],
-        "size_categories": ["n<1K"]}
+        "license": "cc-by-2.0",
+        "pretty_name": "birds",
+        "tags": ["retrieval-database", "image-embeddings"],
+        "size_categories": ["n<1K"],
+    }
 
 
 def test_model_header_is_yaml() -> None:
@@ -41,21 +78,36 @@ def test_hostile_names_break_neither_header_nor_text() -> None:
     card = dataset_card(replace(DATASET, name=name))
     assert header(card)["pretty_name"] == name
     body = card.split("\n---\n")[-1]
-    assert "\n# a: \"b\" --- \\# \\<script\\>alert(1)\\</script\\> \\| \\[x\\](javascript:y) \\`z\\`\n" in body
+    assert '\n# a: "b" --- \\# \\<script\\>alert(1)\\</script\\> \\| \\[x\\](javascript:y) \\`z\\`\n' in body
 
 
-@pytest.mark.parametrize("line", ["| Photographs | 919 |", "| Photographs removed | 2 |", "| Digest | `41f9` |",
-                                  "| Recall@20, 95% interval | 0.9930 (0.9900 to 0.9960) |", "| broken | 1 |",
-                                  "- Nearly all are birds."])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| Photographs | 919 |",
+        "| Photographs removed | 2 |",
+        "| Digest | `41f9` |",
+        "| Recall@20, 95% interval | 0.9930 (0.9900 to 0.9960) |",
+        "| broken | 1 |",
+        "- Nearly all are birds.",
+    ],
+)
 def test_dataset_card_states_counts_and_gaps(line: str) -> None:
     assert line in dataset_card(DATASET).splitlines()
 
 
-@pytest.mark.parametrize("line", ["| Parameters | 11,700,000 |", "| Conditioning dropout | 0.1 |",
-                                  "| true | 0.3000 | 0.2800 to 0.3200 |",
-                                  "| shuffled minus true | +0.0177 | +0.0141 to +0.0213 |",
-                                  "| FID | 142.3 | Inception v3 | 512 | 92 photographs | bicubic |  |",
-                                  "- Pictures are small.", "rdm sample -k 4"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| Parameters | 11,700,000 |",
+        "| Conditioning dropout | 0.1 |",
+        "| true | 0.3000 | 0.2800 to 0.3200 |",
+        "| shuffled minus true | +0.0177 | +0.0141 to +0.0213 |",
+        "| FID | 142.3 | Inception v3 | 512 | 92 photographs | bicubic |  |",
+        "- Pictures are small.",
+        "rdm sample -k 4",
+    ],
+)
 def test_model_card_states_training_measurements_and_limits(line: str) -> None:
     assert line in model_card(MODEL).splitlines()
 
@@ -76,7 +128,8 @@ def test_usage_with_backticks_stays_inside_its_fence() -> None:
     assert "````sh\necho ```\n````" in card
 
 
-@pytest.mark.parametrize(("count", "category"), [(999, "n<1K"), (1000, "1K<n<10K"), (20_000_000, "10M<n<100M"),
-                                                 (10**9, "n>100M")])
+@pytest.mark.parametrize(
+    ("count", "category"), [(999, "n<1K"), (1000, "1K<n<10K"), (20_000_000, "10M<n<100M"), (10**9, "n>100M")]
+)
 def test_size_category(count: int, category: str) -> None:
     assert header(dataset_card(replace(DATASET, num_photographs=count)))["size_categories"] == [category]

@@ -43,8 +43,9 @@ def test_contact_sheet_refuses_nothing(count: int, columns: int) -> None:
 def test_gallery_shows_queries_beside_neighbors_and_samples(examples: SimpleNamespace, tmp_path: Path) -> None:
     query = Query("text", "an <b>owl</b>")
     group = SampleGroup(query, (Draw(examples.neighbors(2), examples.samples(2)),))
-    section = GallerySection("One", "note", (examples.picture(0),), (QueryNeighbors(query, examples.neighbors(3)),),
-                             (group,))
+    section = GallerySection(
+        "One", "note", (examples.picture(0),), (QueryNeighbors(query, examples.neighbors(3)),), (group,)
+    )
     write_gallery([section, GallerySection("Two")], tmp_path / "gallery.html", "Birds & <co>")
     page = examples.Page((tmp_path / "gallery.html").read_text(encoding="utf-8"))
     assert (page.open, page.mismatched) == ([], [])

@@ -43,8 +43,15 @@ def test_only_tiny_pictures_are_shown_as_squares() -> None:
     assert not is_pixel_art(noise(64))
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3), dtype=np.float32), np.zeros((4, 4), dtype=np.uint8),
-                                    np.zeros((3, 4, 4), dtype=np.uint8), np.zeros((0, 4, 3), dtype=np.uint8)])
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((4, 4, 3), dtype=np.float32),
+        np.zeros((4, 4), dtype=np.uint8),
+        np.zeros((3, 4, 4), dtype=np.uint8),
+        np.zeros((0, 4, 3), dtype=np.uint8),
+    ],
+)
 def test_arrays_that_are_no_pictures_are_refused(pixels: np.ndarray) -> None:
     for build in (data_uri, lambda p: Neighbor(p, 0.5, 1), lambda p: Sample(p, 0), lambda p: Query("image", pixels=p)):
         with pytest.raises(ValueError, match="a picture"):

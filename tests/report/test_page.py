@@ -9,16 +9,34 @@ from rdm.report.data import Estimate
 MINUS = "\N{MINUS SIGN}"
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(0.0, "0.00 s"), (0.416, "0.42 s"), (12.44, "12.4 s"),
-                                                (59.97, "1 min 00 s"), (185, "3 min 05 s"),
-                                                (3599.7, "1 h 00 min"), (7440, "2 h 04 min")])
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "0.00 s"),
+        (0.416, "0.42 s"),
+        (12.44, "12.4 s"),
+        (59.97, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (7440, "2 h 04 min"),
+    ],
+)
 def test_duration(seconds: float, words: str) -> None:
     assert page.duration(seconds) == words
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.30123, "0.3012"), (142.34, "142.3"), (1234567.0, "1,234,567"),
-                                             (0.0, "0.000"), (-0.5, MINUS + "0.5000"), (1e-9, "1.000e" + MINUS + "09"),
-                                             (float("nan"), "not available")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.30123, "0.3012"),
+        (142.34, "142.3"),
+        (1234567.0, "1,234,567"),
+        (0.0, "0.000"),
+        (-0.5, MINUS + "0.5000"),
+        (1e-9, "1.000e" + MINUS + "09"),
+        (float("nan"), "not available"),
+    ],
+)
 def test_number_has_four_significant_digits(value: float, text: str) -> None:
     assert page.number(value) == text
 
@@ -30,7 +48,12 @@ def test_differences_carry_their_sign() -> None:
 
 def test_large_counts_are_in_words() -> None:
     assert [page.large_count(n) for n in (919, 12_400, 11_700_000, 400_920_579, 1_200_000_000)] == [
-        "919", "12,400", "11.7 million", "401 million", "1.2 billion"]
+        "919",
+        "12,400",
+        "11.7 million",
+        "401 million",
+        "1.2 billion",
+    ]
 
 
 @pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", " https://a", "", "//host/x"])

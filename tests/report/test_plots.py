@@ -120,10 +120,12 @@ def test_horizontal_bars_are_proportional_from_zero() -> None:
 @pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", 'a" onload="x', "a & b", "]]>"])
 def test_plots_escape_labels_and_stay_well_formed(hostile: str) -> None:
     estimate = Estimate(0.5, 0.4, 0.6)
-    for svg in (plots.loss_curve([1, 2], [1.0, 0.5], title=hostile, y_label=hostile),
-                plots.interval_plot([(hostile, estimate)], title=hostile, x_label=hostile),
-                plots.histogram([0.1, 0.2], title=hostile, x_label=hostile),
-                plots.horizontal_bars([(hostile, 1.0, hostile)], title=hostile)):
+    for svg in (
+        plots.loss_curve([1, 2], [1.0, 0.5], title=hostile, y_label=hostile),
+        plots.interval_plot([(hostile, estimate)], title=hostile, x_label=hostile),
+        plots.histogram([0.1, 0.2], title=hostile, x_label=hostile),
+        plots.horizontal_bars([(hostile, 1.0, hostile)], title=hostile),
+    ):
         names = {re.sub(r"\{.*\}", "", element.tag) for element in parsed(svg).iter()}
         assert names <= {"svg", "title", "text", "line", "polyline", "circle", "rect", "g"}
         assert hostile in texts(svg) or hostile == parsed(svg)[0].text

@@ -47,8 +47,14 @@ def test_content_security_policy_forbids_the_network(examples: SimpleNamespace) 
 
 def test_hostile_text_is_shown_and_not_run(examples: SimpleNamespace) -> None:
     report = examples.make_report(HOSTILE)
-    report = replace(report, title=HOSTILE, samples_note=HOSTILE, limits=(HOSTILE,), created=HOSTILE,
-                     stages=(Stage(HOSTILE, 1.0, HOSTILE, 1, HOSTILE),))
+    report = replace(
+        report,
+        title=HOSTILE,
+        samples_note=HOSTILE,
+        limits=(HOSTILE,),
+        created=HOSTILE,
+        stages=(Stage(HOSTILE, 1.0, HOSTILE, 1, HOSTILE),),
+    )
     page = examples.Page(render_report(report))
     assert len(page.all("script")) == len(examples.Page(render_report(examples.make_report())).all("script")) == 1
     assert not any("onerror" in attributes for _, attributes in page.tags)
@@ -94,15 +100,26 @@ def test_contents_lead_to_existing_sections(examples: SimpleNamespace) -> None:
 def test_empty_report_names_everything_it_leaves_out(examples: SimpleNamespace) -> None:
     page = examples.Page(render_report(QuickstartReport()))
     assert page.all("section") == []
-    assert ("Not part of this run, so not shown: what was built, the database, queries beside their neighbors, "
-            "training, samples, the same seeds, another database, measurements, run it again, limits.") in page.words
+    assert (
+        "Not part of this run, so not shown: what was built, the database, queries beside their neighbors, "
+        "training, samples, the same seeds, another database, measurements, run it again, limits."
+    ) in page.words
 
 
 def test_full_report_leaves_nothing_out(examples: SimpleNamespace) -> None:
     page = examples.Page(render_report(examples.make_report()))
     assert "Not part of this run" not in page.words
     assert [attributes["id"] for attributes in page.all("section")] == [
-        "built", "database", "queries", "training", "samples", "swap", "numbers", "reproduce", "limits"]
+        "built",
+        "database",
+        "queries",
+        "training",
+        "samples",
+        "swap",
+        "numbers",
+        "reproduce",
+        "limits",
+    ]
 
 
 @pytest.mark.parametrize("field", ["stages", "queries", "samples", "metrics", "limits", "similarities"])
@@ -124,9 +141,13 @@ def test_training_without_a_finite_loss_is_left_out(examples: SimpleNamespace) -
 
 def test_headlines_are_the_numbers_of_the_data(examples: SimpleNamespace) -> None:
     words = examples.Page(render_report(examples.make_report())).words
-    for headline in ("from photographs to this page 2 min 04 s", "patches of 827 photographs 3,240",
-                     "recall@20 of the index 0.993", "parameters trained 11.7 million",
-                     "held-out loss, shuffled minus true +0.0177"):
+    for headline in (
+        "from photographs to this page 2 min 04 s",
+        "patches of 827 photographs 3,240",
+        "recall@20 of the index 0.993",
+        "parameters trained 11.7 million",
+        "held-out loss, shuffled minus true +0.0177",
+    ):
         assert headline in words
 
 
@@ -157,8 +178,10 @@ def test_sixty_four_large_samples_stay_under_five_megabytes(examples: SimpleName
 
 
 def test_credits_that_are_many_stay_small() -> None:
-    credits = tuple(Credit(f"Author {i}", f"https://example.org/{i}", (Work("A bird", f"https://example.org/w/{i}"),))
-                    for i in range(800))
+    credits = tuple(
+        Credit(f"Author {i}", f"https://example.org/{i}", (Work("A bird", f"https://example.org/w/{i}"),))
+        for i in range(800)
+    )
     photographs = Photographs("s", "CC BY 2.0", "", (), credits)
     assert len(render_report(QuickstartReport(photographs=photographs))) < 300_000
 

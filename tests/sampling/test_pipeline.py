@@ -29,8 +29,9 @@ def database(tmp_path_factory, encoded, tiny_encoder) -> RetrievalDatabase:
     (root / "photos").mkdir()
     for number in range(8):
         (root / "photos" / f"{number}.jpg").write_bytes(encoded(number))
-    config = BuildConfig(source=f"folder://{root}/photos", encoder=tiny_encoder,
-                         crop=CropConfig(frame_size=40, patch_size=32))
+    config = BuildConfig(
+        source=f"folder://{root}/photos", encoder=tiny_encoder, crop=CropConfig(frame_size=40, patch_size=32)
+    )
     run_build(DatabaseBuilder(str(root / "db"), config), ComputeConfig(dask="inline"))
     return RetrievalDatabase.open(str(root / "db"))
 
@@ -38,16 +39,31 @@ def database(tmp_path_factory, encoded, tiny_encoder) -> RetrievalDatabase:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, database) -> RetrievalDiffusionModel:
     directory = tmp_path_factory.mktemp("model")
-    denoiser = DenoiserConfig(block_out_channels=(16, 32), attention_levels=(False, True), norm_num_groups=8, head_dim=8,
-                              cross_attention_dim=16, sample_size=8)
+    denoiser = DenoiserConfig(
+        block_out_channels=(16, 32),
+        attention_levels=(False, True),
+        norm_num_groups=8,
+        head_dim=8,
+        cross_attention_dim=16,
+        sample_size=8,
+    )
     config = RetrievalDiffusionConfig(denoiser=denoiser)
     from rdm.models.autoencoder import load_autoencoder
 
     name = "assets://autoencoder-kl-f4"
     torch.manual_seed(0)
-    objective = RetrievalDiffusionObjective(config, {
-        "autoencoder": name, "autoencoder_digest": load_autoencoder(name).digest, "resolution": 32,
-        "encoder": database.encoder_name, "encoder_digest": database.encoder_digest, "queries_digest": ""}, (0.0, 1.0))
+    objective = RetrievalDiffusionObjective(
+        config,
+        {
+            "autoencoder": name,
+            "autoencoder_digest": load_autoencoder(name).digest,
+            "resolution": 32,
+            "encoder": database.encoder_name,
+            "encoder_digest": database.encoder_digest,
+            "queries_digest": "",
+        },
+        (0.0, 1.0),
+    )
     objective.export(directory, dict(objective.named_parameters()))
     return RetrievalDiffusionModel.open(directory)
 
@@ -96,7 +112,9 @@ def test_a_written_sample_says_where_it_came_from(model, database, tmp_path):
 
 
 def test_a_database_of_another_encoder_is_refused(model, database, make_encoder, tmp_path, photos):
-    config = BuildConfig(source=f"folder://{photos}", encoder=make_encoder(1), crop=CropConfig(frame_size=40, patch_size=32))
+    config = BuildConfig(
+        source=f"folder://{photos}", encoder=make_encoder(1), crop=CropConfig(frame_size=40, patch_size=32)
+    )
     run_build(DatabaseBuilder(str(tmp_path / "db"), config), ComputeConfig(dask="inline"))
     other = RetrievalDatabase.open(str(tmp_path / "db"))
     with pytest.raises(EncoderMismatchError, match="trained with embeddings of"):

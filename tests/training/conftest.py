@@ -51,8 +51,20 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., by
 @pytest.fixture(scope="session")
 def tiny_recipe() -> TrainConfig:
     """`rdm-tiny` with a network of one narrow block per level."""
-    return recipe_config("rdm-tiny").with_overrides([
-        "max_steps=6", "batch_size=4", "checkpoint_every=2", "log_every=1", "num_ranks=2", "warmup_steps=2",
-        "objective.denoiser.block_out_channels=[16, 32]", "objective.denoiser.attention_levels=[false, true]",
-        "objective.denoiser.norm_num_groups=8", "objective.denoiser.head_dim=8", "objective.denoiser.sample_size=8",
-        "objective.denoiser.cross_attention_dim=16", "objective.held_out_fraction=0.3"])
+    return recipe_config("rdm-tiny").with_overrides(
+        [
+            "max_steps=6",
+            "batch_size=4",
+            "checkpoint_every=2",
+            "log_every=1",
+            "num_ranks=2",
+            "warmup_steps=2",
+            "objective.denoiser.block_out_channels=[16, 32]",
+            "objective.denoiser.attention_levels=[false, true]",
+            "objective.denoiser.norm_num_groups=8",
+            "objective.denoiser.head_dim=8",
+            "objective.denoiser.sample_size=8",
+            "objective.denoiser.cross_attention_dim=16",
+            "objective.held_out_fraction=0.3",
+        ]
+    )

@@ -15,8 +15,12 @@ from rdm.training.photos import PhotoConfig
 
 
 def config(**changes: object) -> AutoencoderObjectiveConfig:
-    fields = {"network": AutoencoderConfig(block_out_channels=(8, 8, 16), sample_size=16), "crop_size": 16,
-              "photographs": PhotoConfig(image_size=16, held_out_fraction=0.3), "start": "random"}
+    fields = {
+        "network": AutoencoderConfig(block_out_channels=(8, 8, 16), sample_size=16),
+        "crop_size": 16,
+        "photographs": PhotoConfig(image_size=16, held_out_fraction=0.3),
+        "start": "random",
+    }
     return AutoencoderObjectiveConfig(**{**fields, **changes})  # type: ignore[arg-type]
 
 
@@ -135,8 +139,10 @@ def test_export_leaves_the_training_weights_alone(tmp_path: Path) -> None:
 def test_training_from_the_projection_starts_above_gray_and_improves(tmp_path: Path) -> None:
     for number, pixels in enumerate(pictures(count=24)):
         Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
-    small = config(network=AutoencoderConfig(block_out_channels=(12, 16, 24), norm_num_groups=1, sample_size=16),
-                   start="projection")
+    small = config(
+        network=AutoencoderConfig(block_out_channels=(12, 16, 24), norm_num_groups=1, sample_size=16),
+        start="projection",
+    )
     data, tested = open_training(f"folder://{tmp_path}", small)
     images = {"images": torch.from_numpy(data.load_shard(0)["images"])}
     optimizer = torch.optim.AdamW(tested.parameters(), 1e-3)

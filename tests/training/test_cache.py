@@ -32,7 +32,8 @@ def test_a_rerun_writes_the_same_bytes(prepared, tmp_path):
         build_cache(str(tmp_path / "again"), config, pool)
     first, second = LatentCache(prepared.cache), LatentCache(str(tmp_path / "again"))
     assert [first.folder.read_bytes(f"{s}.tar") for s in first.stems] == [
-        second.folder.read_bytes(f"{s}.tar") for s in second.stems]
+        second.folder.read_bytes(f"{s}.tar") for s in second.stems
+    ]
 
 
 def test_a_folder_with_other_latents_is_refused(prepared):
@@ -58,8 +59,10 @@ def test_a_truncated_shard_is_an_error(prepared, tmp_path):
 
 
 def test_training_and_held_out_photographs_are_disjoint_and_complete(prepared, tiny_recipe):
-    parts = [LatentData.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
-             for held_out in (False, True)]
+    parts = [
+        LatentData.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
+        for held_out in (False, True)
+    ]
     images = [{image for stem in part.cache.stems for image in part.image_ids(stem)} for part in parts]
     assert images[0].isdisjoint(images[1])
     assert len(images[0] | images[1]) == 12

@@ -91,8 +91,10 @@ def test_several_sources_follow_one_another(tmp_path: Path) -> None:
 def test_held_out_photographs_are_the_others(tmp_path: Path) -> None:
     source = write_folder(tmp_path, {f"{number}.png": encoded(16, 16, (number, 0, 0)) for number in range(40)})
     config = PhotoConfig(image_size=16, held_out_fraction=0.3)
-    parts = [PhotoShards(source, config, held_out=held_out).load_shard(0)["images"][:, 0, 0, 0].tolist()
-             for held_out in (False, True)]
+    parts = [
+        PhotoShards(source, config, held_out=held_out).load_shard(0)["images"][:, 0, 0, 0].tolist()
+        for held_out in (False, True)
+    ]
     assert sorted(parts[0] + parts[1]) == list(range(40))
     assert 4 <= len(parts[1]) <= 20
 

@@ -37,10 +37,17 @@ class AutoencoderObjectiveConfig(Config):
     network: AutoencoderConfig = Field(default_factory=autoencoder_kl_f4_lite)
     photographs: PhotoConfig = PhotoConfig()
     crop_size: int = Field(default=32, ge=8, description="side of the random crops that a step sees, pixels")
-    kl_weight: float = Field(default=1e-4, ge=0, description="weight of the divergence per latent number, in nats; the "
-                             "reconstruction term is in units of half the brightness range")
-    start: str = Field(default="projection", description="weights to start from: projection (principal components of "
-                       "pixel blocks), random, or a first stage of the same shape to go on from")
+    kl_weight: float = Field(
+        default=1e-4,
+        ge=0,
+        description="weight of the divergence per latent number, in nats; the "
+        "reconstruction term is in units of half the brightness range",
+    )
+    start: str = Field(
+        default="projection",
+        description="weights to start from: projection (principal components of "
+        "pixel blocks), random, or a first stage of the same shape to go on from",
+    )
     start_seed: int = Field(default=0, description="of the random weights")
 
     @model_validator(mode="after")
@@ -86,16 +93,20 @@ class AutoencoderObjective(Objective):
         weights = load_autoencoder(name_or_dir).model.state_dict()
         own = self.autoencoder.state_dict()
         if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
-            raise ModelError("this first stage has another network than the one to be trained", where=name_or_dir,
-                             fix="set objective.network to its sizes, or objective.start=projection")
+            raise ModelError(
+                "this first stage has another network than the one to be trained",
+                where=name_or_dir,
+                fix="set objective.network to its sizes, or objective.start=projection",
+            )
         self.autoencoder.load_state_dict(weights)
 
     def start_from_projection(self, photographs: NDArray[np.uint8]) -> None:
         """Take the weights of the linear autoencoder that is fitted to photographs uint8 [N, 3, S, S]."""
         images = to_signed(torch.from_numpy(photographs))
-        projection = BlockProjection.fit(images, block=self.config.network.factor,
-                                         num_components=self.config.network.latent_channels)
-        start_from_projection(self.autoencoder, projection, images[::max(len(images) // 32, 1)])
+        projection = BlockProjection.fit(
+            images, block=self.config.network.factor, num_components=self.config.network.latent_channels
+        )
+        start_from_projection(self.autoencoder, projection, images[:: max(len(images) // 32, 1)])
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See Objective. `batch["images"]` is uint8 [B, 3, S, S]; crops, mirror images and posterior are drawn anew."""
@@ -109,8 +120,12 @@ class AutoencoderObjective(Objective):
         reconstruction = (squared_error + 1e-6).sqrt().mean()  # 1e-6: a finite gradient at a perfect reconstruction
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         psnr = -10 * torch.log10(squared_error / 4 + 1e-10).mean()  # pictures span 2
-        return {"loss": reconstruction + self.config.kl_weight * kl, "reconstruction": reconstruction, "kl": kl,
-                "psnr_db": psnr}
+        return {
+            "loss": reconstruction + self.config.kl_weight * kl,
+            "reconstruction": reconstruction,
+            "kl": kl,
+            "psnr_db": psnr,
+        }
 
     @torch.no_grad()
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
@@ -118,8 +133,10 @@ class AutoencoderObjective(Objective):
         exported = build_autoencoder(self.config.network)
         exported.load_state_dict({name.removeprefix("autoencoder."): value.cpu() for name, value in state.items()})
         rounded = exported.half().float().eval()  # measured as it will be opened: from float16
-        means = [rounded.encode(to_signed(part)).latent_dist.mean  # type: ignore[union-attr]
-                 for part in torch.from_numpy(self.calibration).split(64)]
+        means = [
+            rounded.encode(to_signed(part)).latent_dist.mean  # type: ignore[union-attr]
+            for part in torch.from_numpy(self.calibration).split(64)
+        ]
         rounded.register_to_config(scaling_factor=round(1 / float(torch.cat(means).std()), 6))
         rounded.half().save_pretrained(str(directory), safe_serialization=True)
 
@@ -129,8 +146,10 @@ class AutoencoderObjective(Objective):
         free = torch.tensor([images.shape[-2] - side + 1, images.shape[-1] - side + 1], device=images.device)
         corners = (torch.rand(count, 2, generator=generator, device=generator.device).to(images.device) * free).long()
         mirrored = (torch.rand(count, generator=generator, device=generator.device) < 0.5).tolist()
-        crops = [image[:, top:top + side, left:left + side] for image, (top, left) in
-                 zip(images, corners.tolist(), strict=True)]
+        crops = [
+            image[:, top : top + side, left : left + side]
+            for image, (top, left) in zip(images, corners.tolist(), strict=True)
+        ]
         crops = [crop.flip(-1) if flip else crop for crop, flip in zip(crops, mirrored, strict=True)]
         return to_signed(torch.stack(crops)).contiguous(memory_format=torch.channels_last)
 

@@ -73,8 +73,11 @@ class ContrastiveObjective(Objective):
         texts = self.heads.embed_texts(self._caption(batch["text"], generator))
         logits = contrastive_logits(_gathered(images), _gathered(texts), self.logit_scale)
         correct = (logits.argmax(dim=1) == torch.arange(len(logits), device=logits.device)).float().mean()
-        return {"loss": info_nce(logits, self.config.label_smoothing), "accuracy": correct.detach(),
-                "logit_scale": self.logit_scale.detach().exp()}
+        return {
+            "loss": info_nce(logits, self.config.label_smoothing),
+            "accuracy": correct.detach(),
+            "logit_scale": self.logit_scale.detach().exp(),
+        }
 
     def _caption(self, text: Tensor, generator: torch.Generator) -> Tensor:
         first, second = _pick(text, generator), _pick(text, generator)
@@ -86,14 +89,17 @@ class ContrastiveObjective(Objective):
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
         """See Objective. The directory opens as `lite:DIR`."""
         heads = LiteHeads(self.config.heads)
-        merged = {**self.heads.state_dict(), **{name.removeprefix("heads."): value for name, value in state.items()
-                                                if name.startswith("heads.")}}
+        merged = {
+            **self.heads.state_dict(),
+            **{name.removeprefix("heads."): value for name, value in state.items() if name.startswith("heads.")},
+        }
         heads.load_state_dict(merged)
         save_heads(heads, directory)
 
 
-def open_training(source: str, features: Path,
-                  config: ContrastiveConfig) -> tuple[ContrastiveData, ContrastiveObjective]:
+def open_training(
+    source: str, features: Path, config: ContrastiveConfig
+) -> tuple[ContrastiveData, ContrastiveObjective]:
     """Extract what is not yet extracted, hold out, and return the data and the objective.
 
     Args:
@@ -125,7 +131,7 @@ def held_out_keys(keys: Sequence[str], config: ContrastiveConfig) -> tuple[list[
     """Return the keys of the validation and of the test pictures: the first ones in the order of their hashes."""
     ordered = sorted(keys, key=key_hash)
     end = config.num_test + config.num_validation
-    return ordered[config.num_test:end], ordered[:config.num_test]
+    return ordered[config.num_test : end], ordered[: config.num_test]
 
 
 def _pick(values: Tensor, generator: torch.Generator) -> Tensor:

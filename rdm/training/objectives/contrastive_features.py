@@ -85,8 +85,11 @@ def build_feature_cache(source: str, directory: Path, config: FeatureConfig) -> 
     """
     scheme, _, rest = source.partition("://")
     if scheme != "webdataset":
-        raise SourceError("contrastive training needs captions, which only webdataset:// carries", where=source,
-                          fix="give --source webdataset://DIR with `captions` in every KEY.json")
+        raise SourceError(
+            "contrastive training needs captions, which only webdataset:// carries",
+            where=source,
+            fix="give --source webdataset://DIR with `captions` in every KEY.json",
+        )
     tars = WebDatasetSource(rest).tars
     if not tars:
         raise SourceError("the folder holds no tar", where=source, fix="name a folder of .tar files")
@@ -131,6 +134,7 @@ class _Extractor:
 
     def _classes(self) -> dict[str, np.ndarray]:
         from torchvision.models import EfficientNet_B0_Weights  # the names of ImageNet's classes, in order
+
         names = EfficientNet_B0_Weights.DEFAULT.meta["categories"]
         return {"text": self._text_features([CLASS_PROMPT.format(name) for name in names])}
 
@@ -150,7 +154,7 @@ class _Extractor:
         order = np.argsort([len(text) for text in texts], kind="stable")  # texts of one length waste no padding
         features = np.zeros((len(texts), self.text_tower.feature_dim), np.float16)
         for start in range(0, len(texts), _TEXT_BATCH):
-            rows = order[start:start + _TEXT_BATCH]
+            rows = order[start : start + _TEXT_BATCH]
             features[rows] = self.text_tower([texts[row] for row in rows]).half().numpy()
         return features
 
@@ -187,8 +191,10 @@ def photo_views(photo: CaptionedPhoto, num_crops: int) -> list[np.ndarray]:
         raise SourceError(f"the picture is broken: {error}", where=photo.key, fix="remove it from the tar") from error
     whole = _resized(image, IMAGE_SIZE)
     crops = [_crop(image, np.random.default_rng([key_hash(photo.key), number])) for number in range(num_crops)]
-    return [np.ascontiguousarray(np.asarray(view).transpose(2, 0, 1))
-            for view in (whole, whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT), *crops)]
+    return [
+        np.ascontiguousarray(np.asarray(view).transpose(2, 0, 1))
+        for view in (whole, whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT), *crops)
+    ]
 
 
 def key_hash(key: str) -> int:
@@ -218,8 +224,11 @@ def _captioned(path: Path, key: str, files: dict[str, bytes]) -> CaptionedPhoto:
     image = next((files[ending] for ending in ("jpg", "jpeg", "png", "webp") if ending in files), None)
     captions = json.loads(files["json"]).get("captions", []) if "json" in files else []
     if image is None or not captions:
-        raise SourceError("a sample has no picture or no `captions`", where=f"{path}: {key}",
-                          fix="every sample needs KEY.jpg and KEY.json with a list `captions`")
+        raise SourceError(
+            "a sample has no picture or no `captions`",
+            where=f"{path}: {key}",
+            fix="every sample needs KEY.jpg and KEY.json with a list `captions`",
+        )
     # A fixed number of captions makes rows of one shape: fewer are repeated, more are left out.
     return CaptionedPhoto(key, image, tuple(captions[i % len(captions)] for i in range(NUM_CAPTIONS)))
 

@@ -33,10 +33,13 @@ class ConditioningConfig(Config):
     """How neighbor embeddings become context tokens; training and sampling share it."""
 
     embedding: Literal["unit", "raw"] = Field("unit", description="unit vectors, or the encoder's own length")
-    scale: float = Field(22.627417, gt=0, description="factor on the tokens; sqrt(512) gives unit vectors unit variance")
+    scale: float = Field(
+        22.627417, gt=0, description="factor on the tokens; sqrt(512) gives unit vectors unit variance"
+    )
     k_train: int = Field(4, ge=1, description="neighbors used of those stored")
-    dropout: float = Field(0.1, ge=0, le=1, description="probability of the null context (zero) for a sample; the "
-                           "released recipe has 0")
+    dropout: float = Field(
+        0.1, ge=0, le=1, description="probability of the null context (zero) for a sample; the released recipe has 0"
+    )
 
 
 class RetrievalDiffusionConfig(Config):
@@ -78,11 +81,17 @@ class LatentData:
         tables = [NeighborTable(opened.folder, name) for name in NeighborTable.names(opened.folder)]
         matching = [table for table in tables if table.info["queries_digest"] == latents.info["queries_digest"]]
         if not matching:
-            raise CacheError("the database has no neighbors of the query set that this cache was made from", where=cache,
-                             fix=f"rdm neighbors build --root {database} --queries SPEC --name NAME, with the same crops")
+            raise CacheError(
+                "the database has no neighbors of the query set that this cache was made from",
+                where=cache,
+                fix=f"rdm neighbors build --root {database} --queries SPEC --name NAME, with the same crops",
+            )
         if matching[0].info["config"]["k_stored"] < config.conditioning.k_train:
-            raise CacheError(f"k_train is {config.conditioning.k_train}, but fewer neighbors are stored", where=database,
-                             fix="lower k_train, or build the neighbors again with a larger k_stored")
+            raise CacheError(
+                f"k_train is {config.conditioning.k_train}, but fewer neighbors are stored",
+                where=database,
+                fix="lower k_train, or build the neighbors again with a larger k_stored",
+            )
         pinned = RetrievalDatabase.open(database, version=matching[0].info["database_version"])
         return cls(latents, pinned, matching[0], config, held_out)
 
@@ -96,8 +105,10 @@ class LatentData:
         stem = self.cache.stems[index]
         rows = self._rows(stem)
         ids = self.neighbor_ids(stem)[rows]
-        return {"moments": np.ascontiguousarray(self.cache.moments(stem)[rows]),
-                "neighbors": condition(self.database, ids, self.config.conditioning)}
+        return {
+            "moments": np.ascontiguousarray(self.cache.moments(stem)[rows]),
+            "neighbors": condition(self.database, ids, self.config.conditioning),
+        }
 
     def neighbor_ids(self, stem: str) -> NDArray[np.int64]:
         """Return the used neighbors [N, k_train] of every latent of a cache shard."""
@@ -106,9 +117,12 @@ class LatentData:
         try:
             order = [place[key] for key in self.cache.rows(stem).column("key").to_pylist()]
         except KeyError as error:
-            raise CacheError(f"the crop {error} has no neighbors", where=f"shard {stem}",
-                             fix="build the cache and the neighbors again from the same source") from error
-        return ids[order][:, :self.config.conditioning.k_train]
+            raise CacheError(
+                f"the crop {error} has no neighbors",
+                where=f"shard {stem}",
+                fix="build the cache and the neighbors again from the same source",
+            ) from error
+        return ids[order][:, : self.config.conditioning.k_train]
 
     def image_ids(self, stem: str) -> list[str]:
         """Return the photograph of every latent that `load_shard` gives."""
@@ -134,9 +148,13 @@ def condition(database: RetrievalDatabase, ids: NDArray[np.int64], config: Condi
 
 
 class RetrievalDiffusionObjective(Objective):
-    """E ||eps - eps_theta(z_t, t, {phi(y)})||^2 over latents z and uniform t, the neighbors entering by cross-attention."""
+    """E ||eps - eps_theta(z_t, t, {phi(y)})||^2 over latents z and uniform t, the neighbors entering by cross-
+    attention.
+    """
 
-    def __init__(self, config: RetrievalDiffusionConfig, provenance: dict[str, Any], scaling: tuple[float, float]) -> None:
+    def __init__(
+        self, config: RetrievalDiffusionConfig, provenance: dict[str, Any], scaling: tuple[float, float]
+    ) -> None:
         super().__init__()
         self.config = config
         self.provenance = provenance
@@ -158,12 +176,17 @@ class RetrievalDiffusionObjective(Objective):
         exported = build_denoiser(self.config.denoiser)
         exported.load_state_dict({name.removeprefix("denoiser."): value for name, value in state.items()})
         exported.unet.save_pretrained(str(directory / "denoiser"), safe_serialization=True)
-        info = {"format": "retrieval-diffusion-model", "objective": self.config.model_dump(mode="json"), **self.provenance}
+        info = {
+            "format": "retrieval-diffusion-model",
+            "objective": self.config.model_dump(mode="json"),
+            **self.provenance,
+        }
         (directory / "model.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def open_training(cache: str, database: str,
-                  config: RetrievalDiffusionConfig) -> tuple[LatentData, RetrievalDiffusionObjective]:
+def open_training(
+    cache: str, database: str, config: RetrievalDiffusionConfig
+) -> tuple[LatentData, RetrievalDiffusionObjective]:
     """Return the training data and the objective of a cache and a database.
 
     Raises:
@@ -174,16 +197,26 @@ def open_training(cache: str, database: str,
     if first_stage.digest != data.cache.info["autoencoder_digest"]:
         raise CacheError("the latents were made by another first stage", where=cache, fix="build the cache again")
     if first_stage.latent_channels != config.denoiser.in_channels:
-        raise CacheError(f"the latents have {first_stage.latent_channels} channels, the denoiser takes "
-                         f"{config.denoiser.in_channels}", where=cache, fix="set objective.denoiser.in_channels")
+        raise CacheError(
+            f"the latents have {first_stage.latent_channels} channels, the denoiser takes "
+            f"{config.denoiser.in_channels}",
+            where=cache,
+            fix="set objective.denoiser.in_channels",
+        )
     if data.database.version.embedding_dim != config.denoiser.cross_attention_dim:
-        raise CacheError(f"embeddings have {data.database.version.embedding_dim} dimensions, the denoiser reads "
-                         f"{config.denoiser.cross_attention_dim}", where=database,
-                         fix="set objective.denoiser.cross_attention_dim")
+        raise CacheError(
+            f"embeddings have {data.database.version.embedding_dim} dimensions, the denoiser reads "
+            f"{config.denoiser.cross_attention_dim}",
+            where=database,
+            fix="set objective.denoiser.cross_attention_dim",
+        )
     provenance = {
-        "autoencoder": data.cache.config.autoencoder, "autoencoder_digest": first_stage.digest,
-        "resolution": data.cache.config.resolution, "encoder": data.database.encoder_name,
+        "autoencoder": data.cache.config.autoencoder,
+        "autoencoder_digest": first_stage.digest,
+        "resolution": data.cache.config.resolution,
+        "encoder": data.database.encoder_name,
         "encoder_digest": data.database.encoder_digest,
         "database": {"version": data.database.version.number, "source": data.database.version.source},
-        "queries_digest": data.cache.info["queries_digest"]}
+        "queries_digest": data.cache.info["queries_digest"],
+    }
     return data, RetrievalDiffusionObjective(config, provenance, (first_stage.shift, first_stage.scale))

@@ -128,7 +128,7 @@ def write_rank_gradient(rank: int, folder: Path) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     data = ContrastiveData(FeatureCache(Folder(str(folder)), ["00000", "00001"]), [np.arange(20), np.arange(12)])
     objective = built(data)
-    share = {name: value[rank * 16:(rank + 1) * 16, :1] for name, value in batch_of(data).items()}
+    share = {name: value[rank * 16 : (rank + 1) * 16, :1] for name, value in batch_of(data).items()}
     objective(share, torch.Generator().manual_seed(0))["loss"].backward()
     gradients = {name: parameter.grad for name, parameter in objective.named_parameters() if parameter.grad is not None}
     for gradient in gradients.values():
