@@ -43,7 +43,7 @@ def train_task(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
 
 
 @flow(name="train", validate_parameters=True)
-def train(  # noqa: PLR0913  # a deployment's form has one field per parameter
+def train(
     database: str,
     queries: str,
     cache: str,

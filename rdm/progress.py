@@ -1,4 +1,4 @@
-"""Progress of long work. The library reports; whoever runs it decides how that looks (a bar, a log line, an artifact)."""
+"""Progress of long work. The library reports; whoever runs it decides how that looks: bar, log or artifact."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _COMMANDS = ("database", "neighbors", "cache", "train", "sample", "evaluate", "r
 
 
 def build_app() -> App:
-    """Return the application with the library's commands and those of installed plugins (entry points `rdm.commands`)."""
+    """Return the application: the library's commands and those of plugins (entry points `rdm.commands`)."""
     app = App(name="rdm", version=__version__, result_action="return_value", help=_HELP)
     for name in _COMMANDS:
         importlib.import_module(f"rdm.cli.{name}").register(app)

@@ -38,7 +38,7 @@ class EmbedTask:
 
 
 def embed_part(task: EmbedTask) -> dict[str, Any]:
-    """Write a part's embeddings (float16 [rows, dim], unit norm) and metadata (row j describes row j); return counts."""
+    """Write a part's embeddings (float16 [rows, dim], unit norm) and metadata, row by row; return counts."""
     patches = task.folder.read_table(patches_path(task.part))
     # The boxes, and through the ledgers the pictures' digests: what decides every embedded pixel.
     shards = dict.fromkeys(patches.column("image_shard").to_pylist())

@@ -1,4 +1,4 @@
-"""Where bfloat16 pays: on accelerators, and on processors with matrix tiles (AMX). Elsewhere it is slower than float32."""
+"""Where bfloat16 pays: on accelerators and on processors with matrix tiles (AMX); elsewhere float32 is faster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 
 def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
-    """Return the autocast context of a precision on a device; `auto` is bf16 where the hardware multiplies it natively."""
+    """Return the autocast context of a precision; `auto` is bf16 where the device multiplies it natively."""
     enabled = precision == "bf16" or (precision == "auto" and has_fast_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 

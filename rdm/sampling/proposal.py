@@ -15,7 +15,7 @@ from rdm.errors import DatabaseError
 
 @dataclass(frozen=True)
 class Proposal:
-    """Counts over patches: `counts[i]` of the `total = k |X|` neighbor slots hold patch `ids[i]`; most frequent first."""
+    """Counts over patches: `counts[i]` of the k |X| neighbor slots hold patch `ids[i]`; most frequent first."""
 
     ids: NDArray[np.int64]
     counts: NDArray[np.int64]
@@ -60,7 +60,7 @@ class Proposal:
         return Proposal(self.ids[living], self.counts[living])
 
     def draw(self, seeds: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return one patch id per seed, drawn with probability proportional to its count; a function of the seed alone."""
+        """Return one patch id per seed, drawn in proportion to the counts; a function of the seed alone."""
         ends = np.cumsum(self.counts)
         slots = [int(np.random.default_rng([int(seed), 0x9D]).integers(ends[-1])) for seed in seeds]
         return self.ids[np.searchsorted(ends, slots, side="right")]

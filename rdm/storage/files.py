@@ -207,7 +207,7 @@ class Folder:
         return f"{self.url}/{relative}" if relative else self.url
 
     def sweep_temporaries(self) -> int:
-        """Delete what killed writers left behind and return how many files that was; call it under the writer's lock."""
+        """Delete what killed writers left behind; return how many files that was. Call it under the writer's lock."""
         if not self.is_local or not self.exists():
             return 0
         stale = list(Path(self.path()).rglob(f".*{TEMPORARY_SUFFIX}"))

@@ -17,7 +17,7 @@ from rdm.training.recipes import TrainConfig
 
 
 class Engine:
-    """One rank of a DeepSpeed job: the objective under ZeRO with a fused AdamW, in an autocast of the run's precision."""
+    """One rank of a DeepSpeed job: the objective under ZeRO with a fused AdamW, in the run's precision."""
 
     def __init__(self, objective: Objective, config: TrainConfig) -> None:
         deepspeed = _import_deepspeed()

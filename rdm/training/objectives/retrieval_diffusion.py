@@ -1,4 +1,4 @@
-"""RDM's objective: noise prediction on latents, conditioned on the embeddings of the neighbors (Blattmann et al. 2022)."""
+"""RDM's objective: noise prediction on latents, conditioned on neighbors' embeddings (Blattmann et al. 2022)."""
 
 from __future__ import annotations
 
