@@ -42,10 +42,10 @@ STAGES = (
 class QuickstartConfig(Config):
     """What may be changed about a quickstart."""
 
-    train: tuple[str, ...] = Field((), description="settings of the recipe rdm-tiny, as key=value")
+    train: tuple[str, ...] = Field(default=(), description="settings of the recipe rdm-tiny, as key=value")
     showcase: ShowcaseConfig = ShowcaseConfig()
     evaluate: tuple[str, ...] = Field(
-        ("num_samples=128", "num_reference=256", "settings.num_steps=50"),
+        default=("num_samples=128", "num_reference=256", "settings.num_steps=50"),
         description="settings of the evaluation, as key=value",
     )
 

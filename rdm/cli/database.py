@@ -102,11 +102,10 @@ def search(
     if (text is None) == (image is None):
         raise UsageError("give --text or --image, and only one of them", fix='--text "an owl"')
     database = RetrievalDatabase.open(root)
-    query = (
-        text_queries(database, [text], k)
-        if text is not None
-        else image_queries(database, [load_query_image(image)], [str(image)], k)
-    )[0]  # type: ignore[arg-type]
+    if image is not None:
+        query = image_queries(database, [load_query_image(image)], [str(image)], k)[0]
+    else:
+        query = text_queries(database, [str(text)], k)[0]
     ids, similarities = query.neighbor_ids, query.similarities
     if not exact:
         ids, similarities = (row[0] for row in database.search_vectors(query.embedding[None], k))

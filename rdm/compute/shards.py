@@ -184,7 +184,7 @@ def compute_pool(config: ComputeConfig) -> Iterator[Pool]:
 
 @contextmanager
 def _local_cluster(config: ComputeConfig) -> Iterator[Any]:
-    import dask
+    import dask.config
     from distributed import LocalCluster
 
     num_workers = config.num_workers or os.cpu_count() or 1

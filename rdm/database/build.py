@@ -1,5 +1,8 @@
 """Build a database and bring it up to date: stages that resume, and a version that is committed last."""
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow ships no types for the functions that it makes at run time.
+
 from __future__ import annotations
 
 from collections import Counter

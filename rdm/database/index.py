@@ -1,5 +1,8 @@
 """The approximate index: built by autofaiss, audited against exact search, searched without tombstones."""
 
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+# faiss ships no types for the functions that it makes at run time.
+
 from __future__ import annotations
 
 import logging

@@ -1,5 +1,8 @@
 """Patchify: coordinates of the patches of each image shard, with ids assigned once."""
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow ships no types for the functions that it makes at run time.
+
 from __future__ import annotations
 
 from typing import Any

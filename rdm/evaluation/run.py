@@ -28,10 +28,10 @@ RESULT = "evaluation.json"
 class EvaluationConfig(Config):
     """What is measured, and on how much."""
 
-    num_draws: int = Field(32, ge=2, description="(noise, time) pairs per held-out crop")
-    num_samples: int = Field(256, ge=2, description="unconditional samples for FID and KID")
-    num_reference: int = Field(1000, ge=2, description="reference pictures at most")
-    top_m: float = Field(1.0, gt=0, le=1, description="share of the likeliest patches that p_D keeps")
+    num_draws: int = Field(default=32, ge=2, description="(noise, time) pairs per held-out crop")
+    num_samples: int = Field(default=256, ge=2, description="unconditional samples for FID and KID")
+    num_reference: int = Field(default=1000, ge=2, description="reference pictures at most")
+    top_m: float = Field(default=1.0, gt=0, le=1, description="share of the likeliest patches that p_D keeps")
     settings: SampleSettings = SampleSettings()
     seed: int = 0
 

@@ -19,15 +19,15 @@ from rdm.errors import ModelError
 class DenoiserConfig(Config):
     """A U-Net whose lower levels read the context tokens by cross-attention."""
 
-    in_channels: int = Field(4, ge=1, description="latent channels, and any that are concatenated")
-    out_channels: int = Field(4, ge=1)
-    sample_size: int = Field(16, ge=1, description="side of the latents")
-    block_out_channels: tuple[int, ...] = Field((32, 64, 128), description="channels of each level")
-    attention_levels: tuple[bool, ...] = Field((False, True, True), description="levels with cross-attention")
-    layers_per_block: int = Field(1, ge=1)
-    head_dim: int = Field(32, ge=1, description="channels per attention head")
-    cross_attention_dim: int = Field(512, ge=1, description="length of a context token")
-    norm_num_groups: int = Field(16, ge=1)
+    in_channels: int = Field(default=4, ge=1, description="latent channels, and any that are concatenated")
+    out_channels: int = Field(default=4, ge=1)
+    sample_size: int = Field(default=16, ge=1, description="side of the latents")
+    block_out_channels: tuple[int, ...] = Field(default=(32, 64, 128), description="channels of each level")
+    attention_levels: tuple[bool, ...] = Field(default=(False, True, True), description="levels with cross-attention")
+    layers_per_block: int = Field(default=1, ge=1)
+    head_dim: int = Field(default=32, ge=1, description="channels per attention head")
+    cross_attention_dim: int = Field(default=512, ge=1, description="length of a context token")
+    norm_num_groups: int = Field(default=16, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -87,7 +87,7 @@ class Denoiser(nn.Module):
 
 def build_denoiser(config: DenoiserConfig) -> Denoiser:
     """Return a denoiser with fresh weights."""
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     kinds = [
         ("CrossAttnDownBlock2D" if attends else "DownBlock2D", "CrossAttnUpBlock2D" if attends else "UpBlock2D")
@@ -102,7 +102,7 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
             layers_per_block=config.layers_per_block,
             down_block_types=tuple(down for down, _ in kinds),
             up_block_types=tuple(up for _, up in reversed(kinds)),
-            attention_head_dim=tuple(channels // config.head_dim for channels in config.block_out_channels),
+            attention_head_dim=tuple(channels // config.head_dim for channels in config.block_out_channels),  # pyright: ignore[reportArgumentType]
             cross_attention_dim=config.cross_attention_dim,
             norm_num_groups=config.norm_num_groups,
         )
@@ -115,7 +115,7 @@ def load_denoiser(directory: Path) -> Denoiser:
     Raises:
         ModelError: the directory holds none, or it is damaged.
     """
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     if not (directory / "config.json").is_file():
         raise ModelError(

@@ -24,11 +24,11 @@ from rdm.training.objectives.retrieval_diffusion import ConditioningConfig, cond
 class SampleSettings(Config):
     """How pictures are drawn."""
 
-    k: int = Field(4, ge=1, description="neighbors that condition a sample; need not be the training's k")
-    num_steps: int = Field(100, ge=1, description="DDIM steps")
-    eta: float = Field(1.0, ge=0, le=1, description="DDIM's eta: 0 is deterministic; RDM samples with 1")
-    guidance_scale: float = Field(2.0, ge=0, description="s of e_u + s (e_c - e_u); 1: no guidance")
-    batch_size: int = Field(32, ge=1, description="samples drawn at once")
+    k: int = Field(default=4, ge=1, description="neighbors that condition a sample; need not be the training's k")
+    num_steps: int = Field(default=100, ge=1, description="DDIM steps")
+    eta: float = Field(default=1.0, ge=0, le=1, description="DDIM's eta: 0 is deterministic; RDM samples with 1")
+    guidance_scale: float = Field(default=2.0, ge=0, description="s of e_u + s (e_c - e_u); 1: no guidance")
+    batch_size: int = Field(default=32, ge=1, description="samples drawn at once")
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Folder:
             StorageError: the file is missing or cannot be read.
         """
         try:
-            return self._resolved[0].cat_file(self.path(relative))
+            return bytes(self._resolved[0].cat_file(self.path(relative)))  # type: ignore[arg-type]
         except OSError as error:
             raise read_error(error, self.describe(relative)) from error
 

@@ -34,10 +34,12 @@ class CacheConfig(Config):
     """What a latent cache holds."""
 
     queries: QuerySetConfig
-    autoencoder: str = Field("assets://autoencoder-kl-f4", description="first stage: an asset or a diffusers folder")
-    resolution: int = Field(64, ge=8, description="side to which each crop is resized, in pixels")
-    flips: bool = Field(True, description="store every crop's mirror image too")
-    batch_size: int = Field(64, ge=1, description="crops encoded at once")
+    autoencoder: str = Field(
+        default="assets://autoencoder-kl-f4", description="first stage: an asset or a diffusers folder"
+    )
+    resolution: int = Field(default=64, ge=8, description="side to which each crop is resized, in pixels")
+    flips: bool = Field(default=True, description="store every crop's mirror image too")
+    batch_size: int = Field(default=64, ge=1, description="crops encoded at once")
 
 
 @dataclass(frozen=True)

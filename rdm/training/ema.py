@@ -26,7 +26,8 @@ class Ema:
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         weights = [parameter.detach().float() for _, parameter in _trainable(module)]
-        torch._foreach_lerp_(list(self._averages.values()), weights, 1 - decay)
+        averages = list(self._averages.values())
+        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def state(self) -> dict[str, Tensor]:
         """Return the averages by parameter name, fp32."""

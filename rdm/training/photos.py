@@ -77,9 +77,13 @@ class PhotoShards:
         """How many photographs there are."""
         return len(self._photographs)
 
-    @cached_property
+    @property
     def shards(self) -> Sequence[Shard]:
         """See TrainingData: consecutive photographs, in the order of the sources and of their ids."""
+        return self._shards
+
+    @cached_property
+    def _shards(self) -> list[Shard]:
         return [
             Shard(f"{number:05d}", sum(photograph.num_squares for photograph in part))
             for number, part in enumerate(self._parts())

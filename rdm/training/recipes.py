@@ -29,22 +29,24 @@ class TrainConfig(Config):
     batch_size: int = Field(ge=1, description="samples per step, over all ranks")
     learning_rate: float = Field(gt=0, description="peak learning rate")
     lr_schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(0.01, ge=0)
-    beta2: float = Field(0.999, gt=0, lt=1, description="AdamW's second moment decay")
-    gradient_clip: float = Field(1.0, ge=0, description="greatest gradient norm; 0: no clipping")
-    ema_decay: float = Field(0.9999, ge=0, lt=1)
-    precision: Precision = Field("auto", description="bf16: autocast with fp32 weights; auto: where that is faster")
-    zero_stage: Literal[0, 1, 2] = Field(1, description="DeepSpeed ZeRO stage")
+    warmup_steps: int = Field(default=100, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(default=0.01, ge=0)
+    beta2: float = Field(default=0.999, gt=0, lt=1, description="AdamW's second moment decay")
+    gradient_clip: float = Field(default=1.0, ge=0, description="greatest gradient norm; 0: no clipping")
+    ema_decay: float = Field(default=0.9999, ge=0, lt=1)
+    precision: Precision = Field(
+        default="auto", description="bf16: autocast with fp32 weights; auto: where that is faster"
+    )
+    zero_stage: Literal[0, 1, 2] = Field(default=1, description="DeepSpeed ZeRO stage")
     num_ranks: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="processes on this machine; None: one per accelerator, or two on a machine that has none",
     )
     seed: int = 0
-    checkpoint_every: int = Field(500, ge=1, description="steps")
-    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
-    log_every: int = Field(10, ge=1, description="steps between lines of stats.jsonl")
+    checkpoint_every: int = Field(default=500, ge=1, description="steps")
+    keep_checkpoints: int = Field(default=2, ge=1, description="how many of the newest checkpoints stay")
+    log_every: int = Field(default=10, ge=1, description="steps between lines of stats.jsonl")
 
 
 class TrainInputs(Config):

@@ -18,6 +18,7 @@ def test_an_unknown_recipe_names_the_known_ones():
 
 def test_settings_reach_into_the_objective():
     config = recipe_config("rdm-tiny").with_overrides(["max_steps=7", "objective.conditioning.k_train=2"])
+    assert config.objective.kind == "retrieval-diffusion"
     assert (config.max_steps, config.objective.conditioning.k_train) == (7, 2)
 
 

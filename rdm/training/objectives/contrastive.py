@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rdm.config import Config
 from rdm.encoders.contrastive import LOGIT_SCALE_INIT, contrastive_logits, info_nce
 from rdm.encoders.heads import HeadsConfig, LiteHeads, save_heads
+from rdm.errors import SourceError
 from rdm.training.objective import Objective, Shard
 from rdm.training.objectives.contrastive_features import FeatureCache, FeatureConfig, build_feature_cache, key_hash
 
@@ -46,7 +47,7 @@ class ContrastiveData:
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """See TrainingData. A shard without a training picture is left out."""
+        """See TrainingData. A shard whose pictures are all held out has no samples."""
         return [Shard(stem, len(rows)) for stem, rows in zip(self.cache.stems, self.rows, strict=True)]
 
     def load_shard(self, index: int) -> dict[str, np.ndarray]:
@@ -124,6 +125,12 @@ def prepare_contrastive_data(source: str, features: Path, config: ContrastiveCon
     cache = build_feature_cache(source, features, config.features())
     held_out = set().union(*held_out_keys(cache.keys(), config))
     rows = [np.flatnonzero([key not in held_out for key in keys]) for keys in cache.shard_keys]
+    if not any(len(training) for training in rows):
+        raise SourceError(
+            f"all {len(held_out)} photographs are held out, none is left to train on",
+            where=source,
+            fix="lower num_validation and num_test, or give more photographs",
+        )
     return ContrastiveData(cache, rows)
 
 

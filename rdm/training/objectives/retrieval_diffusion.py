@@ -32,13 +32,16 @@ from rdm.training.objective import Objective, Shard
 class ConditioningConfig(Config):
     """How neighbor embeddings become context tokens; training and sampling share it."""
 
-    embedding: Literal["unit", "raw"] = Field("unit", description="unit vectors, or the encoder's own length")
+    embedding: Literal["unit", "raw"] = Field(default="unit", description="unit vectors, or the encoder's own length")
     scale: float = Field(
-        22.627417, gt=0, description="factor on the tokens; sqrt(512) gives unit vectors unit variance"
+        default=22.627417, gt=0, description="factor on the tokens; sqrt(512) gives unit vectors unit variance"
     )
-    k_train: int = Field(4, ge=1, description="neighbors used of those stored")
+    k_train: int = Field(default=4, ge=1, description="neighbors used of those stored")
     dropout: float = Field(
-        0.1, ge=0, le=1, description="probability of the null context (zero) for a sample; the released recipe has 0"
+        default=0.1,
+        ge=0,
+        le=1,
+        description="probability of the null context (zero) for a sample; the released recipe has 0",
     )
 
 
@@ -52,7 +55,9 @@ class RetrievalDiffusionConfig(Config):
     prediction_type: Literal["eps", "v", "x0"] = "eps"
     weighting: Literal["plain", "min_snr"] = "plain"
     conditioning: ConditioningConfig = ConditioningConfig()
-    held_out_fraction: float = Field(0.12, ge=0, lt=1, description="share of the query photographs kept for measuring")
+    held_out_fraction: float = Field(
+        default=0.12, ge=0, lt=1, description="share of the query photographs kept for measuring"
+    )
 
     def head(self) -> GaussianHead:
         """Return the decoding head of this configuration."""
@@ -95,9 +100,13 @@ class LatentData:
         pinned = RetrievalDatabase.open(database, version=matching[0].info["database_version"])
         return cls(latents, pinned, matching[0], config, held_out)
 
-    @cached_property
+    @property
     def shards(self) -> Sequence[Shard]:
         """See TrainingData."""
+        return self._shards
+
+    @cached_property
+    def _shards(self) -> list[Shard]:
         return [Shard(stem, len(self._rows(stem))) for stem in self.cache.stems]
 
     def load_shard(self, index: int) -> dict[str, NDArray]:
