@@ -40,7 +40,7 @@ class AutoencoderConfig(Config):
 
     latent_channels: int = Field(default=4, ge=1)
     block_out_channels: tuple[int, ...] = Field(
-        default=(16, 32, 96), min_length=1, description="channels of each level, full resolution first"
+        default=(16, 64, 96), min_length=1, description="channels of each level, full resolution first"
     )
     layers_per_block: int = Field(default=1, ge=1, description="residual blocks per level; the decoder has one more")
     norm_num_groups: int = Field(default=2, ge=1, description="groups of the group norms")

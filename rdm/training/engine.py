@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdm.errors import MissingDependencyError, TrainingError
 from rdm.models.precision import autocast
+from rdm.training.muon import Muon
 from rdm.training.objective import Objective
 from rdm.training.recipes import TrainConfig
 
 
 class Engine:
-    """One rank of a DeepSpeed job: the objective under ZeRO with a fused AdamW, in the run's precision."""
+    """One rank of a DeepSpeed job: the objective under ZeRO in the run's precision."""
 
     def __init__(self, objective: Objective, config: TrainConfig) -> None:
         deepspeed = _import_deepspeed()
@@ -36,9 +37,7 @@ class Engine:
         )
         deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo", verbose=False)
         trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trainable, lr=config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True
-        )
+        optimizer = _optimizer(trainable, config)
         self._engine, *_ = deepspeed.initialize(
             model=objective.to(self.device),
             optimizer=optimizer,
@@ -54,7 +53,7 @@ class Engine:
     def step(self, batch: dict[str, Tensor], generator: torch.Generator, learning_rate: float) -> dict[str, Tensor]:
         """Do one optimizer step on this rank's share of a batch; return the objective's scalars, detached."""
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("lr_scale", 1.0)
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         with autocast(self.device, self.config.precision):
             metrics = self._engine(moved, generator)
@@ -119,6 +118,15 @@ class Engine:
             "steps_per_print": 10**9,
             "wall_clock_breakdown": False,
         }
+
+
+def _optimizer(trainable: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    betas = (0.9, config.beta2)
+    if config.optimizer == "muon":
+        return Muon(trainable, lr=config.learning_rate, matrix_scale=config.muon_scale, betas=betas)
+    return torch.optim.AdamW(
+        trainable, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay, fused=True
+    )
 
 
 def _import_deepspeed() -> Any:

@@ -87,7 +87,7 @@ def num_ranks(config: TrainConfig) -> int:
             f"num_ranks is {config.num_ranks}, but there are {accelerators} accelerators",
             fix=f"--set num_ranks={accelerators}",
         )
-    return config.num_ranks or accelerators or min(2, os.cpu_count() or 1)
+    return config.num_ranks or accelerators or min(2, _num_cores())
 
 
 def _follow(config: TrainConfig, out: Path, tracker: Tracker) -> int:
@@ -123,7 +123,7 @@ def _environment(config: TrainConfig) -> dict[str, str]:
         **os.environ,
         OWNER_VARIABLE: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
+        "OMP_NUM_THREADS": str(max(1, _num_cores() // ranks)),
     }
     if not torch.cuda.is_available():
         environment["DS_ACCELERATOR"] = "cpu"
@@ -158,6 +158,11 @@ def _failure(out: Path, code: int) -> TrainingError:
         where=out / LOG,
         fix="mend the cause and run the same command again: it resumes from the last checkpoint",
     )
+
+
+def _num_cores() -> int:
+    """Return the cores that this process may use, which a container or `taskset` may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_port() -> int:

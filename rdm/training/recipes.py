@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rdm.config import Config
 from rdm.errors import UsageError
@@ -27,6 +27,10 @@ class TrainConfig(Config):
     objective: ObjectiveConfig
     max_steps: int = Field(ge=1, description="optimizer steps")
     batch_size: int = Field(ge=1, description="samples per step, over all ranks")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="muon: orthogonalized momentum for matrices; needs zero_stage 0"
+    )
+    muon_scale: float = Field(default=2.5, gt=0, description="learning rate of matrices under muon, in learning_rate")
     learning_rate: float = Field(gt=0, description="peak learning rate")
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = Field(default=100, ge=0, description="steps of linear warm-up")
@@ -47,6 +51,12 @@ class TrainConfig(Config):
     checkpoint_every: int = Field(default=500, ge=1, description="steps")
     keep_checkpoints: int = Field(default=2, ge=1, description="how many of the newest checkpoints stay")
     log_every: int = Field(default=10, ge=1, description="steps between lines of stats.jsonl")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.optimizer == "muon" and self.zero_stage:
+            raise ValueError("optimizer=muon needs zero_stage=0: ZeRO cuts matrices into flat pieces")
+        return self
 
 
 class TrainInputs(Config):
@@ -92,14 +102,15 @@ def clip_lite() -> TrainConfig:
     return TrainConfig(
         recipe="clip-lite",
         objective=ContrastiveConfig(),
-        max_steps=1500,
-        batch_size=2048,
+        max_steps=240,
+        batch_size=512,
         learning_rate=1e-3,
+        warmup_steps=50,
         weight_decay=0.1,
         beta2=0.98,
         ema_decay=0.99,
         precision="fp32",
-        checkpoint_every=250,
+        checkpoint_every=60,
     )
 
 
@@ -108,10 +119,14 @@ def autoencoder_kl_f4() -> TrainConfig:
     return TrainConfig(
         recipe="autoencoder-kl-f4",
         objective=AutoencoderObjectiveConfig(),
-        max_steps=8000,
-        batch_size=32,
-        learning_rate=1e-3,
+        max_steps=6500,
+        batch_size=16,
+        optimizer="muon",
+        zero_stage=0,
+        learning_rate=2e-3,
+        beta2=0.99,
         ema_decay=0.999,
+        precision="fp32",
         checkpoint_every=250,
     )
 

@@ -63,7 +63,7 @@ class ContrastiveObjective(Objective):
         super().__init__()
         self.config = config
         self.heads = LiteHeads(config.heads)
-        self.logit_scale = nn.Parameter(torch.full((), LOGIT_SCALE_INIT))
+        self.logit_scale = nn.Parameter(torch.full((1,), LOGIT_SCALE_INIT))  # DeepSpeed flattens no 0-d parameters
         first = data.load_shard(next(i for i, rows in enumerate(data.rows) if len(rows)))
         image, text = (torch.from_numpy(first[name]).flatten(0, 1) for name in ("image", "text"))
         self.heads.set_statistics(image, text, torch.from_numpy(data.cache.class_features()))
@@ -77,7 +77,7 @@ class ContrastiveObjective(Objective):
         return {
             "loss": info_nce(logits, self.config.label_smoothing),
             "accuracy": correct.detach(),
-            "logit_scale": self.logit_scale.detach().exp(),
+            "logit_scale": self.logit_scale.detach().exp().squeeze(),
         }
 
     def _caption(self, text: Tensor, generator: torch.Generator) -> Tensor:
