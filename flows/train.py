@@ -81,6 +81,6 @@ def train(
     create_markdown_artifact(
         key="training",
         markdown=f"# {recipe}\n\n"
-        + "\n".join(f"- {key.replace('_', ' ')}: {value:.6g}" for key, value in result.items()),
+        + "\n".join(f"- {key.replace('_', ' ')}: {value:.6g}" for key, value in result.items() if value is not None),
     )
     return result

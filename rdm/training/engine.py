@@ -62,10 +62,10 @@ class Engine:
         return {name: value.detach() for name, value in metrics.items()}
 
     @property
-    def gradient_norm(self) -> float:
-        """The gradient norm of the last step, before clipping."""
+    def gradient_norm(self) -> float | None:
+        """The gradient norm of the last step, before clipping; None without ZeRO, where DeepSpeed does not tell it."""
         norm = self._engine.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        return None if norm is None else float(norm)
 
     def average(self, values: dict[str, float]) -> dict[str, float]:
         """Return the mean of each value over the ranks; every rank must call it with the same names."""

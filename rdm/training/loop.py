@@ -64,8 +64,9 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
         if ema is not None:
             ema.update(engine.objective)
 
-        # Report status.
-        if step % config.log_every == 0 or step in (1, config.max_steps):
+        # Report status, and never save a checkpoint of weights whose loss was not looked at.
+        saves = step % config.checkpoint_every == 0 or step == config.max_steps
+        if step % config.log_every == 0 or step == 1 or saves:
             values = engine.average({name: float(value) for name, value in metrics.items()})
             if not all(math.isfinite(value) for value in values.values()):
                 raise TrainingError(
@@ -87,7 +88,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
                     },
                 )
             window_started, window_steps = time.monotonic(), 0
-        if step % config.checkpoint_every == 0 or step == config.max_steps:
+        if saves:
             checkpoints.save(engine, ema, step)
 
     # Export, once, whole or absent.

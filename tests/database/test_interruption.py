@@ -17,6 +17,7 @@ from rdm.sources import CropConfig
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_build_and_update_killed_before_any_write_finish_with_equal_bytes(
     tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]
@@ -60,6 +61,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_build_on_a_full_disk_resumes_when_there_is_space(
     photos: Path,
     tmp_path: Path,

@@ -49,6 +49,7 @@ def test_what_writes_a_database_shares_the_queue_that_runs_one_at_a_time() -> No
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 class TestOnAServer:
     """A server on a free port, `rdm deploy`, and a worker; everything in one temporary folder."""
