@@ -13,7 +13,8 @@ from flows.progress import artifact_progress
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.compute.shards import Pool
 from rdm.config import format_bytes
-from rdm.database.build import DatabaseBuilder, build_config
+from rdm.database.build import DatabaseBuilder
+from rdm.database.jobs import build_config
 
 
 @task(cache_policy=NO_CACHE)

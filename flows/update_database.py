@@ -13,7 +13,7 @@ from flows.build_database import run_stages
 from flows.measure import StageLog
 from flows.progress import artifact_progress
 from rdm.compute import ComputeConfig
-from rdm.database.build import update_builder, update_plan, update_refresh_neighbors
+from rdm.database.jobs import update_builder, update_plan, update_refresh_neighbors
 
 UPDATED_EVENT = "rdm.database.updated"
 

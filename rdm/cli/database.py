@@ -39,7 +39,8 @@ def build(
     Example: rdm database build --root birds --source folder:///home/me/birds
     """
     from rdm.compute import ComputeConfig
-    from rdm.database.build import DatabaseBuilder, build_config, run_build
+    from rdm.database.build import DatabaseBuilder
+    from rdm.database.jobs import build_config, run_build
 
     settings = build_config(source, preset).merged_with_file(config).with_overrides(set_ or [])
     builder = DatabaseBuilder(root, settings)
@@ -68,7 +69,7 @@ def update(
     Does nothing, quickly, when nothing changed.
     """
     from rdm.compute import ComputeConfig
-    from rdm.database.build import run_build, update_builder, update_plan, update_refresh_neighbors
+    from rdm.database.jobs import run_build, update_builder, update_plan, update_refresh_neighbors
 
     builder = update_builder(root, _read_ids(delete_images))
     plan = update_plan(builder)

@@ -176,7 +176,7 @@ def _photographs(database: RetrievalDatabase, source: str) -> Photographs:
         license_name="CC BY 2.0",
         license_url="https://creativecommons.org/licenses/by/2.0/",
         pictures=tuple(np.asarray(database.photograph(int(patch_id))) for patch_id in ids),
-        credits=tuple(Credit(name) for name in open_source(source).credits()),
+        credits=tuple(Credit(author.name, author.url) for author in open_source(source).credits()),
         credits_linked=False,
     )
 

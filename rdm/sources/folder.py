@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from rdm.errors import SourceError
-from rdm.sources.listing import make_listing
+from rdm.sources.listing import Author, make_listing
 
 
 class FolderSource:
@@ -46,7 +46,7 @@ class FolderSource:
             raise OSError(f"{location} leads out of {self.root}")
         return path.read_bytes()
 
-    def credits(self) -> tuple[str, ...]:
+    def credits(self) -> tuple[Author, ...]:
         """Return nobody: a folder does not say who made its pictures."""
         return ()
 

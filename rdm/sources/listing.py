@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -25,6 +26,14 @@ LISTING_SCHEMA = pa.schema(
 """Columns of a listing, one row per photograph, sorted by image_id."""
 
 
+@dataclass(frozen=True)
+class Author:
+    """Somebody to credit, with their page where the source names it."""
+
+    name: str
+    url: str = ""
+
+
 class Source(Protocol):
     """A place that photographs come from."""
 
@@ -41,7 +50,7 @@ class Source(Protocol):
         """Return one photograph's encoded bytes; raises OSError where they cannot be had."""
         ...
 
-    def credits(self) -> tuple[str, ...]:
+    def credits(self) -> tuple[Author, ...]:
         """Return the authors whom the source names as a list, not photograph by photograph."""
         ...
 

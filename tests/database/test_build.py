@@ -11,7 +11,7 @@ import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
-from rdm.database.build import build_config, run_build
+from rdm.database.jobs import build_config, run_build
 from rdm.errors import DatabaseError, EncoderMismatchError, FailureBudgetError, SourceError, UsageError
 from rdm.sources import CropConfig, crop_boxes
 

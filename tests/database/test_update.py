@@ -9,7 +9,7 @@ import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, NeighborTable, RetrievalDatabase, build_neighbors
-from rdm.database.build import run_build, update_builder, update_plan, update_refresh_neighbors
+from rdm.database.jobs import run_build, update_builder, update_plan, update_refresh_neighbors
 from rdm.database.verify import verify_database
 from rdm.errors import DatabaseError, StorageError
 from rdm.sources import CropConfig, QuerySetConfig

@@ -9,7 +9,8 @@ import torch
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
-from rdm.database.build import BuildConfig, DatabaseBuilder, run_build
+from rdm.database.build import BuildConfig, DatabaseBuilder
+from rdm.database.jobs import run_build
 from rdm.errors import EncoderMismatchError, ModelError
 from rdm.models.denoiser import DenoiserConfig
 from rdm.sampling import RetrievalDiffusionModel, SampleSettings, image_queries, sample, text_queries

@@ -10,7 +10,8 @@ import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, build_neighbors
-from rdm.database.build import BuildConfig, DatabaseBuilder, run_build
+from rdm.database.build import BuildConfig, DatabaseBuilder
+from rdm.database.jobs import run_build
 from rdm.sources import CropConfig, QuerySetConfig
 from rdm.training.cache import CacheConfig, build_cache
 from rdm.training.recipes import TrainConfig, TrainInputs, recipe_config
