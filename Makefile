@@ -17,10 +17,10 @@ quickstart: env
 	$(BIN)/rdm quickstart --root build/quickstart
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: env
-	$(BIN)/python -m pytest -m slow --timeout 1800
+	$(BIN)/python -m pytest -m slow --timeout 1800 -n 0
 
 lint: env
 	$(BIN)/ruff check .

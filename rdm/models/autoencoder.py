@@ -63,7 +63,7 @@ class AutoencoderConfig(Config):
 
 
 def autoencoder_kl_f4_lite() -> AutoencoderConfig:
-    """Return the embedded first stage: f = 4, 4 channels, 1.3M parameters, most of them at the low resolution."""
+    """Return the embedded first stage: f = 4, 4 channels, 1.6M parameters, most of them at the low resolution."""
     return AutoencoderConfig()
 
 

@@ -1,0 +1,18 @@
+"""Run every benchmark, or those named: `python -m benchmarks [NAME ...]`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = ("exact_neighbors", "latent_loader")
+
+
+def main() -> None:
+    """Print one line per benchmark."""
+    for name in sys.argv[1:] or BENCHMARKS:
+        print(f"{name}: {importlib.import_module(f'benchmarks.{name}').run()}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
