@@ -20,7 +20,9 @@ _COMMANDS = ("database", "neighbors", "cache", "train", "sample", "evaluate", "r
 
 def build_app() -> App:
     """Return the application: the library's commands and those of plugins (entry points `rdm.commands`)."""
-    app = App(name="rdm", version=__version__, result_action="return_value", help=_HELP)
+    app = App(
+        name="rdm", version=__version__, result_action="return_value", suppress_keyboard_interrupt=False, help=_HELP
+    )
     for name in _COMMANDS:
         importlib.import_module(f"rdm.cli.{name}").register(app)
     for plugin in entry_points(group="rdm.commands"):
