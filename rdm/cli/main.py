@@ -58,7 +58,9 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         error_console().print(
-            "interrupted; nothing that was complete is lost: run the same command again to resume", style="yellow"
+            "interrupted; nothing that was complete is lost: run the same command again to resume",
+            style="yellow",
+            soft_wrap=True,
         )
         return EXIT_INTERRUPTED
     return code if isinstance(code, int) else EXIT_OK
