@@ -13,7 +13,6 @@ from pydantic import Field
 
 from rdm.config import Config, digest_json
 from rdm.database import RetrievalDatabase
-from rdm.progress import tracking
 from rdm.sampling import RetrievalDiffusionModel, Sample, SampleSettings, sample, text_queries
 from rdm.sampling.output import INDEX, read_samples, write_samples
 from rdm.sampling.queries import Query, image_queries, query_set_proposal, unconditional_queries
@@ -97,16 +96,14 @@ def draw_showcase(inputs: ShowcaseInputs, config: ShowcaseConfig, out: Path) -> 
             swapped.version.source_fingerprint,
         ]
     )
-    with tracking("showcase", len(groups), "groups") as tracker:
-        for name, (source, make_queries, repeats) in groups.items():
-            if markers.find(name, key) is None:
-                queries = [query for query in make_queries() for _ in range(repeats)]
-                numbers = list(range(len(queries))) if repeats == 1 else seeds * (len(queries) // repeats)
-                drawn = sample(model, source, queries, numbers, config.settings)
-                write_samples(out / name, drawn, model, source, config.settings)
-                markers.write(name, key, [f"{name}/{INDEX}"], {"count": len(drawn)})
-            total += len(read_samples(out / name))
-            tracker.advance()
+    for name, (source, make_queries, repeats) in groups.items():
+        if markers.find(name, key) is None:
+            queries = [query for query in make_queries() for _ in range(repeats)]
+            numbers = list(range(len(queries))) if repeats == 1 else seeds * (len(queries) // repeats)
+            drawn = sample(model, source, queries, numbers, config.settings)
+            write_samples(out / name, drawn, model, source, config.settings)
+            markers.write(name, key, [f"{name}/{INDEX}"], {"count": len(drawn)})
+        total += len(read_samples(out / name))
     return total
 
 
