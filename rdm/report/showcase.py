@@ -34,7 +34,7 @@ class ShowcaseConfig(Config):
     num_images: int = Field(default=4, ge=1, description="held-out photographs used as queries")
     num_unconditional: int = Field(default=12, ge=1)
     top_m: float = Field(default=0.25, gt=0, le=1, description="share of the likeliest patches that p_D keeps")
-    settings: SampleSettings = SampleSettings(num_steps=50)
+    settings: SampleSettings = SampleSettings(num_steps=50, guidance_scale=1.5)
 
 
 @dataclass(frozen=True)
