@@ -92,7 +92,7 @@ def rdm_tiny() -> TrainConfig:
     return TrainConfig(
         recipe="rdm-tiny",
         objective=RetrievalDiffusionConfig(conditioning=ConditioningConfig(dropout=0.0)),
-        max_steps=1200,
+        max_steps=700,
         batch_size=32,
         learning_rate=8e-4,
         warmup_steps=50,
