@@ -92,12 +92,12 @@ def rdm_tiny() -> TrainConfig:
     return TrainConfig(
         recipe="rdm-tiny",
         objective=RetrievalDiffusionConfig(conditioning=ConditioningConfig(dropout=0.0)),
-        max_steps=700,
+        max_steps=320,
         batch_size=32,
-        learning_rate=8e-4,
-        warmup_steps=50,
+        learning_rate=4e-4,
+        warmup_steps=20,
         ema_decay=0.995,
-        checkpoint_every=100,
+        checkpoint_every=80,
     )
 
 
