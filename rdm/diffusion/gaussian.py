@@ -154,6 +154,23 @@ def diffusion_loss(
     device = generator.device
     t = torch.randint(schedule.num_timesteps, (x0.shape[0],), generator=generator, device=device).to(x0.device)
     noise = torch.randn(x0.shape, generator=generator, device=device).to(x0.device)
+    return loss_at(predict, x0, t, noise, context, schedule, prediction_type, weighting)
+
+
+def loss_at(
+    predict: Predictor,
+    x0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    context: Context,
+    schedule: NoiseSchedule,
+    prediction_type: PredictionType = "eps",
+    weighting: Weighting = "plain",
+) -> Tensor:
+    """Return each sample's loss, float32 [B], at given timesteps t, int64 [B], and noise [B, ...].
+
+    The other arguments, and what is raised, are those of `diffusion_loss`.
+    """
     x_t = q_sample(schedule, x0, t, noise)
     target = prediction_from(noise, x0, gather(schedule.alphas_cumprod, t, x0), prediction_type)
     prediction = checked_prediction(predict, x_t, t, context)

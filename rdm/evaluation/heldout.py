@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from rdm.context import Context
-from rdm.diffusion.gaussian import q_sample
 from rdm.errors import CacheError
 from rdm.evaluation.intervals import Interval, mean_interval, within_subject_intervals
 from rdm.progress import tracking
@@ -22,7 +21,7 @@ CONDITIONS = ("true", "shuffled", "none")
 
 @dataclass(frozen=True)
 class HeldOutResult:
-    """Mean squared noise-prediction error per condition, over photographs that training never saw.
+    """The objective's own loss per condition, over photographs that training never saw.
 
     Attributes:
         losses: per photograph, [N, 3] in the order of CONDITIONS.
@@ -65,14 +64,13 @@ def held_out_losses(
     """Measure the loss of held-out crops under their own neighbors, another photograph's, and the null context.
 
     The three see the same latents, noise and times. Times are stratified: draw d of D lies in the d-th of D equal
-    parts of 1..T. Losses are averaged per photograph, because crops of one photograph are not independent.
+    parts of 1..T; which photographs swap neighbors is drawn anew for each. Losses are averaged per photograph, because
+    crops of one photograph are not independent.
 
     Raises:
         CacheError: nothing is held out.
     """
-    latents, tokens, images = _held_out(model, data)
-    other = _derangement(images, seed)
-    contexts = (tokens, tokens[other], torch.zeros_like(tokens))
+    latents, neighbors, images = _held_out(model, data)
     generator = torch.Generator().manual_seed(seed)
     steps = model.head.schedule.num_timesteps
     totals = np.zeros((len(latents), len(CONDITIONS)))
@@ -81,12 +79,13 @@ def held_out_losses(
             noise = torch.randn(latents.shape, generator=generator)
             part = (draw + torch.rand(len(latents), generator=generator)) / num_draws
             t = (part * steps).long().clamp(max=steps - 1)
-            noisy = q_sample(model.head.schedule, latents, t, noise)
-            for column, context in enumerate(contexts):
+            shuffled = neighbors[_derangement(images, seed + draw)]
+            for column, context in enumerate((neighbors, shuffled, torch.zeros_like(neighbors))):
                 for start in range(0, len(latents), batch_size):
                     rows = slice(start, start + batch_size)
-                    predicted = model.denoiser(noisy[rows], t[rows], Context(tokens=context[rows])).float()
-                    totals[rows, column] += (predicted - noise[rows]).square().mean(dim=(1, 2, 3)).numpy()
+                    tokens = Context(tokens=context[rows])
+                    losses = model.head.loss_at(model.denoiser, latents[rows], t[rows], noise[rows], tokens)
+                    totals[rows, column] += losses.numpy()
             tracker.advance()
     owners, inverse = np.unique(images, return_inverse=True)
     per_image = np.stack([np.bincount(inverse, totals[:, column]) for column in range(len(CONDITIONS))], axis=1)

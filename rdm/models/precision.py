@@ -1,4 +1,4 @@
-"""Where bfloat16 pays: on accelerators and on processors with matrix tiles (AMX); elsewhere float32 is faster."""
+"""Where bfloat16 pays: on accelerators, and on processors with bfloat16 products (AMX, AVX-512 BF16)."""
 
 from __future__ import annotations
 
@@ -17,4 +17,7 @@ def autocast(device: torch.device, precision: Precision = "auto") -> torch.autoc
 
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Return whether matrix products in bfloat16 are faster than in float32."""
-    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    if device.type == "cuda":
+        return True
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))

@@ -67,5 +67,6 @@ def tiny_recipe() -> TrainConfig:
             "objective.denoiser.sample_size=8",
             "objective.denoiser.cross_attention_dim=16",
             "objective.held_out_fraction=0.3",
+            "objective.conditioning.pool=6",
         ]
     )

@@ -117,7 +117,5 @@ def test_a_loss_that_is_not_finite_stops_the_run(prepared, tiny_recipe, tmp_path
 
 
 def test_more_neighbors_than_are_stored_are_refused_before_a_job_starts(prepared, tiny_recipe, tmp_path):
-    with pytest.raises(CacheError, match="fewer neighbors are stored"):
-        run_training(
-            tiny_recipe.with_overrides(["objective.conditioning.k_train=7"]), prepared.inputs(tmp_path / "run")
-        )
+    with pytest.raises(CacheError, match="training takes 7 neighbors, but 6 are stored"):
+        run_training(tiny_recipe.with_overrides(["objective.conditioning.pool=7"]), prepared.inputs(tmp_path / "run"))

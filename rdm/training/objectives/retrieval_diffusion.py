@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from rdm.config import Config
@@ -37,12 +37,29 @@ class ConditioningConfig(Config):
         default=22.627417, gt=0, description="factor on the tokens; sqrt(512) gives unit vectors unit variance"
     )
     k_train: int = Field(default=4, ge=1, description="neighbors used of those stored")
+    pool: int | None = Field(
+        default=None,
+        ge=1,
+        description="the nearest neighbors that each training step draws k_train of, so that a small query set is not "
+        "learned by heart from its neighbors; None: k_train, as the released recipe",
+    )
     dropout: float = Field(
         default=0.1,
         ge=0,
         le=1,
         description="probability of the null context (zero) for a sample; the released recipe has 0",
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.pool is not None and self.pool < self.k_train:
+            raise ValueError(f"a pool of {self.pool} neighbors is smaller than k_train {self.k_train}")
+        return self
+
+    @property
+    def num_loaded(self) -> int:
+        """Neighbors that training loads per sample."""
+        return self.k_train if self.pool is None else self.pool
 
 
 class RetrievalDiffusionConfig(Config):
@@ -91,11 +108,12 @@ class LatentData:
                 where=cache,
                 fix=f"rdm neighbors build --root {database} --queries SPEC --name NAME, with the same crops",
             )
-        if matching[0].info["config"]["k_stored"] < config.conditioning.k_train:
+        if (stored := matching[0].info["config"]["k_stored"]) < config.conditioning.num_loaded:
             raise CacheError(
-                f"k_train is {config.conditioning.k_train}, but fewer neighbors are stored",
+                f"training takes {config.conditioning.num_loaded} neighbors, but {stored} are stored",
                 where=database,
-                fix="lower k_train, or build the neighbors again with a larger k_stored",
+                fix="lower objective.conditioning.k_train or .pool, or build the neighbors again with a larger "
+                "k_stored",
             )
         pinned = RetrievalDatabase.open(database, version=matching[0].info["database_version"])
         return cls(latents, pinned, matching[0], config, held_out)
@@ -110,7 +128,10 @@ class LatentData:
         return [Shard(stem, len(self._rows(stem))) for stem in self.cache.stems]
 
     def load_shard(self, index: int) -> dict[str, NDArray]:
-        """Return `moments` float16 [N, 2C, H, W] and `neighbors` float16 [N, k_train, D] (unit, or raw by config)."""
+        """Return `moments` float16 [N, 2C, H, W] and `neighbors` float16 [N, k, D] (unit, or raw by config).
+
+        k is `conditioning.num_loaded` for training, and k_train, the nearest, for what is held out.
+        """
         stem = self.cache.stems[index]
         rows = self._rows(stem)
         ids = self.neighbor_ids(stem)[rows]
@@ -120,7 +141,7 @@ class LatentData:
         }
 
     def neighbor_ids(self, stem: str) -> NDArray[np.int64]:
-        """Return the used neighbors [N, k_train] of every latent of a cache shard."""
+        """Return the loaded neighbors [N, k] of every latent of a cache shard, nearest first."""
         keys, ids, _ = self.table.shard(stem)
         place = {key: row for row, key in enumerate(keys)}
         try:
@@ -131,7 +152,8 @@ class LatentData:
                 where=f"shard {stem}",
                 fix="build the cache and the neighbors again from the same source",
             ) from error
-        return ids[order][:, : self.config.conditioning.k_train]
+        conditioning = self.config.conditioning
+        return ids[order][:, : conditioning.k_train if self.held_out else conditioning.num_loaded]
 
     def image_ids(self, stem: str) -> list[str]:
         """Return the photograph of every latent that `load_shard` gives."""
@@ -156,6 +178,14 @@ def condition(database: RetrievalDatabase, ids: NDArray[np.int64], config: Condi
     return (unit.astype(np.float32) * norms).astype(np.float16)
 
 
+def draw_neighbors(neighbors: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Return k of each sample's neighbors [B, K, D] as [B, k, D], drawn without repetition; all of them where K = k."""
+    if neighbors.shape[1] == k:
+        return neighbors
+    order = torch.rand(neighbors.shape[:2], generator=generator, device=neighbors.device).argsort(dim=1)[:, :k]
+    return neighbors.gather(1, order[:, :, None].expand(-1, -1, neighbors.shape[2]))
+
+
 class RetrievalDiffusionObjective(Objective):
     """E ||eps - eps_theta(z_t, t, {phi(y)})||^2 over latents z and uniform t, the neighbors entering by cross-
     attention.
@@ -176,8 +206,10 @@ class RetrievalDiffusionObjective(Objective):
         mean, logvar = batch["moments"].float().chunk(2, dim=1)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         z = (mean + torch.exp(0.5 * logvar) * noise - self.latent_shift) * self.latent_scale
-        tokens = Context(tokens=batch["neighbors"].float() * self.config.conditioning.scale)
-        context = tokens.dropped({"tokens": self.config.conditioning.dropout}, generator)
+        conditioning = self.config.conditioning
+        neighbors = draw_neighbors(batch["neighbors"], conditioning.k_train, generator)
+        tokens = Context(tokens=neighbors.float() * conditioning.scale)
+        context = tokens.dropped({"tokens": conditioning.dropout}, generator)
         return {"loss": self.head.loss(self.denoiser, z, context, generator).mean()}
 
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
