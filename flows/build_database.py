@@ -42,6 +42,12 @@ def index(builder: DatabaseBuilder) -> dict[str, Any]:
 
 
 @task(cache_policy=NO_CACHE)
+def repair(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
+    """Bring the stored neighbors of every query set up to date."""
+    return builder.repair_neighbors(pool)
+
+
+@task(cache_policy=NO_CACHE)
 def commit(builder: DatabaseBuilder) -> dict[str, Any]:
     """Make the new version the current one."""
     version = builder.commit()
@@ -89,9 +95,11 @@ def run_stages(builder: DatabaseBuilder, dask: str, log: StageLog) -> dict[str, 
                 facts.update(patchify(builder))
             with log.stage("embed") as facts:
                 facts.update(embed(builder, pool))
-        with log.stage("index") as facts:
-            facts.update(index(builder))
-        result = commit(builder)
+            with log.stage("index") as facts:
+                facts.update(index(builder))
+            with log.stage("repair") as facts:
+                facts.update(tables := repair(builder, pool))
+        result = {**commit(builder), "query_sets": tables}
     create_table_artifact(
         key="database",
         description=f"version {result['version']} of {builder.folder.url}",

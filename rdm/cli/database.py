@@ -1,4 +1,4 @@
-"""`rdm database ...`: build, update, search, status, verify, inspect, card."""
+"""`rdm database ...`: build, update, compact, search, status, verify, inspect, card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTIAL = 3
 def register(app: App) -> None:
     """Add the commands."""
     database = App(name="database", help="Build, update, search and check a retrieval database.")
-    for command in (build, update, search, status, verify, inspect, card):
+    for command in (build, update, compact, search, status, verify, inspect, card):
         database.command(command)
     app.command(database)
 
@@ -60,27 +60,48 @@ def update(
     delete_images: Annotated[
         Path | None, Parameter(help="a file with one image id per line to delete for good")
     ] = None,
+    delete_patches: Annotated[
+        Path | None, Parameter(help="a file with one patch id per line to delete for good")
+    ] = None,
+    delete_where: Annotated[
+        str, Parameter(help="delete for good the images whose row in images/*.parquet fulfils this condition")
+    ] = "",
     dask: DaskOption = "local",
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Bring a database up to date with its source: add what is new, delete what is gone, look all neighbors up again.
+    """Bring a database up to date with its source: add what is new, delete what is gone or asked to go.
 
-    Does nothing, quickly, when nothing changed.
+    The index and stored neighbors are repaired at the cost of what changed. Does nothing, quickly, without a change.
+
+    Example: rdm database update --root birds --delete-where "license == 'https://example.org/x' and author == 'X'"
     """
     from rdm.compute import ComputeConfig
-    from rdm.database.jobs import run_build, update_builder, update_plan, update_refresh_neighbors
+    from rdm.database.changes import Removal
+    from rdm.database.jobs import run_build, update_builder, update_plan
 
-    builder = update_builder(root, _read_ids(delete_images))
+    images, patches = _read_ids(delete_images, "image"), _read_patch_ids(delete_patches)
+    builder = update_builder(root, Removal(frozenset(images), frozenset(patches), delete_where))
     plan = update_plan(builder)
     if dry_run or not plan["changed"]:
         show({"root": root, **plan}, as_json=json, title="plan" if dry_run else "nothing changed")
         return 0
-    compute = ComputeConfig(dask=dask)
-    result = run_build(builder, compute)
-    result["query_sets"] = update_refresh_neighbors(root, compute)
+    result = run_build(builder, ComputeConfig(dask=dask))
     show({**plan, **result}, as_json=json, title="database")
     return PARTIAL if result["failed"] else 0
+
+
+def compact(*, root: Root, dry_run: DryRunFlag = False, json: JsonFlag = False) -> None:
+    """Remove deleted photographs and their vectors from the disk, and drop all older versions.
+
+    Patch ids stay. Readers of older versions cannot go on. Killed anywhere, the same command finishes.
+    """
+    from rdm.database.compact import compact_database, compaction_plan
+
+    if dry_run:
+        show({"root": root, "would": "compact", **compaction_plan(root)}, as_json=json, title="plan")
+        return
+    show({"root": root, **compact_database(root)}, as_json=json, title="database")
 
 
 def search(
@@ -189,14 +210,22 @@ def card(
         out.write_text(text, encoding="utf-8")
 
 
-def _read_ids(path: Path | None) -> list[str]:
+def _read_ids(path: Path | None, kind: str) -> list[str]:
     if path is None:
         return []
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"the list of image ids cannot be read: {error.strerror}",
+            f"the list of {kind} ids cannot be read: {getattr(error, 'strerror', '') or error}",
             where=path,
-            fix="give a text file with one image id per line",
+            fix=f"give a text file with one {kind} id per line",
         ) from error
+
+
+def _read_patch_ids(path: Path | None) -> list[int]:
+    lines = _read_ids(path, "patch")
+    for line in lines:
+        if not line.isdecimal():
+            raise UsageError(f"{line!r} is not a patch id", where=path, fix="write one number per line")
+    return [int(line) for line in lines]

@@ -18,15 +18,30 @@ from pydantic import Field
 
 from rdm.compute.shards import Pool
 from rdm.config import Config
+from rdm.database.changes import Changes, Removal
 from rdm.database.embed import EmbedTask, embed_part
 from rdm.database.facade import RetrievalDatabase
-from rdm.database.index import INDEX_PATH, INFOS_PATH, IndexConfig, build_index
+from rdm.database.index import (
+    INDEX_NAME,
+    INFOS_NAME,
+    IndexConfig,
+    ParentIndex,
+    build_index,
+    drop_indexes,
+    index_place,
+    publish_index,
+    update_index,
+    version_place,
+)
+from rdm.database.neighbors import TABLE_KINDS, sort_table_parts
+from rdm.database.parts import EmbeddingParts, count_rows
 from rdm.database.patches import patches_path, patchify_shard
+from rdm.database.tables import repair_tables
 from rdm.encoders import load_encoder
 from rdm.errors import DatabaseError, FailureBudgetError, SourceError
 from rdm.progress import tracking
 from rdm.sources import CropConfig, open_source
-from rdm.sources.ingest import SUCCESS, IngestTask, ingest_shard
+from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.sources.listing import fingerprint
 from rdm.storage import Folder, Part, Version, VersionStore
 
@@ -55,7 +70,8 @@ class DatabaseBuilder:
         self.folder = Folder(root)
         self.config = config
         self.store = VersionStore(self.folder)
-        self.delete_images: frozenset[str] = frozenset()
+        self.removal = Removal()
+        self._table_parts: list[Part] | None = None
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -73,17 +89,9 @@ class DatabaseBuilder:
 
     def _forget(self) -> None:
         # What was read before the lock was held may be out of date: another writer may have committed since.
-        for name in (
-            "parent",
-            "listing",
-            "is_current",
-            "_old_ledger",
-            "_living_images",
-            "_new_rows",
-            "_gone_images",
-            "_tombstones",
-        ):
+        for name in ("parent", "changes", "_draft"):
             self.__dict__.pop(name, None)
+        self._table_parts = None
 
     @cached_property
     def parent(self) -> Version | None:
@@ -91,33 +99,25 @@ class DatabaseBuilder:
         return self.store.current()
 
     @cached_property
-    def listing(self) -> pa.Table:
-        """The photographs of the source, without those whose deletion was asked for.
+    def changes(self) -> Changes:
+        """What this run adds and deletes.
 
         Raises:
-            SourceError: there is none.
+            SourceError: the source is empty.
         """
         table = open_source(self.config.source).listing()
         if table.num_rows == 0:
             raise SourceError("the source is empty", where=self.config.source, fix="check the specification")
-        barred = set(self.delete_images) | set(self.parent.deleted_image_ids if self.parent else ())
-        return table.filter(pc.invert(pc.is_in(table["image_id"], pa.array(sorted(barred), pa.string()))))
+        return Changes(self.folder, self.parent, table, self.removal)
 
-    @cached_property
+    @property
     def is_current(self) -> bool:
         """Whether the parent version already holds exactly what the source has."""
-        if self.parent is None or not self.delete_images <= set(self.parent.deleted_image_ids):
-            return False
-        return self._new_rows.num_rows == 0 and not self._gone_images
+        return self.changes.is_empty
 
     def plan(self) -> dict[str, int]:
-        """Return what a run would do, in photographs."""
-        return {"photographs": self.listing.num_rows, "new": self._new_rows.num_rows, "gone": len(self._gone_images)}
-
-    def unknown_images(self) -> set[str]:
-        """Return those images whose deletion was asked for that the database never had."""
-        known = set(self._old_ledger["image_id"].to_pylist()) if self._old_ledger is not None else set()
-        return set(self.delete_images) - known
+        """Return what a run would do, in photographs and patches."""
+        return self.changes.counts()
 
     def ingest(self, pool: Pool) -> dict[str, Any]:
         """Store the new photographs; return counts by status and cause.
@@ -165,30 +165,62 @@ class DatabaseBuilder:
         return {"num_patches": sum(shard["num_patches"] for shard in stats)}
 
     def build_index(self) -> dict[str, Any]:
-        """Build the index over all living patches; return its infos with the measured recall."""
-        vectors = [self.folder.read_array(path) for path in self._embedding_paths]
-        if len(self._tombstones) == sum(len(part) for part in vectors):
+        """Build the index, or bring the parent's up to date; return its infos with the measured recall."""
+        parts = self._embeddings
+        if len(self.changes.tombstones) == count_rows(parts):
             raise DatabaseError(
                 "no patch would be left",
                 where=self.folder.url,
                 fix="keep at least one photograph, or remove the whole folder",
             )
         with tracking("index", 1, "index") as tracker:
-            infos = build_index(self.folder, np.concatenate(vectors), self._tombstones, self.config.index)
+            self._index_place, self._index_infos = self._make_index(parts)
             tracker.advance()
-        self._index_infos = infos
-        return infos
+        return self._index_infos
+
+    def _make_index(self, parts: EmbeddingParts) -> tuple[str, dict[str, Any]]:
+        dead, config, place = self.changes.tombstones, self.config.index, version_place(self._number)
+        if self.parent is None:
+            return place, build_index(self.folder, parts, dead, config, place)
+        if BuildConfig.model_validate(self.parent.config).index != config:
+            return place, build_index(self.folder, parts, dead, config, place, "its settings were changed")
+        first, before = self.parent.next_patch_id, index_place(self.parent)
+        if count_rows(parts) == first and len(self.changes.newly_dead) == 0:
+            return before, self.parent.index
+        parent = ParentIndex(before, self.parent.index, first, self.changes.newly_dead)
+        return place, update_index(self.folder, parts, dead, config, place, parent)
+
+    def repair_neighbors(self, pool: Pool) -> dict[str, Any]:
+        """Bring the neighbors of every query set to what this version's patches make of them; return counts."""
+        if self.parent is None or not self.parent.parts_of("queryset"):
+            return {}
+        self.store.write_draft(self._draft)
+        self._table_parts, counts = repair_tables(self.folder, self.parent, self._draft, pool)
+        return counts
 
     def commit(self) -> Version:
-        """Describe every part, write the version, and make it the current one."""
+        """Publish the index, describe every part, write the version, and make it the current one."""
+        no_tables = self.parent is None or not self.parent.parts_of("queryset")
+        assert no_tables or self._table_parts is not None, "the neighbors were not repaired"
+        tables = sort_table_parts(self._table_parts or [])
+        version = self._draft.model_copy(update={"parts": [*self._draft.parts, *tables]})
+        publish_index(self.folder, self._index_place)
+        recent = self.store.numbers()[1 - self.config.index.keep_versions :]
+        drop_indexes(self.folder, {self._index_place, *(index_place(self.store.require(n)) for n in recent)})
+        self.store.commit(version)
+        return version
+
+    @cached_property
+    def _draft(self) -> Version:
+        """The version to commit, without its neighbor tables."""
         encoder = load_encoder(self.config.encoder)
         parts = self._parts()
         patches = sum(part.num_rows for part in parts if part.kind == "patches")
-        version = Version(
-            number=(self.parent.number if self.parent else 0) + 1,
+        return Version(
+            number=self._number,
             parent=self.parent.number if self.parent else None,
             source=self.config.source,
-            source_fingerprint=fingerprint(self.listing),
+            source_fingerprint=fingerprint(self.changes.listing),
             num_images=self._num_living_images(parts),
             num_patches=patches,
             next_patch_id=patches,
@@ -199,13 +231,12 @@ class DatabaseBuilder:
                 "fingerprint": encoder.fingerprint.model_dump(mode="json"),
             },
             index=self._index_infos,
-            tombstones=self._tombstones.tolist(),
+            tombstones=self.changes.tombstones.tolist(),
             parts=parts,
-            deleted_image_ids=sorted({*self.delete_images, *(self.parent.deleted_image_ids if self.parent else ())}),
+            deleted_image_ids=sorted(self.changes.removed_images),
             config=self.config.model_dump(mode="json"),
+            oldest_version=self.parent.oldest_version if self.parent else 1,
         )
-        self.store.commit(version)
-        return version
 
     def _check_parent(self) -> None:
         if self.parent is None:
@@ -222,50 +253,9 @@ class DatabaseBuilder:
                 fix="give --root a new folder, or the configuration in its run.json",
             )
 
-    @cached_property
-    def _old_ledger(self) -> pa.Table | None:
-        parts = self.parent.parts_of("ledger") if self.parent else []
-        columns = ["image_id", "etag", "status"]
-        return pa.concat_tables([self.folder.read_table(part.path, columns) for part in parts]) if parts else None
-
-    @cached_property
-    def _living_images(self) -> set[str]:
-        if self.parent is None:
-            return set()
-        tombstones = np.array(self.parent.tombstones, np.int64)
-        living: set[str] = set()
-        for part in self.parent.parts_of("patches"):
-            table = self.folder.read_table(part.path, ["patch_id", "image_id"])
-            alive = np.isin(table["patch_id"].to_numpy(), tombstones, invert=True)
-            living.update(table["image_id"].filter(pa.array(alive)).to_pylist())
-        return living
-
-    @cached_property
-    def _new_rows(self) -> pa.Table:
-        if self._old_ledger is None:
-            return self.listing
-        # The last row of an id counts. A photograph that was deleted and is in the source again is new.
-        known = {
-            image_id: etag
-            for image_id, etag, status in zip(*self._old_ledger.to_pydict().values(), strict=True)
-            if status != SUCCESS or image_id in self._living_images
-        }
-        rows = zip(self.listing["image_id"].to_pylist(), self.listing["etag"].to_pylist(), strict=True)
-        return self.listing.filter(pa.array([known.get(image_id) != etag for image_id, etag in rows], pa.bool_()))
-
-    @cached_property
-    def _gone_images(self) -> set[str]:
-        replaced = self._living_images & set(self._new_rows["image_id"].to_pylist())
-        return (self._living_images - set(self.listing["image_id"].to_pylist())) | replaced
-
-    @cached_property
-    def _tombstones(self) -> np.ndarray:
-        dead = set(self.parent.tombstones) if self.parent else set()
-        for part in self.parent.parts_of("patches") if self.parent and self._gone_images else []:
-            table = self.folder.read_table(part.path, ["patch_id", "image_id"])
-            mask = pc.is_in(table["image_id"], pa.array(sorted(self._gone_images), pa.string()))
-            dead.update(table.filter(mask)["patch_id"].to_pylist())
-        return np.array(sorted(dead), np.int64)
+    @property
+    def _number(self) -> int:
+        return self.parent.number + 1 if self.parent else 1
 
     @property
     def _first_new_part(self) -> int:
@@ -278,22 +268,27 @@ class DatabaseBuilder:
     @property
     def _new_stems(self) -> list[str]:
         first = len(self.parent.parts_of("images")) if self.parent else 0
-        count = -(-self._new_rows.num_rows // self.config.images_per_shard)
+        count = -(-self.changes.new_rows.num_rows // self.config.images_per_shard)
         return [f"{first + number:05d}" for number in range(count)]
 
     def _ingest_tasks(self) -> list[IngestTask]:
-        size = self.config.images_per_shard
+        size, new = self.config.images_per_shard, self.changes.new_rows
         return [
-            IngestTask(self.folder, stem, self.config.source, tuple(self._new_rows.slice(n * size, size).to_pylist()))
+            IngestTask(self.folder, stem, self.config.source, tuple(new.slice(n * size, size).to_pylist()))
             for n, stem in enumerate(self._new_stems)
         ]
 
     @property
-    def _embedding_paths(self) -> list[str]:
-        return [f"img_emb/img_emb_{part:04d}.npy" for part in range(self._first_new_part + len(self._new_stems))]
+    def _embeddings(self) -> EmbeddingParts:
+        old = self.parent.parts_of("embeddings") if self.parent else []
+        new = [f"img_emb/img_emb_{self._first_new_part + n:04d}.npy" for n in range(len(self._new_stems))]
+        vectors = [self.folder.read_array(path) for path in [*(part.path for part in old), *new]]
+        starts = np.cumsum([0, *map(len, vectors)]).tolist()
+        return list(zip(starts, vectors, strict=False))
 
     def _parts(self) -> list[Part]:
-        parts = [part for part in self.parent.parts if part.kind not in ("index", "infos")] if self.parent else []
+        left_out = ("index", "infos", *TABLE_KINDS)
+        parts = [part for part in self.parent.parts if part.kind not in left_out] if self.parent else []
         for number, stem in enumerate(self._new_stems, start=self._first_new_part):
             ledger = self.folder.read_table(f"images/{stem}.parquet", columns=["status"])
             rows = self.folder.read_table(patches_path(number), columns=["patch_id"]).num_rows
@@ -304,11 +299,11 @@ class DatabaseBuilder:
                 self.store.describe_part("embeddings", f"img_emb/img_emb_{number:04d}.npy", rows),
                 self.store.describe_part("metadata", f"metadata/metadata_{number:04d}.parquet", rows),
             ]
-        total = sum(part.num_rows for part in parts if part.kind == "patches")
+        rows = self._index_infos["num_vectors"]
         return [
             *parts,
-            self.store.describe_part("index", INDEX_PATH, total),
-            self.store.describe_part("infos", INFOS_PATH, 1),
+            self.store.describe_part("index", f"{self._index_place}/{INDEX_NAME}", rows),
+            self.store.describe_part("infos", f"{self._index_place}/{INFOS_NAME}", 1),
         ]
 
     def _num_living_images(self, parts: list[Part]) -> int:
@@ -316,5 +311,5 @@ class DatabaseBuilder:
             self.folder.read_table(part.path, ["patch_id", "image_id"]) for part in parts if part.kind == "patches"
         ]
         everything = pa.concat_tables(tables)
-        living = pc.invert(pc.is_in(everything["patch_id"], pa.array(self._tombstones)))
+        living = pc.invert(pc.is_in(everything["patch_id"], pa.array(self.changes.tombstones)))
         return pc.count_distinct(everything.filter(living)["image_id"]).as_py()

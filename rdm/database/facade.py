@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,13 +13,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdm.database.index import approximate_candidates, open_index
+from rdm.database.index import approximate_candidates, index_place, open_index
+from rdm.database.parts import gather, open_embeddings
 from rdm.database.photos import iterate_patches, read_photograph
 from rdm.database.search import blocks_of, canonical_similarities, exact_search, quantize, rank
 from rdm.encoders import Encoder, load_encoder
 from rdm.errors import DatabaseError, EncoderMismatchError
 from rdm.storage import Folder, Version, VersionStore
 
+logger = logging.getLogger(__name__)
 BLOCK_ROWS = 65_536
 
 
@@ -94,26 +97,20 @@ class RetrievalDatabase:
     @cached_property
     def parts(self) -> list[tuple[int, NDArray[np.float16]]]:
         """`(first patch id, memory-mapped vectors [N, dim])` of each embedding part."""
-        parts, first = [], 0
-        for part in self.version.parts_of("embeddings"):
-            vectors = self.folder.read_array(part.path)
-            if vectors.shape != (part.num_rows, self.version.embedding_dim):
-                raise DatabaseError(
-                    f"an embedding part has shape {vectors.shape}",
-                    where=self.folder.describe(part.path),
-                    fix="run `rdm database verify`",
-                )
-            parts.append((first, vectors))
-            first += part.num_rows
-        return parts
+        return open_embeddings(self.folder, self.version.parts_of("embeddings"), self.version.embedding_dim)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
         return np.array([first for first, _ in self.parts], np.int64)
 
     @cached_property
-    def _index(self) -> faiss.Index:
-        return open_index(self.folder)
+    def _index(self) -> faiss.Index | None:
+        """The version's index, or None where the version is an old one whose index was dropped."""
+        place = index_place(self.version)
+        if not self.folder.exists(place) and VersionStore(self.folder).require().number > self.version.number:
+            logger.warning("version %d has no index any more: comparing with every vector", self.version.number)
+            return None
+        return open_index(self.folder, place)
 
     def search_vectors(
         self, queries: NDArray[np.floating], k: int, *, exact: bool = False
@@ -141,14 +138,16 @@ class RetrievalDatabase:
                 fix="ask for fewer neighbors, or add photographs",
             )
         vectors = quantize(queries)
-        if exact:
+        if exact or self._index is None:
             return exact_search(vectors, blocks_of(self.parts, BLOCK_ROWS), k, excluded=self.tombstones)
-        return self._approximate(vectors, k)
+        return self._approximate(self._index, vectors, k)
 
-    def _approximate(self, queries: NDArray[np.float16], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        # The index file is the newest version's. Its rows begin with this version's: pass over what came later.
-        later = np.arange(self.version.next_patch_id, self._index.ntotal, dtype=np.int64)
-        candidates = approximate_candidates(self._index, queries, k, np.concatenate([self.tombstones, later]))
+    def _approximate(
+        self, index: faiss.Index, queries: NDArray[np.float16], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        # In format 1 the index is the newest version's and holds deleted patches: pass over them and what came later.
+        later = np.arange(self.version.next_patch_id, index.ntotal, dtype=np.int64)
+        candidates = approximate_candidates(index, queries, k, np.concatenate([self.tombstones, later]))
         short = np.flatnonzero((candidates < 0).any(axis=1))  # an inverted list may hold fewer than k living vectors
         if len(short):
             candidates[short] = exact_search(
@@ -166,13 +165,7 @@ class RetrievalDatabase:
         """
         flat = np.asarray(patch_ids, np.int64).ravel()
         self._check_ids(flat)
-        result = np.empty((len(flat), self.version.embedding_dim), np.float16)
-        owner = np.searchsorted(self._starts, flat, side="right") - 1
-        for part in np.unique(owner):
-            rows = np.flatnonzero(owner == part)
-            first, vectors = self.parts[part]
-            result[rows] = vectors[flat[rows] - first]
-        return result.reshape(*np.shape(patch_ids), self.version.embedding_dim)
+        return gather(self.parts, flat).reshape(*np.shape(patch_ids), self.version.embedding_dim)
 
     def patch_rows(self, patch_ids: NDArray[np.integer]) -> pa.Table:
         """Return the patches' rows (patches and metadata joined), in the order of the ids."""
@@ -194,7 +187,8 @@ class RetrievalDatabase:
         return pa.concat_tables(tables).take(order)
 
     def records(self, patch_ids: NDArray[np.integer]) -> list[PatchRecord]:
-        """Return what is known of each patch."""
+        """Return what is known of each patch; a deleted one is a DatabaseError."""
+        self._refuse_deleted(patch_ids)
         return [
             PatchRecord(
                 row["patch_id"],
@@ -208,11 +202,13 @@ class RetrievalDatabase:
         ]
 
     def pixels(self, patch_ids: NDArray[np.integer]) -> list[Image.Image]:
-        """Return the patches' pixels, cut from their photographs now."""
+        """Return the patches' pixels, cut from their photographs now; a deleted one is a DatabaseError."""
+        self._refuse_deleted(patch_ids)
         return list(iterate_patches(self.folder, self.patch_rows(patch_ids))) if np.size(patch_ids) else []
 
     def photograph(self, patch_id: int) -> Image.Image:
-        """Return the whole photograph that a patch was cut from."""
+        """Return the whole photograph that a patch was cut from; of a deleted patch it is a DatabaseError."""
+        self._refuse_deleted(np.array([patch_id]))
         row = self.patch_rows(np.array([patch_id])).to_pylist()[0]
         return read_photograph(self.folder, row["image_shard"], row["image_row"])
 
@@ -237,6 +233,13 @@ class RetrievalDatabase:
             "index": version.index,
             "num_bytes": version.num_bytes,
         }
+
+    def _refuse_deleted(self, patch_ids: NDArray[np.integer]) -> None:
+        deleted = np.intersect1d(np.asarray(patch_ids, np.int64), self.tombstones)
+        if len(deleted):
+            raise DatabaseError(
+                f"patch {deleted[0]} was deleted", where=self.folder.url, fix="search again: no search finds it"
+            )
 
     def _check_ids(self, flat: NDArray[np.int64]) -> None:
         if len(flat) and not (flat.min() >= 0 and flat.max() < self.version.next_patch_id):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database.build import BuildConfig, DatabaseBuilder
+from rdm.database.changes import Removal
 from rdm.errors import DatabaseError, UsageError
 from rdm.sources import CropConfig
 from rdm.storage import Folder, Version, VersionStore
@@ -46,56 +46,46 @@ def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any
             counts = builder.ingest(pool)
             builder.patchify()
             builder.embed(pool)
-        builder.build_index()
+            builder.build_index()
+            tables = builder.repair_neighbors(pool)
         version = builder.commit()
-    return {**_summary(version), "failed": counts["failed"], "causes": counts["causes"], "unchanged": False}
+    return {
+        **_summary(version),
+        "failed": counts["failed"],
+        "causes": counts["causes"],
+        "query_sets": tables,
+        "unchanged": False,
+    }
 
 
-def update_builder(root: str, delete_images: Sequence[str] = ()) -> DatabaseBuilder:
+def update_builder(root: str, removal: Removal | None = None) -> DatabaseBuilder:
     """Return a builder that brings an existing database up to date with its source.
 
     Raises:
-        DatabaseError: the root is no database, or it has no image of an id that is to be deleted.
+        DatabaseError: the root is no database, or it has no image or patch of an id that is to be deleted.
+        UsageError: the condition of the removal cannot be understood.
     """
     version = VersionStore(Folder(root)).require()
     builder = DatabaseBuilder(root, BuildConfig.model_validate(version.config))
-    builder.delete_images = frozenset(delete_images)
-    if unknown := builder.unknown_images():
+    builder.removal = removal or Removal()
+    if unknown := builder.changes.unknown_images():
         raise DatabaseError(
-            f"the database has no image {', '.join(sorted(unknown)[:5])}",
+            f"the database has no image {', '.join(unknown[:5])}",
             where=root,
             fix="image ids are listed in images/*.parquet",
+        )
+    if unknown := builder.changes.unknown_patches():
+        raise DatabaseError(
+            f"the database has no patch {', '.join(map(str, unknown[:5]))}",
+            where=root,
+            fix=f"patch ids run from 0 to {version.next_patch_id - 1}",
         )
     return builder
 
 
 def update_plan(builder: DatabaseBuilder) -> dict[str, Any]:
-    """Return what an update would do, in photographs, and which query sets' neighbors are those of an older version."""
-    stale = _stale_query_sets(builder.folder)
-    return {"changed": bool(stale) or not builder.is_current, **builder.plan(), "stale_query_sets": stale}
-
-
-def update_refresh_neighbors(root: str, compute: ComputeConfig) -> list[str]:
-    """Look the neighbors of the query sets of older versions up again in the current one; return their names."""
-    from rdm.database.neighbors import NeighborConfig, NeighborTable, build_neighbors
-
-    folder = Folder(root)
-    names = _stale_query_sets(folder)
-    if names:
-        with compute_pool(compute) as pool:
-            for name in names:
-                config = NeighborConfig.model_validate(NeighborTable(folder, name).info["config"])
-                build_neighbors(root, name, config, pool)
-    return names
-
-
-def _stale_query_sets(folder: Folder) -> list[str]:
-    from rdm.database.neighbors import NeighborTable
-
-    number = VersionStore(folder).require().number
-    return [
-        name for name in NeighborTable.names(folder) if NeighborTable(folder, name).info["database_version"] != number
-    ]
+    """Return what an update would do, in photographs and patches."""
+    return {"changed": not builder.is_current, **builder.plan()}
 
 
 def _summary(version: Version) -> dict[str, Any]:
@@ -105,5 +95,6 @@ def _summary(version: Version) -> dict[str, Any]:
         "patches": version.num_live_patches,
         "index": version.index["index_key"],
         "recall_at_20": version.index["recall_at_20"],
+        "index_decision": version.index["decision"],
         "num_bytes": version.num_bytes,
     }

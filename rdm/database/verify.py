@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from rdm.database.facade import RetrievalDatabase
+from rdm.database.index import INDEX_NAME, INFOS_NAME, PUBLISHED
 from rdm.database.neighbors import NeighborTable
 from rdm.errors import RdmError
 from rdm.progress import tracking
 from rdm.storage import sha256_file
+
+_PUBLISHED = (f"{PUBLISHED}/{INDEX_NAME}", f"{PUBLISHED}/{INFOS_NAME}")
 
 
 def verify_database(root: str) -> list[str]:
@@ -24,8 +27,9 @@ def verify_database(root: str) -> list[str]:
             findings += _check_part(database, part.path, part.sha256)
             tracker.advance()
     if not findings:
+        findings += _check_index(database)
         findings += _check_embeddings(database)
-        for name in NeighborTable.names(database.folder):
+        for name in NeighborTable.names(database.folder, database.version):
             findings += _check_neighbors(database, name)
     return findings
 
@@ -36,10 +40,22 @@ def _check_part(database: RetrievalDatabase, path: str, sha256: str) -> list[str
     return [] if sha256_file(database.folder.local(path)) == sha256 else [f"{path} differs from its recorded digest"]
 
 
+def _check_index(database: RetrievalDatabase) -> list[str]:
+    findings, folder, version = [], database.folder, database.version
+    if version.index["num_vectors"] != version.num_live_patches:
+        rows = f"{version.index['num_vectors']} rows for {version.num_live_patches} patches"
+        findings.append(f"{version.parts_of('index')[0].path} has {rows}")
+    for part, name in zip([*version.parts_of("index"), *version.parts_of("infos")], _PUBLISHED, strict=True):
+        if part.path != name and not (folder.exists(name) and folder.local(name).samefile(folder.local(part.path))):
+            findings += _check_part(database, name, part.sha256)
+    return findings
+
+
 def _check_embeddings(database: RetrievalDatabase) -> list[str]:
     findings = []
     for first, vectors in database.parts:
-        norms = np.linalg.norm(np.asarray(vectors, np.float32), axis=1)
+        alive = np.isin(np.arange(first, first + len(vectors)), database.tombstones, invert=True)
+        norms = np.linalg.norm(np.asarray(vectors[alive], np.float32), axis=1)
         if not np.all(np.abs(norms - 1) < 2e-3):
             findings.append(f"the embedding part that starts at patch {first} has vectors that are not unit vectors")
     return findings
@@ -48,15 +64,15 @@ def _check_embeddings(database: RetrievalDatabase) -> list[str]:
 def _check_neighbors(database: RetrievalDatabase, name: str) -> list[str]:
     findings = []
     try:
-        table = NeighborTable(database.folder, name)
+        table = NeighborTable(database.folder, name, database.version)
         for stem in table.info["stems"]:
-            _, ids, similarities = table.shard(stem)
+            path, (_, ids, similarities) = table.paths(stem)[0], table.shard(stem)
             if len(ids) and (ids.min() < 0 or ids.max() >= database.version.next_patch_id):
-                findings.append(f"neighbors/{name}/{stem}.parquet names patches that do not exist")
+                findings.append(f"{path} names patches that do not exist")
             if np.any(np.diff(similarities, axis=1) > 0):
-                findings.append(f"neighbors/{name}/{stem}.parquet is not sorted by similarity")
+                findings.append(f"{path} is not sorted by similarity")
             if table.info["database_version"] == database.version.number and np.isin(ids, database.tombstones).any():
-                findings.append(f"neighbors/{name}/{stem}.parquet names deleted patches")
+                findings.append(f"{path} names deleted patches")
     except (RdmError, KeyError, ValueError) as error:
         findings.append(f"neighbors/{name} cannot be read: {error}")
     return findings

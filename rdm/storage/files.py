@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -192,10 +193,25 @@ class Folder:
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(contiguous))
             file.write(contiguous.data)
 
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name, atomically: a hard link, or a copy where the disk cannot link."""
+        origin, place = Path(self.path(source)), Path(self.path(target))
+        with atomic_path(place) as temporary:
+            try:
+                os.link(origin, temporary)
+            except OSError:
+                shutil.copyfile(origin, temporary)
+
     def delete(self, relative: str) -> None:
         """Delete a file or a directory with all it holds; a missing one is no error."""
         if self.exists(relative):
             self._resolved[0].rm(self.path(relative), recursive=True)
+
+    def delete_empty(self, relative: str) -> None:
+        """Delete the empty directories below a directory of a local folder."""
+        for path, _, _ in os.walk(self.path(relative), topdown=False):
+            if path != self.path(relative) and not os.listdir(path):
+                os.rmdir(path)
 
     def make(self) -> None:
         """Create the folder where it is missing."""
@@ -205,6 +221,14 @@ class Folder:
     def describe(self, relative: str = "") -> str:
         """Return the full path or URL of a relative path, for messages."""
         return f"{self.url}/{relative}" if relative else self.url
+
+    def files(self, relative: str) -> list[str]:
+        """Return the sorted relative paths of all files below a directory; empty if it does not exist."""
+        filesystem, base = self._resolved
+        directory = self.path(relative)
+        if not filesystem.isdir(directory):
+            return []
+        return sorted(str(path)[len(base.rstrip("/")) + 1 :] for path in filesystem.find(directory))
 
     def sweep_temporaries(self) -> int:
         """Delete what killed writers left behind; return how many files that was. Call it under the writer's lock."""

@@ -18,9 +18,11 @@ from rdm.errors import ConcurrentWriterError, DatabaseError
 from rdm.storage.files import Folder, sha256_file, storage_errors
 
 FORMAT = "retrieval-database"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, 2)  # 1: one index file for all versions, neighbor tables outside the versions
 MANIFEST = "manifest.json"
 _LOCK = ".writer.lock"
+_DRAFT = "_draft.json"
 
 
 class Part(Config):
@@ -34,10 +36,10 @@ class Part(Config):
 
 
 class Version(Config):
-    """One state of a database. Holds no times, so that equal contents give equal bytes.
+    """One state of a database, its neighbor tables included. Holds no times, so that equal contents give equal bytes.
 
     `patch_id` is never reused: `next_patch_id` only grows. Row `patch_id - first` of an embedding part, counted over
-    the parts in order, is that patch's vector.
+    the parts in order, is that patch's vector. Versions before `oldest_version` were dropped by a compaction.
     """
 
     number: int
@@ -54,6 +56,7 @@ class Version(Config):
     deleted_image_ids: list[str]
     parts: list[Part]
     config: dict[str, Any]
+    oldest_version: int = 1
 
     def parts_of(self, kind: str) -> list[Part]:
         """Return the parts of one kind, in row order."""
@@ -110,22 +113,29 @@ class VersionStore:
                     fix="rdm database build --root DIR --source SPEC makes one",
                 )
             return version
-        path = _version_path(number)
-        if not self.folder.exists(path):
+        path = version_path(number)
+        if number not in self.numbers():
             raise DatabaseError(
-                f"there is no version {number}",
+                f"there is no version {number}" + self._why_dropped(number),
                 where=self.folder.url,
                 fix=f"versions here: {', '.join(map(str, self.numbers())) or 'none'}",
             )
         return self._parse(self.folder.read_bytes(path), path)
 
     def numbers(self) -> list[int]:
-        """Return the numbers of all versions, oldest first."""
-        return [int(name[:-5]) for name in self.folder.names("versions", ".json") if name[:-5].isdigit()]
+        """Return the numbers of all versions that can be read, oldest first."""
+        current = self.current()
+        found = [int(name[:-5]) for name in self.folder.names("versions", ".json") if name[:-5].isdigit()]
+        return [n for n in found if current is None or current.oldest_version <= n <= current.number]
+
+    def _why_dropped(self, number: int) -> str:
+        current = self.current()
+        return ": a compaction dropped it" if current and 0 < number < current.oldest_version else ""
 
     def commit(self, version: Version) -> None:
         """Make a version the current one: write its file, then swap the pointer. Call it under `writer()`."""
-        path = _version_path(version.number)
+        path = version_path(version.number)
+        self.folder.delete(_DRAFT)
         self.folder.write_json(path, version.model_dump(mode="json"))
         self.folder.write_json(
             MANIFEST,
@@ -136,6 +146,14 @@ class VersionStore:
                 "sha256": hashlib.sha256(self.folder.read_bytes(path)).hexdigest(),
             },
         )
+
+    def write_draft(self, version: Version) -> None:
+        """Put down a version that workers read before it is committed. Call it under `writer()`."""
+        self.folder.write_json(_DRAFT, version.model_dump(mode="json"))
+
+    def draft(self) -> Version:
+        """Return the version that the one writer is about to commit."""
+        return self._parse(self.folder.read_bytes(_DRAFT), _DRAFT)
 
     def describe_part(self, kind: str, path: str, num_rows: int) -> Part:
         """Return the description of a file that stands."""
@@ -153,9 +171,14 @@ class VersionStore:
 
         Raises:
             ConcurrentWriterError: another process holds it.
-            DatabaseError: the folder holds something else than a database.
+            DatabaseError: the folder holds something else than a database, or one of an older format.
         """
-        self.current()
+        if self.current() is not None and self._manifest()["format_version"] != FORMAT_VERSION:
+            raise DatabaseError(
+                "a database of an older format can be read, but not changed",
+                where=self.folder.url,
+                fix="build it again in a new folder: rdm database build --root NEW --source SPEC",
+            )
         self.folder.make()
         if not self.folder.is_local:
             raise DatabaseError(
@@ -195,11 +218,11 @@ class VersionStore:
                 where=self.folder.url,
                 fix="point --root at a folder that `rdm database build` made, or at an empty one",
             )
-        if manifest.get("format_version") != FORMAT_VERSION:
+        if manifest.get("format_version") not in _READABLE:
             raise DatabaseError(
                 f"format version {manifest.get('format_version')} is unknown to this release",
                 where=self.folder.url,
-                fix=f"this release reads version {FORMAT_VERSION}",
+                fix=f"this release reads versions {', '.join(map(str, _READABLE))}",
             )
         if not isinstance(manifest.get("current"), str):
             raise DatabaseError(
@@ -230,6 +253,7 @@ class VersionStore:
             "ledger",
             "tombstones",
             _LOCK,
+            _DRAFT,
             "run.json",
         }
         foreign = [name for name in self.folder.names() if name not in ours]
@@ -241,5 +265,6 @@ class VersionStore:
             )
 
 
-def _version_path(number: int) -> str:
+def version_path(number: int) -> str:
+    """Return the path of a version's file."""
     return f"versions/{number:06d}.json"

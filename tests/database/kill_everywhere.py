@@ -20,12 +20,14 @@ import torch
 
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
+from rdm.database.changes import Removal
 from rdm.database.jobs import run_build, update_builder
 from rdm.encoders import load_encoder
 from rdm.sources import CropConfig
 from rdm.storage import Folder, VersionStore
 
 INLINE = ComputeConfig(dask="inline")
+REMOVAL = Removal(frozenset(["p01.jpg"]))
 _countdown: list[int] = []
 
 
@@ -93,18 +95,18 @@ def main(base: Path, encoder: str) -> None:
         shutil.copy(path, base / "photos")
     (base / "photos" / "p00.jpg").unlink()
     shutil.copytree(first, base / "updated")
-    run_build(update_builder(str(base / "updated"), ["p01.jpg"]), INLINE)
+    run_build(update_builder(str(base / "updated"), REMOVAL), INLINE)
     expected, old = contents(base / "updated"), RetrievalDatabase.open(str(first))
     queries = np.asarray(old.parts[0][1][:3])
     neighbors = old.search_vectors(queries, 5)[0]
     shutil.rmtree(root, ignore_errors=True)
     while True:
         shutil.copytree(first, root)
-        if not was_killed(lambda: run_build(update_builder(str(root), ["p01.jpg"]), INLINE), steps := steps + 1):
+        if not was_killed(lambda: run_build(update_builder(str(root), REMOVAL), INLINE), steps := steps + 1):
             break
         survivor = RetrievalDatabase.open(str(root))
         assert survivor.version.number == 2 or np.array_equal(survivor.search_vectors(queries, 5)[0], neighbors), steps
-        run_build(update_builder(str(root), ["p01.jpg"]), INLINE)
+        run_build(update_builder(str(root), REMOVAL), INLINE)
         assert_same(root, expected, steps)
         shutil.rmtree(root)
     sys.stdout.write(f"{steps - 1}\n")

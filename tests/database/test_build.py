@@ -28,6 +28,8 @@ def test_layout_is_that_of_img2dataset_and_clip_retrieval(built: Path, contents:
             *(f"patches/patches_{part:04d}.parquet" for part in range(3)),
             *(f"img_emb/img_emb_{part:04d}.npy" for part in range(3)),
             *(f"metadata/metadata_{part:04d}.parquet" for part in range(3)),
+            "index/000001/index_infos.json",
+            "index/000001/knn.index",
             "index/index_infos.json",
             "index/knn.index",
             "manifest.json",
@@ -93,7 +95,7 @@ def test_builder_that_was_read_before_another_build_sees_its_version(
             crop=CropConfig(frame_size=40, patch_size=24),
         ),
     )
-    assert early.plan() == {"photographs": 12, "new": 12, "gone": 0}
+    assert early.plan() == {"photographs": 12, "new": 12, "gone": 0, "gone_patches": 0}
     build(root, tmp_path / "photos")
     assert run_build(early, INLINE)["unchanged"]
 

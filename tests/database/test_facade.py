@@ -130,7 +130,7 @@ def damaged(built: Path, tmp_path: Path) -> Path:
         "metadata/metadata_0000.parquet",
         "images/00000.tar",
         "images/00000.parquet",
-        "index/knn.index",
+        "index/000001/knn.index",
     ],
 )
 @pytest.mark.parametrize("truncated", [True, False], ids=["truncated", "missing"])
@@ -143,21 +143,3 @@ def test_missing_or_truncated_part_is_an_error_for_the_user(damaged: Path, name:
     with pytest.raises((StorageError, DatabaseError)):  # noqa: PT012
         ids, _ = database.search_vectors(np.ones((1, 16)) / 4, 5)
         database.pixels(np.concatenate([ids[0], np.arange(12)]))
-
-
-def test_index_of_a_later_build_serves_an_older_version(damaged: Path, database: RetrievalDatabase) -> None:
-    """What a build leaves behind that is killed between writing its index and committing its version."""
-    import faiss
-
-    index = faiss.IndexFlatIP(16)
-    vectors = all_vectors(database).astype(np.float32)
-    index.add(np.concatenate([vectors, vectors]))
-    faiss.write_index(index, str(damaged / "index" / "knn.index"))
-    infos = damaged / "index" / "index_infos.json"
-    infos.write_text('{"index_param": ""}')
-    for found, expected in zip(
-        RetrievalDatabase.open(str(damaged)).search_vectors(vectors, 6),
-        database.search_vectors(vectors, 6, exact=True),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(found, expected)

@@ -25,7 +25,7 @@ def vectors() -> np.ndarray:
 @pytest.fixture(scope="module")
 def built(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, dict[str, object]]:
     folder = Folder(tmp_path_factory.mktemp("index"))
-    return folder, build_index(folder, vectors, NONE, IndexConfig())
+    return folder, build_index(folder, [(0, vectors)], NONE, IndexConfig())
 
 
 def test_infos_are_written_and_measured(built: tuple[Folder, dict[str, object]]) -> None:
@@ -38,7 +38,7 @@ def test_infos_are_written_and_measured(built: tuple[Folder, dict[str, object]])
 def test_two_builds_give_equal_bytes(
     built: tuple[Folder, dict[str, object]], vectors: np.ndarray, tmp_path: Path
 ) -> None:
-    build_index(Folder(tmp_path), vectors, NONE, IndexConfig())
+    build_index(Folder(tmp_path), [(0, vectors)], NONE, IndexConfig())
     for name in ("index/knn.index", "index/index_infos.json"):
         assert Folder(tmp_path).read_bytes(name) == built[0].read_bytes(name)
 
@@ -46,7 +46,7 @@ def test_two_builds_give_equal_bytes(
 def test_opened_index_finds_what_it_was_audited_for(
     built: tuple[Folder, dict[str, object]], vectors: np.ndarray
 ) -> None:
-    audit = audit_recall(open_index(built[0]), vectors, NONE, 500, IndexConfig().seed)
+    audit = audit_recall(open_index(built[0]), [(0, vectors)], NONE, 500, IndexConfig().seed)
     assert audit["recall_at_20"] == built[1]["recall_at_20"]
 
 
@@ -78,14 +78,18 @@ def test_tombstones_are_never_candidates(kind: str, vectors: np.ndarray) -> None
 def test_recall_of_a_complete_index_is_one(vectors: np.ndarray) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors.astype(np.float32))
-    assert audit_recall(index, vectors, NONE, 500, 0) == {"recall_at_20": 1.0, "recall_ci95": 0.0, "audit_queries": 500}
+    assert audit_recall(index, [(0, vectors)], NONE, 500, 0) == {
+        "recall_at_20": 1.0,
+        "recall_ci95": 0.0,
+        "audit_queries": 500,
+    }
 
 
 def test_recall_of_an_index_over_half_the_rows_is_the_share_of_neighbors_there(vectors: np.ndarray) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors[:300].astype(np.float32))
     truth, _ = exact_search(vectors, [(0, vectors)], 20, excluded=NONE)
-    audit = audit_recall(index, vectors, NONE, 600, 0)
+    audit = audit_recall(index, [(0, vectors)], NONE, 600, 0)
     assert audit["recall_at_20"] == pytest.approx((truth < 300).mean())
     assert audit["recall_ci95"] > 0
 
@@ -93,20 +97,20 @@ def test_recall_of_an_index_over_half_the_rows_is_the_share_of_neighbors_there(v
 def test_audit_with_few_living_rows_lowers_k(vectors: np.ndarray) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors.astype(np.float32))
-    assert audit_recall(index, vectors, np.arange(3, 600), 500, 0)["recall_at_20"] == 1.0
+    assert audit_recall(index, [(0, vectors)], np.arange(3, 600), 500, 0)["recall_at_20"] == 1.0
 
 
 def test_recall_under_the_least_is_an_error(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).standard_normal((3000, 16))
     unit = quantize((noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32))
     with pytest.raises(DatabaseError, match="under min_recall"):
-        build_index(Folder(tmp_path), unit, NONE, IndexConfig(target_recall=0, min_recall=1))
+        build_index(Folder(tmp_path), [(0, unit)], NONE, IndexConfig(target_recall=0, min_recall=1))
     assert not Folder(tmp_path).exists("index/knn.index")
 
 
 def test_too_little_memory_is_an_error(vectors: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="too little memory"):
-        build_index(Folder(tmp_path), vectors, NONE, IndexConfig(build_memory="1KB", max_index_memory="1KB"))
+        build_index(Folder(tmp_path), [(0, vectors)], NONE, IndexConfig(build_memory="1KB", max_index_memory="1KB"))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nonsense" * 10])

@@ -40,7 +40,7 @@ def test_table_holds_the_neighbors_of_every_crop(root: Path, photos: Path, exact
     info = build_table(root, config_of(photos, exact=exact))
     database = RetrievalDatabase.open(str(root))
     table = NeighborTable(database.folder, "train")
-    assert (info["stems"], info["database_version"]) == (["00000", "00001", "00002"], 1)
+    assert (info["stems"], info["database_version"]) == (["00000", "00001", "00002"], 2)
     for stem in info["stems"]:
         keys, ids, similarities = table.shard(stem)
         assert len(set(keys)) == len(keys) == len(ids)
@@ -57,8 +57,8 @@ def test_second_run_does_nothing_and_lost_shards_alone_are_done_again(
 ) -> None:
     build_table(root, config_of(photos))
     before = contents(root)
-    times = {path: path.stat().st_mtime_ns for path in (root / "neighbors" / "train").glob("0*")}
-    (root / "neighbors" / "train" / "00001.npy").write_bytes(b"")
+    times = {path: path.stat().st_mtime_ns for path in (root / "neighbors" / "train").rglob("0*.*")}
+    (root / "neighbors" / "train" / "000002" / "00001.npy").write_bytes(b"")
     build_table(root, config_of(photos))
     assert contents(root) == before
     assert {path.name for path, time in times.items() if path.stat().st_mtime_ns != time} == {
@@ -145,6 +145,6 @@ def test_names_of_the_tables(root: Path, photos: Path) -> None:
 
 def test_missing_shard_is_a_storage_error(root: Path, photos: Path) -> None:
     build_table(root, config_of(photos))
-    (root / "neighbors" / "train" / "00001.npy").unlink()
+    (root / "neighbors" / "train" / "000002" / "00001.npy").unlink()
     with pytest.raises(StorageError):
         NeighborTable(Folder(root), "train").embeddings("00001")

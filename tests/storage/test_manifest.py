@@ -181,6 +181,6 @@ def test_manifest_names_the_format(store: VersionStore) -> None:
     manifest = json.loads(store.folder.read_bytes("manifest.json"))
     assert (manifest["format"], manifest["format_version"], manifest["current"]) == (
         "retrieval-database",
-        1,
+        2,
         "versions/000001.json",
     )

@@ -1,0 +1,160 @@
+"""What an update changes: the source compared with the version before, and what was asked to be removed."""
+
+# pyright: reportAttributeAccessIssue=false
+# pyarrow ships no types for the functions that it makes at run time.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from rdm.database.predicate import matching_rows
+from rdm.sources.ingest import SUCCESS
+from rdm.storage import Folder, Version
+
+DELETED = "deleted"  # status of a ledger row whose photograph a compaction removed from the disk
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What is asked to go for good: photographs by id or by a condition on their ledger rows, and single patches."""
+
+    image_ids: frozenset[str] = frozenset()
+    patch_ids: frozenset[int] = frozenset()
+    where: str = ""
+
+
+class Changes:
+    """The difference between a source's listing and a version, with removals. Reads when asked, and once."""
+
+    def __init__(self, folder: Folder, parent: Version | None, source: pa.Table, removal: Removal) -> None:
+        self.folder = folder
+        self.parent = parent
+        self.source = source
+        self.removal = removal
+
+    @cached_property
+    def listing(self) -> pa.Table:
+        """The photographs of the source, without those that were ever removed on request."""
+        return self.source.filter(pc.invert(_is_in(self.source["image_id"], self.removed_images)))
+
+    @cached_property
+    def removed_images(self) -> frozenset[str]:
+        """All photographs that were removed on request, now or before.
+
+        A photograph whose last patch is removed counts: an update would bring it back otherwise.
+        """
+        named = self.removal.image_ids | self._selected_images | self._emptied_images
+        return frozenset(named) | frozenset(self.parent.deleted_image_ids if self.parent else ())
+
+    @cached_property
+    def new_rows(self) -> pa.Table:
+        """The rows of the listing that must be stored: new photographs, and replaced ones."""
+        # The last row of an id counts. A photograph that was deleted and is in the source again is new.
+        living = set(self.living_images)
+        known = {
+            row["image_id"]: row["etag"]
+            for row in self._ledger.select(["image_id", "etag", "status"]).to_pylist()
+            if row["status"] not in (SUCCESS, DELETED) or row["image_id"] in living
+        }
+        rows = zip(self.listing["image_id"].to_pylist(), self.listing["etag"].to_pylist(), strict=True)
+        return self.listing.filter(pa.array([known.get(image_id) != etag for image_id, etag in rows], pa.bool_()))
+
+    @cached_property
+    def living_images(self) -> list[str]:
+        """The photographs that the version before has living patches of."""
+        return self._patches["image_id"].unique().to_pylist()
+
+    @cached_property
+    def gone_images(self) -> set[str]:
+        """The photographs whose living patches all go: vanished, replaced, or removed."""
+        living = set(self.living_images)
+        replaced = living & set(self.new_rows["image_id"].to_pylist())
+        return (living - set(self.listing["image_id"].to_pylist())) | replaced
+
+    @cached_property
+    def newly_dead(self) -> NDArray[np.int64]:
+        """The sorted ids of the patches that go now."""
+        table = self._patches
+        goes = pc.or_(
+            _is_in(table["image_id"], self.gone_images),
+            pc.is_in(table["patch_id"], pa.array(sorted(self.removal.patch_ids), pa.int64())),
+        )
+        return np.sort(table.filter(goes)["patch_id"].to_numpy())
+
+    @cached_property
+    def tombstones(self) -> NDArray[np.int64]:
+        """The sorted ids of all patches that are deleted after this change."""
+        before = np.array(self.parent.tombstones if self.parent else [], np.int64)
+        return np.union1d(before, self.newly_dead)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the version before already holds exactly this."""
+        if self.parent is None or not self.removed_images <= set(self.parent.deleted_image_ids):
+            return False
+        return self.new_rows.num_rows == 0 and len(self.newly_dead) == 0
+
+    def counts(self) -> dict[str, int]:
+        """Return the size of the change: photographs in the source, new ones, those that go, and their patches."""
+        return {
+            "photographs": self.listing.num_rows,
+            "new": self.new_rows.num_rows,
+            "gone": len(self.gone_images),
+            "gone_patches": len(self.newly_dead),
+        }
+
+    def unknown_images(self) -> list[str]:
+        """Return those photographs whose removal was asked for that the database never had."""
+        return sorted(self.removal.image_ids - set(self._ledger["image_id"].to_pylist()))
+
+    def unknown_patches(self) -> list[int]:
+        """Return those patches whose removal was asked for that the database never had."""
+        end = self.parent.next_patch_id if self.parent else 0
+        return sorted(patch_id for patch_id in self.removal.patch_ids if not 0 <= patch_id < end)
+
+    @cached_property
+    def _ledger(self) -> pa.Table:
+        parts = self.parent.parts_of("ledger") if self.parent else []
+        columns = ["image_id", "etag", "status"]
+        empty = pa.table({name: pa.array([], pa.string()) for name in columns})
+        tables = [self.folder.read_table(part.path, None if self.removal.where else columns) for part in parts]
+        return pa.concat_tables(tables, promote_options="default") if tables else empty
+
+    @cached_property
+    def _patches(self) -> pa.Table:
+        """`patch_id` and `image_id` of the living patches of the version before."""
+        tombstones = np.array(self.parent.tombstones if self.parent else [], np.int64)
+        tables = [pa.table({"patch_id": pa.array([], pa.int64()), "image_id": pa.array([], pa.string())})]
+        for part in self.parent.parts_of("patches") if self.parent else []:
+            table = self.folder.read_table(part.path, ["patch_id", "image_id"])
+            tables.append(table.filter(pa.array(np.isin(table["patch_id"].to_numpy(), tombstones, invert=True))))
+        return pa.concat_tables(tables)
+
+    @cached_property
+    def _selected_images(self) -> set[str]:
+        """The living photographs for whose ledger row the condition holds."""
+        if not self.removal.where:
+            return set()
+        ids = self._ledger["image_id"].to_pylist()
+        last = {image_id: row for row, image_id in enumerate(ids)}
+        rows = [last[image_id] for image_id in self.living_images]
+        return set(matching_rows(self._ledger.take(sorted(rows)), self.removal.where)["image_id"].to_pylist())
+
+    @cached_property
+    def _emptied_images(self) -> set[str]:
+        """The photographs all of whose living patches are asked to go one by one."""
+        if not self.removal.patch_ids:
+            return set()
+        asked = pc.is_in(self._patches["patch_id"], pa.array(sorted(self.removal.patch_ids), pa.int64()))
+        touched = set(self._patches.filter(asked)["image_id"].to_pylist())
+        return touched - set(self._patches.filter(pc.invert(asked))["image_id"].to_pylist())
+
+
+def _is_in(column: pa.ChunkedArray, values: set[str] | frozenset[str]) -> pa.ChunkedArray:
+    return pc.is_in(column, pa.array(sorted(values), pa.string()))

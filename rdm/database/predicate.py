@@ -1,0 +1,133 @@
+"""Conditions on the columns of a table, written as Python comparisons, parsed without ever running anything."""
+
+# pyright: reportAttributeAccessIssue=false
+# pyarrow ships no types for the functions that it makes at run time.
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rdm.errors import UsageError
+
+EXAMPLE = "license == 'https://creativecommons.org/licenses/by/2.0/' and author in ['A. Bird', 'B. Bird']"
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.Gt,
+    ast.LtE: ast.GtE,
+    ast.Gt: ast.Lt,
+    ast.GtE: ast.LtE,
+}
+
+
+def matching_rows(table: pa.Table, condition: str) -> pa.Table:
+    """Return the rows for which a condition holds; an empty cell fulfils no comparison.
+
+    Raises:
+        UsageError: the condition cannot be understood, names an unknown column, or compares a column with a value of
+            another type.
+    """
+    expression = parse_condition(condition, table.column_names)
+    try:
+        return table.filter(expression)
+    except (pa.ArrowException, TypeError) as error:
+        raise UsageError(
+            f"the condition does not fit its columns: {str(error).splitlines()[0]}",
+            where=condition,
+            fix="; ".join(f"{field.name} is {field.type}" for field in table.schema),
+        ) from error
+
+
+def parse_condition(condition: str, columns: Sequence[str]) -> pc.Expression:
+    """Return a condition as an expression: comparisons of columns with values, `in` lists, `and`, `or`, `not`.
+
+    Raises:
+        UsageError: it is anything else, or names an unknown column.
+    """
+    try:
+        return _Parser(condition, columns).logical(ast.parse(condition.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UsageError(
+            f"the condition is no expression: {error}", where=condition, fix=f"write for example {EXAMPLE}"
+        ) from error
+
+
+class _Parser:
+    def __init__(self, condition: str, columns: Sequence[str]) -> None:
+        self.condition = condition
+        self.columns = columns
+
+    def logical(self, node: ast.expr) -> pc.Expression:
+        """Return a node that is true or false."""
+        if isinstance(node, ast.BoolOp):
+            first, *others = [self.logical(value) for value in node.values]
+            for other in others:
+                first = first & other if isinstance(node.op, ast.And) else first | other
+            return first
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return ~self.logical(node.operand)
+        if isinstance(node, ast.Compare):
+            operands = [node.left, *node.comparators]
+            first, *others = [
+                self._comparison(left, kind, right)
+                for left, kind, right in zip(operands, node.ops, operands[1:], strict=False)
+            ]
+            for other in others:
+                first = first & other
+            return first
+        raise self._refusal(node)
+
+    def _comparison(self, left: ast.expr, kind: ast.cmpop, right: ast.expr) -> pc.Expression:
+        if isinstance(kind, ast.In | ast.NotIn):
+            column, listed = self._column(left), self._list(right)
+            return column.is_valid() & ~column.isin(listed) if isinstance(kind, ast.NotIn) else column.isin(listed)
+        if isinstance(right, ast.Name) and not isinstance(left, ast.Name):
+            left, kind, right = right, _MIRRORED.get(type(kind), type(kind))(), left
+        if type(kind) not in _COMPARISONS:
+            raise self._refusal(left)
+        other = self._column(right) if isinstance(right, ast.Name) else self._value(right)
+        return _COMPARISONS[type(kind)](self._column(left), other)
+
+    def _column(self, node: ast.expr) -> pc.Expression:
+        if not isinstance(node, ast.Name):
+            raise self._refusal(node)
+        if node.id not in self.columns:
+            raise UsageError(
+                f"there is no column {node.id!r}", where=self.condition, fix=f"columns: {', '.join(self.columns)}"
+            )
+        return pc.field(node.id)
+
+    def _value(self, node: ast.expr) -> str | int | float | bool:
+        negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+        constant = node.operand if isinstance(node, ast.UnaryOp) and negative else node
+        if isinstance(constant, ast.Constant) and isinstance(constant.value, str | int | float):
+            if not negative:
+                return constant.value
+            if not isinstance(constant.value, str):
+                return -constant.value
+        raise self._refusal(node)
+
+    def _list(self, node: ast.expr) -> list[Any]:
+        if not isinstance(node, ast.List | ast.Tuple | ast.Set) or not node.elts:
+            raise self._refusal(node)
+        return [self._value(element) for element in node.elts]
+
+    def _refusal(self, node: ast.expr) -> UsageError:
+        text = ast.get_source_segment(self.condition.strip(), node) or ast.dump(node)
+        return UsageError(
+            f"{text!r} is not allowed here: a condition compares columns with texts and numbers, with and, or, not, in",
+            where=self.condition,
+            fix=f"write for example {EXAMPLE}",
+        )

@@ -1,0 +1,132 @@
+"""Bring the neighbor tables of a version to what an update makes of its patches, shard by shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rdm.compute.shards import Pool
+from rdm.config import digest_json
+from rdm.database.facade import RetrievalDatabase
+from rdm.database.neighbors import NeighborTable, fixed_lists, neighbor_columns, similarity_sum
+from rdm.database.repair import repair_neighbors
+from rdm.errors import DatabaseError
+from rdm.storage import Folder, Markers, Part, Version, VersionStore
+
+
+@dataclass(frozen=True)
+class RepairTask:
+    """One shard of a table to repair for the drafted version: where it is read and, if it changes, written."""
+
+    root: str
+    name: str
+    stem: str
+    inputs: tuple[str, str]
+    output: str
+    exact: bool
+    first_added: int
+    k: int
+    key: str
+
+
+def repair_shard(task: RepairTask) -> dict[str, Any]:
+    """Write a shard's table as a new lookup in the drafted version would; return whether it changed, and counts.
+
+    An exact table costs what changed; one that was looked up in the index is looked up again.
+    """
+    folder = Folder(task.root)
+    markers = Markers(folder, f"repair-{task.name}")
+    if (marker := markers.find(task.stem, task.key)) is not None:
+        return marker.stats
+    database = RetrievalDatabase(folder, VersionStore(folder).draft())
+    table = folder.read_table(task.inputs[0])
+    stored = neighbor_columns(table, task.k)
+    queries = np.asarray(folder.read_array(task.inputs[1]))
+    if task.exact:
+        found, searched = repair_neighbors(queries, stored, database.parts, task.first_added, database.tombstones)
+    else:
+        found, searched = database.search_vectors(queries, task.k), len(queries)
+    changed = not all(np.array_equal(new, old) for new, old in zip(found, stored, strict=True))
+    if changed:
+        for name, values in zip(("neighbor_ids", "similarities"), found, strict=True):
+            table = table.set_column(table.column_names.index(name), name, fixed_lists(values))
+        folder.write_table(task.output, table)
+    stats = {"changed": changed, "searched": searched, "similarity_sum": similarity_sum(found[1])}
+    markers.write(task.stem, task.key, [task.output] if changed else [], stats)
+    return stats
+
+
+def repair_tables(
+    folder: Folder, parent: Version, draft: Version, pool: Pool
+) -> tuple[list[Part], dict[str, dict[str, int]]]:
+    """Repair every table of the parent version; return the tables' parts in the drafted one, and counts by query set.
+
+    Files that need no change are carried over. Counts: rows, shards that changed, rows looked up again.
+
+    Raises:
+        DatabaseError: a table stores more neighbors than patches are left.
+    """
+    parts: list[Part] = []
+    counts: dict[str, dict[str, int]] = {}
+    for name in NeighborTable.names(folder, parent):
+        table = NeighborTable(folder, name, parent)
+        k = table.info["config"]["k_stored"]
+        if k > draft.num_live_patches:
+            raise DatabaseError(
+                f"the neighbors of {name!r} are {k} per crop, but only {draft.num_live_patches} patches would be left",
+                where=folder.url,
+                fix=f"first: rdm neighbors build --root {folder.url} --name {name} --set k_stored=...",
+            )
+        tasks = [_task(folder, table, stem, parent, draft) for stem in table.info["stems"]]
+        finished = dict(pool.map(repair_shard, tasks, stage="repair", names=table.info["stems"]))
+        stats = [finished[number] for number in range(len(tasks))]
+        parts += _parts(folder, table, tasks, stats, draft.number)
+        counts[name] = {
+            "rows": table.info["num_queries"],
+            "changed_shards": sum(shard["changed"] for shard in stats),
+            "searched_rows": sum(shard["searched"] for shard in stats),
+        }
+    return parts, counts
+
+
+def _task(folder: Folder, table: NeighborTable, stem: str, parent: Version, draft: Version) -> RepairTask:
+    exact, inputs = table.info["config"]["exact"], table.paths(stem)
+    output = f"neighbors/{table.name}/{draft.number:06d}/{stem}.parquet"
+    searched = [part.sha256 for part in draft.parts if part.kind in ("embeddings", "index")]
+    before = [part.sha256 for part in table.parts if part.path in inputs]
+    key = digest_json([before, searched, draft.tombstones, output])
+    return RepairTask(
+        folder.url,
+        table.name,
+        stem,
+        inputs,
+        output,
+        exact,
+        parent.next_patch_id,
+        table.info["config"]["k_stored"],
+        key,
+    )
+
+
+def _parts(
+    folder: Folder, table: NeighborTable, tasks: list[RepairTask], stats: list[dict[str, Any]], number: int
+) -> list[Part]:
+    store = VersionStore(folder)
+    by_path = {part.path: part for part in table.parts}
+    shards = [
+        store.describe_part("neighbors", task.output, by_path[task.inputs[0]].num_rows)
+        if shard["changed"]
+        else by_path[task.inputs[0]]
+        for task, shard in zip(tasks, stats, strict=True)
+    ]
+    queries = [by_path[task.inputs[1]] for task in tasks]
+    described = next(part for part in table.parts if part.kind == "queryset")
+    info = folder.read_json(described.path)
+    mean = sum(shard["similarity_sum"] for shard in stats) / max(info["num_queries"], 1)
+    if mean != info["mean_top1_similarity"]:
+        path = f"neighbors/{table.name}/{number:06d}/queryset.json"
+        folder.write_json(path, {**info, "mean_top1_similarity": mean})
+        described = store.describe_part("queryset", path, 1)
+    return [described, *shards, *queries]
