@@ -40,7 +40,7 @@ from rdm.database.tables import repair_tables
 from rdm.encoders import load_encoder
 from rdm.errors import DatabaseError, FailureBudgetError, SourceError
 from rdm.progress import tracking
-from rdm.sources import CropConfig, open_source
+from rdm.sources import CropConfig, FetchConfig, open_source
 from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.sources.listing import fingerprint
 from rdm.storage import Folder, Part, Version, VersionStore
@@ -56,6 +56,7 @@ class BuildConfig(Config):
     images_per_shard: int = Field(default=1000, ge=1, le=10_000, description="photographs per tar")
     batch_size: int = Field(default=64, ge=1, description="patches encoded at once")
     min_success_rate: float = Field(default=0.9, ge=0, le=1, description="share of the photographs that must be usable")
+    fetch: FetchConfig = FetchConfig()
 
 
 class DatabaseBuilder:
@@ -272,9 +273,10 @@ class DatabaseBuilder:
         return [f"{first + number:05d}" for number in range(count)]
 
     def _ingest_tasks(self) -> list[IngestTask]:
-        size, new = self.config.images_per_shard, self.changes.new_rows
+        config, new = self.config, self.changes.new_rows
+        size = config.images_per_shard
         return [
-            IngestTask(self.folder, stem, self.config.source, tuple(new.slice(n * size, size).to_pylist()))
+            IngestTask(self.folder, stem, config.source, tuple(new.slice(n * size, size).to_pylist()), config.fetch)
             for n, stem in enumerate(self._new_stems)
         ]
 

@@ -12,7 +12,7 @@ from rdm.sources import ImageDecodeError, decode_image
 from rdm.storage import Folder
 from rdm.storage.files import read_error
 
-_Places = tuple[list[int], list[int]]  # offset and size of each row's picture in its tar
+_Places = dict[str, list[int]]  # offset and size of each row's picture in its tar, and its rotation
 
 
 def iterate_patches(folder: Folder, patches: pa.Table) -> Iterator[Image.Image]:
@@ -39,16 +39,15 @@ def read_photograph(folder: Folder, shard: str, row: int) -> Image.Image:
 
 
 def _decode(folder: Folder, shard: str, row: int, places: _Places) -> Image.Image:
-    offsets, sizes = places
     path = folder.local(f"images/{shard}.tar")
     try:
         with open(path, "rb") as file:
-            file.seek(offsets[row])
-            data = file.read(sizes[row])
+            file.seek(places["tar_offset"][row])
+            data = file.read(places["num_bytes"][row])
     except OSError as error:
         raise read_error(error, path) from error
     try:
-        return decode_image(data)
+        return decode_image(data, rotation=places["rotation"][row] or 0)
     except ImageDecodeError as error:
         raise DatabaseError(
             f"a stored photograph does not decode: {error}", where=f"{path}, row {row}", fix="run `rdm database verify`"
@@ -56,5 +55,7 @@ def _decode(folder: Folder, shard: str, row: int, places: _Places) -> Image.Imag
 
 
 def _places(folder: Folder, shard: str) -> _Places:
-    table = folder.read_table(f"images/{shard}.parquet", columns=["tar_offset", "num_bytes"])
-    return table.column("tar_offset").to_pylist(), table.column("num_bytes").to_pylist()
+    table = folder.read_table(f"images/{shard}.parquet")
+    names = ("tar_offset", "num_bytes", "rotation")
+    none = [0] * table.num_rows  # a ledger from before there were rotations
+    return {name: table[name].to_pylist() if name in table.column_names else none for name in names}

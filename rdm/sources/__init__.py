@@ -4,9 +4,11 @@ from rdm.sources.crops import CropConfig, crop_boxes
 from rdm.sources.decode import ImageDecodeError, decode_image
 from rdm.sources.listing import Source, open_source
 from rdm.sources.queryset import QuerySet, QuerySetConfig
+from rdm.sources.transfer import FetchConfig
 
 __all__ = [
     "CropConfig",
+    "FetchConfig",
     "ImageDecodeError",
     "QuerySet",
     "QuerySetConfig",

@@ -40,7 +40,8 @@ def decode_image(data: bytes, *, rotation: int = 0) -> Image.Image:
 
     Args:
         data: an encoded JPEG, PNG, WebP, GIF, BMP or TIFF.
-        rotation: further counter-clockwise degrees to turn, a multiple of 90 (Open Images' `Rotation` column).
+        rotation: counter-clockwise degrees that make the stored pixels upright, a multiple of 90 (Open Images'
+            `Rotation` column). Where it is not 0 it takes the place of the EXIF orientation: both tell the same turn.
 
     Raises:
         ImageDecodeError: empty, not a picture, truncated, or over `MAX_PIXELS` (checked before decoding).
@@ -54,8 +55,9 @@ def decode_image(data: bytes, *, rotation: int = 0) -> Image.Image:
             raise ImageDecodeError("too many pixels", f"{width}x{height}")
         if max(width, height) > MAX_ASPECT * max(min(width, height), 1):
             raise ImageDecodeError("too narrow", f"{width}x{height}")
-        image = _to_rgb(ImageOps.exif_transpose(image))
-        return image.rotate(rotation, expand=True) if rotation else image
+        if rotation:
+            return _to_rgb(image).rotate(rotation, expand=True)
+        return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from rdm.errors import SourceError
 from rdm.sources.listing import Author, make_listing
+from rdm.sources.local import LocalSource
 
 
-class FolderSource:
+class FolderSource(LocalSource):
     """Every file below a directory; the image id is the path relative to it.
 
     Files that are not pictures are listed too: the ledger then has a row that says so.

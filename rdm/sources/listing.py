@@ -1,17 +1,25 @@
-"""Sources: a specification such as `folder:///photos` becomes a sorted table of photographs that can be read."""
+"""Sources: a specification such as `folder:///photos` becomes a sorted table of photographs that can be taken in."""
+
+# pyright: reportAttributeAccessIssue=false
+# pyarrow ships no types for the functions that it makes at run time.
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rdm.errors import SourceError, UsageError
 from rdm.sources.decode import IMAGE_SUFFIXES
+from rdm.sources.ledger import Row
+from rdm.sources.transfer import FetchConfig
+from rdm.sources.web import public_url
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -21,6 +29,8 @@ LISTING_SCHEMA = pa.schema(
         ("author", pa.string()),  # empty where the source does not say
         ("license", pa.string()),  # a URL
         ("landing_page", pa.string()),
+        ("rotation", pa.int16()),  # counter-clockwise degrees that make the pixels upright, where the source knows
+        ("checksum", pa.string()),  # of the bytes at the location, where the source knows: base64 of their MD5
     ]
 )
 """Columns of a listing, one row per photograph, sorted by image_id."""
@@ -47,12 +57,32 @@ class Source(Protocol):
         ...
 
     def read(self, location: str) -> bytes:
-        """Return one photograph's encoded bytes; raises OSError where they cannot be had."""
+        """Return one photograph's encoded bytes; raises OSError where they cannot be had.
+
+        Raises:
+            SourceError: this kind of source gives its photographs to a database only, shard by shard.
+        """
+        ...
+
+    def take(self, entries: Sequence[Row], scratch: Path, fetch: FetchConfig) -> Iterator[tuple[Row, bytes]]:
+        """Yield the ledger row of every listed photograph, in order, and its bytes (none where it cannot be used).
+
+        Args:
+            entries: rows of the listing, those of one shard.
+            scratch: a folder for unfinished work. What a killed run left there is used by the next.
+            fetch: how URLs are fetched, where the source has any.
+        """
         ...
 
     def credits(self) -> tuple[Author, ...]:
         """Return the authors whom the source names as a list, not photograph by photograph."""
         ...
+
+
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("etag", "author", "license", "landing_page", "checksum"), ""),
+    "rotation": 0,
+}
 
 
 def make_listing(rows: list[dict[str, Any]]) -> pa.Table:
@@ -61,16 +91,32 @@ def make_listing(rows: list[dict[str, Any]]) -> pa.Table:
     Raises:
         SourceError: an image id occurs twice.
     """
-    complete = [{"etag": "", "author": "", "license": "", "landing_page": "", **row} for row in rows]
-    complete.sort(key=lambda row: row["image_id"])
-    for first, second in zip(complete, complete[1:], strict=False):
-        if first["image_id"] == second["image_id"]:
-            raise SourceError(
-                f"the image id {first['image_id']!r} occurs twice",
-                where=second["location"],
-                fix="give each photograph its own name",
-            )
-    return pa.Table.from_pylist(complete, schema=LISTING_SCHEMA)
+    names = ("image_id", "location", *(name for name in _DEFAULTS if any(name in row for row in rows)))
+    return listing_of({name: pa.array([row.get(name, _DEFAULTS.get(name)) for row in rows]) for name in names})
+
+
+def listing_of(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+    """Return columns as a listing: sorted, missing ones empty; `image_id` and `location` must be there.
+
+    Raises:
+        SourceError: an image id occurs twice.
+    """
+    count = len(columns["image_id"])
+    complete = [
+        columns.get(field.name, pa.repeat(_DEFAULTS.get(field.name), count)).cast(field.type)  # type: ignore[union-attr]
+        for field in LISTING_SCHEMA
+    ]
+    table = pa.Table.from_arrays(complete, schema=LISTING_SCHEMA).sort_by("image_id")
+    ids = table["image_id"]
+    if (repeats := pc.sum(pc.equal(ids[1:], ids[:-1])).as_py() or 0) > 0:
+        row = pc.index(pc.equal(ids[1:], ids[:-1]), True).as_py() + 1
+        others = f", and {repeats - 1} more ids do" if repeats > 1 else ""
+        raise SourceError(
+            f"the image id {ids[row].as_py()!r} occurs twice{others}",
+            where=public_url(table["location"][row].as_py()),
+            fix="give each photograph its own name",
+        )
+    return table
 
 
 def names_picture(location: str) -> bool:
@@ -90,8 +136,8 @@ def fingerprint(listing: pa.Table) -> str:
 def open_source(spec: str) -> Source:
     """Open the source that a specification names.
 
-    Known forms: `samples://openimages-birds[/database|/queries]`, `folder:///DIR`,
-    `webdataset:///DIR_OR_TAR`.
+    Known forms: `samples://openimages-birds[/database|/queries]`, `folder:///DIR`, `webdataset:///DIR_OR_TAR`,
+    `urls:///LIST`, `openimages://SPLIT[?limit=N&ids=FILE&mirror=URL&metadata=URL]`.
 
     Raises:
         UsageError: the specification has no known scheme.
@@ -125,4 +171,22 @@ def _webdataset(rest: str) -> Source:
     return WebDatasetSource(rest)
 
 
-_SCHEMES: dict[str, Callable[[str], Source]] = {"samples": _samples, "folder": _folder, "webdataset": _webdataset}
+def _urls(rest: str) -> Source:
+    from rdm.sources.urls import UrlListSource
+
+    return UrlListSource(rest)
+
+
+def _openimages(rest: str) -> Source:
+    from rdm.sources.openimages import OpenImagesSource
+
+    return OpenImagesSource(rest)
+
+
+_SCHEMES: dict[str, Callable[[str], Source]] = {
+    "samples": _samples,
+    "folder": _folder,
+    "webdataset": _webdataset,
+    "urls": _urls,
+    "openimages": _openimages,
+}

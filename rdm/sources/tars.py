@@ -11,9 +11,10 @@ import pyarrow as pa
 from rdm.errors import SourceError
 from rdm.sources.decode import IMAGE_SUFFIXES
 from rdm.sources.listing import Author, make_listing
+from rdm.sources.local import LocalSource
 
 
-class WebDatasetSource:
+class WebDatasetSource(LocalSource):
     """The pictures of one tar or of every tar in a folder; the image id is the member's key."""
 
     def __init__(self, rest: str) -> None:

@@ -200,3 +200,10 @@ def test_damage_gives_a_picture_or_a_decode_error(kind: str, draw: st.DataObject
         return
     assert decoded.mode == "RGB"
     assert min(decoded.size) >= 1
+
+
+def test_rotation_takes_the_place_of_the_exif_orientation(picture: Callable[..., Image.Image]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = decode_image(encode(picture(1), "PNG", exif=exif), rotation=270)
+    np.testing.assert_array_equal(np.asarray(turned), np.rot90(np.asarray(picture(1)), 3))

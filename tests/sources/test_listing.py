@@ -40,7 +40,7 @@ def test_id_that_occurs_twice_is_an_error() -> None:
 def test_unknown_scheme_lists_the_known_ones(spec: str) -> None:
     with pytest.raises(UsageError, match="is not a source") as caught:
         open_source(spec)
-    assert caught.value.fix == "sources: samples://, folder://, webdataset://"
+    assert caught.value.fix == "sources: samples://, folder://, webdataset://, urls://, openimages://"
 
 
 def test_plain_path_gets_a_hint() -> None:

@@ -1,0 +1,105 @@
+"""The ledger: one row for every photograph that was asked for, kept or not, and why not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from rdm.sources.decode import ImageDecodeError, decode_image, image_extension
+from rdm.sources.web import public_url
+
+SUCCESS, FAILED, SKIPPED = "success", "failed", "skipped"
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # tar member name without ending
+        ("image_id", pa.string()),
+        ("url", pa.string()),  # where the picture came from, without its secrets
+        ("status", pa.string()),  # success, failed, or skipped (no picture by its name, or its owner opted out)
+        ("error_message", pa.string()),  # "cause: detail"
+        ("width", pa.int32()),  # upright, in pixels
+        ("height", pa.int32()),
+        ("rotation", pa.int16()),  # counter-clockwise degrees that make the stored bytes upright, see decode_image
+        ("sha256", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("tar_offset", pa.int64()),  # of the picture's bytes in the tar, for direct reads
+        ("extension", pa.string()),
+        ("author", pa.string()),
+        ("license", pa.string()),
+        ("landing_page", pa.string()),
+        ("etag", pa.string()),
+    ]
+)
+PASSING_CAUSES = frozenset(
+    {"too many requests", "server error", "timed out", "cut short", "no connection", "host not reached", "no result"}
+)
+"""Causes that may be gone the next time: worth another attempt. A picture that is not there never is."""
+
+Row = dict[str, Any]
+
+
+def cause_of(message: str) -> str:
+    """Return the countable cause of an error message `cause: detail`."""
+    return message.partition(":")[0]
+
+
+def is_passing(message: str) -> bool:
+    """Return whether what an error message tells may be gone the next time."""
+    return cause_of(message) in PASSING_CAUSES
+
+
+def usable_row(entry: Row, data: bytes, url: str) -> Row:
+    """Return the ledger row, without key and place in a tar, of a photograph that can be used.
+
+    Args:
+        entry: its row of a listing.
+        data: its encoded bytes.
+        url: where they came from.
+
+    Raises:
+        ImageDecodeError: the bytes are no picture, or one over the limits.
+    """
+    width, height = decode_image(data, rotation=entry["rotation"]).size
+    return {
+        **_credited(entry, url),
+        "status": SUCCESS,
+        "error_message": "",
+        "width": width,
+        "height": height,
+        "rotation": entry["rotation"],
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "num_bytes": len(data),
+        "extension": image_extension(data),
+    }
+
+
+def unusable_row(entry: Row, message: str, status: str = FAILED) -> Row:
+    """Return the ledger row of a photograph that cannot be used; `message` is `cause` or `cause: detail`."""
+    return {**_credited(entry, entry["location"]), "status": status, "error_message": message, "num_bytes": 0}
+
+
+def examined(entry: Row, data: bytes, url: str) -> tuple[Row, bytes]:
+    """Return the ledger row of what was read, usable or not, and the bytes to store (none of an unusable one)."""
+    try:
+        return usable_row(entry, data, url), data
+    except ImageDecodeError as error:
+        return unusable_row(entry, str(error)), b""
+
+
+def shard_stats(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return a shard's counts: by status, by cause, and of the failures that may be gone the next time."""
+    return {
+        "count": len(rows),
+        "successes": sum(row["status"] == SUCCESS for row in rows),
+        "failed": sum(row["status"] == FAILED for row in rows),
+        "retryable": sum(is_passing(row["error_message"]) for row in rows),
+        "status_dict": dict(Counter(cause_of(row["error_message"]) or SUCCESS for row in rows)),
+    }
+
+
+def _credited(entry: Row, url: str) -> Row:
+    kept = {name: entry[name] for name in ("image_id", "etag", "author", "license", "landing_page")}
+    return {**kept, "url": public_url(url)}

@@ -1,0 +1,161 @@
+"""`openimages://SPLIT`: photographs of Open Images, from a mirror first and from where they were published second."""
+
+# pyright: reportAttributeAccessIssue=false
+# pyarrow ships no types for the functions that it makes at run time.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, ValidationError
+
+from rdm.config import Config
+from rdm.errors import SourceError, UsageError
+from rdm.sources.download import download
+from rdm.sources.fetch import Candidate
+from rdm.sources.ledger import Row
+from rdm.sources.listing import listing_of
+from rdm.sources.remote import RemoteSource
+from rdm.sources.urls import read_csv
+from rdm.sources.web import fetchable_url
+
+METADATA = {
+    "train": "v6/oidv6-train-images-with-labels-with-rotation.csv",
+    "validation": "2018_04/validation/validation-images-with-rotation.csv",
+    "test": "2018_04/test/test-images-with-rotation.csv",
+}
+"""The published CSV of each split, below the base URL of the metadata."""
+
+_COLUMNS = {
+    "image_id": "ImageID",
+    "location": "OriginalURL",
+    "author": "Author",
+    "license": "License",
+    "landing_page": "OriginalLandingURL",
+    "checksum": "OriginalMD5",
+}
+
+
+class OpenImagesOptions(Config):
+    """What may follow the split in a specification, as `?name=value&name=value`."""
+
+    metadata: str = Field(
+        default="https://storage.googleapis.com/openimages", description="base URL or folder of the CSVs, or one CSV"
+    )
+    mirror: str = Field(
+        default="https://open-images-dataset.s3.amazonaws.com",
+        description="base URL of a bucket with SPLIT/ID.jpg; empty: originals only",
+    )
+    limit: int = Field(default=0, ge=0, description="only so many photographs, the first by id; 0: all")
+    ids: str = Field(default="", description="a file with one image id per line (or SPLIT/ID): only these")
+
+
+class OpenImagesSource(RemoteSource):
+    """One split of Open Images; the image id is the data set's.
+
+    A photograph counts as changed when its original's URL or MD5, or its rotation, does.
+    """
+
+    def __init__(self, rest: str) -> None:
+        self.split, _, query = rest.partition("?")
+        self.spec = f"openimages://{rest}"
+        if self.split not in METADATA:
+            raise UsageError(
+                f"Open Images has no split {self.split!r}", fix=f"openimages:// with one of {', '.join(METADATA)}"
+            )
+        self.options = _options(query)
+
+    def listing(self) -> pa.Table:
+        """See Source. Of an id that was asked for and is not in the metadata the location is empty.
+
+        Raises:
+            SourceError: the metadata or the list of ids cannot be had or read.
+        """
+        table = self._metadata()
+        if self.options.ids:
+            wanted = pa.table({"image_id": pa.array(sorted(self._ids()), pa.string())})
+            table = wanted.join(table, "image_id").sort_by("image_id")
+        if self.options.limit:
+            table = table.sort_by("image_id").slice(0, self.options.limit)
+        columns: dict[str, Any] = {
+            name: pc.fill_null(table[name].combine_chunks(), "") for name in (*_COLUMNS, "rotation")
+        }
+        parts = [columns[name] for name in ("location", "checksum", "rotation")]
+        columns["etag"] = pc.binary_join_element_wise(*parts, " ")
+        columns["rotation"] = _quarter_turns(columns["rotation"])
+        return listing_of(columns)
+
+    def candidates(self, entry: Row) -> Sequence[Candidate]:
+        """See RemoteSource. Without a row in the metadata there is no license to use a photograph, so no candidate."""
+        if not entry["location"]:
+            return ()
+        original = Candidate(entry["location"], entry["checksum"])
+        if not self.options.mirror:
+            return (original,)
+        name = quote(entry["image_id"], safe="")
+        return Candidate(f"{self.options.mirror.rstrip('/')}/{self.split}/{name}.jpg"), original
+
+    def _metadata(self) -> pa.Table:
+        path = self._metadata_path()
+        try:
+            table = read_csv(path, {*_COLUMNS.values(), "Subset", "Rotation"})
+        except (OSError, pa.ArrowException) as error:
+            raise SourceError(
+                f"the metadata cannot be read: {type(error).__name__}", where=path, fix="fetch the file again"
+            ) from error
+        missing = [name for name in _COLUMNS.values() if name not in table.column_names]
+        if missing:
+            raise SourceError(
+                f"the metadata has no column {', '.join(missing)}",
+                where=path,
+                fix="metadata= must lead to an image CSV of Open Images, such as validation-images-with-rotation.csv",
+            )
+        if "Subset" in table.column_names:  # the CSV of all images has every split
+            table = table.filter(pc.equal(table["Subset"], self.split))
+        rotation = table["Rotation"] if "Rotation" in table.column_names else pa.nulls(table.num_rows, pa.string())
+        return pa.table({**{name: table[column] for name, column in _COLUMNS.items()}, "rotation": rotation})
+
+    def _metadata_path(self) -> Path:
+        base = self.options.metadata
+        place = base if base.endswith(".csv") else f"{base.rstrip('/')}/{METADATA[self.split]}"
+        return download(place) if "://" in base else Path(os.path.expanduser(place))
+
+    def _ids(self) -> set[str]:
+        path = Path(os.path.expanduser(self.options.ids))
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SourceError(
+                f"the list of image ids cannot be read: {type(error).__name__}", where=path, fix="check ids="
+            ) from error
+        return {line.removeprefix(f"{self.split}/") for line in lines if line}
+
+
+def _options(query: str) -> OpenImagesOptions:
+    try:
+        options = OpenImagesOptions.model_validate(dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True)))
+    except (ValidationError, ValueError) as error:
+        if query == "":
+            return OpenImagesOptions()
+        what = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("?",), "msg": "write name=value"}
+        raise UsageError(
+            f"openimages:// does not understand {what['loc'][0]}: {what['msg']}",
+            fix=f"options: {', '.join(OpenImagesOptions.model_fields)}, as ?limit=500&ids=FILE",
+        ) from None
+    for name in ("metadata", "mirror"):
+        value = getattr(options, name)
+        if "://" in value and fetchable_url(value) is None:
+            raise UsageError(f"{name} is not a URL that can be fetched", fix="http:// or https://, without a password")
+    return options
+
+
+def _quarter_turns(rotation: pa.Array) -> pa.Array:
+    # "0.0", "90.0", ... or nothing, where nobody knows.
+    turns = {"90": 90, "180": 180, "270": 270}
+    return pa.array([turns.get(text.removesuffix(".0"), 0) for text in rotation.to_pylist()], pa.int16())

@@ -1,0 +1,118 @@
+"""`urls://LIST`: the photographs that a .txt, .csv or .parquet list names by URL."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from rdm.errors import SourceError
+from rdm.sources.fetch import Candidate
+from rdm.sources.ledger import Row
+from rdm.sources.listing import listing_of
+from rdm.sources.remote import RemoteSource
+from rdm.sources.web import public_url
+
+COLUMNS = {
+    "image_id": ("id", "image_id"),
+    "location": ("url",),
+    "etag": ("etag",),
+    "author": ("author",),
+    "license": ("license", "licence"),
+    "landing_page": ("landing_page",),
+}
+"""Columns of a listing, and what a list may call them."""
+
+
+class UrlListSource(RemoteSource):
+    """A list of URLs, one photograph each.
+
+    The image id is the list's, or the URL without its secrets. A photograph counts as changed when its `etag` does, or
+    without one its URL; a new signature or token in it changes nothing.
+    """
+
+    def __init__(self, rest: str) -> None:
+        self.path = Path(os.path.expanduser(rest))
+        self.spec = f"urls://{rest}"
+        if not self.path.is_file():
+            raise SourceError(
+                "the list of URLs does not exist",
+                where=self.path,
+                fix="name a .txt, .csv or .parquet file (an absolute path has three slashes)",
+            )
+
+    def listing(self) -> pa.Table:
+        """See Source.
+
+        Raises:
+            SourceError: the list cannot be read, has no column `url`, or names an image twice.
+        """
+        found = read_list(self.path, {name for names in COLUMNS.values() for name in names})
+        columns = {
+            column: found[name].to_pylist() for column, names in COLUMNS.items() for name in names if name in found
+        }
+        if "location" not in columns:
+            raise SourceError(
+                "the list has no column url",
+                where=self.path,
+                fix="name the column of URLs url; further ones may be id, author, license, landing_page, etag",
+            )
+        urls = [public_url(url) for url in columns["location"]]
+        ids = columns.get("image_id", urls)
+        etags = columns.get("etag", [hashlib.sha256(url.encode()).hexdigest()[:16] for url in urls])
+        columns |= {"image_id": [own or url for own, url in zip(ids, urls, strict=True)], "etag": etags}
+        return listing_of({name: pa.array(values, pa.string()) for name, values in columns.items()})
+
+    def candidates(self, entry: Row) -> Sequence[Candidate]:
+        """See RemoteSource."""
+        return (Candidate(entry["location"]),)
+
+
+def read_list(path: Path, wanted: Collection[str]) -> dict[str, pa.ChunkedArray]:
+    """Return the wanted columns that a .txt, .csv or .parquet file has, as text without nulls.
+
+    A .txt has one URL per line; `#` begins a comment. Column names are compared in lower case, `-` and space as `_`.
+
+    Raises:
+        SourceError: the file is none of these, or is damaged.
+    """
+    readers = {".txt": _read_lines, ".csv": read_csv, ".parquet": pq.read_table}
+    if path.suffix.lower() not in readers:
+        raise SourceError("a list ends with .txt, .csv or .parquet", where=path, fix="rename or convert it")
+    try:
+        table = readers[path.suffix.lower()](path)
+        names = {name.strip().lower().replace("-", "_").replace(" ", "_"): name for name in table.column_names}
+        found = {name: table[original] for name, original in names.items() if name in wanted}
+        return {name: column.cast(pa.string()).fill_null("") for name, column in found.items()}
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        # Arrow's message may quote a line of the list, and with it a URL.
+        reason = str(error).partition(": ")[0] if isinstance(error, pa.ArrowException) else type(error).__name__
+        raise SourceError(f"the list cannot be read: {reason}", where=path, fix="mend the file") from None
+
+
+def _read_lines(path: Path) -> pa.Table:
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    return pa.table({"url": pa.array([line for line in lines if line and not line.startswith("#")], pa.string())})
+
+
+def read_csv(path: Path, wanted: Collection[str] | None = None) -> pa.Table:
+    """Return the columns of a CSV file that are wanted (None: all), as text.
+
+    Raises:
+        OSError: the file cannot be opened.
+        pyarrow.ArrowException: it is damaged.
+    """
+    with pyarrow.csv.open_csv(path) as reader:
+        names = [name for name in reader.schema.names if wanted is None or name in wanted]
+    return pyarrow.csv.read_csv(
+        path,
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True
+        ),
+    )

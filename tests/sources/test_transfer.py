@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rdm.sources.transfer import FetchConfig, PatientOpener, TransferError, failure_of, retrying
+
+QUICK = FetchConfig(attempts=3, backoff_seconds=0.001, timeout_seconds=0.2, max_seconds=0.5, max_bytes=5000)
+PICTURE = bytes(range(256)) * 8
+Serve = Callable[..., Any]
+
+
+def fetch(url: str, config: FetchConfig = QUICK) -> bytes:
+    with PatientOpener(config).open(urllib.request.Request(url)) as response:
+        return response.read()
+
+
+def error_of(url: str, config: FetchConfig = QUICK) -> str:
+    with pytest.raises(TransferError) as caught:
+        fetch(url, config)
+    return str(caught.value)
+
+
+def test_body_status_and_headers_arrive(server: Any, answer: Serve) -> None:
+    url = server.serve("/a", answer(PICTURE, headers={"X-Robots-Tag": "noai"}))
+    with PatientOpener(QUICK).open(url) as response:
+        assert (response.read(), response.status, response.headers["X-Robots-Tag"]) == (PICTURE, 200, "noai")
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (404, "not found: HTTP 404"),
+        (410, "not found: HTTP 410"),
+        (403, "refused by the server: HTTP 403"),
+        (451, "refused by the server: HTTP 451"),
+    ],
+)
+def test_refusal_is_asked_once(server: Any, answer: Serve, status: int, message: str) -> None:
+    assert error_of(server.serve("/a", answer(status=status))) == message
+    assert server.requests["/a"] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (429, "too many requests: HTTP 429"),
+        (408, "timed out: HTTP 408"),
+        (500, "server error: HTTP 500"),
+        (503, "server error: HTTP 503"),
+    ],
+)
+def test_trouble_that_stays_uses_every_attempt(server: Any, answer: Serve, status: int, message: str) -> None:
+    assert error_of(server.serve("/a", answer(status=status))) == message
+    assert server.requests["/a"] == 3
+
+
+def test_trouble_that_passes_costs_one_attempt(server: Any, answer: Serve) -> None:
+    url = server.serve("/a", answer(status=429), answer(PICTURE))
+    assert fetch(url) == PICTURE
+    assert server.requests["/a"] == 2
+
+
+def test_retry_after_is_heard_up_to_the_longest_pause(server: Any, answer: Serve) -> None:
+    url = server.serve("/a", answer(status=429, headers={"Retry-After": "3600"}), answer(PICTURE))
+    started = time.monotonic()
+    assert fetch(url, QUICK.model_copy(update={"max_backoff_seconds": 0.1})) == PICTURE
+    assert 0.1 <= time.monotonic() - started < 10
+
+
+def test_pause_doubles(server: Any, answer: Serve) -> None:
+    started = time.monotonic()
+    error_of(server.serve("/a", answer(status=500)), QUICK.model_copy(update={"backoff_seconds": 0.05}))
+    assert time.monotonic() - started >= 0.05 + 0.1
+
+
+def test_silent_server_times_out(server: Any, answer: Serve) -> None:
+    assert error_of(server.serve("/a", answer(hang=True)), QUICK.model_copy(update={"attempts": 1})).startswith(
+        "timed out"
+    )
+
+
+def test_server_that_drips_runs_out_of_time(server: Any, answer: Serve) -> None:
+    url = server.serve("/a", answer(PICTURE, drip_seconds=0.01))
+    assert error_of(url, QUICK.model_copy(update={"attempts": 1})) == "timed out: too slow"
+
+
+def test_cut_body_is_fetched_again(server: Any, answer: Serve) -> None:
+    url = server.serve("/a", answer(PICTURE[:100], declared=len(PICTURE)), answer(PICTURE))
+    assert fetch(url) == PICTURE
+
+
+def test_body_that_is_always_cut_is_an_error(server: Any, answer: Serve) -> None:
+    url = server.serve("/a", answer(PICTURE[:100], declared=len(PICTURE)))
+    assert error_of(url) == "cut short: IncompleteRead"
+
+
+def test_no_more_is_read_than_was_declared(server: Any, answer: Serve) -> None:
+    assert fetch(server.serve("/a", answer(PICTURE, declared=100))) == PICTURE[:100]
+
+
+def test_body_of_undeclared_length_is_read_to_its_end(server: Any, answer: Serve) -> None:
+    assert fetch(server.serve("/a", answer(PICTURE, declared=-1))) == PICTURE
+
+
+@pytest.mark.parametrize("declared", [6000, -1], ids=["declared", "not declared"])
+def test_large_body_is_refused(server: Any, answer: Serve, declared: int) -> None:
+    assert error_of(server.serve("/a", answer(bytes(6000), declared=declared))) == "too large: over 5000 bytes"
+    assert server.requests["/a"] == 1
+
+
+def test_reservation_of_mining_rights_is_an_opt_out(server: Any, answer: Serve) -> None:
+    url = server.serve("/a", answer(PICTURE, headers={"TDM-Reservation": "1"}))
+    assert error_of(url) == "opted out: TDM-Reservation"
+
+
+def test_closed_port_is_no_connection() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        message = error_of(f"http://127.0.0.1:{unused.getsockname()[1]}/a")
+    assert message == "no connection: ConnectionRefusedError"
+
+
+def test_redirect_is_followed(server: Any, answer: Serve) -> None:
+    server.serve("/b", answer(PICTURE))
+    assert fetch(server.serve("/a", answer(status=302, headers={"Location": "/b"}))) == PICTURE
+
+
+def test_redirects_end(server: Any, answer: Serve) -> None:
+    url = server.serve("/a", answer(status=302, headers={"Location": "/a"}))
+    assert error_of(url) == "redirect refused: HTTP 302"
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [("file:///etc/passwd", "redirect refused: HTTP 302"), ("ftp://127.0.0.1/a", "not a usable URL: URLError")],
+)
+def test_redirect_out_of_the_web_is_refused(server: Any, answer: Serve, target: str, message: str) -> None:
+    assert error_of(server.serve("/a", answer(status=302, headers={"Location": target}))) == message
+
+
+def test_file_url_is_not_opened() -> None:
+    assert error_of("file:///etc/passwd") == "not a usable URL: URLError"
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "passing"),
+    [
+        (urllib.error.URLError(socket.gaierror(socket.EAI_NONAME, "x")), "unknown host", False),
+        (urllib.error.URLError(socket.gaierror(socket.EAI_AGAIN, "x")), "host not reached", True),
+        (ssl.SSLCertVerificationError("x"), "certificate refused: SSLCertVerificationError", False),
+        (http.client.RemoteDisconnected("x"), "no connection: RemoteDisconnected", True),
+        (http.client.BadStatusLine("token=abc"), "not an HTTP answer: BadStatusLine", False),
+        (ValueError("http://host/?token=abc"), "not a usable URL: ValueError", False),
+        (MemoryError(), "download failed: MemoryError", False),
+    ],
+)
+def test_error_is_told_in_the_ledgers_words(error: BaseException, message: str, passing: bool) -> None:
+    failure = failure_of(error)
+    assert (str(failure), failure.is_passing) == (message, passing)
+
+
+def test_error_that_does_not_pass_ends_the_attempts() -> None:
+    seen: list[int] = []
+
+    def act() -> None:
+        seen.append(1)
+        raise TransferError("server error" if len(seen) == 1 else "not found")
+
+    with pytest.raises(TransferError, match="not found"):
+        retrying(act, QUICK)
+    assert len(seen) == 2
