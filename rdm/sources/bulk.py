@@ -42,7 +42,7 @@ def run_img2dataset(directory: Path, config: FetchConfig, num_rows: int) -> None
             start_new_session=True,
         )
         try:
-            code = _wait(process, directory / OUTPUT, _stall_seconds(config, num_rows))
+            code = wait_while_moving(process, directory / OUTPUT, _stall_seconds(config, num_rows))
         finally:
             _end(process)
     if code:
@@ -77,12 +77,12 @@ def _stall_seconds(config: FetchConfig, num_rows: int) -> float:
     return START_SECONDS + turns * config.attempts * (config.max_seconds + config.max_backoff_seconds)
 
 
-def _wait(process: subprocess.Popen[bytes], output: Path, stall_seconds: float) -> int:
+def wait_while_moving(process: subprocess.Popen[bytes], output: Path, stall_seconds: float) -> int:
     """Return the process's exit code; 0 too for one that stopped moving: what it fetched is still of use."""
     seen, since = (0, 0), time.monotonic()
     while True:
         try:
-            return process.wait(_POLL_SECONDS)
+            return process.wait(min(_POLL_SECONDS, stall_seconds))
         except subprocess.TimeoutExpired:
             now = _progress(output)
             if now != seen:

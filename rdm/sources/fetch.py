@@ -75,6 +75,8 @@ class _Fetching:
         """Fetch until nothing is left to try."""
         for left in sorted(self.scratch.glob("round-*")):
             self._collect(left, ended=False)
+        for left in self.scratch.glob("done-*"):
+            shutil.rmtree(left)
         while wanted := self._wanted():
             directory = self.scratch / f"round-{uuid.uuid4().hex[:8]}"
             with storage_errors(directory):
@@ -123,7 +125,8 @@ class _Fetching:
             elif ended and number in missing:
                 self._fail(number, candidate, "no result")
         self.shelf.save()
-        shutil.rmtree(directory)
+        done = directory.rename(directory.with_name(f"done-{directory.name}"))  # half deleted it could not be read
+        shutil.rmtree(done)
 
     def _keep(self, number: int, candidate: int, data: bytes) -> str | None:
         """Put a picture on the shelf; return why not, where it cannot be used."""

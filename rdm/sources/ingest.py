@@ -48,10 +48,11 @@ def ingest_shard(task: IngestTask) -> dict[str, Any]:
     """
     markers = Markers(task.folder, STAGE)
     marker = markers.find(task.stem, task.key)
-    if marker is not None and not marker.stats.get("retryable"):
-        return marker.stats
     outputs = [f"images/{task.stem}{ending}" for ending in (".tar", ".parquet", "_stats.json")]
     scratch = scratch_path(task.folder, f"_fetch/{task.stem}-{task.key}")
+    if marker is not None and not marker.stats.get("retryable"):
+        _clear(scratch, task.stem)  # where the run that finished the shard was killed before it had
+        return marker.stats
     if marker is not None:
         _keep_earlier(task.folder, outputs, Shelf(scratch))
     with task.folder.writing(outputs[0]) as path:

@@ -16,6 +16,7 @@ from rdm.errors import SourceError
 from rdm.sources.crops import CropConfig, crop_boxes
 from rdm.sources.decode import ImageDecodeError, decode_image
 from rdm.sources.listing import fingerprint, names_picture, open_source
+from rdm.sources.remote import RemoteSource
 
 
 class QuerySetConfig(Config):
@@ -36,11 +37,18 @@ class QueryCrop:
 
 
 class QuerySet:
-    """The crops of a source, shard by shard, in an order that depends on the source alone."""
+    """The crops of a source, shard by shard, in an order that depends on the source alone.
+
+    Raises:
+        UsageError: the specification has no known scheme.
+        SourceError: what it names does not exist, or its photographs are behind URLs.
+    """
 
     def __init__(self, config: QuerySetConfig) -> None:
         self.config = config
         self._source = open_source(config.source)
+        if isinstance(self._source, RemoteSource):
+            raise self._source.not_at_hand()
 
     @cached_property
     def listing(self) -> pa.Table:

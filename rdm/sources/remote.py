@@ -28,7 +28,11 @@ class RemoteSource(ABC):
 
     def read(self, location: str) -> bytes:
         """Raise SourceError: see Source."""
-        raise SourceError(
+        raise self.not_at_hand()
+
+    def not_at_hand(self) -> SourceError:
+        """Return the error for work that needs single photographs, again and again."""
+        return SourceError(
             "photographs behind URLs are fetched only into a database",
             where=self.spec,
             fix=f"rdm database build --root DB --source '{self.spec}', then webdataset://DB/images as the source here",

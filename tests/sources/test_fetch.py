@@ -47,9 +47,8 @@ def one_candidate(entry: dict[str, Any]) -> tuple[Candidate, ...]:
     return (Candidate(entry["location"]),)
 
 
-def leave_round(scratch: Path, pictures: dict[int, bytes], failures: dict[int, str]) -> None:
+def leave_round(directory: Path, pictures: dict[int, bytes], failures: dict[int, str]) -> None:
     """Lay down what img2dataset leaves behind, in its own layout."""
-    directory = scratch / "round-0"
     (directory / "out" / "00000").mkdir(parents=True)
     rows = [{"row": n, "url": f"http://h.example/{n}", "candidate": 0} for n in sorted({*pictures, *failures})]
     pq.write_table(pa.Table.from_pylist(rows), directory / "rows.parquet")
@@ -63,14 +62,14 @@ def leave_round(scratch: Path, pictures: dict[int, bytes], failures: dict[int, s
 
 
 def test_what_a_killed_round_left_is_not_fetched_again(tmp_path: Path, encoded: Encoded) -> None:
-    leave_round(tmp_path, {0: encoded(0), 1: encoded(1)}, {})
+    leave_round(tmp_path / "round-0", {0: encoded(0), 1: encoded(1)}, {})
     taken = list(fetch_photographs(entries(2), one_candidate, tmp_path, QUICK))
     assert [(row["status"], data) for row, data in taken] == [("success", encoded(0)), ("success", encoded(1))]
 
 
 def test_failures_that_a_round_told_of_are_rows(tmp_path: Path) -> None:
     robots = "Use of image disallowed by X-Robots-Tag directive"
-    leave_round(tmp_path, {}, {0: "not found: HTTP 404", 1: robots, 2: ""})
+    leave_round(tmp_path / "round-0", {}, {0: "not found: HTTP 404", 1: robots, 2: ""})
     rows = [row for row, _ in fetch_photographs(entries(3), one_candidate, tmp_path, QUICK)]
     assert [(row["status"], row["error_message"]) for row in rows] == [
         ("failed", "not found: HTTP 404"),
@@ -80,14 +79,14 @@ def test_failures_that_a_round_told_of_are_rows(tmp_path: Path) -> None:
 
 
 def test_bytes_are_compared_with_the_checksum(tmp_path: Path, encoded: Encoded) -> None:
-    leave_round(tmp_path, {0: encoded(0), 1: encoded(1)}, {})
+    leave_round(tmp_path / "round-0", {0: encoded(0), 1: encoded(1)}, {})
     checksum = base64.b64encode(hashlib.md5(encoded(0)).digest()).decode()
     taken = fetch_photographs(entries(2), lambda entry: (Candidate(entry["location"], checksum),), tmp_path, QUICK)
     assert [row["error_message"] for row, _ in taken] == ["", "checksum differs"]
 
 
 def test_bytes_that_are_no_picture_are_a_failure(tmp_path: Path) -> None:
-    leave_round(tmp_path, {0: b"<html>", 1: b""}, {})
+    leave_round(tmp_path / "round-0", {0: b"<html>", 1: b""}, {})
     rows = [row for row, _ in fetch_photographs(entries(2), one_candidate, tmp_path, QUICK)]
     assert [row["error_message"] for row in rows] == ["not a picture", "empty file"]
 
@@ -98,11 +97,21 @@ def test_photograph_without_a_candidate_is_a_row(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_fetch_the_same(tmp_path: Path, encoded: Encoded) -> None:
-    leave_round(tmp_path, {0: encoded(0), 1: encoded(1)}, {})
+    leave_round(tmp_path / "round-0", {0: encoded(0), 1: encoded(1)}, {})
     first = fetch_photographs(entries(2), one_candidate, tmp_path, QUICK)
     next(first)
     with pytest.raises(RdmError, match="another process fetches"):
         next(fetch_photographs(entries(2), one_candidate, tmp_path, QUICK))
+
+
+@pytest.mark.slow
+def test_ingestion_killed_at_any_change_of_a_file_finishes_with_equal_bytes(tmp_path: Path, encoded: Encoded) -> None:
+    (tmp_path / "list.txt").write_text("\n".join(f"http://h.invalid/{number}" for number in range(4)))
+    leave_round(tmp_path / "round", {0: encoded(0), 1: encoded(1)}, {2: "not found: HTTP 404", 3: "opted out: x"})
+    script = Path(__file__).with_name("kill_everywhere.py")
+    result = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 30
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -128,6 +137,7 @@ def troubled(server: Any, answer: Callable[..., Any], data: bytes) -> dict[str, 
         "/page": ([answer(b"<html>", headers={"Content-Type": "image/jpeg"})], "not a picture", 1),
         "/picture": ([answer(data, headers={"Content-Type": "text/html"})], "", 1),
         "/opted-out": ([answer(data, headers=robots)], "opted out: X-Robots-Tag", 1),
+        "/not-indexed": ([answer(data, headers={"X-Robots-Tag": "none"})], "opted out: X-Robots-Tag", 1),
         "/for-others": ([answer(data, headers={"X-Robots-Tag": "otherbot: noai"})], "", 1),
         "/for-us": ([answer(data, headers={"X-Robots-Tag": "rdm: noai"})], "opted out: X-Robots-Tag", 1),
         "/reserved": ([answer(data, headers={"TDM-Reservation": "1"})], "opted out: TDM-Reservation", 1),
@@ -165,7 +175,7 @@ def test_every_trouble_is_one_row_with_its_cause(
     assert {server.url + path: count for path, count in server.requests.items()} == {
         url: asked for url, (_, asked) in expected.items()
     }
-    assert (stats["count"], stats["successes"], stats["failed"], stats["retryable"]) == (18, 5, 10, 3)
+    assert (stats["count"], stats["successes"], stats["failed"], stats["retryable"]) == (19, 5, 10, 3)
     assert sorted(path.name for path in (tmp_path / "db").iterdir()) == ["_markers", "images"]
 
 

@@ -84,3 +84,9 @@ def test_held_out_extremes() -> None:
 def test_held_out_photographs_never_change() -> None:
     """Models on disk were trained without these."""
     assert [number for number in range(60) if is_held_out(f"p{number:02d}.jpg", 0.1)] == [7, 12, 26, 29, 54]
+
+
+def test_photographs_behind_urls_are_no_query_set(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("http://example.org/a.jpg\n")
+    with pytest.raises(SourceError, match="only into a database"):
+        QuerySet(QuerySetConfig(source=f"urls://{tmp_path}/list.txt"))
