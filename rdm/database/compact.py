@@ -57,7 +57,7 @@ def compaction_plan(root: str) -> dict[str, Any]:
         "photographs": sum(len(shard.gone_photographs) for shard in shards),
         "patches": sum(int(shard.dead_patches.sum()) for shard in shards),
         "shards": len(shards),
-        "dropped_versions": [number for number in store.numbers() if number < version.number],
+        "dropped_versions": store.numbers() if _needs_version(version, shards) else [],
         "freed_bytes": stray + sum(shard.num_bytes for shard in shards),
     }
 
@@ -75,7 +75,7 @@ def compact_database(root: str) -> dict[str, Any]:
     with store.writer():
         version, plan = store.require(), compaction_plan(root)
         shards = _shards_to_compact(folder, version)
-        if shards or version.oldest_version < version.number:
+        if _needs_version(version, shards):
             version = _rewrite(store, version, shards)
         _sweep(folder, version)
     return {**plan, "version": version.number, "num_bytes": version.num_bytes}
@@ -136,6 +136,10 @@ def _shards_to_compact(folder: Folder, version: Version) -> list[ShardCompaction
             sizes = folder.read_table(parts["ledger"].path, ["num_bytes"])["num_bytes"].take(gone).to_pylist()
             found.append(ShardCompaction(position, parts, dead, gone, sum(sizes)))
     return found
+
+
+def _needs_version(version: Version, shards: list[ShardCompaction]) -> bool:
+    return bool(shards) or version.oldest_version < version.number
 
 
 def _rewrite(store: VersionStore, version: Version, shards: list[ShardCompaction]) -> Version:

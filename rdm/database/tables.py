@@ -77,7 +77,8 @@ def repair_tables(
             raise DatabaseError(
                 f"the neighbors of {name!r} are {k} per crop, but only {draft.num_live_patches} patches would be left",
                 where=folder.url,
-                fix=f"first: rdm neighbors build --root {folder.url} --name {name} --set k_stored=...",
+                fix=f"first: rdm neighbors build --root {folder.url} --queries {table.info['queries']['source']} "
+                f"--name {name} --set k_stored={draft.num_live_patches}",
             )
         tasks = [_task(folder, table, stem, parent, draft) for stem in table.info["stems"]]
         finished = dict(pool.map(repair_shard, tasks, stage="repair", names=table.info["stems"]))

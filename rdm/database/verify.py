@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from rdm.database.facade import RetrievalDatabase
-from rdm.database.index import INDEX_NAME, INFOS_NAME, PUBLISHED
+from rdm.database.index import PUBLISHED, version_place
 from rdm.database.neighbors import NeighborTable
 from rdm.errors import RdmError
 from rdm.progress import tracking
-from rdm.storage import sha256_file
-
-_PUBLISHED = (f"{PUBLISHED}/{INDEX_NAME}", f"{PUBLISHED}/{INFOS_NAME}")
+from rdm.storage import Folder, sha256_file
 
 
 def verify_database(root: str) -> list[str]:
@@ -45,10 +43,19 @@ def _check_index(database: RetrievalDatabase) -> list[str]:
     if version.index["num_vectors"] != version.num_live_patches:
         rows = f"{version.index['num_vectors']} rows for {version.num_live_patches} patches"
         findings.append(f"{version.parts_of('index')[0].path} has {rows}")
-    for part, name in zip([*version.parts_of("index"), *version.parts_of("infos")], _PUBLISHED, strict=True):
-        if part.path != name and not (folder.exists(name) and folder.local(name).samefile(folder.local(part.path))):
-            findings += _check_part(database, name, part.sha256)
+    for part in (*version.parts_of("index"), *version.parts_of("infos")):
+        name = part.path.rpartition("/")[2]
+        published = f"{PUBLISHED}/{name}"
+        # A writer publishes before it commits: what a killed one published is whole, and one version ahead.
+        candidates = (part.path, f"{version_place(version.number + 1)}/{name}")
+        if part.path != published and not any(_is_same_file(folder, published, path) for path in candidates):
+            findings += _check_part(database, published, part.sha256)
     return findings
+
+
+def _is_same_file(folder: Folder, first: str, second: str) -> bool:
+    present = folder.is_local and folder.exists(first) and folder.exists(second)
+    return present and folder.local(first).samefile(folder.local(second))
 
 
 def _check_embeddings(database: RetrievalDatabase) -> list[str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rdm.compute import ComputeConfig
-from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
-from rdm.database.jobs import run_build
-from rdm.sources import CropConfig
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.database import BuildConfig, DatabaseBuilder, NeighborConfig, RetrievalDatabase, build_neighbors
+from rdm.database.changes import Removal
+from rdm.database.jobs import run_build, update_builder
+from rdm.sources import CropConfig, QuerySetConfig
 
 INLINE = ComputeConfig(dask="inline")
 
@@ -65,6 +67,53 @@ def living_root(root: Path, tmp_path: Path, build: Callable[..., dict[str, Any]]
     """A database of its own over `tmp_path / "photos"`."""
     build(root, tmp_path / "photos")
     return root
+
+
+@dataclass(frozen=True)
+class Tabled:
+    """A database, version 3, with an exact neighbor table `train` and an approximate one `fast`."""
+
+    root: Path
+    photos: Path
+    queries: QuerySetConfig
+
+    def update(self, removal: Removal | None = None) -> dict[str, Any]:
+        """Bring the database up to date."""
+        return run_build(update_builder(str(self.root), removal), INLINE)
+
+    def table(self, name: str, k_stored: int, *, exact: bool) -> None:
+        """Look the query set up and store its neighbors."""
+        config = NeighborConfig(queries=self.queries, k_stored=k_stored, exact=exact)
+        with compute_pool(INLINE) as pool:
+            build_neighbors(str(self.root), name, config, pool)
+
+
+@pytest.fixture(scope="session")
+def tabled_base(
+    tmp_path_factory: pytest.TempPathFactory, build: Callable[..., dict[str, Any]], encoded: Callable[..., bytes]
+) -> Tabled:
+    base = tmp_path_factory.mktemp("tabled")
+    for name, seeds in (("photos", range(12)), ("queries", range(100, 110))):
+        (base / name).mkdir()
+        for number, seed in enumerate(seeds):
+            (base / name / f"{name[0]}{number:02d}.jpg").write_bytes(encoded(seed))
+    build(base / "db", base / "photos")
+    crop = CropConfig(frame_size=40, patch_size=24)
+    queries = QuerySetConfig(source=f"folder://{base}/queries", crop=crop, images_per_shard=4)
+    tabled = Tabled(base / "db", base / "photos", queries)
+    tabled.table("train", 5, exact=True)
+    tabled.table("fast", 3, exact=False)
+    shutil.copytree(base / "photos", base / "originals")
+    return tabled
+
+
+@pytest.fixture
+def tabled(tabled_base: Tabled, tmp_path: Path) -> Iterator[Tabled]:
+    """A copy of the database; its source, which its configuration names, is put back after the test."""
+    shutil.copytree(tabled_base.root, tmp_path / "db")
+    yield replace(tabled_base, root=tmp_path / "db")
+    shutil.rmtree(tabled_base.photos)
+    shutil.copytree(tabled_base.photos.parent / "originals", tabled_base.photos)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""Kill a build and an update before every file that they open for writing or rename, then finish them.
+"""Kill a build, an update and a compaction before every write, rename, link and deletion of a file, then finish them.
 
-Arguments: a folder with `photos`, `more` (what the update adds) and `tiny-clip.json`; the encoder's name. A program of
-its own, because each kill is one fork of a process that has loaded everything and started no threads.
+Arguments: a folder with `photos`, `more` (what the update adds), `queries` and `tiny-clip.json`; the encoder's name. A
+program of its own, because each kill is one fork of a process that has loaded everything and started no threads. Prints
+the number of kills in each of the three.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import numpy as np
 import open_clip
 import torch
 
-from rdm.compute import ComputeConfig
-from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.database import BuildConfig, DatabaseBuilder, NeighborConfig, RetrievalDatabase, build_neighbors
 from rdm.database.changes import Removal
+from rdm.database.compact import compact_database
 from rdm.database.jobs import run_build, update_builder
+from rdm.database.verify import verify_database
 from rdm.encoders import load_encoder
-from rdm.sources import CropConfig
+from rdm.sources import CropConfig, QuerySetConfig
 from rdm.storage import Folder, VersionStore
 
 INLINE = ComputeConfig(dask="inline")
@@ -33,7 +36,7 @@ _countdown: list[int] = []
 
 def _kill_when_due(event: str, arguments: tuple[object, ...]) -> None:
     writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-    if _countdown and (writes or event == "os.rename"):
+    if _countdown and (writes or event in ("os.rename", "os.link", "os.remove", "os.rmdir")):
         _countdown[0] -= 1
         if _countdown[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -66,50 +69,67 @@ def assert_same(root: Path, expected: dict[str, bytes], step: int) -> None:
     assert not differing, f"step {step}: {differing} differ"
 
 
+def kill_everywhere(start: Path, root: Path, work: Callable[[Path], object], expected: dict[str, bytes]) -> int:
+    """Kill work on copies of a folder before each change that it makes, finish it, and compare; return how many kills.
+
+    After each kill, what stands is searched: it is the old version or the new one, whole.
+    """
+    old = RetrievalDatabase.open(str(start)) if start.exists() else None
+    queries = old.embeddings(old.living_ids()[:3]) if old else np.zeros((0, 16), np.float16)
+    neighbors = old.search_vectors(queries, 5)[0] if old else np.zeros((0, 5), np.int64)
+    steps = 0
+    while True:
+        steps += 1
+        if start.exists():
+            shutil.copytree(start, root)
+        if not was_killed(lambda: work(root), steps):
+            shutil.rmtree(root)
+            return steps - 1
+        current = VersionStore(Folder(root)).current()
+        assert current is not None or old is None, f"step {steps}: the old version is gone"
+        if current is not None and old is not None and current.tombstones == old.version.tombstones:
+            survivor = RetrievalDatabase.open(str(root))
+            assert np.array_equal(survivor.search_vectors(queries, 5)[0], neighbors), f"step {steps}: other neighbors"
+        if current is not None:
+            assert not verify_database(str(root)), f"step {steps}: {verify_database(str(root))}"
+        work(root)
+        assert_same(root, expected, steps)
+        shutil.rmtree(root)
+
+
 def main(base: Path, encoder: str) -> None:
     torch.set_num_threads(1)
     open_clip.add_model_config(base / "tiny-clip.json")
     load_encoder(encoder)
     sys.addaudithook(_kill_when_due)
-    config = BuildConfig(
-        source=f"folder://{base}/photos",
-        encoder=encoder,
-        images_per_shard=3,
-        crop=CropConfig(frame_size=40, patch_size=24),
-    )
+    crop = CropConfig(frame_size=40, patch_size=24)
+    config = BuildConfig(source=f"folder://{base}/photos", encoder=encoder, images_per_shard=3, crop=crop)
+    queries = QuerySetConfig(source=f"folder://{base}/queries", crop=crop, images_per_shard=2)
 
     def build(root: Path) -> None:
         run_build(DatabaseBuilder(str(root), config), INLINE)
 
-    build(base / "reference")
-    expected, steps, root = contents(base / "reference"), 0, base / "db"
-    while was_killed(lambda: build(root), steps := steps + 1):
-        assert VersionStore(Folder(root)).current() is None or contents(root).keys() >= expected.keys()
-        build(root)
-        assert_same(root, expected, steps)
-        shutil.rmtree(root)
-    sys.stdout.write(f"{steps - 1} ")
+    def update(root: Path) -> None:
+        run_build(update_builder(str(root), REMOVAL), INLINE)
 
-    first, steps = base / "reference", 0
+    def compact(root: Path) -> None:
+        compact_database(str(root))
+
+    first = base / "reference"
+    build(first)
+    kills = [kill_everywhere(base / "nothing", base / "db", build, contents(first))]
+    with compute_pool(INLINE) as pool:
+        build_neighbors(str(first), "exact", NeighborConfig(queries=queries, k_stored=5), pool)
+        build_neighbors(str(first), "fast", NeighborConfig(queries=queries, k_stored=5, exact=False), pool)
     for path in (base / "more").iterdir():
         shutil.copy(path, base / "photos")
     (base / "photos" / "p00.jpg").unlink()
-    shutil.copytree(first, base / "updated")
-    run_build(update_builder(str(base / "updated"), REMOVAL), INLINE)
-    expected, old = contents(base / "updated"), RetrievalDatabase.open(str(first))
-    queries = np.asarray(old.parts[0][1][:3])
-    neighbors = old.search_vectors(queries, 5)[0]
-    shutil.rmtree(root, ignore_errors=True)
-    while True:
-        shutil.copytree(first, root)
-        if not was_killed(lambda: run_build(update_builder(str(root), REMOVAL), INLINE), steps := steps + 1):
-            break
-        survivor = RetrievalDatabase.open(str(root))
-        assert survivor.version.number == 2 or np.array_equal(survivor.search_vectors(queries, 5)[0], neighbors), steps
-        run_build(update_builder(str(root), REMOVAL), INLINE)
-        assert_same(root, expected, steps)
-        shutil.rmtree(root)
-    sys.stdout.write(f"{steps - 1}\n")
+    for work in (update, compact):
+        shutil.copytree(first, base / work.__name__)
+        work(base / work.__name__)
+        kills.append(kill_everywhere(first, base / "db", work, contents(base / work.__name__)))
+        first = base / work.__name__
+    sys.stdout.write(" ".join(map(str, kills)) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,17 @@ import faiss
 import numpy as np
 import pytest
 
-from rdm.database.index import IndexConfig, approximate_candidates, audit_recall, build_index, open_index
+from rdm.database.index import (
+    IndexConfig,
+    ParentIndex,
+    approximate_candidates,
+    audit_recall,
+    audit_sample,
+    build_index,
+    open_index,
+    rebuild_reason,
+    update_index,
+)
 from rdm.database.search import exact_search, quantize
 from rdm.errors import DatabaseError, StorageError
 from rdm.storage import Folder
@@ -98,6 +108,90 @@ def test_audit_with_few_living_rows_lowers_k(vectors: np.ndarray) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors.astype(np.float32))
     assert audit_recall(index, [(0, vectors)], np.arange(3, 600), 500, 0)["recall_at_20"] == 1.0
+
+
+def infos(**fields: float) -> dict[str, float]:
+    return {"recall_at_20": 0.95, "built_recall_at_20": 0.95, "built_num_vectors": 1000, **fields}
+
+
+@pytest.mark.parametrize(
+    ("parent", "recall", "num_vectors", "reason"),
+    [
+        (infos(), 0.95, 1000, ""),
+        (infos(), 0.935, 1100, ""),
+        (infos(), 0.925, 1000, "recall@20 fell from 0.9500 to 0.9250"),
+        (infos(built_recall_at_20=0.96), 0.935, 1000, "recall@20 fell from 0.9600 to 0.9350"),
+        (infos(recall_at_20=0.99), 0.96, 1000, "recall@20 fell from 0.9900 to 0.9600"),
+        (infos(recall_at_20=0.81, built_recall_at_20=0.81), 0.795, 1000, "under min_recall 0.8"),
+        (infos(), 0.95, 2000, ""),
+        (infos(), 0.95, 2001, "it was built for 1000 rows and holds 2001"),
+        (infos(), 0.95, 499, "it was built for 1000 rows and holds 499"),
+    ],
+)
+def test_index_is_built_anew_when_its_recall_fell_or_its_size_changed_too_much(
+    parent: dict[str, float], recall: float, num_vectors: int, reason: str
+) -> None:
+    found = rebuild_reason(parent, recall, num_vectors, IndexConfig(drift_margin=0.02, max_growth=2))
+    assert found.startswith(reason) or reason in found
+    assert bool(found) == bool(reason)
+
+
+def test_updated_index_finds_what_was_added_and_not_what_was_deleted(vectors: np.ndarray, tmp_path: Path) -> None:
+    folder, parts = Folder(tmp_path), [(0, vectors[:500]), (500, vectors[500:])]
+    before = build_index(folder, parts[:1], NONE, IndexConfig(), "index/1")
+    dead = np.arange(0, 600, 7)[:60]
+    after = update_index(folder, parts, dead, IndexConfig(), "index/2", ParentIndex("index/1", before, 500, dead))
+    assert (after["decision"]["action"], after["num_vectors"]) == ("extended", 600 - len(dead))
+    index = open_index(folder, "index/2")
+    found = approximate_candidates(index, vectors, 20, NONE)
+    assert not np.isin(found, dead).any()
+    assert set(range(500, 600)) - set(dead) <= set(found.ravel())
+
+
+def test_update_leaves_the_index_of_the_parent_as_it_is(vectors: np.ndarray, tmp_path: Path) -> None:
+    folder, parts = Folder(tmp_path), [(0, vectors[:500]), (500, vectors[500:])]
+    infos = build_index(folder, parts[:1], NONE, IndexConfig(), "index/1")
+    before = folder.read_bytes("index/1/knn.index")
+    update_index(folder, parts, NONE, IndexConfig(), "index/2", ParentIndex("index/1", infos, 500, NONE))
+    assert folder.read_bytes("index/1/knn.index") == before
+
+
+def test_two_updates_give_equal_bytes(vectors: np.ndarray, tmp_path: Path) -> None:
+    folder, parts = Folder(tmp_path), [(0, vectors[:500]), (500, vectors[500:])]
+    infos = build_index(folder, parts[:1], NONE, IndexConfig(), "index/1")
+    for place in ("index/2", "index/3"):
+        update_index(folder, parts, NONE, IndexConfig(), place, ParentIndex("index/1", infos, 500, NONE))
+    assert folder.read_bytes("index/2/knn.index") == folder.read_bytes("index/3/knn.index")
+
+
+def test_update_under_which_the_recall_falls_builds_the_index_anew(tmp_path: Path) -> None:
+    """Lists made for sixteen tight clusters, of which one is probed, are of little use for noise."""
+    rng = np.random.default_rng(0)
+    clusters = rng.standard_normal((16, 16)).repeat(250, axis=0) + 0.05 * rng.standard_normal((4000, 16))
+    noise = rng.standard_normal((4000, 16))
+    parts = [
+        (first, quantize((points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)))
+        for first, points in ((0, clusters), (4000, noise))
+    ]
+    folder, config = Folder(tmp_path), IndexConfig(target_recall=0, min_recall=0, drift_margin=0.03)
+    infos = build_index(folder, parts[:1], NONE, config, "index/1")
+    after = update_index(folder, parts, NONE, config, "index/2", ParentIndex("index/1", infos, 4000, NONE))
+    assert after["decision"]["action"] == "built"
+    assert after["decision"]["reason"].startswith("recall@20 fell from ")
+    assert folder.read_json("index/2/index_infos.json") == after
+
+
+def test_audit_sample_changes_by_what_an_update_changes_alone() -> None:
+    before = audit_sample(np.arange(1000), 100, seed=0)
+    dead = before[:5]
+    after = audit_sample(np.setdiff1d(np.arange(1010), dead), 100, seed=0)
+    assert len(np.intersect1d(before, after)) >= 90
+    assert not np.isin(after, dead).any()
+
+
+def test_audit_sample_is_another_with_another_seed() -> None:
+    first, second = (audit_sample(np.arange(1000), 100, seed=seed) for seed in (0, 1))
+    assert len(np.intersect1d(first, second)) < 30
 
 
 def test_recall_under_the_least_is_an_error(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from rdm.sources import CropConfig
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_build_and_update_killed_before_any_write_finish_with_equal_bytes(
+def test_build_update_and_compaction_killed_before_any_change_finish_with_equal_bytes(
     tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]
 ) -> None:
-    for folder, numbers in (("photos", range(6)), ("more", range(6, 9))):
+    for folder, numbers in (("photos", range(6)), ("more", range(6, 9)), ("queries", range(100, 104))):
         (tmp_path / folder).mkdir()
         for number in numbers:
             (tmp_path / folder / f"p{number:02d}.jpg").write_bytes(encoded(number))
@@ -37,9 +37,10 @@ def test_build_and_update_killed_before_any_write_finish_with_equal_bytes(
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    build_steps, update_steps = map(int, result.stdout.split())
-    assert build_steps > 40
-    assert update_steps > 20
+    build_kills, update_kills, compaction_kills = map(int, result.stdout.split())
+    assert build_kills > 40
+    assert update_kills > 60
+    assert compaction_kills > 40
 
 
 @pytest.fixture

@@ -101,6 +101,8 @@ class TestOnAServer:
         assert trained["state_type"] == "COMPLETED", trained["state"]["message"]
         assert (prefect.folder / "build/deployed/run/model/model.json").is_file()
 
+        version = VersionStore(Folder(prefect.folder / "build/deployed/database")).require()
+        assert (version.number, len(version.parts_of("queryset"))) == (2, 1)
         run = prefect.run("update-database/default")
         assert run["state_type"] == "COMPLETED", run["state"]["message"]
         assert VersionStore(Folder(prefect.folder / "build/deployed/database")).require() == version

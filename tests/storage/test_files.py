@@ -81,6 +81,39 @@ def test_delete_takes_a_tree_and_does_not_mind_a_missing_one(folder: Folder) -> 
     assert not folder.exists("x/y/z")
 
 
+def test_linked_file_keeps_its_bytes_when_the_first_name_gets_others(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write_bytes("a/x", b"1")
+    folder.link("a/x", "b/y")
+    folder.write_bytes("a/x", b"2")
+    assert (folder.read_bytes("a/x"), folder.read_bytes("b/y")) == (b"2", b"1")
+
+
+def test_link_replaces_what_has_the_name(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for name in ("x", "y"):
+        folder.write_bytes(name, name.encode())
+    for _ in range(2):
+        folder.link("x", "y")
+    assert folder.read_bytes("y") == b"x"
+    assert folder.names() == ["x", "y"]
+
+
+def test_files_are_listed_with_their_paths(folder: Folder) -> None:
+    for name in ("a/b/x", "a/y", "z"):
+        folder.write_bytes(name, b"1")
+    assert folder.files("a") == ["a/b/x", "a/y"]
+    assert folder.files("none") == []
+
+
+def test_empty_directories_are_deleted_and_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a" / "d").mkdir()
+    (tmp_path / "a" / "d" / "x").write_bytes(b"1")
+    Folder(tmp_path).delete_empty("a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["d"]
+
+
 @pytest.mark.parametrize("method", ["read_bytes", "read_json", "read_table", "read_array"])
 def test_missing_file_is_a_storage_error_that_names_it(folder: Folder, method: str) -> None:
     with pytest.raises(StorageError) as caught:

@@ -63,6 +63,39 @@ def test_version_file_without_pointer_is_not_current(store: VersionStore) -> Non
     assert store.require().number == 1
 
 
+def test_version_that_was_not_committed_cannot_be_opened(store: VersionStore) -> None:
+    store.commit(make_version(1))
+    store.folder.write_json("versions/000002.json", make_version(2).model_dump(mode="json"))
+    assert store.numbers() == [1]
+    with pytest.raises(DatabaseError, match="no version 2"):
+        store.require(2)
+
+
+def test_dropped_version_cannot_be_opened_although_its_file_is_there(store: VersionStore) -> None:
+    store.commit(make_version(1))
+    store.commit(make_version(2).model_copy(update={"oldest_version": 2}))
+    assert store.numbers() == [2]
+    with pytest.raises(DatabaseError, match="no version 1: a compaction dropped it"):
+        store.require(1)
+
+
+def test_draft_is_read_back_and_gone_after_the_commit(store: VersionStore) -> None:
+    store.write_draft(make_version(1))
+    assert store.draft() == make_version(1)
+    assert store.current() is None
+    store.commit(make_version(1))
+    assert store.folder.names() == ["manifest.json", "versions"]
+
+
+def test_database_of_the_older_format_can_be_read_but_not_changed(store: VersionStore) -> None:
+    store.commit(make_version(1))
+    manifest = json.loads(store.folder.read_bytes("manifest.json"))
+    store.folder.write_json("manifest.json", {**manifest, "format_version": 1})
+    assert store.current() == make_version(1)
+    with pytest.raises(DatabaseError, match="older format can be read, but not changed"), store.writer():
+        pass
+
+
 def test_equal_versions_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         VersionStore(Folder(tmp_path / name)).commit(make_version(1))
@@ -84,9 +117,10 @@ def test_tampered_version_is_detected(store: VersionStore) -> None:
         b"[]",
         b'{"format": "other"}',
         b'{"format": "retrieval-database"}',
-        b'{"format": "retrieval-database", "format_version": 1}',
-        b'{"format": "retrieval-database", "format_version": 1, "current": "a/b"}',
-        b'{"format": "retrieval-database", "format_version": 1, "current": "../b"}',
+        b'{"format": "retrieval-database", "format_version": 3, "current": "versions/000001.json"}',
+        b'{"format": "retrieval-database", "format_version": 2}',
+        b'{"format": "retrieval-database", "format_version": 2, "current": "a/b"}',
+        b'{"format": "retrieval-database", "format_version": 2, "current": "../b"}',
         b"{",
     ],
 )
