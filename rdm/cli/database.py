@@ -26,7 +26,7 @@ def register(app: App) -> None:
 def build(
     *,
     root: Root,
-    source: Annotated[str, Parameter(help="e.g. folder:///photos or samples://openimages-birds")],
+    source: Annotated[str, Parameter(help="e.g. folder:///photos, urls:///lists/birds.csv or openimages://validation?limit=500")],
     preset: Annotated[str, Parameter(help="paper, or samples for the embedded 120 px photographs")] = "",
     config: Annotated[Path | None, Parameter(help="a JSON file of settings")] = None,
     set_: SetOption = None,

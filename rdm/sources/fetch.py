@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from rdm.storage.files import storage_errors
 OPTED_OUT = "opted out"
 _ROBOTS = "Use of image disallowed by X-Robots-Tag directive"  # img2dataset's words
 _SHARD = "00000"
+LOCK_SECONDS = 30  # a worker that was given up may still be about to end
 
 
 @dataclass(frozen=True)
@@ -176,11 +178,16 @@ def _read_failures(output: Path) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def _alone(scratch: Path) -> Iterator[None]:
+    deadline = time.monotonic() + LOCK_SECONDS
     with open(scratch / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RdmError(
-                "another process fetches the same photographs", where=scratch, fix="wait for it, or end it"
-            ) from error
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise RdmError(
+                        "another process fetches the same photographs", where=scratch, fix="wait for it, or end it"
+                    ) from error
+            time.sleep(0.2)
         yield

@@ -39,6 +39,11 @@ class IngestTask:
         """What decides the shard's contents."""
         return digest_json([self.source, [[row["image_id"], row["etag"]] for row in self.rows]])
 
+    @property
+    def scratch(self) -> Path:
+        """Where what was fetched lies until the shard is finished."""
+        return scratch_path(self.folder, f"_markers/fetch/{self.stem}-{self.key}")
+
 
 def ingest_shard(task: IngestTask) -> dict[str, Any]:
     """Read or fetch, check and store the photographs of one shard; return its counts by status and by cause.
@@ -49,7 +54,7 @@ def ingest_shard(task: IngestTask) -> dict[str, Any]:
     markers = Markers(task.folder, STAGE)
     marker = markers.find(task.stem, task.key)
     outputs = [f"images/{task.stem}{ending}" for ending in (".tar", ".parquet", "_stats.json")]
-    scratch = scratch_path(task.folder, f"_fetch/{task.stem}-{task.key}")
+    scratch = task.scratch
     if marker is not None and not marker.stats.get("retryable"):
         _clear(scratch, task.stem)  # where the run that finished the shard was killed before it had
         return marker.stats

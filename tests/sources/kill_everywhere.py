@@ -52,7 +52,7 @@ def main(base: Path) -> None:
 
     def start(name: str) -> IngestTask:
         task = IngestTask(Folder(base / name), "00000", source.spec, rows, FetchConfig(attempts=1))
-        shutil.copytree(base / "round", base / name / f"_fetch/00000-{task.key}/round-0")
+        shutil.copytree(base / "round", task.scratch / "round-0")
         return task
 
     undisturbed = start("reference")

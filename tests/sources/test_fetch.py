@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from rdm.errors import RdmError
-from rdm.sources import FetchConfig, open_source
+from rdm.sources import FetchConfig, fetch, open_source
 from rdm.sources.fetch import Candidate, fetch_photographs
 from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.sources.ledger import cause_of
 from rdm.sources.listing import make_listing
-from rdm.storage import Folder
+from rdm.storage import Folder, VersionStore
 
 QUICK = FetchConfig(attempts=3, backoff_seconds=0.05, timeout_seconds=2, max_seconds=20, max_bytes=200_000)
 OUTPUTS = ("images/00000.tar", "images/00000.parquet", "images/00000_stats.json")
@@ -33,7 +33,7 @@ INGEST = """
 import json, sys
 from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.sources.transfer import FetchConfig
-from rdm.storage import Folder
+from rdm.storage import Folder, VersionStore
 root, stem, source, rows, fetch = json.loads(sys.argv[1])
 ingest_shard(IngestTask(Folder(root), stem, source, tuple(rows), FetchConfig(**fetch)))
 """
@@ -91,12 +91,19 @@ def test_bytes_that_are_no_picture_are_a_failure(tmp_path: Path) -> None:
     assert [row["error_message"] for row in rows] == ["not a picture", "empty file"]
 
 
+def test_folder_with_an_unfinished_fetch_is_still_a_database_to_be(tmp_path: Path, encoded: Encoded) -> None:
+    task = task_of(["http://h.invalid/0"], tmp_path)
+    leave_round(task.scratch / "round-0", {0: encoded(0)}, {})
+    assert VersionStore(task.folder).current() is None
+
+
 def test_photograph_without_a_candidate_is_a_row(tmp_path: Path) -> None:
     (row,) = [row for row, _ in fetch_photographs(entries(1), lambda entry: (), tmp_path, QUICK)]
     assert (row["status"], row["error_message"]) == ("failed", "not known to the source")
 
 
-def test_two_processes_do_not_fetch_the_same(tmp_path: Path, encoded: Encoded) -> None:
+def test_two_processes_do_not_fetch_the_same(tmp_path: Path, encoded: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "LOCK_SECONDS", 0)
     leave_round(tmp_path / "round-0", {0: encoded(0), 1: encoded(1)}, {})
     first = fetch_photographs(entries(2), one_candidate, tmp_path, QUICK)
     next(first)
@@ -202,7 +209,7 @@ def test_killed_fetch_ends_img2dataset_and_is_taken_up_again(
     task = task_of(urls, tmp_path)
     arguments = json.dumps([str(tmp_path / "db"), "00000", task.source, task.rows, task.fetch.model_dump()])
     process = subprocess.Popen([sys.executable, "-c", INGEST, arguments])
-    wait_until(lambda: len(list((tmp_path / "db").glob("_fetch/*/round-*/out/00000/*.json"))) == 5)
+    wait_until(lambda: len(list(task.scratch.glob("round-*/out/00000/*.json"))) == 5)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
     process.kill()
