@@ -31,7 +31,7 @@ def update_database(
         root: folder of an existing database.
         delete_images: image ids to delete for good.
         delete_patches: patch ids to delete for good.
-        delete_where: condition on the rows of `images/*.parquet`; the images that fulfil it are deleted for good.
+        delete_where: condition on the rows of `images/*.parquet`; the images that fulfill it are deleted for good.
         dask: `local`, or a scheduler's address.
         stage_log: folder for measurements; by default beside the database.
     """

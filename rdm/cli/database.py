@@ -26,7 +26,9 @@ def register(app: App) -> None:
 def build(
     *,
     root: Root,
-    source: Annotated[str, Parameter(help="e.g. folder:///photos, urls:///lists/birds.csv or openimages://validation?limit=500")],
+    source: Annotated[
+        str, Parameter(help="e.g. folder:///photos, urls:///lists/birds.csv or openimages://validation?limit=500")
+    ],
     preset: Annotated[str, Parameter(help="paper, or samples for the embedded 120 px photographs")] = "",
     config: Annotated[Path | None, Parameter(help="a JSON file of settings")] = None,
     set_: SetOption = None,
@@ -64,7 +66,7 @@ def update(
         Path | None, Parameter(help="a file with one patch id per line to delete for good")
     ] = None,
     delete_where: Annotated[
-        str, Parameter(help="delete for good the images whose row in images/*.parquet fulfils this condition")
+        str, Parameter(help="delete for good the images whose row in images/*.parquet fulfills this condition")
     ] = "",
     dask: DaskOption = "local",
     dry_run: DryRunFlag = False,

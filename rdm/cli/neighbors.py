@@ -26,7 +26,7 @@ def build(
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Look up the nearest patches of every crop of a query set and store their ids in Parquet.
+    """Look up the nearest patches of every crop of a query set and store them in a new version of the database.
 
     Example: rdm neighbors build --root birds --queries folder:///photos --name train
     """

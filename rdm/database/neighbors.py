@@ -189,12 +189,9 @@ def _build_table(
         *(store.describe_part("neighbors", task.outputs[0], n) for task, n in zip(tasks, counts, strict=True)),
         *(store.describe_part("queries", task.outputs[1], n) for task, n in zip(tasks, counts, strict=True)),
     ]
-    others = [part for part in database.version.parts if part not in table_parts(database.version, name)]
-    store.commit(
-        database.version.model_copy(
-            update={"number": number, "parent": number - 1, "parts": sort_table_parts([*others, *parts])}
-        )
-    )
+    before = table_parts(database.version, name)
+    parts = sort_table_parts([*(part for part in database.version.parts if part not in before), *parts])
+    store.commit(database.version.model_copy(update={"number": number, "parent": number - 1, "parts": parts}))
     return {**info, "database_version": number}
 
 

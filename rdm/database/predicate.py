@@ -33,7 +33,7 @@ _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 
 def matching_rows(table: pa.Table, condition: str) -> pa.Table:
-    """Return the rows for which a condition holds; an empty cell fulfils no comparison.
+    """Return the rows for which a condition holds; an empty cell fulfills no comparison.
 
     Raises:
         UsageError: the condition cannot be understood, names an unknown column, or compares a column with a value of

@@ -41,7 +41,7 @@ def merge_neighbors(
     ids, similarities = np.take_along_axis(ids, order, 1), np.take_along_axis(similarities, order, 1)
     last, least = ids[:, -1], similarities[:, -1]
     tied = (least == stored[1][:, -1]) & (last <= stored[0][:, -1])
-    return (ids, similarities), (last >= 0) & ((least > stored[1][:, -1]) | tied)
+    return (ids, similarities), (least > stored[1][:, -1]) | tied
 
 
 def repair_neighbors(

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from pydantic import ValidationError
 
 from rdm.config import Config
-from rdm.errors import ConcurrentWriterError, DatabaseError
+from rdm.errors import ConcurrentWriterError, DatabaseError, StorageError
 from rdm.storage.files import Folder, sha256_file, storage_errors
 
 FORMAT = "retrieval-database"
@@ -88,8 +88,7 @@ class VersionStore:
         if not self.folder.exists(MANIFEST):
             self._refuse_foreign_folder()
             return None
-        manifest = self._manifest()
-        data = self.folder.read_bytes(manifest["current"])
+        manifest, data = self._read_current()
         if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
             raise DatabaseError(
                 "the version file differs from what the manifest promises",
@@ -209,6 +208,16 @@ class VersionStore:
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             lock.flush()
         return lock
+
+    def _read_current(self) -> tuple[dict[str, Any], bytes]:
+        manifest = self._manifest()
+        while True:
+            try:
+                return manifest, self.folder.read_bytes(manifest["current"])
+            except StorageError:  # a compaction may have dropped the version since its manifest was read
+                before, manifest = manifest, self._manifest()
+                if manifest == before:
+                    raise
 
     def _manifest(self) -> dict[str, Any]:
         manifest = self.folder.read_json(MANIFEST)

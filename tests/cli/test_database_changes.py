@@ -44,7 +44,7 @@ def test_dry_run_tells_how_many_images_and_patches_would_go(rdm: Command, root: 
     assert (root / "manifest.json").read_bytes() == before
 
 
-def test_images_that_fulfil_a_condition_go(rdm: Command, root: Path) -> None:
+def test_images_that_fulfill_a_condition_go(rdm: Command, root: Path) -> None:
     condition = "image_id in ['p01.jpg', 'p02.jpg']"
     code, result, _ = rdm("update", "--root", root, "--delete-where", condition, "--dask", "inline")
     assert (code, result["photographs"], result["version"]) == (0, 10, 2)

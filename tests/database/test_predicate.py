@@ -48,7 +48,7 @@ def test_condition_selects_the_rows_for_which_it_holds(condition: str, images: s
 
 
 @pytest.mark.parametrize("condition", [f"license != '{BY}'", f"license not in ['{BY}']", f"not (license == '{BY}')"])
-def test_empty_cell_fulfils_no_comparison(condition: str) -> None:
+def test_empty_cell_fulfills_no_comparison(condition: str) -> None:
     assert found(condition) == "c"
 
 

@@ -25,7 +25,7 @@ def patches_of(root: Any, image_id: str) -> list[int]:
 ALL = {f"p{number:02d}.jpg" for number in range(12)}
 
 
-def test_condition_deletes_the_images_that_fulfil_it(tabled: Any) -> None:
+def test_condition_deletes_the_images_that_fulfill_it(tabled: Any) -> None:
     tabled.update(Removal(where="image_id == 'p02.jpg' or image_id in ['p05.jpg', 'nothing.jpg']"))
     assert images_of(tabled.root) == ALL - {"p02.jpg", "p05.jpg"}
 
@@ -42,7 +42,7 @@ def test_image_that_a_condition_deleted_does_not_come_back(tabled: Any) -> None:
     assert not update_plan(update_builder(str(tabled.root)))["changed"]
 
 
-def test_condition_that_nothing_fulfils_changes_nothing(tabled: Any) -> None:
+def test_condition_that_nothing_fulfills_changes_nothing(tabled: Any) -> None:
     assert not update_plan(update_builder(str(tabled.root), Removal(where="author == 'Nobody'")))["changed"]
 
 

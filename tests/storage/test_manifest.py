@@ -79,6 +79,30 @@ def test_dropped_version_cannot_be_opened_although_its_file_is_there(store: Vers
         store.require(1)
 
 
+class CompactedWhileRead(Folder):
+    """A folder in which another process commits version 2 and drops version 1 between two reads."""
+
+    def read_bytes(self, relative: str) -> bytes:
+        if relative == "versions/000001.json" and self.exists(relative):
+            other = VersionStore(Folder(self.url))
+            other.commit(make_version(2).model_copy(update={"oldest_version": 2}))
+            other.folder.delete(relative)
+        return super().read_bytes(relative)
+
+
+def test_reader_whose_version_is_dropped_while_it_opens_gets_the_new_one(store: VersionStore) -> None:
+    store.commit(make_version(1))
+    assert VersionStore(CompactedWhileRead(store.folder.url)).require().number == 2
+
+
+def test_missing_version_file_is_an_error_that_names_it(store: VersionStore) -> None:
+    store.commit(make_version(1))
+    store.folder.delete("versions/000001.json")
+    with pytest.raises(StorageError) as caught:
+        store.require()
+    assert caught.value.where.endswith("versions/000001.json")
+
+
 def test_draft_is_read_back_and_gone_after_the_commit(store: VersionStore) -> None:
     store.write_draft(make_version(1))
     assert store.draft() == make_version(1)
