@@ -45,7 +45,7 @@ class QuickstartConfig(Config):
     train: tuple[str, ...] = Field(default=(), description="settings of the recipe rdm-tiny, as key=value")
     showcase: ShowcaseConfig = ShowcaseConfig()
     evaluate: tuple[str, ...] = Field(
-        default=("num_draws=20", "num_samples=96", "num_reference=192", "settings.num_steps=50"),
+        default=("num_draws=16", "num_samples=96", "num_reference=192", "settings.num_steps=50"),
         description="settings of the evaluation, as key=value",
     )
 
