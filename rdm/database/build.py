@@ -138,7 +138,7 @@ class DatabaseBuilder:
             raise FailureBudgetError(
                 f"only {counts['successes']} of {asked} pictures are usable: {summary}",
                 where=f"{self.config.source}; a row for each in {self.folder.describe('images')}",
-                fix="mend the source, or lower min_success_rate; what may have passed is tried again by the same command",
+                fix="mend the source, or lower min_success_rate; the same command fetches again what may have passed",
             )
         return {**counts, "causes": dict(causes)}
 

@@ -63,9 +63,10 @@ class UrlListSource(RemoteSource):
                 fix="name the column of URLs url; further ones may be id, author, license, landing_page, etag",
             )
         urls = [public_url(url) for url in columns["location"]]
-        ids = columns.get("image_id", urls)
-        etags = columns.get("etag", [hashlib.sha256(url.encode()).hexdigest()[:16] for url in urls])
-        columns |= {"image_id": [own or url for own, url in zip(ids, urls, strict=True)], "etag": etags}
+        digests = [hashlib.sha256(url.encode()).hexdigest()[:16] for url in urls]
+        for name, defaults in (("image_id", urls), ("etag", digests)):
+            own = columns.get(name, defaults)
+            columns[name] = [value or default for value, default in zip(own, defaults, strict=True)]
         return listing_of({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
     def candidates(self, entry: Row) -> Sequence[Candidate]:
@@ -86,9 +87,14 @@ def read_list(path: Path, wanted: Collection[str]) -> dict[str, pa.ChunkedArray]
         raise SourceError("a list ends with .txt, .csv or .parquet", where=path, fix="rename or convert it")
     try:
         table = readers[path.suffix.lower()](path)
-        names = {name.strip().lower().replace("-", "_").replace(" ", "_"): name for name in table.column_names}
-        found = {name: table[original] for name, original in names.items() if name in wanted}
-        return {name: column.cast(pa.string()).fill_null("") for name, column in found.items()}
+        found: dict[str, pa.ChunkedArray] = {}
+        for title, column in zip(table.column_names, table.columns, strict=True):
+            name = title.strip().lower().replace("-", "_").replace(" ", "_")
+            if name in found:
+                raise pa.ArrowInvalid(f"two columns are called {name}")
+            if name in wanted:
+                found[name] = column.cast(pa.string()).fill_null("")
+        return found
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         # Arrow's message may quote a line of the list, and with it a URL.
         reason = str(error).partition(": ")[0] if isinstance(error, pa.ArrowException) else type(error).__name__
@@ -109,6 +115,8 @@ def read_csv(path: Path, wanted: Collection[str] | None = None) -> pa.Table:
     """
     with pyarrow.csv.open_csv(path) as reader:
         names = [name for name in reader.schema.names if wanted is None or name in wanted]
+    if len(set(names)) < len(names):
+        raise pa.ArrowInvalid("two columns have one name")
     return pyarrow.csv.read_csv(
         path,
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),

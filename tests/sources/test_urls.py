@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import contextlib
+import io
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rdm.errors import SourceError
 from rdm.sources import open_source
@@ -55,6 +60,11 @@ def test_new_token_changes_nothing(tmp_path: Path) -> None:
     assert fingerprint(UrlListSource(str(path)).listing()) == before
 
 
+def test_row_without_an_etag_changes_with_its_url(tmp_path: Path) -> None:
+    texts = (f"id,url,etag\n1,{A},\n", f"id,url,etag\n1,{B},\n")
+    assert len({listing(write(tmp_path / "l.csv", text))[0]["etag"] for text in texts}) == 2
+
+
 def test_new_url_or_etag_changes_the_photograph(tmp_path: Path) -> None:
     texts = (f"id,url\n1,{A}\n", f"id,url\n1,{B}\n", f"id,url,etag\n1,{A},v1\n", f"id,url,etag\n1,{A},v2\n")
     assert len({listing(write(tmp_path / "l.csv", text))[0]["etag"] for text in texts}) == 4
@@ -66,6 +76,8 @@ def test_new_url_or_etag_changes_the_photograph(tmp_path: Path) -> None:
         ("l.csv", "link,id\nx,1\n", "no column url"),
         ("l.csv", f"url,id\n{A}?token=abc,1,2,3\n", "cannot be read"),
         ("l.parquet", "words", "cannot be read"),
+        ("l.csv", f"url,URL\n{A}?token=abc,{B}\n", "two columns are called url"),
+        ("l.csv", f"url,url\n{A}?token=abc,{B}\n", "two columns have one name"),
         ("l.json", "{}", "ends with .txt, .csv or .parquet"),
         ("l.csv", f"url,id\n{A}?token=abc,1\n{B}?token=abc,1\n", "the image id '1' occurs twice"),
     ],
@@ -90,3 +102,22 @@ def test_single_photographs_are_not_read(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="only into a database") as caught:
         source.read(A)
     assert "webdataset://DB/images" in caught.value.fix
+
+
+@given(st.sampled_from(["l.csv", "l.txt", "l.parquet"]), st.data())
+def test_damaged_list_is_read_or_a_source_error(lists: dict[str, bytes], name: str, data: st.DataObject) -> None:
+    whole = lists[name]
+    start = data.draw(st.integers(0, len(whole)))
+    damaged = whole[:start] + data.draw(st.binary(max_size=4)) + whole[start + data.draw(st.integers(0, 9)) :]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / name).write_bytes(damaged)
+        with contextlib.suppress(SourceError):
+            UrlListSource(f"{folder}/{name}").listing()
+
+
+@pytest.fixture(scope="module")
+def lists() -> dict[str, bytes]:
+    """The bytes of one good list of each kind."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"url": [A, B], "id": [1, 2], "author": ["Bo", None]}), buffer)
+    return {"l.csv": CSV.encode(), "l.txt": f"{A}\n{B}\n".encode(), "l.parquet": buffer.getvalue()}
