@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rdm.database import NeighborTable, RetrievalDatabase
-from rdm.database.changes import Removal
+from rdm.database.changes import Changes, Removal
 from rdm.database.compact import blank_ledger, compact_database, compaction_plan
 from rdm.database.jobs import update_builder, update_plan
 from rdm.database.verify import verify_database
@@ -123,6 +123,15 @@ def test_photograph_that_vanished_and_was_compacted_can_come_back(tabled: Any) -
     assert update_plan(update_builder(str(tabled.root)))["new"] == 1
     tabled.update()
     assert rows_of(tabled.root, "p05.jpg")
+
+
+def test_photograph_of_a_source_without_etags_can_come_back_after_a_compaction(tabled: Any) -> None:
+    (tabled.photos / "p05.jpg").unlink()
+    tabled.update()
+    compact_database(str(tabled.root))
+    source = pa.Table.from_pylist([{"image_id": "p05.jpg", "etag": ""}])
+    changes = Changes(Folder(tabled.root), VersionStore(Folder(tabled.root)).require(), source, Removal())
+    assert changes.new_rows["image_id"].to_pylist() == ["p05.jpg"]
 
 
 def test_photograph_that_was_removed_on_request_stays_out_after_a_compaction(tabled: Any) -> None:
