@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from rdm.context import Context
+from rdm.diffusion.gaussian import PredictionType
 from rdm.errors import CacheError
 from rdm.evaluation.intervals import Interval, mean_interval, within_subject_intervals
 from rdm.progress import tracking
@@ -26,11 +27,14 @@ class HeldOutResult:
     Attributes:
         losses: per photograph, [N, 3] in the order of CONDITIONS.
         num_draws: (noise, time) pairs per crop, the same for every condition.
+        conditioning_dropout: with which the model was trained.
+        prediction_type: whose squared error the loss is.
     """
 
     losses: NDArray[np.float64]
     num_draws: int
     conditioning_dropout: float
+    prediction_type: PredictionType
 
     @property
     def intervals(self) -> dict[str, Interval]:
@@ -52,6 +56,7 @@ class HeldOutResult:
             "num_photographs": len(self.losses),
             "num_draws": self.num_draws,
             "conditioning_dropout": self.conditioning_dropout,
+            "prediction_type": self.prediction_type,
             "losses": {name: asdict(interval) for name, interval in self.intervals.items()},
             "differences": {name: asdict(interval) for name, interval in self.differences.items()},
         }
@@ -90,7 +95,7 @@ def held_out_losses(
     owners, inverse = np.unique(images, return_inverse=True)
     per_image = np.stack([np.bincount(inverse, totals[:, column]) for column in range(len(CONDITIONS))], axis=1)
     per_image /= num_draws * np.bincount(inverse, minlength=len(owners))[:, None]
-    return HeldOutResult(per_image, num_draws, model.config.conditioning.dropout)
+    return HeldOutResult(per_image, num_draws, model.config.conditioning.dropout, model.config.prediction_type)
 
 
 def _held_out(model: RetrievalDiffusionModel, data: LatentData) -> tuple[torch.Tensor, torch.Tensor, NDArray[Any]]:

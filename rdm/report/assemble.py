@@ -18,6 +18,7 @@ from rdm.config import format_bytes
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.models.denoiser import load_denoiser, num_parameters
 from rdm.report.data import (
+    LOSS_NAMES,
     Command,
     Condition,
     Credit,
@@ -223,6 +224,7 @@ def _training(run: Path, stages: Sequence[Mapping[str, Any]]) -> Training:
         seconds=seconds,
         hardware=f"{os.cpu_count()} CPU cores",
         conditioning_dropout=objective.conditioning.dropout,
+        loss_name=LOSS_NAMES[objective.prediction_type],
     )
 
 
@@ -305,6 +307,7 @@ def _held_out(summary: Mapping[str, Any]) -> HeldOutLoss:
         num_pictures=summary["num_photographs"],
         num_draws=summary["num_draws"],
         conditioning_dropout=summary["conditioning_dropout"],
+        loss_name=LOSS_NAMES[summary["prediction_type"]],
         protocol="The three conditions see the same pictures, noise and times. Intervals of the means are "
         "within-picture (Cousineau-Morey): what differs from picture to picture is taken out first. Those of the "
         "differences are plain paired intervals.",

@@ -30,6 +30,14 @@ def check_pixels(pixels: Pixels) -> None:
         raise ValueError(f"a picture has at least one pixel, got {list(pixels.shape)}")
 
 
+LOSS_NAMES = {
+    "eps": "mean squared error of the predicted noise",
+    "v": "mean squared error of v",
+    "x0": "mean squared error of the predicted latents",
+}
+"""What the loss of each prediction type is called on an axis."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean with its 95% confidence interval, all three in the unit of the measured quantity."""
@@ -189,7 +197,7 @@ class Training:
     seconds: float
     hardware: str
     conditioning_dropout: float
-    loss_name: str = "mean squared error of the predicted noise"
+    loss_name: str = LOSS_NAMES["eps"]
     held_out_steps: tuple[int, ...] = ()
     held_out_losses: tuple[float, ...] = ()
     log_steps: bool = False
@@ -258,7 +266,7 @@ class HeldOutLoss:
     num_draws: int
     conditioning_dropout: float
     protocol: str = ""
-    loss_name: str = "mean squared error of the predicted noise"
+    loss_name: str = LOSS_NAMES["eps"]
 
 
 @dataclass(frozen=True)

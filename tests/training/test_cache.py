@@ -70,10 +70,11 @@ def test_training_and_held_out_photographs_are_disjoint_and_complete(prepared, t
     assert images[1]
 
 
-def test_samples_carry_the_embeddings_of_their_nearest_patches(prepared, tiny_recipe):
-    data = LatentData.open(prepared.cache, prepared.database, tiny_recipe.objective)
+@pytest.mark.parametrize(("held_out", "k"), [(False, 6), (True, 4)])
+def test_training_loads_the_pool_and_measuring_the_nearest(prepared, tiny_recipe, held_out, k):
+    data = LatentData.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
     shard = data.load_shard(0)
-    assert shard["neighbors"].shape == (data.shards[0].num_samples, 4, 16)
+    assert shard["neighbors"].shape == (data.shards[0].num_samples, k, 16)
     ids = data.neighbor_ids("00000")[data._rows("00000")]
     assert np.array_equal(shard["neighbors"], data.database.embeddings(ids))
 
