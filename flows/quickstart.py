@@ -193,5 +193,7 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
 
 
 def folder_bytes(path: Path) -> int:
-    """Return the size of all files below a folder."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Return the size of all files below a folder; a file with two names, such as the newest index, counts once."""
+    found = [file.stat() for file in path.rglob("*") if file.is_file()]
+    files = {(status.st_dev, status.st_ino): status.st_size for status in found}
+    return sum(files.values())

@@ -30,7 +30,7 @@ class ShowcaseConfig(Config):
         "a bird flying in the blue sky",
         "a small bird on a green branch",
     )
-    num_seeds: int = Field(default=6, ge=1, description="pictures per text or image query")
+    num_seeds: int = Field(default=4, ge=1, description="pictures per text or image query")
     num_images: int = Field(default=4, ge=1, description="held-out photographs used as queries")
     num_unconditional: int = Field(default=12, ge=1)
     top_m: float = Field(default=0.25, gt=0, le=1, description="share of the likeliest patches that p_D keeps")
