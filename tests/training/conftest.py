@@ -54,9 +54,9 @@ def tiny_recipe() -> TrainConfig:
     """`rdm-tiny` with a network of one narrow block per level."""
     return recipe_config("rdm-tiny").with_overrides(
         [
-            "max_steps=6",
+            "max_steps=60",
             "batch_size=4",
-            "checkpoint_every=2",
+            "checkpoint_every=10",
             "log_every=1",
             "num_ranks=2",
             "warmup_steps=2",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from rdm.database import RetrievalDatabase
 from rdm.errors import CacheError, TrainingError
 from rdm.sampling import RetrievalDiffusionModel
 from rdm.training.checkpoints import Checkpoints
 from rdm.training.launch import run_training
 from rdm.training.loop import read_stats, run_digest
+from rdm.training.recipes import TrainConfig, TrainInputs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -41,25 +44,30 @@ def _weights(out: Path) -> bytes:
     return (out / "model" / "denoiser" / "diffusion_pytorch_model.safetensors").read_bytes()
 
 
-def _kill_after(out: Path, config, inputs, step: int) -> None:
+def _start(config: TrainConfig, inputs: TrainInputs) -> subprocess.Popen[bytes]:
     arguments = json.dumps([config.model_dump(mode="json"), inputs.model_dump(mode="json")])
-    process = subprocess.Popen([sys.executable, "-c", _TRAIN, arguments], start_new_session=True)
-    try:
-        deadline = time.monotonic() + 300
-        while not any(row["step"] >= step for row in read_stats(out)):
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    return subprocess.Popen([sys.executable, "-c", _TRAIN, arguments], start_new_session=True)
 
 
-def _wait_for_orphans(out: Path) -> None:
-    deadline = time.monotonic() + 60
-    while subprocess.run(["pgrep", "-f", f"rdm.training.worker.*{out}"], capture_output=True).returncode == 0:
-        assert time.monotonic() < deadline, "ranks outlived the process that launched them"
-        time.sleep(0.2)
+def _wait_for_step(process: subprocess.Popen[bytes], out: Path, step: int) -> None:
+    deadline = time.monotonic() + 300
+    while not any(row["step"] >= step for row in read_stats(out)):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _kill_all(process: subprocess.Popen[bytes], out: Path) -> None:
+    """Kill the launching process and the ranks at once, as a machine that loses power would."""
+    for pid in [process.pid, *_processes(out)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _processes(out: Path) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", f"rdm.training.worker.*{out}"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
 
 
 def test_every_step_is_recorded(straight, tiny_recipe):
@@ -68,10 +76,10 @@ def test_every_step_is_recorded(straight, tiny_recipe):
     assert all(0 < row["loss"] < 100 for row in stats)
 
 
-def test_the_result_opens_as_a_model(straight):
+def test_the_result_opens_as_a_model(straight, prepared):
     model = RetrievalDiffusionModel.open(straight / "model")
     assert model.latent_shape == (4, 8, 8)
-    assert model.info["database"]["version"] == 1
+    assert model.info["database"]["version"] == RetrievalDatabase.open(prepared.database).version.number
 
 
 def test_a_finished_run_returns_at_once(straight, prepared, tiny_recipe):
@@ -82,12 +90,27 @@ def test_a_finished_run_returns_at_once(straight, prepared, tiny_recipe):
 
 def test_a_killed_run_resumes_to_the_same_bits(straight, prepared, tiny_recipe, tmp_path):
     out = tmp_path / "run"
-    _kill_after(out, tiny_recipe, prepared.inputs(out), step=3)
-    _wait_for_orphans(out)
+    process = _start(tiny_recipe, prepared.inputs(out))
+    _wait_for_step(process, out, 15)
+    _kill_all(process, out)
     assert not (out / "model").exists()
     run_training(tiny_recipe, prepared.inputs(out))
     assert _weights(out) == _weights(straight)
     assert [row["loss"] for row in read_stats(out)] == [row["loss"] for row in read_stats(straight)]
+
+
+def test_ranks_end_with_the_process_that_launched_them(prepared, tiny_recipe, tmp_path):
+    out = tmp_path / "run"
+    config = tiny_recipe.with_overrides(["max_steps=100000", "log_every=10"])
+    process = _start(config, prepared.inputs(out))
+    _wait_for_step(process, out, 10)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while _processes(out):
+        assert time.monotonic() < deadline, "ranks outlived the process that launched them"
+        time.sleep(0.2)
+    assert read_stats(out)[-1]["step"] < config.max_steps
 
 
 def test_a_damaged_checkpoint_is_passed_over(straight, tiny_recipe):
