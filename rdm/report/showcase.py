@@ -25,10 +25,10 @@ class ShowcaseConfig(Config):
     """What the report draws."""
 
     texts: tuple[str, ...] = (
-        "an owl",
-        "a duck swimming on the water",
         "a bird flying in the blue sky",
         "a small bird on a green branch",
+        "a duck swimming on the water",
+        "an owl",
     )
     num_seeds: int = Field(default=4, ge=1, description="pictures per text or image query")
     num_images: int = Field(default=4, ge=1, description="held-out photographs used as queries")
