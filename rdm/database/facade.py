@@ -22,7 +22,7 @@ from rdm.errors import DatabaseError, EncoderMismatchError
 from rdm.storage import Folder, Version, VersionStore
 
 logger = logging.getLogger(__name__)
-BLOCK_ROWS = 65_536
+BLOCK_ROWS = 16_384
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where bfloat16 pays: on accelerators, and on processors with bfloat16 products (AMX, AVX-512 BF16)."""
+"""Which precision a network runs in."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from typing import Literal
 
 import torch
 
+from rdm.compute.capabilities import has_fast_bfloat16
+
 Precision = Literal["auto", "bf16", "fp32"]
 
 
 def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
     """Return the autocast context of a precision; `auto` is bf16 where the device multiplies it natively."""
-    enabled = precision == "bf16" or (precision == "auto" and has_fast_bfloat16(device))
+    enabled = precision == "bf16" or (precision == "auto" and has_fast_bfloat16(device.type))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Return whether matrix products in bfloat16 are faster than in float32."""
-    if device.type == "cuda":
-        return True
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))

@@ -2,10 +2,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdm.database.search import blocks_of, canonical_similarities, exact_search, quantize, rank, shortlist_margin
+from rdm.database.search import (
+    ShortlistPrecision,
+    blocks_of,
+    canonical_similarities,
+    exact_search,
+    quantize,
+    rank,
+    shortlist_margin,
+)
 
 NONE = np.zeros(0, np.int64)
 
@@ -41,10 +50,13 @@ def searches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, set[int]]:
     return queries, vectors, draw(st.integers(1, 25)), dead
 
 
-@given(searches())
-def test_exact_search_equals_brute_force_to_the_bit(search: tuple[np.ndarray, np.ndarray, int, set[int]]) -> None:
+@given(searches(), st.sampled_from(["bf16", "fp32"]))
+def test_exact_search_equals_brute_force_to_the_bit(
+    search: tuple[np.ndarray, np.ndarray, int, set[int]], precision: ShortlistPrecision
+) -> None:
     queries, vectors, k, dead = search
-    ids, similarities = exact_search(queries, [(0, vectors)], k, excluded=np.array(sorted(dead), np.int64))
+    excluded = np.array(sorted(dead), np.int64)
+    ids, similarities = exact_search(queries, [(0, vectors)], k, excluded=excluded, precision=precision)
     expected_ids, expected = brute_force(queries, vectors, k, dead)
     assert ids.tolist() == expected_ids
     assert similarities.tobytes() == expected.tobytes()
@@ -77,13 +89,29 @@ def test_fewer_neighbors_are_a_prefix_of_more(search: tuple[np.ndarray, np.ndarr
     np.testing.assert_array_equal(long[1][:, :fewer], short[1])
 
 
-@given(st.integers(0, 2**32), st.sampled_from([1, 16, 512]))
-def test_margin_bounds_the_error_of_single_precision(seed: int, dim: int) -> None:
+@given(st.integers(0, 2**32), st.sampled_from([1, 16, 512]), st.sampled_from(["bf16", "fp32"]))
+def test_margin_bounds_the_error_of_the_first_comparison(seed: int, dim: int, precision: ShortlistPrecision) -> None:
     rng = np.random.default_rng(seed)
     queries, vectors = unit_vectors(rng, 8, dim), unit_vectors(rng, 64, dim)
-    single = queries.astype(np.float32) @ vectors.astype(np.float32).T
+    vectors[:8] = queries  # the greatest scores have the greatest errors
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    rounded = (torch.from_numpy(queries).to(kind) @ torch.from_numpy(vectors).to(kind).T).float().numpy()
     canonical = canonical_similarities(queries, np.broadcast_to(vectors, (8, 64, dim)))
-    assert np.abs(single - canonical).max() <= shortlist_margin(dim) / 2
+    assert np.abs(rounded - canonical).max() <= shortlist_margin(dim, precision) / 2
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_both_precisions_find_the_same_among_thousands(precision: ShortlistPrecision) -> None:
+    rng = np.random.default_rng(5)
+    centers = rng.standard_normal((40, 64))
+    vectors = centers[rng.integers(0, 40, 3000)] + 0.3 * rng.standard_normal((3000, 64))
+    unit = quantize((vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32))
+    queries = unit[::7]
+    found = exact_search(queries, blocks_of([(0, unit)], 700), 20, excluded=NONE, precision=precision)
+    scores = canonical_similarities(queries, np.broadcast_to(unit, (len(queries), *unit.shape)))
+    expected = np.stack([rank(np.arange(3000), row, 20) for row in scores])
+    assert np.array_equal(found[0], expected)
+    assert np.array_equal(found[1], np.take_along_axis(scores, expected, 1))
 
 
 def test_near_ties_that_single_precision_cannot_tell_apart_are_ranked_exactly() -> None:
