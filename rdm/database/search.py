@@ -30,8 +30,15 @@ def quantize(embeddings: NDArray[np.floating]) -> Float16:
 
 def canonical_similarities(queries: Float16, candidates: Float16) -> NDArray[np.float32]:
     """Return float32 [B, C], the similarity of each query [B, D] with its own candidates [B, C, D]."""
-    products = queries[:, None, :].astype(np.float64) * candidates.astype(np.float64)
+    products = _float64(queries)[:, None, :] * _float64(candidates)
     return np.ascontiguousarray(products).sum(axis=-1).astype(np.float32)
+
+
+def _float64(values: Float16) -> NDArray[np.float64]:
+    """Return float16 values as float64: exact, and several times as fast as numpy's own conversion."""
+    import torch
+
+    return torch.from_numpy(np.array(values)).double().numpy()
 
 
 def shortlist_margin(dim: int, precision: ShortlistPrecision = "fp32") -> float:
