@@ -119,7 +119,7 @@ class _Shortlist:
         """
         import torch
 
-        wide = torch.from_numpy(queries)
+        wide = torch.from_numpy(np.array(queries))  # a copy: memory maps cannot be written, and PyTorch minds
         scores = wide.to(self._type) @ self._padded.T
         scores[:, len(self.vectors) :] = -torch.inf
         scores[:, self._dead] = -torch.inf

@@ -80,6 +80,15 @@ def test_parts_blocks_their_order_and_batches_do_not_matter(
         assert whole[position].tobytes() == np.concatenate([result[position] for result in single]).tobytes()
 
 
+def test_read_only_maps_are_searched_as_they_are() -> None:
+    vectors = unit_vectors(np.random.default_rng(0), 30, 8)
+    expected = exact_search(vectors, [(0, vectors)], 3, excluded=NONE)
+    locked = vectors.copy()
+    locked.flags.writeable = False
+    found = exact_search(locked, [(0, locked)], 3, excluded=NONE)
+    assert np.array_equal(found[0], expected[0])
+
+
 @given(searches(), st.integers(1, 25))
 def test_fewer_neighbors_are_a_prefix_of_more(search: tuple[np.ndarray, np.ndarray, int, set[int]], fewer: int) -> None:
     queries, vectors, k, _ = search
