@@ -22,6 +22,7 @@ def update_database(
     delete_images: list[str] | None = None,
     delete_patches: list[int] | None = None,
     delete_where: str = "",
+    retry_failed: bool = False,
     dask: str = "local",
     stage_log: str | None = None,
 ) -> dict[str, Any]:
@@ -32,11 +33,12 @@ def update_database(
         delete_images: image ids to delete for good.
         delete_patches: patch ids to delete for good.
         delete_where: condition on the rows of `images/*.parquet`; the images that fulfill it are deleted for good.
+        retry_failed: ask again for photographs that failed by a cause that may have passed.
         dask: `local`, or a scheduler's address.
         stage_log: folder for measurements; by default beside the database.
     """
     removal = Removal(frozenset(delete_images or ()), frozenset(delete_patches or ()), delete_where)
-    builder = update_builder(root, removal)
+    builder = update_builder(root, removal, retry_failed=retry_failed)
     plan = update_plan(builder)
     if not plan["changed"]:
         get_run_logger().info("nothing changed: %d photographs in %s", plan["photographs"], builder.config.source)

@@ -68,6 +68,9 @@ def update(
     delete_where: Annotated[
         str, Parameter(help="delete for good the images whose row in images/*.parquet fulfills this condition")
     ] = "",
+    retry_failed: Annotated[
+        bool, Parameter(negative="", help="ask again for what failed by a cause that may have passed")
+    ] = False,
     dask: DaskOption = "local",
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
@@ -83,7 +86,8 @@ def update(
     from rdm.database.jobs import run_build, update_builder, update_plan
 
     images, patches = _read_ids(delete_images, "image"), _read_patch_ids(delete_patches)
-    builder = update_builder(root, Removal(frozenset(images), frozenset(patches), delete_where))
+    removal = Removal(frozenset(images), frozenset(patches), delete_where)
+    builder = update_builder(root, removal, retry_failed=retry_failed)
     plan = update_plan(builder)
     if dry_run or not plan["changed"]:
         show({"root": root, **plan}, as_json=json, title="plan" if dry_run else "nothing changed")

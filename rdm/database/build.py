@@ -72,6 +72,7 @@ class DatabaseBuilder:
         self.config = config
         self.store = VersionStore(self.folder)
         self.removal = Removal()
+        self.retry_failed = False
         self._table_parts: list[Part] | None = None
 
     @contextmanager
@@ -109,7 +110,7 @@ class DatabaseBuilder:
         table = open_source(self.config.source).listing()
         if table.num_rows == 0:
             raise SourceError("the source is empty", where=self.config.source, fix="check the specification")
-        return Changes(self.folder, self.parent, table, self.removal)
+        return Changes(self.folder, self.parent, table, self.removal, retry_failed=self.retry_failed)
 
     @property
     def is_current(self) -> bool:

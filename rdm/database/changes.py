@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rdm.database.predicate import matching_rows
-from rdm.sources.ingest import SUCCESS
+from rdm.sources.ledger import FAILED, SUCCESS, is_passing
 from rdm.storage import Folder, Version
 
 DELETED = "deleted"  # status of a ledger row whose photograph a compaction removed from the disk
@@ -29,14 +29,37 @@ class Removal:
     where: str = ""
 
 
+def known_etags(ledger: pa.Table, living: set[str], *, retry_failed: bool = False) -> dict[str, str]:
+    """Return the etag of each photograph that need not be stored again while its etag stays.
+
+    The last row of an id counts. A photograph that was deleted and is in the source again is new.
+
+    Args:
+        ledger: rows with `image_id`, `etag`, `status` and `error_message`.
+        living: the photographs that have living patches.
+        retry_failed: leave out those that failed by a cause that may have passed, such as a server's error.
+    """
+    known: dict[str, str] = {}
+    for row in ledger.select(["image_id", "etag", "status", "error_message"]).to_pylist():
+        lost = row["status"] in (SUCCESS, DELETED) and row["image_id"] not in living
+        if lost or (retry_failed and row["status"] == FAILED and is_passing(row["error_message"])):
+            known.pop(row["image_id"], None)
+        else:
+            known[row["image_id"]] = row["etag"]
+    return known
+
+
 class Changes:
     """The difference between a source's listing and a version, with removals. Reads when asked, and once."""
 
-    def __init__(self, folder: Folder, parent: Version | None, source: pa.Table, removal: Removal) -> None:
+    def __init__(
+        self, folder: Folder, parent: Version | None, source: pa.Table, removal: Removal, *, retry_failed: bool = False
+    ) -> None:
         self.folder = folder
         self.parent = parent
         self.source = source
         self.removal = removal
+        self.retry_failed = retry_failed
 
     @cached_property
     def listing(self) -> pa.Table:
@@ -55,13 +78,7 @@ class Changes:
     @cached_property
     def new_rows(self) -> pa.Table:
         """The rows of the listing that must be stored: new photographs, and replaced ones."""
-        # The last row of an id counts. A photograph that was deleted and is in the source again is new.
-        living = set(self.living_images)
-        known = {
-            row["image_id"]: row["etag"]
-            for row in self._ledger.select(["image_id", "etag", "status"]).to_pylist()
-            if row["status"] not in (SUCCESS, DELETED) or row["image_id"] in living
-        }
+        known = known_etags(self._ledger, set(self.living_images), retry_failed=self.retry_failed)
         rows = zip(self.listing["image_id"].to_pylist(), self.listing["etag"].to_pylist(), strict=True)
         return self.listing.filter(pa.array([known.get(image_id) != etag for image_id, etag in rows], pa.bool_()))
 
@@ -121,7 +138,7 @@ class Changes:
     @cached_property
     def _ledger(self) -> pa.Table:
         parts = self.parent.parts_of("ledger") if self.parent else []
-        columns = ["image_id", "etag", "status"]
+        columns = ["image_id", "etag", "status", "error_message"]
         empty = pa.table({name: pa.array([], pa.string()) for name in columns})
         tables = [self.folder.read_table(part.path, None if self.removal.where else columns) for part in parts]
         return pa.concat_tables(tables, promote_options="default") if tables else empty

@@ -58,8 +58,13 @@ def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any
     }
 
 
-def update_builder(root: str, removal: Removal | None = None) -> DatabaseBuilder:
+def update_builder(root: str, removal: Removal | None = None, *, retry_failed: bool = False) -> DatabaseBuilder:
     """Return a builder that brings an existing database up to date with its source.
+
+    Args:
+        root: folder or URL of the database.
+        removal: what goes for good.
+        retry_failed: ask again for photographs that failed by a cause that may have passed.
 
     Raises:
         DatabaseError: the root is no database, or it has no image or patch of an id that is to be deleted.
@@ -68,6 +73,7 @@ def update_builder(root: str, removal: Removal | None = None) -> DatabaseBuilder
     version = VersionStore(Folder(root)).require()
     builder = DatabaseBuilder(root, BuildConfig.model_validate(version.config))
     builder.removal = removal or Removal()
+    builder.retry_failed = retry_failed
     if unknown := builder.changes.unknown_images():
         raise DatabaseError(
             f"the database has no image {', '.join(unknown[:5])}",
