@@ -23,6 +23,7 @@ from rdm.storage import Folder
 from rdm.training.objectives.retrieval_diffusion import LatentData
 
 RESULT = "evaluation.json"
+FORMAT = 2  # of that file; an older one is measured again
 
 
 class EvaluationConfig(Config):
@@ -58,6 +59,7 @@ def evaluate_model(inputs: EvaluationInputs, config: EvaluationConfig, out: Path
     folder = Folder(out)
     key = digest_json(
         [
+            FORMAT,
             config.model_dump(mode="json"),
             inputs.reference.model_dump(mode="json"),
             inputs.cache,
