@@ -45,13 +45,13 @@ def shortlist_margin(dim: int, precision: ShortlistPrecision = "fp32") -> float:
     """Return a bound on twice the error of a dot product of float16 vectors of norm <= 1.01, summed in any order.
 
     `fp32`: |fl(x.y) - x.y| <= n u / (1 - n u) |x|.|y| with u = 2^-24 (Higham 2002, eq. 3.5); products of float16 are
-    exact in float32. `bf16`: both factors and the result are rounded to 8 significant bits besides (u = 2^-9), and
+    exact in float32. `bf16`: both factors and the result are rounded to 8 significant bits besides (u = 2^-8), and
     the sum may lose two bits more, since processors accumulate pairs with truncation.
     """
     unit = dim * 2.0**-24
     if precision == "fp32":
         return 2 * unit / (1 - unit) * 1.01**2 + 2.0**-23
-    return 2 * ((1 + 2.0**-9) ** 3 * (1 + 4 * unit / (1 - 4 * unit)) - 1) * 1.01**2 + 2.0**-22
+    return 2 * ((1 + 2.0**-8) ** 3 * (1 + 4 * unit / (1 - 4 * unit)) - 1) * 1.01**2 + 2.0**-22
 
 
 def rank(ids: NDArray[np.int64], similarities: NDArray[np.float32], k: int) -> NDArray[np.intp]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdm.database.search import (
@@ -98,7 +98,8 @@ def test_fewer_neighbors_are_a_prefix_of_more(search: tuple[np.ndarray, np.ndarr
     np.testing.assert_array_equal(long[1][:, :fewer], short[1])
 
 
-@given(st.integers(0, 2**32), st.sampled_from([1, 16, 512]), st.sampled_from(["bf16", "fp32"]))
+@settings(max_examples=400)
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 16, 512]), st.sampled_from(["bf16", "fp32"]))
 def test_margin_bounds_the_error_of_the_first_comparison(seed: int, dim: int, precision: ShortlistPrecision) -> None:
     rng = np.random.default_rng(seed)
     queries, vectors = unit_vectors(rng, 8, dim), unit_vectors(rng, 64, dim)
