@@ -9,7 +9,6 @@ import faiss
 import numpy as np
 
 from benchmarks.timing import paired_ratio
-from rdm.database.facade import BLOCK_ROWS
 from rdm.database.search import blocks_of, exact_search
 
 
@@ -20,10 +19,10 @@ def run(rows: int = 200_000, queries: int = 2_048, dim: int = 512, k: int = 20) 
     index = faiss.IndexFlatIP(dim)
     index.add(vectors.astype(np.float32))
     none = np.zeros(0, np.int64)
-    found = exact_search(wanted, blocks_of([(0, vectors)], BLOCK_ROWS), k, excluded=none)[0]
+    found = exact_search(wanted, blocks_of([(0, vectors)]), k, excluded=none)[0]
     agreement = float(np.mean(found == index.search(wanted.astype(np.float32), k)[1]))
     ratio, ours, theirs = paired_ratio(
-        lambda: exact_search(wanted, blocks_of([(0, vectors)], BLOCK_ROWS), k, excluded=none),
+        lambda: exact_search(wanted, blocks_of([(0, vectors)]), k, excluded=none),
         lambda: index.search(wanted.astype(np.float32), k),
     )
     return f"{ratio:.2f}x faiss IndexFlatIP ({ours:.2f} s against {theirs:.2f} s), {agreement:.4%} of positions agree"

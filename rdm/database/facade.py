@@ -22,7 +22,6 @@ from rdm.errors import DatabaseError, EncoderMismatchError
 from rdm.storage import Folder, Version, VersionStore
 
 logger = logging.getLogger(__name__)
-BLOCK_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class RetrievalDatabase:
             )
         vectors = quantize(queries)
         if exact or self._index is None:
-            return exact_search(vectors, blocks_of(self.parts, BLOCK_ROWS), k, excluded=self.tombstones)
+            return exact_search(vectors, blocks_of(self.parts), k, excluded=self.tombstones)
         return self._approximate(self._index, vectors, k)
 
     def _approximate(
@@ -150,9 +149,7 @@ class RetrievalDatabase:
         candidates = approximate_candidates(index, queries, k, np.concatenate([self.tombstones, later]))
         short = np.flatnonzero((candidates < 0).any(axis=1))  # an inverted list may hold fewer than k living vectors
         if len(short):
-            candidates[short] = exact_search(
-                queries[short], blocks_of(self.parts, BLOCK_ROWS), k, excluded=self.tombstones
-            )[0]
+            candidates[short] = exact_search(queries[short], blocks_of(self.parts), k, excluded=self.tombstones)[0]
         similarities = canonical_similarities(queries, self.embeddings(candidates))
         order = np.stack([rank(ids, row, k) for ids, row in zip(candidates, similarities, strict=True)])
         return np.take_along_axis(candidates, order, 1), np.take_along_axis(similarities, order, 1)

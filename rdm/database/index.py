@@ -26,7 +26,6 @@ from rdm.storage.files import read_error
 
 INDEX_NAME, INFOS_NAME = "knn.index", "index_infos.json"
 PUBLISHED = "index"  # where clip-retrieval's tools look: the newest version's files under a second name
-AUDIT_BLOCK_ROWS = 65_536
 
 
 class IndexConfig(Config):
@@ -300,7 +299,7 @@ def audit_recall(
     k = min(20, len(living))
     chosen = audit_sample(living, num_queries, seed)
     queries = quantize(gather(parts, chosen))
-    truth, _ = exact_search(queries, blocks_of(parts, AUDIT_BLOCK_ROWS), k, excluded=tombstones)
+    truth, _ = exact_search(queries, blocks_of(parts), k, excluded=tombstones)
     found = approximate_candidates(index, queries, k, tombstones)
     recalls = np.array([len(np.intersect1d(t, f)) / k for t, f in zip(truth, found, strict=True)])
     half = 1.96 * recalls.std(ddof=1) / math.sqrt(len(recalls)) if len(recalls) > 1 else 0.0

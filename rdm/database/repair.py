@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from rdm.database.parts import EmbeddingParts, since
 from rdm.database.search import blocks_of, exact_search
 
-BLOCK_ROWS = 65_536
 Neighbors: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Ids [N, k] and similarities [N, k], best first, ties by smaller id; id -1 and similarity -inf where there is none."""
 
@@ -63,9 +62,9 @@ def repair_neighbors(
         dead: sorted ids of all deleted patches.
     """
     k, fresh = stored[0].shape[1], since(parts, first_added)
-    added = exact_search(queries, blocks_of(fresh, BLOCK_ROWS), k, excluded=dead)
+    added = exact_search(queries, blocks_of(fresh), k, excluded=dead)
     (ids, similarities), sure = merge_neighbors(stored, added, dead)
     rows = np.flatnonzero(~sure)
     if len(rows):
-        ids[rows], similarities[rows] = exact_search(queries[rows], blocks_of(parts, BLOCK_ROWS), k, excluded=dead)
+        ids[rows], similarities[rows] = exact_search(queries[rows], blocks_of(parts), k, excluded=dead)
     return (ids, similarities), len(rows)

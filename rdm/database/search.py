@@ -8,16 +8,20 @@ the shortlist, with a margin above their error bound.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdm.compute.capabilities import has_fast_bfloat16
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Float16 = NDArray[np.float16]
 ShortlistPrecision: TypeAlias = Literal["bf16", "fp32"]
 
+BLOCK_ROWS = 16_384  # vectors at once
 QUERY_ROWS = 512  # queries at once: bounds the scores that lie in memory
 GROUP_ROWS = 64  # vectors whose greatest score is looked at before their own
 PAIR_ROWS = 1 << 17  # scores looked at singly at once: bounds the memory where everything is alike
@@ -140,7 +144,7 @@ class _Shortlist:
                 rows, columns = self._refined(wide, rows, columns, k, torch.from_numpy(least))
             yield rows.numpy(), columns.numpy()
 
-    def _refined(self, queries: Any, rows: Any, columns: Any, k: int, least: Any) -> tuple[Any, Any]:
+    def _refined(self, queries: Tensor, rows: Tensor, columns: Tensor, k: int, least: Tensor) -> tuple[Tensor, Tensor]:
         """Compare the pairs again in float32, whose margin is a thousandth of bfloat16's."""
         import torch
 
@@ -151,7 +155,7 @@ class _Shortlist:
         return rows[keep], columns[keep]
 
 
-def _kth_largest(rows: Any, scores: Any, k: int, count: int) -> Any:
+def _kth_largest(rows: Tensor, scores: Tensor, k: int, count: int) -> Tensor:
     """Return the k-th largest score of each row number 0..count-1, float32 [count]; -inf where there are fewer."""
     import torch
 
@@ -183,7 +187,7 @@ def _merge(
     best_ids[touched], best[touched] = ids[chosen], similarities[chosen]
 
 
-def blocks_of(parts: Iterable[tuple[int, Float16]], rows: int) -> Iterator[tuple[int, Float16]]:
+def blocks_of(parts: Iterable[tuple[int, Float16]], rows: int = BLOCK_ROWS) -> Iterator[tuple[int, Float16]]:
     """Yield the parts again in blocks of at most `rows` vectors, so that a block of scores stays in the cache."""
     for first_id, vectors in parts:
         for start in range(0, len(vectors), rows):

@@ -7,9 +7,7 @@ the number of kills in each of the three.
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ import autofaiss  # noqa: F401  loaded before the forks
 import numpy as np
 import open_clip
 import torch
+from file_kills import assert_same, was_killed, watch_changes
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder, NeighborConfig, RetrievalDatabase, build_neighbors
@@ -31,27 +30,6 @@ from rdm.storage import Folder, VersionStore
 
 INLINE = ComputeConfig(dask="inline")
 REMOVAL = Removal(frozenset(["p01.jpg"]))
-_countdown: list[int] = []
-
-
-def _kill_when_due(event: str, arguments: tuple[object, ...]) -> None:
-    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-    if _countdown and (writes or event in ("os.rename", "os.link", "os.remove", "os.rmdir")):
-        _countdown[0] -= 1
-        if _countdown[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def was_killed(work: Callable[[], object], step: int) -> bool:
-    """Run work in a child that is killed before its step-th write; False: it came to its end before."""
-    child = os.fork()
-    if child == 0:
-        _countdown.append(step)
-        work()
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, f"step {step}: the child failed"
-    return os.WIFSIGNALED(status)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -61,12 +39,6 @@ def contents(root: Path) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.name != ".writer.lock"
     }
-
-
-def assert_same(root: Path, expected: dict[str, bytes], step: int) -> None:
-    found = contents(root)
-    differing = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
-    assert not differing, f"step {step}: {differing} differ"
 
 
 def kill_everywhere(start: Path, root: Path, work: Callable[[Path], object], expected: dict[str, bytes]) -> int:
@@ -93,7 +65,7 @@ def kill_everywhere(start: Path, root: Path, work: Callable[[Path], object], exp
         if current is not None:
             assert not verify_database(str(root)), f"step {steps}: {verify_database(str(root))}"
         work(root)
-        assert_same(root, expected, steps)
+        assert_same(contents(root), expected, steps)
         shutil.rmtree(root)
 
 
@@ -101,7 +73,7 @@ def main(base: Path, encoder: str) -> None:
     torch.set_num_threads(1)
     open_clip.add_model_config(base / "tiny-clip.json")
     load_encoder(encoder)
-    sys.addaudithook(_kill_when_due)
+    watch_changes()
     crop = CropConfig(frame_size=40, patch_size=24)
     config = BuildConfig(source=f"folder://{base}/photos", encoder=encoder, images_per_shard=3, crop=crop)
     queries = QuerySetConfig(source=f"folder://{base}/queries", crop=crop, images_per_shard=2)

@@ -34,7 +34,7 @@ def test_build_update_and_compaction_killed_before_any_change_finish_with_equal_
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])},
     )
     assert result.returncode == 0, result.stderr[-3000:]
     build_kills, update_kills, compaction_kills = map(int, result.stdout.split())

@@ -6,39 +6,16 @@ program of its own, because each kill is one fork of a process that has loaded e
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
+
+from file_kills import assert_same, was_killed, watch_changes
 
 import rdm.sources.urls  # noqa: F401  loaded before the forks
 from rdm.sources import FetchConfig, open_source
 from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.storage import Folder
-
-_countdown: list[int] = []
-
-
-def _kill_when_due(event: str, arguments: tuple[object, ...]) -> None:
-    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-    if _countdown and (writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir")):
-        _countdown[0] -= 1
-        if _countdown[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def was_killed(work: Callable[[], object], step: int) -> bool:
-    """Run work in a child that is killed before its step-th change of a file; False: it came to its end before."""
-    child = os.fork()
-    if child == 0:
-        _countdown.append(step)
-        work()
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, f"step {step}: the child failed"
-    return os.WIFSIGNALED(status)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -58,7 +35,7 @@ def main(base: Path) -> None:
     undisturbed = start("reference")
     ingest_shard(undisturbed)
     expected, steps = contents(base / "reference"), 0
-    sys.addaudithook(_kill_when_due)
+    watch_changes()
     while True:
         task = start("db")
         steps += 1
@@ -66,8 +43,7 @@ def main(base: Path) -> None:
             break
         ingest_shard(task)
         found = {name: data for name, data in contents(base / "db").items() if not name.endswith(".tmp")}
-        differing = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
-        assert not differing, f"step {steps}: {differing} differ"
+        assert_same(found, expected, steps)
         shutil.rmtree(base / "db")
     sys.stdout.write(f"{steps - 1}\n")
 
