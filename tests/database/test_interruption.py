@@ -17,7 +17,6 @@ from rdm.sources import CropConfig
 
 
 @pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_build_update_and_compaction_killed_before_any_change_finish_with_equal_bytes(
     tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]
