@@ -1,18 +1,23 @@
-"""`rdm neighbors build`."""
+"""`rdm neighbors ...`: build, contamination."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, show
+from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, show, show_rows
+
+SHOWN_PAIRS = 20
 
 
 def register(app: App) -> None:
     """Add the command."""
     neighbors = App(name="neighbors", help="Precompute the neighbors of a query set.")
-    neighbors.command(build)
+    for command in (build, contamination):
+        neighbors.command(command)
     app.command(neighbors)
 
 
@@ -21,6 +26,12 @@ def build(
     root: Annotated[str, Parameter(help="the database")],
     queries: Annotated[str, Parameter(help="source of the query photographs, e.g. folder:///photos")],
     name: Annotated[str, Parameter(help="name of the query set, for later")],
+    exclude_self: Annotated[
+        bool, Parameter(negative="", help="no neighbors from the crop's own photograph: same bytes, or same image id")
+    ] = False,
+    exclude_above: Annotated[
+        float | None, Parameter(help="no near-duplicates: patches at least this similar, such as 0.95")
+    ] = None,
     set_: SetOption = None,
     dask: DaskOption = "local",
     dry_run: DryRunFlag = False,
@@ -28,7 +39,10 @@ def build(
 ) -> int:
     """Look up the nearest patches of every crop of a query set and store them in a new version of the database.
 
-    Example: rdm neighbors build --root birds --queries folder:///photos --name train
+    A photograph that is in the database too is its own nearest neighbor, and a network learns to copy it: leave it out
+    with --exclude-self and --exclude-above. What was left out is recorded; `rdm neighbors contamination` counts it.
+
+    Example: rdm neighbors build --root birds --queries folder:///photos --name train --exclude-self
     """
     from rdm.compute import ComputeConfig, compute_pool
     from rdm.database import RetrievalDatabase
@@ -36,7 +50,9 @@ def build(
     from rdm.sources import QuerySet
     from rdm.training.presets import neighbor_config
 
-    config = neighbor_config(queries).with_overrides(set_ or [])
+    chosen = {"exclude_self": exclude_self, "exclude_above": exclude_above}
+    overrides = [f"{name}={value}".lower() for name, value in chosen.items() if value]
+    config = neighbor_config(queries).with_overrides([*overrides, *(set_ or [])])
     if dry_run:
         found = QuerySet(config.queries)
         show(
@@ -58,9 +74,51 @@ def build(
             "name": name,
             "queries": info["num_queries"],
             "failures": len(info["failures"]),
+            "excluded": info["num_excluded"],
             "mean_top1_similarity": info["mean_top1_similarity"],
         },
         as_json=json,
         title="neighbors",
     )
     return 3 if info["failures"] else 0
+
+
+def contamination(
+    *,
+    root: Annotated[str, Parameter(help="the database")],
+    name: Annotated[str, Parameter(help="the query set, as `rdm neighbors build --name` called it")],
+    threshold: Annotated[
+        float, Parameter(help="cosine similarity from which on a patch is a near-duplicate of a crop")
+    ] = 0.95,
+    gallery: Annotated[Path | None, Parameter(help="write the worst pairs side by side as an HTML page")] = None,
+    worst: Annotated[int, Parameter(help="pairs on that page")] = 24,
+    json: JsonFlag = False,
+) -> int:
+    """Say which photographs of a query set the database holds too: the same file or image id, or nearly the same.
+
+    Exit code 0: there are none, or the neighbors were built without them; 1: some can become neighbors. Then build the
+    neighbors again with --exclude-self and --exclude-above, or remove the photographs from the database. What a table
+    of k neighbors does not show (more than k near-duplicates of one crop) is not counted.
+
+    Example: rdm neighbors contamination --root birds --name test --gallery pairs.html
+    """
+    from rdm.database import RetrievalDatabase
+    from rdm.database.contamination import measure_contamination
+
+    database = RetrievalDatabase.open(root)
+    found = measure_contamination(database, name, threshold)
+    if gallery is not None:
+        from rdm.report.contamination import write_contamination_page
+
+        write_contamination_page(gallery, database, found, worst)
+    if json:
+        show({**found.summary(), "list": [asdict(pair) for pair in found.pairs]}, as_json=True)
+    else:
+        show(found.summary(), as_json=False, title="contamination")
+        rows = [
+            [pair.query_image, pair.image_id, pair.match, f"{pair.similarity:.4f}", "yes" if pair.excluded else "no"]
+            for pair in found.pairs[:SHOWN_PAIRS]
+        ]
+        if rows:
+            show_rows(["query photograph", "in the database", "same by", "similarity", "excluded"], rows)
+    return 1 if found.leaks else 0

@@ -2,7 +2,8 @@
 
 from rdm.database.build import BuildConfig, DatabaseBuilder
 from rdm.database.facade import PatchRecord, RetrievalDatabase
-from rdm.database.neighbors import NeighborConfig, NeighborTable, build_neighbors
+from rdm.database.neighbor_table import NeighborConfig, NeighborTable
+from rdm.database.neighbors import build_neighbors
 
 __all__ = [
     "BuildConfig",

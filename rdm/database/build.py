@@ -33,7 +33,7 @@ from rdm.database.index import (
     update_index,
     version_place,
 )
-from rdm.database.neighbors import TABLE_KINDS, sort_table_parts
+from rdm.database.neighbor_table import TABLE_KINDS, sort_table_parts
 from rdm.database.parts import EmbeddingParts, count_rows
 from rdm.database.patches import patches_path, patchify_shard
 from rdm.database.tables import repair_tables

@@ -1,43 +1,34 @@
-"""Neighbor tables: the k nearest patches of every crop of a query set, precomputed into Parquet.
-
-A table belongs to a version of the database, like every other part: a version's tables are immutable, and an update
-commits repaired ones together with the patches that it adds and deletes.
-"""
+"""Look up the nearest patches of every crop of a query set, and commit them as a neighbor table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from rdm.compute.shards import Pool
-from rdm.config import Config, digest_json
+from rdm.config import digest_json
 from rdm.database.embed import encode_images
+from rdm.database.exclusion import Exclude, Lookup, Neighbors, require_full, search_allowed
 from rdm.database.facade import RetrievalDatabase
+from rdm.database.neighbor_table import (
+    SEARCHED_KINDS,
+    NeighborConfig,
+    NeighborTable,
+    lookup_sums,
+    sort_table_parts,
+    table_facts,
+    table_parts,
+    with_lookup,
+)
+from rdm.database.photograph_matches import CropPhotographs, Exclusion, PhotographMatches, share_image_ids
 from rdm.encoders import load_encoder, normalize
 from rdm.errors import DatabaseError, FailureBudgetError
-from rdm.sources import QuerySet, QuerySetConfig
-from rdm.storage import Folder, Markers, Part, Version, VersionStore, sha256_file
-
-TABLE_KINDS = ("queryset", "neighbors", "queries")
-
-
-class NeighborConfig(Config):
-    """What is looked up for every crop."""
-
-    queries: QuerySetConfig
-    k_stored: int = Field(
-        default=20, ge=1, description="neighbors stored, more than are used, so that deletions rarely need a search"
-    )
-    exact: bool = Field(default=True, description="compare with every vector; false: use the index")
-    batch_size: int = Field(default=64, ge=1, description="crops encoded at once")
-    min_success_rate: float = Field(default=0.9, ge=0, le=1, description="share of the photographs that must be usable")
+from rdm.sources import QuerySet
+from rdm.storage import Folder, Markers, VersionStore, sha256_file
 
 
 @dataclass(frozen=True)
@@ -63,29 +54,67 @@ def neighbor_shard(task: NeighborTask) -> dict[str, Any]:
     encoder = load_encoder(task.encoder)
     failures: list[tuple[str, str]] = []
     keys: list[str] = []
+    sha256: list[str] = []
 
     def pixels() -> Any:
         for crop in QuerySet(task.config.queries).crops(task.stem, failures):
             keys.append(crop.key)
+            sha256.append(crop.sha256)
             yield crop.image
 
     raw = encode_images(encoder, pixels(), task.config.batch_size)
     database = RetrievalDatabase.open(task.root, version=task.version)
     unit = normalize(raw).astype(np.float16)
-    ids, similarities = database.search_vectors(unit, task.config.k_stored, exact=task.config.exact)
-    table = pa.table(
-        {
-            "key": pa.array(keys, pa.string()),
-            "neighbor_ids": fixed_lists(ids),
-            "similarities": fixed_lists(similarities),
-            "norm": np.linalg.norm(raw, axis=1).astype(np.float32),
-        }
-    )
-    folder.write_table(task.outputs[0], table)
+    crops = pa.table({"key": pa.array(keys, pa.string()), "sha256": pa.array(sha256, pa.string())})
+    lookup = look_up(database, unit, crops, task.config)
+    require_full(keys, lookup, folder.describe(f"neighbors/{task.name}"))
+    norm = np.linalg.norm(raw, axis=1).astype(np.float32)
+    folder.write_table(task.outputs[0], with_lookup(crops.append_column("norm", pa.array(norm)), lookup, task.config))
     folder.write_array(task.outputs[1], unit)
-    stats = {"num_queries": len(keys), "failures": failures, "similarity_sum": similarity_sum(similarities)}
+    stats = {"num_queries": len(keys), "failures": failures, **lookup_sums(lookup)}
     markers.write(task.stem, task.key, task.outputs, stats)
     return stats
+
+
+def look_up(
+    database: RetrievalDatabase, queries: NDArray[np.float16], crops: pa.Table, config: NeighborConfig
+) -> Lookup:
+    """Return the nearest allowed patches of a shard's crops.
+
+    Args:
+        database: the version to search.
+        queries: the crops' unit vectors [N, dim].
+        crops: a row for each with `key` and `sha256` of its photograph's file.
+        config: how many, how, and what is excluded.
+
+    Raises:
+        DatabaseError: there are fewer patches than are asked for.
+    """
+    living = database.version.num_live_patches
+
+    def search(some: NDArray[np.float16], width: int) -> Neighbors:
+        return database.search_vectors(some, max(config.k_stored, min(width, living)), exact=config.exact)
+
+    return search_allowed(search, queries, config.k_stored, exclusion_rule(database, crops, config))
+
+
+def exclusion_rule(database: RetrievalDatabase, crops: pa.Table, config: NeighborConfig) -> Exclude | None:
+    """Return which patches may not be neighbors of a shard's crops (rows of `key` and `sha256`); None: all may.
+
+    Raises:
+        DatabaseError: the database knows neither the bytes of its photographs nor their ids in the query set's source.
+    """
+    matches = photograph_matches(database, crops, config) if config.exclude_self else None
+    return Exclusion(matches, config.exclude_above) if matches or config.exclude_above is not None else None
+
+
+def photograph_matches(database: RetrievalDatabase, crops: pa.Table, config: NeighborConfig) -> PhotographMatches:
+    """Return the comparison of crops' photographs (rows of `key` and `sha256`) with those of the database."""
+    shared = config.shared_image_ids
+    if shared is None:
+        shared = share_image_ids(database.version.source, config.queries.source)
+    image_ids = [key.rpartition("/")[0] for key in crops["key"].to_pylist()]
+    return PhotographMatches(database, CropPhotographs(image_ids, crops["sha256"].to_pylist()), by_image_id=shared)
 
 
 def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) -> dict[str, Any]:
@@ -150,7 +179,7 @@ def _task(
 ) -> NeighborTask:
     version = database.version
     searched = [version.encoder, version.tombstones]
-    searched += [part.sha256 for part in version.parts if part.kind in ("embeddings", "index")]
+    searched += [part.sha256 for part in version.parts if part.kind in SEARCHED_KINDS]
     key = digest_json([config.model_dump(mode="json"), queries_digest, searched, outputs])
     return NeighborTask(database.folder.url, version.number, name, stem, config, database.encoder_name, outputs, key)
 
@@ -179,7 +208,7 @@ def _build_table(
         "num_queries": num_queries,
         "failures": failures,
         "encoder_digest": database.encoder_digest,
-        "mean_top1_similarity": sum(shard["similarity_sum"] for shard in stats) / max(num_queries, 1),
+        **table_facts(stats, num_queries),
     }
     database.folder.write_json(f"{place}/queryset.json", info)
     store = VersionStore(database.folder)
@@ -193,100 +222,6 @@ def _build_table(
     parts = sort_table_parts([*(part for part in database.version.parts if part not in before), *parts])
     store.commit(database.version.model_copy(update={"number": number, "parent": number - 1, "parts": parts}))
     return {**info, "database_version": number}
-
-
-def table_parts(version: Version, name: str) -> list[Part]:
-    """Return the parts of one query set's table: what describes it, its shards, their query embeddings."""
-    return [part for part in version.parts if part.kind in TABLE_KINDS and part.path.split("/")[1] == name]
-
-
-def sort_table_parts(parts: Sequence[Part]) -> list[Part]:
-    """Return parts with those of the tables last, by name, so that the order of the work does not show."""
-    tables = [part for part in parts if part.kind in TABLE_KINDS]
-    tables.sort(key=lambda p: (p.path.split("/")[1], TABLE_KINDS.index(p.kind), p.path.rpartition("/")[2]))
-    return [*(part for part in parts if part.kind not in TABLE_KINDS), *tables]
-
-
-class NeighborTable:
-    """The stored neighbors of one query set, in one version of a database, by default the current one.
-
-    Raises:
-        DatabaseError: the version has none of that name.
-    """
-
-    def __init__(self, folder: Folder, name: str, version: Version | None = None) -> None:
-        self.folder = folder
-        self.name = name
-        version = version or VersionStore(folder).require()
-        self.parts = table_parts(version, name)
-        if name not in self.names(folder, version):
-            raise DatabaseError(
-                f"there are no neighbors of a query set {name!r}",
-                where=folder.url,
-                fix=f"rdm neighbors build --root {folder.url} --queries SPEC --name {name}",
-            )
-        described = [part.path for part in self.parts if part.kind == "queryset"]
-        self.info: dict[str, Any] = {
-            "database_version": version.number,
-            **folder.read_json(described[0] if described else _older_description(name)),
-        }
-
-    @staticmethod
-    def names(folder: Folder, version: Version | None = None) -> list[str]:
-        """Return the query sets whose neighbors are stored."""
-        version = version or VersionStore(folder).require()
-        found = {part.path.split("/")[1] for part in version.parts_of("queryset")}
-        older = {name for name in folder.names("neighbors") if folder.exists(_older_description(name))}
-        return sorted(found | older)
-
-    def paths(self, stem: str) -> tuple[str, str]:
-        """Return the paths of a shard's table and of its query embeddings."""
-        names = (("neighbors", f"{stem}.parquet"), ("queries", f"{stem}.npy"))
-        found = [p.path for kind, name in names for p in self.parts if p.kind == kind and p.path.endswith(f"/{name}")]
-        table, queries = found or [f"neighbors/{self.name}/{name}" for _, name in names]  # the latter: format 1
-        return table, queries
-
-    def shard(self, stem: str) -> tuple[list[str], NDArray[np.int64], NDArray[np.float32]]:
-        """Return keys [N], neighbor ids [N, k] and similarities [N, k] of one shard."""
-        table = self.folder.read_table(self.paths(stem)[0])
-        return table.column("key").to_pylist(), *neighbor_columns(table, self.info["config"]["k_stored"])
-
-    def embeddings(self, stem: str) -> NDArray[np.float16]:
-        """Return the crops' own unit embeddings [N, dim] of one shard."""
-        return self.folder.read_array(self.paths(stem)[1])
-
-    @cached_property
-    def all_ids(self) -> NDArray[np.int64]:
-        """The neighbor ids [N, k] of the whole query set."""
-        return np.concatenate([self.shard(stem)[1] for stem in self.info["stems"]])
-
-    def lost_stems(self) -> list[str]:
-        """Return the shards of which a file is missing or not of its recorded size."""
-        lost = {p.path for p in self.parts if not self.folder.exists(p.path) or self.folder.size(p.path) != p.num_bytes}
-        return [stem for stem in self.info["stems"] if not lost.isdisjoint(self.paths(stem))]
-
-
-def fixed_lists(values: NDArray[Any]) -> pa.Array:
-    """Return the rows of an array [N, k] as lists of fixed size."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-
-
-def neighbor_columns(table: pa.Table, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return a shard's neighbor ids [N, k] and similarities [N, k]."""
-    ids, similarities = (
-        table.column(name).combine_chunks().flatten().to_numpy().reshape(-1, k)
-        for name in ("neighbor_ids", "similarities")
-    )
-    return ids, similarities
-
-
-def similarity_sum(similarities: NDArray[np.float32]) -> float:
-    """Return the sum of the first neighbors' similarities [N, k]."""
-    return float(similarities[:, 0].sum())
-
-
-def _older_description(name: str) -> str:
-    return f"neighbors/{name}/queryset.json"  # where format 1 has it
 
 
 def _check_budget(queries: QuerySet, failures: list[tuple[str, str]], least: float) -> None:

@@ -9,8 +9,18 @@ import numpy as np
 
 from rdm.compute.shards import Pool
 from rdm.config import digest_json
+from rdm.database.exclusion import require_full
 from rdm.database.facade import RetrievalDatabase
-from rdm.database.neighbors import NeighborTable, fixed_lists, neighbor_columns, similarity_sum
+from rdm.database.neighbor_table import (
+    SEARCHED_KINDS,
+    NeighborConfig,
+    NeighborTable,
+    lookup_sums,
+    stored_lookup,
+    table_facts,
+    with_lookup,
+)
+from rdm.database.neighbors import exclusion_rule, look_up
 from rdm.database.repair import repair_neighbors
 from rdm.errors import DatabaseError
 from rdm.storage import Folder, Markers, Part, Version, VersionStore
@@ -25,9 +35,8 @@ class RepairTask:
     stem: str
     inputs: tuple[str, str]
     output: str
-    exact: bool
+    config: NeighborConfig
     first_added: int
-    k: int
     key: str
 
 
@@ -42,18 +51,18 @@ def repair_shard(task: RepairTask) -> dict[str, Any]:
         return marker.stats
     database = RetrievalDatabase(folder, VersionStore(folder).draft())
     table = folder.read_table(task.inputs[0])
-    stored = neighbor_columns(table, task.k)
     queries = np.asarray(folder.read_array(task.inputs[1]))
-    if task.exact:
-        found, searched = repair_neighbors(queries, stored, database.parts, task.first_added, database.tombstones)
+    stored = stored_lookup(table, task.config.k_stored)
+    if task.config.exact:
+        rule = exclusion_rule(database, table, task.config)
+        found, searched = repair_neighbors(queries, stored, database.parts, task.first_added, database.tombstones, rule)
     else:
-        found, searched = database.search_vectors(queries, task.k), len(queries)
-    changed = not all(np.array_equal(new, old) for new, old in zip(found, stored, strict=True))
+        found, searched = look_up(database, queries, table, task.config), len(queries)
+    require_full(table["key"].to_pylist(), found, folder.describe(f"neighbors/{task.name}"))
+    changed = not found.equals(stored)
     if changed:
-        for name, values in zip(("neighbor_ids", "similarities"), found, strict=True):
-            table = table.set_column(table.column_names.index(name), name, fixed_lists(values))
-        folder.write_table(task.output, table)
-    stats = {"changed": changed, "searched": searched, "similarity_sum": similarity_sum(found[1])}
+        folder.write_table(task.output, with_lookup(table, found, task.config))
+    stats = {"changed": changed, "searched": searched, **lookup_sums(found)}
     markers.write(task.stem, task.key, [task.output] if changed else [], stats)
     return stats
 
@@ -72,7 +81,7 @@ def repair_tables(
     counts: dict[str, dict[str, int]] = {}
     for name in NeighborTable.names(folder, parent):
         table = NeighborTable(folder, name, parent)
-        k = table.info["config"]["k_stored"]
+        k = table.config.k_stored
         if k > draft.num_live_patches:
             raise DatabaseError(
                 f"the neighbors of {name!r} are {k} per crop, but only {draft.num_live_patches} patches would be left",
@@ -93,22 +102,12 @@ def repair_tables(
 
 
 def _task(folder: Folder, table: NeighborTable, stem: str, parent: Version, draft: Version) -> RepairTask:
-    exact, inputs = table.info["config"]["exact"], table.paths(stem)
+    inputs = table.paths(stem)
     output = f"neighbors/{table.name}/{draft.number:06d}/{stem}.parquet"
-    searched = [part.sha256 for part in draft.parts if part.kind in ("embeddings", "index")]
+    searched = [part.sha256 for part in draft.parts if part.kind in SEARCHED_KINDS]
     before = [part.sha256 for part in table.parts if part.path in inputs]
-    key = digest_json([before, searched, draft.tombstones, output])
-    return RepairTask(
-        folder.url,
-        table.name,
-        stem,
-        inputs,
-        output,
-        exact,
-        parent.next_patch_id,
-        table.info["config"]["k_stored"],
-        key,
-    )
+    key = digest_json([table.config.model_dump(mode="json"), before, searched, draft.tombstones, output])
+    return RepairTask(folder.url, table.name, stem, inputs, output, table.config, parent.next_patch_id, key)
 
 
 def _parts(
@@ -125,9 +124,9 @@ def _parts(
     queries = [by_path[task.inputs[1]] for task in tasks]
     described = next(part for part in table.parts if part.kind == "queryset")
     info = folder.read_json(described.path)
-    mean = sum(shard["similarity_sum"] for shard in stats) / max(info["num_queries"], 1)
-    if mean != info["mean_top1_similarity"]:
+    facts = table_facts(stats, info["num_queries"])
+    if info | facts != info:
         path = f"neighbors/{table.name}/{number:06d}/queryset.json"
-        folder.write_json(path, {**info, "mean_top1_similarity": mean})
+        folder.write_json(path, info | facts)
         described = store.describe_part("queryset", path, 1)
     return [described, *shards, *queries]

@@ -6,7 +6,7 @@ import numpy as np
 
 from rdm.database.facade import RetrievalDatabase
 from rdm.database.index import PUBLISHED, version_place
-from rdm.database.neighbors import NeighborTable
+from rdm.database.neighbor_table import NeighborTable
 from rdm.errors import RdmError
 from rdm.progress import tracking
 from rdm.storage import Folder, sha256_file
@@ -74,6 +74,8 @@ def _check_neighbors(database: RetrievalDatabase, name: str) -> list[str]:
         table = NeighborTable(database.folder, name, database.version)
         for stem in table.info["stems"]:
             path, (_, ids, similarities) = table.paths(stem)[0], table.shard(stem)
+            excluded = table.excluded(stem)[0]
+            ids = np.concatenate([ids.ravel(), excluded[excluded >= 0]])
             if len(ids) and (ids.min() < 0 or ids.max() >= database.version.next_patch_id):
                 findings.append(f"{path} names patches that do not exist")
             if np.any(np.diff(similarities, axis=1) > 0):

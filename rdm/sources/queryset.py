@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 import xxhash
@@ -29,10 +32,11 @@ class QuerySetConfig(Config):
 
 @dataclass(frozen=True)
 class QueryCrop:
-    """One crop: its key `IMAGE_ID/NUMBER`, and its pixels."""
+    """One crop: its key `IMAGE_ID/NUMBER`, its photograph's id and SHA-256 (of the file), and its pixels."""
 
     key: str
     image_id: str
+    sha256: str
     image: Image.Image
 
 
@@ -80,13 +84,26 @@ class QuerySet:
         size = self.config.images_per_shard
         for row in self.listing.slice(int(stem) * size, size).to_pylist():
             try:
-                photograph = decode_image(self._source.read(row["location"]))
+                yield from self._crops_of(row)
             except (ImageDecodeError, OSError) as error:
                 failures.append((row["image_id"], str(error)))
-                continue
-            boxes = crop_boxes(row["image_id"], *photograph.size, self.config.crop)
-            for number, box in enumerate(boxes.tolist()):
-                yield QueryCrop(f"{row['image_id']}/{number}", row["image_id"], photograph.crop(tuple(box)))
+
+    def picked(self, keys: Collection[str]) -> dict[str, QueryCrop]:
+        """Return those of some crops, by key, that can still be cut; reads their photographs alone."""
+        image_ids = {key.rpartition("/")[0] for key in keys}
+        rows = [row for row in self.listing.to_pylist() if row["image_id"] in image_ids]
+        found: dict[str, QueryCrop] = {}
+        for row in rows:
+            with suppress(ImageDecodeError, OSError):
+                found |= {crop.key: crop for crop in self._crops_of(row) if crop.key in keys}
+        return found
+
+    def _crops_of(self, row: dict[str, Any]) -> Iterator[QueryCrop]:
+        data = self._source.read(row["location"])
+        photograph = decode_image(data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        for number, box in enumerate(crop_boxes(row["image_id"], *photograph.size, self.config.crop).tolist()):
+            yield QueryCrop(f"{row['image_id']}/{number}", row["image_id"], sha256, photograph.crop(tuple(box)))
 
 
 def is_held_out(image_id: str, fraction: float) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rdm.database.neighbors import NeighborConfig
+from rdm.database import NeighborConfig
 from rdm.sources import CropConfig, QuerySetConfig
 from rdm.training.cache import CacheConfig
 

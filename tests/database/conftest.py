@@ -81,9 +81,9 @@ class Tabled:
         """Bring the database up to date."""
         return run_build(update_builder(str(self.root), removal), INLINE)
 
-    def table(self, name: str, k_stored: int, *, exact: bool) -> None:
+    def table(self, name: str, k_stored: int, *, exact: bool, **fields: Any) -> None:
         """Look the query set up and store its neighbors."""
-        config = NeighborConfig(queries=self.queries, k_stored=k_stored, exact=exact)
+        config = NeighborConfig(queries=self.queries, k_stored=k_stored, exact=exact, **fields)
         with compute_pool(INLINE) as pool:
             build_neighbors(str(self.root), name, config, pool)
 

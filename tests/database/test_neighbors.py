@@ -52,6 +52,60 @@ def test_table_holds_the_neighbors_of_every_crop(root: Path, photos: Path, exact
     assert table.all_ids.shape == (info["num_queries"], 6)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_own_photograph_is_excluded_and_recorded(root: Path, photos: Path, exact: bool) -> None:
+    """The query photographs are those of the database, under other names."""
+    for number in range(12):
+        (photos / f"p{number:02d}.jpg").rename(photos / f"q{number:02d}.jpg")
+    info = build_table(root, config_of(photos, exact=exact, exclude_self=True))
+    database = RetrievalDatabase.open(str(root))
+    table = NeighborTable(database.folder, "train")
+    recorded = 0
+    for stem in info["stems"]:
+        keys, ids, _ = table.shard(stem)
+        excluded = table.excluded(stem)[0]
+        recorded += int((excluded >= 0).sum())
+        for key, neighbors, others in zip(keys, ids, excluded, strict=True):
+            own = key.partition("/")[0].replace("q", "p")
+            assert own not in {record.image_id for record in database.records(neighbors)}
+            assert {record.image_id for record in database.records(others[others >= 0])} <= {own}
+    assert info["num_excluded"] == recorded > 12
+
+
+def test_equal_image_ids_count_where_they_mean_the_same_photograph(
+    root: Path, photos: Path, encoded: Callable[..., bytes]
+) -> None:
+    for number in range(12):
+        (photos / f"p{number:02d}.jpg").write_bytes(encoded(number, size=(96, 80)))
+    assert build_table(root, config_of(photos, exclude_self=True))["num_excluded"] == 0
+    info = build_table(root, config_of(photos, exclude_self=True, shared_image_ids=True))
+    assert info["num_excluded"] > 12
+
+
+def test_near_duplicates_are_excluded_and_recorded(root: Path, photos: Path) -> None:
+    build_table(root, config_of(photos), "all")
+    info = build_table(root, config_of(photos, exclude_above=0.99), "others")
+    folder = Folder(root)
+    everything, others = NeighborTable(folder, "all"), NeighborTable(folder, "others")
+    found = 0
+    for stem in info["stems"]:
+        (_, ids, similarities), (_, kept, least) = everything.shard(stem), others.shard(stem)
+        excluded, above = others.excluded(stem)
+        assert (least < np.float32(0.99)).all()
+        assert (above[excluded >= 0] >= np.float32(0.99)).all()
+        for row in range(len(ids)):
+            expected = [*excluded[row][excluded[row] >= 0].tolist(), *kept[row].tolist()]
+            assert ids[row].tolist() == expected[:6]
+        found += int((similarities >= np.float32(0.99)).sum())
+    assert found > 0
+
+
+def test_crop_that_has_too_few_neighbors_left_is_an_error(root: Path, photos: Path) -> None:
+    with pytest.raises(DatabaseError, match="crops lack neighbors") as caught:
+        build_table(root, config_of(photos, exclude_above=0.01))
+    assert "exclude_above" in caught.value.fix
+
+
 def test_second_run_does_nothing_and_lost_shards_alone_are_done_again(
     root: Path, photos: Path, contents: Contents
 ) -> None:

@@ -43,6 +43,34 @@ def test_table_after_an_update_is_a_new_one_byte_for_byte(
     assert files_of(tabled.root, name) == files_of(tabled.root, "again")
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("fields", [{"exclude_self": True}, {"exclude_above": 0.98}])
+def test_table_with_exclusions_after_an_update_is_a_new_one_byte_for_byte(
+    tabled: Any, encoded: Callable[..., bytes], fields: dict[str, Any], exact: bool
+) -> None:
+    """The update adds the very photograph of a query."""
+    tabled.table("train", 5, exact=exact, **fields)
+    before = NeighborTable(Folder(tabled.root), "train").info["num_excluded"]
+    change(tabled, encoded)
+    tabled.table("again", 5, exact=exact, **fields)
+    assert files_of(tabled.root, "train") == files_of(tabled.root, "again")
+    repaired, again = (NeighborTable(Folder(tabled.root), name).info for name in ("train", "again"))
+    assert {**repaired, "name": "again"} == again
+    assert repaired["num_excluded"] != before
+
+
+def test_update_that_would_leave_a_crop_too_few_neighbors_is_refused(
+    tabled: Any, encoded: Callable[..., bytes]
+) -> None:
+    tabled.table("train", 5, exact=True, exclude_self=True)
+    for number in range(12):
+        (tabled.photos / f"p{number:02d}.jpg").unlink()
+    for number in range(3):
+        (tabled.photos / f"p5{number}.jpg").write_bytes(encoded(103))
+    with pytest.raises(DatabaseError, match=r"'q03\.jpg/0' has 0"):
+        tabled.update()
+
+
 def test_facts_of_a_table_after_an_update_are_those_of_a_new_one(tabled: Any, encoded: Callable[..., bytes]) -> None:
     change(tabled, encoded)
     tabled.table("again", 5, exact=True)

@@ -1,0 +1,182 @@
+"""Contamination: photographs of a query set that the database holds too, the same or nearly so.
+
+A network that is trained on such a crop learns to copy its first neighbor; a measurement on such a photograph
+flatters. Sameness is of the files' bytes, or of image ids where they mean the same photograph. Nearness is the cosine
+similarity of a crop and a patch, as far as the neighbor table goes: its excluded patches and its neighbors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from rdm.database.exclusion import Lookup
+from rdm.database.facade import RetrievalDatabase
+from rdm.database.neighbor_table import NeighborTable, stored_lookup
+from rdm.database.neighbors import photograph_matches
+from rdm.database.photograph_matches import PhotographMatches
+from rdm.database.search import canonical_similarities
+from rdm.errors import DatabaseError, UsageError
+from rdm.progress import tracking
+
+Match = Literal["bytes", "image id", "similarity"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query photograph and one of the database, told by their most similar crop and patch."""
+
+    query_image: str
+    image_id: str
+    match: Match
+    similarity: float
+    crop_key: str
+    patch_id: int
+    excluded: bool
+    """Whether the table's options keep every such patch of the one out of the neighbors of the other's crops."""
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """What a query set shares with the database, the same photographs first, then by similarity."""
+
+    name: str
+    version: int
+    threshold: float
+    num_photographs: int
+    num_crops: int
+    same_photographs: int
+    """Query photographs that the database holds: by bytes or image id."""
+    near_photographs: int
+    """The others with a crop that has a near-duplicate patch."""
+    near_crops: int
+    """Crops with a patch at least as similar as the threshold, whosever photograph it is of."""
+    pairs: tuple[Pair, ...]
+
+    @property
+    def leaks(self) -> tuple[Pair, ...]:
+        """The pairs that the table's options do not exclude."""
+        return tuple(pair for pair in self.pairs if not pair.excluded)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts, and how many pairs can still become neighbors."""
+        counts = {name: value for name, value in asdict(self).items() if name != "pairs"}
+        return {**counts, "pairs": len(self.pairs), "pairs_not_excluded": len(self.leaks)}
+
+
+def measure_contamination(database: RetrievalDatabase, name: str, threshold: float = 0.95) -> Contamination:
+    """Compare the photographs of a query set, whose neighbors are stored, with those of the database.
+
+    Args:
+        database: the version.
+        name: of the query set.
+        threshold: cosine similarity in (0, 1] from which on a patch is a near-duplicate of a crop.
+
+    Raises:
+        DatabaseError: there are no neighbors of that name, or they were stored without the photographs' digests.
+        UsageError: the threshold is no similarity.
+    """
+    if not 0 < threshold <= 1:
+        raise UsageError(f"{threshold} is not a similarity", fix="give --threshold a number above 0, at most 1")
+    table = NeighborTable(database.folder, name, database.version)
+    best: dict[tuple[str, str], Pair] = {}
+    photographs, num_crops, near_crops = set[str](), 0, 0
+    with tracking("contamination", len(table.info["stems"]), "shards") as tracker:
+        for stem in table.info["stems"]:
+            rows = _rows(table, stem)
+            photographs.update(key.rpartition("/")[0] for key in rows["key"].to_pylist())
+            num_crops += rows.num_rows
+            matches = photograph_matches(database, rows, table.config)
+            near = _near_patches(stored_lookup(rows, table.config.k_stored), threshold)
+            near_crops += len(np.unique(near[0]))
+            for pair in _pairs(database, table, stem, rows, matches, near):
+                place = (pair.query_image, pair.image_id)
+                best[place] = _merged(best[place], pair) if place in best else pair
+            tracker.advance()
+    pairs = sorted(best.values(), key=lambda p: (p.match == "similarity", -p.similarity, p.query_image, p.image_id))
+    same = {pair.query_image for pair in pairs if pair.match != "similarity"}
+    return Contamination(
+        name=name,
+        version=database.version.number,
+        threshold=threshold,
+        num_photographs=len(photographs),
+        num_crops=num_crops,
+        same_photographs=len(same),
+        near_photographs=len({pair.query_image for pair in pairs} - same),
+        near_crops=near_crops,
+        pairs=tuple(pairs),
+    )
+
+
+def _merged(one: Pair, other: Pair) -> Pair:
+    nearer = other if other.similarity > one.similarity else one
+    return replace(nearer, excluded=one.excluded and other.excluded)
+
+
+def _rows(table: NeighborTable, stem: str) -> pa.Table:
+    rows = table.table(stem)
+    if "sha256" not in rows.column_names:
+        raise DatabaseError(
+            f"the neighbors of {table.name!r} are of an older release, without the digests of the photographs",
+            where=table.folder.describe(table.paths(stem)[0]),
+            fix=f"rdm neighbors build --root {table.folder.url} --queries {table.config.queries.source} "
+            f"--name {table.name}",
+        )
+    return rows
+
+
+def _near_patches(lookup: Lookup, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and patch ids of what is at least so similar, neighbors and excluded ones."""
+    ids = np.concatenate([lookup.excluded[0], lookup.neighbors[0]], axis=1)
+    similarities = np.concatenate([lookup.excluded[1], lookup.neighbors[1]], axis=1)
+    rows, columns = np.nonzero(similarities >= np.float32(threshold))
+    return rows, ids[rows, columns]
+
+
+def _pairs(
+    database: RetrievalDatabase,
+    table: NeighborTable,
+    stem: str,
+    rows: pa.Table,
+    matches: PhotographMatches,
+    near: tuple[np.ndarray, np.ndarray],
+) -> Iterator[Pair]:
+    """Yield every pair of a crop and a patch of the same photograph, and every near one."""
+    same_rows, same_ids = _same_patches(database, matches)
+    crops, ids = np.concatenate([same_rows, near[0]]), np.concatenate([same_ids, near[1]])
+    if not len(crops):
+        return
+    by_bytes, by_id = matches.groups(ids)
+    same_bytes, same_id = by_bytes == matches.byte_group[crops], by_id == matches.id_group[crops]
+    queries = np.asarray(table.embeddings(stem))[crops]
+    similarities = canonical_similarities(queries, database.embeddings(ids)[:, None])[:, 0]
+    image_ids = database.patch_rows(ids)["image_id"].to_pylist()
+    keys, config = rows["key"].to_pylist(), table.config
+    for place, (crop, patch_id) in enumerate(zip(crops.tolist(), ids.tolist(), strict=True)):
+        same = bool(same_bytes[place] or same_id[place])
+        similar = config.exclude_above is not None and similarities[place] >= np.float32(config.exclude_above)
+        yield Pair(
+            query_image=keys[crop].rpartition("/")[0],
+            image_id=image_ids[place],
+            match="bytes" if same_bytes[place] else "image id" if same else "similarity",
+            similarity=float(similarities[place]),
+            crop_key=keys[crop],
+            patch_id=patch_id,
+            excluded=bool((config.exclude_self and same) or similar),
+        )
+
+
+def _same_patches(database: RetrievalDatabase, matches: PhotographMatches) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and patch ids of all living patches of the crops' own photographs."""
+    found: set[tuple[int, int]] = set()
+    for number, (first, vectors) in enumerate(database.parts):
+        dead = np.isin(np.arange(first, first + len(vectors)), database.tombstones)
+        for groups, own in zip(matches.part(number), (matches.byte_group, matches.id_group), strict=True):
+            for position in np.flatnonzero((groups >= 0) & ~dead).tolist():
+                found.update((int(row), first + position) for row in np.flatnonzero(own == groups[position]))
+    ordered = np.array(sorted(found), np.int64).reshape(-1, 2)
+    return ordered[:, 0], ordered[:, 1]
