@@ -8,6 +8,7 @@ the shortlist, with a margin above their error bound.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 Float16 = NDArray[np.float16]
 ShortlistPrecision: TypeAlias = Literal["bf16", "fp32"]
 
-BLOCK_ROWS = 16_384  # vectors at once
-QUERY_ROWS = 512  # queries at once: bounds the scores that lie in memory
+BLOCK_ROWS = 262_144  # vectors whose shortlist is settled at once
+PANEL_ROWS = 16_384  # vectors compared at once: a panel's scores stay in the processor's cache
+QUERY_ROWS = 512  # queries at once
 GROUP_ROWS = 64  # vectors whose greatest score is looked at before their own
-PAIR_ROWS = 1 << 17  # scores looked at singly at once: bounds the memory where everything is alike
+EXACT_ROWS = 256  # pairs compared exactly at once
+PAIR_ROWS = 1 << 17  # pairs that wait to be settled, for each QUERY_ROWS: bounds the memory where everything is alike
 
 
 def quantize(embeddings: NDArray[np.floating]) -> Float16:
@@ -34,8 +37,11 @@ def quantize(embeddings: NDArray[np.floating]) -> Float16:
 
 def canonical_similarities(queries: Float16, candidates: Float16) -> NDArray[np.float32]:
     """Return float32 [B, C], the similarity of each query [B, D] with its own candidates [B, C, D]."""
-    products = _float64(queries)[:, None, :] * _float64(candidates)
-    return np.ascontiguousarray(products).sum(axis=-1).astype(np.float32)
+    return _canonical(_float64(queries)[:, None], _float64(candidates))
+
+
+def _canonical(queries: NDArray[np.float64], candidates: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(queries * candidates).sum(axis=-1).astype(np.float32)
 
 
 def _float64(values: Float16) -> NDArray[np.float64]:
@@ -45,17 +51,14 @@ def _float64(values: Float16) -> NDArray[np.float64]:
     return torch.from_numpy(np.array(values)).double().numpy()
 
 
-def shortlist_margin(dim: int, precision: ShortlistPrecision = "fp32") -> float:
-    """Return a bound on twice the error of a dot product of float16 vectors of norm <= 1.01, summed in any order.
+def product_error(dim: int) -> float:
+    """Return a bound on |fl(x.y) - x.y|, float32, of vectors [dim] of norm <= 1.01, summed in any order.
 
-    `fp32`: |fl(x.y) - x.y| <= n u / (1 - n u) |x|.|y| with u = 2^-24 (Higham 2002, eq. 3.5); products of float16 are
-    exact in float32. `bf16`: both factors and the result are rounded to 8 significant bits besides (u = 2^-8), and
-    the sum may lose two bits more, since processors accumulate pairs with truncation.
+    n u / (1 - n u) |x|.|y| with u = 2^-24 (Higham 2002, eq. 3.5), and four times that, since processors accumulate
+    pairs of bfloat16 products with truncation.
     """
-    unit = dim * 2.0**-24
-    if precision == "fp32":
-        return 2 * unit / (1 - unit) * 1.01**2 + 2.0**-23
-    return 2 * ((1 + 2.0**-8) ** 3 * (1 + 4 * unit / (1 - 4 * unit)) - 1) * 1.01**2 + 2.0**-22
+    unit = 4 * dim * 2.0**-24
+    return unit / (1 - unit) * 1.01**2
 
 
 def rank(ids: NDArray[np.int64], similarities: NDArray[np.float32], k: int) -> NDArray[np.intp]:
@@ -86,86 +89,130 @@ def exact_search(
     precision = precision or ("bf16" if has_fast_bfloat16() else "fp32")
     best_ids = np.full((len(queries), k), -1, np.int64)
     best = np.full((len(queries), k), -np.inf, np.float32)
+    chunks = [slice(start, start + QUERY_ROWS) for start in range(0, len(queries), QUERY_ROWS)]
+    shortlists = [_Shortlist(queries[chunk], best_ids[chunk], best[chunk], precision) for chunk in chunks]
     for first_id, vectors in blocks:
         low, high = np.searchsorted(excluded, [first_id, first_id + len(vectors)])
-        shortlist = _Shortlist(np.asarray(vectors), excluded[low:high] - first_id, precision)
-        for start in range(0, len(queries), QUERY_ROWS):
-            chunk = slice(start, start + QUERY_ROWS)
-            for rows, columns in shortlist.candidates(queries[chunk], k, best[chunk, -1]):
-                exact = canonical_similarities(queries[chunk][rows], shortlist.vectors[columns][:, None])[:, 0]
-                _merge(best_ids[chunk], best[chunk], rows, columns + first_id, exact)
+        block = _Block(first_id, vectors, excluded[low:high] - first_id)
+        for panel in block.panels(precision):
+            for shortlist in shortlists:
+                shortlist.add(panel)
+        for shortlist in shortlists:
+            shortlist.settle(block)
     return best_ids, best
 
 
+@dataclass(frozen=True)
+class _Block:
+    first_id: int
+    vectors: Float16
+    dead: NDArray[np.int64]
+
+    def panels(self, precision: ShortlistPrecision) -> Iterator[_Panel]:
+        """Yield the vectors in the precision of the first comparison, padded with zeros to whole groups."""
+        import torch
+
+        for start in range(0, len(self.vectors), PANEL_ROWS):
+            some = self.vectors[start : start + PANEL_ROWS]
+            rows = -(-len(some) // GROUP_ROWS) * GROUP_ROWS
+            padded = torch.zeros(rows, some.shape[1], dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+            padded[: len(some)] = torch.from_numpy(np.array(some))  # a copy: PyTorch minds maps that cannot be written
+            low, high = np.searchsorted(self.dead, [start, start + len(some)])
+            out = np.concatenate([self.dead[low:high] - start, np.arange(len(some), rows)])
+            yield _Panel(self, start, padded, torch.from_numpy(out))
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Rows `start`... of a block; `out` are those of its own rows that may not be found."""
+
+    block: _Block
+    start: int
+    vectors: Tensor
+    out: Tensor
+
+
 class _Shortlist:
-    """The rows of one block that may be among a query's nearest, by products with a bound on their error."""
+    """The pairs of query and vector that may be among the k nearest, by products whose error is bounded.
 
-    def __init__(self, vectors: Float16, dead: NDArray[np.int64], precision: ShortlistPrecision) -> None:
+    With x', y' the rounded factors, |x'.y' - x.y| <= |y' - y| |x'| + |x' - x| |y|. The first term is measured for every
+    query; of the vectors it is known that they are rounded to 8 significant bits (u = 2^-8). The product itself is
+    rounded to the type as well: rounding is monotonic, so thresholds are rounded down instead.
+    """
+
+    def __init__(
+        self,
+        queries: Float16,
+        best_ids: NDArray[np.int64],
+        best: NDArray[np.float32],
+        precision: ShortlistPrecision,
+    ) -> None:
         import torch
 
-        self.vectors = vectors
-        self._dead = torch.from_numpy(dead)
-        self._precision: ShortlistPrecision = precision
-        self._type = torch.bfloat16 if precision == "bf16" else torch.float32
-        padded = torch.zeros(-(-len(vectors) // GROUP_ROWS) * GROUP_ROWS, vectors.shape[1], dtype=self._type)
-        padded[: len(vectors)] = torch.from_numpy(np.array(vectors)).to(self._type)
-        self._padded = padded
+        self._exact = queries
+        self._best_ids, self._best = best_ids, best  # [B, k], written in place
+        wide = torch.from_numpy(np.array(queries)).float()
+        types = {"bf16": (torch.bfloat16, torch.int16, 2.0**-8), "fp32": (torch.float32, torch.int32, 0.0)}
+        self._type, self._integer, rounding = types[precision]
+        self._queries = wide.to(self._type)
+        measured = (self._queries.float() - wide).norm(dim=1) * (1 + rounding) + rounding * wide.norm(dim=1)
+        self._error = 1.01 * measured + product_error(queries.shape[1]) + 2.0**-22  # the last: of this arithmetic
+        self._largest = torch.full(best.shape, -torch.inf, dtype=self._type)  # [B, k] of the groups' maxima
+        self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, columns, scores
+        self._waiting = 0
 
-    def candidates(
-        self, queries: Float16, k: int, least: NDArray[np.float32]
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield `(rows, columns)` of pairs of query and vector, in pieces; none that is among the k nearest is missing.
-
-        Args:
-            queries: float16 [B, D].
-            k: how many are wanted.
-            least: float32 [B], similarities that a neighbor must reach.
-        """
+    def add(self, panel: _Panel) -> None:
+        """Keep the pairs with a panel's vectors that may matter; none that is among the k nearest is missing."""
         import torch
 
-        wide = torch.from_numpy(np.array(queries))  # a copy: memory maps cannot be written, and PyTorch minds
-        scores = wide.to(self._type) @ self._padded.T
-        scores[:, len(self.vectors) :] = -torch.inf
-        scores[:, self._dead] = -torch.inf
-        groups = scores.view(len(queries), -1, GROUP_ROWS)
-        maxima = groups.amax(dim=2)
-        # The k-th largest of the groups' maxima is at most the k-th largest score.
-        found = maxima.topk(k, dim=1).values[:, -1].float() if k <= maxima.shape[1] else torch.tensor(-torch.inf)
-        margin = shortlist_margin(queries.shape[1], self._precision)
-        threshold = torch.maximum(found, torch.from_numpy(least)) - margin
-        threshold = threshold.clamp(min=torch.finfo(torch.float32).min)  # the dead have -inf
-        row, group = (maxima.float() >= threshold[:, None]).nonzero(as_tuple=True)
+        scores = self._queries @ panel.vectors.T
+        scores[:, panel.out] = -torch.inf
+        groups = scores.view(len(scores), -1, GROUP_ROWS)
+        # As integers, floats >= 0 keep their order, and all of them are greater than those < 0.
+        maxima = groups.view(self._integer).amax(dim=2).view(self._type)
+        self._largest = torch.cat([self._largest, maxima], dim=1).topk(self._best.shape[1], dim=1).values
+        threshold = self._threshold()[:, None]
+        row, group = ((maxima >= threshold) | (threshold <= 0)).nonzero(as_tuple=True)
         for start in range(0, len(row), PAIR_ROWS // GROUP_ROWS):
             piece = slice(start, start + PAIR_ROWS // GROUP_ROWS)
             rows, places = row[piece], group[piece]
-            pair, inside = (groups[rows, places].float() >= threshold[rows][:, None]).nonzero(as_tuple=True)
-            rows, columns = rows[pair], places[pair] * GROUP_ROWS + inside
-            if self._precision == "bf16":
-                rows, columns = self._refined(wide, rows, columns, k, torch.from_numpy(least))
-            yield rows.numpy(), columns.numpy()
+            found = groups[rows, places]
+            pair, inside = (found >= threshold[rows]).nonzero(as_tuple=True)
+            columns = places[pair] * GROUP_ROWS + inside + panel.start
+            self._pairs.append((rows[pair], columns, found[pair, inside]))
+            self._waiting += len(pair)
+            if self._waiting >= PAIR_ROWS:
+                self.settle(panel.block)
 
-    def _refined(self, queries: Tensor, rows: Tensor, columns: Tensor, k: int, least: Tensor) -> tuple[Tensor, Tensor]:
-        """Compare the pairs again in float32, whose margin is a thousandth of bfloat16's."""
+    def _threshold(self) -> Tensor:
+        """Return the score [B] of the first comparison that a pair must reach: what k others certainly exceed."""
         import torch
 
-        vectors = torch.from_numpy(self.vectors[columns.numpy()]).float()
-        scores = (queries[rows].float() * vectors).sum(dim=1)
-        threshold = torch.maximum(_kth_largest(rows, scores, k, len(queries)), least)
-        keep = scores >= (threshold - shortlist_margin(vectors.shape[1], "fp32"))[rows]
-        return rows[keep], columns[keep]
+        reached = torch.maximum(_below(self._largest[:, -1]).float() - self._error, torch.from_numpy(self._best[:, -1]))
+        return _below((reached - self._error).to(self._type)).clamp(min=torch.finfo(self._type).min)  # the dead: -inf
+
+    def settle(self, block: _Block) -> None:
+        """Compare the pairs that were kept exactly, and put them among the best."""
+        import torch
+
+        if not self._pairs:
+            return
+        rows, columns, scores = (torch.cat(parts) for parts in zip(*self._pairs, strict=True))
+        self._pairs, self._waiting = [], 0
+        keep = scores >= self._threshold()[rows]
+        rows, columns = rows[keep].numpy(), columns[keep].numpy()
+        queries, exact = _float64(self._exact), np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), EXACT_ROWS):  # in pieces that stay in the processor's cache
+            piece = slice(start, start + EXACT_ROWS)
+            exact[piece] = _canonical(queries[rows[piece]], _float64(block.vectors[columns[piece]]))
+        _merge(self._best_ids, self._best, rows, columns + block.first_id, exact)
 
 
-def _kth_largest(rows: Tensor, scores: Tensor, k: int, count: int) -> Tensor:
-    """Return the k-th largest score of each row number 0..count-1, float32 [count]; -inf where there are fewer."""
+def _below(values: Tensor) -> Tensor:
+    """Return the next smaller numbers of the same type."""
     import torch
 
-    order = torch.from_numpy(np.lexsort((-scores.numpy(), rows.numpy())))
-    sizes = torch.bincount(rows, minlength=count)
-    place = sizes.cumsum(0) - sizes + k - 1
-    result = torch.full((count,), -torch.inf)
-    enough = sizes >= k
-    result[enough] = scores[order][place[enough]]
-    return result
+    return torch.nextafter(values, torch.full_like(values, -torch.inf))
 
 
 def _merge(
@@ -188,7 +235,7 @@ def _merge(
 
 
 def blocks_of(parts: Iterable[tuple[int, Float16]], rows: int = BLOCK_ROWS) -> Iterator[tuple[int, Float16]]:
-    """Yield the parts again in blocks of at most `rows` vectors, so that a block of scores stays in the cache."""
+    """Yield the parts again in blocks of at most `rows` vectors, as `exact_search` wants them."""
     for first_id, vectors in parts:
         for start in range(0, len(vectors), rows):
             yield first_id + start, vectors[start : start + rows]

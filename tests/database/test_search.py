@@ -6,14 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rdm.database import search
 from rdm.database.search import (
     ShortlistPrecision,
     blocks_of,
     canonical_similarities,
     exact_search,
+    product_error,
     quantize,
     rank,
-    shortlist_margin,
 )
 
 NONE = np.zeros(0, np.int64)
@@ -100,14 +101,42 @@ def test_fewer_neighbors_are_a_prefix_of_more(search: tuple[np.ndarray, np.ndarr
 
 @settings(max_examples=400)
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 16, 512]), st.sampled_from(["bf16", "fp32"]))
-def test_margin_bounds_the_error_of_the_first_comparison(seed: int, dim: int, precision: ShortlistPrecision) -> None:
+def test_the_bound_holds_for_products_of_factors_that_are_exact(
+    seed: int, dim: int, precision: ShortlistPrecision
+) -> None:
     rng = np.random.default_rng(seed)
-    queries, vectors = unit_vectors(rng, 8, dim), unit_vectors(rng, 64, dim)
-    vectors[:8] = queries  # the greatest scores have the greatest errors
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    rounded = (torch.from_numpy(queries).to(kind) @ torch.from_numpy(vectors).to(kind).T).float().numpy()
-    canonical = canonical_similarities(queries, np.broadcast_to(vectors, (8, 64, dim)))
-    assert np.abs(rounded - canonical).max() <= shortlist_margin(dim, precision) / 2
+    exact = [torch.from_numpy(unit_vectors(rng, count, dim)).to(kind) for count in (8, 64)]
+    found = (exact[0] @ exact[1].T).float()
+    true = exact[0].double() @ exact[1].double().T
+    rounding = 2.0**-8 * true.abs() if precision == "bf16" else 0
+    assert bool(((found - true).abs() <= product_error(dim) + rounding).all())
+
+
+@given(st.integers(0, 2**32), st.integers(1, 20))
+def test_vectors_that_bfloat16_rounds_worst_are_ranked_exactly(seed: int, k: int) -> None:
+    """1 + 2^-8 is halfway between two numbers of bfloat16, 1 + 3 x 2^-8 too; one is rounded down, the other up."""
+    rng = np.random.default_rng(seed)
+    halfway = np.array([1 + 2.0**-8, 1 + 3 * 2.0**-8, 1 + 2.0**-7]) / 16
+    pool = halfway[rng.integers(0, 3, (90, 256))] * np.where(rng.random(256) < 0.5, 1, -1)
+    vectors, queries = quantize(pool[:80]), quantize(pool[80:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "GROUP_ROWS", 1)  # the shortlist holds nothing that the margin does not let in
+        ids, similarities = exact_search(queries, [(0, vectors)], k, excluded=NONE, precision="bf16")
+    expected_ids, expected = brute_force(queries, vectors, k, set())
+    assert ids.tolist() == expected_ids
+    assert similarities.tobytes() == expected.tobytes()
+
+
+def test_more_pairs_than_may_wait_are_settled_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    unit = unit_vectors(rng, 900, 16)
+    expected = exact_search(unit[:20], [(0, unit)], 9, excluded=NONE)
+    monkeypatch.setattr(search, "PAIR_ROWS", 128)
+    monkeypatch.setattr(search, "PANEL_ROWS", 256)
+    monkeypatch.setattr(search, "QUERY_ROWS", 7)
+    found = exact_search(unit[:20], [(0, unit)], 9, excluded=NONE)
+    assert all(one.tobytes() == other.tobytes() for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
