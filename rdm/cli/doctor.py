@@ -119,7 +119,7 @@ def _encoder() -> Finding:
 
 
 def _first_stage() -> Finding:
-    from rdm.models.autoencoder import load_autoencoder
+    from rdm.models.first_stage import load_autoencoder
 
     return True, f"autoencoder-kl-f4 {load_autoencoder('assets://autoencoder-kl-f4').digest}", ""
 

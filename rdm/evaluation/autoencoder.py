@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdm.models.autoencoder import FirstStage, to_signed
 from rdm.models.block_projection import BlockProjection
+from rdm.models.first_stage import FirstStage, to_signed
 from rdm.training.photos import PhotoConfig, PhotoShards
 
 

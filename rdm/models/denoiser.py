@@ -26,6 +26,9 @@ class DenoiserConfig(Config):
     attention_levels: tuple[bool, ...] = Field(default=(False, True, True), description="levels with cross-attention")
     layers_per_block: int = Field(default=1, ge=1)
     head_dim: int = Field(default=32, ge=1, description="channels per attention head")
+    num_heads: int | None = Field(
+        default=None, ge=1, description="attention heads of every level, in place of head_dim; None: by head_dim"
+    )
     cross_attention_dim: int = Field(default=512, ge=1, description="length of a context token")
     norm_num_groups: int = Field(default=16, ge=1)
 
@@ -34,12 +37,17 @@ class DenoiserConfig(Config):
         if len(self.attention_levels) != len(self.block_out_channels):
             raise ValueError(f"{len(self.attention_levels)} attention levels for {len(self.block_out_channels)} blocks")
         for channels in self.block_out_channels:
-            if channels % self.norm_num_groups or channels % self.head_dim:
+            if channels % self.norm_num_groups or channels % (self.num_heads or self.head_dim):
                 raise ValueError(
                     f"{channels} channels are no multiple of norm_num_groups {self.norm_num_groups} and of "
-                    f"head_dim {self.head_dim}"
+                    f"head_dim {self.head_dim} (or num_heads {self.num_heads})"
                 )
         return self
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Attention heads of each level."""
+        return tuple(self.num_heads or channels // self.head_dim for channels in self.block_out_channels)
 
 
 def rdm_tiny_denoiser() -> DenoiserConfig:
@@ -60,6 +68,11 @@ def rdm_imagenet_denoiser() -> DenoiserConfig:
         cross_attention_dim=512,
         norm_num_groups=32,
     )
+
+
+def rdm_ffhq_denoiser() -> DenoiserConfig:
+    """Return the denoiser of the official FFHQ RDM: exactly its 414,713,603 parameters."""
+    return rdm_imagenet_denoiser().model_copy(update={"block_out_channels": (224, 448, 672, 896)})
 
 
 class Denoiser(nn.Module):
@@ -102,7 +115,7 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
             layers_per_block=config.layers_per_block,
             down_block_types=tuple(down for down, _ in kinds),
             up_block_types=tuple(up for _, up in reversed(kinds)),
-            attention_head_dim=tuple(channels // config.head_dim for channels in config.block_out_channels),  # pyright: ignore[reportArgumentType]
+            attention_head_dim=config.heads,  # pyright: ignore[reportArgumentType]
             cross_attention_dim=config.cross_attention_dim,
             norm_num_groups=config.norm_num_groups,
         )

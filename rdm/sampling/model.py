@@ -12,8 +12,8 @@ import torch
 from rdm.database import RetrievalDatabase
 from rdm.diffusion.heads import GaussianHead
 from rdm.errors import EncoderMismatchError, ModelError
-from rdm.models.autoencoder import FirstStage, load_autoencoder
 from rdm.models.denoiser import Denoiser, load_denoiser
+from rdm.models.first_stage import FirstStage, load_autoencoder
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
 
 

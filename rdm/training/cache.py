@@ -22,7 +22,7 @@ from pydantic import Field
 from rdm.compute.shards import Pool
 from rdm.config import Config, digest_json
 from rdm.errors import CacheError
-from rdm.models.autoencoder import load_autoencoder
+from rdm.models.first_stage import load_autoencoder
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.storage import Folder, Markers
 

@@ -6,8 +6,9 @@ from PIL import Image
 from torch import Tensor
 
 from rdm.evaluation.autoencoder import evaluate_autoencoder, evaluate_on_source, psnr, to_8_bit
-from rdm.models.autoencoder import AutoencoderConfig, FirstStage, build_autoencoder, to_signed
+from rdm.models.autoencoder import AutoencoderConfig, build_autoencoder
 from rdm.models.block_projection import BlockProjection
+from rdm.models.first_stage import FirstStage, to_signed
 from rdm.models.linear_start import start_from_projection
 from rdm.training.photos import PhotoConfig
 

@@ -7,15 +7,8 @@ import torch
 from torch import Tensor
 
 from rdm.errors import ModelError
-from rdm.models.autoencoder import (
-    AutoencoderConfig,
-    FirstStage,
-    autoencoder_kl_f4,
-    autoencoder_kl_f4_lite,
-    build_autoencoder,
-    load_autoencoder,
-    to_signed,
-)
+from rdm.models.autoencoder import AutoencoderConfig, autoencoder_kl_f4_lite, build_autoencoder, official_autoencoder
+from rdm.models.first_stage import FirstStage, load_autoencoder, to_signed
 
 ASSET = "assets://autoencoder-kl-f4"
 
@@ -129,8 +122,8 @@ def test_asset_names_cannot_leave_the_package() -> None:
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "VQModel"}), encoding="utf-8")
-    with pytest.raises(ModelError, match="VQModel, not an AutoencoderKL"):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}), encoding="utf-8")
+    with pytest.raises(ModelError, match="UNet2DModel, not an AutoencoderKL"):
         load_autoencoder(str(tmp_path))
 
 
@@ -160,7 +153,7 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
 
 def test_preset_kl_f4_has_55_million_parameters() -> None:
     with torch.device("meta"):
-        model = build_autoencoder(autoencoder_kl_f4())
+        model = build_autoencoder(official_autoencoder(4))
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 1) == 55.3
 
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rdm.models.autoencoder import AutoencoderConfig, FirstStage, build_autoencoder
+from rdm.models.autoencoder import AutoencoderConfig, build_autoencoder
 from rdm.models.block_projection import BlockProjection, from_blocks, to_blocks
+from rdm.models.first_stage import FirstStage
 from rdm.models.linear_start import start_from_projection, start_problem
 
 

@@ -49,7 +49,7 @@ def model(tmp_path_factory, database) -> RetrievalDiffusionModel:
         sample_size=8,
     )
     config = RetrievalDiffusionConfig(denoiser=denoiser)
-    from rdm.models.autoencoder import load_autoencoder
+    from rdm.models.first_stage import load_autoencoder
 
     name = "assets://autoencoder-kl-f4"
     torch.manual_seed(0)

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from rdm.errors import ModelError
-from rdm.models.autoencoder import AutoencoderConfig, load_autoencoder
+from rdm.models.autoencoder import AutoencoderConfig
+from rdm.models.first_stage import load_autoencoder
 from rdm.training.objectives.autoencoder import AutoencoderObjective, AutoencoderObjectiveConfig, open_training
 from rdm.training.photos import PhotoConfig
 

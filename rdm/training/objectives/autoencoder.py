@@ -14,14 +14,9 @@ from torch import Tensor
 
 from rdm.config import Config
 from rdm.errors import ModelError
-from rdm.models.autoencoder import (
-    AutoencoderConfig,
-    autoencoder_kl_f4_lite,
-    build_autoencoder,
-    load_autoencoder,
-    to_signed,
-)
+from rdm.models.autoencoder import AutoencoderConfig, autoencoder_kl_f4_lite, build_autoencoder
 from rdm.models.block_projection import BlockProjection
+from rdm.models.first_stage import load_autoencoder, to_signed
 from rdm.models.linear_start import start_from_projection, start_problem
 from rdm.training.objective import Objective
 from rdm.training.photos import PhotoConfig, PhotoShards

@@ -22,8 +22,8 @@ from rdm.diffusion.heads import GaussianHead
 from rdm.diffusion.schedules import ScheduleConfig
 from rdm.diffusion.schedules import rdm as rdm_schedule
 from rdm.errors import CacheError
-from rdm.models.autoencoder import load_autoencoder
 from rdm.models.denoiser import Denoiser, DenoiserConfig, build_denoiser, rdm_tiny_denoiser
+from rdm.models.first_stage import load_autoencoder
 from rdm.sources.queryset import is_held_out
 from rdm.training.cache import LatentCache
 from rdm.training.objective import Objective, Shard
@@ -217,12 +217,17 @@ class RetrievalDiffusionObjective(Objective):
         exported = build_denoiser(self.config.denoiser)
         exported.load_state_dict({name.removeprefix("denoiser."): value for name, value in state.items()})
         exported.unet.save_pretrained(str(directory / "denoiser"), safe_serialization=True)
-        info = {
-            "format": "retrieval-diffusion-model",
-            "objective": self.config.model_dump(mode="json"),
-            **self.provenance,
-        }
-        (directory / "model.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_info(directory, model_info(self.config, self.provenance))
+
+
+def model_info(config: RetrievalDiffusionConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a model: its objective, and what it was trained with."""
+    return {"format": "retrieval-diffusion-model", "objective": config.model_dump(mode="json"), **provenance}
+
+
+def write_info(directory: Path, info: Mapping[str, Any]) -> None:
+    """Write a model's description, `model.json`."""
+    (directory / "model.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def open_training(

@@ -1,0 +1,271 @@
+"""First stages: trained autoencoders between pictures and scaled latents, opened by name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rdm.errors import ModelError
+
+if TYPE_CHECKING:  # diffusers takes seconds to import: it is loaded when a network is built
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.vq_model import VQModel
+
+ASSET_PREFIX = "assets://"
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+_BATCH = 64  # pictures in flight: bounds the activations at full resolution
+# What decides a latent, with the weights. Not the whole configuration: newer versions of diffusers add fields to it.
+_DIGESTED = (
+    "act_fn",
+    "block_out_channels",
+    "latent_channels",
+    "layers_per_block",
+    "mid_block_add_attention",
+    "norm_num_groups",
+    "scaling_factor",
+    "shift_factor",
+)
+
+
+class FirstStage:
+    """A trained autoencoder between pictures and latents of about unit variance: `(mean - shift) * scale`.
+
+    A VQ autoencoder's latents are the encoder's output before the codebook, as in latent diffusion: `decode` takes the
+    nearest codebook vectors first. `encode_indices` and `decode_indices` speak of the codebook's rows themselves.
+
+    It never trains: its weights are frozen and nothing here records gradients.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        name: how it was opened.
+        digest: 16 hexadecimal digits of configuration and weights; latents of equal digests are interchangeable.
+    """
+
+    def __init__(self, model: AutoencoderKL | VQModel, name: str) -> None:
+        frozen: Any = model.eval().requires_grad_(False)
+        self.model: Any = frozen.to(memory_format=torch.channels_last)  # a CPU computes this layout faster
+        self.name = name
+        self.digest = _digest(model)
+
+    @property
+    def factor(self) -> int:
+        """f: how many pixels of each side become one latent position."""
+        return 2 ** (len(self.model.config["block_out_channels"]) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return self.model.config["latent_channels"] if self.codebook is None else self.codebook.shape[1]
+
+    @property
+    def codebook(self) -> Tensor | None:
+        """The codebook [Z, D], or None of a KL autoencoder."""
+        return self.model.quantize.embedding.weight if hasattr(self.model, "quantize") else None
+
+    @property
+    def shift(self) -> float:
+        """What is subtracted from a posterior mean before scaling."""
+        return float(self.model.config.get("shift_factor") or 0.0)
+
+    @property
+    def scale(self) -> float:
+        """diffusers' `scaling_factor`: what gives the latents unit variance."""
+        return float(self.model.config["scaling_factor"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: torch.device | str) -> FirstStage:
+        """Move the weights to a device and return self."""
+        torch.nn.Module.to(self.model, device)
+        return self
+
+    def encode_moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of a KL autoencoder's posterior, unscaled, float32 [B, C, H/f, W/f] each.
+
+        Args:
+            images: [B, 3, H, W], uint8, or float in [-1, 1]; H and W are multiples of f.
+
+        Raises:
+            ModelError: a side of the pictures is no multiple of f, or this is a VQ autoencoder.
+        """
+        if self.codebook is not None:
+            raise ModelError("a VQ autoencoder has no posterior", where=self.name, fix="use encode or encode_indices")
+        mean, logvar = self._moments(images).chunk(2, dim=1)
+        return mean, logvar.clamp(-30, 20)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return scaled latents, float32 [B, C, H/f, W/f]; arguments and errors as `encode_moments`.
+
+        Of a KL autoencoder these are the posterior means, of a VQ autoencoder the vectors before the codebook.
+        """
+        latents = self._moments(images) if self.codebook is not None else self.encode_moments(images)[0]
+        return (latents - self.shift) * self.scale
+
+    def encode_indices(self, images: Tensor) -> Tensor:
+        """Return the codebook rows nearest to a VQ autoencoder's latents, int64 [B, H/f, W/f].
+
+        Raises:
+            ModelError: there is no codebook, or a side of the pictures is no multiple of f.
+        """
+        if self.codebook is None:
+            raise ModelError("a KL autoencoder has no codebook", where=self.name, fix="use a VQ autoencoder")
+        return nearest_rows(self._moments(images), self.codebook)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return pictures float32 [B, 3, fH, fW] in [-1, 1] of scaled latents [B, C, H, W]."""
+        raw = latents / self.scale + self.shift
+        parts = [self.model.decode(self._input(part)).sample for part in raw.split(_BATCH)]
+        return torch.cat(parts).float().clamp(-1, 1)
+
+    def decode_indices(self, indices: Tensor) -> Tensor:
+        """Return pictures float32 [B, 3, fH, fW] in [-1, 1] of codebook rows, int64 [B, H, W].
+
+        Raises:
+            ModelError: there is no codebook.
+        """
+        if self.codebook is None:
+            raise ModelError("a KL autoencoder has no codebook", where=self.name, fix="use a VQ autoencoder")
+        vectors = self.codebook[indices.to(self.device)].permute(0, 3, 1, 2)
+        return self.decode((vectors - self.shift) * self.scale)
+
+    @torch.no_grad()
+    def _moments(self, images: Tensor) -> Tensor:
+        """Return what the encoder says: [mean, log-variance] along the channels, or latents before the codebook."""
+        height, width = images.shape[-2:]
+        if height % self.factor or width % self.factor:
+            raise ModelError(
+                f"pictures of {width}x{height} pixels cannot be encoded with f = {self.factor}",
+                where=self.name,
+                fix=f"resize or crop both sides to a multiple of {self.factor}",
+            )
+        parts = [encoder_output(self.model, self._input(to_signed(part))) for part in images.split(_BATCH)]
+        return torch.cat(parts).float()
+
+    def _input(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.model.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def encoder_output(model: Any, images: Tensor) -> Tensor:
+    """Return what an autoencoder's encoder says of pictures: [mean, log-variance], or latents before the codebook."""
+    moments = model.encoder(images)
+    return moments if model.quant_conv is None else model.quant_conv(moments)
+
+
+def nearest_rows(latents: Tensor, codebook: Tensor) -> Tensor:
+    """Return the row of the codebook [Z, D] nearest to each latent of [B, D, H, W], int64 [B, H, W]; ties: the first.
+
+    argmin |z - e|^2 (van den Oord et al. 2017, eq. 1), without |z|^2, in slices that bound the memory.
+    """
+    flat = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+    half_squares = 0.5 * codebook.square().sum(1)
+    rows = [(half_squares - part @ codebook.T).argmin(1) for part in flat.split(4096)]
+    return torch.cat(rows).reshape(latents.shape[0], *latents.shape[2:])
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """Return pictures as float in [-1, 1]; uint8 is converted, floats are taken to be so already."""
+    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
+
+
+def load_autoencoder(name_or_dir: str) -> FirstStage:
+    """Open a first stage.
+
+    Args:
+        name_or_dir: `assets://autoencoder-kl-f4`, or a directory in the layout of diffusers' `AutoencoderKL`
+            or `VQModel` (`config.json` and `diffusion_pytorch_model.safetensors`).
+
+    Raises:
+        ModelError: it does not exist, is neither of the two, has no safetensors weights, or is damaged.
+    """
+    embedded = name_or_dir.startswith(ASSET_PREFIX)
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.vq_model import VQModel
+
+    directory = _asset_directory(name_or_dir) if embedded else Path(name_or_dir).expanduser()
+    kind = _check_directory(directory)
+    try:
+        loaded: Any = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}[kind].from_pretrained(
+            str(directory),
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:  # safetensors, json and torch each raise their own on a damaged file
+        raise ModelError(
+            f"the autoencoder cannot be opened: {type(error).__name__}: {error}",
+            where=directory,
+            fix="restore its files, or export it again",
+        ) from error
+    model, info = loaded
+    if wrong := sorted({*info["missing_keys"], *info["unexpected_keys"]}):
+        raise ModelError(
+            f"configuration and weights do not agree, first at {wrong[0]}",
+            where=directory,
+            fix="restore its files, or export it again",
+        )
+    return FirstStage(model, name_or_dir)
+
+
+def _asset_directory(name: str) -> Path:
+    stem = name.removeprefix(ASSET_PREFIX)
+    root = Path(str(importlib.resources.files("rdm"))) / "assets"
+    if not re.fullmatch(r"[a-z0-9-]+", stem) or not (root / stem / "config.json").is_file():
+        known = sorted(path.parent.name for path in root.glob(f"*/{WEIGHTS_NAME}"))
+        raise ModelError(
+            f"there is no embedded first stage {name!r}",
+            fix=f"embedded first stages: {', '.join(ASSET_PREFIX + stem for stem in known)}",
+        )
+    return root / stem
+
+
+def _check_directory(directory: Path) -> str:
+    """Return the class of the network in a directory that has all files."""
+    config = directory / "config.json"
+    if not config.is_file():
+        raise ModelError(
+            "there is no autoencoder here",
+            where=directory,
+            fix="name assets://autoencoder-kl-f4, or the folder of a diffusers AutoencoderKL or VQModel",
+        )
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "config.json is not a diffusers configuration",
+            where=config,
+            fix="restore it, or export the autoencoder again",
+        ) from error
+    if kind not in ("AutoencoderKL", "VQModel"):
+        raise ModelError(
+            f"this is a {kind}, not an AutoencoderKL or VQModel", where=config, fix="name an autoencoder's folder"
+        )
+    if not (directory / WEIGHTS_NAME).is_file():
+        raise ModelError(
+            f"there is no {WEIGHTS_NAME}; other weights are not read, because a pickle can run code",
+            where=directory,
+            fix="save the autoencoder again with safe_serialization=True",
+        )
+    return kind
+
+
+def _digest(model: AutoencoderKL | VQModel) -> str:
+    digest = hashlib.sha256()
+    config = {key: model.config.get(key) for key in _DIGESTED}
+    digest.update(json.dumps(config, sort_keys=True, default=list).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

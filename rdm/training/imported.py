@@ -1,0 +1,90 @@
+"""Networks of other people's checkpoints as model folders, beside those that were trained here."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rdm.database import RetrievalDatabase
+from rdm.errors import ModelError, UsageError
+from rdm.models.denoiser import DenoiserConfig
+from rdm.models.first_stage import load_autoencoder
+from rdm.models.import_checkpoint import Imported
+from rdm.storage.files import storage_errors
+from rdm.training.objectives.retrieval_diffusion import (
+    ConditioningConfig,
+    RetrievalDiffusionConfig,
+    model_info,
+    write_info,
+)
+
+
+def describe_imported_model(
+    imported: Imported, autoencoder: str | None, database: str | None, *, kind: str
+) -> dict[str, Any] | None:
+    """Return the `model.json` of an official U-Net, or None where neither first stage nor database was named.
+
+    The official ImageNet and FFHQ models predict the noise and read the encoder's own (`raw`) vectors, unscaled.
+
+    Raises:
+        UsageError: one of the two was named without the other, or for a U-Net that is not an RDM's.
+        ModelError: first stage or database do not fit the U-Net.
+    """
+    if autoencoder is None and database is None:
+        return None
+    if autoencoder is None or database is None or kind != "rdm-unet":
+        raise UsageError(
+            "a model folder is made of an RDM's U-Net, a first stage and a database",
+            fix="give --kind rdm-unet, --autoencoder and --database, or neither of the last two",
+        )
+    config = imported.config
+    assert isinstance(config, DenoiserConfig)
+    first_stage, opened = load_autoencoder(autoencoder), RetrievalDatabase.open(database)
+    for what, have, want in (
+        ("channels of the first stage's latents", first_stage.latent_channels, config.out_channels),
+        ("length of the database's embeddings", opened.version.embedding_dim, config.cross_attention_dim),
+    ):
+        if have != want:
+            raise ModelError(
+                f"{what}: {have}, but the U-Net takes {want}",
+                where=autoencoder if "channels" in what else database,
+                fix="name what the model was trained with",
+            )
+    objective = RetrievalDiffusionConfig(
+        denoiser=config, conditioning=ConditioningConfig(embedding="raw", scale=1.0, dropout=0.0)
+    )
+    return model_info(
+        objective,
+        {
+            "autoencoder": autoencoder,
+            "autoencoder_digest": first_stage.digest,
+            "resolution": config.sample_size * first_stage.factor,
+            "encoder": opened.encoder_name,
+            "encoder_digest": opened.encoder_digest,
+            "database": {"version": opened.version.number, "source": opened.version.source},
+            "queries_digest": "",
+        },
+    )
+
+
+def save_network(imported: Imported, out: Path, info: dict[str, Any] | None) -> None:
+    """Write a network in diffusers' layout, a U-Net into `OUT/denoiser`, and the model's description beside it.
+
+    Raises:
+        UsageError: the folder is not empty.
+        StorageError: it cannot be written.
+    """
+    temporary = out.with_name(f".{out.name}.tmp")
+    with storage_errors(out):
+        if out.exists() and any(out.iterdir()):
+            raise UsageError("the folder is not empty", where=out, fix="give --out a new folder")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        is_unet = isinstance(imported.config, DenoiserConfig)
+        imported.model.save_pretrained(str(temporary / "denoiser" if is_unet else temporary), safe_serialization=True)
+        if info is not None:
+            write_info(temporary, info)
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
