@@ -113,19 +113,18 @@ def test_the_bound_holds_for_products_of_factors_that_are_exact(
     assert bool(((found - true).abs() <= product_error(dim) + rounding).all())
 
 
-@given(st.integers(0, 2**32), st.integers(1, 20))
-def test_vectors_that_bfloat16_rounds_worst_are_ranked_exactly(seed: int, k: int) -> None:
-    """1 + 2^-8 is halfway between two numbers of bfloat16, 1 + 3 x 2^-8 too; one is rounded down, the other up."""
-    rng = np.random.default_rng(seed)
-    halfway = np.array([1 + 2.0**-8, 1 + 3 * 2.0**-8, 1 + 2.0**-7]) / 16
-    pool = halfway[rng.integers(0, 3, (90, 256))] * np.where(rng.random(256) < 0.5, 1, -1)
-    vectors, queries = quantize(pool[:80]), quantize(pool[80:])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "GROUP_ROWS", 1)  # the shortlist holds nothing that the margin does not let in
-        ids, similarities = exact_search(queries, [(0, vectors)], k, excluded=NONE, precision="bf16")
-    expected_ids, expected = brute_force(queries, vectors, k, set())
-    assert ids.tolist() == expected_ids
-    assert similarities.tobytes() == expected.tobytes()
+def test_the_nearest_is_found_though_bfloat16_rounds_all_others_up_and_it_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 + 2^-8 lies halfway between two numbers of bfloat16 and is rounded to 1; 1 + 3 x 2^-8 is, to 1 + 2^-6."""
+    monkeypatch.setattr(search, "GROUP_ROWS", 1)  # the shortlist holds nothing that the margin does not let in
+    low, high = (1 + 2.0**-8) / 16, (1 + 3 * 2.0**-8) / 16
+    others = np.repeat([high, -low], 128)
+    nearest = np.repeat([low, -high], [129, 127])
+    vectors = quantize(np.stack([*(np.roll(others, shift) for shift in range(20)), nearest]))
+    query = quantize(np.full((1, 256), 1 / 16))
+    rounded = torch.from_numpy(vectors).bfloat16() @ torch.from_numpy(query[0]).bfloat16()
+    assert rounded[:20].min() - rounded[20] > 0.007
+    ids, _ = exact_search(query, [(0, vectors)], 1, excluded=NONE, precision="bf16")
+    assert ids.tolist() == [[20]]
 
 
 def test_more_pairs_than_may_wait_are_settled_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
