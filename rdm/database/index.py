@@ -25,7 +25,8 @@ from rdm.storage import Folder, Version
 from rdm.storage.files import read_error
 
 INDEX_NAME, INFOS_NAME = "knn.index", "index_infos.json"
-PUBLISHED = "index"  # where clip-retrieval's tools look: the newest version's files under a second name
+PUBLISHED = "index"  # where clip-retrieval's and autofaiss's tools look: the newest version's files under a second name
+SERVED_NAME = "image.index"  # where `clip-retrieval back` looks for the same index: beside `metadata/`
 
 
 class IndexConfig(Config):
@@ -167,6 +168,7 @@ def publish_index(folder: Folder, place: str) -> None:
     """Give a version's index the names under which clip-retrieval's tools look for one."""
     for name in (INDEX_NAME, INFOS_NAME):
         folder.link(f"{place}/{name}", f"{PUBLISHED}/{name}")
+    folder.link(f"{place}/{INDEX_NAME}", SERVED_NAME)
 
 
 def drop_indexes(folder: Folder, kept: Collection[str]) -> None:

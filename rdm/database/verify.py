@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rdm.database.facade import RetrievalDatabase
-from rdm.database.index import PUBLISHED, version_place
+from rdm.database.index import INDEX_NAME, PUBLISHED, SERVED_NAME, version_place
 from rdm.database.neighbor_table import NeighborTable
 from rdm.errors import RdmError
 from rdm.progress import tracking
@@ -45,11 +45,11 @@ def _check_index(database: RetrievalDatabase) -> list[str]:
         findings.append(f"{version.parts_of('index')[0].path} has {rows}")
     for part in (*version.parts_of("index"), *version.parts_of("infos")):
         name = part.path.rpartition("/")[2]
-        published = f"{PUBLISHED}/{name}"
-        # A writer publishes before it commits: what a killed one published is whole, and one version ahead.
-        candidates = (part.path, f"{version_place(version.number + 1)}/{name}")
-        if part.path != published and not any(_is_same_file(folder, published, path) for path in candidates):
-            findings += _check_part(database, published, part.sha256)
+        for published in (f"{PUBLISHED}/{name}", *([SERVED_NAME] if name == INDEX_NAME else [])):
+            # A writer publishes before it commits: what a killed one published is whole, and one version ahead.
+            candidates = (part.path, f"{version_place(version.number + 1)}/{name}")
+            if part.path != published and not any(_is_same_file(folder, published, path) for path in candidates):
+                findings += _check_part(database, published, part.sha256)
     return findings
 
 

@@ -257,6 +257,7 @@ class VersionStore:
             "img_emb",
             "metadata",
             "index",
+            "image.index",
             "neighbors",
             "versions",
             "ledger",

@@ -28,6 +28,7 @@ def test_layout_is_that_of_img2dataset_and_clip_retrieval(built: Path, contents:
             *(f"patches/patches_{part:04d}.parquet" for part in range(3)),
             *(f"img_emb/img_emb_{part:04d}.npy" for part in range(3)),
             *(f"metadata/metadata_{part:04d}.parquet" for part in range(3)),
+            "image.index",
             "index/000001/index_infos.json",
             "index/000001/knn.index",
             "index/index_infos.json",

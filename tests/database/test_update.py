@@ -61,7 +61,7 @@ def test_new_photographs_get_new_parts_and_old_ones_stay(
     assert update(living_root)["photographs"] == 14
     after = contents(living_root)
     changed = {name for name in before if after.get(name) != before[name]}
-    assert changed == {"manifest.json", "index/knn.index", "index/index_infos.json"}
+    assert changed == {"manifest.json", "image.index", "index/knn.index", "index/index_infos.json"}
     assert images_of(living_root) == {f"p{number:02d}.jpg" for number in (*range(12), 20, 21)}
     assert verify_database(str(living_root)) == []
 
