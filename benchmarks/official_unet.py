@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import sys
+import types
 from typing import Any
 
 import torch
@@ -66,6 +67,11 @@ def _pass(forward: Any, network: torch.nn.Module) -> None:
 def _official(checkout: str) -> Any:
     """Return the official U-Net with random weights, none of them zero."""
     sys.path.append(checkout)
+    # The official code asks whether a list is one of omegaconf's; that package is not needed for anything else.
+    lists = types.ModuleType("omegaconf.listconfig")
+    vars(lists)["ListConfig"] = list
+    sys.modules.setdefault("omegaconf", types.ModuleType("omegaconf"))
+    sys.modules.setdefault("omegaconf.listconfig", lists)
     from ldm.modules.diffusionmodules.openaimodel import UNetModel  # pyright: ignore[reportMissingImports]
 
     config = rdm_imagenet_denoiser()

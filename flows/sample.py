@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.progress import artifact_progress
 from rdm.database import RetrievalDatabase
 from rdm.report.pages import write_sample_gallery
-from rdm.sampling import RetrievalDiffusionModel, SampleSettings, text_queries
+from rdm.sampling import SampleSettings, open_model, text_queries
 from rdm.sampling import sample as draw
 from rdm.sampling.output import write_samples
 from rdm.sampling.queries import query_set_proposal, unconditional_queries
@@ -23,7 +23,7 @@ def draw_task(
     model: str, database: str, out: str, texts: list[str], num_seeds: int, top_m: float, settings: SampleSettings
 ) -> int:
     """Draw and write the pictures; return how many."""
-    opened, source = RetrievalDiffusionModel.open(Path(model)), RetrievalDatabase.open(database)
+    opened, source = open_model(Path(model)), RetrievalDatabase.open(database)
     opened.check_database(source)
     seeds = list(range(num_seeds))
     if texts:

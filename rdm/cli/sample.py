@@ -37,14 +37,14 @@ def sample(
     """
     from rdm.database import RetrievalDatabase
     from rdm.report.pages import write_sample_gallery
-    from rdm.sampling import RetrievalDiffusionModel, SampleSettings, image_queries, text_queries
+    from rdm.sampling import SampleSettings, image_queries, open_model, text_queries
     from rdm.sampling import sample as draw
     from rdm.sampling.output import write_samples
     from rdm.sampling.queries import load_query_image, query_set_proposal, unconditional_queries
 
     if not (text or image or unconditional):
         raise UsageError("nothing to sample", fix='give --text "...", --image FILE or --unconditional')
-    opened, source = RetrievalDiffusionModel.open(model), RetrievalDatabase.open(database)
+    opened, source = open_model(model), RetrievalDatabase.open(database)
     opened.check_database(source)
     settings = SampleSettings(k=k, guidance_scale=guidance).with_overrides(set_ or [])
     numbers = parse_seeds(seeds)

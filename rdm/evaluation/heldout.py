@@ -15,7 +15,7 @@ from rdm.errors import CacheError
 from rdm.evaluation.intervals import Interval, mean_interval, within_subject_intervals
 from rdm.progress import tracking
 from rdm.sampling.model import RetrievalDiffusionModel
-from rdm.training.objectives.retrieval_diffusion import LatentData
+from rdm.training.latents import LatentData
 
 CONDITIONS = ("true", "shuffled", "none")
 
@@ -99,11 +99,11 @@ def held_out_losses(
 
 
 def _held_out(model: RetrievalDiffusionModel, data: LatentData) -> tuple[torch.Tensor, torch.Tensor, NDArray[Any]]:
-    moments, neighbors, images = [], [], []
+    latents, neighbors, images = [], [], []
     for index, stem in enumerate(data.cache.stems):
         shard = data.load_shard(index)
         flipped = np.array(data.flipped(stem))
-        moments.append(shard["moments"][~flipped])
+        latents.append(shard[data.cache.content][~flipped])
         neighbors.append(shard["neighbors"][~flipped])
         images += [image for image, mirror in zip(data.image_ids(stem), flipped, strict=True) if not mirror]
     if not images or len(set(images)) < 3:
@@ -112,7 +112,8 @@ def _held_out(model: RetrievalDiffusionModel, data: LatentData) -> tuple[torch.T
             where=data.cache.folder.url,
             fix="train with a larger objective.held_out_fraction",
         )
-    mean = torch.from_numpy(np.concatenate(moments)).float().chunk(2, dim=1)[0]
+    raw = torch.from_numpy(np.concatenate(latents)).float()
+    mean = raw.chunk(2, dim=1)[0] if data.cache.content == "moments" else raw
     tokens = torch.from_numpy(np.concatenate(neighbors)).float() * model.config.conditioning.scale
     return (mean - model.first_stage.shift) * model.first_stage.scale, tokens, np.array(images)
 

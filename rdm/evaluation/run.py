@@ -20,7 +20,7 @@ from rdm.sampling import RetrievalDiffusionModel, SampleSettings, sample
 from rdm.sampling.queries import query_set_proposal, unconditional_queries
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.storage import Folder
-from rdm.training.objectives.retrieval_diffusion import LatentData
+from rdm.training.latents import LatentData
 
 RESULT = "evaluation.json"
 FORMAT = 2  # of that file; an older one is measured again

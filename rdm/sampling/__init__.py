@@ -1,17 +1,26 @@
 """Sampling: queries, the proposal distribution, context assembly, the pipeline."""
 
-from rdm.sampling.model import RetrievalDiffusionModel
-from rdm.sampling.pipeline import Sample, SampleSettings, sample
+from rdm.sampling.model import (
+    RetrievalAutoregressionModel,
+    RetrievalDiffusionModel,
+    RetrievalModel,
+    SampleSettings,
+    open_model,
+)
+from rdm.sampling.pipeline import Sample, sample
 from rdm.sampling.proposal import Proposal
 from rdm.sampling.queries import Query, image_queries, text_queries, unconditional_queries
 
 __all__ = [
     "Proposal",
     "Query",
+    "RetrievalAutoregressionModel",
     "RetrievalDiffusionModel",
+    "RetrievalModel",
     "Sample",
     "SampleSettings",
     "image_queries",
+    "open_model",
     "sample",
     "text_queries",
     "unconditional_queries",

@@ -1,72 +1,69 @@
-"""A trained model: denoiser, decoding head, first stage, and what it was trained with."""
+"""A trained model: network, decoding head, first stage, and what it was trained with."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
+from torch import Tensor
 
+from rdm.config import Config
+from rdm.context import Context
 from rdm.database import RetrievalDatabase
+from rdm.diffusion.autoregressive import DrawSettings, autoregressive_sample
 from rdm.diffusion.heads import GaussianHead
 from rdm.errors import EncoderMismatchError, ModelError
 from rdm.models.denoiser import Denoiser, load_denoiser
 from rdm.models.first_stage import FirstStage, load_autoencoder
+from rdm.models.precision import autocast
+from rdm.models.token_predictor import TokenPredictor, load_token_predictor
+from rdm.training.latents import ConditioningConfig
+from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
 
 
+class SampleSettings(Config):
+    """How pictures are drawn."""
+
+    k: int = Field(default=4, ge=1, description="neighbors that condition a sample; need not be the training's k")
+    guidance_scale: float = Field(default=2.0, ge=0, description="s of e_u + s (e_c - e_u); 1: no guidance")
+    batch_size: int = Field(default=32, ge=1, description="samples drawn at once")
+    num_steps: int = Field(default=100, ge=1, description="diffusion: DDIM steps")
+    eta: float = Field(
+        default=1.0, ge=0, le=1, description="diffusion: DDIM's eta; 0 is deterministic, RDM samples with 1"
+    )
+    temperature: float = Field(default=1.0, ge=0, description="RARM: divides the logits; 0: the likeliest token")
+    top_k: int | None = Field(default=None, ge=1, description="RARM: draw of the k likeliest tokens; None: of all")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="RARM: draw of the likeliest with this probability")
+
+
 @dataclass(frozen=True)
-class RetrievalDiffusionModel:
+class RetrievalModel(ABC):
     """Everything that turns neighbors into pictures."""
 
     directory: Path
-    config: RetrievalDiffusionConfig
     info: dict[str, Any]
-    denoiser: Denoiser
-    head: GaussianHead
     first_stage: FirstStage
 
-    @classmethod
-    def open(cls, directory: Path, device: str = "cpu") -> RetrievalDiffusionModel:
-        """Open a model directory: `model.json`, and `denoiser/` in diffusers' layout.
-
-        Raises:
-            ModelError: the directory holds no such model, or its first stage is no longer the same.
-        """
-        path = directory / "model.json"
-        try:
-            info = json.loads(path.read_text(encoding="utf-8"))
-            config = RetrievalDiffusionConfig.model_validate(info["objective"])
-        except FileNotFoundError as error:
-            raise ModelError(
-                "there is no model here",
-                where=directory,
-                fix="give --model the `model` folder below what `rdm train --out` wrote",
-            ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"model.json is damaged: {error}", where=path, fix="export the model again") from error
-        first_stage = load_autoencoder(info["autoencoder"])
-        if first_stage.digest != info["autoencoder_digest"]:
-            raise ModelError(
-                "the model was trained with another first stage",
-                where=info["autoencoder"],
-                fix="restore that first stage, or train again",
-            )
-        denoiser = load_denoiser(directory / "denoiser").to(device)
-        return cls(directory, config, info, denoiser, config.head().to(device), first_stage)
+    @property
+    @abstractmethod
+    def conditioning(self) -> ConditioningConfig:
+        """How neighbors became context in training."""
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """[C, H, W] of one latent."""
-        side = self.config.denoiser.sample_size
-        return self.config.denoiser.out_channels, side, side
-
-    @property
+    @abstractmethod
     def device(self) -> torch.device:
-        """Where the denoiser lies."""
-        return next(self.denoiser.parameters()).device
+        """Where the network lies."""
+
+    @abstractmethod
+    def draw(self, context: Context, seeds: Sequence[int], settings: SampleSettings) -> Tensor:
+        """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context."""
 
     def check_database(self, database: RetrievalDatabase) -> None:
         """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the model was trained
@@ -79,3 +76,153 @@ class RetrievalDiffusionModel:
                 where=database.folder.url,
                 fix="build the database with the model's encoder",
             )
+
+
+@dataclass(frozen=True)
+class RetrievalDiffusionModel(RetrievalModel):
+    """RDM: a denoiser with the Gaussian head."""
+
+    config: RetrievalDiffusionConfig
+    denoiser: Denoiser
+    head: GaussianHead
+
+    @classmethod
+    def open(cls, directory: Path, device: str = "cpu") -> RetrievalDiffusionModel:
+        """Open a model directory: `model.json`, and `denoiser/` in diffusers' layout.
+
+        Raises:
+            ModelError: the directory holds no such model, or its first stage is no longer the same.
+        """
+        info = _read_info(directory)
+        config = _validated(RetrievalDiffusionConfig, info, directory)
+        first_stage = _open_first_stage(info)
+        denoiser = load_denoiser(directory / "denoiser").to(device)
+        return cls(directory, info, first_stage, config, denoiser, config.head().to(device))
+
+    @property
+    def conditioning(self) -> ConditioningConfig:
+        """See RetrievalModel."""
+        return self.config.conditioning
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of one latent."""
+        side = self.config.denoiser.sample_size
+        return self.config.denoiser.out_channels, side, side
+
+    @property
+    def device(self) -> torch.device:
+        """See RetrievalModel."""
+        return next(self.denoiser.parameters()).device
+
+    def draw(self, context: Context, seeds: Sequence[int], settings: SampleSettings) -> Tensor:
+        """See RetrievalModel: DDIM in latents, then the first stage's decoder."""
+        with autocast(self.device):
+            latents = self.head.sample(
+                self.denoiser,
+                context,
+                shape=self.latent_shape,
+                seeds=seeds,
+                num_steps=settings.num_steps,
+                eta=settings.eta,
+                guidance_scale=settings.guidance_scale,
+            )
+        return self.first_stage.decode(latents.float().cpu())
+
+
+@dataclass(frozen=True)
+class RetrievalAutoregressionModel(RetrievalModel):
+    """RARM: a causal transformer over the codebook rows of a VQ first stage."""
+
+    config: RetrievalAutoregressionConfig
+    predictor: TokenPredictor
+
+    @classmethod
+    def open(cls, directory: Path, device: str = "cpu") -> RetrievalAutoregressionModel:
+        """Open a model directory: `model.json`, and `predictor/` in transformers' layout.
+
+        Raises:
+            ModelError: the directory holds no such model, or its first stage is no longer the same.
+        """
+        info = _read_info(directory)
+        config = _validated(RetrievalAutoregressionConfig, info, directory)
+        predictor = load_token_predictor(directory / "predictor", config.predictor).to(device)
+        return cls(directory, info, _open_first_stage(info), config, predictor)
+
+    @property
+    def conditioning(self) -> ConditioningConfig:
+        """See RetrievalModel."""
+        return self.config.conditioning
+
+    @property
+    def device(self) -> torch.device:
+        """See RetrievalModel."""
+        return next(self.predictor.parameters()).device
+
+    def draw(self, context: Context, seeds: Sequence[int], settings: SampleSettings) -> Tensor:
+        """See RetrievalModel: token by token, then the first stage's decoder."""
+        side = self.config.predictor.side
+        with autocast(self.device):
+            tokens, _ = autoregressive_sample(
+                self.predictor.begin,
+                context,
+                length=side * side,
+                seeds=seeds,
+                guidance_scale=settings.guidance_scale,
+                settings=DrawSettings(settings.temperature, settings.top_k, settings.top_p),
+            )
+        return self.first_stage.decode_indices(tokens.cpu().reshape(-1, side, side))
+
+
+def open_model(directory: Path, device: str = "cpu") -> RetrievalModel:
+    """Open a model directory of either kind.
+
+    Raises:
+        ModelError: the directory holds no model, or its first stage is no longer the same.
+    """
+    kind = _read_info(directory).get("objective", {}).get("kind")
+    if kind == "retrieval-autoregression":
+        return RetrievalAutoregressionModel.open(directory, device)
+    return RetrievalDiffusionModel.open(directory, device)
+
+
+def _read_info(directory: Path) -> dict[str, Any]:
+    path = directory / "model.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            "there is no model here",
+            where=directory,
+            fix="give --model the `model` folder below what `rdm train --out` wrote",
+        ) from error
+    except ValueError as error:
+        raise ModelError(f"model.json is damaged: {error}", where=path, fix="export the model again") from error
+    if not isinstance(info, dict) or not isinstance(info.get("objective"), dict):
+        raise ModelError("model.json is damaged: it names no objective", where=path, fix="export the model again")
+    return info
+
+
+def _validated(kind: Any, info: dict[str, Any], directory: Path) -> Any:
+    try:
+        return kind.model_validate(info["objective"])
+    except ValueError as error:
+        path = directory / "model.json"
+        found = info["objective"].get("kind")
+        expected = kind.model_fields["kind"].default
+        if found is not None and found != expected:
+            raise ModelError(
+                f"this is a model of {found}, but one of {expected} is needed", where=path, fix="name another model"
+            ) from error
+        raise ModelError(f"model.json is damaged: {error}", where=path, fix="export the model again") from error
+
+
+def _open_first_stage(info: dict[str, Any]) -> FirstStage:
+    first_stage = load_autoencoder(info["autoencoder"])
+    if first_stage.digest != info["autoencoder_digest"]:
+        raise ModelError(
+            "the model was trained with another first stage",
+            where=info["autoencoder"],
+            fix="restore that first stage, or train again",
+        )
+    return first_stage

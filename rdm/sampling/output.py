@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from rdm.database import RetrievalDatabase
-from rdm.sampling.model import RetrievalDiffusionModel
-from rdm.sampling.pipeline import Sample, SampleSettings
+from rdm.sampling.model import RetrievalModel, SampleSettings
+from rdm.sampling.pipeline import Sample
 from rdm.sampling.queries import Query
 from rdm.storage import Folder
 
@@ -22,7 +22,7 @@ INDEX = "samples.json"
 def write_samples(
     out: Path,
     samples: Sequence[Sample],
-    model: RetrievalDiffusionModel,
+    model: RetrievalModel,
     database: RetrievalDatabase,
     settings: SampleSettings,
 ) -> None:

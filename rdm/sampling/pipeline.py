@@ -1,4 +1,4 @@
-"""From queries to pictures: neighbors become context tokens, the head draws latents, the first stage decodes them."""
+"""From queries to pictures: neighbors become context tokens, from which the model draws."""
 
 from __future__ import annotations
 
@@ -9,26 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
-from rdm.config import Config
 from rdm.context import Context
 from rdm.database import RetrievalDatabase
-from rdm.models.precision import autocast
 from rdm.progress import tracking
-from rdm.sampling.model import RetrievalDiffusionModel
+from rdm.sampling.model import RetrievalModel, SampleSettings
 from rdm.sampling.queries import Query
-from rdm.training.objectives.retrieval_diffusion import ConditioningConfig, condition
-
-
-class SampleSettings(Config):
-    """How pictures are drawn."""
-
-    k: int = Field(default=4, ge=1, description="neighbors that condition a sample; need not be the training's k")
-    num_steps: int = Field(default=100, ge=1, description="DDIM steps")
-    eta: float = Field(default=1.0, ge=0, le=1, description="DDIM's eta: 0 is deterministic; RDM samples with 1")
-    guidance_scale: float = Field(default=2.0, ge=0, description="s of e_u + s (e_c - e_u); 1: no guidance")
-    batch_size: int = Field(default=32, ge=1, description="samples drawn at once")
+from rdm.training.latents import ConditioningConfig, condition
 
 
 @dataclass(frozen=True)
@@ -40,7 +27,7 @@ class Sample:
     pixels: NDArray[np.uint8]
 
     def provenance(
-        self, model: RetrievalDiffusionModel, database: RetrievalDatabase, settings: SampleSettings
+        self, model: RetrievalModel, database: RetrievalDatabase, settings: SampleSettings
     ) -> dict[str, Any]:
         """Return the sidecar of the picture: query, seed, settings, and every neighbor with its source and licence."""
         neighbors = [
@@ -69,14 +56,15 @@ class Sample:
 def context_tokens(
     database: RetrievalDatabase, ids: NDArray[np.int64], config: ConditioningConfig, device: torch.device
 ) -> Context:
-    """Return the context of neighbors [B, k]: tokens [B, k, D], as training made them."""
+    """Return the context of neighbors [B, k]: tokens [B, k, D], as training made them; the null one without any."""
     vectors = condition(database, ids, config).astype(np.float32)
-    return Context(tokens=torch.from_numpy(vectors).to(device) * config.scale)
+    context = Context(tokens=torch.from_numpy(vectors).to(device) * config.scale)
+    return context.null() if config.dropout == 1 else context
 
 
 @torch.no_grad()
 def sample(
-    model: RetrievalDiffusionModel,
+    model: RetrievalModel,
     database: RetrievalDatabase,
     queries: Sequence[Query],
     seeds: Sequence[int],
@@ -97,18 +85,8 @@ def sample(
         for start in range(0, len(pairs), settings.batch_size):
             batch = pairs[start : start + settings.batch_size]
             ids = np.stack([query.neighbor_ids[: settings.k] for query, _ in batch])
-            context = context_tokens(database, ids, model.config.conditioning, model.device)
-            with autocast(model.device):
-                latents = model.head.sample(
-                    model.denoiser,
-                    context,
-                    shape=model.latent_shape,
-                    seeds=[seed for _, seed in batch],
-                    num_steps=settings.num_steps,
-                    eta=settings.eta,
-                    guidance_scale=settings.guidance_scale,
-                )
-            images = to_uint8(model.first_stage.decode(latents.float().cpu()))
+            context = context_tokens(database, ids, model.conditioning, model.device)
+            images = to_uint8(model.draw(context, [seed for _, seed in batch], settings))
             results += [Sample(query, seed, image) for (query, seed), image in zip(batch, images, strict=True)]
             tracker.advance(len(batch))
     return results

@@ -7,6 +7,7 @@ from pathlib import Path
 from rdm.training.objective import Objective, TrainingData
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
+from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 from rdm.training.recipes import TrainConfig, TrainInputs
 
 
@@ -26,6 +27,11 @@ def open_run(config: TrainConfig, inputs: TrainInputs) -> tuple[TrainingData, Ob
         from rdm.training.objectives.autoencoder import open_training as open_autoencoder
 
         return open_autoencoder(inputs.require("source", config.recipe), objective)
+    cache, database = inputs.require("cache", config.recipe), inputs.require("database", config.recipe)
+    if isinstance(objective, RetrievalAutoregressionConfig):
+        from rdm.training.objectives.retrieval_autoregression import open_training as open_autoregression
+
+        return open_autoregression(cache, database, objective)
     from rdm.training.objectives.retrieval_diffusion import open_training
 
-    return open_training(inputs.require("cache", config.recipe), inputs.require("database", config.recipe), objective)
+    return open_training(cache, database, objective)

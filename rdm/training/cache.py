@@ -1,8 +1,7 @@
-"""Latent cache: the crops of a query set as first-stage posteriors, in WebDataset tars with members of one fixed size.
+"""Latent cache: the crops of a query set as first-stage latents, in WebDataset tars with members of one fixed size.
 
-A member is a `.npy` of float16 [2C, H, W], mean above log-variance. All members of a tar have the same size, so row
-r lies at r times a constant stride, and a whole shard is one memory map. `STEM.parquet` beside it says what each row
-is.
+A member is a `.npy` with what the cache's `content` says. All members of a tar have the same size, so row r lies at r
+times a constant stride, and a whole shard is one memory map. `STEM.parquet` beside it says what each row is.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import io
 import itertools
 import tarfile
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +21,15 @@ from pydantic import Field
 from rdm.compute.shards import Pool
 from rdm.config import Config, digest_json
 from rdm.errors import CacheError
-from rdm.models.first_stage import load_autoencoder
+from rdm.models.first_stage import FirstStage, load_autoencoder
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.storage import Folder, Markers
 
 CONFIG_PATH = "cache.json"
 STAGE = "cache"
+
+
+Content = Literal["moments", "latents", "indices"]
 
 
 class CacheConfig(Config):
@@ -39,6 +41,12 @@ class CacheConfig(Config):
     )
     resolution: int = Field(default=64, ge=8, description="side to which each crop is resized, in pixels")
     flips: bool = Field(default=True, description="store every crop's mirror image too")
+    content: Content | None = Field(
+        default=None,
+        description="moments: mean above log-variance of a KL posterior, float16 [2C, H, W]; latents: of a VQ "
+        "autoencoder before its codebook, float16 [C, H, W]; indices: its codebook rows, int32 [H, W]; None: "
+        "moments or latents, by the autoencoder",
+    )
     batch_size: int = Field(default=64, ge=1, description="crops encoded at once")
 
 
@@ -67,9 +75,8 @@ def cache_shard(task: CacheTask) -> dict[str, Any]:
                 (crop, flipped) for crop in batch for flipped in ((False, True) if task.config.flips else (False,))
             ]
             pixels = np.stack([_pixels(crop.image, flipped, task.config.resolution) for crop, flipped in views])
-            mean, logvar = first_stage.encode_moments(_to_tensor(pixels))
-            moments = np.concatenate([mean.float().numpy(), logvar.float().numpy()], axis=1).astype(np.float16)
-            for (crop, flipped), values in zip(views, moments, strict=True):
+            encoded = _encode(first_stage, pixels, content_of(task.config, first_stage))
+            for (crop, flipped), values in zip(views, encoded, strict=True):
                 _add_member(tar, f"{task.stem}{len(rows):06d}.npy", values)
                 rows.append({"key": crop.key, "image_id": crop.image_id, "flipped": flipped})
     task.folder.write_table(outputs[1], pa.Table.from_pylist(rows, schema=_ROW_SCHEMA))
@@ -94,6 +101,7 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "queries_digest": queries.digest,
         "autoencoder_digest": first_stage.digest,
+        "content": content_of(config, first_stage),
     }
     if folder.exists(CONFIG_PATH):
         recorded = folder.read_json(CONFIG_PATH)
@@ -133,8 +141,13 @@ class LatentCache:
         """Return key, image_id and flipped of each latent of a shard."""
         return self.folder.read_table(f"{stem}.parquet")
 
-    def moments(self, stem: str) -> NDArray[np.float16]:
-        """Return the memory-mapped posteriors [N, 2C, H, W] of a shard.
+    @property
+    def content(self) -> Content:
+        """What the members are, see `CacheConfig.content`."""
+        return self.info.get("content", "moments")  # earlier caches held nothing else
+
+    def latents(self, stem: str) -> NDArray[Any]:
+        """Return the memory-mapped members of a shard [N, ...]: shape and type follow from the content.
 
         Raises:
             CacheError: the tar is damaged or its members differ in size.
@@ -155,7 +168,7 @@ class LatentCache:
             raise CacheError("the shard is shorter than its table says", where=path, fix="run `rdm cache build` again")
         start = member.offset_data + member.size - array.nbytes
         raw = np.memmap(path, np.uint8, "r", shape=(stride * count,)).reshape(count, stride)
-        return raw[:, start : start + array.nbytes].view(np.float16).reshape(count, *array.shape)
+        return raw[:, start : start + array.nbytes].view(array.dtype).reshape(count, *array.shape)
 
 
 def _pixels(image: Image.Image, flipped: bool, resolution: int) -> NDArray[np.uint8]:
@@ -163,13 +176,35 @@ def _pixels(image: Image.Image, flipped: bool, resolution: int) -> NDArray[np.ui
     return np.asarray(ImageOps.mirror(resized) if flipped else resized, np.uint8).transpose(2, 0, 1)
 
 
-def _to_tensor(pixels: NDArray[np.uint8]) -> Any:
+def content_of(config: CacheConfig, first_stage: FirstStage) -> Content:
+    """Return what a cache of this configuration holds.
+
+    Raises:
+        CacheError: the autoencoder has nothing of the kind that the configuration names.
+    """
+    possible: tuple[Content, ...] = ("moments",) if first_stage.codebook is None else ("latents", "indices")
+    content = config.content or possible[0]
+    if content not in possible:
+        raise CacheError(
+            f"content={content} cannot be had of this autoencoder",
+            where=config.autoencoder,
+            fix=f"--set content={' or '.join(possible)}, or another --autoencoder",
+        )
+    return content
+
+
+def _encode(first_stage: FirstStage, pixels: NDArray[np.uint8], content: Content) -> NDArray[Any]:
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(pixels)).float() / 127.5 - 1
+    images = torch.from_numpy(pixels)
+    if content == "indices":
+        return first_stage.encode_indices(images).numpy().astype(np.int32)
+    if content == "latents":
+        return (first_stage.encode(images) / first_stage.scale + first_stage.shift).numpy().astype(np.float16)
+    return torch.cat(first_stage.encode_moments(images), dim=1).numpy().astype(np.float16)
 
 
-def _add_member(tar: tarfile.TarFile, name: str, values: NDArray[np.float16]) -> None:
+def _add_member(tar: tarfile.TarFile, name: str, values: NDArray[Any]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     member = tarfile.TarInfo(name)

@@ -12,12 +12,8 @@ from rdm.models.denoiser import DenoiserConfig
 from rdm.models.first_stage import load_autoencoder
 from rdm.models.import_checkpoint import Imported
 from rdm.storage.files import storage_errors
-from rdm.training.objectives.retrieval_diffusion import (
-    ConditioningConfig,
-    RetrievalDiffusionConfig,
-    model_info,
-    write_info,
-)
+from rdm.training.latents import ConditioningConfig, model_info, write_info
+from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
 
 
 def describe_imported_model(

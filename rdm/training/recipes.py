@@ -11,12 +11,15 @@ from pydantic import Field, model_validator
 from rdm.config import Config
 from rdm.errors import UsageError
 from rdm.models.precision import Precision
+from rdm.training.latents import ConditioningConfig
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
-from rdm.training.objectives.retrieval_diffusion import ConditioningConfig, RetrievalDiffusionConfig
+from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
+from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
 
 ObjectiveConfig = Annotated[
-    RetrievalDiffusionConfig | AutoencoderObjectiveConfig | ContrastiveConfig, Field(discriminator="kind")
+    RetrievalDiffusionConfig | RetrievalAutoregressionConfig | AutoencoderObjectiveConfig | ContrastiveConfig,
+    Field(discriminator="kind"),
 ]
 
 

@@ -8,7 +8,7 @@ import pytest
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.errors import CacheError
 from rdm.training.cache import CacheConfig, LatentCache, build_cache
-from rdm.training.objectives.retrieval_diffusion import LatentData
+from rdm.training.latents import LatentData
 
 
 def test_every_crop_and_its_mirror_image_are_stored(prepared):
@@ -23,7 +23,7 @@ def test_the_memory_map_holds_what_the_members_hold(prepared):
     path = cache.folder.local(f"{cache.stems[0]}.tar")
     with tarfile.open(path) as tar:
         members = [np.load(io.BytesIO(file.read())) for m in tar.getmembers() if (file := tar.extractfile(m))]
-    assert np.array_equal(cache.moments(cache.stems[0]), np.stack(members))
+    assert np.array_equal(cache.latents(cache.stems[0]), np.stack(members))
     assert members[0].shape == (8, 8, 8)
 
 
@@ -56,7 +56,7 @@ def test_a_truncated_shard_is_an_error(prepared, tmp_path):
     path = tmp_path / "cut" / "00000.tar"
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(CacheError, match="shorter|cannot be read"):
-        LatentCache(str(tmp_path / "cut")).moments("00000")
+        LatentCache(str(tmp_path / "cut")).latents("00000")
 
 
 def test_training_and_held_out_photographs_are_disjoint_and_complete(prepared, tiny_recipe):

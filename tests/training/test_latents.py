@@ -2,7 +2,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from rdm.training.objectives.retrieval_diffusion import ConditioningConfig, draw_neighbors
+from rdm.training.latents import ConditioningConfig, draw_neighbors
 
 
 def _numbered(samples: int, stored: int) -> torch.Tensor:

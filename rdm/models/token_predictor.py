@@ -1,0 +1,150 @@
+"""RARM's network: transformers' GPT-2 with cross-attention, over the codebook rows of a VQ autoencoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from rdm.config import Config
+from rdm.context import Context
+from rdm.errors import ModelError
+
+CONTEXT_FILE = "context_projection.safetensors"
+
+
+class TokenPredictorConfig(Config):
+    """A causal transformer that reads the context tokens by cross-attention in every layer."""
+
+    codebook_size: int = Field(default=1024, ge=2, description="Z: tokens are 0 .. Z - 1; Z starts a picture")
+    side: int = Field(default=16, ge=1, description="side of the token map; a picture is its rows one after another")
+    num_layers: int = Field(default=4, ge=1)
+    num_heads: int = Field(default=4, ge=1)
+    width: int = Field(default=128, ge=1, description="length of a hidden state")
+    cross_attention_dim: int = Field(default=512, ge=1, description="length of a context token")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of embeddings, attention and residual branches")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is no multiple of num_heads {self.num_heads}")
+        return self
+
+    @property
+    def length(self) -> int:
+        """Tokens of a picture."""
+        return self.side * self.side
+
+
+def rarm_imagenet_predictor() -> TokenPredictorConfig:
+    """Return the sizes of the official RARM: 18 layers of 12 heads x 64 over 16x16 tokens of VQ-f16, Z = 16384.
+
+    Its layers are GPT-2's, not the official ones (which have gated feed-forward nets), so it has fewer parameters than
+    the official 230,874,112.
+    """
+    return TokenPredictorConfig(codebook_size=16384, side=16, num_layers=18, num_heads=12, width=768)
+
+
+class TokenPredictor(nn.Module):
+    """`forward(tokens, context)` gives the logits of every next token; `begin(context)` predicts one by one."""
+
+    def __init__(self, config: TokenPredictorConfig, transformer: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = transformer
+        # GPT-2's keys and values are as wide as its states. Without a bias, the null context stays zero.
+        self.context_projection = nn.Linear(config.cross_attention_dim, config.width, bias=False)
+
+    def forward(self, tokens: Tensor, context: Context) -> Tensor:
+        """Return logits [B, n + 1, Z] of tokens 0 .. n, each given those before it.
+
+        Args:
+            tokens: int64 [B, n], n < side^2.
+            context: `tokens` [B, L, D] is required.
+
+        Raises:
+            ValueError: there is no context. (Without it, GPT-2 would leave its cross-attention out.)
+        """
+        start = tokens.new_full((len(tokens), 1), self.config.codebook_size)
+        inputs = torch.cat([start, tokens], dim=1)
+        return self._logits(self.transformer(inputs, encoder_hidden_states=self._projected(context), use_cache=False))
+
+    def begin(self, context: Context) -> Any:
+        """Return a function from the tokens drawn last, int64 [B] or None, to the logits [B, Z] of the next.
+
+        It keeps keys and values, so a picture costs one pass over each token.
+        """
+        projected, past = self._projected(context), None
+
+        def advance(token: Tensor | None) -> Tensor:
+            nonlocal past
+            if token is None:
+                token = torch.full((len(projected),), self.config.codebook_size, device=projected.device)
+            result = self.transformer(
+                token[:, None], encoder_hidden_states=projected, past_key_values=past, use_cache=True
+            )
+            past = result.past_key_values
+            return self._logits(result)[:, -1]
+
+        return advance
+
+    def _projected(self, context: Context) -> Tensor:
+        if context.tokens is None:
+            raise ValueError("the predictor needs context tokens; use Context.null() for an unconditional prediction")
+        return self.context_projection(context.tokens)
+
+    def _logits(self, result: Any) -> Tensor:
+        return result.logits[..., : self.config.codebook_size]  # nothing is followed by the start
+
+
+def build_token_predictor(config: TokenPredictorConfig) -> TokenPredictor:
+    """Return a predictor with fresh weights."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    network = GPT2Config(
+        vocab_size=config.codebook_size + 1,
+        n_positions=config.length,
+        n_embd=config.width,
+        n_layer=config.num_layers,
+        n_head=config.num_heads,
+        resid_pdrop=config.dropout,
+        embd_pdrop=config.dropout,
+        attn_pdrop=config.dropout,
+        add_cross_attention=True,
+        bos_token_id=config.codebook_size,
+        eos_token_id=None,
+    )
+    return TokenPredictor(config, GPT2LMHeadModel(network))
+
+
+def save_token_predictor(predictor: TokenPredictor, directory: Path) -> None:
+    """Write a predictor: the transformer in transformers' layout, and the projection of the context beside it."""
+    from safetensors.torch import save_file
+
+    predictor.transformer.save_pretrained(str(directory), safe_serialization=True)
+    weight = predictor.context_projection.weight.detach().cpu().contiguous()
+    save_file({"weight": weight}, directory / CONTEXT_FILE)
+
+
+def load_token_predictor(directory: Path, config: TokenPredictorConfig) -> TokenPredictor:
+    """Open what `save_token_predictor` wrote (safetensors only).
+
+    Raises:
+        ModelError: the directory holds none, it is damaged, or of other sizes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers import GPT2LMHeadModel
+
+    try:
+        transformer = GPT2LMHeadModel.from_pretrained(str(directory), use_safetensors=True, local_files_only=True)
+        predictor = TokenPredictor(config, transformer)
+        predictor.context_projection.load_state_dict(load_file(directory / CONTEXT_FILE))
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(
+            f"the token predictor cannot be opened: {error}", where=directory, fix="train or export again"
+        ) from error
+    return predictor.eval()

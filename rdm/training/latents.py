@@ -1,0 +1,226 @@
+"""What retrieval recipes train on: cached latents with their neighbors' embeddings; and how a model is described."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from rdm.config import Config
+from rdm.context import Context
+from rdm.database import NeighborTable, RetrievalDatabase
+from rdm.errors import CacheError
+from rdm.models.first_stage import FirstStage, load_autoencoder
+from rdm.sources.queryset import is_held_out
+from rdm.training.cache import LatentCache
+from rdm.training.objective import Shard
+
+
+class ConditioningConfig(Config):
+    """How neighbor embeddings become context tokens; training and sampling share it."""
+
+    embedding: Literal["unit", "raw"] = Field(default="unit", description="unit vectors, or the encoder's own length")
+    scale: float = Field(
+        default=22.627417, gt=0, description="factor on the tokens; sqrt(512) gives unit vectors unit variance"
+    )
+    k_train: int = Field(default=4, ge=1, description="neighbors used of those stored")
+    pool: int | None = Field(
+        default=None,
+        ge=1,
+        description="the nearest neighbors that each training step draws k_train of, so that a small query set is not "
+        "learned by heart from its neighbors; None: k_train, as the released recipe",
+    )
+    dropout: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="probability of the null context (zero) for a sample; the released recipe has 0; 1: no neighbors "
+        "at all, the unconditional baseline of the same network",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.pool is not None and self.pool < self.k_train:
+            raise ValueError(f"a pool of {self.pool} neighbors is smaller than k_train {self.k_train}")
+        return self
+
+    @property
+    def num_loaded(self) -> int:
+        """Neighbors that training loads per sample."""
+        return self.k_train if self.pool is None else self.pool
+
+
+class RetrievalConfig(Protocol):
+    """What the data of a retrieval recipe depend on."""
+
+    @property
+    def conditioning(self) -> ConditioningConfig:
+        """How neighbors condition."""
+        ...
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Share of the query photographs kept for measuring."""
+        ...
+
+
+@dataclass(frozen=True)
+class LatentData:
+    """Latents with the embeddings of their neighbors: the part of a cache that trains, or the part that is held out."""
+
+    cache: LatentCache
+    database: RetrievalDatabase
+    table: NeighborTable
+    config: RetrievalConfig
+    held_out: bool = False
+
+    @classmethod
+    def open(cls, cache: str, database: str, config: RetrievalConfig, *, held_out: bool = False) -> LatentData:
+        """Open a cache with a database's neighbors of the same query set, at the version that they belong to.
+
+        Raises:
+            CacheError: the database has no neighbors of this query set, or too few per crop.
+        """
+        opened = RetrievalDatabase.open(database)
+        latents = LatentCache(cache)
+        tables = [NeighborTable(opened.folder, name) for name in NeighborTable.names(opened.folder)]
+        matching = [table for table in tables if table.info["queries_digest"] == latents.info["queries_digest"]]
+        if not matching:
+            raise CacheError(
+                "the database has no neighbors of the query set that this cache was made from",
+                where=cache,
+                fix=f"rdm neighbors build --root {database} --queries SPEC --name NAME, with the same crops",
+            )
+        if (stored := matching[0].info["config"]["k_stored"]) < config.conditioning.num_loaded:
+            raise CacheError(
+                f"training takes {config.conditioning.num_loaded} neighbors, but {stored} are stored",
+                where=database,
+                fix="lower objective.conditioning.k_train or .pool, or build the neighbors again with a larger "
+                "k_stored",
+            )
+        pinned = RetrievalDatabase.open(database, version=matching[0].info["database_version"])
+        return cls(latents, pinned, matching[0], config, held_out)
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """See TrainingData."""
+        return self._shards
+
+    @cached_property
+    def _shards(self) -> list[Shard]:
+        return [Shard(stem, len(self._rows(stem))) for stem in self.cache.stems]
+
+    def load_shard(self, index: int) -> dict[str, NDArray]:
+        """Return the cache's content under its name, see `LatentCache.latents`, and `neighbors` float16 [N, k, D].
+
+        k is `conditioning.num_loaded` for training, and k_train, the nearest, for what is held out.
+        """
+        stem = self.cache.stems[index]
+        rows = self._rows(stem)
+        ids = self.neighbor_ids(stem)[rows]
+        return {
+            self.cache.content: np.ascontiguousarray(self.cache.latents(stem)[rows]),
+            "neighbors": condition(self.database, ids, self.config.conditioning),
+        }
+
+    def neighbor_ids(self, stem: str) -> NDArray[np.int64]:
+        """Return the loaded neighbors [N, k] of every latent of a cache shard, nearest first."""
+        keys, ids, _ = self.table.shard(stem)
+        place = {key: row for row, key in enumerate(keys)}
+        try:
+            order = [place[key] for key in self.cache.rows(stem).column("key").to_pylist()]
+        except KeyError as error:
+            raise CacheError(
+                f"the crop {error} has no neighbors",
+                where=f"shard {stem}",
+                fix="build the cache and the neighbors again from the same source",
+            ) from error
+        conditioning = self.config.conditioning
+        return ids[order][:, : conditioning.k_train if self.held_out else conditioning.num_loaded]
+
+    def image_ids(self, stem: str) -> list[str]:
+        """Return the photograph of every latent that `load_shard` gives."""
+        return self.cache.rows(stem).column("image_id").take(self._rows(stem)).to_pylist()
+
+    def flipped(self, stem: str) -> list[bool]:
+        """Return whether each of those latents is a mirror image."""
+        return self.cache.rows(stem).column("flipped").take(self._rows(stem)).to_pylist()
+
+    def _rows(self, stem: str) -> NDArray[np.int64]:
+        images = self.cache.rows(stem).column("image_id").to_pylist()
+        fraction = self.config.held_out_fraction
+        return np.flatnonzero([is_held_out(image_id, fraction) == self.held_out for image_id in images])
+
+
+def condition(database: RetrievalDatabase, ids: NDArray[np.int64], config: ConditioningConfig) -> NDArray[np.float16]:
+    """Return the embeddings [..., D] that condition a network on neighbors [...], before `scale`."""
+    unit = database.embeddings(ids)
+    if config.embedding == "unit":
+        return unit
+    norms = database.patch_rows(ids).column("norm").to_numpy().reshape(*ids.shape, 1)
+    return (unit.astype(np.float32) * norms).astype(np.float16)
+
+
+def draw_neighbors(neighbors: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Return k of each sample's neighbors [B, K, D] as [B, k, D], drawn without repetition; all of them where K = k."""
+    if neighbors.shape[1] == k:
+        return neighbors
+    order = torch.rand(neighbors.shape[:2], generator=generator, device=neighbors.device).argsort(dim=1)[:, :k]
+    return neighbors.gather(1, order[:, :, None].expand(-1, -1, neighbors.shape[2]))
+
+
+def training_context(neighbors: Tensor, config: ConditioningConfig, generator: torch.Generator) -> Context:
+    """Return the context of a step: k_train of each sample's neighbors [B, K, D], or null with its probability."""
+    drawn = draw_neighbors(neighbors, config.k_train, generator)
+    return Context(tokens=drawn.float() * config.scale).dropped({"tokens": config.dropout}, generator)
+
+
+def open_latents(cache: str, database: str, config: RetrievalConfig, context_dim: int) -> tuple[LatentData, FirstStage]:
+    """Return the training data of a cache and a database, and the first stage that the cache was made with.
+
+    Raises:
+        CacheError: cache, neighbors, first stage and network do not belong together.
+    """
+    data = LatentData.open(cache, database, config)
+    first_stage = load_autoencoder(data.cache.config.autoencoder)
+    if first_stage.digest != data.cache.info["autoencoder_digest"]:
+        raise CacheError("the latents were made by another first stage", where=cache, fix="build the cache again")
+    if data.database.version.embedding_dim != context_dim:
+        raise CacheError(
+            f"embeddings have {data.database.version.embedding_dim} dimensions, the network reads {context_dim}",
+            where=database,
+            fix="set the objective's network to read them (cross_attention_dim)",
+        )
+    return data, first_stage
+
+
+def provenance(data: LatentData) -> dict[str, Any]:
+    """Return what a model has to be sampled with: first stage, encoder, and the database that it saw."""
+    return {
+        "autoencoder": data.cache.config.autoencoder,
+        "autoencoder_digest": data.cache.info["autoencoder_digest"],
+        "resolution": data.cache.config.resolution,
+        "encoder": data.database.encoder_name,
+        "encoder_digest": data.database.encoder_digest,
+        "database": {"version": data.database.version.number, "source": data.database.version.source},
+        "queries_digest": data.cache.info["queries_digest"],
+    }
+
+
+def model_info(config: Config, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a model: its objective, and what it was trained with."""
+    return {"format": "retrieval-diffusion-model", "objective": config.model_dump(mode="json"), **provenance}
+
+
+def write_info(directory: Path, info: Mapping[str, Any]) -> None:
+    """Write a model's description, `model.json`."""
+    (directory / "model.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n", encoding="utf-8")

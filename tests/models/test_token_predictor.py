@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rdm.context import Context
+from rdm.diffusion.autoregressive import autoregressive_sample, token_losses
+from rdm.errors import ModelError
+from rdm.models.denoiser import num_parameters
+from rdm.models.token_predictor import (
+    TokenPredictor,
+    TokenPredictorConfig,
+    build_token_predictor,
+    load_token_predictor,
+    rarm_imagenet_predictor,
+    save_token_predictor,
+)
+
+CONFIG = TokenPredictorConfig(codebook_size=11, side=3, num_layers=2, num_heads=2, width=16, cross_attention_dim=6)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> TokenPredictor:
+    torch.manual_seed(0)
+    network = build_token_predictor(CONFIG)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return network.eval()
+
+
+def tokens(batch: int = 2, length: int = 8) -> torch.Tensor:
+    return torch.randint(11, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def neighbors(count: int = 4, batch: int = 2) -> Context:
+    return Context(tokens=torch.randn(batch, count, 6, generator=torch.Generator().manual_seed(2)))
+
+
+@torch.no_grad()
+def test_a_token_has_no_influence_on_itself_and_those_before(predictor):
+    changed = tokens()
+    changed[:, 4] = (changed[:, 4] + 1) % 11
+    before, after = predictor(tokens(), neighbors()), predictor(changed, neighbors())
+    assert before.shape == (2, 9, 11)
+    assert torch.equal(before[:, :5], after[:, :5])
+    assert (before[:, 5:] - after[:, 5:]).abs().amax((1, 2)).min() > 1e-3
+
+
+@torch.no_grad()
+def test_one_by_one_gives_the_logits_of_one_pass(predictor):
+    given = tokens()
+    advance = predictor.begin(neighbors())
+    steps = [advance(None)] + [advance(given[:, i]) for i in range(given.shape[1])]
+    assert torch.allclose(torch.stack(steps, dim=1), predictor(given, neighbors()), atol=1e-5)
+
+
+@torch.no_grad()
+def test_neighbors_are_a_set_and_matter(predictor):
+    context = neighbors().tokens
+    assert context is not None
+    plain = predictor(tokens(), Context(tokens=context))
+    assert torch.allclose(plain, predictor(tokens(), Context(tokens=context[:, [2, 0, 3, 1]])), atol=1e-5)
+    assert torch.allclose(plain, predictor(tokens(), Context(tokens=context.repeat(1, 3, 1))), atol=1e-5)
+    assert (plain - predictor(tokens(), Context(tokens=context * 5))).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_the_null_context_does_not_depend_on_the_number_of_neighbors(predictor):
+    one, many = (predictor(tokens(), neighbors(count).null()) for count in (1, 7))
+    assert torch.allclose(one, many, atol=1e-5)
+
+
+def test_a_context_without_tokens_is_refused(predictor):
+    with pytest.raises(ValueError, match="context tokens"):
+        predictor(tokens(), Context())
+
+
+@torch.no_grad()
+def test_sampled_log_probabilities_are_the_teacher_forced_losses(predictor):
+    drawn, log_probs = autoregressive_sample(predictor.begin, neighbors(), length=9, seeds=[1, 2])
+    assert torch.allclose(token_losses(predictor, drawn, neighbors()).double(), -log_probs, atol=1e-4)
+
+
+def test_a_saved_predictor_opens_with_the_same_bits(predictor, tmp_path):
+    save_token_predictor(predictor, tmp_path)
+    with torch.no_grad():
+        opened = load_token_predictor(tmp_path, CONFIG)(tokens(), neighbors())
+        assert torch.equal(opened, predictor(tokens(), neighbors()))
+
+
+def test_an_empty_folder_is_no_predictor(tmp_path):
+    with pytest.raises(ModelError, match="cannot be opened"):
+        load_token_predictor(tmp_path, CONFIG)
+
+
+def test_the_official_sizes_in_gpt2s_layers():
+    with torch.device("meta"):
+        network = build_token_predictor(rarm_imagenet_predictor())
+    # Embeddings 16385 x 768 and 256 x 768, the projection 512 x 768, 18 layers, and the last norm.
+    layer = 3 * 2 * 768 + 2 * 4 * (768 * 768 + 768) + 2 * 4 * 768 * 768 + 5 * 768
+    assert num_parameters(network) == (16385 + 256 + 512) * 768 + 18 * layer + 2 * 768
