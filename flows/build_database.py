@@ -24,9 +24,9 @@ def ingest(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
 
 
 @task(cache_policy=NO_CACHE)
-def patchify(builder: DatabaseBuilder) -> dict[str, Any]:
+def patchify(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
     """Write the patches' coordinates."""
-    return builder.patchify()
+    return builder.patchify(pool)
 
 
 @task(cache_policy=NO_CACHE)
@@ -92,7 +92,7 @@ def run_stages(builder: DatabaseBuilder, dask: str, log: StageLog) -> dict[str, 
             with log.stage("ingest") as facts:
                 facts.update(ingest(builder, pool))
             with log.stage("patchify") as facts:
-                facts.update(patchify(builder))
+                facts.update(patchify(builder, pool))
             with log.stage("embed") as facts:
                 facts.update(embed(builder, pool))
             with log.stage("index") as facts:

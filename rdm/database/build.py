@@ -19,6 +19,7 @@ from pydantic import Field
 from rdm.compute.shards import Pool
 from rdm.config import Config
 from rdm.database.changes import Changes, Removal
+from rdm.database.duplicates import DUPLICATES_KIND, duplicates_path, find_near_duplicates
 from rdm.database.embed import EmbedTask, embed_part
 from rdm.database.facade import RetrievalDatabase
 from rdm.database.index import (
@@ -35,12 +36,14 @@ from rdm.database.index import (
 )
 from rdm.database.neighbor_table import TABLE_KINDS, sort_table_parts
 from rdm.database.parts import EmbeddingParts, count_rows
-from rdm.database.patches import patches_path, patchify_shard
+from rdm.database.patches import CutConfig, CutTask, cut_shards, dropped_path, patches_path
 from rdm.database.tables import repair_tables
 from rdm.encoders import load_encoder
 from rdm.errors import DatabaseError, FailureBudgetError, SourceError
 from rdm.progress import tracking
 from rdm.sources import CropConfig, FetchConfig, open_source
+from rdm.sources.boxes import BoxConfig, Boxes, open_boxes
+from rdm.sources.filters import FilterConfig
 from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.sources.listing import fingerprint
 from rdm.storage import Folder, Part, Version, VersionStore
@@ -52,6 +55,8 @@ class BuildConfig(Config):
     source: str = Field(description="specification of the source, such as samples://openimages-birds/database")
     encoder: str = Field(default="assets://encoder-lite", description="image and text encoder")
     crop: CropConfig = CropConfig()
+    boxes: BoxConfig = BoxConfig()
+    filters: FilterConfig = FilterConfig()
     index: IndexConfig = IndexConfig()
     images_per_shard: int = Field(default=1000, ge=1, le=10_000, description="photographs per tar")
     batch_size: int = Field(default=64, ge=1, description="patches encoded at once")
@@ -74,6 +79,7 @@ class DatabaseBuilder:
         self.removal = Removal()
         self.retry_failed = False
         self._table_parts: list[Part] | None = None
+        self._duplicates: pa.Table | None = None
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -108,9 +114,17 @@ class DatabaseBuilder:
             SourceError: the source is empty.
         """
         table = open_source(self.config.source).listing()
+        if self._boxes is not None:
+            table = self._boxes.annotate(table)
         if table.num_rows == 0:
             raise SourceError("the source is empty", where=self.config.source, fix="check the specification")
         return Changes(self.folder, self.parent, table, self.removal, retry_failed=self.retry_failed)
+
+    @cached_property
+    def _boxes(self) -> Boxes | None:
+        if self.config.crop.mode != "boxes":
+            return None
+        return open_boxes(open_source(self.config.source), self.config.boxes)
 
     @property
     def is_current(self) -> bool:
@@ -143,18 +157,28 @@ class DatabaseBuilder:
             )
         return {**counts, "causes": dict(causes)}
 
-    def patchify(self) -> dict[str, Any]:
-        """Write the coordinates of the new photographs' patches; return counts."""
-        first, part = self._first_new_patch, self._first_new_part
-        totals: Counter[str] = Counter()
-        stems = self._new_stems
-        with tracking("patchify", len(stems), "shards") as tracker:
-            for stem in stems:
-                stats = patchify_shard(self.folder, stem, part, first, self.config.crop)
-                totals.update(stats)
-                first, part = first + stats["num_patches"], part + 1
-                tracker.advance()
-        return dict(totals)
+    def patchify(self, pool: Pool) -> dict[str, Any]:
+        """Write the coordinates of the new photographs' patches; return counts, of patches left out by cause too."""
+        if (max_bits := self.config.filters.near_duplicate_bits) is not None:
+            self._duplicates = find_near_duplicates(self.folder, self.changes, self._new_stems, max_bits)
+        left_out = set(self._duplicates["image_id"].to_pylist()) if self._duplicates is not None else set()
+        self.changes.leave_out(left_out)
+        stats = cut_shards(self._cut_tasks(left_out), self._first_new_patch, pool)
+        before = self.parent.dropped_patches if self.parent else {}
+        self._dropped = sum((Counter(shard["dropped"]) for shard in stats), Counter(before))
+        counts = {name: sum(shard[name] for shard in stats) for name in ("num_patches", "num_images")}
+        return {**counts, "dropped": dict(self._dropped - Counter(before)), "near_duplicates": len(left_out)}
+
+    def _cut_tasks(self, left_out: set[str]) -> list[CutTask]:
+        config = CutConfig(crop=self.config.crop, boxes=self.config.boxes, filters=self.config.filters)
+        size, new = self.config.images_per_shard, self.changes.new_rows["image_id"]
+        tasks = []
+        for number, stem in enumerate(self._new_stems):
+            ids = new.slice(number * size, size).to_pylist()
+            boxes = self._boxes.subset(ids) if self._boxes is not None else None
+            dropped = tuple(sorted(left_out.intersection(ids)))
+            tasks.append(CutTask(self.folder, stem, self._first_new_part + number, config, dropped, boxes))
+        return tasks
 
     def embed(self, pool: Pool) -> dict[str, Any]:
         """Embed the new patches; return counts."""
@@ -236,6 +260,7 @@ class DatabaseBuilder:
             tombstones=self.changes.tombstones.tolist(),
             parts=parts,
             deleted_image_ids=sorted(self.changes.removed_images),
+            dropped_patches=dict(self._dropped),
             config=self.config.model_dump(mode="json"),
             oldest_version=self.parent.oldest_version if self.parent else 1,
         )
@@ -246,7 +271,7 @@ class DatabaseBuilder:
         encoder = load_encoder(self.config.encoder)
         RetrievalDatabase(self.folder, self.parent).check_encoder(encoder)
         recorded = BuildConfig.model_validate(self.parent.config)
-        fixed = ("crop", "source", "images_per_shard")
+        fixed = ("crop", "boxes", "filters", "source", "images_per_shard")
         differing = [name for name in fixed if getattr(recorded, name) != getattr(self.config, name)]
         if differing:
             raise DatabaseError(
@@ -277,7 +302,14 @@ class DatabaseBuilder:
         config, new = self.config, self.changes.new_rows
         size = config.images_per_shard
         return [
-            IngestTask(self.folder, stem, config.source, tuple(new.slice(n * size, size).to_pylist()), config.fetch)
+            IngestTask(
+                self.folder,
+                stem,
+                config.source,
+                tuple(new.slice(n * size, size).to_pylist()),
+                config.fetch,
+                config.filters,
+            )
             for n, stem in enumerate(self._new_stems)
         ]
 
@@ -290,7 +322,7 @@ class DatabaseBuilder:
         return list(zip(starts, vectors, strict=False))
 
     def _parts(self) -> list[Part]:
-        left_out = ("index", "infos", *TABLE_KINDS)
+        left_out = ("index", "infos", DUPLICATES_KIND, *TABLE_KINDS)
         parts = [part for part in self.parent.parts if part.kind not in left_out] if self.parent else []
         for number, stem in enumerate(self._new_stems, start=self._first_new_part):
             ledger = self.folder.read_table(f"images/{stem}.parquet", columns=["status"])
@@ -302,12 +334,26 @@ class DatabaseBuilder:
                 self.store.describe_part("embeddings", f"img_emb/img_emb_{number:04d}.npy", rows),
                 self.store.describe_part("metadata", f"metadata/metadata_{number:04d}.parquet", rows),
             ]
+            if self.folder.exists(dropped_path(number)):
+                rows = self.folder.read_table(dropped_path(number), columns=["image_row"]).num_rows
+                parts.append(self.store.describe_part("dropped", dropped_path(number), rows))
         rows = self._index_infos["num_vectors"]
         return [
             *parts,
+            *self._duplicates_part(),
             self.store.describe_part("index", f"{self._index_place}/{INDEX_NAME}", rows),
             self.store.describe_part("infos", f"{self._index_place}/{INFOS_NAME}", 1),
         ]
+
+    def _duplicates_part(self) -> list[Part]:
+        before = self.parent.parts_of(DUPLICATES_KIND) if self.parent else []
+        if self._duplicates is None or self._duplicates.num_rows == 0:
+            return []
+        if before and self.folder.read_table(before[0].path).equals(self._duplicates):
+            return before
+        path = duplicates_path(self._number)
+        self.folder.write_table(path, self._duplicates)
+        return [self.store.describe_part(DUPLICATES_KIND, path, self._duplicates.num_rows)]
 
     def _num_living_images(self, parts: list[Part]) -> int:
         tables = [

@@ -34,14 +34,17 @@ def known_etags(ledger: pa.Table, living: set[str], *, retry_failed: bool = Fals
 
     The last row of an id counts. A photograph that was deleted and is in the source again is new.
 
+    A stored photograph that never had a patch is known: filters left it out.
+
     Args:
-        ledger: rows with `image_id`, `etag`, `status` and `error_message`.
+        ledger: rows with `image_id`, `etag`, `status`, `error_message`, and `was_cut`: whether there ever was a patch.
         living: the photographs that have living patches.
         retry_failed: leave out those that failed by a cause that may have passed, such as a server's error.
     """
     known: dict[str, str] = {}
-    for row in ledger.select(["image_id", "etag", "status", "error_message"]).to_pylist():
-        lost = row["status"] in (SUCCESS, DELETED) and row["image_id"] not in living
+    for row in ledger.select(["image_id", "etag", "status", "error_message", "was_cut"]).to_pylist():
+        had_patches = row["status"] == DELETED or (row["status"] == SUCCESS and row["was_cut"])
+        lost = had_patches and row["image_id"] not in living
         if lost or (retry_failed and row["status"] == FAILED and is_passing(row["error_message"])):
             known.pop(row["image_id"], None)
         else:
@@ -60,6 +63,7 @@ class Changes:
         self.source = source
         self.removal = removal
         self.retry_failed = retry_failed
+        self._superseded: set[str] = set()
 
     @cached_property
     def listing(self) -> pa.Table:
@@ -77,10 +81,44 @@ class Changes:
 
     @cached_property
     def new_rows(self) -> pa.Table:
-        """The rows of the listing that must be stored: new photographs, and replaced ones."""
+        """The rows of the listing that must be stored: new photographs, and replaced ones.
+
+        So is a near-duplicate whose look-alike goes: what is left may keep it.
+        """
         known = known_etags(self._ledger, set(self.living_images), retry_failed=self.retry_failed)
-        rows = zip(self.listing["image_id"].to_pylist(), self.listing["etag"].to_pylist(), strict=True)
-        return self.listing.filter(pa.array([known.get(image_id) != etag for image_id, etag in rows], pa.bool_()))
+        rows = dict(zip(self.listing["image_id"].to_pylist(), self.listing["etag"].to_pylist(), strict=True))
+        for image_id, (duplicate_of, etag) in self.left_out.items():  # by id, so each comes after what it looks like
+            if duplicate_of in self.removed_images or known.get(duplicate_of) == rows.get(duplicate_of, ""):
+                known[image_id] = etag
+            else:
+                known.pop(image_id, None)
+        is_new = [known.get(image_id) != etag for image_id, etag in rows.items()]
+        return self.listing.filter(pa.array(is_new, pa.bool_()))
+
+    @cached_property
+    def left_out(self) -> dict[str, tuple[str, str]]:
+        """The near-duplicates that the version before leaves out, by id: what each looks like, and its own etag."""
+        parts = self.parent.parts_of("duplicates") if self.parent else []
+        rows = [row for part in parts for row in self.folder.read_table(part.path).to_pylist()]
+        return {row["image_id"]: (row["duplicate_of"], row["etag"]) for row in rows}
+
+    @cached_property
+    def staying_hashes(self) -> dict[str, str]:
+        """The perceptual hashes of the stored photographs that stay, and of those that were removed on request.
+
+        What looks like a photograph whose removal was asked for stays out, too.
+        """
+        new = set(self.new_rows["image_id"].to_pylist())
+        stays = (set(self.listing["image_id"].to_pylist()) - new) | self.removed_images
+        return {
+            image_id: row["phash"] for image_id, row in self._last_rows.items() if image_id in stays and row["phash"]
+        }
+
+    def leave_out(self, image_ids: set[str]) -> None:
+        """Let photographs go that look like one of the new ones; call it before the tombstones are asked for."""
+        self._superseded = image_ids & set(self.living_images)
+        for name in ("newly_dead", "tombstones"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def living_images(self) -> list[str]:
@@ -99,7 +137,7 @@ class Changes:
         """The sorted ids of the patches that go now."""
         table = self._patches
         goes = pc.or_(
-            _is_in(table["image_id"], self.gone_images),
+            _is_in(table["image_id"], self.gone_images | self._superseded),
             pc.is_in(table["patch_id"], pa.array(sorted(self.removal.patch_ids), pa.int64())),
         )
         return np.sort(table.filter(goes)["patch_id"].to_numpy())
@@ -137,11 +175,23 @@ class Changes:
 
     @cached_property
     def _ledger(self) -> pa.Table:
-        parts = self.parent.parts_of("ledger") if self.parent else []
-        columns = ["image_id", "etag", "status", "error_message"]
-        empty = pa.table({name: pa.array([], pa.string()) for name in columns})
-        tables = [self.folder.read_table(part.path, None if self.removal.where else columns) for part in parts]
-        return pa.concat_tables(tables, promote_options="default") if tables else empty
+        columns = ["image_id", "etag", "status", "error_message", "phash"]
+        empty = {name: pa.array([], pa.string()) for name in columns}
+        tables = [pa.table({**empty, "was_cut": pa.array([], pa.bool_())})]
+        if self.parent is not None:
+            for ledger, patches in zip(self.parent.parts_of("ledger"), self.parent.parts_of("patches"), strict=True):
+                table = self.folder.read_table(ledger.path)
+                if not self.removal.where:
+                    table = table.select([name for name in columns if name in table.column_names])
+                cut = self.folder.read_table(patches.path, ["image_row"])["image_row"]
+                rows = pa.array(np.arange(table.num_rows, dtype=np.int32))
+                tables.append(table.append_column("was_cut", pc.is_in(rows, cut.combine_chunks())))
+        return pa.concat_tables(tables, promote_options="default")
+
+    @cached_property
+    def _last_rows(self) -> dict[str, dict[str, str]]:
+        rows = self._ledger.select(["image_id", "etag", "status", "phash"]).to_pylist()
+        return {row["image_id"]: row for row in rows}
 
     @cached_property
     def _patches(self) -> pa.Table:
@@ -155,12 +205,17 @@ class Changes:
 
     @cached_property
     def _selected_images(self) -> set[str]:
-        """The living photographs for whose ledger row the condition holds."""
+        """The photographs for whose ledger row the condition holds: living ones, and those that filters left out."""
         if not self.removal.where:
             return set()
-        ids = self._ledger["image_id"].to_pylist()
-        last = {image_id: row for row, image_id in enumerate(ids)}
-        rows = [last[image_id] for image_id in self.living_images]
+        columns = (self._ledger[name].to_pylist() for name in ("image_id", "status", "was_cut"))
+        last: dict[str, int] = {}
+        held = set(self.living_images) | set(self.left_out)
+        for row, (image_id, status, was_cut) in enumerate(zip(*columns, strict=True)):
+            last[image_id] = row
+            if status == SUCCESS and not was_cut:
+                held.add(image_id)
+        rows = [last[image_id] for image_id in held]
         return set(matching_rows(self._ledger.take(sorted(rows)), self.removal.where)["image_id"].to_pylist())
 
     @cached_property

@@ -27,8 +27,8 @@ from rdm.sources.ingest import SUCCESS
 from rdm.storage import Folder, Markers, Part, Version, VersionStore
 
 SHARD_KINDS: tuple[str, ...] = ("images", "ledger", "patches", "embeddings", "metadata")
-_DIRECTORIES = ("images", "patches", "img_emb", "metadata", "index", "neighbors", "versions")
-_KEPT_OF_DELETED = ("key", "image_id")
+_DIRECTORIES = ("images", "patches", "dropped", "img_emb", "metadata", "index", "neighbors", "versions")
+_KEPT_OF_DELETED = ("key", "image_id", "phash")  # the hash keeps out what looks like a removed photograph
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def blank_metadata(metadata: pa.Table, dead: NDArray[np.bool_], stem: str) -> pa
 
 
 def blank_ledger(ledger: pa.Table, gone: NDArray[np.int64]) -> pa.Table:
-    """Return ledger rows; those of deleted photographs keep their key and image id alone."""
+    """Return ledger rows; those of deleted photographs keep their key, image id and perceptual hash alone."""
     rows = ledger.to_pylist()
     for number in gone.tolist():
-        kept = {name: rows[number][name] for name in _KEPT_OF_DELETED}
+        kept = {name: rows[number][name] for name in _KEPT_OF_DELETED if name in rows[number]}
         rows[number] = {**dict.fromkeys(rows[number]), **kept, "status": DELETED, "error_message": DELETED, "etag": ""}
     return pa.Table.from_pylist(rows, schema=ledger.schema)
 
@@ -128,14 +128,22 @@ def _shards_to_compact(folder: Folder, version: Version) -> list[ShardCompaction
         dead = np.zeros(end - first, np.bool_)
         dead[tombstones[(tombstones >= first) & (tombstones < end)] - first] = True
         first = end
-        if not dead.any():
-            continue
         rows = folder.read_table(parts["patches"].path, ["image_row"])["image_row"].to_numpy()
-        if (rows[dead] >= 0).any():
-            gone = np.setdiff1d(rows[dead & (rows >= 0)], rows[~dead]).astype(np.int64)
+        removed = _removed_rows(folder, parts["ledger"], version)
+        gone = np.setdiff1d(np.union1d(rows[dead & (rows >= 0)], removed), rows[~dead]).astype(np.int64)
+        if len(gone) or (rows[dead] >= 0).any():
             sizes = folder.read_table(parts["ledger"].path, ["num_bytes"])["num_bytes"].take(gone).to_pylist()
             found.append(ShardCompaction(position, parts, dead, gone, sum(sizes)))
     return found
+
+
+def _removed_rows(folder: Folder, ledger: Part, version: Version) -> NDArray[np.int64]:
+    """Return the rows of stored photographs that were removed on request: filters may have left them no patch."""
+    if not version.deleted_image_ids:
+        return np.zeros(0, np.int64)
+    columns = folder.read_table(ledger.path, ["image_id", "status"]).to_pydict()
+    deleted, pairs = set(version.deleted_image_ids), zip(columns["image_id"], columns["status"], strict=True)
+    return np.flatnonzero([status == SUCCESS and image_id in deleted for image_id, status in pairs])
 
 
 def _needs_version(version: Version, shards: list[ShardCompaction]) -> bool:
@@ -163,7 +171,8 @@ def _compact_shard(folder: Folder, shard: ShardCompaction, number: int) -> dict[
     stats_path = _stats_path(outputs["images"])
     markers, name = Markers(folder, "compact"), f"{shard.position:05d}"
     before = [part.sha256 for part in shard.parts.values()]
-    key = digest_json([before, np.flatnonzero(shard.dead_patches).tolist(), number])
+    gone = [np.flatnonzero(shard.dead_patches).tolist(), shard.gone_photographs.tolist()]
+    key = digest_json([before, gone, number])
     if markers.find(name, key) is not None:
         return outputs
     tables = {kind: folder.read_table(shard.parts[kind].path) for kind in ("ledger", "patches", "metadata")}

@@ -224,6 +224,8 @@ class RetrievalDatabase:
             "num_images": version.num_images,
             "num_patches": version.num_live_patches,
             "num_deleted_patches": len(version.tombstones),
+            "num_near_duplicates": sum(part.num_rows for part in version.parts_of("duplicates")),
+            "dropped_patches": version.dropped_patches,
             "embedding_dim": version.embedding_dim,
             "encoder": self.encoder_name,
             "encoder_digest": self.encoder_digest,

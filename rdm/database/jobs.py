@@ -44,7 +44,7 @@ def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any
             return {**_summary(builder.parent), "failed": 0, "unchanged": True}
         with compute_pool(compute) as pool:
             counts = builder.ingest(pool)
-            builder.patchify()
+            builder.patchify(pool)
             builder.embed(pool)
             builder.build_index()
             tables = builder.repair_neighbors(pool)

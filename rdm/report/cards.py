@@ -15,14 +15,16 @@ NOT_UNLEARNED = (
     "Removing a photograph from the database takes effect at the next lookup. "
     "Trained weights are not unlearned: a network that was trained with it keeps what it learned."
 )
+_NOTHING_LEFT_OUT = "No picture was left out."
 
 
 @dataclass(frozen=True)
 class DatasetCard:
     """What a dataset card says about one version of a retrieval database.
 
-    `license_id` is the SPDX-like name of the header (`cc-by-2.0`), `ledger` counts the pictures left out by reason, and
-    `credits` says where the photographers are named.
+    `license_id` is the SPDX-like name of the header (`cc-by-2.0`), `ledger` counts the pictures left out by reason,
+    `dropped_patches` the patches of those kept that filters left out, and `credits` says where the photographers are
+    named.
     """
 
     name: str
@@ -44,6 +46,7 @@ class DatasetCard:
     recall: Estimate | None = None
     recall_k: int = 20
     ledger: Mapping[str, int] = field(default_factory=dict)
+    dropped_patches: Mapping[str, int] = field(default_factory=dict)
     known_gaps: tuple[str, ...] = ()
 
 
@@ -96,6 +99,7 @@ def dataset_card(card: DatasetCard) -> str:
     if card.recall is not None:
         facts[f"Recall@{card.recall_k}, 95% interval"] = f"{number(card.recall.mean)} ({interval(card.recall)})"
     left_out = [(_text(reason), f"{count:,}") for reason, count in sorted(card.ledger.items())]
+    dropped = [(f"patch: {_text(reason)}", f"{count:,}") for reason, count in sorted(card.dropped_patches.items())]
     return _document(
         header,
         card.name,
@@ -107,7 +111,7 @@ def dataset_card(card: DatasetCard) -> str:
                 f"Photographs from {_text(card.source)}, {_text(card.license_id)} "
                 f"(<{_link(card.license_url)}>). {_text(card.credits)}",
             ),
-            ("Left out", _table(("Reason", "Pictures"), left_out) if left_out else "No picture was left out."),
+            ("Left out", _table(("Reason", "Count"), left_out + dropped) if left_out + dropped else _NOTHING_LEFT_OUT),
             ("Known gaps", _bullets(card.known_gaps)),
             ("Removal", _removal(card.removal_contact)),
         ],

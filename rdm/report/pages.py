@@ -103,6 +103,8 @@ def database_card(database: RetrievalDatabase, contact: str) -> str:
     license_url = licenses.most_common(1)[0][0] if licenses else ""
     authors = {row["author"] for row in rows if row["author"]}
     left_out = Counter(row["error_message"].partition(":")[0] for row in rows if row["status"] != "success")
+    if duplicates := sum(part.num_rows for part in version.parts_of("duplicates")):
+        left_out["near-duplicate of another"] = duplicates
     index = version.index
     credits = (
         f"{len(authors)} authors are named per photograph in `images/*.parquet`"
@@ -127,6 +129,7 @@ def database_card(database: RetrievalDatabase, contact: str) -> str:
             removal_contact=contact,
             credits=credits,
             ledger=dict(left_out),
+            dropped_patches=version.dropped_patches,
             recall=Estimate(
                 index["recall_at_20"],
                 index["recall_at_20"] - index["recall_ci95"],

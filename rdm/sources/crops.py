@@ -21,7 +21,9 @@ class CropConfig(Config):
     `images/`.
     """
 
-    mode: Literal["random", "grid"] = Field(default="random", description="random crops, or an aligned grid")
+    mode: Literal["random", "grid", "boxes"] = Field(
+        default="random", description="random crops, an aligned grid, or boxes that people drew (of a database only)"
+    )
     frame_size: int = Field(
         default=1200, ge=1, description="side of the centre square, in pixels of the resized photograph"
     )
@@ -50,7 +52,12 @@ def crop_boxes(image_id: str, width: int, height: int, config: CropConfig) -> ND
         width: of the upright photograph, in pixels.
         height: likewise.
         config: mode and sizes.
+
+    Raises:
+        ValueError: the mode is `boxes`, which are no function of the id.
     """
+    if config.mode == "boxes":
+        raise ValueError("boxes are read from a file: see BoxConfig")
     corners = _grid_corners(config) if config.mode == "grid" else _random_corners(image_id, config)
     scale = min(width, height) / config.frame_size
     offset = np.array([(width - config.frame_size * scale) / 2, (height - config.frame_size * scale) / 2])

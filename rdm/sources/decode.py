@@ -10,6 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 120_000_000
 MAX_ASPECT = 200
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+_ORIENTATION = 0x0112  # the EXIF tag
+_ORIENTATION_OF_TURN = {90: 8, 180: 3, 270: 6}  # counter-clockwise degrees as an EXIF orientation
 _FORMATS = [name for name in _EXTENSIONS if name != "MPO"]  # Pillow opens MPO files as JPEG, then calls them MPO
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
@@ -35,13 +37,28 @@ def image_extension(data: bytes) -> str:
         return _EXTENSIONS[image.format or ""]
 
 
-def decode_image(data: bytes, *, rotation: int = 0) -> Image.Image:
+def image_orientation(data: bytes, *, rotation: int = 0) -> int:
+    """Return the turn and flip that `decode_image` makes a picture upright by, as an EXIF orientation, 1 to 8.
+
+    Raises:
+        ImageDecodeError: the bytes are no picture of a supported format.
+    """
+    if rotation:
+        return _ORIENTATION_OF_TURN[rotation]
+    with _translated_errors(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        found = image.getexif().get(_ORIENTATION, 1)
+        return found if found in range(1, 9) else 1
+
+
+def decode_image(data: bytes, *, rotation: int = 0, reduction: int = 1) -> Image.Image:
     """Return an upright RGB picture; of an animation, the first frame; transparency is laid on white.
 
     Args:
         data: an encoded JPEG, PNG, WebP, GIF, BMP or TIFF.
         rotation: counter-clockwise degrees that make the stored pixels upright, a multiple of 90 (Open Images'
             `Rotation` column). Where it is not 0 it takes the place of the EXIF orientation: both tell the same turn.
+        reduction: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than 1/reduction; other
+            formats always have their full size.
 
     Raises:
         ImageDecodeError: empty, not a picture, truncated, or over `MAX_PIXELS` (checked before decoding).
@@ -55,6 +72,8 @@ def decode_image(data: bytes, *, rotation: int = 0) -> Image.Image:
             raise ImageDecodeError("too many pixels", f"{width}x{height}")
         if max(width, height) > MAX_ASPECT * max(min(width, height), 1):
             raise ImageDecodeError("too narrow", f"{width}x{height}")
+        if reduction > 1:
+            image.draft(None, (-(-width // reduction), -(-height // reduction)))
         if rotation:
             return _to_rgb(image).rotate(rotation, expand=True)
         return _to_rgb(ImageOps.exif_transpose(image))

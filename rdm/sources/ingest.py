@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from rdm.config import digest_json
+from rdm.sources.filters import FilterConfig, image_reason
 from rdm.sources.ledger import FAILED, LEDGER_SCHEMA, SKIPPED, SUCCESS, Row, is_passing, shard_stats
 from rdm.sources.listing import open_source
 from rdm.sources.shelf import Shelf
@@ -33,11 +34,14 @@ class IngestTask:
     source: str
     rows: tuple[dict[str, Any], ...]
     fetch: FetchConfig = FetchConfig()
+    filters: FilterConfig = FilterConfig()
 
     @property
     def key(self) -> str:
         """What decides the shard's contents."""
-        return digest_json([self.source, [[row["image_id"], row["etag"]] for row in self.rows]])
+        limits = [self.filters.min_image_side, self.filters.max_image_aspect]
+        rows = [[row["image_id"], row["etag"]] for row in self.rows]
+        return digest_json([self.source, rows, limits] if any(limits) else [self.source, rows])
 
     @property
     def scratch(self) -> Path:
@@ -95,6 +99,8 @@ def _write_tar(path: Path, task: IngestTask, scratch: Path) -> list[Row]:
         offset = 0
         for number, (taken, data) in enumerate(open_source(task.source).take(task.rows, scratch, task.fetch)):
             row = {**taken, "key": f"{task.stem}{number:04d}"}
+            if row["status"] == SUCCESS and (reason := image_reason(row["width"], row["height"], task.filters)):
+                row |= {"status": SKIPPED, "error_message": reason, "num_bytes": 0}
             if row["status"] == SUCCESS:
                 member = tarfile.TarInfo(f"{row['key']}.{row['extension']}")  # time 0: equal input gives equal bytes
                 member.size = len(data)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from rdm.sources.decode import ImageDecodeError, decode_image, image_extension
+from rdm.sources.decode import ImageDecodeError, decode_image, image_extension, image_orientation
+from rdm.sources.filters import perceptual_hash
 from rdm.sources.web import public_url
 
 SUCCESS, FAILED, SKIPPED = "success", "failed", "skipped"
@@ -23,6 +24,8 @@ LEDGER_SCHEMA = pa.schema(
         ("width", pa.int32()),  # upright, in pixels
         ("height", pa.int32()),
         ("rotation", pa.int16()),  # counter-clockwise degrees that make the stored bytes upright, see decode_image
+        ("orientation", pa.int8()),  # the same turn, or what EXIF says of it, as an EXIF orientation, 1 to 8
+        ("phash", pa.string()),  # of the upright picture, see perceptual_hash
         ("sha256", pa.string()),
         ("num_bytes", pa.int64()),
         ("tar_offset", pa.int64()),  # of the picture's bytes in the tar, for direct reads
@@ -62,14 +65,16 @@ def usable_row(entry: Row, data: bytes, url: str) -> Row:
     Raises:
         ImageDecodeError: the bytes are no picture, or one over the limits.
     """
-    width, height = decode_image(data, rotation=entry["rotation"]).size
+    image = decode_image(data, rotation=entry["rotation"])
     return {
         **_credited(entry, url),
         "status": SUCCESS,
         "error_message": "",
-        "width": width,
-        "height": height,
+        "width": image.width,
+        "height": image.height,
         "rotation": entry["rotation"],
+        "orientation": image_orientation(data, rotation=entry["rotation"]),
+        "phash": perceptual_hash(image),
         "sha256": hashlib.sha256(data).hexdigest(),
         "num_bytes": len(data),
         "extension": image_extension(data),

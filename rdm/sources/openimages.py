@@ -32,6 +32,13 @@ METADATA = {
 }
 """The published CSV of each split, below the base URL of the metadata."""
 
+BOXES = {
+    "train": "v6/oidv6-train-annotations-bbox.csv",
+    "validation": "v5/validation-annotations-bbox.csv",
+    "test": "v5/test-annotations-bbox.csv",
+}
+"""The published CSV of each split's boxes, below the base URL of the metadata."""
+
 _COLUMNS = {
     "image_id": "ImageID",
     "location": "OriginalURL",
@@ -53,6 +60,7 @@ class OpenImagesOptions(Config):
         description="base URL of a bucket with SPLIT/ID.jpg; empty: originals only",
     )
     limit: int = Field(default=0, ge=0, description="only so many photographs, the first by id; 0: all")
+    boxes: str = Field(default="", description="URL or path of the CSV of boxes; empty: the published one")
     ids: str = Field(default="", description="a file with one image id per line (or SPLIT/ID): only these")
 
 
@@ -101,10 +109,24 @@ class OpenImagesSource(RemoteSource):
         name = quote(entry["image_id"], safe="")
         return Candidate(f"{self.options.mirror.rstrip('/')}/{self.split}/{name}.jpg"), original
 
+    def boxes_path(self) -> Path:
+        """Return the CSV of the boxes that people drew, downloaded where it is not at hand.
+
+        Raises:
+            SourceError: it cannot be had.
+        """
+        base = self.options.metadata
+        if not self.options.boxes and base.endswith(".csv"):
+            raise SourceError(
+                "where the boxes lie cannot be told from a metadata CSV", where=base, fix="add boxes=URL_OR_FILE"
+            )
+        place = self.options.boxes or f"{base.rstrip('/')}/{BOXES[self.split]}"
+        return download(place) if "://" in place else Path(os.path.expanduser(place))
+
     def _metadata(self) -> pa.Table:
         path = self._metadata_path()
         try:
-            table = read_csv(path, {*_COLUMNS.values(), "Subset", "Rotation"})
+            table = read_csv(path, {*_COLUMNS.values(), "Subset", "Rotation"}.__contains__)
         except (OSError, pa.ArrowException) as error:
             raise SourceError(
                 f"the metadata cannot be read: {type(error).__name__}", where=path, fix="fetch the file again"
@@ -148,7 +170,7 @@ def _options(query: str) -> OpenImagesOptions:
             f"openimages:// does not understand {what['loc'][0]}: {what['msg']}",
             fix=f"options: {', '.join(OpenImagesOptions.model_fields)}, as ?limit=500&ids=FILE",
         ) from None
-    for name in ("metadata", "mirror"):
+    for name in ("metadata", "mirror", "boxes"):
         value = getattr(options, name)
         if "://" in value and fetchable_url(value) is None:
             raise UsageError(f"{name} is not a URL that can be fetched", fix="http:// or https://, without a password")

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field
 
 from rdm.config import Config, digest_json
-from rdm.errors import SourceError
+from rdm.errors import SourceError, UsageError
 from rdm.sources.crops import CropConfig, crop_boxes
 from rdm.sources.decode import ImageDecodeError, decode_image
 from rdm.sources.listing import fingerprint, names_picture, open_source
@@ -44,11 +44,13 @@ class QuerySet:
     """The crops of a source, shard by shard, in an order that depends on the source alone.
 
     Raises:
-        UsageError: the specification has no known scheme.
+        UsageError: the specification has no known scheme, or the crop mode is `boxes`.
         SourceError: what it names does not exist, or its photographs are behind URLs.
     """
 
     def __init__(self, config: QuerySetConfig) -> None:
+        if config.crop.mode == "boxes":
+            raise UsageError("a query set is not cut by boxes", where=config.source, fix="crop.mode=random or grid")
         self.config = config
         self._source = open_source(config.source)
         if isinstance(self._source, RemoteSource):

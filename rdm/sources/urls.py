@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -82,18 +82,24 @@ def read_list(path: Path, wanted: Collection[str]) -> dict[str, pa.ChunkedArray]
     Raises:
         SourceError: the file is none of these, or is damaged.
     """
-    readers = {".txt": _read_lines, ".csv": read_csv, ".parquet": pq.read_table}
+    def keep(title: str) -> bool:
+        return _column_name(title) in wanted
+
+    readers = {
+        ".txt": _read_lines,
+        ".csv": lambda path: read_csv(path, keep),
+        ".parquet": lambda path: _read_parquet(path, keep),
+    }
     if path.suffix.lower() not in readers:
         raise SourceError("a list ends with .txt, .csv or .parquet", where=path, fix="rename or convert it")
     try:
         table = readers[path.suffix.lower()](path)
         found: dict[str, pa.ChunkedArray] = {}
         for title, column in zip(table.column_names, table.columns, strict=True):
-            name = title.strip().lower().replace("-", "_").replace(" ", "_")
+            name = _column_name(title)
             if name in found:
                 raise pa.ArrowInvalid(f"two columns are called {name}")
-            if name in wanted:
-                found[name] = column.cast(pa.string()).fill_null("")
+            found[name] = column.cast(pa.string()).fill_null("")
         return found
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         # Arrow's message may quote a line of the list, and with it a URL.
@@ -106,15 +112,23 @@ def _read_lines(path: Path) -> pa.Table:
     return pa.table({"url": pa.array([line for line in lines if line and not line.startswith("#")], pa.string())})
 
 
-def read_csv(path: Path, wanted: Collection[str] | None = None) -> pa.Table:
-    """Return the columns of a CSV file that are wanted (None: all), as text.
+def _read_parquet(path: Path, keep: Callable[[str], bool]) -> pa.Table:
+    return pq.read_table(path, columns=[name for name in pq.read_schema(path).names if keep(name)])
+
+
+def _column_name(title: str) -> str:
+    return title.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def read_csv(path: Path, keep: Callable[[str], bool]) -> pa.Table:
+    """Return the columns of a CSV file whose titles are to be kept, as text.
 
     Raises:
         OSError: the file cannot be opened.
         pyarrow.ArrowException: it is damaged.
     """
     with pyarrow.csv.open_csv(path) as reader:
-        names = [name for name in reader.schema.names if wanted is None or name in wanted]
+        names = [name for name in reader.schema.names if keep(name)]
     if len(set(names)) < len(names):
         raise pa.ArrowInvalid("two columns have one name")
     return pyarrow.csv.read_csv(

@@ -57,6 +57,8 @@ class Version(Config):
     parts: list[Part]
     config: dict[str, Any]
     oldest_version: int = 1
+    dropped_patches: dict[str, int] = {}
+    """Patches that filters left out when photographs were cut, by cause; those of photographs since deleted count."""
 
     def parts_of(self, kind: str) -> list[Part]:
         """Return the parts of one kind, in row order."""
@@ -254,6 +256,7 @@ class VersionStore:
             "_markers",
             "images",
             "patches",
+            "dropped",
             "img_emb",
             "metadata",
             "index",

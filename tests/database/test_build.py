@@ -174,7 +174,7 @@ def test_changed_crop_before_the_first_commit_is_embedded_again(
     stopped = DatabaseBuilder(str(tmp_path / "db"), config(0))
     with stopped.writing(), compute_pool(INLINE) as pool:
         stopped.ingest(pool)
-        stopped.patchify()
+        stopped.patchify(pool)
         stopped.embed(pool)
     run_build(DatabaseBuilder(str(tmp_path / "db"), config(1)), INLINE)
     run_build(DatabaseBuilder(str(tmp_path / "fresh"), config(1)), INLINE)
@@ -194,7 +194,7 @@ def test_picture_replaced_before_the_first_commit_is_embedded_again(
     stopped = DatabaseBuilder(str(tmp_path / "db"), config)
     with stopped.writing(), compute_pool(INLINE) as pool:
         stopped.ingest(pool)
-        stopped.patchify()
+        stopped.patchify(pool)
         stopped.embed(pool)
     (photos / "p04.jpg").write_bytes(encoded(99))
     for name in ("db", "fresh"):

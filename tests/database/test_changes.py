@@ -6,9 +6,9 @@ import pytest
 from rdm.database.changes import known_etags
 
 
-def ledger(*rows: tuple[str, str, str, str]) -> pa.Table:
+def ledger(*rows: tuple[str, str, str, str], was_cut: bool = True) -> pa.Table:
     names = ("image_id", "etag", "status", "error_message")
-    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
+    return pa.Table.from_pylist([{**dict(zip(names, row, strict=True)), "was_cut": was_cut} for row in rows])
 
 
 def test_living_photographs_are_known_by_their_etag() -> None:
@@ -17,6 +17,11 @@ def test_living_photographs_are_known_by_their_etag() -> None:
 
 def test_photographs_that_were_deleted_are_new_again() -> None:
     assert known_etags(ledger(("a", "1", "success", ""), ("b", "1", "deleted", "")), set()) == {}
+
+
+def test_photographs_that_never_had_a_patch_are_known() -> None:
+    assert known_etags(ledger(("a", "1", "success", ""), was_cut=False), set()) == {"a": "1"}
+    assert known_etags(ledger(("a", "1", "deleted", ""), was_cut=False), set()) == {}
 
 
 def test_the_last_row_of_a_photograph_counts() -> None:
