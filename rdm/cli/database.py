@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from rdm.cli import exchange
 from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, show, show_rows
 from rdm.errors import UsageError
 
@@ -20,6 +21,7 @@ def register(app: App) -> None:
     database = App(name="database", help="Build, update, search and check a retrieval database.")
     for command in (build, update, compact, search, status, verify, inspect, card):
         database.command(command)
+    exchange.register(database)
     app.command(database)
 
 

@@ -44,6 +44,7 @@ from rdm.progress import tracking
 from rdm.sources import CropConfig, FetchConfig, open_source
 from rdm.sources.boxes import BoxConfig, Boxes, open_boxes
 from rdm.sources.filters import FilterConfig
+from rdm.sources.imported import imported_listing, is_imported
 from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.sources.listing import fingerprint
 from rdm.storage import Folder, Part, Version, VersionStore
@@ -113,7 +114,7 @@ class DatabaseBuilder:
         Raises:
             SourceError: the source is empty.
         """
-        table = open_source(self.config.source).listing()
+        table = self._listing()
         if self._boxes is not None:
             table = self._boxes.annotate(table)
         if table.num_rows == 0:
@@ -125,6 +126,12 @@ class DatabaseBuilder:
         if self.config.crop.mode != "boxes":
             return None
         return open_boxes(open_source(self.config.source), self.config.boxes)
+
+    def _listing(self) -> pa.Table:
+        if self.parent is not None and is_imported(self.config.source):  # what it holds is all there is
+            living = Changes(self.folder, self.parent, imported_listing([]), Removal()).living_images
+            return imported_listing(living)
+        return open_source(self.config.source).listing()
 
     @property
     def is_current(self) -> bool:
@@ -252,6 +259,7 @@ class DatabaseBuilder:
             next_patch_id=patches,
             embedding_dim=encoder.embedding_dim,
             encoder={
+                **(self.parent.encoder if self.parent else {}),
                 "name": self.config.encoder,
                 "digest": encoder.fingerprint.digest(),
                 "fingerprint": encoder.fingerprint.model_dump(mode="json"),

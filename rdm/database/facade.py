@@ -19,6 +19,7 @@ from rdm.database.photos import iterate_patches, read_photograph
 from rdm.database.search import blocks_of, canonical_similarities, exact_search, quantize, rank
 from rdm.encoders import Encoder, load_encoder
 from rdm.errors import DatabaseError, EncoderMismatchError
+from rdm.sources.imported import is_imported
 from rdm.storage import Folder, Version, VersionStore
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,11 @@ class RetrievalDatabase:
             where=self.folder.url,
             fix="use the encoder that built it, or build a new database with this one",
         )
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether photographs are stored; a database of embeddings computed elsewhere has none."""
+        return not is_imported(self.version.source)
 
     @cached_property
     def tombstones(self) -> NDArray[np.int64]:
@@ -229,6 +235,8 @@ class RetrievalDatabase:
             "embedding_dim": version.embedding_dim,
             "encoder": self.encoder_name,
             "encoder_digest": self.encoder_digest,
+            "encoder_origin": version.encoder.get("origin", "made the embeddings here"),
+            "has_pixels": self.has_pixels,
             "index": version.index,
             "num_bytes": version.num_bytes,
         }

@@ -113,6 +113,12 @@ def photograph_matches(database: RetrievalDatabase, crops: pa.Table, config: Nei
     shared = config.shared_image_ids
     if shared is None:
         shared = share_image_ids(database.version.source, config.queries.source)
+    if not shared and not database.has_pixels:
+        raise DatabaseError(
+            "an imported database knows its photographs by image id alone, and these ids are not the query set's",
+            where=database.folder.url,
+            fix="if they are: --set shared_image_ids=true",
+        )
     image_ids = [key.rpartition("/")[0] for key in crops["key"].to_pylist()]
     return PhotographMatches(database, CropPhotographs(image_ids, crops["sha256"].to_pylist()), by_image_id=shared)
 

@@ -62,6 +62,12 @@ def read_photograph(folder: Folder, shard: str, row: int) -> Image.Image:
 
 
 def _decode(folder: Folder, shard: str, row: int, places: _Places, reduction: int = 1) -> Image.Image:
+    if places["tar_offset"][row] is None:
+        raise DatabaseError(
+            "the pixels are not stored: only embeddings were imported",
+            where=f"{folder.describe(f'images/{shard}.parquet')}, row {row}",
+            fix="search and conditioning work without; for pictures, build a database from the photographs",
+        )
     path = folder.local(f"images/{shard}.tar")
     try:
         with open(path, "rb") as file:

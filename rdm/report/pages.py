@@ -17,6 +17,8 @@ from rdm.report.data import Sample as DrawnSample
 from rdm.report.gallery import GallerySection, write_gallery
 from rdm.sampling.pipeline import Sample
 
+KEPT = ("success", "imported")  # status of a ledger row that the database has patches of
+
 
 def neighbors_of(
     database: RetrievalDatabase, ids: NDArray[np.int64], similarities: NDArray[np.float32]
@@ -99,10 +101,10 @@ def database_card(database: RetrievalDatabase, contact: str) -> str:
         for part in version.parts_of("ledger")
     ]
     rows = [row for ledger in ledgers for row in ledger.to_pylist()]
-    licenses = Counter(row["license"] or "not stated" for row in rows if row["status"] == "success")
+    licenses = Counter(row["license"] or "not stated" for row in rows if row["status"] in KEPT)
     license_url = licenses.most_common(1)[0][0] if licenses else ""
     authors = {row["author"] for row in rows if row["author"]}
-    left_out = Counter(row["error_message"].partition(":")[0] for row in rows if row["status"] != "success")
+    left_out = Counter(row["error_message"].partition(":")[0] for row in rows if row["status"] not in KEPT)
     if duplicates := sum(part.num_rows for part in version.parts_of("duplicates")):
         left_out["near-duplicate of another"] = duplicates
     index = version.index

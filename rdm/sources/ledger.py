@@ -14,12 +14,13 @@ from rdm.sources.filters import perceptual_hash
 from rdm.sources.web import public_url
 
 SUCCESS, FAILED, SKIPPED = "success", "failed", "skipped"
+IMPORTED = "imported"  # embedded elsewhere; its pixels are not here
 LEDGER_SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # tar member name without ending
         ("image_id", pa.string()),
         ("url", pa.string()),  # where the picture came from, without its secrets
-        ("status", pa.string()),  # success, failed, or skipped (no picture by its name, or its owner opted out)
+        ("status", pa.string()),  # success, imported, failed, or skipped (no picture by its name, or opted out)
         ("error_message", pa.string()),  # "cause: detail"
         ("width", pa.int32()),  # upright, in pixels
         ("height", pa.int32()),

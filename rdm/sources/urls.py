@@ -82,6 +82,7 @@ def read_list(path: Path, wanted: Collection[str]) -> dict[str, pa.ChunkedArray]
     Raises:
         SourceError: the file is none of these, or is damaged.
     """
+
     def keep(title: str) -> bool:
         return _column_name(title) in wanted
 

@@ -16,27 +16,46 @@ from rdm.errors import StorageError
 from rdm.sources import CropConfig
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_build_update_and_compaction_killed_before_any_change_finish_with_equal_bytes(
-    tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]
-) -> None:
+@pytest.fixture
+def kills(tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]) -> Callable[[str], list[int]]:
+    """Return `kills(script)`, which runs a program that kills work everywhere, and returns how often it did."""
     for folder, numbers in (("photos", range(6)), ("more", range(6, 9)), ("queries", range(100, 104))):
         (tmp_path / folder).mkdir()
         for number in numbers:
             (tmp_path / folder / f"p{number:02d}.jpg").write_bytes(encoded(number))
     weights = Path(tiny_encoder.removeprefix("open_clip:tiny-clip/"))
     (tmp_path / "tiny-clip.json").write_bytes((weights.parent / "tiny-clip.json").read_bytes())
-    script = Path(__file__).with_name("kill_everywhere.py")
-    result = subprocess.run(
-        [sys.executable, script, tmp_path, tiny_encoder],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])},
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    build_kills, update_kills, compaction_kills = map(int, result.stdout.split())
+
+    def run(name: str) -> list[int]:
+        script = Path(__file__).with_name(name)
+        paths = os.pathsep.join([str(script.parents[1]), os.environ.get("PYTHONPATH", "")])
+        result = subprocess.run(
+            [sys.executable, script, tmp_path, tiny_encoder],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": paths},
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        return list(map(int, result.stdout.split()))
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_exports_and_imports_killed_before_any_change_finish_with_equal_bytes(
+    kills: Callable[[str], list[int]],
+) -> None:
+    assert min(kills("kill_exchange.py")) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_build_update_and_compaction_killed_before_any_change_finish_with_equal_bytes(
+    kills: Callable[[str], list[int]],
+) -> None:
+    build_kills, update_kills, compaction_kills = kills("kill_everywhere.py")
     assert build_kills > 40
     assert update_kills > 60
     assert compaction_kills > 40

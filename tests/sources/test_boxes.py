@@ -116,9 +116,7 @@ def test_boxes_turn_with_their_photograph(rotation: int, exif: int) -> None:
     upright = decode_image(buffer.getvalue(), rotation=rotation)
     orientation = image_orientation(buffer.getvalue(), rotation=rotation)
     for corners, in_pixels in (([0.1, 2 / 6, 0.4, 5 / 6], False), ([1, 2, 4, 5], True)):
-        patches = box_patches(
-            np.array([corners]), upright.size, orientation, in_pixels=in_pixels, square=False
-        )
+        patches = box_patches(np.array([corners]), upright.size, orientation, in_pixels=in_pixels, square=False)
         assert np.asarray(upright.crop(tuple(patches[0].tolist()))).min() == 255
         assert (patches[0, 2:] - patches[0, :2]).tolist() == [3, 3]
 
