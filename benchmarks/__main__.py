@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("exact_neighbors", "latent_loader")
+BENCHMARKS = ("embedding", "exact_neighbors", "jpeg_tars", "latent_loader")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,7 @@ from rdm.database.neighbor_table import TABLE_KINDS, sort_table_parts
 from rdm.database.parts import EmbeddingParts, count_rows
 from rdm.database.patches import CutConfig, CutTask, cut_shards, dropped_path, patches_path
 from rdm.database.tables import repair_tables
-from rdm.encoders import load_encoder
+from rdm.encoders import Precision, fastest_precision, load_encoder
 from rdm.errors import DatabaseError, FailureBudgetError, SourceError
 from rdm.progress import tracking
 from rdm.sources import CropConfig, FetchConfig, open_source
@@ -55,6 +55,9 @@ class BuildConfig(Config):
 
     source: str = Field(description="specification of the source, such as samples://openimages-birds/database")
     encoder: str = Field(default="assets://encoder-lite", description="image and text encoder")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="number format of the image tower; auto: what is fast and good where the build runs"
+    )
     crop: CropConfig = CropConfig()
     boxes: BoxConfig = BoxConfig()
     filters: FilterConfig = FilterConfig()
@@ -189,13 +192,20 @@ class DatabaseBuilder:
 
     def embed(self, pool: Pool) -> dict[str, Any]:
         """Embed the new patches; return counts."""
-        digest = load_encoder(self.config.encoder).fingerprint.digest()
+        config, digest = self.config, load_encoder(self.config.encoder).fingerprint.digest()
         tasks = [
-            EmbedTask(self.folder, self._first_new_part + number, self.config.encoder, digest, self.config.batch_size)
-            for number in range(len(self._new_stems))
+            EmbedTask(self.folder, self._first_new_part + n, config.encoder, digest, config.batch_size, self._precision)
+            for n in range(len(self._new_stems))
         ]
         stats = [result for _, result in pool.map(embed_part, tasks, stage="embed", names=[str(t.part) for t in tasks])]
         return {"num_patches": sum(shard["num_patches"] for shard in stats)}
+
+    @property
+    def _precision(self) -> Precision:
+        """All vectors of a database are made in one precision: that of its first build."""
+        if self.parent is not None:
+            return self.parent.encoder.get("precision", "float32")
+        return fastest_precision(self.config.encoder) if self.config.precision == "auto" else self.config.precision
 
     def build_index(self) -> dict[str, Any]:
         """Build the index, or bring the parent's up to date; return its infos with the measured recall."""
@@ -262,6 +272,7 @@ class DatabaseBuilder:
                 **(self.parent.encoder if self.parent else {}),
                 "name": self.config.encoder,
                 "digest": encoder.fingerprint.digest(),
+                "precision": self._precision,
                 "fingerprint": encoder.fingerprint.model_dump(mode="json"),
             },
             index=self._index_infos,
@@ -281,6 +292,8 @@ class DatabaseBuilder:
         recorded = BuildConfig.model_validate(self.parent.config)
         fixed = ("crop", "boxes", "filters", "source", "images_per_shard")
         differing = [name for name in fixed if getattr(recorded, name) != getattr(self.config, name)]
+        if self.config.precision not in ("auto", self._precision):
+            differing.append("precision")
         if differing:
             raise DatabaseError(
                 f"the database was built with another {', '.join(differing)}",

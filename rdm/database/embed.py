@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,11 @@ from PIL import Image
 from rdm.config import digest_json
 from rdm.database.patches import patches_path
 from rdm.database.photos import iterate_patches
-from rdm.encoders import Encoder, load_encoder, normalize
+from rdm.encoders import Encoder, Precision, load_encoder, normalize
 from rdm.storage import Folder, Markers, sha256_file
 
 STAGE = "embed"
+BatchT = TypeVar("BatchT")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class EmbedTask:
     encoder: str
     encoder_digest: str
     batch_size: int
+    precision: Precision = "float32"
 
     @property
     def outputs(self) -> tuple[str, str]:
@@ -43,11 +46,12 @@ def embed_part(task: EmbedTask) -> dict[str, Any]:
     # The boxes, and through the ledgers the pictures' digests: what decides every embedded pixel.
     shards = dict.fromkeys(patches.column("image_shard").to_pylist())
     inputs = [patches_path(task.part), *(f"images/{shard}.parquet" for shard in shards)]
-    key = digest_json([task.encoder_digest, task.batch_size, [sha256_file(task.folder.local(path)) for path in inputs]])
+    digests = [sha256_file(task.folder.local(path)) for path in inputs]
+    key = digest_json([task.encoder_digest, task.batch_size, task.precision, digests])
     markers = Markers(task.folder, STAGE)
     if (marker := markers.find(f"{task.part:04d}", key)) is not None:
         return marker.stats
-    encoder = load_encoder(task.encoder)
+    encoder = load_encoder(task.encoder, precision=task.precision)
     raw = encode_images(encoder, iterate_patches(task.folder, patches), task.batch_size)
     unit = normalize(raw).astype(np.float16)
     task.folder.write_array(task.outputs[0], unit)
@@ -58,11 +62,23 @@ def embed_part(task: EmbedTask) -> dict[str, Any]:
 
 
 def encode_images(encoder: Encoder, images: Iterator[Image.Image], batch_size: int) -> NDArray[np.float32]:
-    """Return the raw embeddings [N, dim] of pictures, holding one batch of pixels at a time."""
-    batches = [np.zeros((0, encoder.embedding_dim), np.float32)]
-    while batch := [encoder.preprocess(image) for image in itertools.islice(images, batch_size)]:
-        batches.append(encoder.encode_images(np.stack(batch)))
-    return np.concatenate(batches)
+    """Return the raw embeddings [N, dim] of pictures, holding two batches of pixels at a time.
+
+    While a batch is encoded, a thread decodes the next.
+    """
+    prepared = iter(lambda: [encoder.preprocess(image) for image in itertools.islice(images, batch_size)], [])
+    rows = [np.zeros((0, encoder.embedding_dim), np.float32)]
+    rows += [encoder.encode_images(np.stack(batch)) for batch in _one_ahead(prepared)]
+    return np.concatenate(rows)
+
+
+def _one_ahead(batches: Iterator[BatchT]) -> Iterator[BatchT]:
+    """Yield what an iterator does, while a thread asks it for the next."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
 
 
 def _metadata(folder: Folder, patches: pa.Table, raw: NDArray[np.float32]) -> pa.Table:

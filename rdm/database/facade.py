@@ -237,6 +237,7 @@ class RetrievalDatabase:
             "encoder_digest": self.encoder_digest,
             "encoder_origin": version.encoder.get("origin", "made the embeddings here"),
             "has_pixels": self.has_pixels,
+            "precision": version.encoder.get("precision", "float32"),
             "index": version.index,
             "num_bytes": version.num_bytes,
         }

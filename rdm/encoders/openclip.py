@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rdm.encoders.protocol import EncoderFingerprint, to_square
+from rdm.encoders.protocol import EncoderFingerprint, Precision, to_square
 from rdm.errors import ModelError, UsageError
 
 _CHUNK = 32
@@ -29,13 +29,15 @@ class OpenClipEncoder:
         name: `open_clip:MODEL/TAG` or `open_clip:MODEL/PATH` of a .safetensors or .pt file; pickles are read without
             executing them.
         device: a torch device.
+        precision: of the towers. In bfloat16 an image's embedding has a cosine of 0.999 or more to that in float32, and
+            the fingerprint is the same.
 
     Raises:
         UsageError: the name is malformed, the model unknown, or the activation wrong for the weights.
         ModelError: the weights cannot be had.
     """
 
-    def __init__(self, name: str, *, device: str = "cpu") -> None:
+    def __init__(self, name: str, *, device: str = "cpu", precision: Precision = "float32") -> None:
         model_name, weights = _parse(name)
         if _needs_quick_gelu(model_name, weights) and not _model_config(model_name).get("quick_gelu", False):
             raise UsageError(
@@ -55,6 +57,13 @@ class OpenClipEncoder:
         self._tokenizer: Any = open_clip.get_tokenizer(model_name)
         self._device = device
         self._fingerprint = _fingerprint(name, model_name, self._model)
+        self._dtype = torch.float32
+        if precision == "bfloat16":
+            self._dtype = torch.bfloat16
+            state = self._model.state_dict()
+            lowered = cast(Any, open_clip.create_model(model_name, precision="bf16", device=device))
+            lowered.load_state_dict(state)
+            self._model = lowered.requires_grad_(False).eval()
         self._mean, self._std = (
             torch.tensor(values, device=device).view(1, 3, 1, 1)
             for values in (self._fingerprint.mean, self._fingerprint.std)
@@ -81,7 +90,7 @@ class OpenClipEncoder:
         for chunk in torch.as_tensor(batch).split(_CHUNK):
             if len(chunk):
                 pixels = (chunk.to(self._device).float() / 255 - self._mean) / self._std
-                rows.append(self._model.encode_image(pixels).float().cpu().numpy())
+                rows.append(self._model.encode_image(pixels.to(self._dtype)).float().cpu().numpy())
         return np.concatenate(rows)
 
     @torch.inference_mode()

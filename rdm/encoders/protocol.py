@@ -13,6 +13,8 @@ from rdm.config import Config, digest_json
 from rdm.errors import UsageError
 
 Interpolation = Literal["bilinear", "bicubic"]
+Precision = Literal["float32", "bfloat16"]
+"""Number format of an image tower's weights and activations; embeddings are returned as float32 either way."""
 
 
 class EncoderFingerprint(Config):

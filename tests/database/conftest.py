@@ -27,6 +27,7 @@ def build(tiny_encoder: str) -> Callable[..., dict[str, Any]]:
         config = {
             "source": f"folder://{photos}",
             "encoder": tiny_encoder,
+            "precision": "float32",
             "images_per_shard": 5,
             "crop": CropConfig(frame_size=40, patch_size=24),
             **fields,

@@ -202,6 +202,23 @@ def test_picture_replaced_before_the_first_commit_is_embedded_again(
     assert contents(tmp_path / "db") == contents(tmp_path / "fresh")
 
 
+def test_all_vectors_of_a_database_are_made_in_its_first_precision(
+    photos: Path, tmp_path: Path, build: Build, encoded: Callable[..., bytes]
+) -> None:
+    root = tmp_path / "db"
+    build(root, photos, precision="bfloat16")
+    assert RetrievalDatabase.open(str(root)).status()["precision"] == "bfloat16"
+    (photos / "p99.jpg").write_bytes(encoded(99))
+    with pytest.raises(DatabaseError, match="built with another precision"):
+        build(root, photos, precision="float32")
+    build(root, photos, precision="auto")
+    assert RetrievalDatabase.open(str(root)).status()["precision"] == "bfloat16"
+    build(tmp_path / "fresh", photos, precision="bfloat16")
+    last = np.load(root / "img_emb" / "img_emb_0003.npy")
+    fresh = np.load(tmp_path / "fresh" / "img_emb" / "img_emb_0002.npy")
+    np.testing.assert_allclose(fresh[-len(last) :], last, atol=1e-2)
+
+
 def test_presets_follow_the_source() -> None:
     assert build_config("samples://openimages-birds").crop.frame_size == 120
     assert build_config("folder:///x").crop == CropConfig(frame_size=1200, patch_size=256, min_patches=2, max_patches=3)

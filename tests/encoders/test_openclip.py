@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from rdm.encoders import load_encoder
+from rdm.encoders import load_encoder, normalize
 from rdm.encoders.openclip import OpenClipEncoder
 from rdm.errors import ModelError, UsageError
+from rdm.sources import decode_image, open_source
 
 SMALL = "rdm-test-vit"
 
@@ -108,3 +109,29 @@ def test_name_without_weights_is_refused() -> None:
 def test_unknown_model_is_refused() -> None:
     with pytest.raises(UsageError, match="has no model"):
         OpenClipEncoder("open_clip:ViT-Z-99/openai")
+
+
+def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return (normalize(one) * normalize(other)).sum(axis=1)
+
+
+def test_bfloat16_is_another_format_of_the_same_encoder(encoder: OpenClipEncoder) -> None:
+    lowered = load_encoder(encoder.fingerprint.name, precision="bfloat16")
+    assert lowered.fingerprint == encoder.fingerprint
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
+    assert not np.array_equal(lowered.encode_images(pixels), encoder.encode_images(pixels))
+    assert cosines(lowered.encode_images(pixels), encoder.encode_images(pixels)).min() >= 0.999
+    texts = ["a red picture", "a blue one"]
+    assert cosines(lowered.encode_texts(texts), encoder.encode_texts(texts)).min() >= 0.999
+
+
+@pytest.mark.slow
+def test_vit_b_32_is_as_good_in_bfloat16(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save_file(open_clip.create_model("ViT-B-32").state_dict(), tmp_path / "random.safetensors")
+    name, source = f"open_clip:ViT-B-32/{tmp_path / 'random.safetensors'}", open_source("samples://openimages-birds")
+    exact, lowered = load_encoder(name), load_encoder(name, precision="bfloat16")
+    locations = source.listing()["location"].to_pylist()[:64]
+    pixels = np.stack([exact.preprocess(decode_image(source.read(location))) for location in locations])
+    assert cosines(lowered.encode_images(pixels), exact.encode_images(pixels)).min() >= 0.999
