@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from rdm.database.exclusion import Lookup
 from rdm.database.facade import RetrievalDatabase
-from rdm.database.neighbor_table import NeighborTable, stored_lookup
+from rdm.database.neighbor_table import NeighborConfig, NeighborTable, stored_lookup
 from rdm.database.neighbors import photograph_matches
 from rdm.database.photograph_matches import PhotographMatches
 from rdm.database.search import canonical_similarities
@@ -83,19 +84,29 @@ def measure_contamination(database: RetrievalDatabase, name: str, threshold: flo
     if not 0 < threshold <= 1:
         raise UsageError(f"{threshold} is not a similarity", fix="give --threshold a number above 0, at most 1")
     table = NeighborTable(database.folder, name, database.version)
+    stems = table.info["stems"]
+    crops = pa.concat_tables([_rows(table, stem).select(["key", "sha256"]) for stem in stems])
+    matches = photograph_matches(database, crops, table.config)
+    same_crops, same_ids = matches.same_patches()
     best: dict[tuple[str, str], Pair] = {}
-    photographs, num_crops, near_crops = set[str](), 0, 0
-    with tracking("contamination", len(table.info["stems"]), "shards") as tracker:
-        for stem in table.info["stems"]:
+    near_crops = first = 0
+    with tracking("contamination", len(stems), "shards") as tracker:
+        for stem in stems:
             rows = _rows(table, stem)
-            photographs.update(key.rpartition("/")[0] for key in rows["key"].to_pylist())
-            num_crops += rows.num_rows
-            matches = photograph_matches(database, rows, table.config)
             near = _near_patches(stored_lookup(rows, table.config.k_stored), threshold)
             near_crops += len(np.unique(near[0]))
-            for pair in _pairs(database, table, stem, rows, matches, near):
+            own = slice(*np.searchsorted(same_crops, [first, first + rows.num_rows]))
+            shard = _Shard(
+                first,
+                rows["key"].to_pylist(),
+                np.asarray(table.embeddings(stem)),
+                np.concatenate([same_crops[own] - first, near[0]]),
+                np.concatenate([same_ids[own], near[1]]),
+            )
+            for pair in _pairs(database, shard, matches, table.config):
                 place = (pair.query_image, pair.image_id)
                 best[place] = _merged(best[place], pair) if place in best else pair
+            first += rows.num_rows
             tracker.advance()
     pairs = sorted(best.values(), key=lambda p: (p.match == "similarity", -p.similarity, p.query_image, p.image_id))
     same = {pair.query_image for pair in pairs if pair.match != "similarity"}
@@ -103,8 +114,8 @@ def measure_contamination(database: RetrievalDatabase, name: str, threshold: flo
         name=name,
         version=database.version.number,
         threshold=threshold,
-        num_photographs=len(photographs),
-        num_crops=num_crops,
+        num_photographs=len({key.rpartition("/")[0] for key in crops["key"].to_pylist()}),
+        num_crops=crops.num_rows,
         same_photographs=len(same),
         near_photographs=len({pair.query_image for pair in pairs} - same),
         near_crops=near_crops,
@@ -129,7 +140,7 @@ def _rows(table: NeighborTable, stem: str) -> pa.Table:
     return rows
 
 
-def _near_patches(lookup: Lookup, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def _near_patches(lookup: Lookup, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return rows and patch ids of what is at least so similar, neighbors and excluded ones."""
     ids = np.concatenate([lookup.excluded[0], lookup.neighbors[0]], axis=1)
     similarities = np.concatenate([lookup.excluded[1], lookup.neighbors[1]], axis=1)
@@ -137,46 +148,38 @@ def _near_patches(lookup: Lookup, threshold: float) -> tuple[np.ndarray, np.ndar
     return rows, ids[rows, columns]
 
 
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """A shard's crops, numbered from `first`: keys [N], vectors [N, dim]; and pairs [P] of a crop's row and a patch."""
+
+    first: int
+    keys: list[str]
+    vectors: NDArray[np.float16]
+    rows: NDArray[np.int64]
+    patch_ids: NDArray[np.int64]
+
+
 def _pairs(
-    database: RetrievalDatabase,
-    table: NeighborTable,
-    stem: str,
-    rows: pa.Table,
-    matches: PhotographMatches,
-    near: tuple[np.ndarray, np.ndarray],
+    database: RetrievalDatabase, shard: _Shard, matches: PhotographMatches, config: NeighborConfig
 ) -> Iterator[Pair]:
-    """Yield every pair of a crop and a patch of the same photograph, and every near one."""
-    same_rows, same_ids = _same_patches(database, matches)
-    crops, ids = np.concatenate([same_rows, near[0]]), np.concatenate([same_ids, near[1]])
-    if not len(crops):
+    if not len(shard.rows):
         return
-    by_bytes, by_id = matches.groups(ids)
-    same_bytes, same_id = by_bytes == matches.byte_group[crops], by_id == matches.id_group[crops]
-    queries = np.asarray(table.embeddings(stem))[crops]
-    similarities = canonical_similarities(queries, database.embeddings(ids)[:, None])[:, 0]
-    image_ids = database.patch_rows(ids)["image_id"].to_pylist()
-    keys, config = rows["key"].to_pylist(), table.config
-    for place, (crop, patch_id) in enumerate(zip(crops.tolist(), ids.tolist(), strict=True)):
-        same = bool(same_bytes[place] or same_id[place])
-        similar = config.exclude_above is not None and similarities[place] >= np.float32(config.exclude_above)
+    by_bytes, by_id = matches.groups(shard.patch_ids)
+    same_bytes = by_bytes == matches.byte_group[shard.first + shard.rows]
+    same = same_bytes | (by_id == matches.id_group[shard.first + shard.rows])
+    candidates = database.embeddings(shard.patch_ids)[:, None]
+    similarities = canonical_similarities(shard.vectors[shard.rows], candidates)[:, 0]
+    excluded = same & config.exclude_self
+    if config.exclude_above is not None:
+        excluded |= similarities >= np.float32(config.exclude_above)
+    image_ids = database.patch_rows(shard.patch_ids)["image_id"].to_pylist()
+    for place, (row, patch_id) in enumerate(zip(shard.rows.tolist(), shard.patch_ids.tolist(), strict=True)):
         yield Pair(
-            query_image=keys[crop].rpartition("/")[0],
+            query_image=shard.keys[row].rpartition("/")[0],
             image_id=image_ids[place],
-            match="bytes" if same_bytes[place] else "image id" if same else "similarity",
+            match="bytes" if same_bytes[place] else "image id" if same[place] else "similarity",
             similarity=float(similarities[place]),
-            crop_key=keys[crop],
+            crop_key=shard.keys[row],
             patch_id=patch_id,
-            excluded=bool((config.exclude_self and same) or similar),
+            excluded=bool(excluded[place]),
         )
-
-
-def _same_patches(database: RetrievalDatabase, matches: PhotographMatches) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and patch ids of all living patches of the crops' own photographs."""
-    found: set[tuple[int, int]] = set()
-    for number, (first, vectors) in enumerate(database.parts):
-        dead = np.isin(np.arange(first, first + len(vectors)), database.tombstones)
-        for groups, own in zip(matches.part(number), (matches.byte_group, matches.id_group), strict=True):
-            for position in np.flatnonzero((groups >= 0) & ~dead).tolist():
-                found.update((int(row), first + position) for row in np.flatnonzero(own == groups[position]))
-    ordered = np.array(sorted(found), np.int64).reshape(-1, 2)
-    return ordered[:, 0], ordered[:, 1]

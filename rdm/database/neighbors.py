@@ -24,7 +24,7 @@ from rdm.database.neighbor_table import (
     table_parts,
     with_lookup,
 )
-from rdm.database.photograph_matches import CropPhotographs, Exclusion, PhotographMatches, share_image_ids
+from rdm.database.photograph_matches import Exclusion, PhotographMatches, share_image_ids
 from rdm.encoders import load_encoder, normalize
 from rdm.errors import DatabaseError, FailureBudgetError
 from rdm.sources import QuerySet
@@ -109,7 +109,11 @@ def exclusion_rule(database: RetrievalDatabase, crops: pa.Table, config: Neighbo
 
 
 def photograph_matches(database: RetrievalDatabase, crops: pa.Table, config: NeighborConfig) -> PhotographMatches:
-    """Return the comparison of crops' photographs (rows of `key` and `sha256`) with those of the database."""
+    """Return the comparison of crops' photographs (rows of `key` and `sha256`) with those of the database.
+
+    Raises:
+        DatabaseError: the database knows neither the bytes of its photographs nor their ids in the query set's source.
+    """
     shared = config.shared_image_ids
     if shared is None:
         shared = share_image_ids(database.version.source, config.queries.source)
@@ -119,8 +123,7 @@ def photograph_matches(database: RetrievalDatabase, crops: pa.Table, config: Nei
             where=database.folder.url,
             fix="if they are: --set shared_image_ids=true",
         )
-    image_ids = [key.rpartition("/")[0] for key in crops["key"].to_pylist()]
-    return PhotographMatches(database, CropPhotographs(image_ids, crops["sha256"].to_pylist()), by_image_id=shared)
+    return PhotographMatches(database, crops, by_image_id=shared)
 
 
 def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) -> dict[str, Any]:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,14 +19,6 @@ GLOBAL_IDS = ("openimages", "samples")  # schemes whose image ids name the same 
 _NONE = -2  # a patch whose photograph is none of those compared
 
 
-@dataclass(frozen=True)
-class CropPhotographs:
-    """The photograph of every crop of a shard: its image id, and the SHA-256 of its file in hexadecimal."""
-
-    image_ids: Sequence[str]
-    sha256: Sequence[str]
-
-
 def share_image_ids(one: str, other: str) -> bool:
     """Return whether equal image ids of two sources mean the same photograph."""
     return one == other or (_scheme(one) == _scheme(other) and _scheme(one) in GLOBAL_IDS)
@@ -37,19 +27,20 @@ def share_image_ids(one: str, other: str) -> bool:
 class PhotographMatches:
     """Which patches of a database were cut from which of some photographs, part by part and read when asked."""
 
-    def __init__(
-        self, database: RetrievalDatabase, photographs: CropPhotographs, *, by_image_id: bool | None = None
-    ) -> None:
+    def __init__(self, database: RetrievalDatabase, crops: pa.Table, *, by_image_id: bool) -> None:
         """Prepare the comparison.
 
         Args:
             database: whose photographs are compared.
-            photographs: what they are compared with.
+            crops: a row for each crop [M]: its `key`, which begins with the image id, and the `sha256` of its
+                photograph's file.
             by_image_id: whether an equal image id means the same photograph, besides equal bytes.
         """
         self.database = database
-        self._bytes, self.byte_group = np.unique(np.array(photographs.sha256, object), return_inverse=True)
-        self._ids, self.id_group = np.unique(np.array(photographs.image_ids, object), return_inverse=True)
+        self._bytes, self.byte_group = _distinct(crops["sha256"])
+        self._ids, self.id_group = _distinct(
+            pc.replace_substring_regex(crops["key"], pattern="/[0-9]+$", replacement="")
+        )
         self._by_image_id = by_image_id
         self._known: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._starts = np.array([first for first, _ in database.parts], np.int64)
@@ -71,12 +62,27 @@ class PhotographMatches:
             patches = folder.read_table(version.parts_of("patches")[number].path, ["image_id", "image_row"])
             ledger = folder.read_table(version.parts_of("ledger")[number].path, ["sha256"])
             rows = patches["image_row"].to_numpy()
-            digests = pa.array(ledger["sha256"].to_pylist(), pa.string()).take(
-                pa.array(np.where(rows < 0, 0, rows))  # compacted: dead, and never asked for
-            )
+            places = pa.array(rows, mask=rows < 0)  # a compacted row is dead, and never asked for
+            digests = ledger["sha256"].combine_chunks().take(places)
             image_ids = patches["image_id"] if self._by_image_id else pa.nulls(patches.num_rows, pa.string())
             self._known[number] = (_index_in(digests, self._bytes), _index_in(image_ids, self._ids))
         return self._known[number]
+
+    def same_patches(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return crop numbers, ascending, and patch ids [P]: all living patches of the crops' own photographs."""
+        crops, ids = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        members = [(group, np.argsort(group, kind="stable")) for group in (self.byte_group, self.id_group)]
+        for number, (first, vectors) in enumerate(self.database.parts):
+            alive = np.isin(np.arange(first, first + len(vectors)), self.database.tombstones, invert=True)
+            for groups, (own, order) in zip(self.part(number), members, strict=True):
+                positions = np.flatnonzero((groups >= 0) & alive)
+                starts = np.searchsorted(own, groups[positions], "left", order)
+                counts = np.searchsorted(own, groups[positions], "right", order) - starts
+                within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+                crops.append(order[np.repeat(starts, counts) + within])
+                ids.append(np.repeat(positions + first, counts))
+        pairs = np.unique(np.stack([np.concatenate(crops), np.concatenate(ids)], axis=1), axis=0)
+        return pairs[:, 0], pairs[:, 1]
 
 
 class Exclusion:
@@ -104,8 +110,14 @@ class Exclusion:
         return result
 
 
-def _index_in(values: Any, among: NDArray[Any]) -> NDArray[np.int64]:
-    found = pc.index_in(values, value_set=pa.array(among, pa.string()), skip_nulls=True)
+def _distinct(values: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Return the different values, and for each of [M] its position among them."""
+    encoded = values.combine_chunks().dictionary_encode()
+    return encoded.dictionary, encoded.indices.to_numpy().astype(np.int64)
+
+
+def _index_in(values: Any, among: pa.Array) -> NDArray[np.int64]:
+    found = pc.index_in(values, value_set=among, skip_nulls=True)
     return pc.fill_null(found, _NONE).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
