@@ -77,7 +77,7 @@ def compact_database(root: str) -> dict[str, Any]:
         shards = _shards_to_compact(folder, version)
         if _needs_version(version, shards):
             version = _rewrite(store, version, shards)
-        _sweep(folder, version)
+        delete_unnamed_files(folder, version)
     return {**plan, "version": version.number, "num_bytes": version.num_bytes}
 
 
@@ -242,7 +242,8 @@ def _unnamed_files(folder: Folder, version: Version) -> list[str]:
     return [path for directory in _DIRECTORIES for path in folder.files(directory) if path not in named]
 
 
-def _sweep(folder: Folder, version: Version) -> None:
+def delete_unnamed_files(folder: Folder, version: Version) -> None:
+    """Delete what a version does not name from the database's directories: older versions' files, and strays."""
     for path in _unnamed_files(folder, version):
         folder.delete(path)
     for parent in ("index", "neighbors"):

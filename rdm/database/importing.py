@@ -21,6 +21,7 @@ from pydantic import Field
 
 from rdm.config import Config, digest_json
 from rdm.database.build import BuildConfig
+from rdm.database.compact import delete_unnamed_files
 from rdm.database.encoder_check import ImportedPart, check_encoder
 from rdm.database.foreign import BOX, TEXTS, ForeignFormat, ForeignPart, foreign_parts, unit_vectors
 from rdm.database.index import INDEX_NAME, INFOS_NAME, IndexConfig, build_index, publish_index, version_place
@@ -35,7 +36,7 @@ from rdm.sources.listing import fingerprint
 from rdm.storage import Folder, Markers, Part, Version, VersionStore, sha256_file
 
 NOT_CHECKED = "declared at import, not checked"
-_GAPS = 1_000_000  # places that patch ids may leave empty beside nine times the rows
+_GAPS = 100_000  # places that patch ids may leave empty beside nine times the rows
 
 
 class ImportConfig(Config):
@@ -97,6 +98,7 @@ def import_database(root: str, config: ImportConfig) -> dict[str, Any]:
         written = _import_parts(store.folder, foreign, digests, encoder.embedding_dim)
         origin = _origin(store.folder, written, encoder, config)
         version = _version(store, written, encoder, config, {"origin": origin, "import_digest": digest})
+        delete_unnamed_files(store.folder, version)  # of an unfinished import of something else
         publish_index(store.folder, version_place(version.number))
         store.commit(version)
     return _summary(version, unchanged=False)

@@ -102,7 +102,7 @@ def exclusion_rule(database: RetrievalDatabase, crops: pa.Table, config: Neighbo
     """Return which patches may not be neighbors of a shard's crops (rows of `key` and `sha256`); None: all may.
 
     Raises:
-        DatabaseError: the database knows neither the bytes of its photographs nor their ids in the query set's source.
+        DatabaseError: see photograph_matches.
     """
     matches = photograph_matches(database, crops, config) if config.exclude_self else None
     return Exclusion(matches, config.exclude_above) if matches or config.exclude_above is not None else None
@@ -112,17 +112,17 @@ def photograph_matches(database: RetrievalDatabase, crops: pa.Table, config: Nei
     """Return the comparison of crops' photographs (rows of `key` and `sha256`) with those of the database.
 
     Raises:
-        DatabaseError: the database knows neither the bytes of its photographs nor their ids in the query set's source.
+        DatabaseError: the database was imported, and nobody says whether its image ids are the query set's.
     """
     shared = config.shared_image_ids
     if shared is None:
         shared = share_image_ids(database.version.source, config.queries.source)
-    if not shared and not database.has_pixels:
-        raise DatabaseError(
-            "an imported database knows its photographs by image id alone, and these ids are not the query set's",
-            where=database.folder.url,
-            fix="if they are: --set shared_image_ids=true",
-        )
+        if not shared and not database.has_pixels:
+            raise DatabaseError(
+                "an imported database knows its photographs by image id alone: are these ids the query set's too?",
+                where=database.folder.url,
+                fix="rdm neighbors build ... --set shared_image_ids=true, or =false to go by similarity alone",
+            )
     return PhotographMatches(database, crops, by_image_id=shared)
 
 

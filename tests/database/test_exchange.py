@@ -13,15 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rdm.database import RetrievalDatabase
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.database import NeighborConfig, RetrievalDatabase, build_neighbors
 from rdm.database.changes import Removal
 from rdm.database.compact import compact_database
+from rdm.database.contamination import measure_contamination
 from rdm.database.export import export_database
 from rdm.database.importing import NOT_CHECKED, ImportConfig, import_database
 from rdm.database.jobs import run_build, update_builder
 from rdm.database.verify import verify_database
-from rdm.errors import DatabaseError, EncoderMismatchError, SourceError
+from rdm.errors import DatabaseError, EncoderMismatchError, SourceError, StorageError
 from rdm.report.pages import database_card
+from rdm.sources import CropConfig, QuerySetConfig
 
 FORMATS = [("clip-retrieval", "clip-retrieval"), ("npz", "rdm-npz")]
 
@@ -32,6 +35,10 @@ def changed(tabled: Any, encoded: Callable[..., bytes]) -> Any:
     (tabled.photos / "p20.jpg").write_bytes(encoded(20))
     tabled.update(Removal(frozenset(["p01.jpg", "p08.jpg"]), frozenset([4])))
     return tabled
+
+
+def inline() -> ComputeConfig:
+    return ComputeConfig(dask="inline")
 
 
 def imported(source: Path, root: Path, kind: str, encoder: str, **fields: Any) -> RetrievalDatabase:
@@ -126,7 +133,7 @@ def clip_folder(built: Path, tmp_path: Path) -> Path:
     (folder / "img_emb").mkdir(parents=True)
     (folder / "metadata").mkdir()
     ids = database.living_ids()
-    for number, chosen in enumerate(np.array_split(ids, 11)):  # so that part 10 comes after part 9
+    for number, chosen in zip((8, 9, 10), np.array_split(ids, 3), strict=True):  # part 10 comes after part 9
         np.save(folder / "img_emb" / f"img_emb_{number}.npy", database.embeddings(chosen))
         paths = [f"/data/{record.image_id}" for record in database.records(chosen)]
         table = pa.table({"image_path": paths, "caption": [f"caption {i}" for i in chosen.tolist()]})
@@ -148,7 +155,7 @@ def test_folder_of_clip_retrieval_itself_becomes_a_database(
 
 
 def test_lengths_of_vectors_that_are_not_unit_are_kept(clip_folder: Path, tmp_path: Path, tiny_encoder: str) -> None:
-    path = clip_folder / "img_emb" / "img_emb_0.npy"
+    path = clip_folder / "img_emb" / "img_emb_8.npy"
     unit = np.load(path)
     np.save(path, unit.astype(np.float64) * 5)
     again = imported(clip_folder, tmp_path / "again", "clip-retrieval", tiny_encoder)
@@ -184,9 +191,48 @@ def test_second_import_does_nothing_and_another_is_refused(
     before = contents(root)
     imported(clip_folder, root, "clip-retrieval", tiny_encoder)
     assert contents(root) == before
-    np.save(clip_folder / "img_emb" / "img_emb_0.npy", -np.load(clip_folder / "img_emb" / "img_emb_0.npy"))
+    np.save(clip_folder / "img_emb" / "img_emb_8.npy", -np.load(clip_folder / "img_emb" / "img_emb_8.npy"))
     with pytest.raises(DatabaseError, match="something else"):
         imported(clip_folder, root, "clip-retrieval", tiny_encoder)
+
+
+def test_unfinished_import_of_something_else_leaves_nothing(
+    clip_folder: Path, tmp_path: Path, tiny_encoder: str, contents: Callable[[Path], dict[str, bytes]]
+) -> None:
+    last = clip_folder / "img_emb" / "img_emb_10.npy"
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-1])
+    root = tmp_path / "again"
+    with pytest.raises(StorageError):
+        imported(clip_folder, root, "clip-retrieval", tiny_encoder)
+    last.unlink()
+    imported(clip_folder, root, "clip-retrieval", tiny_encoder)
+    imported(clip_folder, tmp_path / "new", "clip-retrieval", tiny_encoder)
+    found, expected = contents(root), contents(tmp_path / "new")
+    assert {name for name in found if not name.startswith("_markers")} == {
+        name for name in expected if not name.startswith("_markers")
+    }
+
+
+def test_own_photographs_are_excluded_from_an_import_by_image_id_where_that_is_said(
+    built: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
+    export_database(RetrievalDatabase.open(str(built / "db")), "clip-retrieval", str(tmp_path / "out"))
+    root = tmp_path / "again"
+    imported(tmp_path / "out", root, "clip-retrieval", tiny_encoder)
+    crop = CropConfig(frame_size=40, patch_size=24)
+    queries = QuerySetConfig(source=f"folder://{built / 'photos'}", crop=crop)
+
+    def excluded(shared: bool | None) -> int:
+        config = NeighborConfig(queries=queries, k_stored=5, exclude_self=True, shared_image_ids=shared)
+        with compute_pool(inline()) as pool:
+            return build_neighbors(str(root), "train", config, pool)["num_excluded"]
+
+    with pytest.raises(DatabaseError, match="image id alone"):
+        excluded(None)
+    assert excluded(True) >= 28
+    assert excluded(False) == 0
+    assert measure_contamination(RetrievalDatabase.open(str(root)), "train", 0.999).same_photographs == 0
 
 
 def test_declared_encoder_is_checked_on_photographs(
@@ -209,9 +255,3 @@ def test_deleted_patches_never_leave_by_the_back_door(changed: Any, tmp_path: Pa
     """The folders of a database still hold what was deleted; importing them would bring it back."""
     with pytest.raises(DatabaseError, match="what was deleted"):
         imported(changed.root, tmp_path / "again", "clip-retrieval", tiny_encoder)
-
-
-def inline() -> Any:
-    from rdm.compute import ComputeConfig
-
-    return ComputeConfig(dask="inline")
