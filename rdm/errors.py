@@ -56,7 +56,7 @@ class EncoderMismatchError(DatabaseError):
 
 
 class ConcurrentWriterError(DatabaseError):
-    """Another process is writing the same database."""
+    """Another process is writing the same database, or training in the same folder."""
 
 
 class StorageError(RdmError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,21 @@ def make_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], st
 def tiny_encoder(make_encoder: Callable[[int], str]) -> str:
     """The name of an encoder whose embeddings have 16 dimensions."""
     return make_encoder(0)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Return a function that mounts a filesystem of so many kilobytes, and resizes it when called again."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(size: int) -> Path:
+        options = f"size={size}k" + (",remount" if place.is_mount() else "")
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip(f"mounting is not permitted here: {done.stderr.decode().strip()}")
+        return place
+
+    yield mount
+    if place.is_mount():
+        subprocess.run(["umount", place], check=True)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pydantic import ValidationError
 
 from rdm.config import Config
-from rdm.errors import ConcurrentWriterError, DatabaseError, StorageError
-from rdm.storage.files import Folder, sha256_file, storage_errors
+from rdm.errors import DatabaseError, StorageError
+from rdm.storage.files import Folder, sha256_file
+from rdm.storage.locks import lock_file
 
 FORMAT = "retrieval-database"
 FORMAT_VERSION = 2
@@ -187,29 +185,9 @@ class VersionStore:
                 where=self.folder.url,
                 fix="build locally and copy the finished folder; readers take any URL",
             )
-        with self._lock():
+        with lock_file(Path(self.folder.path(_LOCK)), "is writing this database"):
             self.folder.sweep_temporaries()
             yield
-
-    def _lock(self) -> TextIO:
-        path = Path(self.folder.path(_LOCK))
-        with storage_errors(path):
-            lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115  the caller closes it, which frees the lock
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                holder = lock.read().strip() or "another process"
-                lock.close()
-                raise ConcurrentWriterError(
-                    f"{holder} is writing this database",
-                    where=self.folder.url,
-                    fix="wait for it to finish, then run the same command again",
-                ) from error
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-            lock.flush()
-        return lock
 
     def _read_current(self) -> tuple[dict[str, Any], bytes]:
         manifest = self._manifest()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +59,6 @@ def test_build_update_and_compaction_killed_before_any_change_finish_with_equal_
     assert build_kills > 40
     assert update_kills > 60
     assert compaction_kills > 40
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Return a function that mounts a filesystem of so many kilobytes, and resizes it when called again."""
-    place = tmp_path / "disk"
-    place.mkdir()
-
-    def mount(size: int) -> Path:
-        options = f"size={size}k" + (",remount" if place.is_mount() else "")
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True, check=False)
-        if done.returncode:
-            pytest.skip(f"mounting is not permitted here: {done.stderr.decode().strip()}")
-        return place
-
-    yield mount
-    if place.is_mount():
-        subprocess.run(["umount", place], check=True)
 
 
 @pytest.mark.slow

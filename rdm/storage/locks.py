@@ -1,0 +1,51 @@
+"""One writer at a time: a lock file that frees itself when its holder ends, however it ended."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import TextIO
+
+from rdm.errors import ConcurrentWriterError
+from rdm.storage.files import storage_errors
+
+
+def lock_file(path: Path, activity: str) -> TextIO:
+    """Return the locked file; closing it frees the lock.
+
+    Args:
+        path: of the lock file, created where it is missing.
+        activity: what its holder does, for the other's error: `is writing this database`.
+
+    Raises:
+        ConcurrentWriterError: another process holds it.
+    """
+    with storage_errors(path):
+        lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115  the caller closes it
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise ConcurrentWriterError(
+                f"{holder} {activity}", where=path.parent, fix="wait for it to finish, then run the same command again"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+    return lock
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process on this machine, or on one that mounts the folder, holds the lock."""
+    try:
+        with open(path, encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
