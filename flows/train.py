@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.measure import StageLog
 from flows.progress import artifact_progress
+from flows.training_artifacts import TrainingArtifacts
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.compute.shards import Pool
 from rdm.database.neighbors import build_neighbors
 from rdm.training.cache import build_cache
+from rdm.training.cluster import REMOTE_SHELL, Cluster
 from rdm.training.launch import run_training
 from rdm.training.presets import cache_config, neighbor_config
 from rdm.training.recipes import TrainConfig, TrainInputs, recipe_config
@@ -36,10 +38,13 @@ def cache_task(queries: str, out: str, pool: Pool) -> dict[str, Any]:
     return {"num_latents": build_cache(out, cache_config(queries), pool)["num_latents"]}
 
 
-@task(name="train", cache_policy=NO_CACHE, retries=1)
-def train_task(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
+@task(name="train", cache_policy=NO_CACHE)
+def train_task(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> dict[str, Any]:
     """Train under the deepspeed launcher; a retry resumes from the last checkpoint."""
-    return run_training(config, inputs)
+    artifacts = TrainingArtifacts(Path(inputs.out))
+    result = run_training(config, inputs, cluster, artifacts.update)
+    artifacts.publish()
+    return result
 
 
 @flow(name="train", validate_parameters=True)
@@ -53,6 +58,10 @@ def train(
     overrides: list[str] | None = None,
     dask: str = "local",
     stage_log: str | None = None,
+    hostfile: str | None = None,
+    master_address: str | None = None,
+    remote_shell: str = REMOTE_SHELL,
+    retries: int = 1,
 ) -> dict[str, Any]:
     """Prepare neighbors and latents of a query set where they are missing, and train on them.
 
@@ -66,8 +75,13 @@ def train(
         overrides: settings of the recipe as `key=value`.
         dask: `local`, or a scheduler's address.
         stage_log: folder for measurements; by default in `out`.
+        hostfile: machines that train, as for `rdm train`; by default this one.
+        master_address: where the other machines reach the first one; by default its name.
+        remote_shell: how a command is run on a machine.
+        retries: how often a job that failed is started again; it resumes from the last checkpoint.
     """
     config = recipe_config(recipe).with_overrides(overrides or [])
+    cluster = Cluster.from_hostfile(Path(hostfile), master_address, remote_shell) if hostfile else Cluster()
     log = StageLog(stage_log or f"{out}/stages")
     with artifact_progress():
         with compute_pool(ComputeConfig(dask=dask)) as pool:
@@ -76,11 +90,7 @@ def train(
             with log.stage("cache") as facts:
                 facts.update(cache_task(queries, cache, pool))
         with log.stage("train") as facts:
-            result = train_task(config, TrainInputs(out=out, cache=cache, database=database))
+            job = train_task.with_options(retries=retries)
+            result = job(config, TrainInputs(out=out, cache=cache, database=database), cluster)
             facts["steps"] = result["step"]
-    create_markdown_artifact(
-        key="training",
-        markdown=f"# {recipe}\n\n"
-        + "\n".join(f"- {key.replace('_', ' ')}: {value:.6g}" for key, value in result.items() if value is not None),
-    )
     return result

@@ -15,7 +15,18 @@ from rdm.cli.console import console_progress, error_console
 from rdm.errors import RdmError
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
-_COMMANDS = ("database", "neighbors", "cache", "train", "sample", "evaluate", "import_checkpoint", "recipes", "doctor")
+_COMMANDS = (
+    "database",
+    "neighbors",
+    "cache",
+    "train",
+    "status",
+    "sample",
+    "evaluate",
+    "import_checkpoint",
+    "recipes",
+    "doctor",
+)
 
 
 def build_app() -> App:

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from rdm.cli.console import DryRunFlag, JsonFlag, SetOption, show
+from rdm.training.cluster import REMOTE_SHELL, Cluster
 
 
 def register(app: App) -> None:
@@ -24,6 +25,9 @@ def train(
     source: Annotated[str | None, Parameter(help="photographs, for encoder and autoencoder recipes")] = None,
     config: Annotated[Path | None, Parameter(help="a JSON file of settings")] = None,
     set_: SetOption = None,
+    hostfile: Annotated[Path | None, Parameter(help="machines of the job, `NAME slots=N` per line")] = None,
+    master_address: Annotated[str | None, Parameter(help="where the others reach the first machine")] = None,
+    remote_shell: Annotated[str, Parameter(help="how a command is run on a machine")] = REMOTE_SHELL,
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> None:
@@ -31,20 +35,21 @@ def train(
 
     Example: rdm train --recipe rdm-tiny --cache cache --database birds --out run --set max_steps=200
     """
-    from rdm.training.launch import launch_command, num_ranks, run_training
+    from rdm.training.launch import launch_commands, num_ranks, run_training
     from rdm.training.recipes import TrainInputs, recipe_config
 
     settings = recipe_config(recipe).merged_with_file(config).with_overrides(set_ or [])
     inputs = TrainInputs(out=out, cache=cache, database=database, source=source)
+    cluster = Cluster.from_hostfile(hostfile, master_address, remote_shell) if hostfile else Cluster()
     if dry_run:
         show(
             {
                 "out": out,
-                "ranks": num_ranks(settings),
-                "command": " ".join(launch_command(settings, Path(out))),
+                "ranks": cluster.num_ranks or num_ranks(settings),
+                "commands": launch_commands(settings, cluster, Path(out)),
                 "config": settings.model_dump(mode="json"),
             },
             as_json=json,
         )
         return
-    show({"model": f"{out}/model", **run_training(settings, inputs)}, as_json=json, title="trained")
+    show({"model": f"{out}/model", **run_training(settings, inputs, cluster)}, as_json=json, title="trained")

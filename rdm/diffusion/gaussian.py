@@ -151,10 +151,16 @@ def diffusion_loss(
     Raises:
         ValueError: the prediction is not shaped like x0.
     """
+    t, noise = draw_noise(x0, schedule, generator)
+    return loss_at(predict, x0, t, noise, context, schedule, prediction_type, weighting)
+
+
+def draw_noise(x0: Tensor, schedule: NoiseSchedule, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return uniform timesteps, int64 [B], then standard normal noise shaped like x0 [B, ...]. [H] algorithm 1."""
     device = generator.device
     t = torch.randint(schedule.num_timesteps, (x0.shape[0],), generator=generator, device=device).to(x0.device)
     noise = torch.randn(x0.shape, generator=generator, device=device).to(x0.device)
-    return loss_at(predict, x0, t, noise, context, schedule, prediction_type, weighting)
+    return t, noise
 
 
 def loss_at(

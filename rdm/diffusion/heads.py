@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rdm.context import Context
-from rdm.diffusion.gaussian import PredictionType, Predictor, Weighting, diffusion_loss, loss_at
+from rdm.diffusion.gaussian import PredictionType, Predictor, Weighting, diffusion_loss, draw_noise, loss_at
 from rdm.diffusion.guidance import guided
 from rdm.diffusion.samplers import (
     AncestralVariance,
@@ -63,6 +63,10 @@ class GaussianHead:
     def loss(self, predict: Predictor, x0: Tensor, context: Context, generator: torch.Generator) -> Tensor:
         """Return each sample's training loss, float32 [B]; see `diffusion_loss`."""
         return diffusion_loss(predict, x0, context, self.schedule, generator, self.prediction_type, self.weighting)
+
+    def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the timesteps and the noise of a training step, as `loss` draws them; see `draw_noise`."""
+        return draw_noise(x0, self.schedule, generator)
 
     def loss_at(self, predict: Predictor, x0: Tensor, t: Tensor, noise: Tensor, context: Context) -> Tensor:
         """Return each sample's loss, float32 [B], at given timesteps, int64 [B], and noise: to compare contexts."""

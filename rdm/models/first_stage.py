@@ -9,7 +9,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rdm.errors import ModelError
@@ -176,6 +178,12 @@ def nearest_rows(latents: Tensor, codebook: Tensor) -> Tensor:
 def to_signed(images: Tensor) -> Tensor:
     """Return pictures as float in [-1, 1]; uint8 is converted, floats are taken to be so already."""
     return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
+
+
+def to_uint8(images: Tensor) -> NDArray[np.uint8]:
+    """Return pictures [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3]."""
+    scaled = ((images.float().clamp(-1, 1) + 1) * 127.5).round()
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def load_autoencoder(name_or_dir: str) -> FirstStage:

@@ -44,7 +44,7 @@ from rdm.report.pages import neighbors_of, sample_groups
 from rdm.report.showcase import ShowcaseConfig, held_out_pictures, read_showcase
 from rdm.sampling import Sample, image_queries, text_queries
 from rdm.sources import QuerySetConfig, open_source
-from rdm.training.loop import read_stats
+from rdm.training.stats import read_stats
 from rdm.training.worker import read_run
 
 MEANINGS = {

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rdm.context import Context
 from rdm.database import RetrievalDatabase
+from rdm.models.first_stage import to_uint8
 from rdm.progress import tracking
 from rdm.sampling.model import RetrievalModel, SampleSettings
 from rdm.sampling.queries import Query
@@ -90,9 +91,3 @@ def sample(
             results += [Sample(query, seed, image) for (query, seed), image in zip(batch, images, strict=True)]
             tracker.advance(len(batch))
     return results
-
-
-def to_uint8(images: torch.Tensor) -> NDArray[np.uint8]:
-    """Return pictures [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3]."""
-    scaled = ((images.float().clamp(-1, 1) + 1) * 127.5).round()
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -1,125 +1,284 @@
-"""Checkpoints: whole or absent, verified by size, the newest few kept."""
+"""Checkpoints: whole or absent, read back when written, plain safetensors, the same for any number of ranks."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from rdm.errors import TrainingError
-from rdm.storage.files import storage_errors
+from rdm.config import digest_json
+from rdm.errors import StorageError, TrainingError
+from rdm.storage.files import sha256_file, storage_errors
 from rdm.training.ema import Ema
-from rdm.training.engine import Engine
+from rdm.training.engine import Engine, OptimizerState
+from rdm.training.recipes import TrainConfig
 
+logger = logging.getLogger(__name__)
+
+FORMAT = "retrieval-diffusion-checkpoint"
 _PREFIX = "step-"
+_STATE = "state.json"
+_WEIGHTS = "weights.safetensors"
+_FREE_SETTINGS = frozenset(
+    {
+        "max_steps",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_best",
+        "log_every",
+        "trackers",
+        "grids_per_decade",
+        "num_ranks",
+        "zero_stage",
+        "micro_batch_size",
+        "activation_checkpointing",
+        "device",
+    }
+)
+
+
+def run_digest(config: TrainConfig) -> str:
+    """Return what must agree for a run to be continued: all but its length, its records, and who does the work."""
+    values = config.model_dump(mode="json")
+    return digest_json({name: value for name, value in values.items() if name not in _FREE_SETTINGS})
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on disk."""
+    """A complete checkpoint on disk, with what its `state.json` says."""
 
     path: Path
-    step: int
+    state: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.state["step"])
+
+    @property
+    def mean_loss(self) -> float:
+        """The mean training loss of the steps since the checkpoint before."""
+        return float(self.state["mean_loss"])
 
 
 class Checkpoints:
-    """The checkpoints of a run, `OUT/checkpoints/step-000100/`.
+    """The checkpoints of a run, `OUT/checkpoints/step-00000100/`.
 
-    All ranks write into a temporary folder, rank 0 adds the EMA weights and a `state.json` with the size of every file,
+    A checkpoint holds `weights.safetensors`, `ema-DECAY.safetensors` and `optimizer-KIND.safetensors`, fp32 tensors by
+    parameter name, and a `state.json` with everything else: configuration, provenance (the database's version among
+    it), step, and the SHA-256 of each file. Rank 0 writes all of it into a temporary folder, reads every tensor back,
     and renames the folder. Killed anywhere, the last complete one still stands.
     """
 
-    def __init__(self, out: Path, config_digest: str, keep: int) -> None:
+    def __init__(self, out: Path, config: TrainConfig) -> None:
         self.directory = out / "checkpoints"
-        self.config_digest = config_digest
-        self.keep = keep
+        self.config = config
 
     def complete(self) -> list[Checkpoint]:
-        """Return the complete checkpoints, oldest first; half-written and damaged ones are passed over."""
+        """Return the checkpoints whose files are all there at full size, oldest first."""
         found = []
         for path in sorted(self.directory.glob(f"{_PREFIX}*")):
-            state = self._read_state(path)
-            if state is not None and all(
-                (path / name).is_file() and (path / name).stat().st_size == size
-                for name, size in state["files"].items()
-            ):
-                found.append(Checkpoint(path, state["step"]))
+            try:
+                state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+                whole = state["format"] == FORMAT and all(
+                    (path / name).stat().st_size == entry["num_bytes"] for name, entry in state["files"].items()
+                )
+            except (OSError, ValueError, KeyError):
+                continue
+            if whole:
+                found.append(Checkpoint(path, state))
         return found
 
-    def save(self, engine: Engine, ema: Ema | None, step: int) -> None:
-        """Write a checkpoint; every rank must call it. `ema` is rank 0's."""
-        final = self.directory / f"{_PREFIX}{step:08d}"
+    def newest(self) -> Checkpoint | None:
+        """Return the newest checkpoint whose bytes are those that were written; a warning names those that are not.
+
+        Raises:
+            TrainingError: it belongs to another configuration.
+        """
+        for checkpoint in reversed(self.complete()):
+            if checkpoint.state["config_digest"] != run_digest(self.config):
+                raise TrainingError(
+                    "the checkpoint belongs to another configuration",
+                    where=checkpoint.path,
+                    fix="give --out a new folder, or the settings in this one's run.json",
+                )
+            if changed := _changed_file(checkpoint):
+                logger.warning("%s is damaged: the checkpoint before it is used", changed)
+                continue
+            return checkpoint
+        return None
+
+    def at(self, step: int) -> Checkpoint:
+        """Return the complete checkpoint of a step, which another rank has verified."""
+        for checkpoint in self.complete():
+            if checkpoint.step == step:
+                return checkpoint
+        raise TrainingError(
+            f"this rank does not see the checkpoint of step {step}",
+            where=self.directory,
+            fix="OUT must be a folder that every machine of the job mounts",
+        )
+
+    def save(self, engine: Engine, ema: Ema, facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint; every rank must call it.
+
+        Args:
+            engine: holds weights and the optimizer's memory.
+            ema: this rank's part of the averages.
+            facts: JSON values for `state.json`: `step`, `mean_loss`, `provenance`, `micro_batch_size`.
+
+        Raises:
+            StorageError: the disk is full, or does not give back what was written; the last checkpoint still stands.
+        """
+        final = self.directory / f"{_PREFIX}{facts['step']:08d}"
         temporary = self.directory / f".{final.name}.tmp"
-        with storage_errors(temporary):
+        with _removed_on_error(temporary), storage_errors(final):
             if engine.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
-            engine.barrier()
-            engine.save(temporary)
-            engine.barrier()
+            files = {}
+            for name, tensors in _contents(engine, ema):
+                if engine.rank == 0:
+                    files[name] = _write_verified(temporary / name, tensors, facts["step"])
+                del tensors
+            counts = engine.optimizer_counts()
             if engine.rank == 0:
-                assert ema is not None
-                save_file(_contiguous(ema.state()), temporary / "ema.safetensors")
-                self._write_state(temporary, engine, ema, step)
+                self._write_state(temporary, engine, ema, {**facts, "files": files, "optimizer_counts": counts})
                 shutil.rmtree(final, ignore_errors=True)
                 os.replace(temporary, final)
                 self._prune()
-            engine.barrier()
+        engine.barrier()
 
-    def load(self, checkpoint: Checkpoint, engine: Engine, ema: Ema | None) -> None:
-        """Restore engine and EMA.
+    def load(self, checkpoint: Checkpoint, engine: Engine, ema: Ema) -> None:
+        """Restore engine and averages, whatever the number of ranks that wrote the checkpoint.
 
         Raises:
-            TrainingError: it belongs to another configuration or another number of ranks.
+            TrainingError: a parameter is missing, or has another shape.
         """
-        state = self._read_state(checkpoint.path)
-        assert state is not None
-        if state["config_digest"] != self.config_digest:
-            raise TrainingError(
-                "the checkpoint belongs to another configuration",
-                where=checkpoint.path,
-                fix="give --out a new folder, or the settings in this one's run.json",
-            )
-        if state["world_size"] != engine.world_size:
-            raise TrainingError(
-                f"the checkpoint was written by {state['world_size']} ranks, this run has {engine.world_size}",
-                where=checkpoint.path,
-                fix=f"--set num_ranks={state['world_size']}",
-            )
-        engine.load(checkpoint.path)
-        if ema is not None:
-            ema.load(load_file(checkpoint.path / "ema.safetensors"), state["ema_updates"])
+        kinds = [name for name in checkpoint.state["files"] if name.startswith("optimizer-")]
+        with contextlib.ExitStack() as stack:
+            try:
+                read = {name: _Reader(checkpoint.path / name, stack) for name in checkpoint.state["files"]}
+                moments = {name.removeprefix("optimizer-").removesuffix(".safetensors"): read[name] for name in kinds}
+                engine.load(read[_WEIGHTS].__getitem__, OptimizerState(moments, checkpoint.state["optimizer_counts"]))
+                for decay, averages in ema.averages.items():
+                    engine.scatter(read[_ema_file(decay)].__getitem__, averages)
+            except (SafetensorError, KeyError, RuntimeError) as error:
+                raise TrainingError(
+                    f"the checkpoint does not fit this run: {type(error).__name__}: {error}",
+                    where=checkpoint.path,
+                    fix="delete this checkpoint: the one before it is then used",
+                ) from error
+        ema.num_updates = checkpoint.state["ema_updates"]
+        engine.loss_scale = checkpoint.state["loss_scale"]
 
-    def _write_state(self, directory: Path, engine: Engine, ema: Ema, step: int) -> None:
-        files = {
-            path.relative_to(directory).as_posix(): path.stat().st_size
-            for path in sorted(directory.rglob("*"))
-            if path.is_file()
-        }
+    def _write_state(self, directory: Path, engine: Engine, ema: Ema, facts: Mapping[str, Any]) -> None:
         state = {
-            "step": step,
+            "format": FORMAT,
+            **facts,
             "world_size": engine.world_size,
-            "config_digest": self.config_digest,
+            "zero_stage": self.config.zero_stage,
             "ema_updates": ema.num_updates,
-            "files": files,
+            "loss_scale": engine.loss_scale,
+            "config_digest": run_digest(self.config),
+            "config": self.config.model_dump(mode="json"),
         }
-        (directory / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-
-    def _read_state(self, path: Path) -> dict | None:
-        try:
-            return json.loads((path / "state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+        with open(directory / _STATE, "w", encoding="utf-8") as file:
+            file.write(json.dumps(state, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def _prune(self) -> None:
-        for checkpoint in self.complete()[: -self.keep]:
-            shutil.rmtree(checkpoint.path, ignore_errors=True)
+        found = self.complete()
+        kept = {checkpoint.step for checkpoint in found[-self.config.keep_checkpoints :]}
+        if self.config.keep_best:
+            kept.add(min(found, key=lambda checkpoint: checkpoint.mean_loss).step)
+        for checkpoint in found:
+            if checkpoint.step not in kept:
+                shutil.rmtree(checkpoint.path, ignore_errors=True)
 
 
-def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+class _Reader(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, read one at a time."""
+
+    def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
+        self._file = stack.enter_context(safe_open(path, framework="pt"))
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _contents(engine: Engine, ema: Ema) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield each file's name and tensors, one at a time: rank 0 then never holds more than one copy of the weights."""
+    yield _WEIGHTS, engine.gather(engine.owned_weights())
+    for decay, averages in ema.averages.items():
+        yield _ema_file(decay), engine.gather(averages)
+    for kind in engine.moment_kinds():
+        yield f"optimizer-{kind}.safetensors", engine.gather_moments(kind)
+
+
+def _ema_file(decay: float) -> str:
+    return f"ema-{decay:g}.safetensors"
+
+
+def _write_verified(path: Path, tensors: Mapping[str, Tensor], step: int) -> dict[str, Any]:
+    """Write a file through to the disk, compare what is read back bit by bit, and return its size and SHA-256."""
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"step": str(step)})
+    except SafetensorError as error:  # the library wraps the cause: say it as any other failed write
+        _raise_write_error(path, error)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+    with safe_open(path, framework="pt") as stored:
+        same = set(stored.keys()) == set(tensors) and all(
+            torch.equal(stored.get_tensor(name).view(torch.int32), tensor.contiguous().view(torch.int32))
+            for name, tensor in tensors.items()
+        )
+    if not same:
+        raise StorageError(
+            "the disk does not give back what was written", where=path, fix="check the disk; the last checkpoint stands"
+        )
+    return {"num_bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def _raise_write_error(path: Path, error: Exception) -> None:
+    """Raise the failed write's own OSError where its text tells the number, as in `No space left (os error 28)`."""
+    text = str(error)
+    if "os error " in text:
+        number = int(text.split("os error ")[1].split(")")[0])
+        raise OSError(number, os.strerror(number), str(path)) from error
+    raise error
+
+
+def _changed_file(checkpoint: Checkpoint) -> Path | None:
+    for name, entry in checkpoint.state["files"].items():
+        if sha256_file(checkpoint.path / name) != entry["sha256"]:
+            return checkpoint.path / name
+    return None
+
+
+@contextlib.contextmanager
+def _removed_on_error(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise

@@ -1,48 +1,33 @@
-"""Exponential moving average of the trainable weights, in fp32, outside the engine."""
+"""Exponential moving averages of the trainable weights, in fp32, outside the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Ema:
-    """Keeps `average <- decay * average + (1 - decay) * weight` for every trainable parameter.
+    """Keeps `average <- decay * average + (1 - decay) * weight` of the weights that this rank owns, for every decay.
 
     The decay is warmed up as min(decay, (1 + n) / (10 + n)) after n updates, so that short runs do not remember their
     initial weights.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, weights: Sequence[Tensor], decays: Sequence[float]) -> None:
+        """Start every average at the weights, a list of tensors in a fixed order."""
+        self.decays = tuple(decays)
         self.num_updates = 0
-        self._averages = {name: parameter.detach().float().clone() for name, parameter in _trainable(module)}
+        self.averages = {decay: [weight.detach().float().clone() for weight in weights] for decay in self.decays}
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Take the weights of a step in."""
+    def update(self, weights: Sequence[Tensor]) -> None:
+        """Take the weights of a step in; the same tensors in the same order as at the start."""
         self.num_updates += 1
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        weights = [parameter.detach().float() for _, parameter in _trainable(module)]
-        averages = list(self._averages.values())
-        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the averages by parameter name, fp32."""
-        return dict(self._averages)
-
-    def load(self, state: Mapping[str, Tensor], num_updates: int) -> None:
-        """Take up averages that `state` gave.
-
-        Raises:
-            KeyError: a parameter is missing.
-        """
-        self.num_updates = num_updates
-        for name, average in self._averages.items():
-            average.copy_(state[name])
-
-
-def _trainable(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+        values = [weight.detach().float() for weight in weights]
+        if not values:
+            return
+        for limit, averages in self.averages.items():
+            decay = min(limit, (1 + self.num_updates) / (10 + self.num_updates))
+            torch._foreach_lerp_(averages, values, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]

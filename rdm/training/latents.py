@@ -24,6 +24,8 @@ from rdm.sources.queryset import is_held_out
 from rdm.training.cache import LatentCache
 from rdm.training.objective import Shard
 
+_EXPONENT_BITS = np.uint16(0x7C00)  # all set: a float16 that is infinite or not a number
+
 
 class ConditioningConfig(Config):
     """How neighbor embeddings become context tokens; training and sampling share it."""
@@ -127,10 +129,18 @@ class LatentData:
         stem = self.cache.stems[index]
         rows = self._rows(stem)
         ids = self.neighbor_ids(stem)[rows]
+        latents = np.ascontiguousarray(self.cache.latents(stem)[rows])
+        if latents.dtype == np.float16:
+            self._check_finite(latents, index)
         return {
-            self.cache.content: np.ascontiguousarray(self.cache.latents(stem)[rows]),
+            self.cache.content: latents,
             "neighbors": condition(self.database, ids, self.config.conditioning),
         }
+
+    def keys(self, index: int) -> Sequence[str]:
+        """See TrainingData."""
+        stem = self.cache.stems[index]
+        return self.cache.rows(stem).column("key").take(self._rows(stem)).to_pylist()
 
     def neighbor_ids(self, stem: str) -> NDArray[np.int64]:
         """Return the loaded neighbors [N, k] of every latent of a cache shard, nearest first."""
@@ -154,6 +164,16 @@ class LatentData:
     def flipped(self, stem: str) -> list[bool]:
         """Return whether each of those latents is a mirror image."""
         return self.cache.rows(stem).column("flipped").take(self._rows(stem)).to_pylist()
+
+    def _check_finite(self, latents: NDArray[np.float16], index: int) -> None:
+        bits = latents.view(np.uint16) & _EXPONENT_BITS
+        bad = np.flatnonzero((bits == _EXPONENT_BITS).reshape(len(latents), -1).any(axis=1))
+        if len(bad):
+            raise CacheError(
+                f"{len(bad)} latents hold numbers that are not finite, the first is that of {self.keys(index)[bad[0]]}",
+                where=f"{self.cache.folder.url}, shard {self.cache.stems[index]}",
+                fix="delete this shard's tar and run `rdm cache build` again",
+            )
 
     def _rows(self, stem: str) -> NDArray[np.int64]:
         images = self.cache.rows(stem).column("image_id").to_pylist()

@@ -1,156 +1,223 @@
-"""Start a training job under the `deepspeed` launcher, follow it, and turn its end into a result or a clear error."""
+"""Start a training job, follow it, and turn its end into a result or a clear error."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from rdm.errors import TrainingError
+from rdm import errors
+from rdm.errors import RdmError, TrainingError
 from rdm.progress import Tracker, tracking
 from rdm.storage.files import storage_errors
+from rdm.storage.locks import lock_file
+from rdm.training.cluster import Cluster
+from rdm.training.node import Orders, command, end_group, num_cores
 from rdm.training.recipes import TrainConfig, TrainInputs
 
 POLL_SECONDS = 0.5
 LOG = "launcher.log"
+LOCK = ".job.lock"
+OnProgress = Callable[[], object]
 
 
-def run_training(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
+def run_training(
+    config: TrainConfig, inputs: TrainInputs, cluster: Cluster | None = None, on_progress: OnProgress | None = None
+) -> dict[str, Any]:
     """Train until `max_steps` and return the last line of statistics; a stopped run resumes, a finished one returns.
 
-    The job is its own process group, and ends when this process does.
+    The job is its own process group on each machine, and ends when this process does.
+
+    Args:
+        config: the run's.
+        inputs: where it reads and writes.
+        cluster: machines; None: this one.
+        on_progress: called whenever there are new lines of statistics.
 
     Raises:
         TrainingError: the folder holds another run, or a rank failed; the last checkpoint then stands.
+        ConcurrentWriterError: another job trains in this folder.
     """
-    from rdm.training.assemble import open_run
-    from rdm.training.loop import MODEL, read_stats, run_digest
-    from rdm.training.worker import ERROR_FILE, RUN_FILE, read_run, write_run
+    from rdm.training.loop import MODEL
+    from rdm.training.stats import last_stats
+    from rdm.training.worker import ERROR_FILE, write_run
 
+    cluster = cluster or Cluster()
     out = Path(inputs.out)
-    if (out / RUN_FILE).exists() and (recorded := read_run(out)) and run_digest(recorded[0]) != run_digest(config):
-        raise TrainingError(
-            "the folder holds a run with another configuration",
-            where=out,
-            fix="give --out a new folder, or the settings in its run.json",
-        )
-    stats = read_stats(out)
-    if (out / MODEL).is_dir() and stats and stats[-1]["step"] >= config.max_steps:
-        return stats[-1]
+    config = _resolved(config, inputs, cluster)
+    before = last_stats(out)
+    if (out / MODEL).is_dir() and before is not None and before["step"] >= config.max_steps:
+        return before
     with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with lock_file(out / LOCK, "is training in this folder"):
+        _prepare(config, inputs, cluster)
         write_run(out, config, inputs)
-    open_run(config, inputs)  # prepares what has to be prepared once, and refuses bad inputs before a job starts
-    (out / ERROR_FILE).unlink(missing_ok=True)
-    with tracking("train", config.max_steps, "steps", stats[-1]["step"] if stats else 0) as tracker:
-        code = _follow(config, out, tracker)
+        (out / ERROR_FILE).unlink(missing_ok=True)
+        with tracking("train", config.max_steps, "steps", before["step"] if before else 0) as tracker:
+            code = _follow(orders_of(config, cluster, out), cluster, out, tracker, on_progress)
     if code != 0:
         raise _failure(out, code)
-    return read_stats(out)[-1]
+    result = last_stats(out)
+    assert result is not None
+    return result
 
 
-def launch_command(config: TrainConfig, out: Path) -> list[str]:
-    """Return the command line of the launcher on this machine."""
-    return [
-        sys.executable,
-        "-m",
-        "deepspeed.launcher.runner",
-        "--num_accelerators",
-        str(num_ranks(config)),
-        "--master_addr",
-        "127.0.0.1",
-        "--master_port",
-        str(_free_port()),
-        "--module",
-        "rdm.training.worker",
-        "--out",
-        str(out),
-    ]
+def orders_of(config: TrainConfig, cluster: Cluster, out: Path) -> list[Orders]:
+    """Return the orders of every machine of a job, in the order of their node ranks.
+
+    Raises:
+        TrainingError: more accelerators were asked for than there are, or a device that is not there.
+    """
+    alone = not cluster.machines
+    slots = (num_ranks(config),) if alone else tuple(machine.slots for machine in cluster.machines)
+    address = "127.0.0.1" if alone else cluster.master_address or cluster.machines[0].host
+    shared = {
+        "out": str(out.absolute()),
+        "slots": slots,
+        "master_address": address,
+        "master_port": _free_port() if alone else cluster.master_port,
+        "device": _device(config),
+        "pick_interface": not alone,
+    }
+    return [Orders(node_rank=number, **shared) for number in range(len(slots))]
+
+
+def launch_commands(config: TrainConfig, cluster: Cluster, out: Path) -> list[str]:
+    """Return, for people, what will be run on each machine."""
+    prefixes = [cluster.shell_words(machine) for machine in cluster.machines] or [[]]
+    orders = orders_of(config, cluster, out)
+    return [" ".join([*prefix, *command(own)]) for prefix, own in zip(prefixes, orders, strict=True)]
 
 
 def num_ranks(config: TrainConfig) -> int:
     """Return how many ranks train on this machine.
 
     Raises:
-        TrainingError: more accelerators were asked for than there are.
+        TrainingError: more accelerators were asked for than there are, or a device that is not there.
     """
     import torch
 
-    accelerators = torch.cuda.device_count()
+    accelerators = torch.cuda.device_count() if _device(config) == "cuda" else 0
     if accelerators and (config.num_ranks or 0) > accelerators:
         raise TrainingError(
             f"num_ranks is {config.num_ranks}, but there are {accelerators} accelerators",
             fix=f"--set num_ranks={accelerators}",
         )
-    return config.num_ranks or accelerators or min(2, _num_cores())
+    return config.num_ranks or accelerators or min(2, num_cores())
 
 
-def _follow(config: TrainConfig, out: Path, tracker: Tracker) -> int:
-    from rdm.training.loop import read_stats
+def _device(config: TrainConfig) -> str:
+    from rdm.training.device import training_device
 
-    with open(out / LOG, "ab") as log:
-        process = subprocess.Popen(
-            launch_command(config, out),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=_environment(config),
-            start_new_session=True,
+    return training_device(config).type
+
+
+def _resolved(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> TrainConfig:
+    """Return the configuration with the size of a micro-batch settled, as the run began.
+
+    Raises:
+        TrainingError: the folder holds another run, or the ranks cannot share the batch.
+    """
+    from rdm.training.checkpoints import run_digest
+    from rdm.training.loop import micro_batch
+    from rdm.training.worker import RUN_FILE, read_run
+
+    out = Path(inputs.out)
+    recorded = read_run(out)[0] if (out / RUN_FILE).exists() else None
+    if recorded is not None and run_digest(recorded) != run_digest(config):
+        raise TrainingError(
+            "the folder holds a run with another configuration",
+            where=out,
+            fix="give --out a new folder, or the settings in its run.json",
         )
+    size = micro_batch(config, cluster.num_ranks or num_ranks(config), recorded.micro_batch_size if recorded else None)
+    return config.model_copy(update={"micro_batch_size": size})
+
+
+def _prepare(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> None:
+    """Prepare what has to be prepared once, and refuse bad inputs before a job starts."""
+    from rdm.training.assemble import open_run
+
+    _, objective = open_run(config, inputs)
+    ranks = cluster.num_ranks or num_ranks(config)
+    if objective.needs_whole_batch and config.micro_batch_size != config.batch_size // ranks:
+        raise TrainingError(
+            f"the loss of {config.recipe} compares the samples of a whole batch: it cannot accumulate gradients over "
+            f"micro-batches of {config.micro_batch_size}",
+            where=inputs.out,
+            fix=f"--set micro_batch_size={config.batch_size // ranks}",
+        )
+
+
+def _follow(
+    orders: Sequence[Orders], cluster: Cluster, out: Path, tracker: Tracker, on_progress: OnProgress | None
+) -> int:
+    """Run the job to its end and return the first exit code that is not 0. No machine outlives another's failure."""
+    prefixes = [cluster.shell_words(machine) for machine in cluster.machines] or [[]]
+    nodes: list[subprocess.Popen[bytes]] = []
+    with open(out / LOG, "ab") as log:
         try:
-            while process.poll() is None:
-                time.sleep(POLL_SECONDS)
-                if stats := read_stats(out):
-                    last = stats[-1]
-                    tracker.set(last["step"], f"loss {last['loss']:.4f}, {last['samples_per_second']:.0f} samples/s")
+            for prefix, own in zip(prefixes, orders, strict=True):
+                nodes.append(_start(prefix, own, log))
+            return _wait(nodes, out, tracker, on_progress)
         finally:
-            _end(process)
-    return process.returncode
+            for node in nodes:
+                assert node.stdin is not None
+                node.stdin.close()  # the machine's ranks end with this
+            for node in nodes:
+                _end(node)
 
 
-def _environment(config: TrainConfig) -> dict[str, str]:
-    import torch
-
-    from rdm.training.worker import OWNER_VARIABLE
-
-    ranks = num_ranks(config)
-    environment = {
-        **os.environ,
-        OWNER_VARIABLE: str(os.getpid()),
-        "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": str(max(1, _num_cores() // ranks)),
-    }
-    if not torch.cuda.is_available():
-        environment["DS_ACCELERATOR"] = "cpu"
-    return environment
+def _start(prefix: Sequence[str], orders: Orders, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    node = subprocess.Popen(
+        [*prefix, sys.executable, "-m", "rdm.training.node"],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert node.stdin is not None
+    node.stdin.write(orders.model_dump_json().encode() + b"\n")
+    node.stdin.flush()
+    return node
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    for sign, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            continue
-        except ProcessLookupError:
-            pass
-        return
+def _wait(nodes: Sequence[subprocess.Popen[bytes]], out: Path, tracker: Tracker, on_progress: OnProgress | None) -> int:
+    from rdm.training.stats import last_stats
+
+    seen = 0
+    while True:
+        codes = [node.poll() for node in nodes]
+        if (last := last_stats(out)) is not None and last["step"] != seen:
+            seen = last["step"]
+            tracker.set(seen, f"loss {last['loss']:.4f}, {last['samples_per_second']:.0f} samples/s")
+            if on_progress is not None:
+                on_progress()
+        failed = next((code for code in codes if code), None)
+        if failed or None not in codes:
+            return failed or 0
+        time.sleep(POLL_SECONDS)
 
 
-def _failure(out: Path, code: int) -> TrainingError:
-    from rdm.training.worker import ERROR_FILE
+def _end(node: subprocess.Popen[bytes]) -> None:
+    """Let a machine end its ranks, which takes a few seconds, and end what is left."""
+    try:
+        node.wait(30)
+    except subprocess.TimeoutExpired:
+        end_group(node)
 
-    error = out / ERROR_FILE
-    if error.exists():
-        found = json.loads(error.read_text(encoding="utf-8"))
-        return TrainingError(found["what"], where=found["where"], fix=found["fix"])
+
+def _failure(out: Path, code: int) -> RdmError:
+    from rdm.training.worker import read_error
+
+    if (found := read_error(out)) is not None:
+        kind = getattr(errors, found["kind"], TrainingError)
+        return kind(found["what"], where=found["where"], fix=found["fix"])
     lines = (out / LOG).read_text(encoding="utf-8", errors="replace").strip().split("\n")
     cause = next((line for line in reversed(lines) if "Error" in line), lines[-1])
     return TrainingError(
@@ -158,11 +225,6 @@ def _failure(out: Path, code: int) -> TrainingError:
         where=out / LOG,
         fix="mend the cause and run the same command again: it resumes from the last checkpoint",
     )
-
-
-def _num_cores() -> int:
-    """Return the cores that this process may use, which a container or `taskset` may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_port() -> int:

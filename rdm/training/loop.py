@@ -3,108 +3,120 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from rdm.config import digest_json
 from rdm.errors import TrainingError
 from rdm.storage.files import storage_errors
 from rdm.training.checkpoints import Checkpoints
+from rdm.training.device import distributed_place
 from rdm.training.ema import Ema
-from rdm.training.engine import Engine
+from rdm.training.engine import Engine, MicroBatch
+from rdm.training.grids import NUM_PICTURES, grid_path, is_grid_step, write_grid
+from rdm.training.guard import LossGuard, SeenStep
 from rdm.training.objective import Objective, TrainingData
 from rdm.training.order import BatchReader, DataOrder
 from rdm.training.recipes import TrainConfig
+from rdm.training.stats import StatsLog
 
-STATS = "stats.jsonl"
 MODEL = "model"
 
 
 def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Path) -> None:
-    """Train on this rank until `max_steps` and export the EMA weights to `OUT/model`.
+    """Train on this rank until `max_steps` and export the averaged weights to `OUT/model`.
 
-    A step is a function of (weights, seed, step, rank), so a run that is killed and started again continues as if
-    nothing had happened.
+    A step is a function of (weights, seed, step, number of the micro-batch), so a run that is killed and started again
+    continues as if nothing had happened, and one that goes on with another number of ranks sees the same samples with
+    the same noise.
 
     Raises:
         TrainingError: the loss is not finite, or the checkpoint belongs to another run.
     """
     # Initialize.
-    engine = Engine(objective, config)
-    ema = Ema(engine.objective, config.ema_decay) if engine.rank == 0 else None
+    micro_batch_size = micro_batch(config, distributed_place()[1])
+    engine = Engine(objective, config, micro_batch_size)
+    ema = Ema(engine.owned_weights(), config.ema_decays)
     order = DataOrder([shard.num_samples for shard in data.shards], config.seed)
     reader = BatchReader(data, order)
 
-    # Resume from the last complete checkpoint.
-    checkpoints = Checkpoints(out, run_digest(config), config.keep_checkpoints)
-    step = 0
-    if found := checkpoints.complete():
-        checkpoints.load(found[-1], engine, ema)
-        step = found[-1].step
-    if engine.rank == 0:
-        _truncate_stats(out / STATS, step)
+    # Resume from the last complete checkpoint; rank 0 verifies it for all.
+    checkpoints = Checkpoints(out, config)
+    found = checkpoints.newest() if engine.rank == 0 else None
+    step = engine.agree(found.step if found else 0)
+    if step:
+        checkpoints.load(found or checkpoints.at(step), engine, ema)
+    stats = StatsLog(out, config, step) if engine.rank == 0 else None
+    guard = LossGuard(out, engine, reader)
     engine.barrier()
 
     # Main training loop.
     window_started, window_steps = time.monotonic(), 0
+    losses: list[Tensor] = []
     while step < config.max_steps:
         positions = order.step_positions(step, config.batch_size, engine.rank, engine.world_size)
-        batch = {name: torch.from_numpy(array) for name, array in reader.batch(positions).items()}
-        generator = torch.Generator(engine.device).manual_seed(_seed(config.seed, "step", step, engine.rank))
-        torch.manual_seed(_seed(config.seed, "dropout", step, engine.rank))
         rate = learning_rate(config, step)
-        metrics = engine.step(batch, generator, rate)
+        result = engine.step(_micro_batches(config, engine, reader, positions, micro_batch_size, step), rate)
+        ema.update(engine.owned_weights())
         step, window_steps = step + 1, window_steps + 1
-        if ema is not None:
-            ema.update(engine.objective)
+        losses.append(result.metrics["loss"])
+        guard.watch(SeenStep(step, positions, result, engine.gradient_norm))
 
         # Report status, and never save a checkpoint of weights whose loss was not looked at.
         saves = step % config.checkpoint_every == 0 or step == config.max_steps
         if step % config.log_every == 0 or step == 1 or saves:
-            values = engine.average({name: float(value) for name, value in metrics.items()})
-            if not all(math.isfinite(value) for value in values.values()):
-                raise TrainingError(
-                    f"the loss is not finite at step {step}: {values}",
-                    where=f"stream positions {positions[0]}..{positions[-1]} of seed {config.seed}",
-                    fix="lower learning_rate, or look at those samples; the last checkpoint stands",
-                )
-            if engine.rank == 0:
+            guard.check()
+            values = engine.average({name: float(value) for name, value in result.metrics.items()})
+            if stats is not None:
                 seconds = (time.monotonic() - window_started) / window_steps
-                _append_stats(
-                    out / STATS,
+                norm = engine.gradient_norm
+                stats.log(
                     {
                         "step": step,
                         **values,
                         "learning_rate": rate,
-                        "gradient_norm": engine.gradient_norm,
+                        "gradient_norm": None if norm is None else float(norm),
                         "seconds_per_step": seconds,
                         "samples_per_second": config.batch_size / seconds,
-                    },
+                    }
                 )
             window_started, window_steps = time.monotonic(), 0
+        if is_grid_step(step, config.grids_per_decade, config.max_steps):
+            _draw_grid(engine, ema, reader, out, step, stats)
         if saves:
-            checkpoints.save(engine, ema, step)
+            mean_loss = engine.average({"loss": float(torch.stack(losses).double().mean())})["loss"]
+            facts = {"step": step, "mean_loss": mean_loss, "micro_batch_size": micro_batch_size}
+            checkpoints.save(engine, ema, {**facts, "provenance": objective.provenance})
+            losses.clear()
 
     # Export, once, whole or absent.
-    if ema is not None:
-        export_model(engine.objective, ema, config, out)
+    for decay in reversed(config.ema_decays):  # OUT/model last: where it stands, the run is finished
+        state = engine.gather(ema.averages[decay])
+        if engine.rank == 0:
+            export_model(objective, state, config, out / model_name(config, decay))
+    if stats is not None:
+        stats.close()
     engine.barrier()
     engine.close()
 
 
-def export_model(objective: Objective, ema: Ema, config: TrainConfig, out: Path) -> None:
-    """Write the EMA weights as a model directory `OUT/model`, replacing an older one."""
-    final, temporary = out / MODEL, out / f".{MODEL}.tmp"
+def model_name(config: TrainConfig, decay: float) -> str:
+    """Return the folder of an average's weights: `model` for `ema_decay`, `model-ema-DECAY` for the others."""
+    return MODEL if decay == config.ema_decay else f"{MODEL}-ema-{decay:g}"
+
+
+def export_model(objective: Objective, state: dict[str, Tensor], config: TrainConfig, final: Path) -> None:
+    """Write fp32 weights by parameter name as a model directory, replacing an older one."""
+    temporary = final.with_name(f".{final.name}.tmp")
     with storage_errors(final):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        objective.export(temporary, ema.state())
+        objective.export(temporary, state)
         (temporary / "train_config.json").write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
@@ -120,30 +132,63 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def run_digest(config: TrainConfig) -> str:
-    """Return what must agree for a run to be continued: everything but its length and how often it logs and saves."""
-    free = {"max_steps", "checkpoint_every", "keep_checkpoints", "log_every", "num_ranks"}
-    return digest_json({name: value for name, value in config.model_dump(mode="json").items() if name not in free})
+def micro_batch(config: TrainConfig, num_ranks: int, recorded: int | None = None) -> int:
+    """Return the samples of one forward pass.
+
+    A run keeps the size that it began with, because the noise is drawn per micro-batch: on fewer ranks it accumulates.
+
+    Args:
+        config: the run's.
+        num_ranks: of the whole job.
+        recorded: the size that the run had before, if it is being resumed.
+
+    Raises:
+        TrainingError: the ranks cannot share `batch_size`, or `micro_batch_size` does not divide a rank's share.
+    """
+    share, rest = divmod(config.batch_size, num_ranks)
+    if rest:
+        raise TrainingError(
+            f"batch_size {config.batch_size} cannot be shared by {num_ranks} ranks",
+            fix="--set batch_size to a multiple of the number of ranks",
+        )
+    if config.micro_batch_size is None:
+        return recorded if recorded and share % recorded == 0 else share
+    if share % config.micro_batch_size:
+        raise TrainingError(
+            f"a rank's share of {share} samples is no multiple of micro_batch_size {config.micro_batch_size}",
+            fix=f"--set micro_batch_size to a divisor of {share}",
+        )
+    return config.micro_batch_size
 
 
-def read_stats(out: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's `stats.jsonl`; a half-written last line is left out."""
-    path = out / STATS
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+def _micro_batches(
+    config: TrainConfig,
+    engine: Engine,
+    reader: BatchReader,
+    positions: np.ndarray,
+    micro_batch_size: int,
+    step: int,
+) -> list[MicroBatch]:
+    """Return this rank's share of a step; the noise is that of the micro-batch's number in the whole batch."""
+    found: list[MicroBatch] = []
+    for place, part in enumerate(np.split(positions, len(positions) // micro_batch_size)):
+        number = engine.rank * engine.accumulation + place
+        batch = {name: torch.from_numpy(array) for name, array in reader.batch(part).items()}
+        generator = torch.Generator(engine.device).manual_seed(_seed(config.seed, "step", step, number))
+        found.append((batch, generator, _seed(config.seed, "dropout", step, number)))
+    return found
 
 
-def _truncate_stats(path: Path, step: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = [row for row in read_stats(path.parent) if row["step"] <= step]
-    path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-
-
-def _append_stats(path: Path, row: dict[str, Any]) -> None:
-    with storage_errors(path), open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+def _draw_grid(engine: Engine, ema: Ema, reader: BatchReader, out: Path, step: int, stats: StatsLog | None) -> None:
+    state = engine.gather(ema.averages[ema.decays[0]])
+    if stats is not None:
+        arrays = reader.batch(np.arange(min(NUM_PICTURES, reader.num_samples), dtype=np.int64))
+        batch = {name: torch.from_numpy(array).to(engine.device) for name, array in arrays.items()}
+        pictures = engine.objective.preview(state, batch)
+        if pictures is not None:
+            write_grid(pictures, grid_path(out, step))
+            stats.log_grid(step, grid_path(out, step))
+    engine.barrier()
 
 
 def _seed(*parts: object) -> int:

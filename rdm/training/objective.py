@@ -6,11 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class TrainingData(Protocol):
         """Return the arrays of one shard; each has `shards[index].num_samples` rows."""
         ...
 
+    def keys(self, index: int) -> Sequence[str]:
+        """Return the name of each sample of a shard, by which a user finds it again."""
+        ...
+
 
 class Objective(nn.Module, ABC):
     """A network together with its loss: the only thing that differs between recipes.
@@ -42,9 +50,31 @@ class Objective(nn.Module, ABC):
     Parameters that do not train have `requires_grad=False`.
     """
 
+    needs_whole_batch = False
+    """Whether the loss compares the samples of a batch, so that no gradients can be accumulated over parts of it."""
+
+    provenance: Mapping[str, Any] = {}
+    """What the run learned from (the database's version among it), as JSON values; in every checkpoint."""
+
     @abstractmethod
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return `{"loss": scalar, ...}`; the other scalars are logged."""
+        """Return `{"loss": scalar, ...}`: scalars are logged; values with one entry per sample, [B], are written down
+        when the loss is not finite.
+        """
+
+    @property
+    def networks(self) -> Sequence[ModelMixin]:
+        """The networks on which `compile`, `channels_last` and `activation_checkpointing` act; empty: none does."""
+        return ()
+
+    def preview(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> NDArray[np.uint8] | None:
+        """Return pictures uint8 [N, H, W, 3] of networks with given weights, or None where there is nothing to see.
+
+        Args:
+            state: as for `export`.
+            batch: training samples, always the same ones.
+        """
+        return None
 
     @abstractmethod
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:

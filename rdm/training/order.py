@@ -76,6 +76,17 @@ class BatchReader:
         names = next(iter(shards.values()))
         return {name: np.stack([shards[shard][name][row] for shard, row in places]) for name in names}
 
+    @property
+    def num_samples(self) -> int:
+        """The samples of one epoch."""
+        return self._order.num_samples
+
+    def keys(self, positions: NDArray[np.int64]) -> list[str]:
+        """Return the names of the samples at stream positions."""
+        places = self._order.locate(positions)
+        names = {shard: self._data.keys(shard) for shard in dict.fromkeys(shard for shard, _ in places)}
+        return [names[shard][row] for shard, row in places]
+
     def _shard(self, shard: int) -> dict[str, NDArray]:
         if shard in self._cache:
             self._cache.move_to_end(shard)

@@ -102,6 +102,11 @@ class PhotoShards:
         ]
         return {"images": np.stack(squares)}
 
+    def keys(self, index: int) -> Sequence[str]:
+        """See TrainingData: the photograph, and the number of the square cut from it."""
+        part = self._parts()[index]
+        return [f"{photo.image_id}#{number}" for photo in part for number in range(photo.num_squares)]
+
     def sample(self, count: int) -> NDArray[np.uint8]:
         """Return the whole photographs, uint8 [M, 3, S, S], of `count` ids that lie evenly over the listing.
 

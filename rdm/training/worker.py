@@ -1,4 +1,4 @@
-"""One rank of a training job: `deepspeed --module rdm.training.worker --out DIR`."""
+"""One rank of a training job, as DeepSpeed's launcher starts it: `--module rdm.training.worker --out DIR`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from pathlib import Path
 import torch
 
 from rdm.errors import RdmError
+from rdm.storage.files import atomic_path
 from rdm.training.assemble import open_run
 from rdm.training.loop import train
+from rdm.training.node import OWNER_VARIABLE
 from rdm.training.recipes import TrainConfig, TrainInputs
 
-OWNER_VARIABLE = "RDM_OWNER_PID"
 RUN_FILE = "run.json"
 ERROR_FILE = "error.json"
+
+logger = logging.getLogger(__name__)
 
 
 def write_run(out: Path, config: TrainConfig, inputs: TrainInputs) -> None:
     """Write what a rank needs to know."""
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"config": config.model_dump(mode="json"), "inputs": inputs.model_dump(mode="json")}, indent=1)
-    (out / RUN_FILE).write_text(text + "\n", encoding="utf-8")
+    with atomic_path(out / RUN_FILE) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_run(out: Path) -> tuple[TrainConfig, TrainInputs]:
@@ -49,10 +53,27 @@ def main() -> None:
         data, objective = open_run(config, inputs)
         train(config, data, objective, out)
     except RdmError as error:
-        (out / ERROR_FILE).write_text(
-            json.dumps({"what": error.what, "where": error.where, "fix": error.fix}), encoding="utf-8"
-        )
+        logger.error("%s", error)
+        _record(out, error)
         raise SystemExit(str(error)) from error
+
+
+def read_error(out: Path) -> dict[str, str] | None:
+    """Return the error that a rank recorded: `kind`, `what`, `where` and `fix`."""
+    try:
+        return json.loads((out / ERROR_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _record(out: Path, error: RdmError) -> None:
+    """Tell the launching process what went wrong; where the disk is full, its log has to do."""
+    found = {"kind": type(error).__name__, "what": error.what, "where": str(error.where), "fix": error.fix}
+    try:
+        with atomic_path(out / ERROR_FILE) as temporary:
+            temporary.write_text(json.dumps(found), encoding="utf-8")
+    except RdmError as failed:
+        logger.error("%s", failed)
 
 
 def _die_with_owner() -> None:

@@ -20,6 +20,9 @@ class Numbered:
         count = self.shards[index].num_samples
         return {"place": np.stack([np.full(count, index), np.arange(count)], axis=1)}
 
+    def keys(self, index):
+        return [f"{index}-{row}" for row in range(self.shards[index].num_samples)]
+
 
 @given(sizes, st.integers(0, 5), st.integers(0, 3))
 def test_an_epoch_visits_every_sample_once(shard_sizes, seed, epoch):
@@ -63,3 +66,11 @@ def test_shards_are_read_once_per_epoch_when_memory_holds_one():
     for start in range(0, 24, 4):
         reader.batch(np.arange(start, start + 4))
     assert sorted(data.reads) == [0, 1, 2]
+
+
+def test_keys_name_the_samples_of_a_batch():
+    data = Numbered([3, 2])
+    reader = BatchReader(data, DataOrder([3, 2], seed=0))
+    positions = np.arange(5)
+    places = reader.batch(positions)["place"].tolist()
+    assert reader.keys(positions) == [f"{shard}-{row}" for shard, row in places]

@@ -1,7 +1,8 @@
 import pytest
 
 from rdm.errors import UsageError
-from rdm.training.loop import learning_rate, run_digest
+from rdm.training.checkpoints import run_digest
+from rdm.training.loop import learning_rate
 from rdm.training.recipes import RECIPES, recipe_config
 
 

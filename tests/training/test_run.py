@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+from training_jobs import kill_all, ranks_of, start_job, wait_for_step, weights_of
 
 from rdm.database import RetrievalDatabase
 from rdm.errors import CacheError, TrainingError
 from rdm.sampling import RetrievalDiffusionModel
 from rdm.training.checkpoints import Checkpoints
 from rdm.training.launch import run_training
-from rdm.training.loop import read_stats, run_digest
-from rdm.training.recipes import TrainConfig, TrainInputs
+from rdm.training.stats import read_stats
+from rdm.training.status import read_status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-_TRAIN = """
-import json, sys
-from rdm.training.launch import run_training
-from rdm.training.recipes import TrainConfig, TrainInputs
-config, inputs = json.loads(sys.argv[1])
-run_training(TrainConfig.model_validate(config), TrainInputs.model_validate(inputs))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -38,36 +26,6 @@ def straight(prepared, tiny_recipe, tmp_path_factory):
     out = tmp_path_factory.mktemp("straight") / "run"
     run_training(tiny_recipe, prepared.inputs(out))
     return out
-
-
-def _weights(out: Path) -> bytes:
-    return (out / "model" / "denoiser" / "diffusion_pytorch_model.safetensors").read_bytes()
-
-
-def _start(config: TrainConfig, inputs: TrainInputs) -> subprocess.Popen[bytes]:
-    arguments = json.dumps([config.model_dump(mode="json"), inputs.model_dump(mode="json")])
-    return subprocess.Popen([sys.executable, "-c", _TRAIN, arguments], start_new_session=True)
-
-
-def _wait_for_step(process: subprocess.Popen[bytes], out: Path, step: int) -> None:
-    deadline = time.monotonic() + 300
-    while not any(row["step"] >= step for row in read_stats(out)):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def _kill_all(process: subprocess.Popen[bytes], out: Path) -> None:
-    """Kill the launching process and the ranks at once, as a machine that loses power would."""
-    for pid in [process.pid, *_processes(out)]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
-
-
-def _processes(out: Path) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", f"rdm.training.worker.*{out}"], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
 
 
 def test_every_step_is_recorded(straight, tiny_recipe):
@@ -90,37 +48,72 @@ def test_a_finished_run_returns_at_once(straight, prepared, tiny_recipe):
 
 def test_a_killed_run_resumes_to_the_same_bits(straight, prepared, tiny_recipe, tmp_path):
     out = tmp_path / "run"
-    process = _start(tiny_recipe, prepared.inputs(out))
-    _wait_for_step(process, out, 15)
-    _kill_all(process, out)
+    process = start_job(tiny_recipe, prepared.inputs(out))
+    wait_for_step(process, out, 15)
+    kill_all(process, out)
     assert not (out / "model").exists()
     run_training(tiny_recipe, prepared.inputs(out))
-    assert _weights(out) == _weights(straight)
+    assert weights_of(out) == weights_of(straight)
     assert [row["loss"] for row in read_stats(out)] == [row["loss"] for row in read_stats(straight)]
 
 
 def test_ranks_end_with_the_process_that_launched_them(prepared, tiny_recipe, tmp_path):
     out = tmp_path / "run"
     config = tiny_recipe.with_overrides(["max_steps=100000", "log_every=10"])
-    process = _start(config, prepared.inputs(out))
-    _wait_for_step(process, out, 10)
+    process = start_job(config, prepared.inputs(out))
+    wait_for_step(process, out, 10)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 60
-    while _processes(out):
+    while ranks_of(out):
         assert time.monotonic() < deadline, "ranks outlived the process that launched them"
         time.sleep(0.2)
     assert read_stats(out)[-1]["step"] < config.max_steps
 
 
-def test_a_damaged_checkpoint_is_passed_over(straight, tiny_recipe):
-    checkpoints = Checkpoints(straight, run_digest(tiny_recipe), keep=2)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(straight, tiny_recipe, caplog):
+    checkpoints = Checkpoints(straight, tiny_recipe)
     newest = checkpoints.complete()[-1]
-    whole = (newest.path / "ema.safetensors").read_bytes()
-    (newest.path / "ema.safetensors").write_bytes(whole[:-1])
+    path = newest.path / "weights.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    older = checkpoints.newest()
+    assert older is not None
+    assert older.step < newest.step
+    assert "weights.safetensors is damaged" in caplog.text
+    path.write_bytes(whole[:-1])
     assert newest.step not in [found.step for found in checkpoints.complete()]
-    (newest.path / "ema.safetensors").write_bytes(whole)
+    path.write_bytes(whole)
     assert checkpoints.complete()[-1].step == newest.step
+
+
+def test_a_checkpoint_is_plain_safetensors_with_configuration_and_database_version(straight, tiny_recipe, prepared):
+    path = Checkpoints(straight, tiny_recipe).complete()[-1].path
+    state = json.loads((path / "state.json").read_text())
+    assert state["config"]["objective"]["denoiser"]["block_out_channels"] == [16, 32]
+    assert state["provenance"]["database"]["version"] == RetrievalDatabase.open(prepared.database).version.number
+    weights, average = (load_file(path / f"{name}.safetensors") for name in ("weights", "ema-0.995"))
+    assert set(weights) == set(average)
+    assert set(load_file(path / "optimizer-exp_avg.safetensors")) == set(weights)
+    exported = load_file(straight / "model" / "denoiser" / "diffusion_pytorch_model.safetensors")
+    assert all((average[f"denoiser.unet.{name}"] == value).all() for name, value in exported.items())
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(straight, tiny_recipe):
+    kept = Checkpoints(straight, tiny_recipe).complete()
+    steps = [checkpoint.step for checkpoint in kept]
+    assert steps[-2:] == [50, 60]
+    assert len(steps) <= 3
+
+
+def test_grids_are_drawn_at_steps_in_equal_ratios(straight):
+    assert sorted(path.name for path in (straight / "grids").iterdir()) == ["step-00000010.png", "step-00000060.png"]
+
+
+def test_the_status_of_a_finished_run(straight):
+    found = read_status(straight)
+    assert (found.health, found.step, found.checkpoint_step) == ("finished", 60, 60)
+    assert len(found.sparkline) == 40
 
 
 def test_a_folder_with_another_run_is_refused(straight, prepared, tiny_recipe):

@@ -55,9 +55,16 @@ class ContrastiveData:
         arrays = self.cache.load(index)
         return {name: arrays[name][self.rows[index]] for name in ("image", "text")}
 
+    def keys(self, index: int) -> Sequence[str]:
+        """See TrainingData."""
+        keys = self.cache.shard_keys[index]
+        return [keys[row] for row in self.rows[index]]
+
 
 class ContrastiveObjective(Objective):
     """Trains the heads and the temperature. One sample is a picture: one of its views against one of its captions."""
+
+    needs_whole_batch = True
 
     def __init__(self, config: ContrastiveConfig, data: ContrastiveData) -> None:
         super().__init__()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from rdm.config import Config
+from rdm.context import Context
 from rdm.diffusion.heads import GaussianHead
 from rdm.diffusion.schedules import ScheduleConfig
 from rdm.diffusion.schedules import rdm as rdm_schedule
 from rdm.errors import CacheError
 from rdm.models.denoiser import Denoiser, DenoiserConfig, build_denoiser, rdm_tiny_denoiser
+from rdm.models.first_stage import load_autoencoder, to_uint8
 from rdm.training.latents import (
     ConditioningConfig,
     LatentData,
@@ -26,6 +30,9 @@ from rdm.training.latents import (
     write_info,
 )
 from rdm.training.objective import Objective
+
+_LATENTS = ("moments", "latents")  # what a cache may hold for this objective
+_PREVIEW_STEPS = 25
 
 
 class RetrievalDiffusionConfig(Config):
@@ -62,11 +69,38 @@ class RetrievalDiffusionObjective(Objective):
         self.head = config.head()
         self.denoiser: Denoiser = build_denoiser(config.denoiser)
 
+    @property
+    def networks(self) -> Sequence[Any]:
+        """See Objective."""
+        return (self.denoiser.unet,)
+
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See Objective. The posterior is sampled anew at every step."""
         z = (self._latents(batch, generator) - self.latent_shift) * self.latent_scale
         context = training_context(batch["neighbors"], self.config.conditioning, generator)
-        return {"loss": self.head.loss(self.denoiser, z, context, generator).mean()}
+        timesteps, noise = self.head.draw(z, generator)
+        losses = self.head.loss_at(self.denoiser, z, timesteps, noise, context)
+        return {"loss": losses.mean(), "timesteps": timesteps, "losses": losses}
+
+    @torch.no_grad()
+    def preview(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> NDArray[np.uint8]:
+        """See Objective: samples whose neighbors are those of the training samples, with a seed for each."""
+        conditioning = self.config.conditioning
+        first_stage = load_autoencoder(str(self.provenance["autoencoder"]))
+        tokens = batch["neighbors"][:, : conditioning.k_train].float() * conditioning.scale
+        latents = self.head.sample(
+            self._denoiser_with(state).eval().to(tokens.device),
+            Context(tokens=tokens),
+            shape=(first_stage.latent_channels, *next(batch[name] for name in _LATENTS if name in batch).shape[2:]),
+            seeds=range(len(tokens)),
+            num_steps=_PREVIEW_STEPS,
+        )
+        return to_uint8(first_stage.decode(latents.float().cpu()))
+
+    def _denoiser_with(self, state: Mapping[str, Tensor]) -> Denoiser:
+        denoiser = build_denoiser(self.config.denoiser)
+        denoiser.load_state_dict({name.removeprefix("denoiser."): value for name, value in state.items()})
+        return denoiser
 
     def _latents(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return a draw from each posterior of a KL autoencoder, or the latents of a VQ autoencoder."""
@@ -77,9 +111,8 @@ class RetrievalDiffusionObjective(Objective):
 
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
         """See Objective: `denoiser/` opens with diffusers' `from_pretrained`; `model.json` holds the rest."""
-        exported = build_denoiser(self.config.denoiser)
-        exported.load_state_dict({name.removeprefix("denoiser."): value for name, value in state.items()})
-        exported.unet.save_pretrained(str(directory / "denoiser"), safe_serialization=True)
+        exported = self._denoiser_with(state).unet
+        exported.save_pretrained(str(directory / "denoiser"), safe_serialization=True)
         write_info(directory, model_info(self.config, self.provenance))
 
 

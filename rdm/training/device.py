@@ -1,0 +1,37 @@
+"""Where a rank is: its number, and the device that it computes on."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from rdm.errors import TrainingError
+from rdm.training.recipes import TrainConfig
+
+
+def distributed_place() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks, as the launcher's environment says."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def training_device(config: TrainConfig) -> torch.device:
+    """Return the device of this rank.
+
+    Raises:
+        TrainingError: `device=cuda` where there is none, or `precision=fp16` on a CPU that does not compute in it.
+    """
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise TrainingError(
+            "device is cuda, but PyTorch finds no GPU here",
+            fix="check the driver with `rdm doctor`, or --set device=cpu",
+        )
+    if available and config.device != "cpu":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if config.precision == "fp16":
+        raise TrainingError(
+            "precision is fp16, which DeepSpeed refuses on a CPU: it does not compute in 16-bit floats",
+            fix="--set precision=bf16, which has the range of fp32 and needs no loss scale",
+        )
+    return torch.device("cpu")

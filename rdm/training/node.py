@@ -1,0 +1,139 @@
+"""One machine of a training job: starts its ranks, and ends them when whoever started it is gone.
+
+`python -m rdm.training.node` reads its orders as one line of JSON from standard input, which then stays open for as
+long as the job is wanted. When it closes, by the end of the job's owner, of the connection, or of either machine, the
+ranks are ended: nothing trains unattended.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from rdm.config import Config
+
+GRACE_SECONDS = 10.0
+POLL_SECONDS = 0.2
+OWNER_VARIABLE = "RDM_OWNER_PID"
+
+
+class Orders(Config):
+    """What a machine needs to know to start its part of a job."""
+
+    out: str
+    slots: tuple[int, ...] = Field(description="ranks of every machine, in order")
+    node_rank: int
+    master_address: str
+    master_port: int
+    device: str = Field(description="cpu or cuda")
+    pick_interface: bool = Field(
+        description="talk over the interface that leads to the master, as several machines must"
+    )
+
+
+def command(orders: Orders) -> list[str]:
+    """Return the command line of DeepSpeed's launcher for this machine."""
+    first = [sum(orders.slots[:number]) for number in range(len(orders.slots) + 1)]
+    world = {f"node-{number}": list(range(first[number + 1] - first[number])) for number in range(len(orders.slots))}
+    return [
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.launch",
+        f"--world_info={base64.urlsafe_b64encode(json.dumps(world).encode()).decode()}",
+        f"--node_rank={orders.node_rank}",
+        f"--master_addr={orders.master_address}",
+        f"--master_port={orders.master_port}",
+        "--module",
+        "rdm.training.worker",
+        "--out",
+        orders.out,
+    ]
+
+
+def main() -> None:
+    """Start the ranks, follow them to their end, and exit as they did."""
+    orders = Orders.model_validate_json(sys.stdin.readline())
+    stop = threading.Event()
+    for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(sign, lambda *_: stop.set())
+    threading.Thread(target=_wait_for_owner, args=(stop,), daemon=True).start()
+    process = subprocess.Popen(
+        command(orders), stdin=subprocess.DEVNULL, env=environment(orders), start_new_session=True
+    )
+    while process.poll() is None and not stop.wait(POLL_SECONDS):
+        pass
+    code = process.poll()
+    end_group(process)  # also ranks that outlived DeepSpeed's launcher
+    sys.exit(1 if code is None or code < 0 else code)
+
+
+def environment(orders: Orders) -> dict[str, str]:
+    """Return the environment of the ranks."""
+    threads = max(1, num_cores() // orders.slots[orders.node_rank])
+    found = {
+        **os.environ,
+        OWNER_VARIABLE: str(os.getpid()),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(threads),
+    }
+    if orders.device == "cpu":
+        found["DS_ACCELERATOR"] = "cpu"
+    if orders.pick_interface and (name := interface_to(orders.master_address)):
+        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            found.setdefault(variable, name)
+    return found
+
+
+def interface_to(address: str) -> str | None:
+    """Return the network interface by which this machine reaches an address; None: it does not reach it."""
+    import psutil
+
+    try:
+        family, *_, target = socket.getaddrinfo(address, 1, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(target)  # a datagram socket: nothing is sent
+            own = probe.getsockname()[0]
+    except OSError:
+        return None
+    interfaces: dict[str, Any] = psutil.net_if_addrs()
+    names = [name for name, addresses in interfaces.items() if own in {entry.address for entry in addresses}]
+    # The master reaches itself over the loopback, but the others reach it by the interface that has its address.
+    return next(iter(names), None)
+
+
+def num_cores() -> int:
+    """Return the cores that this process may use, which a container or `taskset` may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_group(process: subprocess.Popen[Any], signs: Sequence[int] = (signal.SIGTERM, signal.SIGKILL)) -> None:
+    """End a process and all of its group, first politely."""
+    for sign in signs:
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _wait_for_owner(stop: threading.Event) -> None:
+    while os.read(0, 1):  # nothing comes: this returns when the other end is closed
+        pass
+    stop.set()
+
+
+if __name__ == "__main__":
+    main()

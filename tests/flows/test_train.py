@@ -1,0 +1,114 @@
+"""The flow `train` when its job crashes or is cancelled."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+_FLOW = """
+import json, sys
+from prefect.testing.utilities import prefect_test_harness
+from flows.train import train
+with prefect_test_harness(server_startup_timeout=120):
+    from prefect.artifacts import Artifact
+    result = train(**json.loads(sys.argv[1]))
+    shown = {key: Artifact.get(key) for key in ("training", "training-samples")}
+    print(json.dumps({"step": result["step"], **{key: found.data for key, found in shown.items()}}))
+"""
+SETTINGS = [
+    "checkpoint_every=5",
+    "log_every=1",
+    "batch_size=4",
+    "num_ranks=2",
+    "objective.denoiser.block_out_channels=[16, 32]",
+    "objective.denoiser.attention_levels=[false, true]",
+    "objective.denoiser.norm_num_groups=8",
+    "objective.denoiser.head_dim=8",
+    "objective.denoiser.cross_attention_dim=16",
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, encoded, tiny_encoder: str) -> dict[str, str]:
+    """A database, and photographs to train on."""
+    from rdm.compute import ComputeConfig
+    from rdm.database.build import BuildConfig, DatabaseBuilder
+    from rdm.database.jobs import run_build
+    from rdm.sources import CropConfig
+
+    root = tmp_path_factory.mktemp("flow")
+    for name, first in (("database", 0), ("queries", 100)):
+        (root / name).mkdir()
+        for number in range(16):
+            (root / name / f"{name}{number:02d}.jpg").write_bytes(encoded(first + number, (300, 300)))
+    crop = CropConfig(frame_size=40, patch_size=32, min_patches=2, max_patches=2)
+    build = BuildConfig(source=f"folder://{root}/database", encoder=tiny_encoder, crop=crop)
+    run_build(DatabaseBuilder(str(root / "db"), build), ComputeConfig(dask="inline"))
+    return {"database": str(root / "db"), "queries": f"folder://{root}/queries", "cache": str(root / "cache")}
+
+
+def _start(inputs: dict[str, str], out: Path, max_steps: int) -> subprocess.Popen[str]:
+    overrides = [*SETTINGS, f"max_steps={max_steps}"]
+    parameters = {**inputs, "out": str(out), "dask": "inline", "overrides": overrides}
+    return subprocess.Popen(
+        [sys.executable, "-c", _FLOW, json.dumps(parameters)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"},
+    )
+
+
+def _ranks(out: Path) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", f"worker.*--local_rank.*{out}"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def _wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
+    from rdm.training.stats import read_stats
+
+    deadline = time.monotonic() + 300
+    while not any(row["step"] >= step for row in read_stats(out)):
+        assert process.poll() is None, "the flow ended before its job could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_job_that_crashes_is_started_again_and_resumes(inputs, tmp_path):
+    out = tmp_path / "run"
+    process = _start(inputs, out, max_steps=40)
+    _wait_for_step(process, out, 7)
+    os.kill(_ranks(out)[-1], signal.SIGKILL)
+    shown = process.communicate(timeout=400)[0]
+    assert process.returncode == 0
+    found = json.loads(shown.strip().split("\n")[-1])
+    assert found["step"] == 40
+    assert "rdm-tiny: finished" in found["training"]
+    assert found["training-samples"].startswith("data:image/png;base64,")
+    assert (out / "launcher.log").read_text().count("WORLD INFO DICT") == 2
+
+
+def test_cancelling_ends_every_process_of_the_job(inputs, tmp_path):
+    out = tmp_path / "run"
+    process = _start(inputs, out, max_steps=100_000)
+    deadline = time.monotonic() + 300
+    while len(_ranks(out)) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)  # what a Prefect worker sends to a run that is cancelled
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    deadline = time.monotonic() + 30
+    while _ranks(out):
+        assert time.monotonic() < deadline, "ranks outlived the flow"
+        time.sleep(0.2)

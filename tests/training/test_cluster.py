@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from rdm.errors import UsageError
+from rdm.training.cluster import Cluster, Machine
+from rdm.training.launch import orders_of
+from rdm.training.node import command, interface_to
+from rdm.training.recipes import recipe_config
+
+
+@pytest.fixture
+def hostfile(tmp_path):
+    path = tmp_path / "hosts"
+    path.write_text("# two machines\nnode-1 slots=8\n\nnode-2  slots=4  # the older one\n")
+    return path
+
+
+def test_a_hostfile_names_machines_in_order(hostfile):
+    cluster = Cluster.from_hostfile(hostfile)
+    assert cluster.machines == (Machine(host="node-1", slots=8), Machine(host="node-2", slots=4))
+    assert cluster.num_ranks == 12
+    assert cluster.shell_words(cluster.machines[1]) == ["ssh", "node-2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no machine"),
+        ("node-1", "is no machine"),
+        ("node-1 slots=0", "is no machine"),
+        ("-oProxyCommand=x slots=1", "is no machine"),
+        ("a slots=1\na slots=2", "twice"),
+    ],
+)
+def test_a_hostfile_that_cannot_be_meant_is_refused(tmp_path, text, message):
+    (tmp_path / "hosts").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        Cluster.from_hostfile(tmp_path / "hosts")
+
+
+def test_a_missing_hostfile_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        Cluster.from_hostfile(tmp_path / "hosts")
+
+
+def test_every_machine_gets_its_number_and_the_first_ones_address(hostfile, tmp_path):
+    orders = orders_of(recipe_config("rdm-tiny"), Cluster.from_hostfile(hostfile, "10.0.0.1"), tmp_path)
+    assert [(own.node_rank, own.master_address, own.slots) for own in orders] == [
+        (0, "10.0.0.1", (8, 4)),
+        (1, "10.0.0.1", (8, 4)),
+    ]
+    words = command(orders[1])
+    world = next(word.removeprefix("--world_info=") for word in words if word.startswith("--world_info="))
+    assert json.loads(base64.urlsafe_b64decode(world)) == {"node-0": list(range(8)), "node-1": [0, 1, 2, 3]}
+    assert {"--node_rank=1", "--master_addr=10.0.0.1", "--master_port=29500"} <= set(words)
+
+
+def test_the_interface_to_an_own_address_is_the_one_that_has_it():
+    assert interface_to("127.0.0.1") == "lo"
+    assert interface_to("no.such.host.invalid") is None

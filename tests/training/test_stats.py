@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdm.errors import MissingDependencyError
+from rdm.training.recipes import recipe_config
+from rdm.training.stats import StatsLog, last_stats, read_stats
+
+ROW = {"loss": 0.5, "learning_rate": 1e-3, "gradient_norm": None}
+
+
+def test_lines_beyond_the_step_from_which_a_run_goes_on_are_dropped(tmp_path):
+    config = recipe_config("rdm-tiny")
+    log = StatsLog(tmp_path, config, 0)
+    for step in (1, 2, 3):
+        log.log({"step": step, **ROW})
+    resumed = StatsLog(tmp_path, config, 2)
+    resumed.log({"step": 3, "loss": 0.25})
+    assert [row["loss"] for row in read_stats(tmp_path)] == [0.5, 0.5, 0.25]
+
+
+def test_a_line_cut_short_is_left_out(tmp_path):
+    (tmp_path / "stats.jsonl").write_text('{"step": 1}\n{"ste')
+    assert read_stats(tmp_path) == [{"step": 1}]
+
+
+def test_the_last_line_is_found_without_reading_the_others(tmp_path):
+    assert last_stats(tmp_path) is None
+    (tmp_path / "stats.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(10_000)) + '{"st')
+    assert last_stats(tmp_path) == {"step": 9999}
+    (tmp_path / "stats.jsonl").write_text('{"st')
+    assert last_stats(tmp_path) is None
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "grid.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_gets_every_number_and_picture(tmp_path, picture):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = StatsLog(tmp_path, recipe_config("rdm-tiny").with_overrides(['trackers=["tensorboard"]']), 0)
+    log.log({"step": 1, **ROW})
+    log.log({"step": 2, **ROW, "loss": 0.25})
+    log.log_grid(2, picture)
+    log.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]
+    assert events.Tags()["images"] == ["samples"]
+    assert "train/gradient_norm" not in events.Tags()["scalars"]
+
+
+@pytest.mark.slow
+def test_wandb_keeps_a_run_offline(tmp_path, picture, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    log = StatsLog(tmp_path, recipe_config("rdm-tiny").with_overrides(['trackers=["wandb"]']), 0)
+    log.log({"step": 1, **ROW})
+    log.log_grid(1, picture)
+    log.close()
+    name = (tmp_path / "wandb_id").read_text()
+    written = list((tmp_path / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))
+    assert len(written) == 1
+    assert b"learning_rate" in written[0].read_bytes()
+    StatsLog(tmp_path, recipe_config("rdm-tiny"), 1)
+    assert (tmp_path / "wandb_id").read_text() == name
+
+
+def test_a_tracker_that_is_not_installed_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    config = recipe_config("rdm-tiny").with_overrides(['trackers=["wandb"]'])
+    with pytest.raises(MissingDependencyError, match="wandb") as caught:
+        StatsLog(tmp_path, config, 0)
+    assert caught.value.fix == "pip install 'retrieval-diffusion[wandb]'"
