@@ -5,7 +5,15 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("embedding", "exact_neighbors", "jpeg_tars", "latent_loader")
+BENCHMARKS = (
+    "embedding",
+    "exact_neighbors",
+    "jpeg_tars",
+    "latent_loader",
+    "training_overhead",
+    "two_ranks",
+    "zero_memory",
+)
 
 
 def main() -> None:

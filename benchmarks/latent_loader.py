@@ -31,6 +31,10 @@ class _Tar:
         raw = np.memmap(self.path, np.uint8, "r", shape=(stride * COUNT,)).reshape(COUNT, stride)
         return {"moments": raw[:, 512 + 128 : 640 + nbytes].view(np.float16).reshape(COUNT, *SHAPE)}
 
+    def keys(self, index: int) -> list[str]:
+        """Return the names of the members."""
+        return [f"{row:06d}" for row in range(COUNT)]
+
 
 def run() -> str:
     """Return the ratio in words."""
