@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -12,7 +12,16 @@ from rdm.cli import exchange
 from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, show, show_rows
 from rdm.errors import UsageError
 
+if TYPE_CHECKING:
+    from rdm.database.build import DatabaseBuilder
+
 Root = Annotated[str, Parameter(name="--root", help="the database's folder or URL")]
+TrialOption = Annotated[
+    int, Parameter(name="--trial", help="with --dry-run: photographs that are really stored and embedded, to measure")
+]
+PriceOption = Annotated[
+    float | None, Parameter(name="--price-per-hour", help="with --dry-run: of all machines together, for the cost")
+]
 PARTIAL = 3
 
 
@@ -36,6 +45,8 @@ def build(
     set_: SetOption = None,
     dask: DaskOption = "local",
     dry_run: DryRunFlag = False,
+    trial: TrialOption = 48,
+    price_per_hour: PriceOption = None,
     json: JsonFlag = False,
 ) -> int:
     """Make a database from photographs: store, cut, embed, index. The same command again resumes, or does nothing.
@@ -49,9 +60,9 @@ def build(
     settings = build_config(source, preset).merged_with_file(config).with_overrides(set_ or [])
     builder = DatabaseBuilder(root, settings)
     if dry_run:
-        show(
-            {"root": root, "would": "build", **builder.plan(), "config": settings.model_dump(mode="json")}, as_json=json
-        )
+        takes = _estimate(builder, dask, trial, price_per_hour)
+        resolved = settings.model_dump(mode="json")
+        show({"root": root, "would": "build", **builder.plan(), "takes": takes, "config": resolved}, as_json=json)
         return 0
     result = run_build(builder, ComputeConfig(dask=dask))
     show(result, as_json=json, title="database")
@@ -75,6 +86,8 @@ def update(
     ] = False,
     dask: DaskOption = "local",
     dry_run: DryRunFlag = False,
+    trial: TrialOption = 48,
+    price_per_hour: PriceOption = None,
     json: JsonFlag = False,
 ) -> int:
     """Bring a database up to date with its source: add what is new, delete what is gone or asked to go.
@@ -92,11 +105,22 @@ def update(
     builder = update_builder(root, removal, retry_failed=retry_failed)
     plan = update_plan(builder)
     if dry_run or not plan["changed"]:
-        show({"root": root, **plan}, as_json=json, title="plan" if dry_run else "nothing changed")
+        takes = {"takes": _estimate(builder, dask, trial, price_per_hour)} if plan["changed"] else {}
+        show({"root": root, **plan, **takes}, as_json=json, title="plan" if dry_run else "nothing changed")
         return 0
     result = run_build(builder, ComputeConfig(dask=dask))
     show({**plan, **result}, as_json=json, title="database")
     return PARTIAL if result["failed"] else 0
+
+
+def _estimate(builder: DatabaseBuilder, dask: str, trial: int, price_per_hour: float | None) -> dict[str, Any]:
+    """Return what a run would take, on a cluster of this machine or with the workers of a scheduler."""
+    from rdm.compute import ComputeConfig, count_workers
+    from rdm.database.estimate import EstimateConfig, estimate
+
+    workers = count_workers(ComputeConfig(dask=dask))
+    config = EstimateConfig(num_photographs=trial, num_workers=workers, price_per_hour=price_per_hour)
+    return estimate(builder, config)
 
 
 def compact(*, root: Root, dry_run: DryRunFlag = False, json: JsonFlag = False) -> None:

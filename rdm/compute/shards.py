@@ -146,6 +146,21 @@ class _Inline(Generic[ShardT]):
 Pool = ComputePool | _Inline
 
 
+def count_workers(config: ComputeConfig) -> int:
+    """Return the worker processes that a configuration has: of a local cluster, or of the scheduler at the address.
+
+    Raises:
+        UsageError: no scheduler answers at the address.
+    """
+    if config.dask == "inline":
+        return 1
+    if config.dask == "local":
+        return config.num_workers or os.cpu_count() or 1
+    with compute_pool(config) as pool:
+        assert isinstance(pool, ComputePool)
+        return len(pool.client.scheduler_info(n_workers=-1)["workers"])
+
+
 @contextmanager
 def compute_pool(config: ComputeConfig) -> Iterator[Pool]:
     """Open the pool that a configuration names: `local`, `inline`, or a scheduler's address.
@@ -216,6 +231,13 @@ def _raise_failures(stage: str, failures: list[ShardFailure]) -> None:
     if isinstance(first.error, RdmError):
         first.error.what = f"{first.error.what}{others}"
         raise first.error
+    if type(first.error).__name__ == "KilledWorker":  # its own class, without an import of dask for inline work
+        raise RdmError(
+            f"{stage}: every worker that took the shard died{others}",
+            where=f"shard {first.shard}",
+            fix="most likely it needs more memory: run the same command with fewer or larger workers; "
+            "finished shards are kept",
+        ) from first.error
     raise RdmError(
         f"{stage}: {type(first.error).__name__}: {first.error}{others}",
         where=f"shard {first.shard}",

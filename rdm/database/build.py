@@ -145,6 +145,13 @@ class DatabaseBuilder:
         """Return what a run would do, in photographs and patches."""
         return self.changes.counts()
 
+    def trial(self, root: str, num_photographs: int) -> DatabaseBuilder:
+        """Return a builder of a small database with the first of the new photographs, to measure its stages."""
+        builder = DatabaseBuilder(root, self.config.model_copy(update={"min_success_rate": 0.0}))
+        builder.changes = Changes(builder.folder, None, self.changes.new_rows.slice(0, num_photographs), Removal())
+        builder._boxes = self._boxes
+        return builder
+
     def ingest(self, pool: Pool) -> dict[str, Any]:
         """Store the new photographs; return counts by status and cause.
 
@@ -194,14 +201,14 @@ class DatabaseBuilder:
         """Embed the new patches; return counts."""
         config, digest = self.config, load_encoder(self.config.encoder).fingerprint.digest()
         tasks = [
-            EmbedTask(self.folder, self._first_new_part + n, config.encoder, digest, config.batch_size, self._precision)
+            EmbedTask(self.folder, self._first_new_part + n, config.encoder, digest, config.batch_size, self.precision)
             for n in range(len(self._new_stems))
         ]
         stats = [result for _, result in pool.map(embed_part, tasks, stage="embed", names=[str(t.part) for t in tasks])]
         return {"num_patches": sum(shard["num_patches"] for shard in stats)}
 
     @property
-    def _precision(self) -> Precision:
+    def precision(self) -> Precision:
         """All vectors of a database are made in one precision: that of its first build."""
         if self.parent is not None:
             return self.parent.encoder.get("precision", "float32")
@@ -272,7 +279,7 @@ class DatabaseBuilder:
                 **(self.parent.encoder if self.parent else {}),
                 "name": self.config.encoder,
                 "digest": encoder.fingerprint.digest(),
-                "precision": self._precision,
+                "precision": self.precision,
                 "fingerprint": encoder.fingerprint.model_dump(mode="json"),
             },
             index=self._index_infos,
@@ -292,7 +299,7 @@ class DatabaseBuilder:
         recorded = BuildConfig.model_validate(self.parent.config)
         fixed = ("crop", "boxes", "filters", "source", "images_per_shard")
         differing = [name for name in fixed if getattr(recorded, name) != getattr(self.config, name)]
-        if self.config.precision not in ("auto", self._precision):
+        if self.config.precision not in ("auto", self.precision):
             differing.append("precision")
         if differing:
             raise DatabaseError(

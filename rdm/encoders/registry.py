@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rdm.encoders.protocol import Encoder, Precision
 from rdm.errors import UsageError
 
 DEFAULT_ENCODER = "assets://encoder-lite"
+_loading = threading.Lock()
 _KNOWN = f"{DEFAULT_ENCODER} (the embedded one), lite:DIR (your own heads), open_clip:MODEL/PRETRAINED_OR_FILE"
 
 
@@ -42,7 +44,8 @@ def load_encoder(
         import torch
 
         torch.set_num_threads(threads)
-    return _load(name, device, precision)
+    with _loading:  # threads of one worker share the encoder that the first of them loads
+        return _load(name, device, precision)
 
 
 @lru_cache(maxsize=4)

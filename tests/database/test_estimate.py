@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from rdm.compute import ComputeConfig
+from rdm.database import BuildConfig, DatabaseBuilder
+from rdm.database.estimate import EstimateConfig, estimate
+from rdm.database.jobs import build_config, run_build
+from rdm.sources import CropConfig
+from rdm.storage import Folder
+
+
+def builder_of(root: Path, photos: Path, encoder: str) -> DatabaseBuilder:
+    crop = CropConfig(frame_size=40, patch_size=24, min_patches=2, max_patches=2)
+    return DatabaseBuilder(str(root), BuildConfig(source=f"folder://{photos}", encoder=encoder, crop=crop))
+
+
+def test_trial_is_scaled_to_all_photographs_and_leaves_nothing(
+    photos: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
+    builder = builder_of(tmp_path / "db", photos, tiny_encoder)
+    few = estimate(builder, EstimateConfig(num_photographs=3, price_per_hour=3600))
+    assert (few["trial_photographs"], few["patches"]) == (3, 24)
+    assert few["hours"] * 3600 == pytest.approx(sum(few["seconds"].values()), rel=0.5)
+    assert few["cost"] == pytest.approx(sum(few["seconds"].values()), rel=0.5)
+    assert few["worker_memory_bytes"] > 100_000_000
+    assert not (tmp_path / "db").exists()
+
+
+def test_bytes_are_those_of_the_real_parts(photos: Path, tmp_path: Path, tiny_encoder: str) -> None:
+    builder = builder_of(tmp_path / "db", photos, tiny_encoder)
+    expected = estimate(builder, EstimateConfig(num_photographs=12))
+    run_build(builder, ComputeConfig(dask="inline"))
+    folder = Folder(tmp_path / "db")
+    tables = sum(folder.size(path) for name in ("images", "patches", "metadata") for path in folder.files(name))
+    real = tables + folder.size("img_emb/img_emb_0000.npy") + folder.size("index/000001/knn.index")
+    assert expected["num_bytes"] == pytest.approx(real, rel=0.5)  # tables of a few rows are mostly headers
+    assert expected["num_bytes"] < real + folder.size("index/000001/index_infos.json")
+
+
+def test_without_new_photographs_or_a_trial_there_is_nothing_to_say(
+    photos: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
+    builder = builder_of(tmp_path / "db", photos, tiny_encoder)
+    assert estimate(builder, EstimateConfig(num_photographs=0)) == {}
+    run_build(builder, ComputeConfig(dask="inline"))
+    assert estimate(builder_of(tmp_path / "db", photos, tiny_encoder), EstimateConfig()) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_estimate_is_near_the_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builder = DatabaseBuilder(str(tmp_path / "db"), build_config("samples://openimages-birds/database"))
+    expected = estimate(builder, EstimateConfig())
+    started = time.perf_counter()
+    result = run_build(builder, ComputeConfig(dask="inline"))
+    seconds = time.perf_counter() - started
+    with capsys.disabled():
+        bytes_error = expected["num_bytes"] / result["num_bytes"] - 1
+        time_error = expected["hours"] * 3600 / seconds - 1
+        print(f"\nestimate against the real run: bytes {bytes_error:+.1%}, time {time_error:+.1%}")  # noqa: T201
+    assert expected["patches"] == result["patches"]
+    assert expected["num_bytes"] == pytest.approx(result["num_bytes"], rel=0.15)
+    assert seconds / 2 < expected["hours"] * 3600 < seconds * 2
