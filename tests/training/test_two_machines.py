@@ -74,7 +74,7 @@ def test_a_machine_dies_and_the_same_command_goes_on_to_the_same_bits(
     cluster, machines, prepared, tiny_recipe, tmp_path
 ):
     config = tiny_recipe.with_overrides(["max_steps=30", "checkpoint_every=5", "grids_per_decade=0"])
-    run_training(config, prepared.inputs(tmp_path / "alone"))
+    run_training(config, prepared.inputs(tmp_path / "undisturbed"), cluster)
 
     out = tmp_path / "run"
     process = start_job(config, prepared.inputs(out), cluster)
@@ -91,9 +91,9 @@ def test_a_machine_dies_and_the_same_command_goes_on_to_the_same_bits(
     assert not (out / "model").exists()
 
     run_training(config, prepared.inputs(out), cluster)
-    assert weights_of(out) == weights_of(tmp_path / "alone")
-    assert [row["loss"] for row in read_stats(out)] == [row["loss"] for row in read_stats(tmp_path / "alone")]
-    assert min(_bytes_sent(name) for name in machines) > len(weights_of(out))  # gradients went over the wire
+    assert weights_of(out) == weights_of(tmp_path / "undisturbed")
+    assert [row["loss"] for row in read_stats(out)] == [row["loss"] for row in read_stats(tmp_path / "undisturbed")]
+    assert min(_bytes_sent(name) for name in machines) > len(weights_of(out))  # gradients go over the wire
 
 
 def test_a_machine_that_cannot_be_reached_is_a_clear_error(prepared, tiny_recipe, tmp_path):
