@@ -102,6 +102,24 @@ class NeighborTable:
         older = {name for name in folder.names("neighbors") if folder.exists(_older_description(name))}
         return sorted(found | older)
 
+    @classmethod
+    def of_query_set(cls, folder: Folder, queries_digest: str, version: Version | None = None) -> NeighborTable | None:
+        """Return the table of a query set, the first by name where there are several; None where there is none.
+
+        Raises:
+            DatabaseError: there are several, and they exclude different patches: which one is meant is not known.
+        """
+        tables = [cls(folder, name, version) for name in cls.names(folder, version)]
+        matching = [table for table in tables if table.info["queries_digest"] == queries_digest]
+        if len({(table.config.exclude_self, table.config.exclude_above) for table in matching}) > 1:
+            names = ", ".join(table.name for table in matching)
+            raise DatabaseError(
+                f"the tables {names} are of one query set and exclude different patches",
+                where=folder.url,
+                fix="build all of them again with the same --exclude-self and --exclude-above",
+            )
+        return matching[0] if matching else None
+
     def paths(self, stem: str) -> tuple[str, str]:
         """Return the paths of a shard's table and of its query embeddings."""
         names = (("neighbors", f"{stem}.parquet"), ("queries", f"{stem}.npy"))

@@ -91,15 +91,14 @@ def query_set_proposal(database: RetrievalDatabase, queries_digest: str) -> Prop
     """Return p_D of the query set that a model was trained on, or of the database's only one.
 
     Raises:
-        DatabaseError: the database has no neighbors of that query set. (There is no fallback to uniform sampling.)
+        DatabaseError: the database has no neighbors of that query set, or several that exclude different patches.
+            (There is no fallback to uniform sampling.)
     """
-    names = NeighborTable.names(database.folder, database.version)
-    tables = [NeighborTable(database.folder, name, database.version) for name in names]
-    matching = [table for table in tables if table.info["queries_digest"] == queries_digest]
-    if not matching:
+    table = NeighborTable.of_query_set(database.folder, queries_digest, database.version)
+    if table is None:
         raise DatabaseError(
             "the database has no neighbors of the model's query set, so p_D is not known",
             where=database.folder.url,
             fix=f"rdm neighbors build --root {database.folder.url} --queries SPEC --name NAME",
         )
-    return Proposal.from_neighbors(matching[0].all_ids).without(database.tombstones)
+    return Proposal.from_neighbors(table.all_ids).without(database.tombstones)

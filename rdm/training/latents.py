@@ -91,26 +91,26 @@ class LatentData:
 
         Raises:
             CacheError: the database has no neighbors of this query set, or too few per crop.
+            DatabaseError: it has several tables of it that exclude different patches.
         """
         opened = RetrievalDatabase.open(database)
         latents = LatentCache(cache)
-        tables = [NeighborTable(opened.folder, name) for name in NeighborTable.names(opened.folder)]
-        matching = [table for table in tables if table.info["queries_digest"] == latents.info["queries_digest"]]
-        if not matching:
+        table = NeighborTable.of_query_set(opened.folder, latents.info["queries_digest"])
+        if table is None:
             raise CacheError(
                 "the database has no neighbors of the query set that this cache was made from",
                 where=cache,
                 fix=f"rdm neighbors build --root {database} --queries SPEC --name NAME, with the same crops",
             )
-        if (stored := matching[0].info["config"]["k_stored"]) < config.conditioning.num_loaded:
+        if (stored := table.config.k_stored) < config.conditioning.num_loaded:
             raise CacheError(
                 f"training takes {config.conditioning.num_loaded} neighbors, but {stored} are stored",
                 where=database,
                 fix="lower objective.conditioning.k_train or .pool, or build the neighbors again with a larger "
                 "k_stored",
             )
-        pinned = RetrievalDatabase.open(database, version=matching[0].info["database_version"])
-        return cls(latents, pinned, matching[0], config, held_out)
+        pinned = RetrievalDatabase.open(database, version=table.info["database_version"])
+        return cls(latents, pinned, table, config, held_out)
 
     @property
     def shards(self) -> Sequence[Shard]:

@@ -91,7 +91,7 @@ def main(base: Path, encoder: str) -> None:
     build(first)
     kills = [kill_everywhere(base / "nothing", base / "db", build, contents(first))]
     with compute_pool(INLINE) as pool:
-        build_neighbors(str(first), "exact", NeighborConfig(queries=queries, k_stored=5), pool)
+        build_neighbors(str(first), "exact", NeighborConfig(queries=queries, k_stored=5, exclude_self=True), pool)
         build_neighbors(str(first), "fast", NeighborConfig(queries=queries, k_stored=5, exact=False), pool)
     for path in (base / "more").iterdir():
         shutil.copy(path, base / "photos")

@@ -197,6 +197,17 @@ def test_names_of_the_tables(root: Path, photos: Path) -> None:
     assert NeighborTable.names(Folder(root)) == ["a", "b"]
 
 
+def test_tables_of_one_query_set_that_exclude_differently_are_not_chosen_from(root: Path, photos: Path) -> None:
+    folder = Folder(root)
+    digest = build_table(root, config_of(photos), "b")["queries_digest"]
+    build_table(root, config_of(photos, exact=False), "a")
+    chosen = NeighborTable.of_query_set(folder, digest)
+    assert (chosen and chosen.name, NeighborTable.of_query_set(folder, "other")) == ("a", None)
+    build_table(root, config_of(photos, exclude_self=True), "c")
+    with pytest.raises(DatabaseError, match="a, b, c are of one query set"):
+        NeighborTable.of_query_set(folder, digest)
+
+
 def test_missing_shard_is_a_storage_error(root: Path, photos: Path) -> None:
     build_table(root, config_of(photos))
     (root / "neighbors" / "train" / "000002" / "00001.npy").unlink()
