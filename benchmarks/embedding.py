@@ -37,7 +37,7 @@ from rdm.storage import Folder
 SIDE = 224
 
 
-def run(count: int = 256, rounds: int = 3) -> str:
+def run(count: int = 128, rounds: int = 3) -> str:
     """Return the ratios in words, over so many photographs."""
     with tempfile.TemporaryDirectory() as directory:
         base = Path(directory)

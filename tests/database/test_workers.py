@@ -26,6 +26,7 @@ from rdm.storage import Folder
 
 Contents = Callable[[Path], dict[str, bytes]]
 CROP = CropConfig(frame_size=40, patch_size=24)
+STARTED_SECONDS = 15
 LOCAL = ComputeConfig(num_workers=2, memory_fraction=0.4, retries=20)
 
 
@@ -56,13 +57,17 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 @contextmanager
-def killing(count: int, seed: int) -> Iterator[list[int]]:
-    """Kill one worker after another at random moments; yield the list of those killed."""
+def killing(count: int, seed: int, begin: Path) -> Iterator[list[int]]:
+    """Once a path exists, kill one worker after another at random moments; yield the list of those killed.
+
+    A worker that is still starting is left alone: Dask does not start it a second time.
+    """
     rng, done, killed = random.Random(seed), threading.Event(), list[int]()
 
     def kill() -> None:
-        while len(killed) < count and not done.wait(rng.uniform(0.5, 6)):
-            if running := workers():
+        while len(killed) < count and not done.wait(rng.uniform(0.1, 3)):
+            running = [worker for worker in workers() if time.time() - worker.create_time() > STARTED_SECONDS]
+            if begin.exists() and running:
                 victim = rng.choice(running)
                 victim.send_signal(signal.SIGKILL)
                 killed.append(victim.pid)
@@ -81,12 +86,12 @@ def killing(count: int, seed: int) -> Iterator[list[int]]:
 def test_killed_workers_change_nothing(photos: Path, tmp_path: Path, contents: Contents) -> None:
     inline = ComputeConfig(dask="inline")
     build(tmp_path / "calm", photos, inline)
-    with killing(4, seed=0) as killed:
+    with killing(4, seed=0, begin=tmp_path / "db" / "_markers") as killed:
         build(tmp_path / "db", photos, LOCAL)
     assert killed, "no worker was killed while the database was built"
     assert contents(tmp_path / "db") == contents(tmp_path / "calm")
     look_up(tmp_path / "calm", photos, inline)
-    with killing(4, seed=1) as killed:
+    with killing(4, seed=1, begin=tmp_path / "db" / "neighbors") as killed:
         look_up(tmp_path / "db", photos, LOCAL)
     assert killed, "no worker was killed while neighbors were looked up"
     assert contents(tmp_path / "db") == contents(tmp_path / "calm")
