@@ -49,7 +49,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, encoded, tiny_encoder: str)
     for name, first in (("database", 0), ("queries", 100)):
         (root / name).mkdir()
         for number in range(16):
-            (root / name / f"{name}{number:02d}.jpg").write_bytes(encoded(first + number, (300, 300)))
+            (root / name / f"{name}{number:02d}.jpg").write_bytes(encoded(first + number, size=(300, 300)))
     crop = CropConfig(frame_size=40, patch_size=32, min_patches=2, max_patches=2)
     build = BuildConfig(source=f"folder://{root}/database", encoder=tiny_encoder, crop=crop)
     run_build(DatabaseBuilder(str(root / "db"), build), ComputeConfig(dask="inline"))
