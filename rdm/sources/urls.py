@@ -101,6 +101,7 @@ def read_list(path: Path, wanted: Collection[str]) -> dict[str, pa.ChunkedArray]
             if name in found:
                 raise pa.ArrowInvalid(f"two columns are called {name}")
             found[name] = column.cast(pa.string()).fill_null("")
+            found[name].validate(full=True)  # Parquet does not look whether texts are UTF-8
         return found
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         # Arrow's message may quote a line of the list, and with it a URL.
@@ -129,7 +130,10 @@ def read_csv(path: Path, keep: Callable[[str], bool]) -> pa.Table:
         pyarrow.ArrowException: it is damaged.
     """
     with pyarrow.csv.open_csv(path) as reader:
-        names = [name for name in reader.schema.names if keep(name)]
+        try:
+            names = [name for name in reader.schema.names if keep(name)]
+        except UnicodeDecodeError as error:
+            raise pa.ArrowInvalid("a column's name is not UTF-8") from error
     if len(set(names)) < len(names):
         raise pa.ArrowInvalid("two columns have one name")
     return pyarrow.csv.read_csv(

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import tokenize
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,19 +123,23 @@ class Folder:
             ) from error
 
     def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
-        """Return a Parquet file's table; a damaged one raises StorageError."""
+        """Return a Parquet file's table; a damaged one, or one without a column asked for, raises StorageError."""
         try:
             with self._resolved[0].open(self.path(relative), "rb") as file:
-                return pq.read_table(file, columns=columns)
-        except (OSError, pa.ArrowException) as error:
+                table = pq.read_table(file, columns=columns, page_checksum_verification=True)
+            table.validate(full=True)
+            if missing := set(columns or ()) - set(table.column_names):
+                raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(missing))}")
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise read_error(error, self.describe(relative)) from error
+        return table
 
     def read_array(self, relative: str) -> NDArray[Any]:
         """Return an npy file's array, memory-mapped; a missing, truncated or pickled one raises StorageError."""
         try:
             return np.load(self.local(relative), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise read_error(error, self.describe(relative)) from error
+        except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, tokenize.TokenError) as error:
+            raise read_error(error, self.describe(relative)) from error  # numpy parses its header as Python
 
     def local(self, relative: str) -> Path:
         """Return a local path of a file, for memory maps and libraries that open paths.
@@ -184,7 +189,7 @@ class Folder:
     def write_table(self, relative: str, table: pa.Table) -> None:
         """Write a Parquet file atomically, zstd-compressed; equal tables give equal bytes."""
         with self.writing(relative) as temporary:
-            pq.write_table(table, temporary, compression="zstd", write_statistics=True)
+            pq.write_table(table, temporary, compression="zstd", write_statistics=True, write_page_checksum=True)
 
     def write_array(self, relative: str, array: NDArray[Any]) -> None:
         """Write an npy file atomically. (`numpy.save` says neither errno nor cause when the disk is full.)"""

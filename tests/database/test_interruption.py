@@ -17,8 +17,8 @@ from rdm.sources import CropConfig
 
 
 @pytest.fixture
-def kills(tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]) -> Callable[[str], list[int]]:
-    """Return `kills(script)`, which runs a program that kills work everywhere, and returns how often it did."""
+def killed(tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]) -> Callable[..., list[str]]:
+    """Return a function that runs a program of this folder that kills writers, and returns the lines it prints."""
     for folder, numbers in (("photos", range(6)), ("more", range(6, 9)), ("queries", (7, 100, 101, 102))):
         (tmp_path / folder).mkdir()
         for number in numbers:
@@ -26,18 +26,18 @@ def kills(tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]) -> C
     weights = Path(tiny_encoder.removeprefix("open_clip:tiny-clip/"))
     (tmp_path / "tiny-clip.json").write_bytes((weights.parent / "tiny-clip.json").read_bytes())
 
-    def run(name: str) -> list[int]:
-        script = Path(__file__).with_name(name)
-        paths = os.pathsep.join([str(script.parents[1]), os.environ.get("PYTHONPATH", "")])
+    def run(program: str, *arguments: object) -> list[str]:
+        script = Path(__file__).with_name(program)
+        paths = os.pathsep.join([str(script.parents[1]), str(script.parent), os.environ.get("PYTHONPATH", "")])
         result = subprocess.run(
-            [sys.executable, script, tmp_path, tiny_encoder],
+            [sys.executable, script, tmp_path, tiny_encoder, *map(str, arguments)],
             capture_output=True,
             text=True,
             check=False,
             env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": paths},
         )
         assert result.returncode == 0, result.stderr[-3000:]
-        return list(map(int, result.stdout.split()))
+        return result.stdout.splitlines()
 
     return run
 
@@ -45,20 +45,33 @@ def kills(tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]) -> C
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_exports_and_imports_killed_before_any_change_finish_with_equal_bytes(
-    kills: Callable[[str], list[int]],
+    killed: Callable[..., list[str]],
 ) -> None:
-    assert min(kills("kill_exchange.py")) > 20
+    assert min(map(int, " ".join(killed("kill_exchange.py")).split())) > 20
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_build_update_and_compaction_killed_before_any_change_finish_with_equal_bytes(
-    kills: Callable[[str], list[int]],
+    killed: Callable[..., list[str]],
 ) -> None:
-    build_kills, update_kills, compaction_kills = kills("kill_everywhere.py")
+    build_kills, update_kills, compaction_kills = map(int, killed("kill_everywhere.py")[0].split())
     assert build_kills > 40
     assert update_kills > 60
     assert compaction_kills > 40
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("count", [24, pytest.param(225, marks=pytest.mark.long)])
+def test_writers_and_workers_killed_at_random_moments_finish_with_equal_bytes(
+    killed: Callable[..., list[str]], count: int
+) -> None:
+    lines = [line.split() for line in killed("kill_at_random.py", count, 0)]
+    kills = {name: (int(writer), int(worker)) for name, writer, worker in lines}
+    assert list(kills) == ["build", "update", "compact"]
+    assert all(sum(counts) == count // 3 for counts in kills.values())
+    assert sum(worker for _, worker in kills.values()) > 0
 
 
 @pytest.mark.slow
