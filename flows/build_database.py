@@ -36,9 +36,9 @@ def embed(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
 
 
 @task(cache_policy=NO_CACHE)
-def index(builder: DatabaseBuilder) -> dict[str, Any]:
+def index(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
     """Build and audit the index."""
-    return builder.build_index()
+    return builder.build_index(pool)
 
 
 @task(cache_policy=NO_CACHE)
@@ -96,7 +96,7 @@ def run_stages(builder: DatabaseBuilder, dask: str, log: StageLog) -> dict[str, 
             with log.stage("embed") as facts:
                 facts.update(embed(builder, pool))
             with log.stage("index") as facts:
-                facts.update(index(builder))
+                facts.update(index(builder, pool))
             with log.stage("repair") as facts:
                 facts.update(tables := repair(builder, pool))
         result = {**commit(builder), "query_sets": tables}

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
@@ -34,8 +33,9 @@ from rdm.database.index import (
     update_index,
     version_place,
 )
+from rdm.database.ivf import IndexedRows
 from rdm.database.neighbor_table import TABLE_KINDS, sort_table_parts
-from rdm.database.parts import EmbeddingParts, count_rows
+from rdm.database.parts import count_rows
 from rdm.database.patches import CutConfig, CutTask, cut_shards, dropped_path, patches_path
 from rdm.database.tables import repair_tables
 from rdm.encoders import Precision, fastest_precision, load_encoder
@@ -214,31 +214,34 @@ class DatabaseBuilder:
             return self.parent.encoder.get("precision", "float32")
         return fastest_precision(self.config.encoder) if self.config.precision == "auto" else self.config.precision
 
-    def build_index(self) -> dict[str, Any]:
-        """Build the index, or bring the parent's up to date; return its infos with the measured recall."""
-        parts = self._embeddings
-        if len(self.changes.tombstones) == count_rows(parts):
+    def build_index(self, pool: Pool | None = None) -> dict[str, Any]:
+        """Build the index on the workers, or bring the parent's up to date; return its infos with the measured recall.
+
+        Without a pool it is built in this process.
+        """
+        rows = IndexedRows(self.folder, self._embedding_paths, self.changes.tombstones)
+        if len(rows.living) == 0:
             raise DatabaseError(
                 "no patch would be left",
                 where=self.folder.url,
                 fix="keep at least one photograph, or remove the whole folder",
             )
         with tracking("index", 1, "index") as tracker:
-            self._index_place, self._index_infos = self._make_index(parts)
+            self._index_place, self._index_infos = self._make_index(rows, pool)
             tracker.advance()
         return self._index_infos
 
-    def _make_index(self, parts: EmbeddingParts) -> tuple[str, dict[str, Any]]:
-        dead, config, place = self.changes.tombstones, self.config.index, version_place(self._number)
+    def _make_index(self, rows: IndexedRows, pool: Pool | None) -> tuple[str, dict[str, Any]]:
+        config, place = self.config.index, version_place(self._number)
         if self.parent is None:
-            return place, build_index(self.folder, parts, dead, config, place)
+            return place, build_index(rows, config, place, pool=pool)
         if BuildConfig.model_validate(self.parent.config).index != config:
-            return place, build_index(self.folder, parts, dead, config, place, "its settings were changed")
+            return place, build_index(rows, config, place, "its settings were changed", pool)
         first, before = self.parent.next_patch_id, index_place(self.parent)
-        if count_rows(parts) == first and len(self.changes.newly_dead) == 0:
+        if count_rows(rows.parts) == first and len(self.changes.newly_dead) == 0:
             return before, self.parent.index
         parent = ParentIndex(before, self.parent.index, first, self.changes.newly_dead)
-        return place, update_index(self.folder, parts, dead, config, place, parent)
+        return place, update_index(rows, config, place, parent, pool)
 
     def repair_neighbors(self, pool: Pool) -> dict[str, Any]:
         """Bring the neighbors of every query set to what this version's patches make of them; return counts."""
@@ -342,12 +345,10 @@ class DatabaseBuilder:
         ]
 
     @property
-    def _embeddings(self) -> EmbeddingParts:
+    def _embedding_paths(self) -> tuple[str, ...]:
         old = self.parent.parts_of("embeddings") if self.parent else []
         new = [f"img_emb/img_emb_{self._first_new_part + n:04d}.npy" for n in range(len(self._new_stems))]
-        vectors = [self.folder.read_array(path) for path in [*(part.path for part in old), *new]]
-        starts = np.cumsum([0, *map(len, vectors)]).tolist()
-        return list(zip(starts, vectors, strict=False))
+        return (*(part.path for part in old), *new)
 
     def _parts(self) -> list[Part]:
         left_out = ("index", "infos", DUPLICATES_KIND, *TABLE_KINDS)

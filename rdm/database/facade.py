@@ -115,7 +115,7 @@ class RetrievalDatabase:
         if not self.folder.exists(place) and VersionStore(self.folder).require().number > self.version.number:
             logger.warning("version %d has no index any more: comparing with every vector", self.version.number)
             return None
-        return open_index(self.folder, place)
+        return open_index(self.folder, place, self.version.index)
 
     def search_vectors(
         self, queries: NDArray[np.floating], k: int, *, exact: bool = False

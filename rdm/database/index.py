@@ -1,14 +1,15 @@
-"""The approximate index: built by autofaiss, audited against exact search, searched without tombstones."""
+"""The approximate index: chosen by autofaiss, built in shards, audited against exact search."""
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false
 # faiss ships no types for the functions that it makes at run time.
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import math
-import tempfile
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.compute.shards import Pool
 from rdm.config import Config, parse_bytes
+from rdm.database.ivf import IndexedRows, add_rows, build_sharded, head_bytes, one_thread, write_index
 from rdm.database.parts import EmbeddingParts, count_rows, gather, since
 from rdm.database.search import blocks_of, exact_search, quantize
 from rdm.errors import DatabaseError, StorageError
 from rdm.storage import Folder, Version
-from rdm.storage.files import read_error
+from rdm.storage.files import read_error, storage_errors
 
 INDEX_NAME, INFOS_NAME = "knn.index", "index_infos.json"
+LARGE_ROWS = 1_000_000
+TRAIN_ROWS_PER_LIST = 64
 PUBLISHED = "index"  # where clip-retrieval's and autofaiss's tools look: the newest version's files under a second name
 SERVED_NAME = "image.index"  # where `clip-retrieval back` looks for the same index: beside `metadata/`
 
@@ -33,7 +39,8 @@ class IndexConfig(Config):
     """How the index is built and what it must reach."""
 
     max_index_memory: str = Field(default="8GB", description="greatest size of the index, such as 8GB")
-    build_memory: str = Field(default="4GB", description="memory that building may use beside the index itself")
+    build_memory: str = Field(default="4GB", description="memory for the rows that the index is trained on")
+    shard_rows: int = Field(default=1_000_000, ge=1, description="rows that one worker adds to its shard of the index")
     target_recall: float = Field(default=0.98, ge=0, le=1, description="recall@20 up to which more lists are probed")
     min_recall: float = Field(
         default=0.8, ge=0, le=1, description="recall@20 against exact search under which the build fails"
@@ -72,71 +79,125 @@ def version_place(number: int) -> str:
 
 
 def build_index(
-    folder: Folder,
-    parts: EmbeddingParts,
-    tombstones: NDArray[np.int64],
+    rows: IndexedRows,
     config: IndexConfig,
     place: str = PUBLISHED,
     reason: str = "there was none",
+    pool: Pool | None = None,
 ) -> dict[str, Any]:
     """Build `knn.index` over the living rows, under their patch ids; write and return `index_infos.json`.
 
+    Args:
+        rows: what is indexed.
+        config: how.
+        place: the folder for the two files.
+        reason: why it is built, for the infos.
+        pool: where shards are filled; None: in this process.
+
     Raises:
-        DatabaseError: autofaiss built nothing (too little memory), or recall@20 is under `min_recall`.
+        DatabaseError: no index fits into the memory, or recall@20 is under `min_recall`.
     """
-    index, found = _autofaiss(parts, tombstones, config)
-    if index is None or found is None:  # autofaiss says so without an exception
-        raise DatabaseError(
-            "autofaiss built no index: too little memory",
-            where=folder.describe(f"{place}/{INDEX_NAME}"),
-            fix="raise index.build_memory or index.max_index_memory",
-        )
-    if len(tombstones):
-        _renumber(index, living_ids(parts, tombstones))
-    parameters = _tune(index, parts, tombstones, config)
-    audit = audit_recall(index, parts, tombstones, config.audit_queries, config.seed)
+    folder, target = rows.folder, f"{place}/{INDEX_NAME}"
+    living = rows.living
+    key = choose_key(len(living), rows.parts[0][1].shape[1], config)
+    with storage_errors(folder.describe(target)):
+        sample = audit_sample(living, train_rows(key, rows.parts[0][1].shape[1], config), config.seed + 2)
+        with _pool(pool) as workers:
+            build_sharded(rows, key, sample, target, config.shard_rows, workers)
+    index = open_index(folder, place, {})
+    parameters = _tune(index, rows, config)
+    audit = audit_recall(index, rows.parts, rows.tombstones, config.audit_queries, config.seed)
     if audit["recall_at_20"] < config.min_recall:
+        folder.delete(target)
         raise DatabaseError(
             f"the index finds {audit['recall_at_20']:.3f} of the 20 nearest, under min_recall {config.min_recall}",
-            where=folder.describe(f"{place}/{INDEX_NAME}"),
+            where=folder.describe(target),
             fix="raise index.max_index_memory, or lower index.min_recall",
         )
     infos = {
-        "index_key": str(found["index_key"]),
+        "index_key": key,
         "index_param": parameters,
         "built_num_vectors": int(index.ntotal),
         "built_recall_at_20": audit["recall_at_20"],
         "decision": {"action": "built", "reason": reason},
     }
-    return _write(folder, place, index, {**infos, **audit})
+    return _describe(folder, place, index, {**infos, **audit})
+
+
+def choose_key(num_rows: int, dim: int, config: IndexConfig) -> str:
+    """Return the kind of index, as faiss names it: the most exact one that `max_index_memory` allows.
+
+    Below `LARGE_ROWS` rows it is autofaiss's choice. From there on autofaiss quantizes products (OPQ, PQ) however much
+    memory there is; here that comes last, after vectors in 32, 16 and 8 bits per number.
+
+    Raises:
+        DatabaseError: nothing fits.
+    """
+    from autofaiss.external.optimize import get_optimal_index_keys_v2
+
+    memory = parse_bytes(config.max_index_memory)
+    if num_rows >= LARGE_ROWS:
+        lists = 2 ** round(math.log2(4 * math.sqrt(num_rows)))
+        for codes, code_bytes in (("Flat", 4 * dim), ("SQfp16", 2 * dim), ("SQ8", dim)):
+            if num_rows * (code_bytes + 8) + lists * 4 * (dim + 64) <= memory:
+                return f"IVF{lists}_HNSW32,{codes}"
+    keys = get_optimal_index_keys_v2(num_rows, dim, f"{memory}B", should_be_memory_mappable=True)
+    if keys and (",PQ" in keys[0] or num_rows * (4 * dim + 8) <= memory):
+        return keys[0]
+    raise DatabaseError(
+        f"no index of {num_rows} vectors fits into {config.max_index_memory}: too little memory",
+        fix="raise index.max_index_memory",
+    )
+
+
+def train_rows(key: str, dim: int, config: IndexConfig) -> int:
+    """Return how many random rows an index is trained on: `TRAIN_ROWS_PER_LIST` per list, as far as they fit.
+
+    Raises:
+        DatabaseError: there is no memory for one row per list.
+    """
+    match = re.search(r"IVF(\d+)", key)
+    lists = int(match[1]) if match else 1
+    fitting = parse_bytes(config.build_memory) // (8 * dim)  # in float32, and a copy of it where they are rotated
+    if fitting < lists:
+        raise DatabaseError(
+            f"too little memory to train {lists} lists: index.build_memory is {config.build_memory}",
+            fix="raise index.build_memory",
+        )
+    return min(lists * TRAIN_ROWS_PER_LIST, fitting)
+
+
+@contextmanager
+def _pool(pool: Pool | None) -> Iterator[Pool]:
+    if pool is not None:
+        yield pool
+        return
+    with compute_pool(ComputeConfig(dask="inline")) as inline:
+        yield inline
 
 
 def update_index(
-    folder: Folder,
-    parts: EmbeddingParts,
-    tombstones: NDArray[np.int64],
-    config: IndexConfig,
-    place: str,
-    parent: ParentIndex,
+    rows: IndexedRows, config: IndexConfig, place: str, parent: ParentIndex, pool: Pool | None = None
 ) -> dict[str, Any]:
     """Make a version's index from its parent's: the dead removed, the new added; build it where that is too little.
 
     What was decided, and why, is in the infos under `decision`.
     """
+    folder, parts, tombstones = rows.folder, rows.parts, rows.tombstones
     try:
+        check_head(folder, parent.place, parent.infos)
         index = faiss.read_index(str(folder.local(f"{parent.place}/{INDEX_NAME}")))
-    except (RuntimeError, OSError):  # the index is a cache: what cannot be read is built
-        return build_index(folder, parts, tombstones, config, place, "the parent version's cannot be read")
+    except (RuntimeError, OSError, StorageError):  # the index is a cache: what cannot be read is built
+        return build_index(rows, config, place, "the parent version's cannot be read", pool)
     if len(parent.newly_dead):
         index.remove_ids(faiss.IDSelectorBatch(parent.newly_dead))
-    for first, vectors in since(parts, parent.first_added):
-        if len(vectors):
-            ids = np.arange(first, first + len(vectors), dtype=np.int64)
-            index.add_with_ids(np.asarray(vectors, np.float32), ids)
+    with one_thread():
+        for first, vectors in since(parts, parent.first_added):
+            add_rows(index, first, vectors, tombstones)
     faiss.ParameterSpace().set_index_parameters(index, parent.infos["index_param"])
     audit = audit_recall(index, parts, tombstones, config.audit_queries, config.seed)
     if reason := rebuild_reason(parent.infos, audit["recall_at_20"], int(index.ntotal), config):
-        return build_index(folder, parts, tombstones, config, place, reason)
+        return build_index(rows, config, place, reason, pool)
     decision = {
         "action": "extended",
         "reason": f"recall@20 was {parent.infos['recall_at_20']:.4f} and is {audit['recall_at_20']:.4f}",
@@ -178,92 +239,81 @@ def drop_indexes(folder: Folder, kept: Collection[str]) -> None:
             folder.delete(f"{PUBLISHED}/{name}")
 
 
-def living_ids(parts: EmbeddingParts, tombstones: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the ids of all rows that are not deleted, ascending."""
-    alive = np.ones(count_rows(parts), np.bool_)
-    alive[tombstones] = False
-    return np.flatnonzero(alive)
-
-
 def _write(folder: Folder, place: str, index: faiss.Index, infos: dict[str, Any]) -> dict[str, Any]:
-    complete = {**infos, "num_vectors": int(index.ntotal), "dim": int(index.d)}
     with folder.writing(f"{place}/{INDEX_NAME}") as path:
-        try:
-            faiss.write_index(index, str(path))
-        except RuntimeError as error:  # faiss gives the cause in words only
-            raise StorageError(
-                f"the index cannot be written: {error}",
-                where=folder.describe(f"{place}/{INDEX_NAME}"),
-                fix="free space and run the same command again: it resumes",
-            ) from error
+        write_index(index, path, folder.describe(f"{place}/{INDEX_NAME}"))
+    return _describe(folder, place, index, infos)
+
+
+def _describe(folder: Folder, place: str, index: faiss.Index, infos: dict[str, Any]) -> dict[str, Any]:
+    num_bytes = folder.size(f"{place}/{INDEX_NAME}")
+    head = head_bytes(index, num_bytes)
+    with open(folder.local(f"{place}/{INDEX_NAME}"), "rb") as file:
+        digest = hashlib.sha256(file.read(head)).hexdigest()
+    complete = {
+        **infos,
+        "num_vectors": int(index.ntotal),
+        "dim": int(index.d),
+        "head_bytes": head,
+        "head_sha256": digest,
+        "num_bytes": num_bytes,
+    }
     folder.write_json(f"{place}/{INFOS_NAME}", complete)
     return complete
 
 
-def _autofaiss(
-    parts: EmbeddingParts, tombstones: NDArray[np.int64], config: IndexConfig
-) -> tuple[faiss.Index | None, dict[str, Any] | None]:
-    from autofaiss import build_index as autofaiss_build
+def check_head(folder: Folder, place: str, infos: Mapping[str, Any]) -> None:
+    """Raise StorageError unless an index file has its size, and the head its digest; faiss crashes on damage there.
 
-    # autofaiss wants a unit, takes K, M and G for powers of 1024, and counts the index into the available memory.
-    index_memory, build_memory = parse_bytes(config.max_index_memory), parse_bytes(config.build_memory)
-    with (
-        tempfile.TemporaryDirectory() as directory
-    ):  # given an array, autofaiss leaves its own copy on the disk for long
-        for number, (first, vectors) in enumerate(parts):
-            alive = np.isin(np.arange(first, first + len(vectors)), tombstones, invert=True)
-            if alive.any():
-                Folder(directory).write_array(f"part{number:06d}.npy", np.asarray(vectors[alive], np.float32))
-        return autofaiss_build(
-            directory,
-            save_on_disk=False,
-            metric_type="ip",
-            should_be_memory_mappable=True,
-            nb_cores=1,
-            index_param="nprobe=1",  # its own tuning goes by wall-clock: two builds of the same vectors would differ
-            verbose=logging.ERROR,
-            max_index_memory_usage=f"{index_memory}B",
-            current_memory_available=f"{index_memory + build_memory}B",
-        )
+    The lists that follow may be large and are left to `verify`: whatever bytes are in them, searching is safe.
+    """
+    path = f"{place}/{INDEX_NAME}"
+    if "head_sha256" not in infos:  # of a version before there were digests
+        return
+    with open(folder.local(path), "rb") as file:
+        whole = hashlib.sha256(file.read(infos["head_bytes"])).hexdigest() == infos["head_sha256"]
+    if not whole or folder.size(path) != infos["num_bytes"]:
+        raise StorageError("the index is damaged", where=folder.describe(path), fix="run `rdm database verify`")
 
 
-def _renumber(index: faiss.Index, ids: NDArray[np.int64]) -> None:
-    """Replace each row's id, its position among the indexed rows, by `ids[position]`, in place."""
-    lists: Any = faiss.extract_index_ivf(index).invlists
-    for number in range(lists.nlist):
-        if size := lists.list_size(number):
-            stored = faiss.rev_swig_ptr(lists.get_ids(number), size)
-            stored[:] = ids[stored]
-
-
-def _tune(index: faiss.Index, parts: EmbeddingParts, tombstones: NDArray[np.int64], config: IndexConfig) -> str:
+def _tune(index: faiss.Index, rows: IndexedRows, config: IndexConfig) -> str:
     """Probe the least power of two of lists that reaches `target_recall`; return that setting as faiss writes it.
 
     Measured on other rows than those of the audit, so that the audit stays honest.
     """
     lists, probed = faiss.extract_index_ivf(index).nlist, 1
     while True:
-        parameters = f"nprobe={probed}"
+        parameters = f"nprobe={probed}" + (f",quantizer_efSearch={max(2 * probed, 16)}" if _has_graph(index) else "")
         faiss.ParameterSpace().set_index_parameters(index, parameters)
-        found = audit_recall(index, parts, tombstones, config.audit_queries, config.seed + 1)
+        found = audit_recall(index, rows.parts, rows.tombstones, config.audit_queries, config.seed + 1)
         if found["recall_at_20"] >= config.target_recall or probed == lists:
             return parameters
         probed = min(2 * probed, lists)
 
 
-def open_index(folder: Folder, place: str = PUBLISHED) -> faiss.Index:
+def _has_graph(index: faiss.Index) -> bool:
+    return isinstance(faiss.downcast_index(faiss.extract_index_ivf(index).quantizer), faiss.IndexHNSW)
+
+
+def open_index(folder: Folder, place: str = PUBLISHED, infos: Mapping[str, Any] | None = None) -> faiss.Index:
     """Open an index memory-mapped, with the search parameters that its infos pin.
+
+    Args:
+        folder: the database's.
+        place: the index's folder.
+        infos: what a version says of the index; None: what the file beside it says.
 
     Raises:
         StorageError: it is missing or damaged.
     """
     path = f"{place}/{INDEX_NAME}"
+    facts: Mapping[str, Any] = folder.read_json(f"{place}/{INFOS_NAME}") if infos is None else infos
     try:
+        check_head(folder, place, facts)
         index = faiss.read_index(str(folder.local(path)), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise read_error(error, folder.describe(path)) from error
-    parameters = folder.read_json(f"{place}/{INFOS_NAME}")["index_param"]
-    if parameters:
+    if parameters := facts.get("index_param"):
         faiss.ParameterSpace().set_index_parameters(index, parameters)
     return index
 
@@ -297,7 +347,7 @@ def audit_recall(
 
     A row's own id counts like any other, as it does for every query.
     """
-    living = living_ids(parts, tombstones)
+    living = np.delete(np.arange(count_rows(parts), dtype=np.int64), tombstones)
     k = min(20, len(living))
     chosen = audit_sample(living, num_queries, seed)
     queries = quantize(gather(parts, chosen))

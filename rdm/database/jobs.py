@@ -46,7 +46,7 @@ def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any
             counts = builder.ingest(pool)
             builder.patchify(pool)
             builder.embed(pool)
-            builder.build_index()
+            builder.build_index(pool)
             tables = builder.repair_neighbors(pool)
         version = builder.commit()
     return {

@@ -188,6 +188,7 @@ class VersionStore:
         with lock_file(Path(self.folder.path(_LOCK)), "is writing this database"):
             self.folder.sweep_temporaries()
             yield
+            self.folder.sweep_temporaries()  # of workers that were killed on the way
 
     def _read_current(self) -> tuple[dict[str, Any], bytes]:
         manifest = self._manifest()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import faiss
@@ -13,15 +14,25 @@ from rdm.database.index import (
     audit_recall,
     audit_sample,
     build_index,
+    choose_key,
     open_index,
     rebuild_reason,
     update_index,
 )
+from rdm.database.ivf import IndexedRows
 from rdm.database.search import exact_search, quantize
 from rdm.errors import DatabaseError, StorageError
 from rdm.storage import Folder
 
 NONE = np.zeros(0, np.int64)
+
+
+def stored(folder: Folder, *parts: np.ndarray, dead: np.ndarray = NONE) -> IndexedRows:
+    """Write embedding parts into a folder; return them as rows to index."""
+    paths = tuple(f"img_emb/{len(parts)}-{number}.npy" for number in range(len(parts)))
+    for path, vectors in zip(paths, parts, strict=True):
+        folder.write_array(path, vectors)
+    return IndexedRows(folder, paths, dead)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +46,7 @@ def vectors() -> np.ndarray:
 @pytest.fixture(scope="module")
 def built(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, dict[str, object]]:
     folder = Folder(tmp_path_factory.mktemp("index"))
-    return folder, build_index(folder, [(0, vectors)], NONE, IndexConfig())
+    return folder, build_index(stored(folder, vectors), IndexConfig())
 
 
 def test_infos_are_written_and_measured(built: tuple[Folder, dict[str, object]]) -> None:
@@ -48,7 +59,7 @@ def test_infos_are_written_and_measured(built: tuple[Folder, dict[str, object]])
 def test_two_builds_give_equal_bytes(
     built: tuple[Folder, dict[str, object]], vectors: np.ndarray, tmp_path: Path
 ) -> None:
-    build_index(Folder(tmp_path), [(0, vectors)], NONE, IndexConfig())
+    build_index(stored(Folder(tmp_path), vectors), IndexConfig())
     for name in ("index/knn.index", "index/index_infos.json"):
         assert Folder(tmp_path).read_bytes(name) == built[0].read_bytes(name)
 
@@ -137,10 +148,12 @@ def test_index_is_built_anew_when_its_recall_fell_or_its_size_changed_too_much(
 
 
 def test_updated_index_finds_what_was_added_and_not_what_was_deleted(vectors: np.ndarray, tmp_path: Path) -> None:
-    folder, parts = Folder(tmp_path), [(0, vectors[:500]), (500, vectors[500:])]
-    before = build_index(folder, parts[:1], NONE, IndexConfig(), "index/1")
+    folder, first, second = Folder(tmp_path), vectors[:500], vectors[500:]
+    before = build_index(stored(folder, first), IndexConfig(), "index/1")
     dead = np.arange(0, 600, 7)[:60]
-    after = update_index(folder, parts, dead, IndexConfig(), "index/2", ParentIndex("index/1", before, 500, dead))
+    after = update_index(
+        stored(folder, first, second, dead=dead), IndexConfig(), "index/2", ParentIndex("index/1", before, 500, dead)
+    )
     assert (after["decision"]["action"], after["num_vectors"]) == ("extended", 600 - len(dead))
     index = open_index(folder, "index/2")
     found = approximate_candidates(index, vectors, 20, NONE)
@@ -149,18 +162,18 @@ def test_updated_index_finds_what_was_added_and_not_what_was_deleted(vectors: np
 
 
 def test_update_leaves_the_index_of_the_parent_as_it_is(vectors: np.ndarray, tmp_path: Path) -> None:
-    folder, parts = Folder(tmp_path), [(0, vectors[:500]), (500, vectors[500:])]
-    infos = build_index(folder, parts[:1], NONE, IndexConfig(), "index/1")
+    folder, first, second = Folder(tmp_path), vectors[:500], vectors[500:]
+    infos = build_index(stored(folder, first), IndexConfig(), "index/1")
     before = folder.read_bytes("index/1/knn.index")
-    update_index(folder, parts, NONE, IndexConfig(), "index/2", ParentIndex("index/1", infos, 500, NONE))
+    update_index(stored(folder, first, second), IndexConfig(), "index/2", ParentIndex("index/1", infos, 500, NONE))
     assert folder.read_bytes("index/1/knn.index") == before
 
 
 def test_two_updates_give_equal_bytes(vectors: np.ndarray, tmp_path: Path) -> None:
-    folder, parts = Folder(tmp_path), [(0, vectors[:500]), (500, vectors[500:])]
-    infos = build_index(folder, parts[:1], NONE, IndexConfig(), "index/1")
+    folder, first, second = Folder(tmp_path), vectors[:500], vectors[500:]
+    infos = build_index(stored(folder, first), IndexConfig(), "index/1")
     for place in ("index/2", "index/3"):
-        update_index(folder, parts, NONE, IndexConfig(), place, ParentIndex("index/1", infos, 500, NONE))
+        update_index(stored(folder, first, second), IndexConfig(), place, ParentIndex("index/1", infos, 500, NONE))
     assert folder.read_bytes("index/2/knn.index") == folder.read_bytes("index/3/knn.index")
 
 
@@ -170,12 +183,12 @@ def test_update_under_which_the_recall_falls_builds_the_index_anew(tmp_path: Pat
     clusters = rng.standard_normal((16, 16)).repeat(250, axis=0) + 0.05 * rng.standard_normal((4000, 16))
     noise = rng.standard_normal((4000, 16))
     parts = [
-        (first, quantize((points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)))
-        for first, points in ((0, clusters), (4000, noise))
+        quantize((points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32))
+        for points in (clusters, noise)
     ]
     folder, config = Folder(tmp_path), IndexConfig(target_recall=0, min_recall=0, drift_margin=0.03)
-    infos = build_index(folder, parts[:1], NONE, config, "index/1")
-    after = update_index(folder, parts, NONE, config, "index/2", ParentIndex("index/1", infos, 4000, NONE))
+    infos = build_index(stored(folder, parts[0]), config, "index/1")
+    after = update_index(stored(folder, *parts), config, "index/2", ParentIndex("index/1", infos, 4000, NONE))
     assert after["decision"]["action"] == "built"
     assert after["decision"]["reason"].startswith("recall@20 fell from ")
     assert folder.read_json("index/2/index_infos.json") == after
@@ -198,13 +211,41 @@ def test_recall_under_the_least_is_an_error(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).standard_normal((3000, 16))
     unit = quantize((noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32))
     with pytest.raises(DatabaseError, match="under min_recall"):
-        build_index(Folder(tmp_path), [(0, unit)], NONE, IndexConfig(target_recall=0, min_recall=1))
+        build_index(stored(Folder(tmp_path), unit), IndexConfig(target_recall=0, min_recall=1))
     assert not Folder(tmp_path).exists("index/knn.index")
 
 
-def test_too_little_memory_is_an_error(vectors: np.ndarray, tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", ["build_memory", "max_index_memory"])
+def test_too_little_memory_is_an_error(vectors: np.ndarray, tmp_path: Path, field: str) -> None:
     with pytest.raises(DatabaseError, match="too little memory"):
-        build_index(Folder(tmp_path), [(0, vectors)], NONE, IndexConfig(build_memory="1KB", max_index_memory="1KB"))
+        build_index(stored(Folder(tmp_path), vectors), IndexConfig.model_validate({field: "10B"}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "memory", "key"),
+    [
+        (600, "8GB", "IVF1,Flat"),
+        (5000, "8GB", "IVF256,Flat"),
+        (100_000, "8GB", "IVF1024,Flat"),
+        (1_000_000, "8GB", "IVF4096_HNSW32,Flat"),
+        (1_000_000, "2GB", "IVF4096_HNSW32,SQfp16"),
+        (20_900_000, "12GB", "IVF16384_HNSW32,SQ8"),
+        (20_900_000, "8GB", "OPQ256_768,IVF65536_HNSW32,PQ256x8"),
+    ],
+)
+def test_kind_of_index_is_the_most_exact_that_fits(rows: int, memory: str, key: str) -> None:
+    assert choose_key(rows, 512, IndexConfig(max_index_memory=memory)) == key
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:90] + b"\xff" + data[91:]])
+def test_damaged_head_is_a_storage_error(
+    damage: Callable[[bytes], bytes], vectors: np.ndarray, tmp_path: Path
+) -> None:
+    folder = Folder(tmp_path)
+    build_index(stored(folder, vectors), IndexConfig())
+    folder.write_bytes("index/knn.index", damage(folder.read_bytes("index/knn.index")))
+    with pytest.raises(StorageError, match="the index is damaged"):
+        open_index(folder)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nonsense" * 10])
