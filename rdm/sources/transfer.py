@@ -21,6 +21,7 @@ from urllib.response import addinfourl
 from pydantic import Field
 
 from rdm.config import Config
+from rdm.sources.addresses import PrivateAddressError, PublicHTTPHandler, PublicHTTPSHandler
 from rdm.sources.ledger import is_passing
 
 CHUNK_BYTES = 1 << 16
@@ -39,6 +40,9 @@ class FetchConfig(Config):
     max_seconds: float = Field(default=120, gt=0, description="longest time for one picture")
     max_bytes: int = Field(default=64_000_000, ge=1, description="largest picture file")
     num_threads: int = Field(default=16, ge=1, le=256, description="downloads at once, of each worker")
+    allow_private_addresses: bool = Field(
+        default=False, description="whether a URL may lead into this machine or a private network"
+    )
     user_agent: str = Field(
         default="retrieval-diffusion",
         min_length=1,
@@ -75,11 +79,12 @@ class PatientOpener:
     def __init__(self, config: FetchConfig) -> None:
         self.config = config
         self._director = urllib.request.OpenerDirector()
+        anywhere = config.allow_private_addresses
         for handler in (
             urllib.request.ProxyHandler,
             urllib.request.UnknownHandler,
-            urllib.request.HTTPHandler,
-            urllib.request.HTTPSHandler,
+            urllib.request.HTTPHandler if anywhere else PublicHTTPHandler,
+            urllib.request.HTTPSHandler if anywhere else PublicHTTPSHandler,
             urllib.request.HTTPDefaultErrorHandler,
             urllib.request.HTTPRedirectHandler,
             urllib.request.HTTPErrorProcessor,
@@ -172,6 +177,7 @@ def failure_of(error: BaseException) -> TransferError:
 
 # The first that fits: subclasses before their bases.
 _CAUSES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((PrivateAddressError,), "private address"),
     ((TimeoutError,), "timed out"),
     ((ssl.SSLCertVerificationError,), "certificate refused"),
     ((http.client.IncompleteRead,), "cut short"),

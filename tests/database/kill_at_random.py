@@ -58,13 +58,32 @@ class Cluster:
         return json.loads(self._process.stdout.readline())
 
 
+class Clusters:
+    """The cluster in use. One that lost its workers for good (a loaded machine starts none in time) is replaced."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._cluster = Cluster(base)
+
+    def settled(self) -> Cluster:
+        """Return a cluster with all its workers, none of them at work."""
+        if not wait_until(lambda: self._cluster.ask("idle")):
+            self.close()
+            self._cluster = Cluster(self._base)
+        return self._cluster
+
+    def close(self) -> None:
+        """End the cluster."""
+        self._cluster.close()
+
+
 @contextmanager
-def cluster_of(base: Path) -> Iterator[Cluster]:
-    cluster = Cluster(base)
+def clusters_of(base: Path) -> Iterator[Clusters]:
+    clusters = Clusters(base)
     try:
-        yield cluster
+        yield clusters
     finally:
-        cluster.close()
+        clusters.close()
 
 
 def run_cluster(base: Path) -> None:
@@ -124,7 +143,6 @@ def seconds_of(work: Work, root: Path, compute: ComputeConfig) -> float:
 
 def kill_once(work: Work, root: Path, cluster: Cluster, moment: float, *, worker: bool, step: int) -> bool:
     """Start a job, kill its writer or a worker after some seconds, finish it; return whether it was still at it."""
-    wait_until(lambda: cluster.ask("idle"))
     work.prepare(root)
     child = start(work, root, cluster.compute)
     time.sleep(moment)
@@ -147,27 +165,28 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + SETTLE_SECONDS
-    while not condition() and time.monotonic() < deadline:
+    while not (holds := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)
+    return holds
 
 
 def main(base: Path, encoder: str, count: int, seed: int) -> None:
     from killed_work import works
 
     rng = random.Random(seed)
-    with cluster_of(base) as cluster:
+    with clusters_of(base) as clusters:
         for work in works(base, encoder):
             on_dask = work.name != "compact"  # which needs no workers
-            seconds = min(seconds_of(work, base / "db", cluster.compute) for _ in range(3))
+            seconds = min(seconds_of(work, base / "db", clusters.settled().compute) for _ in range(3))
             kills: Counter[bool] = Counter()
             step = 0
             while kills.total() < count // 3:
                 step += 1
                 worker = on_dask and step % 3 == 0
                 moment = rng.uniform(0, seconds)
-                if kill_once(work, base / "db", cluster, moment, worker=worker, step=step):
+                if kill_once(work, base / "db", clusters.settled(), moment, worker=worker, step=step):
                     kills[worker] += 1
             say(f"{work.name} {kills[False]} {kills[True]}")
 

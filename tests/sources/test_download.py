@@ -10,7 +10,7 @@ from rdm.errors import SourceError
 from rdm.sources.download import download
 from rdm.sources.transfer import FetchConfig
 
-QUICK = FetchConfig(attempts=2, backoff_seconds=0.001, timeout_seconds=0.2, max_bytes=10)
+QUICK = FetchConfig(allow_private_addresses=True, attempts=2, backoff_seconds=0.001, timeout_seconds=0.2, max_bytes=10)
 Serve = Callable[..., Any]
 TAGS = {"ETag": '"1"', "Last-Modified": "Mon, 23 Nov 2026 12:00:00 GMT"}
 

@@ -27,7 +27,9 @@ from rdm.sources.ledger import cause_of
 from rdm.sources.listing import make_listing
 from rdm.storage import Folder, VersionStore
 
-QUICK = FetchConfig(attempts=3, backoff_seconds=0.05, timeout_seconds=2, max_seconds=20, max_bytes=200_000)
+QUICK = FetchConfig(
+    allow_private_addresses=True, attempts=3, backoff_seconds=0.05, timeout_seconds=2, max_seconds=20, max_bytes=200_000
+)
 OUTPUTS = ("images/00000.tar", "images/00000.parquet", "images/00000_stats.json")
 Encoded = Callable[..., bytes]
 INGEST = """

@@ -24,7 +24,7 @@ from rdm.storage import Folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 INLINE = ComputeConfig(dask="inline")
-QUICK = FetchConfig(attempts=2, backoff_seconds=0.05, timeout_seconds=2)
+QUICK = FetchConfig(allow_private_addresses=True, attempts=2, backoff_seconds=0.05, timeout_seconds=2)
 HEADER = (
     "ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,Title,"
     "OriginalSize,OriginalMD5,Thumbnail300KURL,Rotation\n"

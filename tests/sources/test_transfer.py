@@ -13,7 +13,14 @@ import pytest
 
 from rdm.sources.transfer import FetchConfig, PatientOpener, TransferError, failure_of, retrying
 
-QUICK = FetchConfig(attempts=3, backoff_seconds=0.001, timeout_seconds=0.2, max_seconds=0.5, max_bytes=5000)
+QUICK = FetchConfig(
+    allow_private_addresses=True,
+    attempts=3,
+    backoff_seconds=0.001,
+    timeout_seconds=0.2,
+    max_seconds=0.5,
+    max_bytes=5000,
+)
 PICTURE = bytes(range(256)) * 8
 Serve = Callable[..., Any]
 
@@ -178,3 +185,12 @@ def test_error_that_does_not_pass_ends_the_attempts() -> None:
     with pytest.raises(TransferError, match="not found"):
         retrying(act, QUICK)
     assert len(seen) == 2
+
+
+def test_private_addresses_are_refused_unless_allowed(server: Any, answer: Serve) -> None:
+    public = QUICK.model_copy(update={"allow_private_addresses": False})
+    url = server.serve("/a", answer(PICTURE))
+    assert error_of(url, public) == "private address: PrivateAddressError"
+    assert error_of(url.replace("127.0.0.1", "localhost"), public) == "private address: PrivateAddressError"
+    assert server.requests["/a"] == 0
+    assert fetch(url) == PICTURE
