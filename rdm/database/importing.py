@@ -25,6 +25,7 @@ from rdm.database.compact import delete_unnamed_files
 from rdm.database.encoder_check import ImportedPart, check_encoder
 from rdm.database.foreign import BOX, TEXTS, ForeignFormat, ForeignPart, foreign_parts, unit_vectors
 from rdm.database.index import INDEX_NAME, INFOS_NAME, IndexConfig, build_index, publish_index, version_place
+from rdm.database.ivf import IndexedRows
 from rdm.database.parts import open_embeddings
 from rdm.database.patches import PATCH_SCHEMA, patches_path
 from rdm.encoders import Encoder, load_encoder
@@ -239,10 +240,11 @@ def _version(
         for kind, path in zip(_KINDS, part.outputs, strict=True)
     ]
     embeddings = [part for part in parts if part.kind == "embeddings"]
-    vectors = open_embeddings(store.folder, embeddings, encoder.embedding_dim)
+    open_embeddings(store.folder, embeddings, encoder.embedding_dim)  # raises where one has another shape
     tombstones = [patch_id for part in written for patch_id in part.empty]
     place = version_place(1)
-    infos = build_index(store.folder, vectors, np.array(tombstones, np.int64), config.index, place)
+    rows = IndexedRows(store.folder, tuple(part.path for part in embeddings), np.array(tombstones, np.int64))
+    infos = build_index(rows, config.index, place)
     parts += [_index_part(store, place, kind, infos["num_vectors"]) for kind in ("index", "infos")]
     image_ids = _image_ids(store.folder, written)
     count = sum(part.count for part in written)

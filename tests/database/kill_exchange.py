@@ -15,7 +15,7 @@ import autofaiss  # noqa: F401  loaded before the forks
 import open_clip
 import torch
 from file_kills import assert_same, was_killed, watch_changes
-from kill_everywhere import INLINE, contents
+from killed_work import INLINE, contents
 
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
 from rdm.database.export import export_database
