@@ -12,7 +12,7 @@ from rdm.database.ivf import IndexedRows, add_rows, build_sharded, fill_shard, o
 from rdm.storage import Folder
 
 DEAD = np.arange(0, 3000, 7)
-KEYS = ["IVF1,Flat", "IVF32,Flat", "IVF16_HNSW32,SQfp16", "IVF16,SQ8", "OPQ4_16,IVF16_HNSW32,PQ4x8"]
+KEYS = ["IVF1,Flat", "IVF32,Flat", "IVF16_HNSW32,SQfp16", "PCAR8,IVF16,PQ4x4"]
 
 
 @pytest.fixture(scope="module")
