@@ -20,6 +20,7 @@ from rdm.compute import ComputeConfig, compute_pool
 from rdm.config import Config
 from rdm.database.build import DatabaseBuilder
 from rdm.database.index import build_index
+from rdm.database.ivf import IndexedRows
 from rdm.encoders import load_encoder
 from rdm.storage import Folder
 
@@ -106,9 +107,10 @@ def _index_trial(trial: DatabaseBuilder, num_patches: int, config: EstimateConfi
         return 0.0, 0
     parts = [np.asarray(trial.folder.read_array(path)) for path in trial.folder.files("img_emb")]
     vectors = _similar(np.concatenate(parts), count)
-    none = np.zeros(0, np.int64)
+    trial.folder.write_array("trial.npy", vectors)
+    rows = IndexedRows(trial.folder, ("trial.npy",), np.zeros(0, np.int64))
     place = "index/trial"
-    _, seconds = _timed(lambda: build_index(trial.folder, [(0, vectors)], none, trial.config.index, place))
+    _, seconds = _timed(lambda: build_index(rows, trial.config.index, place))
     size = sum(trial.folder.size(path) for path in trial.folder.files(place))
     return seconds * num_patches / count, round(size * num_patches / count)
 
