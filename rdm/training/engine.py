@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rdm.compute.capabilities import has_fast_bfloat16
@@ -106,6 +107,11 @@ class Engine:
         )
         self._parameters = trainable
         self.layout = self._find_layout()
+
+    def staged(self, array: NDArray[Any]) -> Tensor:
+        """Return an array as a tensor that `step` copies while the device computes: page-locked where it is a GPU."""
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def step(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepResult:
         """Do one optimizer step on this rank's share of a batch, `accumulation` micro-batches."""
