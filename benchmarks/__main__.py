@@ -10,6 +10,8 @@ BENCHMARKS = (
     "exact_neighbors",
     "jpeg_tars",
     "latent_loader",
+    "neighbor_vectors",
+    "prefetch",
     "training_overhead",
     "two_ranks",
     "zero_memory",

@@ -23,6 +23,10 @@ def build(
     autoencoder: Annotated[
         str, Parameter(help="an asset or a diffusers AutoencoderKL folder")
     ] = "assets://autoencoder-kl-f4",
+    inline_neighbors: Annotated[
+        str | None,
+        Parameter(help="a database whose neighbor embeddings are stored in the cache too, for remote storage"),
+    ] = None,
     set_: SetOption = None,
     dask: DaskOption = "local",
     dry_run: DryRunFlag = False,
@@ -31,10 +35,14 @@ def build(
     """Encode a query set with the first stage into WebDataset tars.
 
     Example: rdm cache build --queries folder:///photos --out cache
+
+    With --inline-neighbors DB training reads embeddings from the cache instead of the database's memory maps: for
+    caches on object storage. Run it again after an update of the database: it writes what changed.
     """
     from rdm.compute import ComputeConfig, compute_pool
     from rdm.sources import QuerySet
     from rdm.training.cache import build_cache
+    from rdm.training.inline import inline_neighbors as inline
     from rdm.training.presets import cache_config
 
     config = cache_config(queries, autoencoder).with_overrides(set_ or [])
@@ -46,6 +54,7 @@ def build(
                 "would": "encode",
                 "photographs": found.listing.num_rows,
                 "shards": len(found.stems),
+                "inline_neighbors": inline_neighbors,
                 "config": config.model_dump(mode="json"),
             },
             as_json=json,
@@ -53,4 +62,8 @@ def build(
         return
     with compute_pool(ComputeConfig(dask=dask)) as pool:
         info = build_cache(out, config, pool)
-    show({"out": out, "latents": info["num_latents"], "shards": len(info["stems"])}, as_json=json, title="cache")
+        result = {"out": out, "latents": info["num_latents"], "shards": len(info["stems"])}
+        if inline_neighbors is not None:
+            inlined = inline(out, inline_neighbors, pool)
+            result |= {"inlined_neighbors": inlined.k_stored, "database_version": inlined.database_version}
+    show(result, as_json=json, title="cache")

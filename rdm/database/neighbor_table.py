@@ -170,11 +170,18 @@ def with_lookup(table: pa.Table, lookup: Lookup, config: NeighborConfig) -> pa.T
 
 
 def stored_lookup(table: pa.Table, k: int) -> Lookup:
-    """Return what a shard's table holds: neighbors [N, k], and the excluded ones that rank before the last of them."""
-    ids, similarities = (
-        table.column(name).combine_chunks().flatten().to_numpy().reshape(-1, k)
-        for name in ("neighbor_ids", "similarities")
-    )
+    """Return what a shard's table holds: neighbors [N, k], and the excluded ones that rank before the last of them.
+
+    Raises:
+        DatabaseError: the table has lists of another length.
+    """
+    flat = [table.column(name).combine_chunks().flatten().to_numpy() for name in ("neighbor_ids", "similarities")]
+    if any(len(values) != table.num_rows * k for values in flat):
+        raise DatabaseError(
+            f"a neighbor table has {table.num_rows} rows with {len(flat[0])} neighbors in all, not {k} in each",
+            fix="build the neighbors again with `rdm neighbors build`",
+        )
+    ids, similarities = (values.reshape(-1, k) for values in flat)
     if "excluded_ids" not in table.column_names:
         return Lookup((ids, similarities), no_neighbors(len(ids), 0))
     return Lookup((ids, similarities), padded_lists(table["excluded_ids"], table["excluded_similarities"]))

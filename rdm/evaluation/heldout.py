@@ -101,6 +101,8 @@ def held_out_losses(
 def _held_out(model: RetrievalDiffusionModel, data: LatentData) -> tuple[torch.Tensor, torch.Tensor, NDArray[Any]]:
     latents, neighbors, images = [], [], []
     for index, stem in enumerate(data.cache.stems):
+        if not data.shards[index].num_samples:
+            continue
         shard = data.load_shard(index)
         flipped = np.array(data.flipped(stem))
         latents.append(shard[data.cache.content][~flipped])

@@ -108,8 +108,10 @@ class Folder:
         """
         try:
             return bytes(self._resolved[0].cat_file(self.path(relative)))  # type: ignore[arg-type]
-        except OSError as error:
-            raise read_error(error, self.describe(relative)) from error
+        except Exception as error:
+            if self.is_local and not isinstance(error, OSError):
+                raise
+            raise read_error(error, self.describe(relative)) from error  # a store's client has errors of its own kinds
 
     def read_json(self, relative: str) -> Any:
         """Return a JSON file's value; a damaged one raises StorageError."""

@@ -1,33 +1,39 @@
 """Latent cache: the crops of a query set as first-stage latents, in WebDataset tars with members of one fixed size.
 
 A member is a `.npy` with what the cache's `content` says. All members of a tar have the same size, so row r lies at r
-times a constant stride, and a whole shard is one memory map. `STEM.parquet` beside it says what each row is.
+times a constant stride, and a whole shard is one memory map, or one request to an object store. `STEM.parquet` beside
+it says what each row is, and `cache.json` the size and digest of every file.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
-import tarfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import Field
 
 from rdm.compute.shards import Pool
 from rdm.config import Config, digest_json
-from rdm.errors import CacheError
+from rdm.errors import CacheError, StorageError
 from rdm.models.first_stage import FirstStage, load_autoencoder
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.storage import Folder, Markers
+from rdm.storage.verified import FileDigest, digest_file, read_verified
+from rdm.training.latent_tar import tar_rows, write_tar
 
+FORMAT = "latent-cache"
+FORMAT_VERSION = 2  # 1 had no digests
 CONFIG_PATH = "cache.json"
 STAGE = "cache"
-
+_IDENTITY = ("config", "queries_digest", "autoencoder_digest", "content")
 
 Content = Literal["moments", "latents", "indices"]
 
@@ -65,27 +71,34 @@ def cache_shard(task: CacheTask) -> dict[str, Any]:
     markers = Markers(task.folder, STAGE)
     if (marker := markers.find(task.stem, task.key)) is not None:
         return marker.stats
-    first_stage = load_autoencoder(task.config.autoencoder)
     rows: list[dict[str, Any]] = []
-    outputs = [f"{task.stem}.tar", f"{task.stem}.parquet"]
-    crops = QuerySet(task.config.queries).crops(task.stem, [])
-    with task.folder.writing(outputs[0]) as path, tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        while batch := list(itertools.islice(crops, task.config.batch_size)):
-            views = [
-                (crop, flipped) for crop in batch for flipped in ((False, True) if task.config.flips else (False,))
-            ]
-            pixels = np.stack([_pixels(crop.image, flipped, task.config.resolution) for crop, flipped in views])
-            encoded = _encode(first_stage, pixels, content_of(task.config, first_stage))
-            for (crop, flipped), values in zip(views, encoded, strict=True):
-                _add_member(tar, f"{task.stem}{len(rows):06d}.npy", values)
-                rows.append({"key": crop.key, "image_id": crop.image_id, "flipped": flipped})
-    task.folder.write_table(outputs[1], pa.Table.from_pylist(rows, schema=_ROW_SCHEMA))
-    stats = {"num_latents": len(rows)}
-    markers.write(task.stem, task.key, outputs, stats)
+    tar, table = f"{task.stem}.tar", f"{task.stem}.parquet"
+    with task.folder.writing(tar) as path:
+        write_tar(path, task.stem, _latents(task, rows))
+        files = {tar: digest_file(path)}
+    with task.folder.writing(table) as path:
+        written = pa.Table.from_pylist(rows, schema=_ROW_SCHEMA)
+        pq.write_table(written, path, compression="zstd", write_page_checksum=True)
+        files[table] = digest_file(path)
+    stats = {"num_latents": len(rows), "files": {name: digest.model_dump() for name, digest in files.items()}}
+    markers.write(task.stem, task.key, [tar, table], stats)
     return stats
 
 
 _ROW_SCHEMA = pa.schema([("key", pa.string()), ("image_id", pa.string()), ("flipped", pa.bool_())])
+
+
+def _latents(task: CacheTask, rows: list[dict[str, Any]]) -> Iterator[NDArray[Any]]:
+    """Yield the latents of a shard's crops, and append what each of them is."""
+    config = task.config
+    first_stage = load_autoencoder(config.autoencoder)
+    content = content_of(config, first_stage)
+    crops = QuerySet(config.queries).crops(task.stem, [])
+    while batch := list(itertools.islice(crops, config.batch_size)):
+        views = [(crop, flipped) for crop in batch for flipped in ((False, True) if config.flips else (False,))]
+        pixels = np.stack([_pixels(crop.image, flipped, config.resolution) for crop, flipped in views])
+        rows += [{"key": crop.key, "image_id": crop.image_id, "flipped": flipped} for crop, flipped in views]
+        yield from _encode(first_stage, pixels, content)
 
 
 def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
@@ -97,12 +110,8 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     folder = Folder(out)
     queries = QuerySet(config.queries)
     first_stage = load_autoencoder(config.autoencoder)
-    identity = {
-        "config": config.model_dump(mode="json"),
-        "queries_digest": queries.digest,
-        "autoencoder_digest": first_stage.digest,
-        "content": content_of(config, first_stage),
-    }
+    values = config.model_dump(mode="json"), queries.digest, first_stage.digest, content_of(config, first_stage)
+    identity = dict(zip(_IDENTITY, values, strict=True))
     if folder.exists(CONFIG_PATH):
         recorded = folder.read_json(CONFIG_PATH)
         if {name: recorded.get(name) for name in identity} != identity:
@@ -111,21 +120,31 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
                 where=out,
                 fix="give --out a new folder, or delete this one",
             )
-    key = digest_json(identity)
+    key = digest_json([FORMAT_VERSION, identity])
     tasks = [CacheTask(folder, stem, config, key) for stem in queries.stems]
-    stats = dict(pool.map(cache_shard, tasks, stage="cache", names=queries.stems))
+    finished = dict(pool.map(cache_shard, tasks, stage="cache", names=queries.stems))
+    stats = [finished[number] for number in range(len(tasks))]
     info = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
         **identity,
         "stems": queries.stems,
-        "num_latents": sum(s["num_latents"] for s in stats.values()),
-        "counts": [stats[number]["num_latents"] for number in range(len(tasks))],
+        "num_latents": sum(shard["num_latents"] for shard in stats),
+        "counts": [shard["num_latents"] for shard in stats],
+        "files": {name: digest for shard in stats for name, digest in shard["files"].items()},
     }
     folder.write_json(CONFIG_PATH, info)
     return info
 
 
 class LatentCache:
-    """Reads a finished latent cache."""
+    """Reads a finished latent cache, on a local disk or at any fsspec URL.
+
+    Every file is fetched whole, by one request, and compared with its size and digest.
+
+    Raises:
+        CacheError: there is none, or one of another format.
+    """
 
     def __init__(self, url: str) -> None:
         self.folder = Folder(url)
@@ -134,41 +153,72 @@ class LatentCache:
                 "there is no finished latent cache here", where=url, fix="rdm cache build --queries SPEC --out DIR"
             )
         self.info: dict[str, Any] = self.folder.read_json(CONFIG_PATH)
+        if (found := self.info.get("format_version", 1)) != FORMAT_VERSION:
+            raise CacheError(
+                f"the latent cache has format {found}, this release reads format {FORMAT_VERSION}",
+                where=url,
+                fix="run `rdm cache build` again with the same --out",
+            )
         self.config = CacheConfig.model_validate(self.info["config"])
         self.stems: list[str] = self.info["stems"]
-
-    def rows(self, stem: str) -> pa.Table:
-        """Return key, image_id and flipped of each latent of a shard."""
-        return self.folder.read_table(f"{stem}.parquet")
 
     @property
     def content(self) -> Content:
         """What the members are, see `CacheConfig.content`."""
-        return self.info.get("content", "moments")  # earlier caches held nothing else
+        return self.info["content"]
 
-    def latents(self, stem: str) -> NDArray[Any]:
-        """Return the memory-mapped members of a shard [N, ...]: shape and type follow from the content.
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of what the latents are: query set, first stage, and how it was applied."""
+        return digest_json({name: self.info[name] for name in _IDENTITY})
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many latents each shard has."""
+        return dict(zip(self.stems, self.info["counts"], strict=True))
+
+    @cached_property
+    def _files(self) -> Mapping[str, FileDigest]:
+        return {name: FileDigest.model_validate(values) for name, values in self.info["files"].items()}
+
+    def rows(self, stem: str) -> pa.Table:
+        """Return key, image_id and flipped of each latent of a shard.
 
         Raises:
-            CacheError: the tar is damaged or its members differ in size.
+            CacheError: the table is missing or damaged.
         """
-        path = self.folder.local(f"{stem}.tar")
-        count = self.rows(stem).num_rows
+        data = self.read(f"{stem}.parquet", self._files[f"{stem}.parquet"])
+        return pq.read_table(pa.BufferReader(data))
+
+    def latents(self, stem: str) -> NDArray[Any]:
+        """Return the members of a shard [N, ...]: shape and type follow from the content. Local ones are memory-mapped.
+
+        Raises:
+            CacheError: the tar is missing or damaged, or the shard has no latents.
+        """
+        name = f"{stem}.tar"
         try:
-            with tarfile.open(path) as tar:
-                member = tar.next()
-                array = np.load(io.BytesIO(tar.extractfile(member).read()), allow_pickle=False)  # type: ignore[union-attr, arg-type]
-        except (tarfile.TarError, OSError, ValueError, AttributeError) as error:
-            raise CacheError(
-                f"the shard cannot be read: {error}", where=path, fix="run `rdm cache build` again"
-            ) from error
-        assert member is not None
-        stride = tarfile.BLOCKSIZE + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        if path.stat().st_size < stride * count:
-            raise CacheError("the shard is shorter than its table says", where=path, fix="run `rdm cache build` again")
-        start = member.offset_data + member.size - array.nbytes
-        raw = np.memmap(path, np.uint8, "r", shape=(stride * count,)).reshape(count, stride)
-        return raw[:, start : start + array.nbytes].view(array.dtype).reshape(count, *array.shape)
+            return tar_rows(self.read(name, self._files[name]), self.counts[stem])
+        except ValueError as error:
+            raise self._unreadable(str(error), self.folder.describe(name)) from error
+
+    def read(self, name: str, expected: FileDigest) -> NDArray[np.uint8]:
+        """Return the bytes of a file of the cache, verified.
+
+        Raises:
+            CacheError: it is missing or damaged.
+        """
+        try:
+            return read_verified(self.folder, name, expected)
+        except StorageError as error:
+            raise self._unreadable(error.what, error.where) from error
+
+    def _unreadable(self, why: str, where: str) -> CacheError:
+        return CacheError(
+            f"a shard of the latent cache cannot be read: {why}",
+            where=where,
+            fix="delete this file where it is there, and run `rdm cache build` again: it writes what is missing",
+        )
 
 
 def _pixels(image: Image.Image, flipped: bool, resolution: int) -> NDArray[np.uint8]:
@@ -202,12 +252,3 @@ def _encode(first_stage: FirstStage, pixels: NDArray[np.uint8], content: Content
     if content == "latents":
         return (first_stage.encode(images) / first_stage.scale + first_stage.shift).numpy().astype(np.float16)
     return torch.cat(first_stage.encode_moments(images), dim=1).numpy().astype(np.float16)
-
-
-def _add_member(tar: tarfile.TarFile, name: str, values: NDArray[Any]) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, values, allow_pickle=False)
-    member = tarfile.TarInfo(name)
-    member.size = buffer.tell()
-    buffer.seek(0)
-    tar.addfile(member, buffer)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rdm.compute.capabilities import has_fast_bfloat16
@@ -102,10 +103,15 @@ class Engine:
             model=_Step(self.objective, self.device, _autocast_dtype(config, self.device)),
             optimizer=_optimizer(list(trainable.values()), config),
             model_parameters=list(trainable.values()),
-            config=_deepspeed_config(config, micro_batch_size, self.accumulation),
+            config=_deepspeed_config(config, micro_batch_size, self.accumulation, trainable),
         )
         self._parameters = trainable
         self.layout = self._find_layout()
+
+    def staged(self, array: NDArray[Any]) -> Tensor:
+        """Return an array as a tensor that `step` copies while the device computes: page-locked where it is a GPU."""
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def step(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepResult:
         """Do one optimizer step on this rank's share of a batch, `accumulation` micro-batches."""
@@ -254,6 +260,7 @@ class Engine:
 
 
 _COUNTS = ("step", "count")
+_MOST_BUCKET_NUMBERS = 50_000_000
 _LOSS_SCALE_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
@@ -326,18 +333,34 @@ def _autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | 
     return torch.bfloat16 if bf16 else None
 
 
-def _deepspeed_config(config: TrainConfig, micro_batch_size: int, accumulation: int) -> dict[str, Any]:
+def _deepspeed_config(
+    config: TrainConfig, micro_batch_size: int, accumulation: int, trainable: Mapping[str, nn.Parameter]
+) -> dict[str, Any]:
     return {
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.gradient_clip,
-        "zero_optimization": {"stage": config.zero_stage},
+        "zero_optimization": zero_settings(config.zero_stage, [p.numel() for p in trainable.values()]),
         "zero_allow_untested_optimizer": True,
         "fp16": {"enabled": config.precision == "fp16"},
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
+
+
+def zero_settings(stage: int, sizes: Sequence[int]) -> dict[str, int]:
+    """Return DeepSpeed's settings of a ZeRO stage, with buffers that suit parameters of these sizes.
+
+    DeepSpeed's own are made for networks of tens of billions: a buffer of 500 million numbers in which gradients are
+    reduced (2 GB, which stage 3 keeps for good), and in stage 3 parameters that stay whole until a billion are.
+    """
+    bucket = max(min(sum(sizes) // 8, _MOST_BUCKET_NUMBERS), *sizes)
+    settings = {"stage": stage, "reduce_bucket_size": bucket}
+    if stage == 3:
+        names = ("stage3_prefetch_bucket_size", "stage3_max_live_parameters", "stage3_max_reuse_distance")
+        settings |= dict.fromkeys(names, bucket)
+    return settings
 
 
 def _optimizer(trainable: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:

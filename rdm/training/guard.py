@@ -17,7 +17,7 @@ from torch import Tensor
 from rdm.errors import TrainingError
 from rdm.storage.files import storage_errors
 from rdm.training.engine import Engine, StepResult
-from rdm.training.order import BatchReader
+from rdm.training.reader import BatchReader
 
 BAD_BATCHES = "bad_batches"
 _NEVER = 2**62

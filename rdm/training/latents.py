@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +23,12 @@ from rdm.errors import CacheError
 from rdm.models.first_stage import FirstStage, load_autoencoder
 from rdm.sources.queryset import is_held_out
 from rdm.training.cache import LatentCache
+from rdm.training.cache_neighbors import ids_of_crops, refuse_unusable, table_of
+from rdm.training.inline import InlinedNeighbors, is_inlined
 from rdm.training.objective import Shard
 
 _EXPONENT_BITS = np.uint16(0x7C00)  # all set: a float16 that is infinite or not a number
+_NUM_READERS = 16
 
 
 class ConditioningConfig(Config):
@@ -76,32 +80,40 @@ class RetrievalConfig(Protocol):
 
 
 @dataclass(frozen=True)
+class _ShardRows:
+    """Which latents of a shard are used [N], and the place of each one's crop [N] among the shard's distinct crops."""
+
+    rows: NDArray[np.int64]
+    crops: NDArray[np.int64]
+    num_crops: int
+
+
+@dataclass(frozen=True)
 class LatentData:
-    """Latents with the embeddings of their neighbors: the part of a cache that trains, or the part that is held out."""
+    """Latents with the embeddings of their neighbors: the part of a cache that trains, or the part that is held out.
+
+    The embeddings come from the database's memory maps or, where they are inlined in the cache, from there: the same
+    bits either way.
+    """
 
     cache: LatentCache
     database: RetrievalDatabase
     table: NeighborTable
     config: RetrievalConfig
     held_out: bool = False
+    inlined: InlinedNeighbors | None = None
 
     @classmethod
     def open(cls, cache: str, database: str, config: RetrievalConfig, *, held_out: bool = False) -> LatentData:
         """Open a cache with a database's neighbors of the same query set, at the version that they belong to.
 
         Raises:
-            CacheError: the database has no neighbors of this query set, or too few per crop.
+            CacheError: the database has no neighbors of this query set, or too few per crop; those that are inlined in
+                the cache are others.
             DatabaseError: it has several tables of it that exclude different patches.
         """
-        opened = RetrievalDatabase.open(database)
         latents = LatentCache(cache)
-        table = NeighborTable.of_query_set(opened.folder, latents.info["queries_digest"])
-        if table is None:
-            raise CacheError(
-                "the database has no neighbors of the query set that this cache was made from",
-                where=cache,
-                fix=f"rdm neighbors build --root {database} --queries SPEC --name NAME, with the same crops",
-            )
+        table, pinned = table_of(latents, database)
         if (stored := table.config.k_stored) < config.conditioning.num_loaded:
             raise CacheError(
                 f"training takes {config.conditioning.num_loaded} neighbors, but {stored} are stored",
@@ -109,8 +121,8 @@ class LatentData:
                 fix="lower objective.conditioning.k_train or .pool, or build the neighbors again with a larger "
                 "k_stored",
             )
-        pinned = RetrievalDatabase.open(database, version=table.info["database_version"])
-        return cls(latents, pinned, table, config, held_out)
+        inlined = InlinedNeighbors(latents, pinned, table) if is_inlined(latents) else None
+        return cls(latents, pinned, table, config, held_out, inlined)
 
     @property
     def shards(self) -> Sequence[Shard]:
@@ -119,51 +131,66 @@ class LatentData:
 
     @cached_property
     def _shards(self) -> list[Shard]:
-        return [Shard(stem, len(self._rows(stem))) for stem in self.cache.stems]
+        return [Shard(stem, len(self._rows[stem].rows)) for stem in self.cache.stems]
+
+    @cached_property
+    def _rows(self) -> dict[str, _ShardRows]:
+        """Of every shard; their tables are read at once, because a remote one answers slowly."""
+        with ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="rows") as pool:
+            return dict(zip(self.cache.stems, pool.map(self._read_rows, self.cache.stems), strict=True))
 
     def load_shard(self, index: int) -> dict[str, NDArray]:
         """Return the cache's content under its name, see `LatentCache.latents`, and `neighbors` float16 [N, k, D].
 
         k is `conditioning.num_loaded` for training, and k_train, the nearest, for what is held out.
+
+        Raises:
+            CacheError: a file is missing or damaged, or a latent is not finite.
+            DatabaseError: a neighbor is a patch that never was, or that was deleted.
         """
         stem = self.cache.stems[index]
-        rows = self._rows(stem)
-        ids = self.neighbor_ids(stem)[rows]
-        latents = np.ascontiguousarray(self.cache.latents(stem)[rows])
+        latents = np.ascontiguousarray(self.cache.latents(stem)[self._rows[stem].rows])
         if latents.dtype == np.float16:
             self._check_finite(latents, index)
-        return {
-            self.cache.content: latents,
-            "neighbors": condition(self.database, ids, self.config.conditioning),
-        }
+        return {self.cache.content: latents, "neighbors": self._neighbors(stem)}
 
     def keys(self, index: int) -> Sequence[str]:
         """See TrainingData."""
-        stem = self.cache.stems[index]
-        return self.cache.rows(stem).column("key").take(self._rows(stem)).to_pylist()
+        return self._column("key", self.cache.stems[index])
 
     def neighbor_ids(self, stem: str) -> NDArray[np.int64]:
-        """Return the loaded neighbors [N, k] of every latent of a cache shard, nearest first."""
-        keys, ids, _ = self.table.shard(stem)
-        place = {key: row for row, key in enumerate(keys)}
-        try:
-            order = [place[key] for key in self.cache.rows(stem).column("key").to_pylist()]
-        except KeyError as error:
-            raise CacheError(
-                f"the crop {error} has no neighbors",
-                where=f"shard {stem}",
-                fix="build the cache and the neighbors again from the same source",
-            ) from error
-        conditioning = self.config.conditioning
-        return ids[order][:, : conditioning.k_train if self.held_out else conditioning.num_loaded]
+        """Return the neighbors [N, k] of the latents that `load_shard` gives, nearest first, from the database."""
+        keys = self.cache.rows(stem).column("key").to_pylist()
+        of_crops = ids_of_crops(self.table, stem, list(dict.fromkeys(keys)))
+        return of_crops[self._rows[stem].crops, : self._k]
 
     def image_ids(self, stem: str) -> list[str]:
         """Return the photograph of every latent that `load_shard` gives."""
-        return self.cache.rows(stem).column("image_id").take(self._rows(stem)).to_pylist()
+        return self._column("image_id", stem)
 
     def flipped(self, stem: str) -> list[bool]:
         """Return whether each of those latents is a mirror image."""
-        return self.cache.rows(stem).column("flipped").take(self._rows(stem)).to_pylist()
+        return self._column("flipped", stem)
+
+    @property
+    def _k(self) -> int:
+        conditioning = self.config.conditioning
+        return conditioning.k_train if self.held_out else conditioning.num_loaded
+
+    def _column(self, name: str, stem: str) -> list[Any]:
+        return self.cache.rows(stem).column(name).take(self._rows[stem].rows).to_pylist()
+
+    def _neighbors(self, stem: str) -> NDArray[np.float16]:
+        """Return what conditions the network [N, k, D], of patches that live in the pinned version."""
+        if self.inlined is None:
+            ids = self.neighbor_ids(stem)
+            refuse_unusable(self.database, ids, stem)
+            return condition(self.database, ids, self.config.conditioning)
+        crops, k = self._rows[stem].crops, self._k
+        stored = self.inlined.shard(stem, self._rows[stem].num_crops)
+        refuse_unusable(self.database, stored["patch_ids"][:, :k], stem)
+        unit = stored["vectors"][:, :k][crops]
+        return unit if self.config.conditioning.embedding == "unit" else _with_norms(unit, stored["norms"][crops, :k])
 
     def _check_finite(self, latents: NDArray[np.float16], index: int) -> None:
         bits = latents.view(np.uint16) & _EXPONENT_BITS
@@ -175,10 +202,13 @@ class LatentData:
                 fix="delete this shard's tar and run `rdm cache build` again",
             )
 
-    def _rows(self, stem: str) -> NDArray[np.int64]:
-        images = self.cache.rows(stem).column("image_id").to_pylist()
+    def _read_rows(self, stem: str) -> _ShardRows:
+        table = self.cache.rows(stem)
+        crops, images = (table.column(name).combine_chunks().dictionary_encode() for name in ("key", "image_id"))
         fraction = self.config.held_out_fraction
-        return np.flatnonzero([is_held_out(image_id, fraction) == self.held_out for image_id in images])
+        chosen = np.array([is_held_out(image, fraction) == self.held_out for image in images.dictionary.to_pylist()])
+        rows = np.flatnonzero(chosen[images.indices.to_numpy()]) if len(chosen) else np.zeros(0, np.int64)
+        return _ShardRows(rows, crops.indices.to_numpy()[rows].astype(np.int64), len(crops.dictionary))
 
 
 def condition(database: RetrievalDatabase, ids: NDArray[np.int64], config: ConditioningConfig) -> NDArray[np.float16]:
@@ -186,8 +216,11 @@ def condition(database: RetrievalDatabase, ids: NDArray[np.int64], config: Condi
     unit = database.embeddings(ids)
     if config.embedding == "unit":
         return unit
-    norms = database.patch_rows(ids).column("norm").to_numpy().reshape(*ids.shape, 1)
-    return (unit.astype(np.float32) * norms).astype(np.float16)
+    return _with_norms(unit, database.patch_rows(ids).column("norm").to_numpy().reshape(ids.shape))
+
+
+def _with_norms(unit: NDArray[np.float16], norms: NDArray[np.float32]) -> NDArray[np.float16]:
+    return (unit.astype(np.float32) * norms[..., None]).astype(np.float16)
 
 
 def draw_neighbors(neighbors: Tensor, k: int, generator: torch.Generator) -> Tensor:
@@ -233,6 +266,7 @@ def provenance(data: LatentData) -> dict[str, Any]:
         "encoder_digest": data.database.encoder_digest,
         "database": {"version": data.database.version.number, "source": data.database.version.source},
         "queries_digest": data.cache.info["queries_digest"],
+        "cache_digest": data.cache.digest,
     }
 
 

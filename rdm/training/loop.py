@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rdm.config import digest_json
 from rdm.errors import TrainingError
 from rdm.storage.files import storage_errors
 from rdm.training.checkpoints import Checkpoints
@@ -21,7 +22,9 @@ from rdm.training.engine import Engine, MicroBatch
 from rdm.training.grids import NUM_PICTURES, grid_path, is_grid_step, write_grid
 from rdm.training.guard import LossGuard, SeenStep
 from rdm.training.objective import Objective, TrainingData
-from rdm.training.order import BatchReader, DataOrder
+from rdm.training.order import DataOrder
+from rdm.training.provenance import resumed_provenance
+from rdm.training.reader import BatchReader
 from rdm.training.recipes import TrainConfig
 from rdm.training.stats import StatsLog
 
@@ -44,13 +47,11 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
     ema = Ema(engine.owned_weights(), config.ema_decays)
     order = DataOrder([shard.num_samples for shard in data.shards], config.seed)
     reader = BatchReader(data, order)
+    _require_same_inputs(engine, objective)
 
-    # Resume from the last complete checkpoint; rank 0 verifies it for all.
+    # Resume from the last complete checkpoint.
     checkpoints = Checkpoints(out, config)
-    found = checkpoints.newest() if engine.rank == 0 else None
-    step = engine.agree(found.step if found else 0)
-    if step:
-        checkpoints.load(found or checkpoints.at(step), engine, ema)
+    step = _resume(checkpoints, engine, ema, objective)
     stats = StatsLog(out, config, step) if engine.rank == 0 else None
     guard = LossGuard(out, engine, reader)
     engine.barrier()
@@ -61,7 +62,10 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
     while step < config.max_steps:
         positions = order.step_positions(step, config.batch_size, engine.rank, engine.world_size)
         rate = learning_rate(config, step)
-        result = engine.step(_micro_batches(config, engine, reader, positions, micro_batch_size, step), rate)
+        samples = reader.batch(positions)
+        if step + 1 < config.max_steps:  # put together while this step computes
+            reader.expect(order.step_positions(step + 1, config.batch_size, engine.rank, engine.world_size))
+        result = engine.step(_micro_batches(config, engine, samples, micro_batch_size, step), rate)
         ema.update(engine.owned_weights())
         step, window_steps = step + 1, window_steps + 1
         losses.append(result.metrics["loss"])
@@ -101,6 +105,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
             export_model(objective, state, config, out / model_name(config, decay))
     if stats is not None:
         stats.close()
+    reader.close()
     engine.barrier()
     engine.close()
 
@@ -161,22 +166,43 @@ def micro_batch(config: TrainConfig, num_ranks: int, recorded: int | None = None
     return config.micro_batch_size
 
 
+def _resume(checkpoints: Checkpoints, engine: Engine, ema: Ema, objective: Objective) -> int:
+    """Take up the last complete checkpoint, which rank 0 verifies for all; return its step, 0 where there is none."""
+    found = checkpoints.newest() if engine.rank == 0 else None
+    step = engine.agree(found.step if found else 0)
+    if step:
+        checkpoint = found or checkpoints.at(step)
+        recorded = checkpoint.state["provenance"]
+        objective.provenance = resumed_provenance(recorded, objective.provenance, checkpoint.path)
+        checkpoints.load(checkpoint, engine, ema)
+    return step
+
+
 def _micro_batches(
-    config: TrainConfig,
-    engine: Engine,
-    reader: BatchReader,
-    positions: np.ndarray,
-    micro_batch_size: int,
-    step: int,
+    config: TrainConfig, engine: Engine, samples: dict[str, np.ndarray], micro_batch_size: int, step: int
 ) -> list[MicroBatch]:
     """Return this rank's share of a step; the noise is that of the micro-batch's number in the whole batch."""
+    share = {name: engine.staged(array) for name, array in samples.items()}
     found: list[MicroBatch] = []
-    for place, part in enumerate(np.split(positions, len(positions) // micro_batch_size)):
+    for place in range(engine.accumulation):
         number = engine.rank * engine.accumulation + place
-        batch = {name: torch.from_numpy(array) for name, array in reader.batch(part).items()}
+        rows = slice(place * micro_batch_size, (place + 1) * micro_batch_size)
+        batch = {name: values[rows] for name, values in share.items()}
         generator = torch.Generator(engine.device).manual_seed(_seed(config.seed, "step", step, number))
         found.append((batch, generator, _seed(config.seed, "dropout", step, number)))
     return found
+
+
+def _require_same_inputs(engine: Engine, objective: Objective) -> None:
+    """Raise TrainingError on every rank where two opened different inputs: a database was updated in between."""
+    digest = int(digest_json(objective.provenance)[:15], 16)
+    if engine.least(digest) != -engine.least(-digest):
+        raise TrainingError(
+            "the ranks did not open the same inputs",
+            where=str(objective.provenance),
+            fix="run the same command again; the cache and the database must be the same on every machine, and not "
+            "change while a job starts",
+        )
 
 
 def _draw_grid(engine: Engine, ema: Ema, reader: BatchReader, out: Path, step: int, stats: StatsLog | None) -> None:

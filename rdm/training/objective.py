@@ -34,7 +34,7 @@ class TrainingData(Protocol):
         ...
 
     def load_shard(self, index: int) -> dict[str, np.ndarray]:
-        """Return the arrays of one shard; each has `shards[index].num_samples` rows."""
+        """Return the arrays of one shard; each has `shards[index].num_samples` rows. Threads call it at once."""
         ...
 
     def keys(self, index: int) -> Sequence[str]:

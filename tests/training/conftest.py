@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,20 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., by
         build_neighbors(str(root / "db"), "train", NeighborConfig(queries=queries, k_stored=6), pool)
         build_cache(str(root / "cache"), CacheConfig(queries=queries, resolution=32), pool)
     return Prepared(str(root / "db"), str(root / "cache"))
+
+
+@pytest.fixture
+def own_cache(prepared: Prepared, tmp_path: Path) -> Path:
+    """A copy of the latents, to be damaged."""
+    shutil.copytree(prepared.cache, tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def own_database(prepared: Prepared, tmp_path: Path) -> Path:
+    """A copy of the database, to be changed."""
+    shutil.copytree(prepared.database, tmp_path / "db")
+    return tmp_path / "db"
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,80 +14,164 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rdm.errors import CacheError, DatabaseError, RdmError, StorageError, TrainingError, UsageError
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.database import NeighborTable
+from rdm.database.changes import Removal
+from rdm.database.jobs import run_build, update_builder
+from rdm.errors import CacheError, DatabaseError, StorageError, TrainingError, UsageError
 from rdm.storage import Folder
+from rdm.storage.verified import digest_file
+from rdm.training.cache import LatentCache, build_cache
 from rdm.training.checkpoints import Checkpoints
+from rdm.training.latent_tar import write_tar
 from rdm.training.latents import LatentData
 from rdm.training.launch import run_training
 from rdm.training.objectives.retrieval_diffusion import open_training
+from rdm.training.recipes import TrainConfig
 from rdm.training.stats import read_stats
 
 
-@pytest.fixture
-def own_cache(prepared, tmp_path):
-    """A copy of the latents, to be damaged."""
-    shutil.copytree(prepared.cache, tmp_path / "cache")
-    return tmp_path / "cache"
+def _rewrite(cache: Path, name: str, change: Callable[[int, np.ndarray], np.ndarray]) -> None:
+    """Write a tar of arrays again with changed arrays, as if it had been built so."""
+    with tarfile.open(cache / name) as tar:
+        arrays = [np.load(io.BytesIO(tar.extractfile(m).read())) for m in tar.getmembers()]  # type: ignore[union-attr]
+    write_tar(cache / name, name.removesuffix(".tar"), [change(row, array) for row, array in enumerate(arrays)])
+    info = Folder(str(cache)).read_json("cache.json")
+    info["files"][name] = digest_file(cache / name).model_dump()
+    Folder(str(cache)).write_json("cache.json", info)
 
 
-def _rewrite(path: Path, change: Callable[[int, np.ndarray], np.ndarray]) -> None:
-    """Write a tar of arrays again with changed arrays."""
-    with tarfile.open(path) as tar:
-        members = [(m, np.load(io.BytesIO(tar.extractfile(m).read()))) for m in tar.getmembers()]  # type: ignore[union-attr]
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for row, (member, array) in enumerate(members):
-            buffer = io.BytesIO()
-            np.save(buffer, change(row, array))
-            member.size = buffer.tell()
-            buffer.seek(0)
-            tar.addfile(member, buffer)
+def _rewrite_table(database: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change the first shard of the neighbor table in place."""
+    path = database / NeighborTable(Folder(str(database)), "train").paths("00000")[0]
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def _with_ids(ids: Callable[[np.ndarray], np.ndarray]) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        place = table.column_names.index("neighbor_ids")
+        values = ids(np.array(table.column("neighbor_ids").to_pylist(), np.int64))
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+        return table.set_column(place, "neighbor_ids", lists)
+
+    return change
+
+
+def _open(cache: object, database: object, recipe: TrainConfig) -> LatentData:
+    return LatentData.open(str(cache), str(database), recipe.objective)  # type: ignore[arg-type]
 
 
 def test_a_missing_shard_is_named(prepared, own_cache, tiny_recipe):
-    data = LatentData.open(str(own_cache), prepared.database, tiny_recipe.objective)
-    (own_cache / f"{data.cache.stems[0]}.tar").unlink()
-    with pytest.raises(CacheError, match="cannot be read") as caught:
+    data = _open(own_cache, prepared.database, tiny_recipe)
+    (own_cache / "00000.tar").unlink()
+    with pytest.raises(CacheError, match="cannot be read: a file is missing") as caught:
         data.load_shard(0)
-    assert f"{data.cache.stems[0]}.tar" in caught.value.where
+    assert caught.value.where == str(own_cache / "00000.tar")
+
+
+@pytest.mark.parametrize("name", ["00001.parquet", "00001.tar"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[: len(data) // 2], "bytes instead of"),
+        (lambda data: b"", "cannot be read"),
+        (lambda data: data[:600] + bytes([data[600] ^ 1]) + data[601:], "digest differs"),
+    ],
+    ids=["truncated", "empty", "one bit"],
+)
+def test_a_damaged_file_is_named(prepared, own_cache, tiny_recipe, name, damage, message):
+    path = own_cache / name
+    path.write_bytes(damage(path.read_bytes()))
+    data = _open(own_cache, prepared.database, tiny_recipe)
+    with pytest.raises(CacheError, match=message) as caught:
+        data.load_shard(1)
+    assert caught.value.where == str(path)
 
 
 def test_a_shard_whose_table_is_missing_is_named(prepared, own_cache, tiny_recipe):
-    data = LatentData.open(str(own_cache), prepared.database, tiny_recipe.objective)
-    (own_cache / f"{data.cache.stems[1]}.parquet").unlink()
-    with pytest.raises(RdmError, match="missing") as caught:
+    data = _open(own_cache, prepared.database, tiny_recipe)
+    (own_cache / "00001.parquet").unlink()
+    with pytest.raises(CacheError, match="missing") as caught:
         _ = data.shards
-    assert f"{data.cache.stems[1]}.parquet" in caught.value.where
+    assert caught.value.where == str(own_cache / "00001.parquet")
+
+
+def test_a_tar_with_fewer_members_than_its_table_has_rows_is_refused(prepared, own_cache, tiny_recipe):
+    short = np.zeros((8, 8, 8), np.float16)
+    write_tar(own_cache / "00000.tar", "00000", [short] * 3)
+    _rewrite(own_cache, "00000.tar", lambda _, array: array)
+    with pytest.raises(CacheError, match="shorter than 32 members"):
+        _open(own_cache, prepared.database, tiny_recipe).load_shard(0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_latent_that_is_not_finite_is_named(prepared, own_cache, tiny_recipe, value):
-    data = LatentData.open(str(own_cache), prepared.database, tiny_recipe.objective)
-    row = int(data._rows(data.cache.stems[0])[2])
+    row = int(_open(own_cache, prepared.database, tiny_recipe)._rows["00000"].rows[2])
 
     def spoil(number: int, array: np.ndarray) -> np.ndarray:
         if number == row:
             array[0, 1, 1] = value
         return array
 
-    _rewrite(own_cache / f"{data.cache.stems[0]}.tar", spoil)
+    _rewrite(own_cache, "00000.tar", spoil)
+    data = _open(own_cache, prepared.database, tiny_recipe)
     with pytest.raises(CacheError, match="1 latents hold numbers that are not finite") as caught:
         data.load_shard(0)
     assert data.keys(0)[2] in caught.value.what
 
 
-def test_a_neighbor_that_the_database_never_had_is_refused(prepared, tiny_recipe, tmp_path):
-    shutil.copytree(prepared.database, tmp_path / "db")
-    data = LatentData.open(prepared.cache, str(tmp_path / "db"), tiny_recipe.objective)
-    path = tmp_path / "db" / data.table.paths(data.cache.stems[0])[0]
-    table = pq.read_table(path)
-    place = table.column_names.index("neighbor_ids")
-    ids = np.array(table.column("neighbor_ids").to_pylist(), np.int64)
-    ids[:, 0] = 10**6
-    field = table.schema.field(place)
-    pq.write_table(table.set_column(place, field, [pa.array(ids.tolist(), field.type)]), path)
-    data = LatentData.open(prepared.cache, str(tmp_path / "db"), tiny_recipe.objective)
-    with pytest.raises(DatabaseError, match="1000000"):
-        data.load_shard(0)
+@pytest.mark.parametrize("patch_id", [10**6, -1])
+def test_a_neighbor_that_the_database_never_had_is_refused(prepared, own_database, tiny_recipe, patch_id):
+    _rewrite_table(own_database, _with_ids(lambda ids: np.where(np.arange(ids.shape[1]) == 0, patch_id, ids)))
+    with pytest.raises(DatabaseError, match=str(patch_id)):
+        _open(prepared.cache, own_database, tiny_recipe).load_shard(0)
+
+
+def test_a_deleted_neighbor_is_refused(prepared, own_database, tiny_recipe):
+    data = _open(prepared.cache, own_database, tiny_recipe)
+    patch = int(data.neighbor_ids("00000")[0, 0])
+    before = NeighborTable(Folder(str(own_database)), "train").shard("00000")[1]
+    run_build(update_builder(str(own_database), Removal(patch_ids=frozenset({patch}))), ComputeConfig(dask="inline"))
+    assert patch not in _open(prepared.cache, own_database, tiny_recipe).neighbor_ids("00000")
+    _rewrite_table(own_database, _with_ids(lambda _: before))  # a table that was not repaired
+    with pytest.raises(DatabaseError, match=f"deleted patches, the first of 1 is {patch}"):
+        _open(prepared.cache, own_database, tiny_recipe).load_shard(0)
+
+
+def test_a_table_with_another_k_than_it_says_is_refused(prepared, own_database, tiny_recipe):
+    _rewrite_table(own_database, _with_ids(lambda ids: ids[:, :3]))
+    with pytest.raises(DatabaseError, match="not 6 in each"):
+        _open(prepared.cache, own_database, tiny_recipe).load_shard(0)
+
+
+def test_neighbors_that_were_looked_up_with_another_encoder_are_refused(prepared, own_database, tiny_recipe):
+    folder = Folder(str(own_database))
+    part = next(part for part in NeighborTable(folder, "train").parts if part.kind == "queryset")
+    folder.write_json(part.path, {**folder.read_json(part.path), "encoder_digest": "0" * 16})
+    with pytest.raises(DatabaseError, match="looked up with another encoder"):
+        _open(prepared.cache, own_database, tiny_recipe)
+
+
+def test_embeddings_of_another_length_than_the_network_reads_are_refused(prepared, tiny_recipe):
+    config = tiny_recipe.with_overrides(["objective.denoiser.cross_attention_dim=32"])
+    with pytest.raises(CacheError, match="embeddings have 16 dimensions, the network reads 32"):
+        open_training(prepared.cache, prepared.database, config.objective)
+
+
+def test_latents_of_another_size_than_the_network_samples_are_refused(prepared, tiny_recipe):
+    config = tiny_recipe.with_overrides(["objective.denoiser.sample_size=16"])
+    with pytest.raises(CacheError, match="the latents are 8x8, the denoiser samples 16x16"):
+        open_training(prepared.cache, prepared.database, config.objective)
+
+
+def test_latents_of_other_crops_than_the_neighbors_are_refused(prepared, tiny_recipe, tmp_path):
+    config = LatentCache(prepared.cache).config
+    queries = config.queries.model_copy(update={"crop": config.queries.crop.model_copy(update={"seed": 7})})
+    other = config.model_copy(update={"queries": queries})
+    with compute_pool(ComputeConfig(dask="inline")) as pool:
+        build_cache(str(tmp_path / "other"), other, pool)
+    with pytest.raises(CacheError, match="no neighbors of the query set"):
+        _open(tmp_path / "other", prepared.database, tiny_recipe)
 
 
 def test_latents_of_another_first_stage_are_refused(prepared, own_cache, tiny_recipe):
@@ -143,7 +226,7 @@ def test_a_micro_batch_that_does_not_divide_a_ranks_share_is_refused(prepared, t
 @pytest.mark.timeout(600)
 def test_a_batch_whose_loss_is_not_finite_is_written_down(prepared, own_cache, tiny_recipe, tmp_path):
     # Finite in float16, but its exponential is not: the posterior's variance is infinite.
-    _rewrite(own_cache / sorted(p.name for p in own_cache.glob("*.tar"))[0], lambda _, array: array * 0 + 60000)
+    _rewrite(own_cache, "00000.tar", lambda _, array: array * 0 + 60000)
     inputs = prepared.inputs(tmp_path / "run").model_copy(update={"cache": str(own_cache)})
     with pytest.raises(TrainingError, match="not finite at step"):
         run_training(tiny_recipe.with_overrides(["log_every=5", "max_steps=10"]), inputs)

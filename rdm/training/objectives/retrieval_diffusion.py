@@ -138,4 +138,11 @@ def open_training(
             where=cache,
             fix="set objective.denoiser.in_channels",
         )
+    if (side := data.cache.config.resolution // first_stage.factor) != config.denoiser.sample_size:
+        raise CacheError(
+            f"the latents are {side}x{side}, the denoiser samples {config.denoiser.sample_size}x"
+            f"{config.denoiser.sample_size}",
+            where=cache,
+            fix=f"--set objective.denoiser.sample_size={side}, or a cache of another resolution",
+        )
     return data, RetrievalDiffusionObjective(config, provenance(data), (first_stage.shift, first_stage.scale))

@@ -1,0 +1,51 @@
+"""What a resumed run learned from: latents and encoder as before, and perhaps a later version of the database."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from rdm.errors import TrainingError
+
+logger = logging.getLogger(__name__)
+
+_FIXED = {
+    "queries_digest": "query set",
+    "autoencoder_digest": "first stage",
+    "encoder_digest": "encoder",
+    "cache_digest": "latent cache",
+}
+
+
+def resumed_provenance(recorded: Mapping[str, Any], opened: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """Return the provenance of a run that goes on, with the versions of the database that it saw before.
+
+    An update of the database between two starts is taken up, because what was deleted must not condition any more; it
+    is written down, because weights do not forget. `database.earlier_versions` lists the versions.
+
+    Args:
+        recorded: the checkpoint's provenance.
+        opened: that of the inputs which this start was given.
+        where: the checkpoint, for messages.
+
+    Raises:
+        TrainingError: latents, first stage, encoder or query set are not those of the checkpoint.
+    """
+    both = [name for name in _FIXED if name in recorded and name in opened]
+    differing = [_FIXED[name] for name in both if recorded[name] != opened[name]]
+    if differing:
+        raise TrainingError(
+            f"the checkpoint was trained with another {' and another '.join(differing)}",
+            where=where,
+            fix="give the --cache and --database that the run began with, or --out a new folder",
+        )
+    result = dict(opened)
+    before, now = recorded.get("database"), opened.get("database")
+    if before is None or now is None:
+        return result
+    seen = [*before.get("earlier_versions", [])]
+    if before["version"] != now["version"]:
+        logger.warning("the database has version %d now; until here the run saw %d", now["version"], before["version"])
+        seen.append(before["version"])
+    return {**result, "database": {**now, "earlier_versions": seen}} if seen else result

@@ -1,0 +1,48 @@
+import logging
+
+import pytest
+
+from rdm.errors import TrainingError
+from rdm.training.provenance import resumed_provenance
+
+BEGUN = {"queries_digest": "q", "autoencoder_digest": "a", "encoder_digest": "e", "cache_digest": "c"}
+
+
+def seen(version, **more):
+    return {**BEGUN, "database": {"version": version, "source": "folder:///photos", **more}}
+
+
+def test_the_same_inputs_go_on_as_they_are():
+    assert resumed_provenance(seen(3), seen(3), "there") == seen(3)
+
+
+def test_an_updated_database_is_taken_up_and_noted(caplog):
+    with caplog.at_level(logging.WARNING):
+        found = resumed_provenance(seen(3), seen(5), "there")
+    assert found == seen(5, earlier_versions=[3])
+    assert "version 5 now; until here the run saw 3" in caplog.text
+
+
+def test_versions_add_up_over_several_updates():
+    found = resumed_provenance(seen(3), seen(5), "there")
+    assert resumed_provenance(found, seen(5), "there") == seen(5, earlier_versions=[3])
+    assert resumed_provenance(found, seen(6), "there") == seen(6, earlier_versions=[3, 5])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("queries_digest", "query set"),
+        ("autoencoder_digest", "first stage"),
+        ("encoder_digest", "encoder"),
+        ("cache_digest", "latent cache"),
+    ],
+)
+def test_other_inputs_than_the_run_began_with_are_refused(name, words):
+    with pytest.raises(TrainingError, match=f"trained with another {words}") as caught:
+        resumed_provenance(seen(3), {**seen(3), name: "x"}, "OUT/checkpoints/step-00000010")
+    assert caught.value.where == "OUT/checkpoints/step-00000010"
+
+
+def test_a_run_without_a_database_keeps_what_its_objective_says():
+    assert resumed_provenance({}, {"source": "folder:///photos"}, "there") == {"source": "folder:///photos"}

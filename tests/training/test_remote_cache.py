@@ -1,0 +1,104 @@
+"""A cache on an object store: whole files, one request each, verified, and ahead of the steps that need them."""
+
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from http_store import serving
+
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.errors import CacheError
+from rdm.training.inline import inline_neighbors
+from rdm.training.latents import LatentData
+from rdm.training.order import DataOrder
+from rdm.training.reader import BatchReader
+
+
+@pytest.fixture
+def store(prepared, tmp_path):
+    """A server of a cache with inlined neighbors, `store.url/inlined`, and of one without, `store.url/plain`."""
+    for name in ("plain", "inlined"):
+        shutil.copytree(prepared.cache, tmp_path / "served" / name)
+    with compute_pool(ComputeConfig(dask="inline")) as pool:
+        inline_neighbors(str(tmp_path / "served" / "inlined"), prepared.database, pool)
+    with serving(tmp_path / "served") as store:
+        yield store
+
+
+@pytest.fixture
+def remote(store, prepared, tiny_recipe):
+    """Training data whose latents and neighbors both come from the server."""
+    data = LatentData.open(f"{store.url}/inlined", prepared.database, tiny_recipe.objective)
+    assert len(data.shards) == 2
+    return data
+
+
+def test_opening_fetches_descriptions_and_no_shard(store, remote):
+    requests = Counter(name for method, name in store.take_requests() if method == "GET")
+    assert requests == {"cache.json": 1, "neighbors.json": 1, "00000.parquet": 1, "00001.parquet": 1}
+
+
+def test_a_shard_is_two_requests_with_inlined_neighbors(store, remote):
+    store.take_requests()
+    remote.load_shard(0)
+    assert sorted(store.take_requests()) == [("GET", "00000.neighbors.npy"), ("GET", "00000.tar")]
+
+
+def test_a_shard_is_two_requests_with_the_databases_own(store, prepared, tiny_recipe):
+    data = LatentData.open(f"{store.url}/plain", prepared.database, tiny_recipe.objective)
+    assert data.shards
+    store.take_requests()
+    data.load_shard(0)
+    assert sorted(store.take_requests()) == [("GET", "00000.parquet"), ("GET", "00000.tar")]
+
+
+def test_the_samples_are_those_of_the_local_cache(remote, prepared, tiny_recipe):
+    local = LatentData.open(prepared.cache, prepared.database, tiny_recipe.objective)
+    for index in range(2):
+        found, expected = remote.load_shard(index), local.load_shard(index)
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+        assert remote.keys(index) == local.keys(index)
+
+
+def test_an_epoch_asks_for_every_shard_once(store, remote):
+    order = DataOrder([shard.num_samples for shard in remote.shards], 0)
+    store.take_requests()
+    with BatchReader(remote, order, memory_bytes=1) as reader:
+        for start in range(order.num_samples):
+            reader.batch(np.array([start]))
+            if start == order.num_samples // 2:
+                first_half = store.take_requests()
+    assert sorted(first_half) == [("GET", f"{stem}.{kind}") for stem in ("00000", "00001") for kind in KINDS]
+
+
+KINDS = ("neighbors.npy", "tar")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_transfer_that_breaks_off_names_the_file(store, remote, kind):
+    store.cut.add(f"00001.{kind}")
+    with pytest.raises(CacheError, match="cannot be read") as caught:
+        remote.load_shard(1)
+    assert caught.value.where == f"{store.url}/inlined/00001.{kind}"
+
+
+def test_a_store_that_refuses_is_an_error_of_the_step_that_needs_the_shard(store, remote):
+    order = DataOrder([shard.num_samples for shard in remote.shards], 0)
+    second = order.following(0, 1)[0]
+    store.broken.add(f"{remote.shards[second].stem}.tar")
+    with BatchReader(remote, order) as reader:
+        first = remote.shards[1 - second].num_samples
+        assert len(reader.batch(np.arange(first))["neighbors"]) == first
+        with pytest.raises(CacheError, match="503") as caught:
+            reader.batch(np.arange(first, first + 1))
+    assert caught.value.where.endswith(f"{remote.shards[second].stem}.tar")
+
+
+def test_a_store_that_is_gone_is_an_error(prepared, tiny_recipe, tmp_path):
+    shutil.copytree(prepared.cache, tmp_path / "served" / "plain")
+    with serving(tmp_path / "served") as store:
+        data = LatentData.open(f"{store.url}/plain", prepared.database, tiny_recipe.objective)
+        assert data.shards
+    with pytest.raises(CacheError, match="refused"):
+        data.load_shard(0)
