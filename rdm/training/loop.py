@@ -61,6 +61,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
     while step < config.max_steps:
         positions = order.step_positions(step, config.batch_size, engine.rank, engine.world_size)
         rate = learning_rate(config, step)
+        objective.step = step
         result = engine.step(_micro_batches(config, engine, reader, positions, micro_batch_size, step), rate)
         ema.update(engine.owned_weights())
         step, window_steps = step + 1, window_steps + 1
