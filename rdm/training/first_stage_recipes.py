@@ -53,8 +53,8 @@ def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:
     L1, perceptual and adversarial terms as in its released configurations of KL-f4 (divergence 1e-6 per picture sum,
     discriminator of three layers from step 50,001 on, weight 0.5) and of VQ-f16 (two layers from step 250,001 on,
     weight 0.75), for the other factors likewise; learning rate 4.5e-6 per sample of a batch. Three things are ours:
-    the perceptual network is the embedded one, whose distances are larger (with LPIPS, set `objective.perceptual` to its
-    files and weight 1), AdamW's first decay is 0.9 where theirs is 0.5, and the discriminator has group norms.
+    the perceptual network is the embedded one, whose distances are larger (for LPIPS set `objective.perceptual` to its
+    files and a weight of 1), AdamW's first decay is 0.9 where theirs is 0.5, and the discriminator has group norms.
 
     Args:
         factor: f: 4, 8 or 16.
