@@ -23,6 +23,7 @@ _COMMANDS = (
     "status",
     "sample",
     "evaluate",
+    "evaluate_autoencoder",
     "import_checkpoint",
     "recipes",
     "doctor",

@@ -53,6 +53,21 @@ class ImageTower(nn.Module):
         logits = F.linear(average, self.classifier.weight.float(), self.classifier.bias.float())
         return torch.cat([average, grid.amax((1, 2)), middle.float().mean((1, 2)), logits], dim=1)
 
+    def feature_maps(self, scaled: Tensor) -> list[Tensor]:
+        """Return the last feature map of each of the five resolutions, [B, C, h, w]; gradients pass to the pictures.
+
+        Args:
+            scaled: pictures float [B, 3, H, W] of any size, brightness (0..255 - PIXEL_MEAN) / PIXEL_STD.
+        """
+        x = _relu6(self.stem(scaled.permute(0, 2, 3, 1).contiguous()))
+        maps: list[Tensor] = []
+        for block in self.blocks:
+            y = block(x)
+            if block.halves:
+                maps.append(x)
+            x = y
+        return [y.permute(0, 3, 1, 2) for y in (*maps, x)]
+
 
 class _Convolution(nn.Module):
     """A convolution of [B, H, W, C] with TensorFlow's "same" padding and the batch normalization after it folded in."""
@@ -80,6 +95,7 @@ class _Block(nn.Module):
         self.expand = _pointwise(source._expand_conv, source._bn0) if arguments.expand_ratio != 1 else None
         self.depthwise = _Convolution(source._depthwise_conv, source._bn1)
         self.project = _pointwise(source._project_conv, source._bn2)
+        self.halves = self.depthwise.conv.stride != (1, 1)  # the resolution
         self.residual = (
             source.id_skip and arguments.stride in (1, [1]) and (arguments.input_filters == arguments.output_filters)
         )

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rdm.evaluation.fid import FEATURE_NETWORK, RESIZE, InceptionFeatures, frechet_distance
 from rdm.models.block_projection import BlockProjection
+from rdm.models.codebook import perplexity, row_counts, used_share
 from rdm.models.first_stage import FirstStage, to_signed
+from rdm.models.perceptual import PerceptualDistance
+from rdm.progress import tracking
 from rdm.training.photos import PhotoConfig, PhotoShards
+
+_NUM_BASELINE = 2000  # photographs that the linear baseline is fitted to
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Networks that compare pictures and reconstructions; None: not measured.
+
+    Attributes:
+        perceptual: distance picture by picture.
+        inception: features for the Frechet distance between all pictures and all reconstructions.
+    """
+
+    perceptual: PerceptualDistance | None = None
+    inception: InceptionFeatures | None = None
 
 
 def to_8_bit(images: Tensor) -> Tensor:
@@ -29,22 +50,29 @@ def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
 
 
 def evaluate_autoencoder(
-    first_stage: FirstStage, images: Tensor, baseline: BlockProjection | None = None
+    first_stage: FirstStage,
+    images: Tensor,
+    baseline: BlockProjection | None = None,
+    judges: Judges | None = None,
 ) -> dict[str, Any]:
     """Measure a first stage on pictures it has not seen.
 
     Args:
-        first_stage: encodes to the posterior mean and decodes to 8-bit pictures.
+        first_stage: encodes to the posterior mean, or to codebook rows, and decodes to 8-bit pictures.
         images: uint8 [N, 3, H, W].
         baseline: a linear projection fitted on training pictures, float in [-1, 1]; None: no linear baseline.
+        judges: for `perceptual` and `rfid`; None: neither.
 
     Returns:
         `psnr_db` (mean over pictures), `psnr_db_5_percent` (one picture in twenty is worse), `linear_psnr_db`,
         `noisy_psnr_db` (with Gaussian noise of standard deviation 0.1 on the scaled latents: how a small error of a
-        diffusion model shows), `latent_mean` and `latent_std` per channel of the scaled latents.
+        diffusion model shows), `latent_mean` and `latent_std` per channel of the scaled latents; `codebook_used` and
+        `codebook_perplexity` of a VQ autoencoder; `perceptual` (mean distance), `rfid`, and what both were measured
+        with.
     """
     latents = first_stage.encode(images)
-    values = psnr(images, to_8_bit(first_stage.decode(latents)))
+    reconstructions = to_8_bit(first_stage.decode(latents))
+    values = psnr(images, reconstructions)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     noisy = first_stage.decode(latents + 0.1 * noise)
     result = {
@@ -58,20 +86,48 @@ def evaluate_autoencoder(
     if baseline is not None:
         linear = to_8_bit(baseline.reconstruct(to_signed(images)))
         result["linear_psnr_db"] = float(psnr(images, linear).mean())
-    return result
+    if first_stage.codebook is not None:
+        counts = row_counts(first_stage.encode_indices(images), len(first_stage.codebook))
+        result["codebook_size"] = len(counts)
+        result["codebook_used"] = float(used_share(counts))
+        result["codebook_perplexity"] = float(perplexity(counts))
+    return {**result, **_judged(images, reconstructions, judges or Judges())}
 
 
 def evaluate_on_source(
-    first_stage: FirstStage, source: str, config: PhotoConfig, num_images: int = 512
+    first_stage: FirstStage, source: str, config: PhotoConfig, num_images: int = 512, judges: Judges | None = None
 ) -> dict[str, Any]:
     """Measure a first stage on a source's held-out photographs, beside the linear baseline of its other photographs.
 
     Raises:
         SourceError: the source holds nothing out, or cannot be read.
     """
-    training = torch.from_numpy(PhotoShards(source, config).sample(2000))
+    training = torch.from_numpy(PhotoShards(source, config).sample(_NUM_BASELINE))
     held_out = torch.from_numpy(PhotoShards(source, config, held_out=True).sample(num_images))
     baseline = BlockProjection.fit(
         to_signed(training), block=first_stage.factor, num_components=first_stage.latent_channels
     )
-    return {"source": source, "image_size": config.image_size, **evaluate_autoencoder(first_stage, held_out, baseline)}
+    return {
+        "source": source,
+        "image_size": config.image_size,
+        **evaluate_autoencoder(first_stage, held_out, baseline, judges),
+    }
+
+
+@torch.no_grad()
+def _judged(images: Tensor, reconstructions: Tensor, judges: Judges) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    if judges.perceptual is not None:
+        parts = zip(images.split(_BATCH), reconstructions.split(_BATCH), strict=True)
+        distances = [judges.perceptual(to_signed(one), to_signed(other)) for one, other in parts]
+        result["perceptual"] = float(torch.cat(distances).mean())
+        result["perceptual_network"] = judges.perceptual.description
+    if judges.inception is not None:
+        features = []
+        with tracking("FID features", 2, "sets") as tracker:
+            for pictures in (images, reconstructions):
+                features.append(judges.inception(pictures.permute(0, 2, 3, 1).contiguous().numpy()))
+                tracker.advance()
+        rfid = frechet_distance(features[1], features[0])
+        result |= {"rfid": rfid, "rfid_network": FEATURE_NETWORK, "rfid_resize": RESIZE}
+    return result

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from rdm.models.block_projection import BlockProjection
+from rdm.models.first_stage import encoder_output
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.vq_model import VQModel
 
 # Constants that dominate the norm's variance: several standard deviations of what the group carries (components have
 # unit variance, colors lie in [-1, 1]).
@@ -31,7 +33,7 @@ _LOG_VARIANCE = -4.6  # the posterior starts with a standard deviation of 0.1
 
 
 @torch.no_grad()
-def start_from_projection(model: AutoencoderKL, projection: BlockProjection, images: Tensor) -> None:
+def start_from_projection(model: AutoencoderKL | VQModel, projection: BlockProjection, images: Tensor) -> None:
     """Set the weights of a fresh autoencoder so that its latents are a projection's coordinates, of unit variance.
 
     Args:
@@ -58,9 +60,10 @@ def start_from_projection(model: AutoencoderKL, projection: BlockProjection, ima
             nn.init.zeros_(_bias(convolution))
     # Only now do the norms see what they will see: first the encoder's, then, through it, the decoder's.
     count = projection.num_components
-    _calibrate(_norm(model.encoder), 2 * count, lambda: model.encode(images))
-    latents = model.encode(images).latent_dist.mean  # type: ignore[union-attr]
-    _calibrate(_norm(model.decoder), 6, lambda: model.decode(latents))
+    _calibrate(_norm(model.encoder), 2 * count, lambda: encoder_output(model, images))
+    latents = encoder_output(model, images)[:, :count]
+    post_quant: Any = model.post_quant_conv
+    _calibrate(_norm(model.decoder), 6, lambda: model.decoder(latents if post_quant is None else post_quant(latents)))
 
 
 def start_problem(channels: Sequence[int], latent_channels: int, num_groups: int) -> str | None:

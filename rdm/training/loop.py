@@ -65,6 +65,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
         samples = reader.batch(positions)
         if step + 1 < config.max_steps:  # put together while this step computes
             reader.expect(order.step_positions(step + 1, config.batch_size, engine.rank, engine.world_size))
+        objective.step = step
         result = engine.step(_micro_batches(config, engine, samples, micro_batch_size, step), rate)
         ema.update(engine.owned_weights())
         step, window_steps = step + 1, window_steps + 1

@@ -53,6 +53,9 @@ class Objective(nn.Module, ABC):
     needs_whole_batch = False
     """Whether the loss compares the samples of a batch, so that no gradients can be accumulated over parts of it."""
 
+    step = 0
+    """Optimizer steps done so far, which the loop sets: a loss may change in the course of a run."""
+
     provenance: Mapping[str, Any] = {}
     """What the run learned from (the database's version among it), as JSON values; in every checkpoint."""
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from rdm.config import Config
 from rdm.errors import UsageError
 from rdm.models.precision import Precision
+from rdm.training.first_stage_recipes import FIRST_STAGE_RECIPES
 from rdm.training.latents import ConditioningConfig
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
@@ -166,27 +167,10 @@ def clip_lite() -> TrainConfig:
     )
 
 
-def autoencoder_kl_f4() -> TrainConfig:
-    """Return the recipe of the embedded first stage: a small KL autoencoder, f = 4, 4 channels."""
-    return TrainConfig(
-        recipe="autoencoder-kl-f4",
-        objective=AutoencoderObjectiveConfig(),
-        max_steps=6500,
-        batch_size=16,
-        optimizer="muon",
-        zero_stage=0,
-        learning_rate=2e-3,
-        beta2=0.99,
-        ema_decay=0.999,
-        precision="fp32",
-        checkpoint_every=250,
-    )
-
-
 RECIPES: dict[str, Recipe] = {
     "rdm-tiny": Recipe("RDM on 16x16x4 latents of 64 px photographs, 4 neighbors; minutes on two cores", rdm_tiny),
     "clip-lite": Recipe("projection heads of the embedded encoder, on captioned photographs", clip_lite),
-    "autoencoder-kl-f4": Recipe("small KL autoencoder, f = 4, 4 channels, on photographs", autoencoder_kl_f4),
+    **{name: Recipe(summary, config) for name, (summary, config) in FIRST_STAGE_RECIPES.items()},
 }
 
 

@@ -172,7 +172,7 @@ def test_training_goes_on_from_an_exported_first_stage(tmp_path: Path) -> None:
     first = objective(start_seed=3)
     first.export(tmp_path, trainable(first))
     second = objective(start_seed=4)
-    second.start_from_first_stage(str(tmp_path))
+    second.start_from_first_stage(load_autoencoder(str(tmp_path)))
     expected = trainable(first)
     assert all(torch.equal(value, expected[name].half().float()) for name, value in trainable(second).items())
 
@@ -181,7 +181,7 @@ def test_a_first_stage_of_another_shape_cannot_be_gone_on_from(tmp_path: Path) -
     other = objective(network=AutoencoderConfig(block_out_channels=(8, 8, 8), sample_size=16))
     other.export(tmp_path, trainable(other))
     with pytest.raises(ModelError, match="another network"):
-        objective().start_from_first_stage(str(tmp_path))
+        objective().start_from_first_stage(load_autoencoder(str(tmp_path)))
 
 
 def test_weights_lie_as_the_engine_broadcasts_them() -> None:

@@ -1,28 +1,84 @@
-"""The first stage's objective: reconstruction with a small Kullback-Leibler term (Rombach et al. 2022, appendix G)."""
+"""The first stage's objective: pixels, features, a discriminator's judgement, and the latents' own term.
+
+Rombach et al. 2022, appendix G, and Esser et al. 2021, equations 4 to 7. The mathematics is in `rdm.models`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdm.config import Config
-from rdm.errors import ModelError
+from rdm.errors import TrainingError
 from rdm.models.autoencoder import AutoencoderConfig, autoencoder_kl_f4_lite, build_autoencoder
 from rdm.models.block_projection import BlockProjection
-from rdm.models.first_stage import load_autoencoder, to_signed
+from rdm.models.codebook import fit_codebook, perplexity, quantize, revival_loss, row_counts, used_share
+from rdm.models.first_stage import FirstStage, encoder_output, load_autoencoder, to_signed, to_uint8
+from rdm.models.first_stage_losses import (
+    adaptive_weight,
+    last_layer_gradient,
+    mean_absolute_error,
+    root_mean_squared_error,
+    standard_normal_divergence,
+    with_gradient,
+)
+from rdm.models.first_stage_start import weights_to_go_on_from
 from rdm.models.linear_start import start_from_projection, start_problem
+from rdm.models.patch_discriminator import (
+    PatchDiscriminator,
+    discriminator_hinge_loss,
+    generator_hinge_loss,
+    smallest_side,
+)
+from rdm.models.perceptual import EMBEDDED, open_perceptual
 from rdm.training.objective import Objective
 from rdm.training.photos import PhotoConfig, PhotoShards
 
 _NUM_START = 512
 _NUM_CALIBRATION = 256
+_VECTORS_PER_ROW = 8  # encoder outputs that a fresh codebook is fitted to
+_LARGEST_SHIFT = 8  # pixels
+_RECONSTRUCTION = {"root_mse": root_mean_squared_error, "l1": mean_absolute_error}
+
+
+class PerceptualConfig(Config):
+    """The perceptual term: the distance of photograph and reconstruction in a frozen network's features."""
+
+    weight: float = Field(default=0.0, ge=0, description="0: no perceptual term")
+    network: str = Field(
+        default=EMBEDDED,
+        description="embedded: EfficientNet-Lite0, which is not LPIPS; or a file of VGG-16's weights with "
+        "torchvision's names",
+    )
+    heads: str | None = Field(
+        default=None, description="a file of LPIPS's learned weights for VGG-16; null: uniform weights"
+    )
+
+
+class AdversarialConfig(Config):
+    """The adversarial term: a patch discriminator that trains beside the autoencoder."""
+
+    weight: float = Field(default=0.0, ge=0, description="on the adaptive weight; 0: no discriminator")
+    start_step: int = Field(default=0, ge=0, description="steps before the discriminator trains and is listened to")
+    channels: int = Field(default=64, ge=8, multiple_of=8, description="of the discriminator's first layer")
+    num_layers: int = Field(default=3, ge=1, description="strided layers: 2 judge patches of 34 pixels, 3 of 70")
+
+
+class CodebookConfig(Config):
+    """The terms of a codebook; without effect on a KL autoencoder."""
+
+    weight: float = Field(default=1.0, ge=0, description="of the codebook's loss and the commitment together")
+    commitment: float = Field(default=0.25, ge=0, description="beta, of the commitment (van den Oord et al. 2017)")
+    revival_weight: float = Field(default=0.01, ge=0, description="of the pull on unused rows; 0: they stay unused")
 
 
 class AutoencoderObjectiveConfig(Config):
@@ -32,16 +88,22 @@ class AutoencoderObjectiveConfig(Config):
     network: AutoencoderConfig = Field(default_factory=autoencoder_kl_f4_lite)
     photographs: PhotoConfig = PhotoConfig()
     crop_size: int = Field(default=32, ge=8, description="side of the random crops that a step sees, pixels")
+    reconstruction: Literal["root_mse", "l1"] = Field(
+        default="root_mse", description="the pixel term, in units of half the brightness range"
+    )
     kl_weight: float = Field(
         default=1e-4,
         ge=0,
-        description="weight of the divergence per latent number, in nats; the "
-        "reconstruction term is in units of half the brightness range",
+        description="weight of the divergence per latent number, in nats; without effect where there is a codebook",
     )
+    perceptual: PerceptualConfig = PerceptualConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
+    codebook: CodebookConfig = CodebookConfig()
     start: str = Field(
         default="projection",
         description="weights to start from: projection (principal components of "
-        "pixel blocks), random, or a first stage of the same shape to go on from",
+        "pixel blocks), random, or a first stage of the same shape to go on from; a VQ autoencoder also goes on from a "
+        "KL autoencoder",
     )
     start_seed: int = Field(default=0, description="of the random weights")
 
@@ -51,6 +113,11 @@ class AutoencoderObjectiveConfig(Config):
             raise ValueError(f"crop_size {self.crop_size} exceeds photographs.image_size {self.photographs.image_size}")
         if self.crop_size % self.network.factor:
             raise ValueError(f"crop_size {self.crop_size} is no multiple of the factor {self.network.factor}")
+        if self.adversarial.weight and self.crop_size < smallest_side(self.adversarial.num_layers):
+            raise ValueError(
+                f"adversarial.num_layers {self.adversarial.num_layers} needs a crop_size of "
+                f"{smallest_side(self.adversarial.num_layers)} or more"
+            )
         network = self.network
         problem = start_problem(network.block_out_channels, network.latent_channels, network.norm_num_groups)
         if self.start == "projection" and problem:
@@ -59,41 +126,138 @@ class AutoencoderObjectiveConfig(Config):
 
 
 class AutoencoderObjective(Objective):
-    """Mean over pictures of the root mean squared error, plus `kl_weight` times D(q(z|x) || N(0, 1)).
+    """Reconstruction + perceptual + lambda adversarial + (KL | codebook) terms, and the discriminator's own loss.
 
-    The root lies between the squared error, which spends the network on the busiest pictures, and its logarithm, which
-    is PSNR and chases the calmest.
+    Autoencoder and discriminator take their steps at once, under one optimizer: the discriminator's loss sees detached
+    reconstructions, and the adversarial term is differentiated by the pictures alone, so that every parameter gets the
+    gradient of its own loss and of no other.
     """
 
     def __init__(self, config: AutoencoderObjectiveConfig, calibration: NDArray[np.uint8]) -> None:
-        """Build the network with random weights.
+        """Build the networks with random weights.
 
         Args:
             config: the network and the loss.
             calibration: uint8 [N, 3, S, S] held-out photographs, on which `export` measures the scale of the latents.
+
+        Raises:
+            RdmError: the perceptual term's network cannot be had.
         """
         super().__init__()
         self.config = config
         self.calibration = calibration  # an array, not a buffer: the engine must neither move nor cast it
+        adversarial, perceptual = config.adversarial, config.perceptual
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.start_seed)
             self.autoencoder = build_autoencoder(config.network)
+            self.discriminator = (
+                PatchDiscriminator(adversarial.channels, adversarial.num_layers) if adversarial.weight else None
+            )
+        # In a tuple, so that it is no submodule: the engine must neither cast, share out nor save frozen weights.
+        self._perceptual = (open_perceptual(perceptual.network, perceptual.heads) if perceptual.weight else None,)
 
-    def start_from_first_stage(self, name_or_dir: str) -> None:
-        """Take the weights of a first stage that `load_autoencoder` opens.
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """See Objective. `batch["images"]` is uint8 [B, 3, S, S]; crops, mirror images and posterior are drawn anew."""
+        images = self._augment(batch["images"], generator)
+        latents, latent_loss, latent_metrics = self._encode(images, generator)
+        with _recorded_input(self.autoencoder.decoder.conv_out) as seen:
+            decoded = self._decode(latents)
+        picture_loss, picture_metrics = self._picture_loss(images, decoded, seen[0], generator)
+        squared_error = (decoded.detach() - images).square().mean((1, 2, 3))
+        psnr = -10 * torch.log10(squared_error / 4 + 1e-10).mean()  # pictures span 2
+        return {"loss": picture_loss + latent_loss, **picture_metrics, **latent_metrics, "psnr_db": psnr}
+
+    def _encode(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return what the decoder gets, the latents' own term, and its figures."""
+        outputs = encoder_output(self.autoencoder, images).float()
+        with torch.autocast(images.device.type, enabled=False):  # 16 bits would choose other rows
+            if self.config.network.codebook_size:
+                return self._quantize(outputs, generator)
+            mean, logvar = outputs.chunk(2, dim=1)
+            logvar = logvar.clamp(-30, 20)
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+            kl = standard_normal_divergence(mean, logvar)
+            return mean + torch.exp(0.5 * logvar) * noise, self.config.kl_weight * kl, {"kl": kl}
+
+    def _quantize(self, outputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        settings, embedding = self.config.codebook, self.autoencoder.quantize.embedding
+        codebook = embedding(torch.arange(embedding.num_embeddings, device=outputs.device)).float()
+        quantized = quantize(outputs, codebook)
+        loss = settings.weight * (quantized.codebook_loss + settings.commitment * quantized.commitment_loss)
+        counts = row_counts(quantized.indices, len(codebook))
+        metrics = {
+            "quantization": quantized.codebook_loss.detach(),
+            "codebook_used": used_share(counts),
+            "codebook_perplexity": perplexity(counts),
+        }
+        if settings.revival_weight:
+            revival = revival_loss(quantized, outputs, codebook, generator)
+            loss = loss + settings.revival_weight * revival
+            metrics["revival"] = revival.detach()
+        return quantized.latents, loss, metrics
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Return pictures float32 of the decoder's own latents: a posterior's draw, or codebook rows."""
+        model = self.autoencoder
+        return model.decoder(latents if model.post_quant_conv is None else model.post_quant_conv(latents)).float()
+
+    def _picture_loss(
+        self, images: Tensor, decoded: Tensor, last_input: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the terms that compare pictures, with the discriminator's own loss once it trains, and their figures.
+
+        Args:
+            images: photographs.
+            decoded: their reconstructions, as part of the graph.
+            last_input: what the decoder's last layer made the reconstructions of.
+            generator: draws the shift of the perceptual term.
+        """
+        settings = self.config.adversarial
+        if self.discriminator is None or self.step < settings.start_step:
+            return self._reconstruction(images, decoded, generator)
+        # Both terms are differentiated by the pictures here, once, and the decoder gets their weighted sum.
+        pictures = decoded.detach().requires_grad_()
+        reconstruction, metrics = self._reconstruction(images, pictures, generator)
+        (pull,) = torch.autograd.grad(reconstruction, pictures)
+        adversarial = generator_hinge_loss(self.discriminator(pictures).float())
+        (push,) = torch.autograd.grad(adversarial, pictures)
+        layer = self.autoencoder.decoder.conv_out
+        weight = settings.weight * adaptive_weight(
+            last_layer_gradient(layer, last_input, pull), last_layer_gradient(layer, last_input, push)
+        )
+        real, fake = self.discriminator(torch.cat([images, decoded.detach()])).float().chunk(2)
+        discriminator = discriminator_hinge_loss(real, fake)
+        metrics |= {
+            "adversarial": adversarial.detach(),
+            "adversarial_weight": weight,
+            "discriminator": discriminator.detach(),
+        }
+        judged = with_gradient(reconstruction + weight * adversarial, decoded, pull + weight * push)
+        return judged + discriminator, metrics
+
+    def _reconstruction(
+        self, images: Tensor, decoded: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        pixels = _RECONSTRUCTION[self.config.reconstruction](images, decoded).mean()
+        (distance,) = self._perceptual
+        if distance is None:
+            return pixels, {"reconstruction": pixels.detach()}
+        # The network's strided layers see some pixels of a fixed lattice better than others; a random shift of both
+        # pictures keeps that from being drawn.
+        top, left = torch.randint(_LARGEST_SHIFT, (2,), generator=generator, device=generator.device).tolist()
+        shifted = [pictures[:, :, top:, left:] for pictures in (images, decoded)]
+        perceptual = distance.to(images.device)(*shifted).mean()
+        loss = pixels + self.config.perceptual.weight * perceptual
+        return loss, {"reconstruction": pixels.detach(), "perceptual": perceptual.detach()}
+
+    def start_from_first_stage(self, stage: FirstStage) -> None:
+        """Take the weights of a first stage of the same sizes; a VQ autoencoder also takes a KL autoencoder's.
 
         Raises:
-            ModelError: it cannot be opened, or its network is another one.
+            ModelError: its network is another one.
         """
-        weights = load_autoencoder(name_or_dir).model.state_dict()
         own = self.autoencoder.state_dict()
-        if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
-            raise ModelError(
-                "this first stage has another network than the one to be trained",
-                where=name_or_dir,
-                fix="set objective.network to its sizes, or objective.start=projection",
-            )
-        self.autoencoder.load_state_dict(weights)
+        self.autoencoder.load_state_dict(weights_to_go_on_from(stage, own), strict=False)
 
     def start_from_projection(self, photographs: NDArray[np.uint8]) -> None:
         """Take the weights of the linear autoencoder that is fitted to photographs uint8 [N, 3, S, S]."""
@@ -103,37 +267,44 @@ class AutoencoderObjective(Objective):
         )
         start_from_projection(self.autoencoder, projection, images[:: max(len(images) // 32, 1)])
 
-    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """See Objective. `batch["images"]` is uint8 [B, 3, S, S]; crops, mirror images and posterior are drawn anew."""
-        images = self._augment(batch["images"], generator)
-        posterior = self.autoencoder.encode(images).latent_dist  # type: ignore[union-attr]
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        latents = mean + torch.exp(0.5 * logvar) * noise
-        decoded = self.autoencoder.decode(latents).sample  # type: ignore[union-attr]
-        squared_error = (decoded.float() - images).square().mean((1, 2, 3))
-        reconstruction = (squared_error + 1e-6).sqrt().mean()  # 1e-6: a finite gradient at a perfect reconstruction
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        psnr = -10 * torch.log10(squared_error / 4 + 1e-10).mean()  # pictures span 2
-        return {
-            "loss": reconstruction + self.config.kl_weight * kl,
-            "reconstruction": reconstruction,
-            "kl": kl,
-            "psnr_db": psnr,
-        }
+    @torch.no_grad()
+    def start_codebook(self, photographs: NDArray[np.uint8]) -> None:
+        """Fit the codebook to the encoder's outputs of photographs uint8 [N, 3, S, S]."""
+        images = torch.from_numpy(photographs)
+        outputs = torch.cat([encoder_output(self.autoencoder, to_signed(part)) for part in images.split(16)])
+        codebook = self.autoencoder.quantize.embedding.weight
+        vectors = outputs.permute(0, 2, 3, 1).flatten(0, 2)
+        generator = torch.Generator().manual_seed(self.config.start_seed)
+        codebook.copy_(fit_codebook(vectors, len(codebook), generator))
+
+    @torch.no_grad()
+    def preview(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> NDArray[np.uint8]:
+        """See Objective: each photograph over its reconstruction, [N, 2 S, S, 3]."""
+        images = batch["images"]
+        first_stage = FirstStage(self._autoencoder_with(state), "preview").to(images.device)
+        decoded = first_stage.decode(first_stage.encode(images))
+        return np.concatenate([to_uint8(to_signed(images)), to_uint8(decoded)], axis=1)
 
     @torch.no_grad()
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
-        """See Objective: diffusers' layout, float16, with the `scaling_factor` that gives the latents unit variance."""
-        exported = build_autoencoder(self.config.network)
-        exported.load_state_dict({name.removeprefix("autoencoder."): value.cpu() for name, value in state.items()})
-        rounded = exported.half().float().eval()  # measured as it will be opened: from float16
-        means = [
-            rounded.encode(to_signed(part)).latent_dist.mean  # type: ignore[union-attr]
-            for part in torch.from_numpy(self.calibration).split(64)
-        ]
-        rounded.register_to_config(scaling_factor=round(1 / float(torch.cat(means).std()), 6))
+        """See Objective: diffusers' layout, float16, with the `scaling_factor` that gives the latents unit variance.
+
+        The discriminator is no part of it.
+        """
+        rounded = self._autoencoder_with(state).half().float().eval()  # measured as it will be opened: from float16
+        outputs = torch.cat(
+            [encoder_output(rounded, to_signed(part)) for part in torch.from_numpy(self.calibration).split(64)]
+        )
+        latents = outputs if self.config.network.codebook_size else outputs.chunk(2, dim=1)[0]
+        rounded.register_to_config(scaling_factor=round(1 / float(latents.std()), 6))
         rounded.half().save_pretrained(str(directory), safe_serialization=True)
+
+    def _autoencoder_with(self, state: Mapping[str, Tensor]) -> Any:
+        autoencoder = build_autoencoder(self.config.network)
+        prefix = "autoencoder."
+        weights = {name.removeprefix(prefix): value.cpu() for name, value in state.items() if name.startswith(prefix)}
+        autoencoder.load_state_dict(weights)
+        return autoencoder
 
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return one random crop of each picture, mirrored half the time, float in [-1, 1]."""
@@ -149,18 +320,49 @@ class AutoencoderObjective(Objective):
         return to_signed(torch.stack(crops)).contiguous(memory_format=torch.channels_last)
 
 
+@contextmanager
+def _recorded_input(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what a layer is given inside the block."""
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
 def open_training(source: str, config: AutoencoderObjectiveConfig) -> tuple[PhotoShards, AutoencoderObjective]:
     """Return the training photographs of a source (or of several, with commas between them) and the objective.
 
     Raises:
         SourceError: the source leaves nothing to train on, nothing to measure with, or holds broken pictures.
-        ModelError: the first stage to start from cannot be opened, or is another network.
+        ModelError: the first stage to start from cannot be opened, or is another network; the perceptual term's
+            network cannot be read.
+        TrainingError: there are too few photographs to fit a codebook to.
     """
     data = PhotoShards(source, config.photographs)
     held_out = PhotoShards(source, config.photographs, held_out=True)
     objective = AutoencoderObjective(config, held_out.sample(_NUM_CALIBRATION))
+    has_codebook = False
     if config.start == "projection":
         objective.start_from_projection(data.sample(_NUM_START))
     elif config.start != "random":
-        objective.start_from_first_stage(config.start)
+        first_stage = load_autoencoder(config.start)
+        objective.start_from_first_stage(first_stage)
+        has_codebook = first_stage.codebook is not None
+    if config.network.codebook_size and not has_codebook:
+        objective.start_codebook(_photographs_for_codebook(data, config))
     return data, objective
+
+
+def _photographs_for_codebook(data: PhotoShards, config: AutoencoderObjectiveConfig) -> NDArray[np.uint8]:
+    per_photograph = (config.photographs.image_size // config.network.factor) ** 2
+    rows = config.network.codebook_size or 0
+    found = data.sample(math.ceil(_VECTORS_PER_ROW * rows / per_photograph))
+    if len(found) * per_photograph < rows:
+        raise TrainingError(
+            f"{len(found)} photographs have {len(found) * per_photograph} latents, fewer than the {rows} codebook rows",
+            where=data.source,
+            fix="give more photographs, or --set objective.network.codebook_size to fewer rows",
+        )
+    return found

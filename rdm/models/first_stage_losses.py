@@ -1,0 +1,70 @@
+"""What a first stage is trained with (Rombach et al. 2022, appendix G; Esser et al. 2021, equations 5 to 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+_DELTA = 1e-6  # of equation 7
+_GREATEST_WEIGHT = 1e4
+
+
+def root_mean_squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Return the root mean squared error of each picture, [B], of pictures [B, 3, H, W].
+
+    The root lies between the squared error, which spends the network on the busiest pictures, and its logarithm, which
+    is PSNR and chases the calmest. 1e-6 under the root keeps the gradient finite at a perfect reconstruction.
+    """
+    return ((reconstructions - images).square().mean((1, 2, 3)) + 1e-6).sqrt()
+
+
+def mean_absolute_error(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Return the mean absolute error of each picture, [B], of pictures [B, 3, H, W]: the published first stages' L1."""
+    return (reconstructions - images).abs().mean((1, 2, 3))
+
+
+def standard_normal_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Return D(N(mean, e^logvar) || N(0, 1)) in nats, the mean over latent numbers: a scalar."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+def adaptive_weight(reconstruction_gradient: Tensor, adversarial_gradient: Tensor) -> Tensor:
+    """Return lambda = |grad_L rec| / (|grad_L adv| + delta), clamped (Esser et al. 2021, equation 7): a scalar.
+
+    Args:
+        reconstruction_gradient: of the pixel and perceptual terms, at the decoder's last layer L.
+        adversarial_gradient: of the discriminator's judgement there.
+    """
+    ratio = reconstruction_gradient.norm() / (adversarial_gradient.norm() + _DELTA)
+    return ratio.clamp(0, _GREATEST_WEIGHT)
+
+
+def last_layer_gradient(layer: nn.Conv2d, inputs: Tensor, output_gradient: Tensor) -> Tensor:
+    """Return the gradient of a convolution's weight, from that of its output: the chain rule's last step alone.
+
+    Two losses' gradients at the last layer cost so little that no backward pass through the decoder is needed for them.
+
+    Args:
+        layer: the convolution; only its sizes are looked at, so that its weight may lie elsewhere (ZeRO 3).
+        inputs: [B, C, H, W], what it saw.
+        output_gradient: [B, D, H, W], of a loss by its output.
+    """
+    shape = (layer.out_channels, layer.in_channels, *layer.kernel_size)
+    placing: tuple[Any, ...] = (layer.stride, layer.padding, layer.dilation)  # torch takes pairs, and says it does not
+    with torch.autocast(inputs.device.type, enabled=False):
+        return conv2d_weight(inputs.detach().float(), shape, output_gradient.float(), *placing)
+
+
+def with_gradient(value: Tensor, at: Tensor, gradient: Tensor) -> Tensor:
+    """Return a scalar of the given value whose gradient by `at` is the given one: a loss that was differentiated early.
+
+    Args:
+        value: scalar.
+        at: a tensor that is part of the graph.
+        gradient: like `at`.
+    """
+    linear = (at * gradient.detach()).sum()
+    return value.detach() + linear - linear.detach()

@@ -1,0 +1,109 @@
+"""Recipes of first stages: the two embedded ones, and latent-diffusion's sizes for an accelerator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rdm.models.autoencoder import autoencoder_kl_f4_lite, official_autoencoder
+from rdm.training.objectives.autoencoder import (
+    AdversarialConfig,
+    AutoencoderObjectiveConfig,
+    PerceptualConfig,
+)
+from rdm.training.photos import PhotoConfig
+
+if TYPE_CHECKING:
+    from rdm.training.recipes import TrainConfig
+
+_CODEBOOK_SIZES = {4: 8192, 8: 16384, 16: 16384}
+
+
+def autoencoder_kl_f4() -> TrainConfig:
+    """Return the recipe of the embedded KL first stage: f = 4, 4 channels, an hour of one core.
+
+    The discriminator joins for the last fifth: before, there is nothing that only it could see.
+    """
+    objective = AutoencoderObjectiveConfig(
+        perceptual=PerceptualConfig(weight=0.05),
+        adversarial=AdversarialConfig(weight=0.1, start_step=5000, channels=32, num_layers=2),
+    )
+    return _small("autoencoder-kl-f4", objective, max_steps=6500, learning_rate=2e-3)
+
+
+def autoencoder_vq_f4() -> TrainConfig:
+    """Return the recipe of the embedded VQ first stage: f = 4, 1024 rows of 4 numbers, half an hour of one core.
+
+    It goes on from the embedded KL first stage, whose posterior means the codebook is fitted to before the first step.
+    """
+    network = autoencoder_kl_f4_lite().model_copy(update={"codebook_size": 1024})
+    objective = AutoencoderObjectiveConfig(
+        network=network,
+        start="assets://autoencoder-kl-f4",
+        perceptual=PerceptualConfig(weight=0.05),
+        adversarial=AdversarialConfig(weight=0.1, start_step=250, channels=32, num_layers=2),
+    )
+    return _small("autoencoder-vq-f4", objective, max_steps=500, learning_rate=8e-4)
+
+
+def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:
+    """Return latent-diffusion's first stage of a factor with its published loss, on 256 px crops; for accelerators.
+
+    L1, perceptual and adversarial terms as in its released configurations of KL-f4 (divergence 1e-6 per picture sum,
+    discriminator of three layers from step 50,001 on, weight 0.5) and of VQ-f16 (two layers from step 250,001 on,
+    weight 0.75), for the other factors likewise; learning rate 4.5e-6 per sample of a batch. Three things are ours:
+    the perceptual network is the embedded one, whose distances are larger (for LPIPS set `objective.perceptual` to its
+    files and a weight of 1), AdamW's first decay is 0.9 where theirs is 0.5, and the discriminator has group norms.
+
+    Args:
+        factor: f: 4, 8 or 16.
+        vq: with a codebook: 8192 rows for f = 4, else 16384.
+    """
+    network = official_autoencoder(factor, _CODEBOOK_SIZES[factor] if vq else None)
+    adversarial = AdversarialConfig(
+        weight=0.75 if vq else 0.5, start_step=250_001 if vq else 50_001, num_layers=2 if vq else 3
+    )
+    objective = AutoencoderObjectiveConfig(
+        network=network,
+        photographs=PhotoConfig(image_size=256, photographs_per_shard=1000),
+        crop_size=256,
+        reconstruction="l1",
+        kl_weight=1e-6 * network.latent_channels / (3 * factor**2),  # sums over a picture, as means
+        perceptual=PerceptualConfig(weight=0.05),
+        adversarial=adversarial,
+        start="random",
+    )
+    name = f"autoencoder-{'vq' if vq else 'kl'}-f{factor}-official"
+    settings: dict[str, Any] = {"max_steps": 500_000, "batch_size": 16, "learning_rate": 16 * 4.5e-6}
+    settings |= {"lr_schedule": "constant", "warmup_steps": 1000, "weight_decay": 0.0, "beta2": 0.9}
+    settings |= {"gradient_clip": 0.0, "ema_decay": 0.999, "checkpoint_every": 5000, "keep_best": False}
+    return _config(name, objective, settings)
+
+
+FIRST_STAGE_RECIPES: dict[str, tuple[str, Callable[[], TrainConfig]]] = {
+    "autoencoder-kl-f4": ("small KL autoencoder, f = 4, 4 channels, on photographs", autoencoder_kl_f4),
+    "autoencoder-vq-f4": ("small VQ autoencoder, f = 4, 1024 codebook rows, on photographs", autoencoder_vq_f4),
+    **{
+        f"autoencoder-{kind}-f{factor}-official": (
+            f"latent-diffusion's {kind.upper()}-f{factor} at 256 px, for accelerators",
+            partial(official_first_stage, factor, vq=kind == "vq"),
+        )
+        for kind in ("kl", "vq")
+        for factor in (4, 8, 16)
+    },
+}
+"""One line about each recipe, and its configuration."""
+
+
+def _small(name: str, objective: AutoencoderObjectiveConfig, *, max_steps: int, learning_rate: float) -> TrainConfig:
+    settings: dict[str, Any] = {"max_steps": max_steps, "batch_size": 16, "learning_rate": learning_rate}
+    settings |= {"optimizer": "muon", "zero_stage": 0, "beta2": 0.99, "ema_decay": 0.999, "precision": "fp32"}
+    # The loss has another meaning once the discriminator joins: the lowest is not the best.
+    return _config(name, objective, {**settings, "checkpoint_every": 250, "keep_best": False})
+
+
+def _config(name: str, objective: AutoencoderObjectiveConfig, settings: dict[str, Any]) -> TrainConfig:
+    from rdm.training.recipes import TrainConfig  # where these recipes are registered
+
+    return TrainConfig(recipe=name, objective=objective, **settings)
