@@ -50,6 +50,7 @@ def _show(found: RunStatus, *, as_json: bool) -> None:
         "step": f"{found.step} of {found.max_steps} ({100 * found.step / found.max_steps:.0f}%), left {left}",
         "loss": f"{found.sparkline} {found.loss:.4f}" if found.loss is not None else "none yet",
         "samples per second": found.samples_per_second,
+        "model GFLOP/s": _speed(found),
         "learning rate": found.learning_rate,
         "gradient norm": found.gradient_norm,
         "last checkpoint": found.checkpoint_step,
@@ -58,3 +59,10 @@ def _show(found: RunStatus, *, as_json: bool) -> None:
     }
     shown = {name: "none" if value is None else value for name, value in rows.items()}
     show(shown, as_json=False, title=f"{found.recipe} in {found.out}")
+
+
+def _speed(found: RunStatus) -> str | None:
+    if found.model_flops_per_second is None:
+        return None
+    share = "" if found.model_flop_utilization is None else f", {found.model_flop_utilization:.0%} of the peak"
+    return f"{found.model_flops_per_second / 1e9:,.1f}{share}"

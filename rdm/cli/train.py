@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from rdm.cli.console import DryRunFlag, JsonFlag, SetOption, show
+from rdm.cli.figures import cost_figures
 from rdm.training.cluster import REMOTE_SHELL, Cluster
 
 
@@ -35,6 +36,7 @@ def train(
 
     Example: rdm train --recipe rdm-tiny --cache cache --database birds --out run --set max_steps=200
     """
+    from rdm.training.cost import network_cost
     from rdm.training.launch import launch_commands, num_ranks, run_training
     from rdm.training.recipes import TrainInputs, recipe_config
 
@@ -42,10 +44,12 @@ def train(
     inputs = TrainInputs(out=out, cache=cache, database=database, source=source)
     cluster = Cluster.from_hostfile(hostfile, master_address, remote_shell) if hostfile else Cluster()
     if dry_run:
+        ranks = cluster.num_ranks or num_ranks(settings)
         show(
             {
                 "out": out,
-                "ranks": cluster.num_ranks or num_ranks(settings),
+                "ranks": ranks,
+                **{f.name: f.value if json else f.shown for f in cost_figures(settings, network_cost(settings), ranks)},
                 "commands": launch_commands(settings, cluster, Path(out)),
                 "config": settings.model_dump(mode="json"),
             },

@@ -57,6 +57,16 @@ class RetrievalModel(ABC):
         """How neighbors became context in training."""
 
     @property
+    def unconditional(self) -> bool:
+        """Whether the model never saw neighbors: an LDM."""
+        return self.conditioning.unconditional
+
+    @property
+    @abstractmethod
+    def context_dim(self) -> int:
+        """Length of a context token."""
+
+    @property
     @abstractmethod
     def device(self) -> torch.device:
         """Where the network lies."""
@@ -103,6 +113,11 @@ class RetrievalDiffusionModel(RetrievalModel):
     def conditioning(self) -> ConditioningConfig:
         """See RetrievalModel."""
         return self.config.conditioning
+
+    @property
+    def context_dim(self) -> int:
+        """See RetrievalModel."""
+        return self.config.denoiser.cross_attention_dim
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -153,6 +168,11 @@ class RetrievalAutoregressionModel(RetrievalModel):
     def conditioning(self) -> ConditioningConfig:
         """See RetrievalModel."""
         return self.config.conditioning
+
+    @property
+    def context_dim(self) -> int:
+        """See RetrievalModel."""
+        return self.config.predictor.cross_attention_dim
 
     @property
     def device(self) -> torch.device:

@@ -23,7 +23,7 @@ class Query:
     """What is asked for, and what the database answers.
 
     Attributes:
-        kind: text, image, or unconditional (a patch drawn from p_D).
+        kind: text, image, or unconditional (a patch drawn from p_D, or nothing where the model reads no neighbors).
         label: the text, the file, or the drawn patch.
         embedding: unit query vector [D].
         neighbor_ids: [k], best first.
@@ -55,6 +55,12 @@ def unconditional_queries(database: RetrievalDatabase, proposal: Proposal, seeds
     drawn = proposal.draw(np.array(seeds, np.int64))
     vectors = database.embeddings(drawn).astype(np.float32)
     return _looked_up(database, "unconditional", [f"patch {patch_id}" for patch_id in drawn], vectors, k)
+
+
+def null_queries(seeds: Sequence[int]) -> list[Query]:
+    """Return a query without neighbors for each seed: what a model that reads none is asked."""
+    nothing = np.zeros(0, np.float32)
+    return [Query("unconditional", f"seed {seed}", nothing, np.zeros(0, np.int64), nothing) for seed in seeds]
 
 
 def load_query_image(path: Path) -> Image.Image:

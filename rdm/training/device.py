@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from rdm.compute.capabilities import has_fast_bfloat16
 from rdm.errors import TrainingError
 from rdm.training.recipes import TrainConfig
 
@@ -35,3 +36,11 @@ def training_device(config: TrainConfig) -> torch.device:
             fix="--set precision=bf16, which has the range of fp32 and needs no loss scale",
         )
     return torch.device("cpu")
+
+
+def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """Return what a run's networks multiply in under autocast; None: no autocast, fp32."""
+    if config.precision == "fp16":
+        return torch.float16
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_fast_bfloat16(device.type))
+    return torch.bfloat16 if bf16 else None

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rdm.compute.capabilities import has_fast_bfloat16
-from rdm.errors import MissingDependencyError, TrainingError
-from rdm.training.device import distributed_place, training_device
+from rdm.errors import MissingDependencyError
+from rdm.training.device import autocast_dtype, distributed_place, training_device
 from rdm.training.muon import Muon
+from rdm.training.networks import prepare_networks
 from rdm.training.objective import Objective
 from rdm.training.recipes import TrainConfig
 from rdm.training.sharding import Layout, Piece, Place, replicated_layout
@@ -97,10 +97,11 @@ class Engine:
         self.device = training_device(config)
         self.accumulation = config.batch_size // self.world_size // micro_batch_size
         deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo", verbose=False)
-        self.objective = _prepared(objective, config).to(self.device)
+        prepare_networks(objective.networks, config)
+        self.objective = objective.to(self.device)
         trainable = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         self._engine, *_ = deepspeed.initialize(
-            model=_Step(self.objective, self.device, _autocast_dtype(config, self.device)),
+            model=_Step(self.objective, self.device, autocast_dtype(config, self.device)),
             optimizer=_optimizer(list(trainable.values()), config),
             model_parameters=list(trainable.values()),
             config=_deepspeed_config(config, micro_batch_size, self.accumulation, trainable),
@@ -299,38 +300,6 @@ def _merged(results: Sequence[dict[str, Tensor]]) -> StepResult:
         else:
             metrics[name] = first if len(values) == 1 else torch.stack(values).mean()
     return StepResult(metrics, samples)
-
-
-def _prepared(objective: Objective, config: TrainConfig) -> Objective:
-    """Apply the settings that act on the networks themselves."""
-    asked = [name for name in ("activation_checkpointing", "compile", "channels_last") if getattr(config, name)]
-    if asked and not objective.networks:
-        raise TrainingError(
-            f"the recipe {config.recipe} does not offer {', '.join(asked)}", fix=f"--set {asked[0]}=false"
-        )
-    for network in objective.networks:
-        if config.channels_last:
-            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-            network.register_forward_pre_hook(_channels_last_input)
-        if config.activation_checkpointing:
-            network.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
-        if config.compile:
-            network.compile()
-    return objective
-
-
-def _channels_last_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(
-        value.contiguous(memory_format=torch.channels_last) if isinstance(value, Tensor) and value.dim() == 4 else value
-        for value in inputs
-    )
-
-
-def _autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    if config.precision == "fp16":
-        return torch.float16
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_fast_bfloat16(device.type))
-    return torch.bfloat16 if bf16 else None
 
 
 def _deepspeed_config(

@@ -60,6 +60,11 @@ class ConditioningConfig(Config):
         return self
 
     @property
+    def unconditional(self) -> bool:
+        """Whether no sample ever sees neighbors: the LDM baseline."""
+        return self.dropout == 1
+
+    @property
     def num_loaded(self) -> int:
         """Neighbors that training loads per sample."""
         return self.k_train if self.pool is None else self.pool
@@ -235,6 +240,12 @@ def training_context(neighbors: Tensor, config: ConditioningConfig, generator: t
     """Return the context of a step: k_train of each sample's neighbors [B, K, D], or null with its probability."""
     drawn = draw_neighbors(neighbors, config.k_train, generator)
     return Context(tokens=drawn.float() * config.scale).dropped({"tokens": config.dropout}, generator)
+
+
+def neighbor_context(neighbors: Tensor, config: ConditioningConfig) -> Context:
+    """Return the context of neighbors [B, K, D]: the nearest k_train; the null one where no sample sees any."""
+    context = Context(tokens=neighbors[:, : config.k_train].float() * config.scale)
+    return context.null() if config.unconditional else context
 
 
 def open_latents(cache: str, database: str, config: RetrievalConfig, context_dim: int) -> tuple[LatentData, FirstStage]:

@@ -16,6 +16,7 @@ from rdm.config import digest_json
 from rdm.errors import TrainingError
 from rdm.storage.files import storage_errors
 from rdm.training.checkpoints import Checkpoints
+from rdm.training.cost import network_cost
 from rdm.training.device import distributed_place
 from rdm.training.ema import Ema
 from rdm.training.engine import Engine, MicroBatch
@@ -27,6 +28,7 @@ from rdm.training.provenance import resumed_provenance
 from rdm.training.reader import BatchReader
 from rdm.training.recipes import TrainConfig
 from rdm.training.stats import StatsLog
+from rdm.training.throughput import flop_rates, peak_of
 
 MODEL = "model"
 
@@ -42,7 +44,9 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
         TrainingError: the loss is not finite, or the checkpoint belongs to another run.
     """
     # Initialize.
-    micro_batch_size = micro_batch(config, distributed_place()[1])
+    rank, num_ranks = distributed_place()
+    micro_batch_size = micro_batch(config, num_ranks)
+    cost = network_cost(config) if rank == 0 else None
     engine = Engine(objective, config, micro_batch_size)
     ema = Ema(engine.owned_weights(), config.ema_decays)
     order = DataOrder([shard.num_samples for shard in data.shards], config.seed)
@@ -53,6 +57,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
     checkpoints = Checkpoints(out, config)
     step = _resume(checkpoints, engine, ema, objective)
     stats = StatsLog(out, config, step) if engine.rank == 0 else None
+    peak = peak_of(engine.device)
     guard = LossGuard(out, engine, reader)
     engine.barrier()
 
@@ -88,6 +93,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
                         "gradient_norm": None if norm is None else float(norm),
                         "seconds_per_step": seconds,
                         "samples_per_second": config.batch_size / seconds,
+                        **flop_rates(cost, config.batch_size / seconds, peak and peak * engine.world_size),
                     }
                 )
             window_started, window_steps = time.monotonic(), 0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from diffusers.models.modeling_utils import ModelMixin
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,11 @@ class Objective(nn.Module, ABC):
         """
 
     @property
-    def networks(self) -> Sequence[ModelMixin]:
-        """The networks on which `compile`, `channels_last` and `activation_checkpointing` act; empty: none does."""
+    def networks(self) -> Sequence[ModelMixin | PreTrainedModel]:
+        """The networks on which `compile`, `channels_last` and `activation_checkpointing` act; empty: none does.
+
+        `channels_last` needs convolutions among them.
+        """
         return ()
 
     def preview(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> NDArray[np.uint8] | None:

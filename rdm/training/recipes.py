@@ -11,12 +11,24 @@ from pydantic import Field, model_validator
 from rdm.config import Config
 from rdm.errors import UsageError
 from rdm.models.precision import Precision
+from rdm.training.cost import NetworkCost
 from rdm.training.first_stage_recipes import FIRST_STAGE_RECIPES
-from rdm.training.latents import ConditioningConfig
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
+from rdm.training.retrieval_recipes import (
+    COSTS,
+    ldm_imagenet,
+    ldm_tiny,
+    rarm_imagenet,
+    rarm_tiny,
+    rdm_32,
+    rdm_64,
+    rdm_ffhq,
+    rdm_imagenet,
+    rdm_tiny,
+)
 
 ObjectiveConfig = Annotated[
     RetrievalDiffusionConfig | RetrievalAutoregressionConfig | AutoencoderObjectiveConfig | ContrastiveConfig,
@@ -118,36 +130,11 @@ class TrainInputs(Config):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named configuration with one line about it."""
+    """A named configuration with one line about it, and what a sample costs in its network where that is stated."""
 
     summary: str
     config: Callable[[], TrainConfig]
-
-
-def rdm_tiny() -> TrainConfig:
-    """Return the quickstart's RDM: 64 px photographs, four neighbors, minutes on two cores.
-
-    It departs from the released recipe where minutes of training and hundreds of photographs ask for it: v-prediction,
-    which is the noise error weighted by 1 / alpha-bar, so that color and layout are learned first; tokens of a fraction
-    of unit variance, and neighbors drawn from the 20 nearest, so that photographs are not learned by heart from their
-    neighbors. `--set objective.prediction_type=eps` gives back the released objective. Without conditioning dropout, as
-    the released recipe; `--set objective.conditioning.dropout=0.1` trains the null context too.
-    """
-    return TrainConfig(
-        recipe="rdm-tiny",
-        objective=RetrievalDiffusionConfig(
-            prediction_type="v",
-            conditioning=ConditioningConfig(dropout=0.0, scale=6.0, pool=20),
-            held_out_fraction=0.25,
-        ),
-        max_steps=900,
-        batch_size=32,
-        learning_rate=1.2e-3,
-        warmup_steps=20,
-        beta2=0.99,
-        ema_decay=0.995,
-        checkpoint_every=100,
-    )
+    cost: NetworkCost | None = None
 
 
 def clip_lite() -> TrainConfig:
@@ -168,7 +155,15 @@ def clip_lite() -> TrainConfig:
 
 
 RECIPES: dict[str, Recipe] = {
-    "rdm-tiny": Recipe("RDM on 16x16x4 latents of 64 px photographs, 4 neighbors; minutes on two cores", rdm_tiny),
+    "rdm-tiny": Recipe("RDM, 64 px, 16x16x4 latents; minutes on two cores", rdm_tiny, COSTS["rdm-tiny"]),
+    "rdm-32": Recipe("RDM, 32 px, 8x8x4 latents; one accelerator, or a patient CPU", rdm_32, COSTS["rdm-32"]),
+    "rdm-64": Recipe("RDM, 64 px, 16x16x4 latents; one accelerator", rdm_64, COSTS["rdm-64"]),
+    "rdm-imagenet": Recipe("the official RDM of ImageNet, 256 px, VQ-f4", rdm_imagenet, COSTS["rdm-imagenet"]),
+    "rdm-ffhq": Recipe("the official RDM of FFHQ, 256 px, VQ-f4", rdm_ffhq, COSTS["rdm-ffhq"]),
+    "ldm-tiny": Recipe("rdm-tiny without neighbors: its baseline", ldm_tiny, COSTS["rdm-tiny"]),
+    "ldm-imagenet": Recipe("rdm-imagenet without neighbors: its baseline", ldm_imagenet, COSTS["rdm-imagenet"]),
+    "rarm-tiny": Recipe("RARM, 64 px, 16x16 tokens of VQ-f4; minutes on two cores", rarm_tiny, COSTS["rarm-tiny"]),
+    "rarm-imagenet": Recipe("RARM in the official size, 256 px, VQ-f16", rarm_imagenet, COSTS["rarm-imagenet"]),
     "clip-lite": Recipe("projection heads of the embedded encoder, on captioned photographs", clip_lite),
     **{name: Recipe(summary, config) for name, (summary, config) in FIRST_STAGE_RECIPES.items()},
 }

@@ -31,6 +31,8 @@ class RunStatus(Config):
         checkpoint_step: of the last complete checkpoint; None: there is none.
         best_step: of the kept checkpoint with the lowest mean loss.
         grid: the newest grid of samples.
+        model_flops_per_second: of the network alone, over all ranks; None for heads on ready features.
+        model_flop_utilization: share of the devices' peak that these are; None where the peak is not known.
     """
 
     out: str
@@ -40,6 +42,8 @@ class RunStatus(Config):
     max_steps: int
     seconds_left: float | None
     samples_per_second: float | None
+    model_flops_per_second: float | None
+    model_flop_utilization: float | None
     learning_rate: float | None
     gradient_norm: float | None
     loss: float | None
@@ -85,6 +89,8 @@ def read_status(out: Path) -> RunStatus:
         max_steps=config.max_steps,
         seconds_left=(config.max_steps - step) * last["seconds_per_step"] if moving else None,
         samples_per_second=last.get("samples_per_second"),
+        model_flops_per_second=last.get("model_flops_per_second"),
+        model_flop_utilization=last.get("model_flop_utilization"),
         learning_rate=last.get("learning_rate"),
         gradient_norm=last.get("gradient_norm"),
         loss=last.get("loss"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from rdm.config import Config
-from rdm.diffusion.autoregressive import autoregressive_loss
+from rdm.diffusion.autoregressive import autoregressive_loss, autoregressive_sample
 from rdm.errors import CacheError
+from rdm.models.first_stage import load_autoencoder, to_uint8
 from rdm.models.token_predictor import (
     TokenPredictor,
     TokenPredictorConfig,
@@ -23,6 +26,7 @@ from rdm.training.latents import (
     ConditioningConfig,
     LatentData,
     model_info,
+    neighbor_context,
     open_latents,
     provenance,
     training_context,
@@ -51,21 +55,42 @@ class RetrievalAutoregressionObjective(Objective):
         self.provenance = provenance
         self.predictor: TokenPredictor = build_token_predictor(config.predictor)
 
+    @property
+    def networks(self) -> Sequence[Any]:
+        """See Objective."""
+        return (self.predictor.transformer,)
+
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See Objective. `batch["indices"]` is int32 [B, H, W]."""
         tokens = batch["indices"].flatten(1).long()
         context = training_context(batch["neighbors"], self.config.conditioning, generator)
         return {"loss": autoregressive_loss(self.predictor, tokens, context).mean()}
 
+    @torch.no_grad()
+    def preview(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> NDArray[np.uint8]:
+        """See Objective: samples whose neighbors are those of the training samples, with a seed for each."""
+        side, neighbors = self.config.predictor.side, batch["neighbors"]
+        tokens, _ = autoregressive_sample(
+            self._predictor_with(state).eval().to(neighbors.device).begin,
+            neighbor_context(neighbors, self.config.conditioning),
+            length=side * side,
+            seeds=range(len(neighbors)),
+        )
+        first_stage = load_autoencoder(str(self.provenance["autoencoder"]))
+        return to_uint8(first_stage.decode_indices(tokens.cpu().reshape(-1, side, side)))
+
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
         """See Objective: `predictor/` opens with transformers' `from_pretrained`; `model.json` holds the rest."""
-        exported = build_token_predictor(self.config.predictor)
+        save_token_predictor(self._predictor_with(state), directory / "predictor")
+        write_info(directory, model_info(self.config, self.provenance))
+
+    def _predictor_with(self, state: Mapping[str, Tensor]) -> TokenPredictor:
+        predictor = build_token_predictor(self.config.predictor)
         weights = {name.removeprefix("predictor."): value for name, value in state.items()}
-        missing = exported.load_state_dict(weights, strict=False)
+        missing = predictor.load_state_dict(weights, strict=False)
         assert not missing.unexpected_keys
         assert set(missing.missing_keys) <= {"transformer.lm_head.weight"}  # the token embedding itself
-        save_token_predictor(exported, directory / "predictor")
-        write_info(directory, model_info(self.config, self.provenance))
+        return predictor
 
 
 def open_training(

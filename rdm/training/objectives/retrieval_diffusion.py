@@ -13,7 +13,6 @@ from pydantic import Field
 from torch import Tensor
 
 from rdm.config import Config
-from rdm.context import Context
 from rdm.diffusion.heads import GaussianHead
 from rdm.diffusion.schedules import ScheduleConfig
 from rdm.diffusion.schedules import rdm as rdm_schedule
@@ -24,6 +23,7 @@ from rdm.training.latents import (
     ConditioningConfig,
     LatentData,
     model_info,
+    neighbor_context,
     open_latents,
     provenance,
     training_context,
@@ -85,14 +85,13 @@ class RetrievalDiffusionObjective(Objective):
     @torch.no_grad()
     def preview(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> NDArray[np.uint8]:
         """See Objective: samples whose neighbors are those of the training samples, with a seed for each."""
-        conditioning = self.config.conditioning
         first_stage = load_autoencoder(str(self.provenance["autoencoder"]))
-        tokens = batch["neighbors"][:, : conditioning.k_train].float() * conditioning.scale
+        context = neighbor_context(batch["neighbors"], self.config.conditioning)
         latents = self.head.sample(
-            self._denoiser_with(state).eval().to(tokens.device),
-            Context(tokens=tokens),
+            self._denoiser_with(state).eval().to(batch["neighbors"].device),
+            context,
             shape=(first_stage.latent_channels, *next(batch[name] for name in _LATENTS if name in batch).shape[2:]),
-            seeds=range(len(tokens)),
+            seeds=range(len(batch["neighbors"])),
             num_steps=_PREVIEW_STEPS,
         )
         return to_uint8(first_stage.decode(latents.float().cpu()))
@@ -138,11 +137,13 @@ def open_training(
             where=cache,
             fix="set objective.denoiser.in_channels",
         )
-    if (side := data.cache.config.resolution // first_stage.factor) != config.denoiser.sample_size:
+    side = data.cache.config.resolution // first_stage.factor
+    if side != config.denoiser.sample_size:
         raise CacheError(
-            f"the latents are {side}x{side}, the denoiser samples {config.denoiser.sample_size}x"
+            f"the latents are {side}x{side}, the denoiser draws {config.denoiser.sample_size} by "
             f"{config.denoiser.sample_size}",
             where=cache,
-            fix=f"--set objective.denoiser.sample_size={side}, or a cache of another resolution",
+            fix=f"--set objective.denoiser.sample_size={side}, or a cache of --set "
+            f"resolution={config.denoiser.sample_size * first_stage.factor}",
         )
     return data, RetrievalDiffusionObjective(config, provenance(data), (first_stage.shift, first_stage.scale))

@@ -1,0 +1,61 @@
+"""What a run's settings do to its networks: memory format, activation checkpointing, compilation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rdm.errors import TrainingError
+
+if TYPE_CHECKING:
+    from rdm.training.recipes import TrainConfig
+
+SETTINGS = ("activation_checkpointing", "compile", "channels_last")
+
+
+def prepare_networks(networks: Sequence[nn.Module], config: TrainConfig) -> None:
+    """Apply the settings that act on the networks themselves.
+
+    Raises:
+        TrainingError: a setting has nothing to act on.
+    """
+    asked = [name for name in SETTINGS if getattr(config, name)]
+    has_convolutions = any(p.dim() == 4 for network in networks for p in network.parameters())
+    refused = [name for name in asked if not networks or (name == "channels_last" and not has_convolutions)]
+    if refused:
+        raise TrainingError(
+            f"the recipe {config.recipe} does not offer {', '.join(refused)}", fix=f"--set {refused[0]}=false"
+        )
+    for network in networks:
+        if config.channels_last:
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            network.register_forward_pre_hook(_channels_last_input)
+        if config.activation_checkpointing:
+            checkpoint_activations(network)
+        if config.compile:
+            network.compile()
+
+
+def checkpoint_activations(network: Any) -> None:
+    """Let a network of diffusers or of transformers compute its activations again in the backward pass."""
+    if hasattr(network, "enable_gradient_checkpointing"):
+        network.enable_gradient_checkpointing()
+    else:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def networks_of(module: nn.Module) -> list[nn.Module]:
+    """Return the networks of diffusers or transformers that a module is or holds, none of them inside another."""
+    if hasattr(module, "enable_gradient_checkpointing") or hasattr(module, "gradient_checkpointing_enable"):
+        return [module]
+    return [network for child in module.children() for network in networks_of(child)]
+
+
+def _channels_last_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(
+        value.contiguous(memory_format=torch.channels_last) if isinstance(value, Tensor) and value.dim() == 4 else value
+        for value in inputs
+    )
