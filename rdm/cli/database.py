@@ -270,7 +270,7 @@ def card(
 ) -> None:
     """Write the dataset card: counts, licences, failures by cause, gaps, removal."""
     from rdm.database import RetrievalDatabase
-    from rdm.report.pages import database_card
+    from rdm.report.database_card import database_card
 
     text = database_card(RetrievalDatabase.open(root), contact)
     if out is None:

@@ -67,7 +67,7 @@ class BuildConfig(Config):
     batch_size: int = Field(default=64, ge=1, description="patches encoded at once")
     min_success_rate: float = Field(default=0.9, ge=0, le=1, description="share of the photographs that must be usable")
     tolerated_failures: int = Field(
-        default=10, ge=0, description="photographs that may be unusable in any update, so that few new ones do not stop it"
+        default=10, ge=0, description="photographs that may be unusable in an update, whatever their share"
     )
     fetch: FetchConfig = FetchConfig()
 

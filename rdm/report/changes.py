@@ -45,14 +45,15 @@ class RemovedGroup:
 def change_rows(changes: VersionChanges) -> list[ChangeRow]:
     """Return the table of what changed: rows of `what`, `count` and `detail`, all texts."""
     index = changes.index
-    recall = f"{_recall(index.recall_before)} before, {index.recall_after:.4f} now"
+    recall = f"recall@20 {_recall(index.recall_before)} before, {index.recall_after:.4f} now"
+    decision = index.action if index.action == "extended" else f"{index.action}: {index.reason}"
     rows = [
         _row("photographs added", changes.num_new_photographs),
         _row("patches added", changes.added.num_rows),
         *(_row(f"photographs: {cause}", count) for cause, count in sorted(changes.removed_photographs.items())),
         *(_row(f"patches: {cause}", count) for cause, count in sorted(changes.removed_patches.items())),
         *(_row(f"not usable: {cause}", count) for cause, count in changes.failures.items()),
-        _row("patches in the index", index.num_vectors_after, f"{index.action}: {index.reason}; recall@20 {recall}"),
+        _row("patches in the index", index.num_vectors_after, f"{decision}; {recall}"),
     ]
     for table in changes.tables:
         detail = f"of {table.num_rows:,} rows have other neighbors now, in {table.changed_shards} shards"
