@@ -60,6 +60,7 @@ def build(
     settings = build_config(source, preset).merged_with_file(config).with_overrides(set_ or [])
     builder = DatabaseBuilder(root, settings)
     if dry_run:
+        builder.store.check_writable()
         takes = _estimate(builder, dask, trial, price_per_hour)
         resolved = settings.model_dump(mode="json")
         show({"root": root, "would": "build", **builder.plan(), "takes": takes, "config": resolved}, as_json=json)
@@ -226,7 +227,7 @@ def search(
 
 
 def status(*, root: Root, json: JsonFlag = False) -> None:
-    """Say what a database holds."""
+    """Say what a database holds: version, counts, encoder, index with its measured recall, query sets."""
     from rdm.database import NeighborTable, RetrievalDatabase
 
     database = RetrievalDatabase.open(root)
@@ -254,7 +255,10 @@ def inspect(
     k: int = 12,
     out: Annotated[Path, Parameter(help="the HTML page to write")] = Path("patch.html"),
 ) -> None:
-    """Show a patch, its photograph and its neighbors as an HTML page."""
+    """Show a patch, its place in its photograph, whose it is, and its neighbors as an HTML page.
+
+    Example: rdm database inspect --root birds --patch 17 --out patch.html
+    """
     from rdm.database import RetrievalDatabase
     from rdm.report.pages import write_patch_page
 
@@ -268,15 +272,19 @@ def card(
     out: Annotated[Path | None, Parameter(help="a file instead of standard output")] = None,
     contact: Annotated[str, Parameter(help="whom to ask for removal")] = "",
 ) -> None:
-    """Write the dataset card: counts, licences, failures by cause, gaps, removal."""
+    """Write the dataset card as Markdown: counts, licenses, authors, failures by cause, gaps, whom to ask for removal.
+
+    Example: rdm database card --root birds --contact you@example.org --out README.md
+    """
     from rdm.database import RetrievalDatabase
     from rdm.report.database_card import database_card
+    from rdm.report.page import write_text
 
     text = database_card(RetrievalDatabase.open(root), contact)
     if out is None:
         sys.stdout.write(text)
     else:
-        out.write_text(text, encoding="utf-8")
+        write_text(out, text)
 
 
 def _read_ids(path: Path | None, kind: str) -> list[str]:
