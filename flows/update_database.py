@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import flow, task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from flows.build_database import run_stages
 from flows.measure import StageLog
+from rdm.database import RetrievalDatabase
+from rdm.database.announcements import News, announce, ensure_announced, news
 from rdm.database.changes import Removal
+from rdm.database.history import CHANGES_PAGE, describe_changes
 from rdm.database.jobs import update_builder, update_plan
+from rdm.report.changes import change_rows, write_changes_page
 
 UPDATED_EVENT = "rdm.database.updated"
+
+
+@task(cache_policy=NO_CACHE)
+def publish_changes(root: str, since: int) -> dict[str, Any]:
+    """Publish a table of what changed, and a link to a page that shows what is new."""
+    database = RetrievalDatabase.open(root)
+    changes = describe_changes(database.folder, since=since)
+    page = Path(database.folder.path(CHANGES_PAGE)).resolve()
+    write_changes_page(page, database, changes)
+    about = f"{root}, from version {changes.since} to {changes.version}"
+    create_table_artifact(key="database-changes", table=change_rows(changes), description=about)
+    create_link_artifact(key="database-gallery", link=page.as_uri(), description=f"new and removed patches of {about}")
+    return {**changes.facts(), "gallery": str(page)}
 
 
 @flow(name="update-database", validate_parameters=True)
@@ -23,6 +43,7 @@ def update_database(
     delete_patches: list[int] | None = None,
     delete_where: str = "",
     retry_failed: bool = False,
+    only_delete: bool = False,
     dask: str = "local",
     stage_log: str | None = None,
 ) -> dict[str, Any]:
@@ -34,19 +55,36 @@ def update_database(
         delete_patches: patch ids to delete for good.
         delete_where: condition on the rows of `images/*.parquet`; the images that fulfill it are deleted for good.
         retry_failed: ask again for photographs that failed by a cause that may have passed.
+        only_delete: do not look at the source; what is new there waits for another run.
         dask: `local`, or a scheduler's address.
         stage_log: folder for measurements; by default beside the database.
     """
     removal = Removal(frozenset(delete_images or ()), frozenset(delete_patches or ()), delete_where)
-    builder = update_builder(root, removal, retry_failed=retry_failed)
+    builder = update_builder(root, removal, retry_failed=retry_failed, only_delete=only_delete)
     plan = update_plan(builder)
-    if not plan["changed"]:
+    if plan["changed"]:
+        ensure_announced(builder.folder)
+        plan |= run_stages(builder, dask, StageLog(stage_log or f"{root.rstrip('/')}.stages"))
+    else:
         get_run_logger().info("nothing changed: %d photographs in %s", plan["photographs"], builder.config.source)
-        return plan
-    result = run_stages(builder, dask, StageLog(stage_log or f"{root.rstrip('/')}.stages"))
+    if (untold := news(builder.folder)) is not None:
+        plan["changes"] = _tell(root, untold)
+        announce(builder.folder)
+    return plan
+
+
+def _tell(root: str, untold: News) -> dict[str, Any]:
+    """Publish what changed, and let what depends on the database start: of this run, or of one that was killed."""
+    changes = publish_changes(root, untold.since) if untold.is_readable else {}
     emit_event(
         UPDATED_EVENT,
         resource={"prefect.resource.id": f"rdm.database.{root}"},
-        payload={"version": result["version"], "new": plan["new"], "gone": plan["gone"]},
+        payload={
+            "root": root,
+            "since": untold.since,
+            "version": untold.version,
+            "patches_added": untold.patches_added,
+            "patches_removed": untold.patches_removed,
+        },
     )
-    return {**plan, **result}
+    return changes

@@ -1,4 +1,4 @@
-"""`rdm database ...`: build, update, compact, search, status, verify, inspect, card."""
+"""`rdm database ...`: build, update, changes, compact, search, status, verify, inspect, card."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PARTIAL = 3
 def register(app: App) -> None:
     """Add the commands."""
     database = App(name="database", help="Build, update, search and check a retrieval database.")
-    for command in (build, update, compact, search, status, verify, inspect, card):
+    for command in (build, update, changes, compact, search, status, verify, inspect, card):
         database.command(command)
     exchange.register(database)
     app.command(database)
@@ -60,6 +60,7 @@ def build(
     settings = build_config(source, preset).merged_with_file(config).with_overrides(set_ or [])
     builder = DatabaseBuilder(root, settings)
     if dry_run:
+        builder.store.check_writable()
         takes = _estimate(builder, dask, trial, price_per_hour)
         resolved = settings.model_dump(mode="json")
         show({"root": root, "would": "build", **builder.plan(), "takes": takes, "config": resolved}, as_json=json)
@@ -84,6 +85,9 @@ def update(
     retry_failed: Annotated[
         bool, Parameter(negative="", help="ask again for what failed by a cause that may have passed")
     ] = False,
+    only_delete: Annotated[
+        bool, Parameter(negative="", help="do not look at the source: what is new there waits for another update")
+    ] = False,
     dask: DaskOption = "local",
     dry_run: DryRunFlag = False,
     trial: TrialOption = 48,
@@ -95,6 +99,8 @@ def update(
     The index and stored neighbors are repaired at the cost of what changed. Does nothing, quickly, without a change.
 
     Example: rdm database update --root birds --delete-where "license == 'https://example.org/x' and author == 'X'"
+
+    Example: rdm database update --root birds --delete-images removed.txt --only-delete
     """
     from rdm.compute import ComputeConfig
     from rdm.database.changes import Removal
@@ -102,7 +108,7 @@ def update(
 
     images, patches = _read_ids(delete_images, "image"), _read_patch_ids(delete_patches)
     removal = Removal(frozenset(images), frozenset(patches), delete_where)
-    builder = update_builder(root, removal, retry_failed=retry_failed)
+    builder = update_builder(root, removal, retry_failed=retry_failed, only_delete=only_delete)
     plan = update_plan(builder)
     if dry_run or not plan["changed"]:
         takes = {"takes": _estimate(builder, dask, trial, price_per_hour)} if plan["changed"] else {}
@@ -121,6 +127,33 @@ def _estimate(builder: DatabaseBuilder, dask: str, trial: int, price_per_hour: f
     workers = count_workers(ComputeConfig(dask=dask))
     config = EstimateConfig(num_photographs=trial, num_workers=workers, price_per_hour=price_per_hour)
     return estimate(builder, config)
+
+
+def changes(
+    *,
+    root: Root,
+    since: Annotated[int | None, Parameter(help="a version; by default the one before")] = None,
+    version: Annotated[int | None, Parameter(help="a later version; by default the newest")] = None,
+    gallery: Annotated[Path | None, Parameter(help="write what changed as an HTML page, with the new patches")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Tell what changed from one version to another: added, removed and unusable by cause, index, neighbors.
+
+    Example: rdm database changes --root birds --gallery changes.html
+    """
+    from rdm.database import RetrievalDatabase
+    from rdm.database.history import describe_changes
+    from rdm.report.changes import change_rows, write_changes_page
+
+    database = RetrievalDatabase.open(root)
+    found = describe_changes(database.folder, since=since, version=version)
+    if gallery is not None:
+        write_changes_page(gallery, database, found)
+    if json:
+        show({"root": root, **found.facts()}, as_json=True)
+    else:
+        title = f"from version {found.since} to {found.version}" if found.since else f"version {found.version}"
+        show_rows(["what", "count", "detail"], [list(row.values()) for row in change_rows(found)], title)
 
 
 def compact(*, root: Root, dry_run: DryRunFlag = False, json: JsonFlag = False) -> None:
@@ -194,18 +227,23 @@ def search(
 
 
 def status(*, root: Root, json: JsonFlag = False) -> None:
-    """Say what a database holds."""
+    """Say what a database holds: version, counts, encoder, index with its measured recall, query sets."""
     from rdm.database import NeighborTable, RetrievalDatabase
 
     database = RetrievalDatabase.open(root)
     show({**database.status(), "query_sets": NeighborTable.names(database.folder)}, as_json=json, title=root)
 
 
-def verify(*, root: Root, json: JsonFlag = False) -> int:
-    """Recompute every digest and invariant, and name the part that broke."""
+def verify(
+    *,
+    root: Root,
+    since: Annotated[int | None, Parameter(help="read only what an older version does not have too")] = None,
+    json: JsonFlag = False,
+) -> int:
+    """Recompute every digest and invariant, and name the part that broke; exit code 1 where one did."""
     from rdm.database.verify import verify_database
 
-    findings = verify_database(root)
+    findings = verify_database(root, since=since)
     show({"root": root, "ok": not findings, "findings": findings}, as_json=json)
     return 1 if findings else 0
 
@@ -217,7 +255,10 @@ def inspect(
     k: int = 12,
     out: Annotated[Path, Parameter(help="the HTML page to write")] = Path("patch.html"),
 ) -> None:
-    """Show a patch, its photograph and its neighbors as an HTML page."""
+    """Show a patch, its place in its photograph, whose it is, and its neighbors as an HTML page.
+
+    Example: rdm database inspect --root birds --patch 17 --out patch.html
+    """
     from rdm.database import RetrievalDatabase
     from rdm.report.pages import write_patch_page
 
@@ -231,15 +272,19 @@ def card(
     out: Annotated[Path | None, Parameter(help="a file instead of standard output")] = None,
     contact: Annotated[str, Parameter(help="whom to ask for removal")] = "",
 ) -> None:
-    """Write the dataset card: counts, licences, failures by cause, gaps, removal."""
+    """Write the dataset card as Markdown: counts, licenses, authors, failures by cause, gaps, whom to ask for removal.
+
+    Example: rdm database card --root birds --contact you@example.org --out README.md
+    """
     from rdm.database import RetrievalDatabase
-    from rdm.report.pages import database_card
+    from rdm.report.database_card import database_card
+    from rdm.report.page import write_text
 
     text = database_card(RetrievalDatabase.open(root), contact)
     if out is None:
         sys.stdout.write(text)
     else:
-        out.write_text(text, encoding="utf-8")
+        write_text(out, text)
 
 
 def _read_ids(path: Path | None, kind: str) -> list[str]:

@@ -21,6 +21,7 @@ from rdm.database.changes import Changes, Removal
 from rdm.database.duplicates import DUPLICATES_KIND, duplicates_path, find_near_duplicates
 from rdm.database.embed import EmbedTask, embed_part
 from rdm.database.facade import RetrievalDatabase
+from rdm.database.history import CHANGES_PAGE
 from rdm.database.index import (
     INDEX_NAME,
     INFOS_NAME,
@@ -65,6 +66,9 @@ class BuildConfig(Config):
     images_per_shard: int = Field(default=1000, ge=1, le=10_000, description="photographs per tar")
     batch_size: int = Field(default=64, ge=1, description="patches encoded at once")
     min_success_rate: float = Field(default=0.9, ge=0, le=1, description="share of the photographs that must be usable")
+    tolerated_failures: int = Field(
+        default=10, ge=0, description="photographs that may be unusable in an update, whatever their share"
+    )
     fetch: FetchConfig = FetchConfig()
 
 
@@ -82,6 +86,7 @@ class DatabaseBuilder:
         self.store = VersionStore(self.folder)
         self.removal = Removal()
         self.retry_failed = False
+        self.only_delete = False
         self._table_parts: list[Part] | None = None
         self._duplicates: pa.Table | None = None
 
@@ -118,7 +123,7 @@ class DatabaseBuilder:
             SourceError: the source is empty.
         """
         table = self._listing()
-        if self._boxes is not None:
+        if self._boxes is not None and not self.only_delete:
             table = self._boxes.annotate(table)
         if table.num_rows == 0:
             raise SourceError("the source is empty", where=self.config.source, fix="check the specification")
@@ -131,9 +136,8 @@ class DatabaseBuilder:
         return open_boxes(open_source(self.config.source), self.config.boxes)
 
     def _listing(self) -> pa.Table:
-        if self.parent is not None and is_imported(self.config.source):  # what it holds is all there is
-            living = Changes(self.folder, self.parent, imported_listing([]), Removal()).living_images
-            return imported_listing(living)
+        if self.parent is not None and (self.only_delete or is_imported(self.config.source)):  # what it holds is all
+            return Changes(self.folder, self.parent, imported_listing([]), Removal()).held_listing()
         return open_source(self.config.source).listing()
 
     @property
@@ -164,7 +168,9 @@ class DatabaseBuilder:
         counts = {name: sum(shard[name] for shard in stats) for name in ("count", "successes", "failed")}
         asked = counts["successes"] + counts["failed"]
         empty = self.parent is None and counts["successes"] == 0
-        if empty or counts["successes"] < self.config.min_success_rate * asked:
+        tolerated = self.config.tolerated_failures if self.parent is not None else 0
+        too_few = counts["successes"] < self.config.min_success_rate * asked
+        if empty or (too_few and counts["failed"] > tolerated):
             causes.pop("success", None)
             summary = ", ".join(f"{number} {cause}" for cause, number in causes.most_common())
             raise FailureBudgetError(
@@ -257,6 +263,7 @@ class DatabaseBuilder:
         assert no_tables or self._table_parts is not None, "the neighbors were not repaired"
         tables = sort_table_parts(self._table_parts or [])
         version = self._draft.model_copy(update={"parts": [*self._draft.parts, *tables]})
+        self.folder.delete(CHANGES_PAGE)  # it may show what goes now
         publish_index(self.folder, self._index_place)
         recent = self.store.numbers()[1 - self.config.index.keep_versions :]
         drop_indexes(self.folder, {self._index_place, *(index_place(self.store.require(n)) for n in recent)})

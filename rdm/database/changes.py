@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rdm.database.predicate import matching_rows
 from rdm.sources.ledger import FAILED, SUCCESS, is_passing
+from rdm.sources.listing import fingerprint, make_listing
 from rdm.storage import Folder, Version
 
 DELETED = "deleted"  # status of a ledger row whose photograph a compaction removed from the disk
@@ -125,6 +126,12 @@ class Changes:
         """The photographs that the version before has living patches of."""
         return self._patches["image_id"].unique().to_pylist()
 
+    def held_listing(self) -> pa.Table:
+        """Return what the version before holds as a source would list it: as if nothing had changed there."""
+        held = set(self.living_images) | set(self.left_out)
+        rows = [row for image_id, row in self._last_rows.items() if image_id in held]
+        return make_listing([{"image_id": row["image_id"], "location": "", "etag": row["etag"]} for row in rows])
+
     @cached_property
     def gone_images(self) -> set[str]:
         """The photographs whose living patches all go: vanished, replaced, or removed."""
@@ -153,10 +160,21 @@ class Changes:
         """Whether the version before already holds exactly this."""
         if self.parent is None or not self.removed_images <= set(self.parent.deleted_image_ids):
             return False
-        return self.new_rows.num_rows == 0 and len(self.newly_dead) == 0
+        return self._is_known_source or (self.new_rows.num_rows == 0 and len(self.newly_dead) == 0)
+
+    @cached_property
+    def _is_known_source(self) -> bool:
+        """Whether the source has the fingerprint that the version before was made from, and nothing else is asked.
+
+        Then nothing changed, whatever the ledgers hold, and they need not be read.
+        """
+        asks = self.retry_failed or self.removal != Removal()
+        return self.parent is not None and not asks and fingerprint(self.listing) == self.parent.source_fingerprint
 
     def counts(self) -> dict[str, int]:
         """Return the size of the change: photographs in the source, new ones, those that go, and their patches."""
+        if self._is_known_source:
+            return {"photographs": self.listing.num_rows, "new": 0, "gone": 0, "gone_patches": 0}
         return {
             "photographs": self.listing.num_rows,
             "new": self.new_rows.num_rows,
@@ -166,6 +184,8 @@ class Changes:
 
     def unknown_images(self) -> list[str]:
         """Return those photographs whose removal was asked for that the database never had."""
+        if not self.removal.image_ids:
+            return []
         return sorted(self.removal.image_ids - set(self._ledger["image_id"].to_pylist()))
 
     def unknown_patches(self) -> list[int]:

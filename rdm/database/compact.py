@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from rdm.config import digest_json
 from rdm.database.changes import DELETED
 from rdm.database.index import INDEX_NAME, INFOS_NAME, PUBLISHED
+from rdm.database.parts import SHARD_KINDS
 from rdm.progress import tracking
 from rdm.sources.ingest import SUCCESS
 from rdm.storage import Folder, Markers, Part, Version, VersionStore
 
-SHARD_KINDS: tuple[str, ...] = ("images", "ledger", "patches", "embeddings", "metadata")
 _DIRECTORIES = ("images", "patches", "dropped", "img_emb", "metadata", "index", "neighbors", "versions")
 _KEPT_OF_DELETED = ("key", "image_id", "phash")  # the hash keeps out what looks like a removed photograph
 

@@ -26,7 +26,7 @@ from rdm.database.encoder_check import ImportedPart, check_encoder
 from rdm.database.foreign import BOX, TEXTS, ForeignFormat, ForeignPart, foreign_parts, unit_vectors
 from rdm.database.index import INDEX_NAME, INFOS_NAME, IndexConfig, build_index, publish_index, version_place
 from rdm.database.ivf import IndexedRows
-from rdm.database.parts import open_embeddings
+from rdm.database.parts import SHARD_KINDS, open_embeddings
 from rdm.database.patches import PATCH_SCHEMA, patches_path
 from rdm.encoders import Encoder, load_encoder
 from rdm.errors import DatabaseError
@@ -62,9 +62,6 @@ class _Written:
     count: int
     num_images: int
     empty: list[int]
-
-
-_KINDS = ("images", "ledger", "patches", "embeddings", "metadata")
 
 
 def import_plan(config: ImportConfig) -> dict[str, Any]:
@@ -237,7 +234,7 @@ def _version(
     parts = [
         store.describe_part(kind, path, part.num_images if kind in ("images", "ledger") else part.count)
         for part in written
-        for kind, path in zip(_KINDS, part.outputs, strict=True)
+        for kind, path in zip(SHARD_KINDS, part.outputs, strict=True)
     ]
     embeddings = [part for part in parts if part.kind == "embeddings"]
     open_embeddings(store.folder, embeddings, encoder.embedding_dim)  # raises where one has another shape

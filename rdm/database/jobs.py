@@ -58,22 +58,27 @@ def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any
     }
 
 
-def update_builder(root: str, removal: Removal | None = None, *, retry_failed: bool = False) -> DatabaseBuilder:
+def update_builder(
+    root: str, removal: Removal | None = None, *, retry_failed: bool = False, only_delete: bool = False
+) -> DatabaseBuilder:
     """Return a builder that brings an existing database up to date with its source.
 
     Args:
         root: folder or URL of the database.
         removal: what goes for good.
         retry_failed: ask again for photographs that failed by a cause that may have passed.
+        only_delete: leave the source alone: a removal need not wait for what is new there.
 
     Raises:
         DatabaseError: the root is no database, or it has no image or patch of an id that is to be deleted.
-        UsageError: the condition of the removal cannot be understood.
+        UsageError: the condition of the removal cannot be understood, or both are asked for.
     """
+    if retry_failed and only_delete:
+        raise UsageError("retry_failed asks the source, and only_delete leaves it alone", fix="give one of them")
     version = VersionStore(Folder(root)).require()
     builder = DatabaseBuilder(root, BuildConfig.model_validate(version.config))
     builder.removal = removal or Removal()
-    builder.retry_failed = retry_failed
+    builder.retry_failed, builder.only_delete = retry_failed, only_delete
     if unknown := builder.changes.unknown_images():
         raise DatabaseError(
             f"the database has no image {', '.join(unknown[:5])}",

@@ -22,9 +22,10 @@ _NOTHING_LEFT_OUT = "No picture was left out."
 class DatasetCard:
     """What a dataset card says about one version of a retrieval database.
 
-    `license_id` is the SPDX-like name of the header (`cc-by-2.0`), `ledger` counts the pictures left out by reason,
-    `dropped_patches` the patches of those kept that filters left out, and `credits` says where the photographers are
-    named.
+    `license_id` is the SPDX-like name of the header (`cc-by-2.0`; `other` where there are several), `licenses` counts
+    the photographs under each, `ledger` the pictures left out by reason, `dropped_patches` the patches of those kept
+    that filters left out, `num_removed` the photographs whose removal was asked for and `num_deleted_patches` all
+    patches that went. `credits` says where the photographers are named.
     """
 
     name: str
@@ -34,6 +35,7 @@ class DatasetCard:
     num_photographs: int
     num_patches: int
     num_removed: int
+    num_deleted_patches: int
     embedding_dim: int
     index_key: str
     encoder_name: str
@@ -45,6 +47,7 @@ class DatasetCard:
     description: str = ""
     recall: Estimate | None = None
     recall_k: int = 20
+    licenses: Mapping[str, int] = field(default_factory=dict)
     ledger: Mapping[str, int] = field(default_factory=dict)
     dropped_patches: Mapping[str, int] = field(default_factory=dict)
     known_gaps: tuple[str, ...] = ()
@@ -88,13 +91,14 @@ def dataset_card(card: DatasetCard) -> str:
     facts = {
         "Photographs": f"{card.num_photographs:,}",
         "Patches": f"{card.num_patches:,}",
-        "Photographs removed": f"{card.num_removed:,}",
+        "Photographs removed on request": f"{card.num_removed:,}",
+        "Deleted patches": f"{card.num_deleted_patches:,}",
         "Embedding": f"{card.embedding_dim} dimensions, float16",
         "Index": _code(card.index_key),
         "Encoder": _text(card.encoder_name),
         "Encoder fingerprint": _code(card.encoder_fingerprint),
         "Version": str(card.version),
-        "Digest": _code(card.digest),
+        "Fingerprint of the source": _code(card.digest),
     }
     if card.recall is not None:
         facts[f"Recall@{card.recall_k}, 95% interval"] = f"{number(card.recall.mean)} ({interval(card.recall)})"
@@ -108,9 +112,9 @@ def dataset_card(card: DatasetCard) -> str:
             ("Contents", _facts(facts)),
             (
                 "Source and license",
-                f"Photographs from {_text(card.source)}, {_text(card.license_id)} "
-                f"(<{_link(card.license_url)}>). {_text(card.credits)}",
+                f"Photographs from {_text(card.source)}{_under(card)}. {_text(card.credits)}",
             ),
+            *_licenses(card.licenses),
             ("Left out", _table(("Reason", "Count"), left_out + dropped) if left_out + dropped else _NOTHING_LEFT_OUT),
             ("Known gaps", _bullets(card.known_gaps)),
             ("Removal", _removal(card.removal_contact)),
@@ -186,8 +190,21 @@ def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> st
     return "\n\n".join(parts) or "Nothing was measured."
 
 
+def _under(card: DatasetCard) -> str:
+    return f", {_text(card.license_id)} (<{_link(card.license_url)}>)" if card.license_url else ""
+
+
+def _licenses(licenses: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return a section with the photographs under each license, where there are several."""
+    if len(licenses) < 2:
+        return []
+    rows = [(_text(name), f"{count:,}") for name, count in sorted(licenses.items(), key=lambda item: (-item[1], item))]
+    return [("Licenses", _table(("License", "Photographs"), rows))]
+
+
 def _removal(contact: str) -> str:
-    return f"To have a photograph removed, write to {_text(contact)}. {NOT_UNLEARNED}"
+    whom = f"write to {_text(contact)}" if contact.strip() else "ask whoever serves this database: no contact is given"
+    return f"To have a photograph removed, {whom}. {NOT_UNLEARNED}"
 
 
 def _facts(facts: Mapping[str, str]) -> str:

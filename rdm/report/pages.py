@@ -1,8 +1,7 @@
-"""Pages and cards of a database: search results, one patch, samples with their neighbors, the dataset card."""
+"""Pages of a database: search results, one patch, samples with their neighbors."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdm.database import RetrievalDatabase
-from rdm.report.cards import DatasetCard, dataset_card
-from rdm.report.data import Draw, Estimate, Neighbor, Query, QueryNeighbors, SampleGroup
+from rdm.report.data import Draw, Neighbor, Query, QueryNeighbors, SampleGroup
 from rdm.report.data import Sample as DrawnSample
 from rdm.report.gallery import GallerySection, write_gallery
+from rdm.report.page import render, write_text
 from rdm.sampling.pipeline import Sample
-
-KEPT = ("success", "imported")  # status of a ledger row that the database has patches of
 
 
 def neighbors_of(
@@ -37,27 +34,37 @@ def write_search_gallery(
 
 
 def write_patch_page(path: Path, database: RetrievalDatabase, patch_id: int, k: int) -> None:
-    """Write a page with a patch, its photograph and its nearest neighbors (itself the first)."""
+    """Write a page with a patch, its place in its photograph, and its nearest neighbors (itself the first).
+
+    Raises:
+        DatabaseError: there is no such patch (any more), or the database has no pixels.
+        StorageError: the page cannot be written.
+    """
     own = np.array([patch_id], np.int64)
-    record = database.records(own)[0]
-    ids, similarities = database.search_vectors(
-        database.embeddings(own), min(k, database.version.num_live_patches), exact=True
+    record, photograph = database.records(own)[0], np.asarray(database.photograph(patch_id))
+    found = database.search_vectors(database.embeddings(own), min(k, database.version.num_live_patches), exact=True)
+    ids, similarities = found[0][0], found[1][0]
+    query = Query("image", pixels=np.asarray(database.pixels(own)[0]))
+    page = render(
+        "patch.html.j2",
+        title=f"Patch {patch_id}",
+        root=database.folder.url,
+        version=database.version.number,
+        record=record,
+        photograph=photograph,
+        place=_place(record.box, photograph.shape[1], photograph.shape[0]),
+        lookup=QueryNeighbors(query, neighbors_of(database, ids, similarities)),
+        neighbors=list(zip(database.records(ids), similarities.tolist(), strict=True)),
     )
-    patch = np.asarray(database.pixels(own)[0])
-    note = f"Image {record.image_id}, pixels {record.box}. {record.author} {record.license} {record.url}"
-    write_gallery(
-        [
-            GallerySection("Photograph", note=note, pictures=(np.asarray(database.photograph(patch_id)), patch)),
-            GallerySection(
-                "Neighbors",
-                lookups=(
-                    QueryNeighbors(Query("image", pixels=patch), neighbors_of(database, ids[0], similarities[0])),
-                ),
-            ),
-        ],
-        path,
-        f"Patch {patch_id}",
-    )
+    write_text(path, page)
+
+
+def _place(box: tuple[int, int, int, int], width: int, height: int) -> str:
+    """Return the style of a frame that lies over a photograph where a box is."""
+    x0, y0, x1, y1 = box
+    shares = (x0 / width, y0 / height, 1 - x1 / width, 1 - y1 / height)
+    left, top, right, bottom = (f"{100 * share:.2f}%" for share in shares)
+    return f"left:{left};top:{top};right:{right};bottom:{bottom}"
 
 
 def sample_groups(
@@ -91,51 +98,3 @@ def write_sample_gallery(path: Path, samples: Sequence[Sample], database: Retrie
     """Write pictures beside the neighbors that conditioned them as a page."""
     sections = [GallerySection("Samples", samples=tuple(sample_groups(samples, database)))]
     write_gallery(sections, path, f"{len(samples)} samples")
-
-
-def database_card(database: RetrievalDatabase, contact: str) -> str:
-    """Return the dataset card of a version as Markdown."""
-    version = database.version
-    ledgers = [
-        database.folder.read_table(part.path, ["status", "error_message", "license", "author"])
-        for part in version.parts_of("ledger")
-    ]
-    rows = [row for ledger in ledgers for row in ledger.to_pylist()]
-    licenses = Counter(row["license"] or "not stated" for row in rows if row["status"] in KEPT)
-    license_url = licenses.most_common(1)[0][0] if licenses else ""
-    authors = {row["author"] for row in rows if row["author"]}
-    left_out = Counter(row["error_message"].partition(":")[0] for row in rows if row["status"] not in KEPT)
-    if duplicates := sum(part.num_rows for part in version.parts_of("duplicates")):
-        left_out["near-duplicate of another"] = duplicates
-    index = version.index
-    credits = (
-        f"{len(authors)} authors are named per photograph in `images/*.parquet`"
-        if authors
-        else "the source does not link photographs to their authors"
-    )
-    return dataset_card(
-        DatasetCard(
-            name=version.source,
-            license_id="cc-by-2.0" if license_url.endswith("/by/2.0/") else "other",
-            license_url=license_url if license_url.startswith("http") else "",
-            source=version.source,
-            num_photographs=version.num_images,
-            num_patches=version.num_live_patches,
-            num_removed=len(version.tombstones),
-            embedding_dim=version.embedding_dim,
-            index_key=index["index_key"],
-            encoder_name=database.encoder_name,
-            encoder_fingerprint=database.encoder_digest,
-            version=version.number,
-            digest=version.source_fingerprint,
-            removal_contact=contact,
-            credits=credits,
-            ledger=dict(left_out),
-            dropped_patches=version.dropped_patches,
-            recall=Estimate(
-                index["recall_at_20"],
-                index["recall_at_20"] - index["recall_ci95"],
-                index["recall_at_20"] + index["recall_ci95"],
-            ),
-        )
-    )

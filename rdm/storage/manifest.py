@@ -178,17 +178,21 @@ class VersionStore:
                 where=self.folder.url,
                 fix="build it again in a new folder: rdm database build --root NEW --source SPEC",
             )
+        self.check_writable()
         self.folder.make()
-        if not self.folder.is_local:
-            raise DatabaseError(
-                "only databases on a local or mounted disk can be written",
-                where=self.folder.url,
-                fix="build locally and copy the finished folder; readers take any URL",
-            )
         with lock_file(Path(self.folder.path(_LOCK)), "is writing this database"):
             self.folder.sweep_temporaries()
             yield
             self.folder.sweep_temporaries()  # of workers that were killed on the way
+
+    def check_writable(self) -> None:
+        """Raise DatabaseError where the folder is on an object store: nothing there can lock a second writer out."""
+        if not self.folder.is_local:
+            raise DatabaseError(
+                "only databases on a local or mounted disk can be written: an object store has no locks",
+                where=self.folder.url,
+                fix="build locally and copy the finished folder; readers take any URL",
+            )
 
     def _read_current(self) -> tuple[dict[str, Any], bytes]:
         manifest = self._manifest()

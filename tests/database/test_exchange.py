@@ -23,7 +23,7 @@ from rdm.database.importing import NOT_CHECKED, ImportConfig, import_database
 from rdm.database.jobs import run_build, update_builder
 from rdm.database.verify import verify_database
 from rdm.errors import DatabaseError, EncoderMismatchError, SourceError, StorageError
-from rdm.report.pages import database_card
+from rdm.report.database_card import database_card
 from rdm.sources import CropConfig, QuerySetConfig
 
 FORMATS = [("clip-retrieval", "clip-retrieval"), ("npz", "rdm-npz")]

@@ -20,7 +20,7 @@ from rdm.database.compact import compact_database
 from rdm.database.jobs import run_build, update_builder
 from rdm.database.verify import verify_database
 from rdm.errors import DatabaseError
-from rdm.report.pages import database_card
+from rdm.report.database_card import database_card
 from rdm.sources import CropConfig
 from rdm.sources.boxes import BoxConfig
 from rdm.sources.filters import FilterConfig

@@ -65,13 +65,16 @@ def test_build_update_and_compaction_killed_before_any_change_finish_with_equal_
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("count", [24, pytest.param(225, marks=pytest.mark.long)])
 def test_writers_and_workers_killed_at_random_moments_finish_with_equal_bytes(
-    killed: Callable[..., list[str]], count: int
+    killed: Callable[..., list[str]], count: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [line.split() for line in killed("kill_at_random.py", count, 0)]
     kills = {name: (int(writer), int(worker)) for name, writer, worker in lines}
     assert list(kills) == ["build", "update", "compact"]
     assert all(sum(counts) == count // 3 for counts in kills.values())
     assert sum(worker for _, worker in kills.values()) > 0
+    with capsys.disabled():
+        for name, (writer, worker) in kills.items():
+            sys.stdout.write(f"{name}: {writer} kills of the writer, {worker} of a worker\n")
 
 
 @pytest.mark.slow

@@ -25,7 +25,16 @@ from rdm.storage import Folder, VersionStore
 PREFECT_FILE = Path(__file__).parents[2] / "infra" / "prefect.yaml"
 DEPLOYMENTS = {entry["entrypoint"]: entry for entry in yaml.safe_load(PREFECT_FILE.read_text())["deployments"]}
 RDM = str(Path(sys.executable).with_name("rdm"))
-FLOWS = {"build-database", "update-database", "train", "sample", "evaluate"}
+FLOWS = {"build-database", "update-database", "verify-database", "train", "sample", "evaluate"}
+TRIGGERS = {
+    "update-database when a source changed": True,
+    "verify-database when a database was updated": True,
+    "train when its database was updated": False,
+    "evaluate when its database was updated": False,
+}
+"""The automations, and whether they are on before anybody touches them."""
+AUTOMATED = "AUTOMATION"
+EMIT = (sys.executable, "-m", "prefect", "event", "emit", "rdm.source.changed", "--resource-id", "rdm.source.birds")
 
 
 @pytest.mark.parametrize("entrypoint", DEPLOYMENTS)
@@ -71,7 +80,7 @@ class TestOnAServer:
         before = sorted(deployment["id"] for deployment in prefect.post("deployments/filter", {}))
         prefect.command(RDM, "deploy", "--prefect-file", str(PREFECT_FILE))
         assert sorted(deployment["id"] for deployment in prefect.post("deployments/filter", {})) == before
-        assert len(prefect.post("automations/filter", {})) == 1
+        assert {found["name"]: found["enabled"] for found in prefect.post("automations/filter", {})} == TRIGGERS
 
     def test_updating_what_is_no_database_fails_and_says_how_to_make_one(self, prefect: Prefect) -> None:
         run = prefect.run("update-database/default", root="nowhere")
@@ -79,33 +88,57 @@ class TestOnAServer:
         assert "this folder is not a retrieval database" in run["state"]["message"]
         assert not (prefect.folder / "nowhere").exists()
 
-    def test_an_event_about_a_source_starts_an_update(self, prefect: Prefect) -> None:
-        prefect.command(
-            sys.executable, "-m", "prefect", "event", "emit", "rdm.source.changed", "--resource-id", "rdm.source.birds"
-        )
+    def test_a_change_of_the_source_runs_through_to_what_depends_on_it(self, prefect: Prefect) -> None:
+        """Source changed, so an update runs; the database was updated, so what the update wrote is verified."""
+        root, photographs = "build/deployed/database", prefect.folder / "changing"
+        source = write_photographs(photographs, "samples://openimages-birds/database", 31)
+        gone, *_, new = sorted(photographs.iterdir())
+        aside = new.rename(prefect.folder / new.name)
+        prefect.command(RDM, "database", "build", "--root", root, "--source", source, "--preset", "samples")
+        gone.unlink()
+        aside.rename(new)
 
-        def started() -> bool:
-            return any((run["created_by"] or {}).get("type") == "AUTOMATION" for run in prefect.flow_runs())
+        prefect.command(*EMIT)
+        updated = prefect.ended("flows.update_database.update_database", AUTOMATED)[0]
+        assert updated["state_type"] == "COMPLETED", updated["state"]["message"]
+        verified = prefect.ended("flows.verify_database.verify_database", AUTOMATED)[0]
+        assert verified["state_type"] == "COMPLETED", verified["state"]["message"]
+        assert verified["parameters"] == {"root": root, "since": 1}
 
-        wait_until(started, 60, "no flow run came of the event")
+        artifacts = {found["key"]: found for found in prefect.post("artifacts/latest/filter", {})}
+        told = {row["what"]: row["count"] for row in json.loads(artifacts["database-changes"]["data"])}
+        assert (told["photographs added"], told["photographs: vanished from the source"]) == ("1", "1")
+        assert (prefect.folder / root / "changes.html").as_uri() in artifacts["database-gallery"]["data"]
+        page = (prefect.folder / root / "changes.html").read_text(encoding="utf-8")
+        assert new.name in page
+        assert gone.name in page
+        assert page.count("<img") == 2  # the patches of the one new photograph
+        assert json.loads(artifacts["verification"]["data"]) == [{"finding": "all is well"}]
+
+        prefect.command(*EMIT)
+        again = prefect.ended("flows.update_database.update_database", AUTOMATED, count=2)[0]
+        assert any("nothing changed" in line for line in prefect.logs(again))
+        assert prefect.count_events("rdm.database.updated") == 1
 
     def test_build_then_train_then_update_complete(self, prefect: Prefect) -> None:
         source = write_photographs(prefect.folder / "photographs", "samples://openimages-birds/database", 40)
-        built = prefect.run("build-database/default", source=source, preset="samples", dask="inline")
+        built = prefect.run("build-database/default", root="own", source=source, preset="samples", dask="inline")
         assert built["state_type"] == "COMPLETED", built["state"]["message"]
-        version = VersionStore(Folder(prefect.folder / "build/deployed/database")).require()
+        version = VersionStore(Folder(prefect.folder / "own")).require()
         assert (version.number, version.num_images) == (1, 40)
 
         queries = write_photographs(prefect.folder / "queries", "samples://openimages-birds/queries", 48)
-        trained = prefect.run("train/default", queries=queries, dask="inline", overrides=["max_steps=10"])
+        trained = prefect.run(
+            "train/default", database="own", queries=queries, dask="inline", overrides=["max_steps=10"]
+        )
         assert trained["state_type"] == "COMPLETED", trained["state"]["message"]
         assert (prefect.folder / "build/deployed/run/model/model.json").is_file()
 
-        version = VersionStore(Folder(prefect.folder / "build/deployed/database")).require()
+        version = VersionStore(Folder(prefect.folder / "own")).require()
         assert (version.number, len(version.parts_of("queryset"))) == (2, 1)
-        run = prefect.run("update-database/default")
+        run = prefect.run("update-database/default", root="own")
         assert run["state_type"] == "COMPLETED", run["state"]["message"]
-        assert VersionStore(Folder(prefect.folder / "build/deployed/database")).require() == version
+        assert VersionStore(Folder(prefect.folder / "own")).require() == version
         assert any("nothing changed" in line for line in prefect.logs(run))
 
         artifacts = {artifact["key"]: artifact["type"] for artifact in prefect.post("artifacts/latest/filter", {})}
@@ -164,6 +197,23 @@ class Prefect:
         mine = [run for run in self.flow_runs() if run["id"] not in known and run["id"] in said]
         assert len(mine) == 1, said
         return mine[0]
+
+    def ended(self, entrypoint: str, created_by: str, count: int = 1) -> list[dict[str, Any]]:
+        """Return the runs of a flow that something started, newest first, once there are so many and all have ended."""
+        deployments = self.post("deployments/filter", {})
+        (deployment,) = (found["id"] for found in deployments if found["entrypoint"] == entrypoint)
+
+        def runs() -> list[dict[str, Any]]:
+            mine = [run for run in self.flow_runs() if run["deployment_id"] == deployment]
+            mine = [run for run in mine if (run["created_by"] or {}).get("type") == created_by]
+            finished = all(run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for run in mine)
+            return mine if len(mine) >= count and finished else []
+
+        return wait_until(runs, 400, f"{entrypoint} was not run {count} times")
+
+    def count_events(self, name: str) -> int:
+        """Return how many events of a name the server has received."""
+        return self.post("events/filter", {"filter": {"event": {"name": [name]}}})["total"]
 
     def logs(self, run: dict[str, Any]) -> list[str]:
         """Return the log lines of a run, once there are any."""

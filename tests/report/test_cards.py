@@ -14,6 +14,7 @@ DATASET = DatasetCard(
     num_photographs=919,
     num_patches=3240,
     num_removed=2,
+    num_deleted_patches=7,
     embedding_dim=512,
     index_key="IVF64,Flat",
     encoder_name="lite",
@@ -85,8 +86,9 @@ def test_hostile_names_break_neither_header_nor_text() -> None:
     "line",
     [
         "| Photographs | 919 |",
-        "| Photographs removed | 2 |",
-        "| Digest | `41f9` |",
+        "| Photographs removed on request | 2 |",
+        "| Deleted patches | 7 |",
+        "| Fingerprint of the source | `41f9` |",
         "| Recall@20, 95% interval | 0.9930 (0.9900 to 0.9960) |",
         "| broken | 1 |",
         "- Nearly all are birds.",
@@ -121,6 +123,17 @@ def test_empty_parts_are_said_to_be_empty() -> None:
     assert "No picture was left out." in dataset_card(replace(DATASET, ledger={}))
     assert "None are recorded." in dataset_card(replace(DATASET, known_gaps=()))
     assert "Nothing was measured." in model_card(replace(MODEL, held_out=None, metrics=()))
+
+
+def test_several_licenses_are_counted_and_a_single_one_is_not_listed_again() -> None:
+    several = dataset_card(replace(DATASET, licenses={"https://example.org/a": 2, "not stated": 5}))
+    assert "| not stated | 5 |\n| https://example.org/a | 2 |" in several
+    assert "## Licenses" not in dataset_card(replace(DATASET, licenses={"https://example.org/a": 2}))
+
+
+def test_card_without_a_contact_says_so() -> None:
+    card = dataset_card(replace(DATASET, removal_contact=""))
+    assert "ask whoever serves this database: no contact is given." in card
 
 
 def test_usage_with_backticks_stays_inside_its_fence() -> None:

@@ -1,0 +1,84 @@
+"""What others were told of a database: news that a killed run did not tell is told by the next one.
+
+Patch ids are never reused and deletions never undone, so two numbers say whether there are news; the tables of a query
+set and a compaction, which make versions too, are none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from rdm.config import Config
+from rdm.errors import StorageError
+from rdm.storage import Folder, Version, VersionStore
+
+ANNOUNCED = "announced.json"
+
+
+class Announcement(Config):
+    """The state of a database that was announced last."""
+
+    version: int
+    next_patch_id: int
+    num_deleted: int
+
+
+@dataclass(frozen=True)
+class News:
+    """What was not announced yet: the version that was, the current one, and how many patches came and went."""
+
+    since: int
+    version: int
+    patches_added: int
+    patches_removed: int
+    is_readable: bool
+    """Whether the earlier version can still be read, to compare the two; a compaction drops it."""
+
+
+def announce(folder: Folder, version: Version | None = None) -> None:
+    """Note a version, by default the current one, as announced."""
+    version = version or VersionStore(folder).require()
+    folder.write_json(ANNOUNCED, _state(version).model_dump(mode="json"))
+
+
+def ensure_announced(folder: Folder) -> None:
+    """Note the current version as announced where none ever was; before an update, whose news are then told."""
+    if not folder.exists(ANNOUNCED):
+        announce(folder)
+
+
+def news(folder: Folder) -> News | None:
+    """Return what came and went since the last announcement; None: nothing did, or nothing was ever announced.
+
+    Raises:
+        DatabaseError: the root is no database.
+        StorageError: the note is damaged.
+    """
+    store = VersionStore(folder)
+    version = store.require()
+    if not folder.exists(ANNOUNCED):
+        return None
+    before, now = _noted(folder), _state(version)
+    added, deleted = now.next_patch_id - before.next_patch_id, now.num_deleted - before.num_deleted
+    if not added and not deleted:
+        return None
+    return News(before.version, version.number, added, deleted, before.version in store.numbers())
+
+
+def _noted(folder: Folder) -> Announcement:
+    try:
+        return Announcement.model_validate(folder.read_json(ANNOUNCED))
+    except ValidationError as error:
+        raise StorageError(
+            "the note of what was announced is damaged",
+            where=folder.describe(ANNOUNCED),
+            fix="delete it: the next change is announced again",
+        ) from error
+
+
+def _state(version: Version) -> Announcement:
+    return Announcement(
+        version=version.number, next_patch_id=version.next_patch_id, num_deleted=len(version.tombstones)
+    )

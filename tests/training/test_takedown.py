@@ -1,0 +1,52 @@
+"""What training reads when it starts after a removal, from the very neighbor table that had the removed photograph."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from rdm.compute import ComputeConfig
+from rdm.database import RetrievalDatabase
+from rdm.database.changes import Removal
+from rdm.database.jobs import run_build, update_builder
+from rdm.training.latents import LatentData
+
+
+@pytest.fixture
+def root(prepared, tmp_path):
+    shutil.copytree(prepared.database, tmp_path / "db")
+    return str(tmp_path / "db")
+
+
+def neighbors_of(data: LatentData) -> np.ndarray:
+    return np.concatenate([data.neighbor_ids(stem).ravel() for stem in data.cache.stems])
+
+
+def remove_a_neighbor(root: str, data: LatentData) -> np.ndarray:
+    """Remove the photograph of the first neighbor; return the ids of its patches."""
+    (record,) = data.database.records(neighbors_of(data)[:1])
+    removal = Removal(frozenset([record.image_id]))
+    run_build(update_builder(root, removal, only_delete=True), ComputeConfig(dask="inline"))
+    return RetrievalDatabase.open(root).tombstones
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_training_that_starts_after_a_removal_is_conditioned_on_no_removed_patch(
+    prepared, tiny_recipe, root, held_out
+):
+    before = LatentData.open(prepared.cache, root, tiny_recipe.objective)
+    gone = remove_a_neighbor(root, before)
+    after = LatentData.open(prepared.cache, root, tiny_recipe.objective, held_out=held_out)
+    assert after.database.version.number == before.database.version.number + 1
+    assert not np.isin(neighbors_of(after), gone).any()
+    removed = {vector.tobytes() for vector in before.database.embeddings(gone)}
+    loaded = after.load_shard(0)["neighbors"]
+    assert removed.isdisjoint(vector.tobytes() for vector in loaded.reshape(-1, loaded.shape[-1]))
+
+
+def test_training_that_runs_goes_on_with_the_version_that_it_opened(prepared, tiny_recipe, root):
+    data = LatentData.open(prepared.cache, root, tiny_recipe.objective)
+    before = data.load_shard(0)["neighbors"]
+    gone = remove_a_neighbor(root, data)
+    assert np.isin(neighbors_of(data), gone).any()
+    np.testing.assert_array_equal(data.load_shard(0)["neighbors"], before)
