@@ -77,8 +77,8 @@ def write_database(root: Path, cache: LatentCache, num_patches: int, dim: int, k
     ids = pa.array(np.arange(num_patches))
     empty = pa.array([""] * num_patches)
     folder.write_table("patches/patches_0000.parquet", pa.table({"patch_id": ids}))
-    columns = dict.fromkeys(("image_path", "url", "author", "license"), empty)
-    columns["norm"] = pa.array(np.ones(num_patches, np.float32))
+    norms = pa.array(np.ones(num_patches, np.float32))
+    columns = {**dict.fromkeys(("image_path", "url", "author", "license"), empty), "norm": norms}
     folder.write_table("metadata/metadata_0000.parquet", pa.table(columns))
     store = VersionStore(folder)
     parts = [
@@ -108,7 +108,10 @@ def _write_table(folder: Folder, cache: LatentCache, num_patches: int, k: int) -
         path = f"neighbors/train/{stem}.parquet"
         table = with_lookup(pa.table({"key": keys}), Lookup(found, no_neighbors(len(keys), 0)), config)
         folder.write_table(path, table)
+        queries = f"neighbors/train/{stem}.npy"
+        folder.write_array(queries, np.zeros((len(keys), 0), np.float16))
         parts.append(store.describe_part("neighbors", path, len(keys)))
+        parts.append(store.describe_part("queries", queries, len(keys)))
     return parts
 
 

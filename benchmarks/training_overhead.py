@@ -31,7 +31,11 @@ def run() -> str:
         "checkpoints": found["checkpoint"] / found["checkpoint_every"],
     }
     shares = ", ".join(f"{name} {100 * seconds / step:.2f}%" for name, seconds in per_step.items())
-    return f"{100 * sum(per_step.values()) / step:.2f}% of a step of {step * 1e3:.0f} ms ({shares})"
+    rate = found["checkpoint_bytes"] / found["checkpoint"] / 1e6
+    return (
+        f"{100 * sum(per_step.values()) / step:.2f}% of a step of {step * 1e3:.0f} ms ({shares}); a checkpoint of "
+        f"{found['checkpoint_bytes'] / 1e6:.0f} MB takes {found['checkpoint']:.2f} s, {rate:.0f} MB/s"
+    )
 
 
 def measure() -> dict[str, float]:
@@ -54,12 +58,15 @@ def measure() -> dict[str, float]:
             if number % 5 == 0:
                 facts = {"step": number, "mean_loss": 1.0, "micro_batch_size": 32, "provenance": {}}
                 seconds["checkpoint"] = _seconds(lambda facts=facts: checkpoints.save(engine, ema, facts))
+                written = checkpoints.complete()[-1].path
             if number >= 2:  # the first steps allocate
                 for name, value in seconds.items():
                     times[name].append(value)
+        num_bytes = sum(path.stat().st_size for path in written.iterdir())
     engine.close()
     medians = {name: statistics.median(values) for name, values in times.items()}
-    return {**medians, "log_every": config.log_every, "checkpoint_every": config.checkpoint_every}
+    settings = {"log_every": config.log_every, "checkpoint_every": config.checkpoint_every}
+    return {**medians, **settings, "checkpoint_bytes": num_bytes}
 
 
 def _report(engine: Engine, stats: StatsLog, result: StepResult) -> None:

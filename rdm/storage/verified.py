@@ -51,7 +51,7 @@ def read_verified(folder: Folder, relative: str, expected: FileDigest) -> NDArra
         raise read_error(error, where) from error
     if len(data) != expected.num_bytes:
         _raise_damaged(f"the file has {len(data)} bytes instead of {expected.num_bytes}", where)
-    if xxhash.xxh3_128_hexdigest(data) != expected.xxh3:
+    if xxhash.xxh3_128_hexdigest(data.data) != expected.xxh3:
         _raise_damaged("the file is damaged: its digest differs from what was written", where)
     return data
 

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from rdm.training.recipes import TrainConfig
 logger = logging.getLogger(__name__)
 
 FORMAT = "retrieval-diffusion-checkpoint"
+_NUM_HASHERS = 4
 _PREFIX = "step-"
 _STATE = "state.json"
 _WEIGHTS = "weights.safetensors"
@@ -143,17 +145,19 @@ class Checkpoints:
         """
         final = self.directory / f"{_PREFIX}{facts['step']:08d}"
         temporary = self.directory / f".{final.name}.tmp"
-        with _removed_on_error(temporary), storage_errors(final):
+        with _removed_on_error(temporary), storage_errors(final), ThreadPoolExecutor(_NUM_HASHERS) as hashers:
             if engine.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
-            files = {}
+            described = {}
             for name, tensors in _contents(engine, ema):
                 if engine.rank == 0:
-                    files[name] = _write_verified(temporary / name, tensors, facts["step"])
+                    _write_verified(temporary / name, tensors, facts["step"])
+                    described[name] = hashers.submit(_describe, temporary / name)  # while the next file is written
                 del tensors
             counts = engine.optimizer_counts()
             if engine.rank == 0:
+                files = {name: digest.result() for name, digest in described.items()}
                 self._write_state(temporary, engine, ema, {**facts, "files": files, "optimizer_counts": counts})
                 shutil.rmtree(final, ignore_errors=True)
                 os.replace(temporary, final)
@@ -239,8 +243,8 @@ def _ema_file(decay: float) -> str:
     return f"ema-{decay:g}.safetensors"
 
 
-def _write_verified(path: Path, tensors: Mapping[str, Tensor], step: int) -> dict[str, Any]:
-    """Write a file through to the disk, compare what is read back bit by bit, and return its size and SHA-256."""
+def _write_verified(path: Path, tensors: Mapping[str, Tensor], step: int) -> None:
+    """Write a file through to the disk, and compare what is read back bit by bit."""
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"step": str(step)})
     except SafetensorError as error:  # the library wraps the cause: say it as any other failed write
@@ -256,6 +260,9 @@ def _write_verified(path: Path, tensors: Mapping[str, Tensor], step: int) -> dic
         raise StorageError(
             "the disk does not give back what was written", where=path, fix="check the disk; the last checkpoint stands"
         )
+
+
+def _describe(path: Path) -> dict[str, Any]:
     return {"num_bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 

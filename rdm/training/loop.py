@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rdm.config import digest_json
 from rdm.errors import TrainingError
 from rdm.storage.files import storage_errors
 from rdm.training.checkpoints import Checkpoints
@@ -24,7 +23,7 @@ from rdm.training.grids import NUM_PICTURES, grid_path, is_grid_step, write_grid
 from rdm.training.guard import LossGuard, SeenStep
 from rdm.training.objective import Objective, TrainingData
 from rdm.training.order import DataOrder
-from rdm.training.provenance import resumed_provenance
+from rdm.training.provenance import require_same_inputs, resumed_provenance
 from rdm.training.reader import BatchReader
 from rdm.training.recipes import TrainConfig
 from rdm.training.stats import StatsLog
@@ -51,7 +50,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
     ema = Ema(engine.owned_weights(), config.ema_decays)
     order = DataOrder([shard.num_samples for shard in data.shards], config.seed)
     reader = BatchReader(data, order)
-    _require_same_inputs(engine, objective)
+    require_same_inputs(objective.provenance, engine.least)
 
     # Resume from the last complete checkpoint.
     checkpoints = Checkpoints(out, config)
@@ -198,18 +197,6 @@ def _micro_batches(
         generator = torch.Generator(engine.device).manual_seed(_seed(config.seed, "step", step, number))
         found.append((batch, generator, _seed(config.seed, "dropout", step, number)))
     return found
-
-
-def _require_same_inputs(engine: Engine, objective: Objective) -> None:
-    """Raise TrainingError on every rank where two opened different inputs: a database was updated in between."""
-    digest = int(digest_json(objective.provenance)[:15], 16)
-    if engine.least(digest) != -engine.least(-digest):
-        raise TrainingError(
-            "the ranks did not open the same inputs",
-            where=str(objective.provenance),
-            fix="run the same command again; the cache and the database must be the same on every machine, and not "
-            "change while a job starts",
-        )
 
 
 def _draw_grid(engine: Engine, ema: Ema, reader: BatchReader, out: Path, step: int, stats: StatsLog | None) -> None:

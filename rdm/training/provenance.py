@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from rdm.config import digest_json
 from rdm.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -49,3 +50,20 @@ def resumed_provenance(recorded: Mapping[str, Any], opened: Mapping[str, Any], w
         logger.warning("the database has version %d now; until here the run saw %d", now["version"], before["version"])
         seen.append(before["version"])
     return {**result, "database": {**now, "earlier_versions": seen}} if seen else result
+
+
+def require_same_inputs(provenance: Mapping[str, Any], least: Callable[[int], int]) -> None:
+    """Raise TrainingError on every rank where two opened different inputs: a database was updated in between.
+
+    Args:
+        provenance: of what this rank opened.
+        least: returns the least of the ranks' values; every rank calls it.
+    """
+    digest = int(digest_json(dict(provenance))[:15], 16)
+    if least(digest) != -least(-digest):
+        raise TrainingError(
+            "the ranks did not open the same inputs",
+            where=dict(provenance),
+            fix="run the same command again; cache and database must be the same on every machine, and stay as they are "
+            "while a job starts",
+        )

@@ -87,8 +87,8 @@ class BatchReader:
     def keys(self, positions: NDArray[np.int64]) -> list[str]:
         """Return the names of the samples at stream positions."""
         shards, rows = self._order.locate(positions)
-        names = {shard: self._data.keys(shard) for shard in np.unique(shards).tolist()}
-        return [names[shard][row] for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
+        names: dict[int, Sequence[str]] = {shard: self._data.keys(shard) for shard in np.unique(shards).tolist()}
+        return [str(names[shard][row]) for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
 
     def _assemble(self, positions: NDArray[np.int64]) -> Arrays:
         shards, rows = self._order.locate(positions)

@@ -1,16 +1,22 @@
 """Neighbors inlined in a cache: the same bits as the database's, bound to the state of its table."""
 
+import json
+
 import numpy as np
 import pytest
+from training_jobs import weights_of
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, NeighborTable, RetrievalDatabase, build_neighbors
 from rdm.database.changes import Removal
 from rdm.database.jobs import run_build, update_builder
-from rdm.errors import CacheError, DatabaseError
+from rdm.errors import CacheError, DatabaseError, TrainingError
 from rdm.storage import Folder
+from rdm.training.cache import LatentCache, build_cache
 from rdm.training.inline import InlinedInfo, inline_neighbors
 from rdm.training.latents import LatentData
+from rdm.training.launch import run_training
+from rdm.training.recipes import TrainInputs
 
 INLINE = ComputeConfig(dask="inline")
 
@@ -171,3 +177,36 @@ def test_the_description_says_which_version_was_inlined(inlined, own_database):
     assert info.database_version == RetrievalDatabase.open(str(own_database)).version.number
     assert info.k_stored == 6
     assert set(info.files) == {"00000.neighbors.npy", "00001.neighbors.npy"}
+
+
+SHORT = ["max_steps=4", "checkpoint_every=2", "grids_per_decade=0", "precision=fp32"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_learns_the_same_from_inlined_neighbors(inlined, own_database, prepared, tiny_recipe, tmp_path):
+    config = tiny_recipe.with_overrides(SHORT)
+    for name, cache in (("mapped", prepared.cache), ("inlined", str(inlined))):
+        run_training(config, TrainInputs(out=str(tmp_path / name), cache=cache, database=str(own_database)))
+    assert weights_of(tmp_path / "mapped") == weights_of(tmp_path / "inlined")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_resumed_run_takes_up_an_update_and_refuses_another_cache(
+    own_cache, own_database, tiny_recipe, tmp_path
+):
+    config = tiny_recipe.with_overrides(SHORT)
+    inputs = TrainInputs(out=str(tmp_path / "run"), cache=str(own_cache), database=str(own_database))
+    run_training(config, inputs)
+    longer = config.with_overrides(["max_steps=6"])
+    without_flips = LatentCache(str(own_cache)).config.model_copy(update={"flips": False})
+    with compute_pool(INLINE) as pool:
+        build_cache(str(tmp_path / "other"), without_flips, pool)
+    with pytest.raises(TrainingError, match="another latent cache"):
+        run_training(longer, inputs.model_copy(update={"cache": str(tmp_path / "other")}))
+    delete(own_database, [int(NeighborTable(Folder(str(own_database)), "train").shard("00000")[1][0, 0])])
+    assert run_training(longer, inputs)["step"] == 6
+    info = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    assert info["database"]["version"] == 3
+    assert info["database"]["earlier_versions"] == [2]

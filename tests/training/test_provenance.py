@@ -1,9 +1,11 @@
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from rdm.errors import TrainingError
-from rdm.training.provenance import resumed_provenance
+from rdm.training.provenance import require_same_inputs, resumed_provenance
 
 BEGUN = {"queries_digest": "q", "autoencoder_digest": "a", "encoder_digest": "e", "cache_digest": "c"}
 
@@ -46,3 +48,46 @@ def test_other_inputs_than_the_run_began_with_are_refused(name, words):
 
 def test_a_run_without_a_database_keeps_what_its_objective_says():
     assert resumed_provenance({}, {"source": "folder:///photos"}, "there") == {"source": "folder:///photos"}
+
+
+class Meeting:
+    """The least value among threads that stand for ranks."""
+
+    def __init__(self, num_ranks):
+        self.values = []
+        self.lock = threading.Lock()
+        self.barrier = threading.Barrier(num_ranks)
+
+    def least(self, value):
+        with self.lock:
+            self.values.append(value)
+        self.barrier.wait(10)
+        least = min(self.values)
+        if self.barrier.wait(10) == 0:
+            self.values.clear()
+        self.barrier.wait(10)
+        return least
+
+
+def ask(versions):
+    """Return what each rank is told when they opened these versions of a database."""
+    meeting = Meeting(len(versions))
+
+    def rank(version):
+        try:
+            require_same_inputs({"database": {"version": version}}, meeting.least)
+        except TrainingError as error:
+            return error.what
+        return None
+
+    with ThreadPoolExecutor(len(versions)) as pool:
+        return list(pool.map(rank, versions))
+
+
+def test_ranks_that_opened_the_same_version_train():
+    assert ask([4, 4, 4]) == [None, None, None]
+
+
+@pytest.mark.parametrize("versions", [[4, 5], [5, 4], [4, 4, 5]])
+def test_every_rank_stops_where_one_opened_another_version(versions):
+    assert ask(versions) == ["the ranks did not open the same inputs"] * len(versions)

@@ -70,6 +70,15 @@ def test_reading_ahead_changes_no_batch(shard_sizes, seed, size, ahead, memory):
         assert all(np.array_equal(one[name], other[name]) for name in other)
 
 
+@given(sizes, st.integers(1, 16), st.integers(1, 5))
+def test_a_reader_that_starts_in_the_middle_of_an_epoch_goes_on_with_the_same_batches(shard_sizes, size, start):
+    with reader_of(Numbered(shard_sizes)) as straight, reader_of(Numbered(shard_sizes)) as resumed:
+        expected = read_epochs(straight, size, start + 3)[start:]
+        found = [resumed.batch(np.arange(step * size, (step + 1) * size)) for step in range(start, start + 3)]
+    for one, other in zip(found, expected, strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in other)
+
+
 def test_a_batch_that_was_not_expected_does_not_lose_the_one_that_was():
     with reader_of(Numbered([3, 5])) as reader:
         reader.expect(np.arange(4, 8))

@@ -67,9 +67,9 @@ def test_an_epoch_asks_for_every_shard_once(store, remote):
     with BatchReader(remote, order, memory_bytes=1) as reader:
         for start in range(order.num_samples):
             reader.batch(np.array([start]))
-            if start == order.num_samples // 2:
-                first_half = store.take_requests()
-    assert sorted(first_half) == [("GET", f"{stem}.{kind}") for stem in ("00000", "00001") for kind in KINDS]
+    requests = Counter(store.take_requests())
+    assert set(requests) == {("GET", f"{stem}.{kind}") for stem in ("00000", "00001") for kind in KINDS}
+    assert requests.total() - len(requests) <= len(KINDS)  # of the next epoch, one shard ahead
 
 
 KINDS = ("neighbors.npy", "tar")
