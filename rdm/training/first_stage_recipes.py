@@ -42,9 +42,9 @@ def autoencoder_vq_f4() -> TrainConfig:
         network=network,
         start="assets://autoencoder-kl-f4",
         perceptual=PerceptualConfig(weight=0.05),
-        adversarial=AdversarialConfig(weight=0.1, start_step=250, channels=32, num_layers=2),
+        adversarial=AdversarialConfig(weight=0.1, start_step=350, channels=32, num_layers=2),
     )
-    return _small("autoencoder-vq-f4", objective, max_steps=500, learning_rate=8e-4)
+    return _small("autoencoder-vq-f4", objective, max_steps=700, learning_rate=8e-4)
 
 
 def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:

@@ -5,11 +5,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rdm.evaluation.autoencoder import evaluate_autoencoder, evaluate_on_source, psnr, to_8_bit
+from rdm.evaluation.autoencoder import Judges, evaluate_autoencoder, evaluate_on_source, psnr, to_8_bit
+from rdm.evaluation.fid import InceptionFeatures, frechet_distance
 from rdm.models.autoencoder import AutoencoderConfig, build_autoencoder
 from rdm.models.block_projection import BlockProjection
 from rdm.models.first_stage import FirstStage, to_signed
 from rdm.models.linear_start import start_from_projection
+from rdm.models.perceptual import open_perceptual
 from rdm.training.photos import PhotoConfig
 
 
@@ -75,3 +77,34 @@ def test_evaluation_on_a_source_uses_what_is_held_out(tmp_path: Path) -> None:
     result = evaluate_on_source(started(images), f"folder://{tmp_path}", config)
     assert 3 <= result["num_images"] <= 15
     assert result["linear_psnr_db"] > 15
+
+
+def test_codebook_usage_is_that_of_the_pictures() -> None:
+    torch.manual_seed(0)
+    stage = FirstStage(build_autoencoder(AutoencoderConfig(sample_size=16, codebook_size=8)), "vq")
+    torch.nn.init.constant_(stage.model.quantize.embedding.weight, 5.0)
+    result = evaluate_autoencoder(stage, pictures())
+    assert (result["codebook_size"], result["codebook_used"]) == (8, 1 / 8)
+    assert result["codebook_perplexity"] == pytest.approx(1)
+    assert "codebook_used" not in evaluate_autoencoder(started(pictures()), pictures())
+
+
+def test_perceptual_distance_is_the_mean_over_reconstructions() -> None:
+    images, distance = pictures(side=32), open_perceptual()
+    stage = started(images)
+    decoded = to_signed(to_8_bit(stage.decode(stage.encode(images))))
+    result = evaluate_autoencoder(stage, images, judges=Judges(perceptual=distance))
+    assert result["perceptual"] == pytest.approx(float(distance(to_signed(images), decoded).mean()), rel=1e-5)
+    assert "not LPIPS" in result["perceptual_network"]
+    assert "rfid" not in result
+
+
+@pytest.mark.slow
+def test_rfid_is_the_frechet_distance_of_reconstructions_and_pictures() -> None:
+    images, inception = pictures(count=6), InceptionFeatures()
+    stage = started(images)
+    result = evaluate_autoencoder(stage, images, judges=Judges(inception=inception))
+    decoded = to_8_bit(stage.decode(stage.encode(images)))
+    features = [inception(part.permute(0, 2, 3, 1).contiguous().numpy()) for part in (decoded, images)]
+    assert result["rfid"] == pytest.approx(frechet_distance(*features), rel=1e-6)
+    assert "299 px" in result["rfid_resize"]

@@ -1,9 +1,12 @@
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vq_model import VQModel
 from torch import Tensor
 
 from rdm.errors import ModelError
@@ -149,6 +152,54 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     (directory / "config.json").write_text(json.dumps({**config, "layers_per_block": 2}), encoding="utf-8")
     with pytest.raises(ModelError, match="do not agree"):
         load_autoencoder(str(directory))
+
+
+def foreign(directory: Path, **changes: object) -> Any:
+    """Save an autoencoder as another program would, with every field of diffusers' own configuration spelled out."""
+    torch.manual_seed(0)
+    sizes = {"block_out_channels": (8, 8, 8, 8), "latent_channels": 4, "norm_num_groups": 2, "sample_size": 32}
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    kind = VQModel if "num_vq_embeddings" in changes else AutoencoderKL
+    model: Any = kind(**{**sizes, **blocks, **changes})  # type: ignore[arg-type]
+    model.save_pretrained(str(directory), safe_serialization=True)
+    return model.eval()
+
+
+def test_stable_diffusions_layout_of_kl_f8_opens_with_its_scale(tmp_path: Path) -> None:
+    model = foreign(tmp_path, scaling_factor=0.18215, layers_per_block=2)
+    stage = load_autoencoder(str(tmp_path))
+    assert (stage.factor, stage.latent_channels, stage.scale, stage.shift) == (8, 4, 0.18215, 0)
+    images = pictures(side=32)
+    with torch.no_grad():
+        mean = model.encode(to_signed(images)).latent_dist.mean
+        assert torch.allclose(stage.encode(images), mean * 0.18215, atol=1e-6)
+        assert torch.allclose(stage.decode(mean * 0.18215), model.decode(mean).sample.clamp(-1, 1), atol=1e-5)
+
+
+def test_a_layout_without_quant_convolutions_opens_with_scale_and_shift(tmp_path: Path) -> None:
+    settings = {"scaling_factor": 1.5, "shift_factor": 0.06, "latent_channels": 16}
+    model = foreign(tmp_path, **settings, use_quant_conv=False, use_post_quant_conv=False)
+    stage = load_autoencoder(str(tmp_path))
+    assert (stage.latent_channels, stage.scale, stage.shift) == (16, 1.5, 0.06)
+    images = pictures(side=32)
+    with torch.no_grad():
+        mean = model.encode(to_signed(images)).latent_dist.mean
+        assert torch.allclose(stage.encode(images), (mean - 0.06) * 1.5, atol=1e-5)
+        assert torch.allclose(stage.decode(stage.encode(images)), model.decode(mean).sample.clamp(-1, 1), atol=1e-5)
+
+
+def test_a_vq_model_opens_with_its_scale_and_its_own_rows(tmp_path: Path) -> None:
+    model = foreign(tmp_path, num_vq_embeddings=32, vq_embed_dim=3, scaling_factor=0.7)
+    stage = load_autoencoder(str(tmp_path))
+    assert (stage.factor, stage.latent_channels, stage.scale) == (8, 3, 0.7)
+    images = pictures(side=32)
+    with torch.no_grad():
+        latents = model.encode(to_signed(images)).latents
+        assert torch.allclose(stage.encode(images), latents * 0.7, atol=1e-6)
+        rows = model.quantize(latents)[2][2].view(2, 4, 4)
+        assert torch.equal(stage.encode_indices(images), rows)
+        assert torch.allclose(stage.decode(stage.encode(images)), model.decode(latents).sample.clamp(-1, 1), atol=1e-5)
+        assert torch.allclose(stage.decode_indices(rows), stage.decode(stage.encode(images)), atol=1e-5)
 
 
 def test_preset_kl_f4_has_55_million_parameters() -> None:
