@@ -11,8 +11,6 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from rdm.cli.console import DryRunFlag, JsonFlag, show
-from rdm.config import digest_json
-from rdm.storage import Folder
 
 DONE = "quickstart.json"
 
@@ -40,6 +38,8 @@ def quickstart(
     prefect_defaults()
     from flows.quickstart import Layout, QuickstartConfig
     from flows.quickstart import quickstart as quickstart_flow
+    from rdm.config import digest_json
+    from rdm.storage import Folder
     from rdm.training.recipes import recipe_config
 
     config = QuickstartConfig(train=tuple(set_ or []))

@@ -2,13 +2,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
-from rdm.database import RetrievalDatabase
+from rdm.compute import ComputeConfig
+from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.database.changes import Removal
-from rdm.database.jobs import update_builder, update_plan
+from rdm.database.compact import compact_database
+from rdm.database.jobs import run_build, update_builder, update_plan
+from rdm.database.verify import verify_database
 from rdm.errors import DatabaseError, UsageError
+from rdm.sources.filters import FilterConfig
+from rdm.storage import Folder
 
 
 def images_of(root: Any) -> set[str]:
@@ -99,3 +105,53 @@ def test_deleted_patch_can_be_attributed_and_shown_no_more(tabled: Any) -> None:
     for lookup in (database.records, database.pixels, lambda ids: database.photograph(int(ids[0]))):
         with pytest.raises(DatabaseError, match=f"patch {gone} was deleted"):
             lookup(np.array([gone]))
+
+
+def only_delete(root: Any, *image_ids: str) -> dict[str, Any]:
+    builder = update_builder(str(root), Removal(frozenset(image_ids)), only_delete=True)
+    return run_build(builder, ComputeConfig(dask="inline"))
+
+
+def test_removal_alone_needs_no_source_and_what_is_new_there_waits(tabled: Any, encoded: Any) -> None:
+    (tabled.photos / "p20.jpg").write_bytes(encoded(20))
+    (tabled.photos / "p03.jpg").unlink()
+    aside = tabled.photos.rename(tabled.photos.with_name("unplugged"))
+    only_delete(tabled.root, "p02.jpg")
+    aside.rename(tabled.photos)
+    assert images_of(tabled.root) == ALL - {"p02.jpg"}
+    tabled.update()
+    assert images_of(tabled.root) == (ALL | {"p20.jpg"}) - {"p02.jpg", "p03.jpg"}
+
+
+def test_removal_alone_repairs_the_neighbors(tabled: Any) -> None:
+    only_delete(tabled.root, "p02.jpg", "p05.jpg")
+    tabled.table("again", 5, exact=True)
+    found, expected = (NeighborTable(Folder(tabled.root), name).all_ids for name in ("train", "again"))
+    np.testing.assert_array_equal(found, expected)
+    assert verify_database(str(tabled.root)) == []
+
+
+def test_removal_alone_keeps_near_duplicates_out(photos: Any, tmp_path: Any, build: Any, encoded: Any) -> None:
+    (photos / "p20.jpg").write_bytes(encoded(4))
+    build(tmp_path / "db", photos, filters=FilterConfig(near_duplicate_bits=4))
+    only_delete(tmp_path / "db", "p02.jpg")
+    assert RetrievalDatabase.open(str(tmp_path / "db")).status()["num_near_duplicates"] == 1
+    assert not update_plan(update_builder(str(tmp_path / "db")))["changed"]
+
+
+def test_retrying_and_leaving_the_source_alone_exclude_each_other(tabled: Any) -> None:
+    with pytest.raises(UsageError, match="give one of them|leaves it alone"):
+        update_builder(str(tabled.root), retry_failed=True, only_delete=True)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_index_that_other_tools_read_holds_no_deleted_patch(tabled: Any, compacted: bool) -> None:
+    tabled.update(Removal(frozenset(["p02.jpg"])))
+    if compacted:
+        compact_database(str(tabled.root))
+    database = RetrievalDatabase.open(str(tabled.root))
+    for path in ("image.index", "index/knn.index"):
+        index = faiss.read_index(str(tabled.root / path))
+        found = index.search(np.asarray(database.embeddings(database.living_ids()[:3]), np.float32), 10_000)[1]
+        assert set(found[found >= 0].tolist()) <= set(database.living_ids().tolist())
+        assert index.ntotal == len(database.living_ids())

@@ -12,7 +12,7 @@ from rdm.database import NeighborConfig, RetrievalDatabase, build_neighbors
 from rdm.database.changes import Removal
 from rdm.database.jobs import run_build, update_builder, update_plan
 from rdm.database.verify import verify_database
-from rdm.errors import DatabaseError, StorageError
+from rdm.errors import DatabaseError, FailureBudgetError, StorageError
 from rdm.sources import CropConfig, QuerySetConfig
 
 INLINE = ComputeConfig(dask="inline")
@@ -49,6 +49,29 @@ def add_neighbors(root: Path, photos: Path) -> None:
 def test_unchanged_source_needs_nothing(living_root: Path) -> None:
     assert plan(living_root) == {"changed": False, "photographs": 12, "new": 0, "gone": 0, "gone_patches": 0}
     assert update(living_root)["unchanged"]
+
+
+def test_unchanged_source_is_known_by_its_fingerprint_and_no_ledger_is_read(living_root: Path) -> None:
+    for path in (living_root / "images").iterdir():
+        path.unlink()
+    assert not plan(living_root)["changed"]
+    assert update(living_root)["unchanged"]
+
+
+def test_few_broken_photographs_do_not_stop_an_update(living_root: Path, tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / "photos" / f"x{number}.jpg").write_bytes(b"no picture")
+    (tmp_path / "photos" / "p11.jpg").unlink()
+    result = update(living_root, "p00.jpg")
+    assert (result["failed"], result["photographs"]) == (10, 10)
+
+
+def test_many_broken_photographs_stop_an_update(living_root: Path, tmp_path: Path) -> None:
+    for number in range(11):
+        (tmp_path / "photos" / f"x{number:02d}.jpg").write_bytes(b"no picture")
+    with pytest.raises(FailureBudgetError, match="only 0 of 11 pictures are usable: 11 not a picture"):
+        update(living_root)
+    assert RetrievalDatabase.open(str(living_root)).version.number == 1
 
 
 def test_new_photographs_get_new_parts_and_old_ones_stay(
