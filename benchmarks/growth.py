@@ -1,7 +1,8 @@
-"""How index, search and updates grow with the database: seconds and peak memory at several sizes, and the exponents.
+"""How the stages grow with the database: seconds and peak memory at several sizes, and the exponents.
 
-Each measurement runs in a process of its own, whose peak memory is its alone. Arguments of a measurement's process:
-stage, rows, folder.
+Each measurement runs in a process of its own, whose peak memory is its alone. Embedding is that of one worker with a
+fake encoder, a random projection of 16 px: what remains is reading, decoding, cutting and writing. `python -m
+benchmarks.growth SIZE ...` takes other sizes.
 """
 
 from __future__ import annotations
@@ -15,13 +16,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from PIL import Image
 
 from benchmarks.clusters import DIM, write_clusters
+from benchmarks.embedding import SIDE, write_tar
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.database import BuildConfig, DatabaseBuilder, embed
 from rdm.database.index import IndexConfig, ParentIndex, build_index, open_index, update_index
 from rdm.database.ivf import IndexedRows
+from rdm.database.patches import patches_path
 from rdm.database.search import blocks_of, exact_search
+from rdm.encoders import Encoder
+from rdm.sources import CropConfig
 from rdm.storage import Folder
 
 SIZES = (10_000, 100_000)
@@ -38,11 +47,13 @@ def run(sizes: tuple[int, ...] = SIZES) -> str:
             for stage in STAGES:
                 seconds, megabytes = _measured(stage, rows, directory)
                 measured.setdefault(stage, []).append((rows, seconds, megabytes))
-    return "; ".join(_in_words(stage, found) for stage, found in measured.items() if stage != "vectors")
+    return "; ".join(_in_words(stage, found) for stage, found in measured.items() if stage not in _PREPARED)
 
 
 def _measured(stage: str, rows: int, directory: str) -> tuple[float, float]:
-    command = [sys.executable, "-m", "benchmarks.growth", stage, str(rows), directory]
+    program = "import sys; from benchmarks.growth import main; main(sys.argv[1], int(sys.argv[2]), sys.argv[3])"
+    place = str(Path(directory, "embed" if stage in ("patches", "embed") else "index"))
+    command = [sys.executable, "-c", program, stage, str(rows), place]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds, megabytes = json.loads(done.stdout.splitlines()[-1])
     return seconds, megabytes
@@ -53,6 +64,43 @@ def _in_words(stage: str, found: list[tuple[int, float, float]]) -> str:
     rows, seconds, megabytes = (np.log([point[n] for point in found]) for n in range(3))
     time_exponent, memory_exponent = (np.polyfit(rows, values, 1)[0] for values in (seconds, megabytes))
     return f"{stage}: {points}, time ~ rows^{time_exponent:.2f}, memory ~ rows^{memory_exponent:.2f}"
+
+
+class _FakeEncoder:
+    """Costs next to nothing: what remains of embedding is the rest of it."""
+
+    embedding_dim = DIM
+
+    def __init__(self) -> None:
+        self._projection = np.random.default_rng(0).standard_normal((3 * 16 * 16, DIM)).astype(np.float32)
+
+    def preprocess(self, image: Image.Image) -> np.ndarray:
+        return np.asarray(image.resize((16, 16)), np.uint8).transpose(2, 0, 1)
+
+    def encode_images(self, batch: np.ndarray) -> np.ndarray:
+        return (batch.reshape(len(batch), -1) / np.float32(255)) @ self._projection
+
+
+def _patches(folder: Folder, rows: int) -> None:
+    """Store 100 photographs of 25 patches, and name them again in every part: pixels cost what they cost."""
+    write_tar(folder.local("photographs.tar"), PART_ROWS // 25)
+    crop = CropConfig(mode="grid", frame_size=SIDE, patch_size=SIDE // 5)
+    config = BuildConfig(source=f"webdataset://{folder.local('photographs.tar')}", crop=crop)
+    builder = DatabaseBuilder(str(folder.local("")), config)
+    with builder.writing(), compute_pool(ComputeConfig(dask="inline")) as pool:
+        builder.ingest(pool)
+        builder.patchify(pool)
+    patches = folder.read_table(patches_path(0))
+    assert patches.num_rows == PART_ROWS
+    for part in range(1, rows // PART_ROWS):
+        folder.write_table(patches_path(part), patches)
+
+
+def _embed(folder: Folder, rows: int) -> None:
+    encoder = cast(Encoder, _FakeEncoder())
+    embed.load_encoder = lambda *args, **kwargs: encoder
+    for part in range(rows // PART_ROWS):
+        embed.embed_part(embed.EmbedTask(folder, part, "fake", "", 64))
 
 
 def _vectors(folder: Folder, rows: int) -> None:
@@ -92,18 +140,20 @@ def _queries(folder: Folder) -> np.ndarray:
 
 
 _NONE = np.zeros(0, np.int64)
+_PREPARED = ("patches", "vectors")
 STAGES: dict[str, Callable[[Folder, int], None]] = {
+    "patches": _patches,
+    "embed": _embed,
     "vectors": _vectors,
     "index": _index,
-    "add 1%": _add,
-    "exact search of 500": _exact,
-    "approximate search of 500": _approximate,
+    "neighbors of 500, exact": _exact,
+    "neighbors of 500, approximate": _approximate,
+    "update: add 1% to the index": _add,
 }
 
 
-def main(stage: str, rows: int, directory: Path) -> None:
+def main(stage: str, rows: int, directory: str) -> None:
     """Measure one stage in this process."""
-    assert DIM == 512
     started = time.perf_counter()
     STAGES[stage](Folder(directory), rows)
     seconds = time.perf_counter() - started
@@ -111,4 +161,4 @@ def main(stage: str, rows: int, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    print(run(tuple(map(int, sys.argv[1:])) or SIZES).replace("; ", "\n"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 
 def has_fast_bfloat16(device_type: str = "cpu") -> bool:
     """Return whether matrix products in bfloat16 are faster than in float32: on accelerators, and on processors with
@@ -13,3 +15,17 @@ def has_fast_bfloat16(device_type: str = "cpu") -> bool:
         return True
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
+@cache
+def has_fast_int8() -> bool:
+    """Return whether matrix products of 8-bit whole numbers are faster than in float32, and exact: on processors with
+    VNNI. Older ones add pairs of products in 16 bits, which overflow.
+    """
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    if not any(capabilities.get(name, False) for name in ("amx_int8", "avx512_vnni")):
+        return False
+    extremes = torch.tensor([[127, 127], [-127, -127], [127, -127]], dtype=torch.int8).repeat(8, 32)
+    return torch.equal(torch.ops.aten._int_mm(extremes, extremes.T), extremes.int() @ extremes.int().T)

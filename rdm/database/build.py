@@ -47,7 +47,7 @@ from rdm.sources.boxes import BoxConfig, Boxes, open_boxes
 from rdm.sources.filters import FilterConfig
 from rdm.sources.imported import imported_listing, is_imported
 from rdm.sources.ingest import IngestTask, ingest_shard
-from rdm.sources.listing import fingerprint
+from rdm.sources.listing import fingerprint, same_source
 from rdm.storage import Folder, Part, Version, VersionStore
 
 
@@ -307,8 +307,10 @@ class DatabaseBuilder:
         encoder = load_encoder(self.config.encoder)
         RetrievalDatabase(self.folder, self.parent).check_encoder(encoder)
         recorded = BuildConfig.model_validate(self.parent.config)
-        fixed = ("crop", "boxes", "filters", "source", "images_per_shard")
+        fixed = ("crop", "boxes", "filters", "images_per_shard")
         differing = [name for name in fixed if getattr(recorded, name) != getattr(self.config, name)]
+        if not same_source(recorded.source, self.config.source):
+            differing.append("source")
         if self.config.precision not in ("auto", self.precision):
             differing.append("precision")
         if differing:

@@ -153,6 +153,21 @@ def open_source(spec: str) -> Source:
     return _SCHEMES[scheme](rest)
 
 
+def same_source(one: str, other: str) -> bool:
+    """Return whether two specifications name the same photographs, wherever their bytes come from.
+
+    A mirror of Open Images holds copies of what the metadata lists, and can be changed.
+    """
+    return _without_mirror(one) == _without_mirror(other)
+
+
+def _without_mirror(spec: str) -> tuple[str, tuple[str, ...]]:
+    base, _, query = spec.partition("?")
+    if not base.startswith("openimages://"):
+        return spec, ()
+    return base, tuple(sorted(option for option in query.split("&") if option and not option.startswith("mirror=")))
+
+
 def _samples(rest: str) -> Source:
     from rdm.sources.samples import SampleSource
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from rdm.errors import SourceError, UsageError
 from rdm.sources import open_source
-from rdm.sources.listing import LISTING_SCHEMA, fingerprint, make_listing, names_picture
+from rdm.sources.listing import LISTING_SCHEMA, fingerprint, make_listing, names_picture, same_source
 
 rows = st.lists(st.tuples(st.text(max_size=5), st.text(max_size=5)), unique_by=lambda row: row[0], max_size=8)
 
@@ -64,3 +64,18 @@ def test_plain_path_gets_a_hint() -> None:
 )
 def test_pictures_are_known_by_name(location: str, expected: bool) -> None:
     assert names_picture(location) is expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("openimages://test?limit=5&mirror=http://a.example", "openimages://test?mirror=http://b.example&limit=5", True),
+        ("openimages://test?mirror=", "openimages://test", True),
+        ("openimages://test?limit=5", "openimages://test?limit=6", False),
+        ("openimages://test?metadata=http://a.example", "openimages://test?metadata=http://b.example", False),
+        ("openimages://test", "openimages://train", False),
+        ("folder:///a?mirror=b", "folder:///a", False),
+    ],
+)
+def test_a_source_is_its_photographs_wherever_their_bytes_come_from(one: str, other: str, same: bool) -> None:
+    assert same_source(one, other) is same

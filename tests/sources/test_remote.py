@@ -20,7 +20,7 @@ from rdm.database.jobs import run_build, update_builder
 from rdm.database.photos import read_photograph
 from rdm.errors import FailureBudgetError
 from rdm.sources import CropConfig, FetchConfig, decode_image
-from rdm.storage import Folder
+from rdm.storage import Folder, VersionStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 INLINE = ComputeConfig(dask="inline")
@@ -136,6 +136,17 @@ def test_open_images_come_from_the_mirror_else_from_the_checked_original(
     turned = read_photograph(Folder(tmp_path / "db"), "00000", 3)
     assert turned.size == (rows[f"{3:016x}"]["width"], rows[f"{3:016x}"]["height"]) == (40, 48)
     np.testing.assert_array_equal(np.asarray(turned), np.rot90(np.asarray(decode_image(encoded(3)))))
+
+
+def test_another_mirror_serves_the_same_database(
+    server: Any, answer: Serve, encoded: Encoded, tmp_path: Path, build: Build, openimages: str
+) -> None:
+    build(openimages, min_success_rate=0.5)
+    before = VersionStore(Folder(tmp_path / "db")).current()
+    server.requests.clear()
+    build(openimages.replace("/bucket", "/elsewhere"), min_success_rate=0.5)
+    assert VersionStore(Folder(tmp_path / "db")).current() == before
+    assert set(server.requests) == {METADATA}
 
 
 def test_dry_run_counts_the_list_and_fetches_no_photograph(server: Any, tmp_path: Path, openimages: str) -> None:
