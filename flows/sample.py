@@ -12,10 +12,9 @@ from prefect.cache_policies import NO_CACHE
 from flows.progress import artifact_progress
 from rdm.database import RetrievalDatabase
 from rdm.report.pages import write_sample_gallery
-from rdm.sampling import SampleSettings, open_model, text_queries
+from rdm.sampling import SampleSettings, check_asked, open_model, proposed_queries, text_queries
 from rdm.sampling import sample as draw
 from rdm.sampling.output import write_samples
-from rdm.sampling.queries import query_set_proposal, unconditional_queries
 
 
 @task(name="draw", cache_policy=NO_CACHE)
@@ -24,13 +23,12 @@ def draw_task(
 ) -> int:
     """Draw and write the pictures; return how many."""
     opened, source = open_model(Path(model)), RetrievalDatabase.open(database)
-    opened.check_database(source)
+    check_asked(opened, source, texts_or_images=bool(texts))
     seeds = list(range(num_seeds))
     if texts:
         pairs = [(query, seed) for query in text_queries(source, texts, settings.k) for seed in seeds]
     else:
-        proposal = query_set_proposal(source, opened.info["queries_digest"]).truncated(top_m)
-        pairs = list(zip(unconditional_queries(source, proposal, seeds, settings.k), seeds, strict=True))
+        pairs = list(zip(proposed_queries(opened, source, seeds, top_m=top_m, k=settings.k), seeds, strict=True))
     samples = draw(opened, source, [query for query, _ in pairs], [seed for _, seed in pairs], settings)
     write_samples(Path(out), samples, opened, source, settings)
     write_sample_gallery(Path(out) / "index.html", samples, source)

@@ -19,7 +19,7 @@ def register(app: App) -> None:
 def sample(
     *,
     model: Annotated[Path, Parameter(help="a `model` folder that `rdm train` wrote")],
-    database: Annotated[str, Parameter(help="the database to look neighbors up in")],
+    database: Annotated[str | None, Parameter(help="where neighbors are looked up; an LDM needs none")] = None,
     out: Annotated[Path, Parameter(help="folder for the pictures")] = Path("samples"),
     text: Annotated[list[str] | None, Parameter(help="query in words; any number of times", negative="")] = None,
     image: Annotated[list[Path] | None, Parameter(help="query as a picture; any number of times", negative="")] = None,
@@ -37,24 +37,23 @@ def sample(
     """
     from rdm.database import RetrievalDatabase
     from rdm.report.pages import write_sample_gallery
-    from rdm.sampling import SampleSettings, image_queries, open_model, text_queries
+    from rdm.sampling import SampleSettings, check_asked, image_queries, open_model, proposed_queries, text_queries
     from rdm.sampling import sample as draw
     from rdm.sampling.output import write_samples
-    from rdm.sampling.queries import load_query_image, query_set_proposal, unconditional_queries
+    from rdm.sampling.queries import load_query_image
 
     if not (text or image or unconditional):
         raise UsageError("nothing to sample", fix='give --text "...", --image FILE or --unconditional')
-    opened, source = open_model(model), RetrievalDatabase.open(database)
-    opened.check_database(source)
+    opened, source = open_model(model), None if database is None else RetrievalDatabase.open(database)
+    check_asked(opened, source, texts_or_images=bool(text or image))
     settings = SampleSettings(k=k, guidance_scale=guidance).with_overrides(set_ or [])
     numbers = parse_seeds(seeds)
-    queries = text_queries(source, text, k) if text else []
-    if image:
+    queries = text_queries(source, text, k) if source and text else []
+    if source and image:
         queries += image_queries(source, [load_query_image(path) for path in image], [str(path) for path in image], k)
     pairs = [(query, seed) for query in queries for seed in numbers]
     if unconditional:
-        proposal = query_set_proposal(source, opened.info["queries_digest"]).truncated(top_m)
-        pairs += zip(unconditional_queries(source, proposal, numbers, k), numbers, strict=True)
+        pairs += zip(proposed_queries(opened, source, numbers, top_m=top_m, k=k), numbers, strict=True)
     samples = draw(opened, source, [query for query, _ in pairs], [seed for _, seed in pairs], settings)
     write_samples(out, samples, opened, source, settings)
     write_sample_gallery(out / "index.html", samples, source)

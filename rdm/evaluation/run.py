@@ -13,17 +13,24 @@ from pydantic import Field
 
 from rdm.config import Config, digest_json
 from rdm.database import RetrievalDatabase
+from rdm.errors import CacheError
 from rdm.evaluation.fid import InceptionFeatures, compare
 from rdm.evaluation.heldout import held_out_losses
 from rdm.progress import tracking
-from rdm.sampling import RetrievalDiffusionModel, SampleSettings, sample
-from rdm.sampling.queries import query_set_proposal, unconditional_queries
+from rdm.sampling import (
+    RetrievalAutoregressionModel,
+    RetrievalModel,
+    SampleSettings,
+    open_model,
+    proposed_queries,
+    sample,
+)
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.storage import Folder
 from rdm.training.latents import LatentData
 
 RESULT = "evaluation.json"
-FORMAT = 2  # of that file; an older one is measured again
+FORMAT = 3  # of that file; an older one is measured again
 
 
 class EvaluationConfig(Config):
@@ -52,9 +59,10 @@ def evaluate_model(inputs: EvaluationInputs, config: EvaluationConfig, out: Path
 
     Raises:
         ModelError: the model cannot be opened.
+        CacheError: the cache is of another first stage or content than the model's.
         EncoderMismatchError: model and database do not belong together.
     """
-    model, database = RetrievalDiffusionModel.open(inputs.model), RetrievalDatabase.open(inputs.database)
+    model, database = open_model(inputs.model), RetrievalDatabase.open(inputs.database)
     model.check_database(database)
     folder = Folder(out)
     key = digest_json(
@@ -71,19 +79,31 @@ def evaluate_model(inputs: EvaluationInputs, config: EvaluationConfig, out: Path
         return found
     result: dict[str, Any] = {"key": key, "config": config.model_dump(mode="json"), "held_out": None}
     if inputs.cache is not None:
-        data = LatentData.open(inputs.cache, inputs.database, model.config, held_out=True)
+        data = LatentData.open(inputs.cache, inputs.database, model.objective, held_out=True)
+        _check_first_stage(model, data)
         result["held_out"] = held_out_losses(model, data, num_draws=config.num_draws, seed=config.seed).summary()
     result["metrics"] = _feature_metrics(model, database, inputs.reference, config)
     folder.write_json(RESULT, result)
     return result
 
 
+def _check_first_stage(model: RetrievalModel, data: LatentData) -> None:
+    found, wanted = data.cache.info["autoencoder_digest"], model.info["autoencoder_digest"]
+    tokens = isinstance(model, RetrievalAutoregressionModel)
+    if found != wanted or (data.cache.content == "indices") != tokens:
+        raise CacheError(
+            f"the cache holds {data.cache.content} of the first stage {found}, the model reads "
+            f"{'indices' if tokens else 'latents'} of {wanted}",
+            where=data.cache.folder.url,
+            fix="give --cache the one that the model was trained on",
+        )
+
+
 def _feature_metrics(
-    model: RetrievalDiffusionModel, database: RetrievalDatabase, reference: QuerySetConfig, config: EvaluationConfig
+    model: RetrievalModel, database: RetrievalDatabase, reference: QuerySetConfig, config: EvaluationConfig
 ) -> list[dict[str, Any]]:
-    proposal = query_set_proposal(database, model.info["queries_digest"]).truncated(config.top_m)
     seeds = [1_000_000 + config.seed + number for number in range(config.num_samples)]
-    queries = unconditional_queries(database, proposal, seeds, config.settings.k)
+    queries = proposed_queries(model, database, seeds, top_m=config.top_m, k=config.settings.k)
     drawn = [item.pixels for item in sample(model, database, queries, seeds, config.settings)]
     inception = InceptionFeatures()
     real = reference_pictures(reference, model.info["resolution"], config.num_reference)

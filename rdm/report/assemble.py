@@ -307,7 +307,7 @@ def _held_out(summary: Mapping[str, Any]) -> HeldOutLoss:
         num_pictures=summary["num_photographs"],
         num_draws=summary["num_draws"],
         conditioning_dropout=summary["conditioning_dropout"],
-        loss_name=LOSS_NAMES[summary["prediction_type"]],
+        loss_name=LOSS_NAMES[summary["loss_kind"]],
         protocol="The three conditions see the same pictures, noise and times. Intervals of the means are "
         "within-picture (Cousineau-Morey): what differs from picture to picture is taken out first. Those of the "
         "differences are plain paired intervals.",

@@ -34,8 +34,9 @@ LOSS_NAMES = {
     "eps": "mean squared error of the predicted noise",
     "v": "mean squared error of v",
     "x0": "mean squared error of the predicted latents",
+    "tokens": "nats per token",
 }
-"""What the loss of each prediction type is called on an axis."""
+"""What each kind of loss is called on an axis."""
 
 
 @dataclass(frozen=True)

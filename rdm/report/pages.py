@@ -18,9 +18,11 @@ from rdm.sampling.pipeline import Sample
 
 
 def neighbors_of(
-    database: RetrievalDatabase, ids: NDArray[np.int64], similarities: NDArray[np.float32]
+    database: RetrievalDatabase | None, ids: NDArray[np.int64], similarities: NDArray[np.float32]
 ) -> tuple[Neighbor, ...]:
-    """Return the pixels of patches with their similarities."""
+    """Return the pixels of patches with their similarities; without a database there are none."""
+    if database is None or len(ids) == 0:
+        return ()
     pixels = [np.asarray(image) for image in database.pixels(ids)]
     return tuple(Neighbor(p, float(s), int(i)) for p, s, i in zip(pixels, similarities, ids, strict=True))
 
@@ -69,7 +71,7 @@ def _place(box: tuple[int, int, int, int], width: int, height: int) -> str:
 
 def sample_groups(
     samples: Sequence[Sample],
-    database: RetrievalDatabase,
+    database: RetrievalDatabase | None,
     guidance_scale: float | None = None,
     query_pixels: dict[str, NDArray[np.uint8]] | None = None,
 ) -> list[SampleGroup]:
@@ -85,7 +87,9 @@ def sample_groups(
     groups = []
     for kind, of_kind in groupby(samples, key=lambda item: item.query.kind):
         if kind == "unconditional":
-            groups.append(SampleGroup(Query("unconditional"), tuple(draw([item]) for item in of_kind), guidance_scale))
+            by_neighbors = groupby(of_kind, key=lambda item: item.query.neighbor_ids.tolist())
+            draws = tuple(draw(list(members)) for _, members in by_neighbors)
+            groups.append(SampleGroup(Query("unconditional"), draws, guidance_scale))
             continue
         for label, members in groupby(of_kind, key=lambda item: item.query.label):
             pixels = (query_pixels or {}).get(label)
@@ -94,7 +98,7 @@ def sample_groups(
     return groups
 
 
-def write_sample_gallery(path: Path, samples: Sequence[Sample], database: RetrievalDatabase) -> None:
+def write_sample_gallery(path: Path, samples: Sequence[Sample], database: RetrievalDatabase | None) -> None:
     """Write pictures beside the neighbors that conditioned them as a page."""
     sections = [GallerySection("Samples", samples=tuple(sample_groups(samples, database)))]
     write_gallery(sections, path, f"{len(samples)} samples")

@@ -7,7 +7,7 @@ from rdm.sampling.model import (
     SampleSettings,
     open_model,
 )
-from rdm.sampling.pipeline import Sample, sample
+from rdm.sampling.pipeline import Sample, check_asked, proposed_queries, sample
 from rdm.sampling.proposal import Proposal
 from rdm.sampling.queries import Query, image_queries, text_queries, unconditional_queries
 
@@ -19,8 +19,10 @@ __all__ = [
     "RetrievalModel",
     "Sample",
     "SampleSettings",
+    "check_asked",
     "image_queries",
     "open_model",
+    "proposed_queries",
     "sample",
     "text_queries",
     "unconditional_queries",

@@ -23,7 +23,7 @@ from rdm.models.denoiser import Denoiser, load_denoiser
 from rdm.models.first_stage import FirstStage, load_autoencoder
 from rdm.models.precision import autocast
 from rdm.models.token_predictor import TokenPredictor, load_token_predictor
-from rdm.training.latents import ConditioningConfig
+from rdm.training.latents import ConditioningConfig, RetrievalConfig
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
 
@@ -53,8 +53,13 @@ class RetrievalModel(ABC):
 
     @property
     @abstractmethod
+    def objective(self) -> RetrievalConfig:
+        """What the network was trained for."""
+
+    @property
     def conditioning(self) -> ConditioningConfig:
         """How neighbors became context in training."""
+        return self.objective.conditioning
 
     @property
     def unconditional(self) -> bool:
@@ -75,11 +80,15 @@ class RetrievalModel(ABC):
     def draw(self, context: Context, seeds: Sequence[int], settings: SampleSettings) -> Tensor:
         """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context."""
 
+    def effective(self, settings: SampleSettings) -> SampleSettings:
+        """Return the settings as they act: without neighbors there is nothing to be guided towards."""
+        return settings.model_copy(update={"guidance_scale": 1.0}) if self.unconditional else settings
+
     def check_database(self, database: RetrievalDatabase) -> None:
         """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the model was trained
-        with.
+        with. Any database will do for a model that reads no neighbors.
         """
-        if database.encoder_digest != self.info["encoder_digest"]:
+        if not self.unconditional and database.encoder_digest != self.info["encoder_digest"]:
             raise EncoderMismatchError(
                 f"the model was trained with embeddings of {self.info['encoder']} {self.info['encoder_digest']}, the "
                 f"database holds those of {database.encoder_name} {database.encoder_digest}",
@@ -110,9 +119,9 @@ class RetrievalDiffusionModel(RetrievalModel):
         return cls(directory, info, first_stage, config, denoiser, config.head().to(device))
 
     @property
-    def conditioning(self) -> ConditioningConfig:
+    def objective(self) -> RetrievalConfig:
         """See RetrievalModel."""
-        return self.config.conditioning
+        return self.config
 
     @property
     def context_dim(self) -> int:
@@ -165,9 +174,9 @@ class RetrievalAutoregressionModel(RetrievalModel):
         return cls(directory, info, _open_first_stage(info), config, predictor)
 
     @property
-    def conditioning(self) -> ConditioningConfig:
+    def objective(self) -> RetrievalConfig:
         """See RetrievalModel."""
-        return self.config.conditioning
+        return self.config
 
     @property
     def context_dim(self) -> int:

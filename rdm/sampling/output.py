@@ -23,7 +23,7 @@ def write_samples(
     out: Path,
     samples: Sequence[Sample],
     model: RetrievalModel,
-    database: RetrievalDatabase,
+    database: RetrievalDatabase | None,
     settings: SampleSettings,
 ) -> None:
     """Write `00000.png`, ... and, last, `samples.json` with the provenance of each."""

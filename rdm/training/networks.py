@@ -43,13 +43,15 @@ def checkpoint_activations(network: Any) -> None:
     """Let a network of diffusers or of transformers compute its activations again in the backward pass."""
     if hasattr(network, "enable_gradient_checkpointing"):
         network.enable_gradient_checkpointing()
-    else:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
+    elif hasattr(network, "activation_checkpointing_enable"):
+        network.activation_checkpointing_enable()
+    else:  # the name in earlier versions of transformers
+        network.gradient_checkpointing_enable()
 
 
 def networks_of(module: nn.Module) -> list[nn.Module]:
     """Return the networks of diffusers or transformers that a module is or holds, none of them inside another."""
-    if hasattr(module, "enable_gradient_checkpointing") or hasattr(module, "gradient_checkpointing_enable"):
+    if hasattr(module, "enable_gradient_checkpointing") or hasattr(module, "activation_checkpointing_enable"):
         return [module]
     return [network for child in module.children() for network in networks_of(child)]
 
