@@ -75,7 +75,7 @@ def update_database(
 
 def _tell(root: str, untold: News) -> dict[str, Any]:
     """Publish what changed, and let what depends on the database start: of this run, or of one that was killed."""
-    changes = publish_changes(root, untold.since) if untold.is_readable else {}
+    changes = publish_changes(root, untold.since) if untold.since else {}
     emit_event(
         UPDATED_EVENT,
         resource={"prefect.resource.id": f"rdm.database.{root}"},

@@ -26,12 +26,12 @@ def verify_database(root: str, since: int | None = None) -> dict[str, Any]:
 
     Args:
         root: folder of the database.
-        since: an older version, such as the one before an update: what it has too is not read again.
+        since: an older version, such as the one before an update: what it has too is not read again. 0: all is.
     """
     version = RetrievalDatabase.open(root).version.number
     with artifact_progress():
         findings = verify_task(root, since)
-    about = f"version {version} of {root}" + (f", what is new since version {since}" if since is not None else "")
+    about = f"version {version} of {root}" + (f", what is new since version {since}" if since else "")
     table = [{"finding": finding} for finding in findings or ["all is well"]]
     create_table_artifact(key="verification", table=table, description=about)
     require_sound(root, findings)

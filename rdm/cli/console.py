@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from rdm.config import format_bytes
 from rdm.progress import progress_to
 
 JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object instead of a table")]
@@ -83,13 +84,13 @@ def error_console() -> Console:
 
 
 def show(result: Mapping[str, Any], *, as_json: bool, title: str = "") -> None:
-    """Print a result: one JSON object, or a two-column table."""
+    """Print a result: one JSON object, or a two-column table, in which a mapping has a line for each entry."""
     if as_json:
         sys.stdout.write(json.dumps(result, indent=1, default=str) + "\n")
         return
     table = Table(title=title or None, show_header=False, box=None, title_justify="left")
     for name, value in result.items():
-        table.add_row(name.replace("_", " "), _plain(value))
+        table.add_row(name.replace("_", " "), _lines(value) if isinstance(value, dict) else _named(name, value))
     Console().print(table)
 
 
@@ -101,11 +102,24 @@ def show_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str 
     Console().print(table)
 
 
+def _lines(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"{name.replace('_', ' ')}: {_named(name, value)}" for name, value in values.items()) or "none"
+
+
+def _named(name: str, value: Any) -> str:
+    """Return a value as text; sizes in bytes get a unit."""
+    return format_bytes(value) if name.endswith("bytes") and isinstance(value, int) else _plain(value)
+
+
 def _plain(value: Any) -> str:
+    if value is None:
+        return "not known"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(_plain(inner) for inner in value)
+        return ", ".join(_plain(inner) for inner in value) or "none"
     return str(value)

@@ -27,14 +27,13 @@ class Announcement(Config):
 
 @dataclass(frozen=True)
 class News:
-    """What was not announced yet: the version that was, the current one, and how many patches came and went."""
+    """What was not announced yet: how many patches came and went up to the current version."""
 
     since: int
+    """The version that was announced last; 0: it cannot be read any more, since a compaction dropped it."""
     version: int
     patches_added: int
     patches_removed: int
-    is_readable: bool
-    """Whether the earlier version can still be read, to compare the two; a compaction drops it."""
 
 
 def announce(folder: Folder, version: Version | None = None) -> None:
@@ -64,7 +63,8 @@ def news(folder: Folder) -> News | None:
     added, deleted = now.next_patch_id - before.next_patch_id, now.num_deleted - before.num_deleted
     if not added and not deleted:
         return None
-    return News(before.version, version.number, added, deleted, before.version in store.numbers())
+    since = before.version if before.version in store.numbers() else 0
+    return News(since, version.number, added, deleted)
 
 
 def _noted(folder: Folder) -> Announcement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,14 +16,17 @@ from PIL import Image
 
 from rdm.database.index import approximate_candidates, index_place, open_index
 from rdm.database.parts import gather, open_embeddings
+from rdm.database.patches import PATCH_SCHEMA
 from rdm.database.photos import iterate_patches, read_photograph
 from rdm.database.search import blocks_of, canonical_similarities, exact_search, quantize, rank
 from rdm.encoders import Encoder, load_encoder
 from rdm.errors import DatabaseError, EncoderMismatchError
 from rdm.sources.imported import is_imported
 from rdm.storage import Folder, Version, VersionStore
+from rdm.storage.files import read_error
 
 logger = logging.getLogger(__name__)
+_METADATA = ("image_path", "url", "author", "license", "norm")
 
 
 @dataclass(frozen=True)
@@ -180,14 +184,21 @@ class RetrievalDatabase:
         for part in np.unique(owner) if len(flat) else [0]:  # no ids: no rows, but the same columns
             rows = np.flatnonzero(owner == part)
             local = flat[rows] - self.parts[part][0]
-            left = self.folder.read_table(patches[part].path).take(local)
-            right = self.folder.read_table(metadata[part].path).take(local)
-            for column in ("image_path", "url", "author", "license", "norm"):
+            left = self._table(patches[part].path, PATCH_SCHEMA.names).take(local)
+            right = self._table(metadata[part].path, _METADATA).take(local)
+            for column in _METADATA:
                 left = left.append_column(column, right.column(column))
             tables.append(left)
             positions.append(rows)
         order = np.argsort(np.concatenate(positions), kind="stable")
         return pa.concat_tables(tables).take(order)
+
+    def _table(self, path: str, required: Sequence[str]) -> pa.Table:
+        """Return all columns of a Parquet part; one that lacks a required column is damaged."""
+        table = self.folder.read_table(path)
+        if missing := set(required) - set(table.column_names):
+            raise read_error(ValueError(f"it has no column {min(missing)}"), self.folder.describe(path))
+        return table
 
     def records(self, patch_ids: NDArray[np.integer]) -> list[PatchRecord]:
         """Return what is known of each patch; a deleted one is a DatabaseError."""

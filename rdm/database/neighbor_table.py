@@ -6,6 +6,8 @@ commits repaired ones together with the patches that it adds and deletes.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -17,7 +19,7 @@ from pydantic import Field
 
 from rdm.config import Config
 from rdm.database.exclusion import Lookup, Neighbors, no_neighbors, padded_lists, variable_lists
-from rdm.errors import DatabaseError
+from rdm.errors import DatabaseError, StorageError
 from rdm.sources import QuerySetConfig
 from rdm.storage import Folder, Part, Version, VersionStore
 
@@ -83,11 +85,7 @@ class NeighborTable:
                 where=folder.url,
                 fix=f"rdm neighbors build --root {folder.url} --queries SPEC --name {name}",
             )
-        described = [part.path for part in self.parts if part.kind == "queryset"]
-        self.info: dict[str, Any] = {
-            "database_version": version.number,
-            **folder.read_json(described[0] if described else _older_description(name)),
-        }
+        self.info: dict[str, Any] = {"database_version": version.number, **_description(folder, name, self.parts)}
 
     @cached_property
     def config(self) -> NeighborConfig:
@@ -206,6 +204,21 @@ def table_facts(shards: Sequence[dict[str, Any]], num_queries: int) -> dict[str,
 def _fixed_lists(values: NDArray[Any]) -> pa.Array:
     """Return the rows of an array [N, k] as lists of fixed size."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def _description(folder: Folder, name: str, parts: Sequence[Part]) -> dict[str, Any]:
+    """Return what `queryset.json` says of a table; one whose digest is not the recorded one is a StorageError."""
+    described = [part for part in parts if part.kind == "queryset"]
+    if not described:
+        return folder.read_json(_older_description(name))
+    data = folder.read_bytes(described[0].path)
+    if hashlib.sha256(data).hexdigest() != described[0].sha256:
+        raise StorageError(
+            "the description of a query set is damaged",
+            where=folder.describe(described[0].path),
+            fix="restore the file from a copy; `rdm database verify` names every part that broke",
+        )
+    return json.loads(data)
 
 
 def _older_description(name: str) -> str:

@@ -39,13 +39,13 @@ def verify_database(root: str, *, since: int | None = None) -> list[str]:
 
     Args:
         root: folder or URL of the database.
-        since: an older version: what it has too is taken to be whole, and not read again.
+        since: an older version: what it has too is taken to be whole and not read again. None, 0: everything is read.
 
     Raises:
         DatabaseError: the root is no database at all, or has no such version.
     """
     database = RetrievalDatabase.open(root)
-    trusted = VersionStore(database.folder).require(since).parts if since is not None else []
+    trusted = VersionStore(database.folder).require(since).parts if since else []
     new = [part for part in database.version.parts if part not in trusted]
     findings: list[str] = []
     with tracking("verify", len(new), "parts") as tracker:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -129,6 +130,7 @@ def main(root: Path, count: int, seed: int) -> None:
         kind = name.split("/")[0] + "/*." + name.rpartition(".")[2]
         outcomes.setdefault(kind, Counter()).update(f"{use}: {result[:25]}" for use, result in results.items())
         wrong += [f"{number} {name} {damage} {use}: {result}" for use, result in results.items() if "WRONG" in result]
+    signal.alarm(0)
     sys.stdout.write(json.dumps({"cases": count, "outcomes": outcomes}) + "\n")
     sys.exit("\n".join(wrong) or 0)
 

@@ -173,3 +173,4 @@ if __name__ == "__main__":
     limit(MEMORY_BYTES)
     for kind, outcomes in everything(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])):
         sys.stdout.write(json.dumps([kind, outcomes]) + "\n")
+    signal.alarm(0)

@@ -143,3 +143,16 @@ def test_missing_or_truncated_part_is_an_error_for_the_user(damaged: Path, name:
     with pytest.raises((StorageError, DatabaseError)):  # noqa: PT012
         ids, _ = database.search_vectors(np.ones((1, 16)) / 4, 5)
         database.pixels(np.concatenate([ids[0], np.arange(12)]))
+
+
+@pytest.mark.parametrize(("kind", "column"), [("patches", "patch_id"), ("patches", "x1"), ("metadata", "author")])
+def test_part_that_lost_a_column_is_named(built: Path, tmp_path: Path, kind: str, column: str) -> None:
+    """A Parquet footer has no checksum: a flipped bit may rename a column."""
+    shutil.copytree(built / "db", tmp_path / "db")
+    opened = RetrievalDatabase.open(str(tmp_path / "db"))
+    path = opened.version.parts_of(kind)[0].path
+    table = opened.folder.read_table(path)
+    opened.folder.write_table(path, table.rename_columns({column: "q"}))
+    with pytest.raises(StorageError, match=f"no column {column}") as caught:
+        opened.records(np.array([0]))
+    assert caught.value.where.endswith(path)

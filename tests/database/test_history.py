@@ -151,7 +151,7 @@ def test_news_outlive_a_compaction_that_drops_the_version_before(tabled: Any) ->
     found = news(Folder(tabled.root))
     assert found is not None
     deleted = len(VersionStore(Folder(tabled.root)).require().tombstones)
-    assert (found.is_readable, found.patches_added, found.patches_removed) == (False, 0, deleted)
+    assert (found.since, found.patches_added, found.patches_removed) == (0, 0, deleted)
 
 
 def test_nothing_is_news_of_a_database_that_was_never_announced(tabled: Any) -> None:

@@ -1,4 +1,4 @@
-"""A reader in a process of its own, beside fifty updates: every answer is that of one version, whole."""
+"""Readers beside fifty updates: every answer is that of one version, whole, and who opened one keeps it to the end."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ while True:
 """
 
 
-def answer_of(root: Path, queries: np.ndarray) -> list[Any]:
-    database = RetrievalDatabase.open(str(root))
+def answer_of(database: RetrievalDatabase, queries: np.ndarray) -> list[Any]:
     exact, approximate = (database.search_vectors(queries, K, exact=exact)[0] for exact in (True, False))
     images = database.patch_rows(exact.ravel())["image_id"].to_pylist()
     return [database.version.number, exact.tolist(), approximate.tolist(), images]
@@ -47,12 +46,13 @@ def answer_of(root: Path, queries: np.ndarray) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_reader_beside_fifty_updates_always_sees_exactly_one_version(
+def test_readers_beside_fifty_updates_always_see_exactly_one_version(
     living_root: Path, tmp_path: Path, encoded: Callable[..., bytes]
 ) -> None:
-    queries = np.array(RetrievalDatabase.open(str(living_root)).parts[0][1][:4])
+    pinned = RetrievalDatabase.open(str(living_root))
+    queries = np.array(pinned.parts[0][1][:4])
     np.save(tmp_path / "queries.npy", queries)
-    expected = {1: answer_of(living_root, queries)}
+    expected = {1: answer_of(pinned, queries)}
     answers_path = tmp_path / "answers.jsonl"
     with open(answers_path, "wb") as output:
         reader = subprocess.Popen(
@@ -67,7 +67,8 @@ def test_reader_beside_fifty_updates_always_sees_exactly_one_version(
             (photos / f"q{number:02d}.jpg").write_bytes(encoded(200 + number))
             min(photos.iterdir()).unlink()
             run_build(update_builder(str(living_root)), ComputeConfig(dask="inline"))
-            answer = answer_of(living_root, queries)
+            assert answer_of(pinned, queries) == expected[1]
+            answer = answer_of(RetrievalDatabase.open(str(living_root)), queries)
             expected[answer[0]] = answer
         wait_for_answers(answers_path, NUM_UPDATES)
     finally:

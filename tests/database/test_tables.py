@@ -12,7 +12,7 @@ import pytest
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.database.changes import Removal
 from rdm.database.verify import verify_database
-from rdm.errors import DatabaseError
+from rdm.errors import DatabaseError, StorageError
 from rdm.sampling.proposal import Proposal
 from rdm.sampling.queries import query_set_proposal
 from rdm.storage import Folder, VersionStore
@@ -160,3 +160,12 @@ def test_update_that_would_leave_too_few_patches_for_a_table_says_what_to_do(tab
         tabled.update(Removal(frozenset(f"p{number:02d}.jpg" for number in range(11))))
     assert "rdm neighbors build" in caught.value.fix
     assert VersionStore(Folder(tabled.root)).require().number == 3
+
+
+def test_damaged_description_of_a_table_is_named_though_it_is_json(tabled: Any) -> None:
+    folder = Folder(tabled.root)
+    (path,) = (part.path for part in NeighborTable(folder, "train").parts if part.kind == "queryset")
+    (tabled.root / path).write_bytes((tabled.root / path).read_bytes().replace(b'"queries"', b'"queriEs"', 1))
+    with pytest.raises(StorageError, match="description of a query set is damaged") as caught:
+        NeighborTable(folder, "train")
+    assert caught.value.where.endswith(path)

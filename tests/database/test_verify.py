@@ -257,6 +257,7 @@ def test_only_what_is_new_since_a_version_is_read(root: Path) -> None:
     assert verify_database(str(root), since=1) == []
     flip_bit(root / TABLE)
     assert verify_database(str(root), since=1) == [f"{TABLE} differs from its recorded digest"]
+    assert len(verify_database(str(root), since=0)) == 2
 
 
 def test_folder_that_is_no_database_is_an_error(tmp_path: Path) -> None:
