@@ -83,9 +83,10 @@ class _FakeEncoder:
 
 def _patches(folder: Folder, rows: int) -> None:
     """Store 100 photographs of 25 patches, and name them again in every part: pixels cost what they cost."""
-    write_tar(folder.local("photographs.tar"), PART_ROWS // 25)
+    tar = folder.local("").parent / "photographs.tar"
+    write_tar(tar, PART_ROWS // 25)
     crop = CropConfig(mode="grid", frame_size=SIDE, patch_size=SIDE // 5)
-    config = BuildConfig(source=f"webdataset://{folder.local('photographs.tar')}", crop=crop)
+    config = BuildConfig(source=f"webdataset://{tar}", crop=crop)
     builder = DatabaseBuilder(str(folder.local("")), config)
     with builder.writing(), compute_pool(ComputeConfig(dask="inline")) as pool:
         builder.ingest(pool)
@@ -154,6 +155,7 @@ STAGES: dict[str, Callable[[Folder, int], None]] = {
 
 def main(stage: str, rows: int, directory: str) -> None:
     """Measure one stage in this process."""
+    Path(directory).mkdir(exist_ok=True)
     started = time.perf_counter()
     STAGES[stage](Folder(directory), rows)
     seconds = time.perf_counter() - started

@@ -127,7 +127,7 @@ class Folder:
     def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """Return a Parquet file's table; a damaged one, or one without a column asked for, raises StorageError."""
         try:
-            with self._resolved[0].open(self.path(relative), "rb") as file:
+            with self._native_file(relative) as file:
                 table = pq.read_table(file, columns=columns, page_checksum_verification=True)
             table.validate(full=True)
             if missing := set(columns or ()) - set(table.column_names):
@@ -135,6 +135,14 @@ class Folder:
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise read_error(error, self.describe(relative)) from error
         return table
+
+    def _native_file(self, relative: str) -> pa.NativeFile:
+        """Open a file for pyarrow's threads. They may outlive the reading: an object of Python's, whose last owner they
+        can be, would need the interpreter while it ends, and the process would be aborted.
+        """
+        if self.is_local:
+            return pa.OSFile(self.path(relative), "rb")
+        return pa.BufferReader(self._resolved[0].cat_file(self.path(relative)))
 
     def read_array(self, relative: str) -> NDArray[Any]:
         """Return an npy file's array, memory-mapped; a missing, truncated or pickled one raises StorageError."""
