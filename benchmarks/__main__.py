@@ -10,6 +10,7 @@ BENCHMARKS = (
     "exact_neighbors",
     "jpeg_tars",
     "latent_loader",
+    "token_sampling",
     "training_overhead",
     "two_ranks",
     "zero_memory",
