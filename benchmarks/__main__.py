@@ -12,6 +12,7 @@ BENCHMARKS = (
     "latent_loader",
     "neighbor_vectors",
     "prefetch",
+    "token_sampling",
     "training_overhead",
     "two_ranks",
     "zero_memory",

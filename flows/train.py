@@ -14,7 +14,7 @@ from flows.training_artifacts import TrainingArtifacts
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.compute.shards import Pool
 from rdm.database.neighbors import build_neighbors
-from rdm.training.cache import build_cache
+from rdm.training.cache import CacheConfig, build_cache
 from rdm.training.cluster import REMOTE_SHELL, Cluster
 from rdm.training.launch import run_training
 from rdm.training.presets import cache_config, neighbor_config
@@ -33,9 +33,9 @@ def neighbors_task(database: str, queries: str, name: str, pool: Pool) -> dict[s
 
 
 @task(name="cache", cache_policy=NO_CACHE)
-def cache_task(queries: str, out: str, pool: Pool) -> dict[str, Any]:
+def cache_task(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     """Encode the query set into latents."""
-    return {"num_latents": build_cache(out, cache_config(queries), pool)["num_latents"]}
+    return {"num_latents": build_cache(out, config, pool)["num_latents"]}
 
 
 @task(name="train", cache_policy=NO_CACHE)
@@ -62,6 +62,8 @@ def train(
     master_address: str | None = None,
     remote_shell: str = REMOTE_SHELL,
     retries: int = 1,
+    autoencoder: str = "assets://autoencoder-kl-f4",
+    cache_overrides: list[str] | None = None,
 ) -> dict[str, Any]:
     """Prepare neighbors and latents of a query set where they are missing, and train on them.
 
@@ -79,8 +81,11 @@ def train(
         master_address: where the other machines reach the first one; by default its name.
         remote_shell: how a command is run on a machine.
         retries: how often a job that failed is started again; it resumes from the last checkpoint.
+        autoencoder: first stage of the latents.
+        cache_overrides: settings of the latents as `key=value`, such as `content=indices` for RARM.
     """
     config = recipe_config(recipe).with_overrides(overrides or [])
+    latents = cache_config(queries, autoencoder).with_overrides(cache_overrides or [])
     cluster = Cluster.from_hostfile(Path(hostfile), master_address, remote_shell) if hostfile else Cluster()
     log = StageLog(stage_log or f"{out}/stages")
     with artifact_progress():
@@ -88,7 +93,7 @@ def train(
             with log.stage("neighbors") as facts:
                 facts.update(neighbors_task(database, queries, name, pool))
             with log.stage("cache") as facts:
-                facts.update(cache_task(queries, cache, pool))
+                facts.update(cache_task(cache, latents, pool))
         with log.stage("train") as facts:
             job = train_task.with_options(retries=retries)
             result = job(config, TrainInputs(out=out, cache=cache, database=database), cluster)

@@ -55,6 +55,26 @@ def test_one_by_one_gives_the_logits_of_one_pass(predictor):
     assert torch.allclose(torch.stack(steps, dim=1), predictor(given, neighbors()), atol=1e-5)
 
 
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+def test_kept_keys_and_values_draw_the_tokens_of_whole_passes(predictor, guidance_scale):
+    def begin(context: Context):
+        drawn: list[torch.Tensor] = []
+
+        def advance(token: torch.Tensor | None) -> torch.Tensor:
+            drawn.extend([] if token is None else [token])
+            assert context.tokens is not None
+            so_far = torch.stack(drawn, dim=1) if drawn else torch.zeros(len(context.tokens), 0, dtype=torch.int64)
+            return predictor(so_far, context)[:, -1]
+
+        return advance
+
+    options = {"length": 9, "seeds": range(8), "guidance_scale": guidance_scale}
+    kept = autoregressive_sample(predictor.begin, neighbors(batch=8), **options)
+    anew = autoregressive_sample(begin, neighbors(batch=8), **options)
+    assert torch.equal(kept[0], anew[0])
+    assert torch.allclose(kept[1], anew[1], atol=1e-4)
+
+
 @torch.no_grad()
 def test_neighbors_are_a_set_and_matter(predictor):
     context = neighbors().tokens
@@ -92,6 +112,22 @@ def test_a_saved_predictor_opens_with_the_same_bits(predictor, tmp_path):
 def test_an_empty_folder_is_no_predictor(tmp_path):
     with pytest.raises(ModelError, match="cannot be opened"):
         load_token_predictor(tmp_path, CONFIG)
+
+
+def test_the_official_network_has_other_layers_and_more_parameters():
+    width, inner, tokens = 768, 3072, 16384
+    attention = 4 * width * width + width  # no biases but that of the output
+    cross_attention = 2 * width * width + 2 * 512 * width + width
+    gated = width * 2 * inner + 2 * inner + inner * width + width
+    layer = attention + cross_attention + gated + 3 * 2 * width
+    head = tokens * width + tokens
+    official = tokens * width + 256 * width + 18 * layer + 2 * width + head
+    assert official == 230_874_112
+    with torch.device("meta"):
+        ours = num_parameters(build_token_predictor(rarm_imagenet_predictor()))
+    gates, wider = 18 * (width * inner + inner), 7_554_048 + width
+    assert official - ours == gates + head - wider == 47_567_104
+    assert ours == 183_307_008
 
 
 def test_the_official_sizes_in_gpt2s_layers():

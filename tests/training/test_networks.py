@@ -34,6 +34,11 @@ PREDICTOR = RetrievalAutoregressionConfig(
 OBJECTIVES = {"denoiser": DENOISER, "predictor": PREDICTOR}
 
 
+def config_with(objective: RetrievalDiffusionConfig | RetrievalAutoregressionConfig, settings: dict[str, bool]):
+    fixed = {"recipe": "heads", "objective": objective, "max_steps": 1, "batch_size": 2, "learning_rate": 1e-3}
+    return TrainConfig.model_validate({**fixed, **settings})
+
+
 def inputs(kind: str) -> tuple[Tensor | Context, ...]:
     draw = torch.Generator().manual_seed(2)
     context = Context(tokens=torch.randn(2, 4, 12, generator=draw))
@@ -48,10 +53,7 @@ def prepared(kind: str, **settings: bool) -> tuple[nn.Module, Tensor]:
     case = training_case(OBJECTIVES[kind], 2)
     assert case is not None
     network, _ = case
-    config = TrainConfig(
-        recipe="test", objective=OBJECTIVES[kind], max_steps=1, batch_size=2, learning_rate=1e-3, **settings
-    )
-    prepare_networks(networks_of(network), config)
+    prepare_networks(networks_of(network), config_with(OBJECTIVES[kind], settings))
     torch.manual_seed(1)  # of the dropout, which a block that is computed again must draw again
     output = network(*inputs(kind))
     output.square().mean().backward()
@@ -96,8 +98,6 @@ def test_channels_last_is_refused_where_there_are_no_convolutions():
 
 
 def test_settings_are_refused_where_there_are_no_networks():
-    config = TrainConfig(
-        recipe="heads", objective=DENOISER, max_steps=1, batch_size=2, learning_rate=1e-3, compile=True
-    )
+    config = config_with(DENOISER, {"compile": True})
     with pytest.raises(TrainingError, match="heads does not offer compile"):
         prepare_networks([], config)

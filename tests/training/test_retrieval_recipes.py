@@ -106,14 +106,11 @@ def test_a_rarm_draws_grids(rarm):
     assert sorted(path.name for path in (rarm / "grids").iterdir()) == ["step-00000010.png", "step-00000024.png"]
 
 
-@pytest.mark.parametrize("setting", ["activation_checkpointing=true", "objective.predictor.dropout=0.0"])
-def test_a_rarm_learns_the_same_however_activations_are_kept(prepared, token_cache, tmp_path, setting):
-    short = RARM.with_overrides(["max_steps=4", "precision=fp32", "objective.predictor.dropout=0.0", setting])
-    run_training(short, TrainInputs(out=str(tmp_path / "a"), cache=token_cache, database=prepared.database))
-    plain = RARM.with_overrides(["max_steps=4", "precision=fp32", "objective.predictor.dropout=0.0"])
-    run_training(plain, TrainInputs(out=str(tmp_path / "b"), cache=token_cache, database=prepared.database))
-    losses = [[row["loss"] for row in read_stats(tmp_path / name)] for name in ("a", "b")]
-    assert np.allclose(*losses, rtol=1e-4)
+def test_a_rarm_learns_the_same_with_checkpointed_activations(rarm, prepared, token_cache, tmp_path):
+    config = RARM.with_overrides(["activation_checkpointing=true"])
+    run_training(config, TrainInputs(out=str(tmp_path / "run"), cache=token_cache, database=prepared.database))
+    losses, expected = ([row["loss"] for row in read_stats(run)] for run in (tmp_path / "run", rarm))
+    assert np.allclose(losses, expected, rtol=1e-3)
 
 
 def test_a_rarm_samples_by_text_and_unconditionally(rarm, prepared, tmp_path):
