@@ -190,8 +190,8 @@ def load_autoencoder(name_or_dir: str) -> FirstStage:
     """Open a first stage.
 
     Args:
-        name_or_dir: `assets://autoencoder-kl-f4`, or a directory in the layout of diffusers' `AutoencoderKL`
-            or `VQModel` (`config.json` and `diffusion_pytorch_model.safetensors`).
+        name_or_dir: `assets://autoencoder-kl-f4`, `assets://autoencoder-vq-f4`, or a directory in the layout of
+            diffusers' `AutoencoderKL` or `VQModel` (`config.json` and `diffusion_pytorch_model.safetensors`).
 
     Raises:
         ModelError: it does not exist, is neither of the two, has no safetensors weights, or is damaged.
@@ -246,7 +246,7 @@ def _check_directory(directory: Path) -> str:
         raise ModelError(
             "there is no autoencoder here",
             where=directory,
-            fix="name assets://autoencoder-kl-f4, or the folder of a diffusers AutoencoderKL or VQModel",
+            fix="name assets://autoencoder-kl-f4 or -vq-f4, or the folder of a diffusers AutoencoderKL or VQModel",
         )
     try:
         kind = json.loads(config.read_text(encoding="utf-8"))["_class_name"]

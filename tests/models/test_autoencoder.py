@@ -12,8 +12,10 @@ from torch import Tensor
 from rdm.errors import ModelError
 from rdm.models.autoencoder import AutoencoderConfig, autoencoder_kl_f4_lite, build_autoencoder, official_autoencoder
 from rdm.models.first_stage import FirstStage, load_autoencoder, to_signed
+from rdm.models.token_predictor import TokenPredictorConfig
 
 ASSET = "assets://autoencoder-kl-f4"
+VQ_ASSET = "assets://autoencoder-vq-f4"
 
 
 def small() -> AutoencoderConfig:
@@ -208,15 +210,27 @@ def test_preset_kl_f4_has_55_million_parameters() -> None:
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 1) == 55.3
 
 
-def test_embedded_first_stage_has_the_shape_of_its_preset() -> None:
-    stage = load_autoencoder(ASSET)
+@pytest.mark.parametrize("asset", [ASSET, VQ_ASSET])
+def test_embedded_first_stage_has_the_shape_of_its_preset(asset: str) -> None:
+    stage = load_autoencoder(asset)
     preset = autoencoder_kl_f4_lite()
     assert (stage.factor, stage.latent_channels) == (preset.factor, preset.latent_channels) == (4, 4)
 
 
-def test_embedded_first_stage_keeps_a_smooth_picture() -> None:
+@pytest.mark.parametrize(("asset", "least_db"), [(ASSET, 28), (VQ_ASSET, 24)])
+def test_embedded_first_stage_keeps_a_smooth_picture(asset: str, least_db: float) -> None:
     ramp = torch.linspace(0, 255, 64).to(torch.uint8)
     image = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.full((64, 64), 99).byte()])[None]
-    stage = load_autoencoder(ASSET)
+    stage = load_autoencoder(asset)
     error = (stage.decode(stage.encode(image)) - to_signed(image)).square().mean() / 4
-    assert -10 * torch.log10(error) > 28
+    assert -10 * torch.log10(error) > least_db
+
+
+def test_embedded_vq_first_stage_speaks_rarms_default_vocabulary() -> None:
+    stage, tokens = load_autoencoder(VQ_ASSET), TokenPredictorConfig()
+    assert stage.codebook is not None
+    assert len(stage.codebook) == tokens.codebook_size
+    indices = stage.encode_indices(pictures(side=64))
+    assert indices.shape == (2, tokens.side, tokens.side)
+    images = stage.decode_indices(indices)
+    assert torch.allclose(images, stage.decode(stage.encode(pictures(side=64))), atol=1e-5)
