@@ -44,7 +44,7 @@ def ids_of_crops(table: NeighborTable, stem: str, keys: list[str]) -> NDArray[np
     stored, ids, _ = table.shard(stem)
     place = {key: row for row, key in enumerate(stored)}
     try:
-        return ids[[place[key] for key in keys]].reshape(len(keys), -1)
+        return ids[[place[key] for key in keys]]
     except KeyError as error:
         raise CacheError(
             f"the crop {error} has no neighbors",
