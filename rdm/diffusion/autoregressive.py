@@ -118,7 +118,8 @@ def kept_log_probs(logits: Tensor, settings: DrawSettings) -> Tensor:
     if settings.temperature == 0:
         best = logits.argmax(1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter(1, best, 0.0)
-    scaled = logits / settings.temperature
+    # Less the greatest, which changes no probability: a quotient by the smallest temperatures would be infinite.
+    scaled = (logits - logits.amax(1, keepdim=True)) / settings.temperature
     ordered, order = scaled.sort(dim=1, descending=True, stable=True)
     if settings.top_k is not None:
         ordered[:, settings.top_k :] = -torch.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -55,6 +56,12 @@ def _with_ids(ids: Callable[[np.ndarray], np.ndarray]) -> Callable[[pa.Table], p
         return table.set_column(place, "neighbor_ids", lists)
 
     return change
+
+
+def _replace_text(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
 def _open(cache: object, database: object, recipe: TrainConfig) -> LatentData:
@@ -148,6 +155,11 @@ def test_neighbors_that_were_looked_up_with_another_encoder_are_refused(prepared
     folder = Folder(str(own_database))
     part = next(part for part in NeighborTable(folder, "train").parts if part.kind == "queryset")
     folder.write_json(part.path, {**folder.read_json(part.path), "encoder_digest": "0" * 16})
+    version = folder.read_json("manifest.json")["current"]
+    before = hashlib.sha256(folder.read_bytes(version)).hexdigest()
+    _replace_text(own_database / version, part.sha256, hashlib.sha256(folder.read_bytes(part.path)).hexdigest())
+    after = hashlib.sha256(folder.read_bytes(version)).hexdigest()
+    _replace_text(own_database / "manifest.json", before, after)
     with pytest.raises(DatabaseError, match="looked up with another encoder"):
         _open(prepared.cache, own_database, tiny_recipe)
 
@@ -160,7 +172,7 @@ def test_embeddings_of_another_length_than_the_network_reads_are_refused(prepare
 
 def test_latents_of_another_size_than_the_network_samples_are_refused(prepared, tiny_recipe):
     config = tiny_recipe.with_overrides(["objective.denoiser.sample_size=16"])
-    with pytest.raises(CacheError, match="the latents are 8x8, the denoiser samples 16x16"):
+    with pytest.raises(CacheError, match="the latents are 8x8, the denoiser draws 16 by 16"):
         open_training(prepared.cache, prepared.database, config.objective)
 
 
