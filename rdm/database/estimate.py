@@ -74,7 +74,7 @@ def _scaled(trial: DatabaseBuilder, count: int, config: EstimateConfig) -> dict[
         "patches": num_patches,
         "num_bytes": round(_row_bytes(trial.folder) * scale) + index_bytes,
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
-        "hours": round(hours, 4),
+        "hours": round(hours, 6),  # to the hundredth of a second, as the stages
         "workers": config.num_workers,
         "worker_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "cost": None if config.price_per_hour is None else round(hours * config.price_per_hour, 2),
