@@ -149,7 +149,9 @@ def test_another_mirror_serves_the_same_database(
     assert set(server.requests) == {METADATA}
 
 
-def test_dry_run_without_a_trial_counts_the_list_and_fetches_no_photograph(server: Any, tmp_path: Path, openimages: str) -> None:
+def test_dry_run_without_a_trial_counts_the_list_and_fetches_no_photograph(
+    server: Any, tmp_path: Path, openimages: str
+) -> None:
     command = [Path(sys.executable).with_name("rdm"), "database", "build", "--root", tmp_path / "db"]
     arguments = ["--source", f"{openimages}&limit=4", "--dry-run", "--trial", "0", "--json"]
     result = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
