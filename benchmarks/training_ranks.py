@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rdm.training.config import TrainConfig
 from rdm.training.engine import Engine, MicroBatch
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionObjective
-from rdm.training.recipes import TrainConfig, recipe_config
+from rdm.training.recipes import recipe_config
 
 
 def run_ranks(module: str, num_ranks: int, threads: int, *arguments: str) -> list[Any]:

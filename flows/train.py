@@ -16,9 +16,10 @@ from rdm.compute.shards import Pool
 from rdm.database.neighbors import build_neighbors
 from rdm.training.cache import CacheConfig, build_cache
 from rdm.training.cluster import REMOTE_SHELL, Cluster
+from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.launch import run_training
 from rdm.training.presets import cache_config, neighbor_config
-from rdm.training.recipes import TrainConfig, TrainInputs, recipe_config
+from rdm.training.recipes import recipe_config
 
 
 @task(name="neighbors", cache_policy=NO_CACHE)

@@ -9,8 +9,8 @@ from rdm.config import format_bytes
 from rdm.errors import UsageError
 
 if TYPE_CHECKING:
+    from rdm.training.config import TrainConfig
     from rdm.training.cost import NetworkCost
-    from rdm.training.recipes import TrainConfig
     from rdm.training.throughput import Throughput
 
 

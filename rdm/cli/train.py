@@ -36,9 +36,10 @@ def train(
 
     Example: rdm train --recipe rdm-tiny --cache cache --database birds --out run --set max_steps=200
     """
+    from rdm.training.config import TrainInputs
     from rdm.training.cost import network_cost
     from rdm.training.launch import launch_commands, num_ranks, run_training
-    from rdm.training.recipes import TrainInputs, recipe_config
+    from rdm.training.recipes import recipe_config
 
     settings = recipe_config(recipe).merged_with_file(config).with_overrides(set_ or [])
     inputs = TrainInputs(out=out, cache=cache, database=database, source=source)

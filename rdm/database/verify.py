@@ -10,6 +10,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from rdm.database.facade import RetrievalDatabase
@@ -23,7 +24,7 @@ from rdm.database.index import (
     version_place,
 )
 from rdm.database.invariants import Shard, open_shards
-from rdm.database.neighbor_table import NeighborTable
+from rdm.database.neighbor_table import NeighborConfig, NeighborTable, stored_lookup
 from rdm.database.neighbors import look_up
 from rdm.database.search import canonical_similarities
 from rdm.errors import DatabaseError, RdmError
@@ -166,11 +167,12 @@ def _check_neighbors(database: RetrievalDatabase, name: str, paths: set[str]) ->
 
 def _check_table_shard(database: RetrievalDatabase, table: NeighborTable, stem: str) -> list[str]:
     (path, queries_path), version = table.paths(stem), database.version
-    keys, ids, similarities = table.shard(stem)
-    queries = table.embeddings(stem)
-    every = np.concatenate([ids.ravel(), (excluded := table.excluded(stem)[0])[excluded >= 0]])
-    if len(queries) != len(keys):
-        return [f"{queries_path} has {len(queries)} rows for {len(keys)} crops"]
+    rows, queries = table.table(stem), table.embeddings(stem)
+    stored = stored_lookup(rows, table.config.k_stored)
+    (ids, similarities), excluded = stored.neighbors, stored.excluded[0]
+    every = np.concatenate([ids.ravel(), excluded[excluded >= 0]])
+    if len(queries) != rows.num_rows:
+        return [f"{queries_path} has {len(queries)} rows for {rows.num_rows} crops"]
     if len(every) and (every.min() < 0 or every.max() >= version.next_patch_id):
         return [f"{path} names patches that do not exist"]
     if np.any(np.diff(similarities, axis=1) > 0):
@@ -181,7 +183,9 @@ def _check_table_shard(database: RetrievalDatabase, table: NeighborTable, stem: 
         return [f"{path} names deleted patches"]
     if not _similarities_hold(database, queries, ids, similarities):
         return [f"{path} holds similarities that are not those of its crops and patches"]
-    return [] if _audit_holds(database, table, stem) else [f"{path} does not hold the nearest patches"]
+    if not _audit_holds(database, table.config, rows, queries, ids):
+        return [f"{path} does not hold the nearest patches"]
+    return []
 
 
 def _similarities_hold(
@@ -198,11 +202,16 @@ def _similarities_hold(
     return True
 
 
-def _audit_holds(database: RetrievalDatabase, table: NeighborTable, stem: str) -> bool:
+def _audit_holds(
+    database: RetrievalDatabase,
+    config: NeighborConfig,
+    rows: pa.Table,
+    queries: NDArray[np.float16],
+    ids: NDArray[np.int64],
+) -> bool:
     """Return whether some crops of an exact table, looked up again, have the neighbors that are stored."""
-    rows = np.sort(audit_sample(np.arange(len(table.table(stem)), dtype=np.int64), AUDITED_ROWS, seed=0))
-    if not table.config.exact or len(rows) == 0:
+    sample = np.sort(audit_sample(np.arange(len(ids), dtype=np.int64), AUDITED_ROWS, seed=0))
+    if not config.exact or len(sample) == 0:
         return True
-    crops = table.table(stem).take(rows)
-    found = look_up(database, np.ascontiguousarray(table.embeddings(stem)[rows]), crops, table.config)
-    return np.array_equal(found.neighbors[0], table.shard(stem)[1][rows])
+    found = look_up(database, np.ascontiguousarray(queries[sample]), rows.take(sample), config)
+    return np.array_equal(found.neighbors[0], ids[sample])

@@ -39,6 +39,7 @@ from rdm.report.data import (
     Statistic,
     SwapRow,
     Training,
+    recall_of,
 )
 from rdm.report.pages import neighbors_of, sample_groups
 from rdm.report.showcase import ShowcaseConfig, held_out_pictures, read_showcase
@@ -155,7 +156,6 @@ def _stage(record: Mapping[str, Any], bytes_written: Mapping[str, int]) -> Stage
 
 def _database(database: RetrievalDatabase) -> DatabaseFacts:
     version, index = database.version, database.version.index
-    half = index["recall_ci95"]
     return DatabaseFacts(
         name=version.source,
         num_photographs=version.num_images,
@@ -166,7 +166,7 @@ def _database(database: RetrievalDatabase) -> DatabaseFacts:
         encoder_fingerprint=database.encoder_digest,
         version=version.number,
         digest=version.source_fingerprint,
-        recall=Estimate(index["recall_at_20"], index["recall_at_20"] - half, index["recall_at_20"] + half),
+        recall=recall_of(index),
     )
 
 

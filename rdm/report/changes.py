@@ -99,12 +99,12 @@ def _recall(value: float | None) -> str:
 
 def _chosen(changes: VersionChanges, tombstones: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Return at most `count` of the new patches that still live: the first of each photograph before its others."""
+    living = np.isin(changes.added["patch_id"].to_numpy(), tombstones, invert=True)
     place: dict[str, int] = {}
     ranked = []
-    for row in changes.added.to_pylist():
-        if not np.isin(row["patch_id"], tombstones, assume_unique=True):
-            place[row["image_id"]] = place.get(row["image_id"], -1) + 1
-            ranked.append((place[row["image_id"]], row["patch_id"]))
+    for row in changes.added.filter(living).to_pylist():
+        place[row["image_id"]] = place.get(row["image_id"], -1) + 1
+        ranked.append((place[row["image_id"]], row["patch_id"]))
     return np.array([patch_id for _, patch_id in sorted(ranked)[:count]], np.int64)
 
 

@@ -48,6 +48,12 @@ class Estimate:
     high: float
 
 
+def recall_of(index: Mapping[str, Any]) -> Estimate:
+    """Return the recall@20 of a version's index with its interval, which does not leave [0, 1]."""
+    recall, half = index["recall_at_20"], index["recall_ci95"]
+    return Estimate(recall, max(0.0, recall - half), min(1.0, recall + half))
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of the run: wall-clock seconds, peak resident memory and what it produced; None where not measured."""

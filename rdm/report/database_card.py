@@ -10,7 +10,7 @@ import numpy as np
 
 from rdm.database import RetrievalDatabase
 from rdm.report.cards import DatasetCard, dataset_card
-from rdm.report.data import Estimate
+from rdm.report.data import recall_of
 from rdm.sources.ledger import FAILED, SKIPPED, cause_of
 from rdm.storage import Part
 
@@ -41,7 +41,6 @@ def database_card(database: RetrievalDatabase, contact: str) -> str:
     only = named[0] if len(counts.licenses) == 1 and named else ""
     if duplicates := sum(part.num_rows for part in version.parts_of("duplicates")):
         counts.left_out["near-duplicate of another"] = duplicates
-    recall, half = index["recall_at_20"], index["recall_ci95"]
     card = DatasetCard(
         name=version.source,
         license_id="cc-by-2.0" if only == CC_BY_2 else "other",
@@ -62,7 +61,7 @@ def database_card(database: RetrievalDatabase, contact: str) -> str:
         licenses=dict(counts.licenses),
         ledger=dict(counts.left_out),
         dropped_patches=version.dropped_patches,
-        recall=Estimate(recall, max(0.0, recall - half), min(1.0, recall + half)),
+        recall=recall_of(index),
         known_gaps=tuple(_gaps(database, counts)),
     )
     return dataset_card(card)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.objective import Objective, TrainingData
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
-from rdm.training.recipes import TrainConfig, TrainInputs
 
 
 def open_run(config: TrainConfig, inputs: TrainInputs) -> tuple[TrainingData, Objective]:

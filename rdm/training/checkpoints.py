@@ -21,9 +21,9 @@ from torch import Tensor
 from rdm.config import digest_json
 from rdm.errors import StorageError, TrainingError
 from rdm.storage.files import sha256_file, storage_errors
+from rdm.training.config import TrainConfig
 from rdm.training.ema import Ema
 from rdm.training.engine import Engine, OptimizerState
-from rdm.training.recipes import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,11 @@ from rdm.context import Context
 from rdm.models.autoencoder import build_autoencoder
 from rdm.models.denoiser import build_denoiser
 from rdm.models.token_predictor import build_token_predictor
+from rdm.training.config import ObjectiveConfig, TrainConfig
 from rdm.training.networks import checkpoint_activations, networks_of
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
-
-if TYPE_CHECKING:
-    from rdm.training.recipes import ObjectiveConfig, TrainConfig
 
 Case = tuple[nn.Module, Callable[[], Tensor]]
 """A network, and its forward pass of a batch that lies on the current device."""

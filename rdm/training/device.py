@@ -8,7 +8,7 @@ import torch
 
 from rdm.compute.capabilities import has_fast_bfloat16
 from rdm.errors import TrainingError
-from rdm.training.recipes import TrainConfig
+from rdm.training.config import TrainConfig
 
 
 def distributed_place() -> tuple[int, int]:

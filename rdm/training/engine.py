@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rdm.errors import MissingDependencyError
+from rdm.training.config import TrainConfig
 from rdm.training.device import autocast_dtype, distributed_place, training_device
 from rdm.training.muon import Muon
 from rdm.training.networks import prepare_networks
 from rdm.training.objective import Objective
-from rdm.training.recipes import TrainConfig
 from rdm.training.sharding import Layout, Piece, Place, replicated_layout
 
 MicroBatch = tuple[dict[str, Tensor], torch.Generator, int]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from rdm.models.autoencoder import autoencoder_kl_f4_lite, official_autoencoder
+from rdm.training.config import TrainConfig
 from rdm.training.objectives.autoencoder import (
     AdversarialConfig,
     AutoencoderObjectiveConfig,
     PerceptualConfig,
 )
 from rdm.training.photos import PhotoConfig
-
-if TYPE_CHECKING:
-    from rdm.training.recipes import TrainConfig
 
 _CODEBOOK_SIZES = {4: 8192, 8: 16384, 16: 16384}
 
@@ -75,10 +72,21 @@ def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:
         start="random",
     )
     name = f"autoencoder-{'vq' if vq else 'kl'}-f{factor}-official"
-    settings: dict[str, Any] = {"max_steps": 500_000, "batch_size": 16, "learning_rate": 16 * 4.5e-6}
-    settings |= {"lr_schedule": "constant", "warmup_steps": 1000, "weight_decay": 0.0, "beta2": 0.9}
-    settings |= {"gradient_clip": 0.0, "ema_decay": 0.999, "checkpoint_every": 5000, "keep_best": False}
-    return _config(name, objective, settings)
+    return TrainConfig(
+        recipe=name,
+        objective=objective,
+        max_steps=500_000,
+        batch_size=16,
+        learning_rate=16 * 4.5e-6,
+        lr_schedule="constant",
+        warmup_steps=1000,
+        weight_decay=0.0,
+        beta2=0.9,
+        gradient_clip=0.0,
+        ema_decay=0.999,
+        checkpoint_every=5000,
+        keep_best=False,
+    )
 
 
 FIRST_STAGE_RECIPES: dict[str, tuple[str, Callable[[], TrainConfig]]] = {
@@ -96,14 +104,27 @@ FIRST_STAGE_RECIPES: dict[str, tuple[str, Callable[[], TrainConfig]]] = {
 """One line about each recipe, and its configuration."""
 
 
-def _small(name: str, objective: AutoencoderObjectiveConfig, **settings: Any) -> TrainConfig:
-    common: dict[str, Any] = {"batch_size": 16, "optimizer": "muon", "zero_stage": 0, "beta2": 0.99}
-    common |= {"ema_decay": 0.999, "precision": "fp32", "checkpoint_every": 250}
-    # The loss has another meaning once the discriminator joins: the lowest is not the best.
-    return _config(name, objective, {**common, "keep_best": False, **settings})
-
-
-def _config(name: str, objective: AutoencoderObjectiveConfig, settings: dict[str, Any]) -> TrainConfig:
-    from rdm.training.recipes import TrainConfig  # where these recipes are registered
-
-    return TrainConfig(recipe=name, objective=objective, **settings)
+def _small(
+    name: str,
+    objective: AutoencoderObjectiveConfig,
+    *,
+    max_steps: int,
+    learning_rate: float,
+    warmup_steps: int = 100,
+    ema_decay: float = 0.999,
+) -> TrainConfig:
+    return TrainConfig(
+        recipe=name,
+        objective=objective,
+        max_steps=max_steps,
+        batch_size=16,
+        optimizer="muon",
+        zero_stage=0,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        beta2=0.99,
+        ema_decay=ema_decay,
+        precision="fp32",
+        checkpoint_every=250,
+        keep_best=False,  # the loss has another meaning once the discriminator joins: the lowest is not the best
+    )

@@ -16,8 +16,8 @@ from rdm.progress import Tracker, tracking
 from rdm.storage.files import storage_errors
 from rdm.storage.locks import lock_file
 from rdm.training.cluster import Cluster
+from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.node import Orders, command, end_group, num_cores
-from rdm.training.recipes import TrainConfig, TrainInputs
 
 POLL_SECONDS = 0.5
 LOG = "launcher.log"

@@ -15,6 +15,7 @@ from torch import Tensor
 from rdm.errors import TrainingError
 from rdm.storage.files import storage_errors
 from rdm.training.checkpoints import Checkpoints
+from rdm.training.config import TrainConfig
 from rdm.training.cost import network_cost
 from rdm.training.device import distributed_place
 from rdm.training.ema import Ema
@@ -25,7 +26,6 @@ from rdm.training.objective import Objective, TrainingData
 from rdm.training.order import DataOrder
 from rdm.training.provenance import require_same_inputs, resumed_provenance
 from rdm.training.reader import BatchReader
-from rdm.training.recipes import TrainConfig
 from rdm.training.stats import StatsLog
 from rdm.training.throughput import flop_rates, peak_of
 

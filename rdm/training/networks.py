@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rdm.errors import TrainingError
-
-if TYPE_CHECKING:
-    from rdm.training.recipes import TrainConfig
+from rdm.training.config import TrainConfig
 
 SETTINGS = ("activation_checkpointing", "compile", "channels_last")
 

@@ -5,17 +5,13 @@ What the official configurations say is taken as it is; they are silent about th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from rdm.models.denoiser import DenoiserConfig, rdm_ffhq_denoiser, rdm_imagenet_denoiser
 from rdm.models.token_predictor import TokenPredictorConfig, rarm_imagenet_predictor
+from rdm.training.config import TrainConfig
 from rdm.training.cost import NetworkCost
 from rdm.training.latents import ConditioningConfig
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
-
-if TYPE_CHECKING:
-    from rdm.training.recipes import TrainConfig
 
 RAW_NEIGHBORS = ConditioningConfig(embedding="raw", scale=1.0, k_train=4, dropout=0.0)
 """The official conditioning: four neighbors, their vectors as the encoder gives them, always there."""
@@ -41,8 +37,8 @@ def rdm_tiny() -> TrainConfig:
     neighbors. `--set objective.prediction_type=eps` gives back the released objective. Without conditioning dropout, as
     the released recipe; `--set objective.conditioning.dropout=0.1` trains the null context too.
     """
-    return _recipe(
-        "rdm-tiny",
+    return TrainConfig(
+        recipe="rdm-tiny",
         objective=RetrievalDiffusionConfig(
             prediction_type="v",
             conditioning=ConditioningConfig(dropout=0.0, scale=6.0, pool=20),
@@ -137,8 +133,8 @@ def rarm_tiny() -> TrainConfig:
     transformer learns hundreds of photographs by heart, and a trained null context, because guidance on the logits of
     an untrained one says nothing.
     """
-    return _recipe(
-        "rarm-tiny",
+    return TrainConfig(
+        recipe="rarm-tiny",
         objective=RetrievalAutoregressionConfig(
             predictor=TokenPredictorConfig(dropout=0.1),
             conditioning=ConditioningConfig(dropout=0.1, scale=6.0, pool=20),
@@ -168,8 +164,8 @@ def _small_rdm(
         head_dim=32,
         norm_num_groups=32,
     )
-    return _recipe(
-        name,
+    return TrainConfig(
+        recipe=name,
         objective=RetrievalDiffusionConfig(
             denoiser=denoiser, prediction_type="v", conditioning=ConditioningConfig(dropout=0.1, scale=6.0)
         ),
@@ -190,8 +186,8 @@ def _official(
     batch_size: int = 50,
     learning_rate: float = 1e-4,
 ) -> TrainConfig:
-    return _recipe(
-        name,
+    return TrainConfig(
+        recipe=name,
         objective=objective,
         max_steps=500_000,
         batch_size=batch_size,
@@ -201,9 +197,3 @@ def _official(
         ema_decay=0.9999,
         checkpoint_every=5000,
     )
-
-
-def _recipe(name: str, **settings: Any) -> TrainConfig:
-    from rdm.training.recipes import TrainConfig  # that module lists these recipes
-
-    return TrainConfig(recipe=name, **settings)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rdm.errors import MissingDependencyError
 from rdm.storage.files import storage_errors
-from rdm.training.recipes import TrainConfig
+from rdm.training.config import TrainConfig
 
 STATS = "stats.jsonl"
 _TAIL_BYTES = 65536  # more than a line

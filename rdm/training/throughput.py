@@ -5,17 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from rdm.errors import UsageError
+from rdm.training.config import TrainConfig
 from rdm.training.cost import NetworkCost, training_case
 from rdm.training.device import autocast_dtype, training_device
 from rdm.training.networks import networks_of, prepare_networks
-
-if TYPE_CHECKING:
-    from rdm.training.recipes import TrainConfig
 
 PEAKS = {
     "a100": 312e12,

@@ -15,9 +15,9 @@ import torch
 from rdm.errors import RdmError
 from rdm.storage.files import atomic_path
 from rdm.training.assemble import open_run
+from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.loop import train
 from rdm.training.node import OWNER_VARIABLE
-from rdm.training.recipes import TrainConfig, TrainInputs
 
 RUN_FILE = "run.json"
 ERROR_FILE = "error.json"

@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from rdm.cli.main import run
-
-Command = Callable[..., tuple[int, dict[str, Any]]]
-
-
-@pytest.fixture
-def rdm(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Return `rdm(*arguments)`: the exit code of `rdm ... --json` and its result."""
-
-    def call(*arguments: object) -> tuple[int, dict[str, Any]]:
-        capsys.readouterr()
-        code = run([*(str(argument) for argument in arguments), "--json"])
-        out = capsys.readouterr().out
-        return code, json.loads(out) if out else {}
-
-    return call
+Command = Callable[..., tuple[int, dict[str, Any], str]]
 
 
 def test_neighbors_are_inlined_on_demand(rdm: Command, photos: Path, tmp_path: Path, tiny_encoder: str) -> None:
@@ -33,15 +15,15 @@ def test_neighbors_are_inlined_on_demand(rdm: Command, photos: Path, tmp_path: P
     sets = ("--set", f"encoder={tiny_encoder}", "--set", "crop.frame_size=40", "--set", "crop.patch_size=24")
     assert rdm("database", "build", "--root", root, "--source", source, "--dask", "inline", *sets)[0] == 0
     build = ("cache", "build", "--queries", source, "--out", out, "--dask", "inline", "--set", "resolution=32", *crop)
-    code, planned = rdm(*build, "--inline-neighbors", root, "--dry-run")
+    code, planned, _ = rdm(*build, "--inline-neighbors", root, "--dry-run")
     assert (code, planned["inline_neighbors"], out.exists()) == (0, str(root), False)
     assert rdm(*build, "--inline-neighbors", root)[0] == 1  # the database has no neighbors of these crops yet
     neighbors = ("--queries", source, "--name", "train", "--dask", "inline", "--set", "k_stored=4", *crop)
     assert rdm("neighbors", "build", "--root", root, *neighbors)[0] == 0
-    code, built = rdm(*build)
+    code, built, _ = rdm(*build)
     assert code == 0
     assert "inlined_neighbors" not in built
     assert not (out / "neighbors.json").exists()
-    code, built = rdm(*build, "--inline-neighbors", root)
+    code, built, _ = rdm(*build, "--inline-neighbors", root)
     assert (code, built["inlined_neighbors"], built["database_version"]) == (0, 4, 2)
     assert (out / "neighbors.json").exists()

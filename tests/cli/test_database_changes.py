@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,93 +14,82 @@ Command = Callable[..., tuple[int, dict[str, Any], str]]
 
 
 @pytest.fixture
-def rdm(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Return `rdm(*arguments)`: the exit code of `rdm database ... --json`, its result, and its standard error."""
-
-    def call(*arguments: object) -> tuple[int, dict[str, Any], str]:
-        capsys.readouterr()
-        code = run(["database", *(str(argument) for argument in arguments), "--json"])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if out else {}, " ".join(err.split())
-
-    return call
-
-
-@pytest.fixture
-def root(rdm: Command, photos: Path, tmp_path: Path, tiny_encoder: str) -> Path:
+def root(rdm_database: Command, photos: Path, tmp_path: Path, tiny_encoder: str) -> Path:
     settings = (f"encoder={tiny_encoder}", "crop.frame_size=40", "crop.patch_size=24", "images_per_shard=5")
     options = [word for setting in settings for word in ("--set", setting)]
     root = tmp_path / "db"
-    assert rdm("build", "--root", root, "--source", f"folder://{photos}", "--dask", "inline", *options)[0] == 0
+    assert rdm_database("build", "--root", root, "--source", f"folder://{photos}", "--dask", "inline", *options)[0] == 0
     return root
 
 
-def test_dry_run_tells_how_many_images_and_patches_would_go(rdm: Command, root: Path) -> None:
+def test_dry_run_tells_how_many_images_and_patches_would_go(rdm_database: Command, root: Path) -> None:
     before = (root / "manifest.json").read_bytes()
-    code, plan, _ = rdm("update", "--root", root, "--delete-where", "image_id in ['p01.jpg', 'p02.jpg']", "--dry-run")
+    condition = "image_id in ['p01.jpg', 'p02.jpg']"
+    code, plan, _ = rdm_database("update", "--root", root, "--delete-where", condition, "--dry-run")
     assert (code, plan["gone"], plan["changed"]) == (0, 2, True)
     assert plan["gone_patches"] >= 4
     assert (root / "manifest.json").read_bytes() == before
 
 
-def test_images_that_fulfill_a_condition_go(rdm: Command, root: Path) -> None:
+def test_images_that_fulfill_a_condition_go(rdm_database: Command, root: Path) -> None:
     condition = "image_id in ['p01.jpg', 'p02.jpg']"
-    code, result, _ = rdm("update", "--root", root, "--delete-where", condition, "--dask", "inline")
+    code, result, _ = rdm_database("update", "--root", root, "--delete-where", condition, "--dask", "inline")
     assert (code, result["photographs"], result["version"]) == (0, 10, 2)
 
 
-def test_listed_patches_go(rdm: Command, root: Path, tmp_path: Path) -> None:
+def test_listed_patches_go(rdm_database: Command, root: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("0\n\n3\n")
-    before = rdm("status", "--root", root)[1]["num_patches"]
-    code, result, _ = rdm("update", "--root", root, "--delete-patches", tmp_path / "list.txt", "--dask", "inline")
+    before = rdm_database("status", "--root", root)[1]["num_patches"]
+    listed = ("--delete-patches", tmp_path / "list.txt")
+    code, result, _ = rdm_database("update", "--root", root, *listed, "--dask", "inline")
     assert (code, result["gone_patches"], result["patches"]) == (0, 2, before - 2)
 
 
-def test_line_that_is_no_patch_id_is_named(rdm: Command, root: Path, tmp_path: Path) -> None:
+def test_line_that_is_no_patch_id_is_named(rdm_database: Command, root: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("0\np01.jpg\n")
-    code, _, message = rdm("update", "--root", root, "--delete-patches", tmp_path / "list.txt")
+    code, _, message = rdm_database("update", "--root", root, "--delete-patches", tmp_path / "list.txt")
     assert code == 2
     assert "'p01.jpg' is not a patch id" in message
 
 
-def test_unknown_column_is_a_usage_error_that_lists_the_columns(rdm: Command, root: Path) -> None:
-    code, _, message = rdm("update", "--root", root, "--delete-where", "licence == 'x'")
+def test_unknown_column_is_a_usage_error_that_lists_the_columns(rdm_database: Command, root: Path) -> None:
+    code, _, message = rdm_database("update", "--root", root, "--delete-where", "licence == 'x'")
     assert code == 2
     assert "there is no column 'licence'" in message
     assert "license" in message
 
 
-def test_missing_list_is_a_usage_error(rdm: Command, root: Path, tmp_path: Path) -> None:
-    code, _, message = rdm("update", "--root", root, "--delete-patches", tmp_path / "none.txt")
+def test_missing_list_is_a_usage_error(rdm_database: Command, root: Path, tmp_path: Path) -> None:
+    code, _, message = rdm_database("update", "--root", root, "--delete-patches", tmp_path / "none.txt")
     assert code == 2
     assert "the list of patch ids cannot be read: No such file or directory" in message
 
 
-def test_compaction_plan_writes_nothing(rdm: Command, root: Path) -> None:
-    rdm("update", "--root", root, "--delete-where", "image_id == 'p01.jpg'", "--dask", "inline")
+def test_compaction_plan_writes_nothing(rdm_database: Command, root: Path) -> None:
+    rdm_database("update", "--root", root, "--delete-where", "image_id == 'p01.jpg'", "--dask", "inline")
     before = (root / "manifest.json").read_bytes()
-    code, plan, _ = rdm("compact", "--root", root, "--dry-run")
+    code, plan, _ = rdm_database("compact", "--root", root, "--dry-run")
     assert (code, plan["photographs"], plan["shards"], plan["dropped_versions"]) == (0, 1, 1, [1, 2])
     assert (root / "manifest.json").read_bytes() == before
 
 
-def test_compaction_leaves_a_whole_database(rdm: Command, root: Path) -> None:
-    rdm("update", "--root", root, "--delete-where", "image_id == 'p01.jpg'", "--dask", "inline")
-    code, result, _ = rdm("compact", "--root", root)
+def test_compaction_leaves_a_whole_database(rdm_database: Command, root: Path) -> None:
+    rdm_database("update", "--root", root, "--delete-where", "image_id == 'p01.jpg'", "--dask", "inline")
+    code, result, _ = rdm_database("compact", "--root", root)
     assert (code, result["version"]) == (0, 3)
-    assert rdm("verify", "--root", root)[1] == {"root": str(root), "ok": True, "findings": []}
+    assert rdm_database("verify", "--root", root)[1] == {"root": str(root), "ok": True, "findings": []}
 
 
-def test_deleted_patch_cannot_be_inspected(rdm: Command, root: Path, tmp_path: Path) -> None:
-    rdm("update", "--root", root, "--delete-where", "image_id == 'p00.jpg'", "--dask", "inline")
+def test_deleted_patch_cannot_be_inspected(rdm_database: Command, root: Path, tmp_path: Path) -> None:
+    rdm_database("update", "--root", root, "--delete-where", "image_id == 'p00.jpg'", "--dask", "inline")
     assert run(["database", "inspect", "--root", str(root), "--patch", "0", "--out", str(tmp_path / "x.html")]) == 1
     assert not (tmp_path / "x.html").exists()
 
 
 def test_card_of_a_database_with_removed_photographs_says_that_weights_are_not_unlearned(
-    rdm: Command, root: Path, tmp_path: Path
+    rdm_database: Command, root: Path, tmp_path: Path
 ) -> None:
-    rdm("update", "--root", root, "--delete-where", "image_id == 'p00.jpg'", "--dask", "inline")
-    rdm("compact", "--root", root)
+    rdm_database("update", "--root", root, "--delete-where", "image_id == 'p00.jpg'", "--dask", "inline")
+    rdm_database("compact", "--root", root)
     assert run(["database", "card", "--root", str(root), "--out", str(tmp_path / "card.md")]) == 0
     assert "Trained weights are not unlearned" in (tmp_path / "card.md").read_text()

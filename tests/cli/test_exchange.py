@@ -2,55 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rdm.cli.main import run
-
 Command = Callable[..., tuple[int, dict[str, Any], str]]
 
 
-@pytest.fixture
-def rdm(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Return `rdm(*arguments)`: the exit code of `rdm database ... --json`, its result, and its standard error."""
-
-    def call(*arguments: object) -> tuple[int, dict[str, Any], str]:
-        capsys.readouterr()
-        code = run(["database", *(str(argument) for argument in arguments), "--json"])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if out else {}, " ".join(err.split())
-
-    return call
-
-
 def test_database_leaves_by_export_and_comes_back_by_import(
-    rdm: Command, photos: Path, tmp_path: Path, tiny_encoder: str
+    rdm_database: Command, photos: Path, tmp_path: Path, tiny_encoder: str
 ) -> None:
     root, out, again = tmp_path / "db", tmp_path / "out", tmp_path / "again"
     sets = (f"encoder={tiny_encoder}", "crop.frame_size=40", "crop.patch_size=24", "images_per_shard=5")
     options = [word for setting in sets for word in ("--set", setting)]
-    rdm("build", "--root", root, "--source", f"folder://{photos}", "--dask", "inline", *options)
+    rdm_database("build", "--root", root, "--source", f"folder://{photos}", "--dask", "inline", *options)
     export = ("export", "--root", root, "--to", "npz", "--out", out)
-    assert rdm(*export, "--dry-run")[1]["parts"] == 1
+    assert rdm_database(*export, "--dry-run")[1]["parts"] == 1
     assert not out.exists()
-    assert rdm(*export)[1]["num_patches"] > 12
+    assert rdm_database(*export)[1]["num_patches"] > 12
     take = ("import", out, "--from", "rdm-npz", "--root", again, "--encoder", tiny_encoder)
-    assert rdm(*take, "--dry-run")[1]["parts"] == 1
+    assert rdm_database(*take, "--dry-run")[1]["parts"] == 1
     assert not again.exists()
-    code, made, _ = rdm(*take, "--photographs", f"folder://{photos}")
+    code, made, _ = rdm_database(*take, "--photographs", f"folder://{photos}")
     assert (code, made["photographs"], made["unchanged"]) == (0, 12, False)
     asked = ("search", "--text", "an owl", "-k", 5)
-    assert rdm(*asked, "--root", again)[1]["results"] == rdm(*asked, "--root", root)[1]["results"]
-    code, _, message = rdm(*asked, "--root", again, "--gallery", tmp_path / "page.html")
+    assert rdm_database(*asked, "--root", again)[1]["results"] == rdm_database(*asked, "--root", root)[1]["results"]
+    code, _, message = rdm_database(*asked, "--root", again, "--gallery", tmp_path / "page.html")
     assert code == 1
     assert "only embeddings were imported" in message
-    assert rdm("status", "--root", again)[1]["has_pixels"] is False
+    assert rdm_database("status", "--root", again)[1]["has_pixels"] is False
 
 
 @pytest.mark.parametrize("arguments", [("export", "--to", "zip", "--out", "x"), ("import", "x", "--from", "zip")])
-def test_unknown_layout_is_a_usage_error(rdm: Command, tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    assert rdm(*arguments, "--root", tmp_path, *(["--encoder", "x"] if arguments[0] == "import" else []))[0] == 2
+def test_unknown_layout_is_a_usage_error(rdm_database: Command, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    encoder = ("--encoder", "x") if arguments[0] == "import" else ()
+    assert rdm_database(*arguments, "--root", tmp_path, *encoder)[0] == 2

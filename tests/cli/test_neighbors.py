@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from rdm.cli.main import run
-
-Command = Callable[..., tuple[int, dict[str, Any]]]
-
-
-@pytest.fixture
-def rdm(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Return `rdm(*arguments)`: the exit code of `rdm ... --json` and its result."""
-
-    def call(*arguments: object) -> tuple[int, dict[str, Any]]:
-        capsys.readouterr()
-        code = run([*(str(argument) for argument in arguments), "--json"])
-        out = capsys.readouterr().out
-        return code, json.loads(out) if out else {}
-
-    return call
+Command = Callable[..., tuple[int, dict[str, Any], str]]
 
 
 def test_contamination_is_an_exit_code_until_it_is_excluded(
@@ -37,13 +19,13 @@ def test_contamination_is_an_exit_code_until_it_is_excluded(
     build = ("neighbors", "build", "--root", root, "--queries", source, "--dask", "inline", "--set", "k_stored=4")
     ask = ("neighbors", "contamination", "--root", root, "--threshold", 1)
     assert rdm(*build, "--name", "same")[0] == 0
-    code, found = rdm(*ask, "--name", "same")
+    code, found, _ = rdm(*ask, "--name", "same")
     assert (code, found["num_photographs"], found["same_photographs"]) == (1, 12, 12)
     assert {pair["match"] for pair in found["list"][:12]} == {"bytes"}
     assert not any(pair["excluded"] for pair in found["list"])
-    code, built = rdm(*build, "--name", "others", "--exclude-self", "--exclude-above", "0.9999")
+    code, built, _ = rdm(*build, "--name", "others", "--exclude-self", "--exclude-above", "0.9999")
     assert code == 0
     assert built["excluded"] > 0
-    code, found = rdm(*ask, "--name", "others", "--gallery", tmp_path / "pairs.html")
+    code, found, _ = rdm(*ask, "--name", "others", "--gallery", tmp_path / "pairs.html")
     assert (code, found["same_photographs"], found["pairs_not_excluded"]) == (0, 12, 0)
     assert (tmp_path / "pairs.html").exists()

@@ -24,11 +24,11 @@ from rdm.storage import Folder
 from rdm.storage.verified import digest_file
 from rdm.training.cache import LatentCache, build_cache
 from rdm.training.checkpoints import Checkpoints
+from rdm.training.config import TrainConfig
 from rdm.training.latent_tar import write_tar
 from rdm.training.latents import LatentData
 from rdm.training.launch import run_training
 from rdm.training.objectives.retrieval_diffusion import open_training
-from rdm.training.recipes import TrainConfig
 from rdm.training.stats import read_stats
 
 

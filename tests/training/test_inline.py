@@ -13,10 +13,10 @@ from rdm.database.jobs import run_build, update_builder
 from rdm.errors import CacheError, DatabaseError, TrainingError
 from rdm.storage import Folder
 from rdm.training.cache import LatentCache, build_cache
+from rdm.training.config import TrainInputs
 from rdm.training.inline import InlinedInfo, inline_neighbors
 from rdm.training.latents import LatentData
 from rdm.training.launch import run_training
-from rdm.training.recipes import TrainInputs
 
 INLINE = ComputeConfig(dask="inline")
 

@@ -10,11 +10,11 @@ from rdm.context import Context
 from rdm.errors import TrainingError
 from rdm.models.denoiser import DenoiserConfig
 from rdm.models.token_predictor import TokenPredictorConfig
+from rdm.training.config import TrainConfig
 from rdm.training.cost import training_case
 from rdm.training.networks import networks_of, prepare_networks
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
-from rdm.training.recipes import TrainConfig
 
 DENOISER = RetrievalDiffusionConfig(
     denoiser=DenoiserConfig(

@@ -19,9 +19,10 @@ from rdm.sampling import SampleSettings, open_model, proposed_queries, sample, t
 from rdm.sampling.output import write_samples
 from rdm.sources import QuerySet
 from rdm.training.cache import CacheConfig, LatentCache, build_cache
+from rdm.training.config import TrainInputs
 from rdm.training.latents import LatentData
 from rdm.training.launch import run_training
-from rdm.training.recipes import TrainInputs, recipe_config
+from rdm.training.recipes import recipe_config
 from rdm.training.stats import read_stats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

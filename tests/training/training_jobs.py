@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 
 from rdm.training.cluster import Cluster
-from rdm.training.recipes import TrainConfig, TrainInputs
+from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.stats import read_stats
 
 _TRAIN = """
 import json, sys
 from rdm.training.cluster import Cluster
 from rdm.training.launch import run_training
-from rdm.training.recipes import TrainConfig, TrainInputs
+from rdm.training.config import TrainConfig, TrainInputs
 config, inputs, cluster = json.loads(sys.argv[1])
 run_training(
     TrainConfig.model_validate(config), TrainInputs.model_validate(inputs), Cluster.model_validate(cluster)
