@@ -64,6 +64,6 @@ def require_same_inputs(provenance: Mapping[str, Any], least: Callable[[int], in
         raise TrainingError(
             "the ranks did not open the same inputs",
             where=dict(provenance),
-            fix="run the same command again; cache and database must be the same on every machine, and stay as they are "
-            "while a job starts",
+            fix="run the same command again; cache and database must be the same on every machine, and stay as they "
+            "are while a job starts",
         )
