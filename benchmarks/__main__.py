@@ -1,4 +1,7 @@
-"""Run every benchmark, or those named: `python -m benchmarks [NAME ...]`."""
+"""Run every benchmark, or those named: `python -m benchmarks [NAME ...]`.
+
+Those that take long run when named only: `approximate_neighbors`, `growth`, `updates`.
+"""
 
 from __future__ import annotations
 

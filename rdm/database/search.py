@@ -8,15 +8,18 @@ make the shortlist, with a margin above their error bound: see `shortlist`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdm.compute.capabilities import has_fast_int8
+from rdm.compute.threads import ahead, single_threads
 from rdm.database.shortlist import Float16, Shortlist, ShortlistPrecision, panels
 
 BLOCK_ROWS = 262_144  # vectors whose shortlist is settled at once
 QUERY_ROWS = 512  # queries at once
+PANELS_AHEAD = 2  # panels that are rounded while one is compared
 EXACT_ROWS = 256  # pairs compared exactly at once
 INT8_QUERIES = 64  # with fewer, rounding the vectors costs more than quick products save
 
@@ -71,17 +74,27 @@ def exact_search(
     best_ids = np.full((len(queries), k), -1, np.int64)
     best = np.full((len(queries), k), -np.inf, np.float32)
     chunks = [slice(start, start + QUERY_ROWS) for start in range(0, len(queries), QUERY_ROWS)]
-    shortlists = [Shortlist(queries[chunk], k, precision) for chunk in chunks]
-    for first_id, vectors in blocks:
-        low, high = np.searchsorted(excluded, [first_id, first_id + len(vectors)])
-        for panel in panels(vectors, excluded[low:high] - first_id, precision):
-            for chunk, shortlist in zip(chunks, shortlists, strict=True):
-                shortlist.add(panel, vectors, best[chunk])
-        for chunk, shortlist in zip(chunks, shortlists, strict=True):
-            rows, columns = shortlist.taken(vectors, best[chunk])
-            exact = _compared(queries[chunk], vectors, rows, columns)
-            _merge(best_ids[chunk], best[chunk], rows, columns + first_id, exact)
+    shortlists = [(chunk, Shortlist(queries[chunk], k, precision)) for chunk in chunks]
+
+    def settle(chunk: slice, shortlist: Shortlist, first_id: int, vectors: Float16) -> None:
+        rows, columns = shortlist.taken(vectors, best[chunk])
+        exact = _compared(queries[chunk], vectors, rows, columns)
+        _merge(best_ids[chunk], best[chunk], rows, columns + first_id, exact)
+
+    with single_threads() as pool:
+        for first_id, vectors in blocks:
+            low, high = np.searchsorted(excluded, [first_id, first_id + len(vectors)])
+            making = panels(vectors, excluded[low:high] - first_id, precision)
+            for panel in ahead(pool, making, PANELS_AHEAD):
+                adding = [pool.submit(shortlist.add, panel, vectors, best[chunk]) for chunk, shortlist in shortlists]
+                _finish(adding)
+            _finish([pool.submit(settle, *both, first_id, vectors) for both in shortlists])
     return best_ids, best
+
+
+def _finish(futures: list[Future[None]]) -> None:
+    for future in futures:
+        future.result()
 
 
 def _compared(

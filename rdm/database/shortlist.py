@@ -11,8 +11,9 @@ y' = x, q' = q, m = 0, and the error is that of a sum in any order (`product_err
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -90,23 +91,33 @@ class Panel:
     out: Tensor  # int64: the rows of the panel that may not be found
 
 
-def panels(vectors: Float16, dead: NDArray[np.int64], precision: ShortlistPrecision) -> Iterator[Panel]:
-    """Yield a block [N, dim] in panels; `dead` are its sorted rows that may not be found."""
+def panels(
+    vectors: Float16, dead: NDArray[np.int64], precision: ShortlistPrecision
+) -> Iterator[Callable[[], Panel]]:
+    """Yield what makes each panel of a block [N, dim]; `dead` are its sorted rows that may not be found."""
     import torch
 
     center = torch.zeros(vectors.shape[1])
     if precision == "int8":
         center = _wide(vectors[:: -(-len(vectors) // PANEL_ROWS)]).mean(dim=0)
     for start in range(0, len(vectors), PANEL_ROWS):
-        end = min(start + PANEL_ROWS, len(vectors))
-        pieces = [
-            rounded(_padded(_wide(vectors[row : min(row + PIECE_ROWS, end)]) - center), GROUP_ROWS, precision)
-            for row in range(start, end, PIECE_ROWS)
-        ]
-        whole = Rounded(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
-        low, high = np.searchsorted(dead, [start, end])
-        out = np.concatenate([dead[low:high] - start, np.arange(end - start, len(whole.values))])
-        yield Panel(start, whole, center, torch.from_numpy(out))
+        some = vectors[start : start + PANEL_ROWS]
+        low, high = np.searchsorted(dead, [start, start + len(some)])
+        yield partial(_panel, start, some, dead[low:high] - start, center, precision)
+
+
+def _panel(
+    start: int, vectors: Float16, dead: NDArray[np.int64], center: Tensor, precision: ShortlistPrecision
+) -> Panel:
+    import torch
+
+    pieces = [
+        rounded(_padded(_wide(vectors[row : row + PIECE_ROWS]) - center), GROUP_ROWS, precision)
+        for row in range(0, len(vectors), PIECE_ROWS)
+    ]
+    whole = Rounded(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+    out = np.concatenate([dead, np.arange(len(vectors), len(whole.values))])
+    return Panel(start, whole, center, torch.from_numpy(out))
 
 
 def _padded(vectors: Tensor) -> Tensor:
