@@ -13,17 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from rdm.encoders.chunks import encode_filled
 from rdm.encoders.heads import load_heads
 from rdm.encoders.image_tower import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, image_weights_file, load_image_tower
 from rdm.encoders.protocol import EncoderFingerprint, to_square
 from rdm.encoders.text_tower import load_text_tower, text_weights_folder
 from rdm.storage import sha256_file
 
-# Every chunk of pictures is filled up to this size, so that an embedding does not depend on what shares its batch.
 _CHUNK = 8
 _TEXT_CHUNK = 64
 
@@ -76,11 +75,12 @@ class LiteEncoder:
     @torch.inference_mode()
     def encode_images(self, batch: Tensor | np.ndarray) -> np.ndarray:
         """See Encoder. A picture's embedding is the same, to the bit, in whatever batch it comes."""
-        rows = [np.zeros((0, self.embedding_dim), np.float32)]
-        for chunk in torch.as_tensor(batch).split(_CHUNK):
-            filled = F.pad(chunk, (0, 0, 0, 0, 0, 0, 0, _CHUNK - len(chunk)))
-            rows.append(self._heads.embed_images(self._image_tower(filled))[: len(chunk)].cpu().numpy())
-        return np.concatenate(rows)
+        return encode_filled(
+            lambda pixels: self._heads.embed_images(self._image_tower(pixels)),
+            torch.as_tensor(batch),
+            _CHUNK,
+            self.embedding_dim,
+        )
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from rdm.encoders import load_encoder, normalize
+from rdm.encoders import Precision, load_encoder, normalize
 from rdm.encoders.openclip import OpenClipEncoder
 from rdm.errors import ModelError, UsageError
 from rdm.sources import decode_image, open_source
@@ -109,6 +109,26 @@ def test_name_without_weights_is_refused() -> None:
 def test_unknown_model_is_refused() -> None:
     with pytest.raises(UsageError, match="has no model"):
         OpenClipEncoder("open_clip:ViT-Z-99/openai")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_embedding_does_not_depend_on_what_shares_its_batch(encoder: OpenClipEncoder, precision: Precision) -> None:
+    some = load_encoder(encoder.fingerprint.name, precision=precision)
+    pixels = np.random.default_rng(0).integers(0, 256, (19, 3, 32, 32), dtype=np.uint8)
+    together = some.encode_images(pixels)
+    np.testing.assert_array_equal(np.concatenate([some.encode_images(pixels[n : n + 1]) for n in range(19)]), together)
+    np.testing.assert_array_equal(some.encode_images(pixels[5:16]), together[5:16])
+
+
+def test_text_embedding_does_not_depend_on_what_shares_its_batch(encoder: OpenClipEncoder) -> None:
+    texts = [f"picture {number}" for number in range(11)]
+    together = encoder.encode_texts(texts)
+    np.testing.assert_array_equal(np.concatenate([encoder.encode_texts([text]) for text in texts]), together)
+
+
+def test_empty_batches_have_no_rows(encoder: OpenClipEncoder) -> None:
+    assert encoder.encode_images(np.zeros((0, 3, 32, 32), np.uint8)).shape == (0, 32)
+    assert encoder.encode_texts([]).shape == (0, 32)
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
