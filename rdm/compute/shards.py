@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psutil
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 WAIT_FOR_WORKERS_SECONDS = 300
+WATCH_SECONDS = 5.0  # between looks at whether workers live, while no shard is finished
+LOST_WORKER_SECONDS = 60  # in which a worker that died must have started again, or another is started for it
 ShardT = TypeVar("ShardT")
 ResultT = TypeVar("ResultT")
 
@@ -62,6 +66,7 @@ class ComputePool:
     def __init__(self, client: Client, config: ComputeConfig) -> None:
         self.client = client
         self.config = config
+        self._lived = self._complete = 0.0  # when there was a worker, and when there were all
 
     @property
     def dashboard(self) -> str:
@@ -84,10 +89,8 @@ class ComputePool:
         only that one again.
 
         Raises:
-            RdmError: what the first failing shard raised, with the shard named.
+            RdmError: what the first failing shard raised, with the shard named; or no worker of a local cluster lives.
         """
-        from distributed import as_completed
-
         names = names or [str(position) for position in range(len(shards))]
         futures: dict[Future, int] = {
             self.client.submit(
@@ -98,7 +101,7 @@ class ComputePool:
         failures: list[ShardFailure] = []
         try:
             with tracking(stage, len(shards) + done_before, unit, done_before) as tracker:
-                for future in as_completed(list(futures)):
+                for future in self._as_completed(list(futures)):
                     position = futures[future]
                     if future.status == "error":
                         failures.append(ShardFailure(names[position], future.exception()))
@@ -110,6 +113,43 @@ class ComputePool:
             self.client.cancel([future for future in futures if not future.done()])
         if failures:
             _raise_failures(stage, failures)
+
+    def _as_completed(self, futures: list[Future]) -> Iterator[Future]:
+        finished: Queue[Future] = Queue()
+        for future in futures:
+            future.add_done_callback(finished.put)
+        for _ in futures:
+            self._lived = self._complete = time.monotonic()
+            while True:
+                try:
+                    yield finished.get(timeout=WATCH_SECONDS)
+                    break
+                except Empty:
+                    self._look_after_workers()
+
+    def _look_after_workers(self) -> None:
+        """Replace workers of a local cluster that do not start again: Dask gives up after their first failure to."""
+        wanted = _num_workers(self.config) if self.config.dask == "local" else 1
+        alive = len(self.client.scheduler_info(n_workers=-1)["workers"])
+        now = time.monotonic()
+        if alive:
+            self._lived = now
+        if alive >= wanted:
+            self._complete = now
+        elif now - self._complete > LOST_WORKER_SECONDS:
+            logger.warning("%d of %d workers are left", alive, wanted)
+            self._complete = now
+            if self.config.dask == "local":
+                cluster: Any = self.client.cluster
+                cluster.scale(alive)  # lets go of those that have not started, and of no other
+                cluster.scale(wanted)
+        if self.config.dask == "local" and now - self._lived > WAIT_FOR_WORKERS_SECONDS:
+            raise RdmError(
+                f"no worker has lived for {WAIT_FOR_WORKERS_SECONDS} seconds",
+                where="the local Dask cluster",
+                fix="most likely a worker needs more memory than it has: run the same command with fewer workers; "
+                "finished shards are kept",
+            )
 
 
 class _Inline(Generic[ShardT]):
@@ -155,10 +195,14 @@ def count_workers(config: ComputeConfig) -> int:
     if config.dask == "inline":
         return 1
     if config.dask == "local":
-        return config.num_workers or os.cpu_count() or 1
+        return _num_workers(config)
     with compute_pool(config) as pool:
         assert isinstance(pool, ComputePool)
         return len(pool.client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _num_workers(config: ComputeConfig) -> int:
+    return config.num_workers or os.cpu_count() or 1
 
 
 @contextmanager
@@ -202,13 +246,15 @@ def _local_cluster(config: ComputeConfig) -> Iterator[Any]:
     import dask.config
     from distributed import LocalCluster
 
-    num_workers = config.num_workers or os.cpu_count() or 1
+    num_workers = _num_workers(config)
     memory_limit = int(psutil.virtual_memory().total * config.memory_fraction / num_workers)
     settings = {
         "distributed.nanny.environ": _ONE_THREAD,
         "distributed.nanny.pre-spawn-environ": _ONE_THREAD,
         "distributed.worker.daemon": True,
+        "distributed.worker.memory.pause": False,  # a worker that waits for memory that it fills itself waits forever
         "distributed.scheduler.allowed-failures": config.retries,
+        "distributed.deploy.lost-worker-timeout": "1000 days",  # it would close and not replace: see ComputePool
     }
     # Not every machine has a free port 8787, and Dask warns when it is taken.
     with (

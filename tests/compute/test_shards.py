@@ -3,10 +3,15 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+import psutil
 import pytest
 
-from rdm.compute import ComputeConfig, compute_pool
+from rdm.compute import ComputeConfig, compute_pool, shards
 from rdm.errors import RdmError, StorageError, UsageError
 from rdm.progress import progress_to
 
@@ -140,3 +145,69 @@ def test_killed_worker_costs_a_retry_and_not_the_run(tmp_path: object) -> None:
 
     with compute_pool(LOCAL) as pool:
         assert list(pool.map(work, [f"{tmp_path}/killed"], stage="fragile")) == [(0, True)]
+
+
+def dying() -> Callable[[str], bool]:
+    """Return work that is killed, and leaves word to kill the workers that follow, until all that is over."""
+
+    def work(path: str) -> bool:
+        if os.path.exists(path + ".over"):
+            return True
+        with open(path, "w"):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    return work
+
+
+@contextmanager
+def killing_at_birth(path: Path) -> Iterator[None]:
+    """Kill every worker of this process as it starts, while a path exists."""
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.05):
+            for child in psutil.Process().children(recursive=True) if path.exists() else []:
+                with suppress(psutil.Error):
+                    if any("spawn_main" in part for part in child.cmdline()):
+                        child.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_worker_that_dies_while_it_starts_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "LOST_WORKER_SECONDS", 3)
+    path = tmp_path / "killed"
+
+    def relent() -> None:
+        (tmp_path / "killed.over").touch()
+        path.unlink()
+
+    with killing_at_birth(path), compute_pool(ComputeConfig(num_workers=1)) as pool:
+        timer = threading.Timer(10, relent)
+        timer.start()
+        assert list(pool.map(dying(), [str(path)], stage="fragile")) == [(0, True)]
+        timer.join()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_cluster_whose_workers_never_start_again_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "LOST_WORKER_SECONDS", 3)
+    monkeypatch.setattr(shards, "WAIT_FOR_WORKERS_SECONDS", 15)
+    path = tmp_path / "killed"
+    with (
+        killing_at_birth(path),
+        compute_pool(ComputeConfig(num_workers=1)) as pool,
+        pytest.raises(RdmError, match="no worker has lived for 15 seconds"),
+    ):
+        list(pool.map(dying(), [str(path)], stage="fragile"))

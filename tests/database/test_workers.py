@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -97,6 +98,21 @@ def test_killed_workers_change_nothing(photos: Path, tmp_path: Path, contents: C
     assert contents(tmp_path / "db") == contents(tmp_path / "calm")
 
 
+def encoding_bytes() -> int:
+    """Return the peak memory of a process that encodes a picture as a worker does."""
+    program = """
+import resource
+import distributed
+import numpy as np
+from rdm.database.embed import load_encoder
+load_encoder("assets://encoder-lite").encode_images(np.zeros((8, 3, 224, 224), np.uint8))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    return int(done.stdout)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_worker_at_its_memory_limit_costs_one_shard(photos: Path, tmp_path: Path, contents: Contents) -> None:
@@ -106,7 +122,7 @@ def test_worker_at_its_memory_limit_costs_one_shard(photos: Path, tmp_path: Path
     with builder.writing(), compute_pool(inline) as pool:
         builder.ingest(pool)
         builder.patchify(pool)
-    limit = 750_000_000 / psutil.virtual_memory().total  # enough for the encoder, not for 119 million pixels as well
+    limit = (encoding_bytes() + 150_000_000) / psutil.virtual_memory().total  # 119 million pixels need 357 MB
     small = ComputeConfig(num_workers=1, memory_fraction=limit, retries=1)
     with builder.writing(), compute_pool(small) as pool:
         builder.patchify(pool)
