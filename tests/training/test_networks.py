@@ -81,7 +81,7 @@ def test_channels_last_gives_the_same_gradients():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks, and hides the warning itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's compiler hides this one itself
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_a_compiled_network_gives_the_same_gradients(kind, monkeypatch):
     # Inductor draws dropout from a generator of its own.
