@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from rdm.compute.shards import Pool
 from rdm.config import digest_json
 from rdm.database.parts import EmbeddingParts, count_rows, gather
-from rdm.errors import StorageError
 from rdm.storage import Folder, sha256_file
+from rdm.storage.files import storage_errors
 
 ADD_ROWS = 4096  # rows that are looked up in the quantizer at once
 SCRATCH = "_markers/index"
@@ -171,18 +171,25 @@ def write_index(index: faiss.Index, path: Path, where: str) -> None:
     """Write an index to a file.
 
     Raises:
-        StorageError: the disk is full; faiss gives the cause in words only.
+        StorageError: the disk is full, or the file cannot be written. faiss's own writer is silent where the last bytes
+            do not fit.
     """
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:
-        raise StorageError(
-            f"the index cannot be written: {error}",
-            where=where,
-            fix="free space and run the same command again: it resumes",
-        ) from error
+    failures: list[OSError] = []
+
+    def write(data: bytes) -> None:
+        try:
+            if not failures:
+                file.write(data)
+        except OSError as error:  # would be lost in faiss
+            failures.append(error)
+
+    with storage_errors(where), open(path, "wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(write, _PIECE_BYTES))
+        if failures:
+            raise failures[0]
 
 
+_PIECE_BYTES = 1 << 20
 _SPARSE_BYTES = 12  # of an empty index: "sprs" and the number of lists that are not empty, 0
 
 
