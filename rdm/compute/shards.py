@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import psutil
 from pydantic import Field
@@ -104,7 +104,7 @@ class ComputePool:
                 for future in self._as_completed(list(futures)):
                     position = futures[future]
                     if future.status == "error":
-                        failures.append(ShardFailure(names[position], future.exception()))
+                        failures.append(ShardFailure(names[position], cast(BaseException, future.exception())))
                     else:
                         yield position, future.result()
                     tracker.advance(note=f"{len(failures)} failed" if failures else "")
