@@ -102,14 +102,18 @@ def test_fewer_neighbors_are_a_prefix_of_more(search: tuple[np.ndarray, np.ndarr
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 16, 512]), st.sampled_from([0.0, 1.0, 30.0]))
 def test_products_of_rounded_vectors_err_by_no_more_than_equation_1(seed: int, dim: int, outlier: float) -> None:
     rng = np.random.default_rng(seed)
-    spread = rng.standard_normal((shortlist.GROUP_ROWS, dim)) + outlier * (np.arange(dim) == 0)
-    true = torch.from_numpy(quantize(spread / np.linalg.norm(spread, axis=1, keepdims=True))).float()
-    wanted = torch.from_numpy(unit_vectors(rng, 8, dim)).float()
-    vectors, queries = rounded(true, shortlist.GROUP_ROWS, "int8"), rounded(wanted, 1, "int8")
-    found = (queries.values.double() * queries.scales[:, None]) @ (vectors.values.double() * vectors.scales).T
-    sizes = (queries.values.double() * queries.scales[:, None]).norm(dim=1, keepdim=True)
-    bound = sizes * vectors.residuals + queries.residuals[:, None] * vectors.norms
-    assert bool(((found - wanted.double() @ true.double().T).abs() <= bound).all())
+    spread = rng.standard_normal((100, dim)) + outlier * (np.arange(dim) == 0)  # the second group is not whole
+    true = quantize(spread / np.linalg.norm(spread, axis=1, keepdims=True))
+    center = rng.normal(scale=0.1, size=dim).astype(np.float32)
+    wanted = unit_vectors(rng, 8, dim)
+    vectors, queries = rounded(true, center, 64, "int8"), rounded(wanted, np.zeros(dim, np.float32), 1, "int8")
+    scales, residuals, norms = np.repeat(vectors.of_groups, 64, axis=0)[:100].T.astype(np.float64)
+    near = vectors.values.numpy()[:100] * scales[:, None]
+    near_queries = queries.values.numpy() * queries.of_groups[:, :1].astype(np.float64)
+    less = true.astype(np.float64) - center
+    bound = np.outer(np.linalg.norm(near_queries, axis=1), residuals) + np.outer(queries.of_groups[:, 1], norms)
+    assert (np.abs(near_queries @ near.T - wanted.astype(np.float64) @ less.T) <= bound).all()
+    assert vectors.values[100:].count_nonzero() == 0
 
 
 @settings(max_examples=200)
@@ -131,7 +135,7 @@ def test_the_nearest_is_found_though_it_is_rounded_down_and_all_others_up(monkey
     rows = [*(np.roll(tail, shift) for shift in range(20)), np.full(255, 60.45)]
     vectors = quantize(step * np.stack([[sign * 127, *(sign * row)] for row in rows for sign in (1, -1)]))
     query = quantize(np.full((1, 256), 1 / 16))
-    whole = rounded(torch.from_numpy(vectors).float(), 2, "int8").values.sum(dim=1)
+    whole = rounded(vectors, np.zeros(256, np.float32), 2, "int8").values.sum(dim=1)
     assert whole[40] < whole[:40:2].min() - 100
     ids, _ = exact_search(query, [(0, vectors)], 1, excluded=NONE, precision="int8")
     assert ids.tolist() == [[40]]
@@ -144,8 +148,7 @@ def test_a_threshold_raised_again_and_again_loses_nothing(
     rng = np.random.default_rng(1)
     unit = unit_vectors(rng, 900, 16)
     expected = exact_search(unit[:20], [(0, unit)], 9, excluded=NONE)
-    for name, value in {"WAITING": 0, "PANEL_ROWS": 128, "PIECE_GROUPS": 3, "PIECE_ROWS": 64}.items():
-        monkeypatch.setattr(shortlist, name, value)
+    monkeypatch.setattr(shortlist, "PANEL_ROWS", 128)
     monkeypatch.setattr(search, "QUERY_ROWS", 7)
     found = exact_search(unit[:20], [(0, unit)], 9, excluded=NONE, precision=precision)
     assert all(one.tobytes() == other.tobytes() for one, other in zip(found, expected, strict=True))
@@ -176,6 +179,17 @@ def test_near_ties_that_single_precision_cannot_tell_apart_are_ranked_exactly() 
     expected_ids, expected = brute_force(query, vectors, 50, set())
     assert ids.tolist() == expected_ids
     assert similarities.tobytes() == expected.tobytes()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 100))
+def test_similarities_are_the_sums_of_exact_products(seed: int, dim: int) -> None:
+    """Subnormal numbers and either sign included: whole multiples of 2^-48 here, so that float64 sums exactly."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 0x1C00, (2, 3, dim)) | rng.integers(0, 2, (2, 3, dim)) << 15  # below 2^-8
+    vectors = bits.astype(np.uint16).view(np.float16)
+    found = canonical_similarities(vectors[:, 0], vectors)
+    exact = (vectors[:, :1].astype(np.float64) * vectors.astype(np.float64)).sum(axis=-1)
+    assert found.tobytes() == exact.astype(np.float32).tobytes()
 
 
 @given(st.lists(st.tuples(st.integers(-1, 9), st.sampled_from([0.0, 0.5, 1.0])), max_size=12), st.integers(1, 12))
