@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats takes two seconds to load
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def mean_interval(values: NDArray[np.floating]) -> Interval:
     if len(values) < 2:
         raise ValueError(f"an interval needs two values or more, not {len(values)}")
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Interval(float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1)) * error)
+    return Interval(float(np.mean(values)), float(stdtrit(len(values) - 1, 0.975)) * error)
 
 
 def within_subject_intervals(values: NDArray[np.floating]) -> list[Interval]:

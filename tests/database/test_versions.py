@@ -106,6 +106,7 @@ def test_version_whose_index_was_dropped_is_searched_exactly_with_a_warning(
     assert "version 3 has no index any more" in caplog.text
 
 
+@pytest.mark.slow
 def test_readers_see_their_version_throughout_fifty_updates(tabled: Any, encoded: Callable[..., bytes]) -> None:
     queries = np.asarray(RetrievalDatabase.open(str(tabled.root)).parts[0][1])
     readers: list[tuple[RetrievalDatabase, list[np.ndarray]]] = []
