@@ -1,6 +1,7 @@
 """Run every benchmark, or those named: `python -m benchmarks [NAME ...]`.
 
-Those that take long run when named only: `approximate_neighbors`, `growth`, `updates`.
+When named only: `approximate_neighbors`, `growth` and `updates`, which take long; `throughput_table`, for accelerators;
+`official_unet`, which needs the official code.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rdm.training.config import TrainConfig
@@ -50,7 +49,7 @@ def _row(
     try:
         with kernel or nullcontext():
             found = measured_throughput(config, cost, batch)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
+    except RuntimeError as error:  # no memory, or no such kernel on this device
         rows.append(f"| {name} | {batch} | {str(error).splitlines()[0][:80]} | | |")
         return 0.0
     rows.append(_words(name, batch, found))

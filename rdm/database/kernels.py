@@ -14,7 +14,8 @@ from llvmlite import ir
 from numba import boolean, float32, float64, int8, int32, int64, uint16, void
 from numba.extending import intrinsic
 
-DEAD = -(2**31)  # the score of a vector that may not be found: no true one is as small
+from rdm.database.shortlist import DEAD
+
 SUMS = 32  # of products that are added at once
 _ANY_ORDER = {"reassoc", "contract", "nsz"}  # of sums: for bounds, which allow for it
 

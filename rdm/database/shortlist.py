@@ -28,6 +28,7 @@ ShortlistPrecision: TypeAlias = Literal["int8", "fp32"]
 
 PANEL_ROWS = 4096  # vectors compared at once: a panel's scores stay in the processor's cache
 GROUP_ROWS = 64  # vectors of one scale, whose greatest score is looked at before their own
+DEAD = -(2**31)  # the score of a vector that may not be found: no true one is as small
 SLACK = 2.0**-19  # above the error of a dozen operations in float32 with numbers below 2
 
 
@@ -160,8 +161,6 @@ class Nearest:
     def _scores(self, panel: Panel) -> Tensor:
         import torch
 
-        from rdm.database.kernels import DEAD
-
         values = panel.rounded.values.T
         product = torch.ops.aten._int_mm if values.dtype == torch.int8 else torch.mm
         scores = product(self._rounded.values, values)
@@ -173,8 +172,6 @@ class Nearest:
 
     def _raise_floor(self, greatest: NDArray[np.number], of_queries: Float32, of_groups: Float32) -> None:
         """Raise what must be reached to the k-th of bounds below the similarities of the groups' best vectors."""
-        from rdm.database.kernels import DEAD
-
         k = self._ids.shape[1]
         if greatest.shape[1] < k:
             return

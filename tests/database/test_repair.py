@@ -130,7 +130,7 @@ class Changes(RuleBasedStateMachine):
             assert repaired[1].tobytes() == new[1].tobytes()
 
 
-Changes.TestCase.settings = settings(max_examples=60, stateful_step_count=12, deadline=None)
+Changes.TestCase.settings = settings(max_examples=150, stateful_step_count=12, deadline=None)
 TestAnySequenceOfChanges = Changes.TestCase
 
 
