@@ -60,7 +60,7 @@ class TrainConfig(Config):
         default=False, description="compute activations again in the backward pass: less memory, a third more work"
     )
     compile: bool = Field(default=False, description="compile the network with torch.compile")
-    channels_last: bool = Field(default=False, description="convolutions in the channels-last memory format")
+    channels_last: bool = Field(default=False, description="convolutions compute in the channels-last memory format")
     num_ranks: int | None = Field(
         default=None,
         ge=1,

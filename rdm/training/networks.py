@@ -29,12 +29,21 @@ def prepare_networks(networks: Sequence[nn.Module], config: TrainConfig) -> None
         )
     for network in networks:
         if config.channels_last:
-            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-            network.register_forward_pre_hook(_channels_last_input)
+            lay_out_channels_last(network)
         if config.activation_checkpointing:
             checkpoint_activations(network)
         if config.compile:
             network.compile()
+
+
+def lay_out_channels_last(network: nn.Module) -> None:
+    """Give every convolution its input in the channels-last format, which its output then has.
+
+    Parameters stay as they are: DeepSpeed sends and flattens them, and cannot in other formats.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(_channels_last_input)
 
 
 def checkpoint_activations(network: Any) -> None:
@@ -54,8 +63,5 @@ def networks_of(module: nn.Module) -> list[nn.Module]:
     return [network for child in module.children() for network in networks_of(child)]
 
 
-def _channels_last_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(
-        value.contiguous(memory_format=torch.channels_last) if isinstance(value, Tensor) and value.dim() == 4 else value
-        for value in inputs
-    )
+def _channels_last_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(value.contiguous(memory_format=torch.channels_last) for value in inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rdm.context import Context
 from rdm.errors import TrainingError
@@ -73,6 +74,22 @@ def same(first: tuple[nn.Module, Tensor], second: tuple[nn.Module, Tensor], tole
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_checkpointed_activations_give_the_same_gradients(kind):
     same(prepared(kind), prepared(kind, activation_checkpointing=True), 1e-6)
+
+
+def test_channels_last_reaches_every_convolution_and_leaves_parameters_contiguous(monkeypatch):
+    """DeepSpeed sends parameters as bytes, which it cannot with others."""
+    laid_out = []
+    convolve = functional.conv2d
+
+    def observed(x: Tensor, *rest: object) -> Tensor:
+        laid_out.append(x.is_contiguous(memory_format=torch.channels_last))
+        return convolve(x, *rest)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+    monkeypatch.setattr(functional, "conv2d", observed)
+    network, _ = prepared("denoiser", channels_last=True)
+    assert laid_out
+    assert all(laid_out)
+    assert all(parameter.is_contiguous() for parameter in network.parameters())
 
 
 def test_channels_last_gives_the_same_gradients():
