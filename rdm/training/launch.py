@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,7 +60,7 @@ def run_training(
         write_run(out, config, inputs)
         (out / ERROR_FILE).unlink(missing_ok=True)
         with tracking("train", config.max_steps, "steps", before["step"] if before else 0) as tracker:
-            code = _follow(orders_of(config, cluster, out), cluster, out, tracker, on_progress)
+            code = run_nodes(orders_of(config, cluster, out), cluster, out, tracker, on_progress)
     if code != 0:
         raise _failure(out, code)
     result = last_stats(out)
@@ -154,8 +155,8 @@ def _prepare(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> None
         )
 
 
-def _follow(
-    orders: Sequence[Orders], cluster: Cluster, out: Path, tracker: Tracker, on_progress: OnProgress | None
+def run_nodes(
+    orders: Sequence[Orders], cluster: Cluster, out: Path, tracker: Tracker, on_progress: OnProgress | None = None
 ) -> int:
     """Run the job to its end and return the first exit code that is not 0. No machine outlives another's failure."""
     prefixes = [cluster.shell_words(machine) for machine in cluster.machines] or [[]]
@@ -163,28 +164,34 @@ def _follow(
     with open(out / LOG, "ab") as log:
         try:
             for prefix, own in zip(prefixes, orders, strict=True):
-                nodes.append(_start(prefix, own, log))
+                nodes.append(_start(prefix, log))
+                _send(nodes[-1], own)
             return _wait(nodes, out, tracker, on_progress)
         finally:
             for node in nodes:
                 assert node.stdin is not None
-                node.stdin.close()  # the machine's ranks end with this
+                with suppress(BrokenPipeError):
+                    node.stdin.close()  # the machine's ranks end with this
             for node in nodes:
                 _end(node)
 
 
-def _start(prefix: Sequence[str], orders: Orders, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    node = subprocess.Popen(
+def _start(prefix: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         [*prefix, sys.executable, "-m", "rdm.training.node"],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
+
+def _send(node: subprocess.Popen[bytes], orders: Orders) -> None:
+    """Tell a machine its part. One that has ended already, say because nobody reached it, told why in the log."""
     assert node.stdin is not None
-    node.stdin.write(orders.model_dump_json().encode() + b"\n")
-    node.stdin.flush()
-    return node
+    with suppress(BrokenPipeError):
+        node.stdin.write(orders.model_dump_json().encode() + b"\n")
+        node.stdin.flush()
 
 
 def _wait(nodes: Sequence[subprocess.Popen[bytes]], out: Path, tracker: Tracker, on_progress: OnProgress | None) -> int:

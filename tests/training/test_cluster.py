@@ -6,9 +6,10 @@ import json
 import pytest
 
 from rdm.errors import UsageError
+from rdm.progress import tracking
 from rdm.training.cluster import Cluster, Machine
-from rdm.training.launch import orders_of
-from rdm.training.node import command, interface_to
+from rdm.training.launch import LOG, orders_of, run_nodes
+from rdm.training.node import Orders, command, interface_to
 from rdm.training.recipes import recipe_config
 
 
@@ -62,3 +63,20 @@ def test_every_machine_gets_its_number_and_the_first_ones_address(hostfile, tmp_
 def test_the_interface_to_an_own_address_is_the_one_that_has_it():
     assert interface_to("127.0.0.1") == "lo"
     assert interface_to("no.such.host.invalid") is None
+
+
+def test_a_machine_that_ends_before_it_was_told_its_part_gives_its_exit_code_and_its_words(tmp_path):
+    cluster = Cluster(machines=(Machine(host="far", slots=1),), remote_shell="sh -c 'echo no route to {host}; exit 7'")
+    more_than_a_pipe_holds = "x" * 200_000
+    orders = Orders(
+        out=more_than_a_pipe_holds,
+        slots=(1,),
+        node_rank=0,
+        master_address="far",
+        master_port=29500,
+        device="cpu",
+        pick_interface=True,
+    )
+    with tracking("train", 1, "steps") as tracker:
+        assert run_nodes([orders], cluster, tmp_path, tracker) == 7
+    assert (tmp_path / LOG).read_text() == "no route to far\n"
