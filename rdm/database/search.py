@@ -8,6 +8,7 @@ say which pairs need not be compared, with a margin above their error bound: see
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,9 +70,10 @@ def exact_search(
         for first_id, vectors in blocks:
             low, high = np.searchsorted(excluded, [first_id, first_id + len(vectors)])
             making = panels(first_id, vectors, excluded[low:high] - first_id, precision)
-            for panel in ahead(pool, making, PANELS_AHEAD):
-                for adding in [pool.submit(chunk.add, panel) for chunk in nearest]:
-                    adding.result()
+            found = ahead(pool, making, PANELS_AHEAD)
+            adding = (partial(some.add, panel) for panel in found for some in nearest)
+            for _ in ahead(pool, adding, len(nearest) - 1):  # none takes a panel before it is done with the last
+                pass
     return ids, best
 
 
