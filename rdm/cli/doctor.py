@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
-import psutil
 from cyclopts import App
 
 from rdm.cli.console import JsonFlag, show, show_rows
+from rdm.compute.capabilities import memory_bytes, num_cores
 from rdm.config import format_bytes
 from rdm.errors import RdmError
 
@@ -70,8 +69,8 @@ def _python() -> Finding:
 
 
 def _memory() -> Finding:
-    total = psutil.virtual_memory().total
-    return total >= 6e9, f"{format_bytes(total)}, {os.cpu_count()} cores", "the quickstart needs 6 GB"
+    total = memory_bytes()
+    return total >= 6e9, f"{format_bytes(total)}, {num_cores()} cores", "the quickstart needs 6 GB"
 
 
 def _disk() -> Finding:

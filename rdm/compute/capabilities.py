@@ -1,8 +1,22 @@
-"""What this machine's processors do fast."""
+"""What this process may use of its machine, and what its processors do fast."""
 
 from __future__ import annotations
 
 from functools import cache
+
+
+def num_cores() -> int:
+    """Return the cores that this process may use, which a container or `taskset` may have limited."""
+    from dask.system import CPU_COUNT
+
+    return CPU_COUNT
+
+
+def memory_bytes() -> int:
+    """Return the memory that this process may use: the machine's, or less where a container or `ulimit` limits it."""
+    from distributed.system import MEMORY_LIMIT
+
+    return MEMORY_LIMIT
 
 
 def has_fast_bfloat16(device_type: str = "cpu") -> bool:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-import psutil
 from pydantic import Field
 
+from rdm.compute.capabilities import memory_bytes, num_cores
 from rdm.config import Config
 from rdm.errors import RdmError, UsageError
 from rdm.progress import tracking
@@ -42,7 +42,7 @@ class ComputeConfig(Config):
         default=None, ge=1, description="worker processes of a local cluster; None: one per core"
     )
     memory_fraction: float = Field(
-        default=0.7, gt=0, le=1, description="share of this machine's memory the local workers may use"
+        default=0.7, gt=0, le=1, description="share of this machine's, or container's, memory the local workers may use"
     )
     retries: int = Field(
         default=2, ge=0, description="further attempts for a shard whose worker died; an error is not retried"
@@ -89,7 +89,7 @@ class ComputePool:
         only that one again.
 
         Raises:
-            RdmError: what the first failing shard raised, with the shard named; or no worker of a local cluster lives.
+            RdmError: what the first failing shard raised, with the shard named; or no worker lives.
         """
         names = names or [str(position) for position in range(len(shards))]
         futures: dict[Future, int] = {
@@ -143,12 +143,13 @@ class ComputePool:
                 cluster: Any = self.client.cluster
                 cluster.scale(alive)  # lets go of those that have not started, and of no other
                 cluster.scale(wanted)
-        if self.config.dask == "local" and now - self._lived > WAIT_FOR_WORKERS_SECONDS:
+        if now - self._lived > WAIT_FOR_WORKERS_SECONDS:
+            local = self.config.dask == "local"
             raise RdmError(
                 f"no worker has lived for {WAIT_FOR_WORKERS_SECONDS} seconds",
-                where="the local Dask cluster",
-                fix="most likely a worker needs more memory than it has: run the same command with fewer workers; "
-                "finished shards are kept",
+                where="the local Dask cluster" if local else self.config.dask,
+                fix="most likely a worker needs more memory than it has: run the same command with "
+                f"{'fewer workers' if local else 'larger workers'}; finished shards are kept",
             )
 
 
@@ -202,7 +203,7 @@ def count_workers(config: ComputeConfig) -> int:
 
 
 def _num_workers(config: ComputeConfig) -> int:
-    return config.num_workers or os.cpu_count() or 1
+    return config.num_workers or num_cores()
 
 
 @contextmanager
@@ -247,7 +248,7 @@ def _local_cluster(config: ComputeConfig) -> Iterator[Any]:
     from distributed import LocalCluster
 
     num_workers = _num_workers(config)
-    memory_limit = int(psutil.virtual_memory().total * config.memory_fraction / num_workers)
+    memory_limit = int(memory_bytes() * config.memory_fraction / num_workers)
     settings = {
         "distributed.nanny.environ": _ONE_THREAD,
         "distributed.nanny.pre-spawn-environ": _ONE_THREAD,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
+from rdm.compute.capabilities import memory_bytes, num_cores
 from rdm.config import format_bytes
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.models.denoiser import load_denoiser, num_parameters
@@ -222,7 +221,7 @@ def _training(run: Path, stages: Sequence[Mapping[str, Any]]) -> Training:
         num_parameters=num_parameters(load_denoiser(run / "model" / "denoiser")),
         batch_size=config.batch_size,
         seconds=seconds,
-        hardware=f"{os.cpu_count()} CPU cores",
+        hardware=f"{num_cores()} CPU cores",
         conditioning_dropout=objective.conditioning.dropout,
         loss_name=LOSS_NAMES[objective.prediction_type],
     )
@@ -333,8 +332,8 @@ def _versions() -> dict[str, str]:
 
 def _hardware() -> dict[str, str]:
     return {
-        "cores": str(os.cpu_count()),
-        "memory": format_bytes(psutil.virtual_memory().total),
+        "cores": str(num_cores()),
+        "memory": format_bytes(memory_bytes()),
         "machine": platform.machine(),
         "system": platform.system(),
     }

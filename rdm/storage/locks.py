@@ -5,11 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 from rdm.errors import ConcurrentWriterError
 from rdm.storage.files import storage_errors
+
+ATTEMPTS = 20
+ATTEMPT_SECONDS = 0.01
 
 
 def lock_file(path: Path, activity: str) -> TextIO:
@@ -25,7 +30,7 @@ def lock_file(path: Path, activity: str) -> TextIO:
     with storage_errors(path):
         lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115  the caller closes it
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(lock)
         except BlockingIOError as error:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
@@ -37,6 +42,16 @@ def lock_file(path: Path, activity: str) -> TextIO:
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
     return lock
+
+
+def _take(lock: TextIO) -> None:
+    """Take the lock, or raise BlockingIOError. Who asks `is_locked` holds it too, but for microseconds."""
+    for _ in range(ATTEMPTS):
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(ATTEMPT_SECONDS)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_locked(path: Path) -> bool:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from rdm import errors
+from rdm.compute.capabilities import num_cores
 from rdm.errors import RdmError, TrainingError
 from rdm.progress import Tracker, tracking
 from rdm.storage.files import storage_errors
 from rdm.storage.locks import lock_file
 from rdm.training.cluster import Cluster
 from rdm.training.config import TrainConfig, TrainInputs
-from rdm.training.node import Orders, command, end_group, num_cores
+from rdm.training.node import Orders, command, end_group
 
 POLL_SECONDS = 0.5
 LOG = "launcher.log"

@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import Field
 
+from rdm.compute.capabilities import num_cores
 from rdm.config import Config
 
 GRACE_SECONDS = 10.0
@@ -109,11 +110,6 @@ def interface_to(address: str) -> str | None:
     names = [name for name, addresses in interfaces.items() if own in {entry.address for entry in addresses}]
     # The master reaches itself over the loopback, but the others reach it by the interface that has its address.
     return next(iter(names), None)
-
-
-def num_cores() -> int:
-    """Return the cores that this process may use, which a container or `taskset` may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_group(process: subprocess.Popen[Any], signs: Sequence[int] = (signal.SIGTERM, signal.SIGKILL)) -> None:

@@ -3,13 +3,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
+from distributed import LocalCluster
 
 from rdm.compute import ComputeConfig, compute_pool, shards
 from rdm.errors import RdmError, StorageError, UsageError
@@ -211,3 +215,28 @@ def test_cluster_whose_workers_never_start_again_is_an_error(tmp_path: Path, mon
         pytest.raises(RdmError, match="no worker has lived for 15 seconds"),
     ):
         list(pool.map(dying(), [str(path)], stage="fragile"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_cluster_at_an_address_whose_workers_are_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "WAIT_FOR_WORKERS_SECONDS", 8)
+    with (
+        cast(Any, LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0")) as cluster,
+        compute_pool(ComputeConfig(dask=cluster.scheduler_address)) as pool,
+    ):
+        cluster.scale(0)
+        with pytest.raises(RdmError, match="no worker has lived for 8 seconds") as raised:
+            list(pool.map(abs, [1], stage="lonely"))
+        assert raised.value.where == cluster.scheduler_address
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_local_cluster_has_a_worker_for_each_core_that_the_process_may_use() -> None:
+    count = "from rdm.compute.shards import ComputeConfig, count_workers; print(count_workers(ComputeConfig()))"
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(own)})
+    try:
+        assert subprocess.check_output([sys.executable, "-c", count], text=True) == "1\n"
+    finally:
+        os.sched_setaffinity(0, own)
