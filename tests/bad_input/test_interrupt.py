@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ def test_an_interrupted_build_is_finished_by_the_same_command(tmp_path: Path, en
         (photos / f"{number:02d}.jpg").write_bytes(encoded(number))
     command = [sys.executable, "-c", "from rdm.cli import main; main()", "database", "build", "--root", str(root),
                "--source", f"folder://{photos}", "--dask", "inline", "--set", "images_per_shard=10"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # What a shell starts in its background ignores SIGINT, and so would what the tests start.
+    hearing = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hearing)
     while not (root / "_markers" / "ingest" / "00000.json").exists():
         assert process.poll() is None
         time.sleep(0.02)
