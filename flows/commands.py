@@ -34,6 +34,8 @@ def quickstart(
     """Build a database from embedded photographs, train on it, sample, measure, and write report.html.
 
     At most ten minutes on two cores. Interrupted, the same command resumes; complete, it says so in seconds.
+
+    Example: rdm quickstart --root quickstart
     """
     prefect_defaults()
     from flows.quickstart import Layout, QuickstartConfig
@@ -76,6 +78,8 @@ def deploy(
     """Create missing work pools and queues, and deploy every flow to the Prefect server of PREFECT_API_URL.
 
     The runs will work in the folder in which this command runs.
+
+    Example: rdm deploy --dry-run
     """
     import subprocess
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from rdm.config import format_bytes
 from rdm.progress import progress_to
@@ -32,6 +34,20 @@ SetOption = Annotated[
 DaskOption = Annotated[
     str, Parameter(name="--dask", help="`local`, `inline`, or a scheduler's address tcp://HOST:PORT")
 ]
+
+
+def in_range(
+    least: float, most: float = math.inf, *, excluding: float | None = None
+) -> Callable[[Any, float | None], None]:
+    """Return a validator of a numeric option, for its Parameter: a number outside is a usage error."""
+    allowed = f"{least} or more" if most == math.inf else f"from {least} to {most}"
+    but = "" if excluding is None else f", but not {excluding}"
+
+    def check(_type: Any, value: float | None) -> None:
+        if value is not None and (not least <= value <= most or value == excluding):  # nan is in no range
+            raise ValueError(f"Must be {allowed}{but}.")
+
+    return check
 
 
 class RichSink:
@@ -65,14 +81,14 @@ def console_progress() -> Iterator[None]:
             yield
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[unit]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=False) as progress, progress_to(RichSink(progress)):
         yield
@@ -88,17 +104,23 @@ def show(result: Mapping[str, Any], *, as_json: bool, title: str = "") -> None:
     if as_json:
         sys.stdout.write(json.dumps(result, indent=1, default=str) + "\n")
         return
-    table = Table(title=title or None, show_header=False, box=None, title_justify="left")
-    for name, value in result.items():
-        table.add_row(name.replace("_", " "), _lines(value) if isinstance(value, dict) else _named(name, value))
-    Console().print(table)
+    rows = [
+        (name.replace("_", " "), _lines(value) if isinstance(value, dict) else _named(name, value))
+        for name, value in result.items()
+    ]
+    _print_table(Table(show_header=False, box=None), rows, title)
 
 
 def show_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
     """Print a table with a header."""
-    table = Table(*columns, title=title or None, title_justify="left")
+    _print_table(Table(*columns), [[_plain(value) for value in row] for row in rows], title)
+
+
+def _print_table(table: Table, rows: Iterable[Sequence[str]], title: str) -> None:
+    """Print a table; texts come from outside, and are shown as they are: `[red]` in a file's name is no markup."""
+    table.title, table.title_justify = Text(title, style="table.title") if title else None, "left"
     for row in rows:
-        table.add_row(*[_plain(value) for value in row])
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 

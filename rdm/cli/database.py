@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from rdm.cli import exchange
-from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, show, show_rows
+from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, in_range, show, show_rows
 from rdm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,10 +18,20 @@ if TYPE_CHECKING:
 
 Root = Annotated[str, Parameter(name="--root", help="the database's folder or URL")]
 TrialOption = Annotated[
-    int, Parameter(name="--trial", help="with --dry-run: photographs that are really stored and embedded, to measure")
+    int,
+    Parameter(
+        name="--trial",
+        help="with --dry-run: photographs that are really stored and embedded, to measure",
+        validator=in_range(0),
+    ),
 ]
 PriceOption = Annotated[
-    float | None, Parameter(name="--price-per-hour", help="with --dry-run: of all machines together, for the cost")
+    float | None,
+    Parameter(
+        name="--price-per-hour",
+        help="with --dry-run: of all machines together, for the cost",
+        validator=in_range(0),
+    ),
 ]
 PARTIAL = 3
 
@@ -57,7 +68,8 @@ def build(
     from rdm.database.build import DatabaseBuilder
     from rdm.database.jobs import build_config, run_build
 
-    settings = build_config(source, preset).merged_with_file(config).with_overrides(set_ or [])
+    settings = build_config(source, preset).merged_with_file(config).model_copy(update={"source": source})
+    settings = settings.with_overrides(set_ or [])
     builder = DatabaseBuilder(root, settings)
     if dry_run:
         builder.store.check_writable()
@@ -160,6 +172,8 @@ def compact(*, root: Root, dry_run: DryRunFlag = False, json: JsonFlag = False) 
     """Remove deleted photographs and their vectors from the disk, and drop all older versions.
 
     Patch ids stay. Readers of older versions cannot go on. Killed anywhere, the same command finishes.
+
+    Example: rdm database compact --root birds --dry-run
     """
     from rdm.database.compact import compact_database, compaction_plan
 
@@ -174,8 +188,8 @@ def search(
     root: Root,
     text: Annotated[str | None, Parameter(help="what to look for, in words")] = None,
     image: Annotated[Path | None, Parameter(help="what to look for, as a picture file")] = None,
-    k: Annotated[int, Parameter(name=["-k", "--k"], help="how many neighbors")] = 20,
-    exact: bool = False,
+    k: Annotated[int, Parameter(name=["-k", "--k"], help="how many neighbors", validator=in_range(1))] = 20,
+    exact: Annotated[bool, Parameter(negative="", help="compare with every vector, do not ask the index")] = False,
     gallery: Annotated[Path | None, Parameter(help="write the result as an HTML page")] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -190,13 +204,13 @@ def search(
         raise UsageError("give --text or --image, and only one of them", fix='--text "an owl"')
     database = RetrievalDatabase.open(root)
     if image is not None:
-        query = image_queries(database, [load_query_image(image)], [str(image)], k)[0]
+        query = image_queries(database, [load_query_image(image)], [str(image)], k, exact=exact)[0]
     else:
-        query = text_queries(database, [str(text)], k)[0]
-    ids, similarities = query.neighbor_ids, query.similarities
-    if not exact:
-        ids, similarities = (row[0] for row in database.search_vectors(query.embedding[None], k))
-    records = database.records(ids)
+        query = text_queries(database, [str(text)], k, exact=exact)[0]
+    if gallery is not None:
+        from rdm.report.pages import write_search_gallery
+
+        write_search_gallery(gallery, database, query.label, query.neighbor_ids, query.similarities)
     rows = [
         {
             "patch_id": record.patch_id,
@@ -207,27 +221,22 @@ def search(
             "license": record.license,
             "url": record.url,
         }
-        for record, similarity in zip(records, similarities, strict=True)
+        for record, similarity in zip(database.records(query.neighbor_ids), query.similarities, strict=True)
     ]
-    if gallery is not None:
-        from rdm.report.pages import write_search_gallery
-
-        write_search_gallery(gallery, database, query.label, ids, similarities)
     if json:
-        show(
-            {"query": query.label, "kind": query.kind, "version": database.version.number, "results": rows},
-            as_json=True,
-        )
+        found = {"query": query.label, "kind": query.kind, "version": database.version.number}
+        show({**found, "results": rows}, as_json=True)
     else:
-        show_rows(
-            ["patch", "similarity", "image", "box"],
-            [[row["patch_id"], row["similarity"], row["image_id"], row["box"]] for row in rows],
-            query.label,
-        )
+        columns = ("patch_id", "similarity", "image_id", "box")
+        shown = [[row[column] for column in columns] for row in rows]
+        show_rows(["patch", "similarity", "image", "box"], shown, query.label)
 
 
 def status(*, root: Root, json: JsonFlag = False) -> None:
-    """Say what a database holds: version, counts, encoder, index with its measured recall, query sets."""
+    """Say what a database holds: version, counts, encoder, index with its measured recall, query sets.
+
+    Example: rdm database status --root birds
+    """
     from rdm.database import NeighborTable, RetrievalDatabase
 
     database = RetrievalDatabase.open(root)
@@ -240,7 +249,10 @@ def verify(
     since: Annotated[int | None, Parameter(help="read only what an older version does not have too")] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Recompute every digest and invariant, and name the part that broke; exit code 1 where one did."""
+    """Recompute every digest and invariant, and name the part that broke; exit code 1 where one did.
+
+    Example: rdm database verify --root birds
+    """
     from rdm.database.verify import verify_database
 
     findings = verify_database(root, since=since)
@@ -252,18 +264,26 @@ def inspect(
     *,
     root: Root,
     patch: Annotated[int, Parameter(help="a patch id")],
-    k: int = 12,
+    k: Annotated[int, Parameter(help="how many neighbors", validator=in_range(1))] = 12,
     out: Annotated[Path, Parameter(help="the HTML page to write")] = Path("patch.html"),
+    json: JsonFlag = False,
 ) -> None:
     """Show a patch, its place in its photograph, whose it is, and its neighbors as an HTML page.
 
     Example: rdm database inspect --root birds --patch 17 --out patch.html
     """
+    import numpy as np
+
     from rdm.database import RetrievalDatabase
     from rdm.report.pages import write_patch_page
 
-    write_patch_page(out, RetrievalDatabase.open(root), patch, k)
-    sys.stdout.write(f"{out}\n")
+    database = RetrievalDatabase.open(root)
+    write_patch_page(out, database, patch, k)
+    if json:
+        record = database.records(np.array([patch]))[0]
+        show({"page": out, "version": database.version.number, **asdict(record)}, as_json=True)
+    else:
+        sys.stdout.write(f"{out}\n")
 
 
 def card(
@@ -271,6 +291,7 @@ def card(
     root: Root,
     out: Annotated[Path | None, Parameter(help="a file instead of standard output")] = None,
     contact: Annotated[str, Parameter(help="whom to ask for removal")] = "",
+    json: JsonFlag = False,
 ) -> None:
     """Write the dataset card as Markdown: counts, licenses, authors, failures by cause, gaps, whom to ask for removal.
 
@@ -280,18 +301,21 @@ def card(
     from rdm.report.database_card import database_card
     from rdm.report.page import write_text
 
-    text = database_card(RetrievalDatabase.open(root), contact)
-    if out is None:
-        sys.stdout.write(text)
-    else:
+    database = RetrievalDatabase.open(root)
+    text = database_card(database, contact)
+    if out is not None:
         write_text(out, text)
+    if json:
+        show({"root": root, "version": database.version.number, "out": out, "card": text}, as_json=True)
+    elif out is None:
+        sys.stdout.write(text)
 
 
 def _read_ids(path: Path | None, kind: str) -> list[str]:
     if path is None:
         return []
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"the list of {kind} ids cannot be read: {getattr(error, 'strerror', '') or error}",

@@ -26,7 +26,10 @@ def register(app: App) -> None:
 
 
 def doctor(*, json: JsonFlag = False) -> int:
-    """Check interpreter, memory, disk, packages, embedded data, weights and accelerators."""
+    """Check interpreter, memory, disk, packages, embedded data, weights and accelerators.
+
+    Example: rdm doctor
+    """
     checks: dict[str, Callable[[], Finding]] = {
         "python": _python,
         "memory": _memory,

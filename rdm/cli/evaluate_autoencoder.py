@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import JsonFlag, show
+from rdm.cli.console import JsonFlag, in_range, show
 
 
 def register(app: App) -> None:
@@ -18,9 +18,14 @@ def evaluate_autoencoder(
     *,
     autoencoder: Annotated[str, Parameter(help="assets://NAME, or a folder of diffusers' AutoencoderKL or VQModel")],
     source: Annotated[str, Parameter(help="photographs; a share of them is measured, the others fit the baseline")],
-    image_size: Annotated[int, Parameter(help="side of the pictures, pixels")] = 64,
-    held_out_fraction: Annotated[float, Parameter(help="share measured, the one that a training keeps out")] = 0.02,
-    num_images: Annotated[int, Parameter(help="pictures measured at most; rFID falls with more")] = 2000,
+    image_size: Annotated[int, Parameter(help="side of the pictures, pixels", validator=in_range(8))] = 64,
+    held_out_fraction: Annotated[
+        float,
+        Parameter(help="share measured, the one that a training keeps out", validator=in_range(0, 1, excluding=1)),
+    ] = 0.02,
+    num_images: Annotated[
+        int, Parameter(help="pictures measured at most; rFID falls with more", validator=in_range(1))
+    ] = 2000,
     fid: Annotated[bool, Parameter(help="rFID: Frechet distance of photographs and reconstructions")] = True,
     perceptual: Annotated[
         str, Parameter(help="`embedded` (EfficientNet-Lite0, not LPIPS), or a file of VGG-16's weights for LPIPS")

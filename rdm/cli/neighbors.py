@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, show, show_rows
+from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, in_range, show, show_rows
 
 SHOWN_PAIRS = 20
 
@@ -91,7 +91,7 @@ def contamination(
         float, Parameter(help="cosine similarity from which on a patch is a near-duplicate of a crop")
     ] = 0.95,
     gallery: Annotated[Path | None, Parameter(help="write the worst pairs side by side as an HTML page")] = None,
-    worst: Annotated[int, Parameter(help="pairs on that page")] = 24,
+    worst: Annotated[int, Parameter(help="pairs on that page", validator=in_range(0))] = 24,
     json: JsonFlag = False,
 ) -> int:
     """Say which photographs of a query set the database holds too: the same file or image id, or nearly the same.

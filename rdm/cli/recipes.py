@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import JsonFlag, SetOption, show, show_rows
+from rdm.cli.console import JsonFlag, SetOption, in_range, show, show_rows
 from rdm.cli.figures import as_values, cost_figures, throughput_figures
 
 
@@ -24,7 +24,7 @@ def recipes(
     device: Annotated[str | None, Parameter(help="whose peak the expected throughput is a share of")] = None,
     utilization: Annotated[float | None, Parameter(help="the assumed share of that peak")] = None,
     measure: Annotated[bool, Parameter(negative="", help="time a few passes of the network here instead")] = False,
-    batch: Annotated[int, Parameter(help="samples of a measured pass")] = 4,
+    batch: Annotated[int, Parameter(help="samples of a measured pass", validator=in_range(1))] = 4,
     json: JsonFlag = False,
 ) -> None:
     """List the training recipes, or show one with what it costs.

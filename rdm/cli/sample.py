@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import JsonFlag, SetOption, show
+from rdm.cli.console import JsonFlag, SetOption, in_range, show
 from rdm.errors import UsageError
 
 
@@ -24,9 +24,13 @@ def sample(
     text: Annotated[list[str] | None, Parameter(help="query in words; any number of times", negative="")] = None,
     image: Annotated[list[Path] | None, Parameter(help="query as a picture; any number of times", negative="")] = None,
     unconditional: Annotated[bool, Parameter(help="draw queries from p_D", negative="")] = False,
-    k: Annotated[int, Parameter(name=["-k", "--k"], help="neighbors that condition a sample")] = 4,
-    guidance: Annotated[float, Parameter(help="guidance scale s; 1: none")] = 2.0,
-    top_m: Annotated[float, Parameter(help="fraction of the likeliest patches that p_D keeps")] = 0.01,
+    k: Annotated[
+        int, Parameter(name=["-k", "--k"], help="neighbors that condition a sample", validator=in_range(1))
+    ] = 4,
+    guidance: Annotated[float, Parameter(help="guidance scale s; 1: none", validator=in_range(0))] = 2.0,
+    top_m: Annotated[
+        float, Parameter(help="fraction of the likeliest patches that p_D keeps", validator=in_range(0, 1, excluding=0))
+    ] = 0.01,
     seeds: Annotated[str, Parameter(help="e.g. 0-7 or 3,5,9; picture i depends on seed i only")] = "0-7",
     set_: SetOption = None,
     json: JsonFlag = False,

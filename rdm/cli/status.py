@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import JsonFlag, show
+from rdm.cli.console import JsonFlag, in_range, show
 
 if TYPE_CHECKING:
     from rdm.training.status import RunStatus
@@ -23,7 +23,7 @@ def status(
     *,
     run: Annotated[Path, Parameter(help="folder of the run, as given to `rdm train --out`")],
     watch: Annotated[bool, Parameter(negative="", help="look again every few seconds until the run has ended")] = False,
-    every: Annotated[float, Parameter(help="seconds between two looks")] = 5.0,
+    every: Annotated[float, Parameter(help="seconds between two looks", validator=in_range(0))] = 5.0,
     json: JsonFlag = False,
 ) -> None:
     """Show how a training run is doing: progress, time left, loss, last checkpoint and health.

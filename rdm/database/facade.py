@@ -20,7 +20,7 @@ from rdm.database.patches import PATCH_SCHEMA
 from rdm.database.photos import iterate_patches, read_photograph
 from rdm.database.search import blocks_of, canonical_similarities, exact_search, quantize, rank
 from rdm.encoders import Encoder, load_encoder
-from rdm.errors import DatabaseError, EncoderMismatchError
+from rdm.errors import DatabaseError, EncoderMismatchError, UsageError
 from rdm.sources.imported import is_imported
 from rdm.storage import Folder, Version, VersionStore
 from rdm.storage.files import read_error
@@ -132,8 +132,11 @@ class RetrievalDatabase:
             exact: compare with every vector instead of asking the index. The similarities are the same ones either way.
 
         Raises:
+            UsageError: k is under 1.
             DatabaseError: the database has fewer than k living patches, or the dimension differs.
         """
+        if k < 1:
+            raise UsageError(f"{k} is no number of neighbors", fix="give -k a number of 1 or more")
         if queries.shape[1] != self.version.embedding_dim:
             raise DatabaseError(
                 f"queries have {queries.shape[1]} dimensions, the database {self.version.embedding_dim}",

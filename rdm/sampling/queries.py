@@ -37,24 +37,24 @@ class Query:
     similarities: NDArray[np.float32]
 
 
-def text_queries(database: RetrievalDatabase, texts: Sequence[str], k: int) -> list[Query]:
-    """Look up the neighbors of texts, by the encoder's text tower."""
-    return _looked_up(database, "text", texts, normalize(database.encoder.encode_texts(list(texts))), k)
+def text_queries(database: RetrievalDatabase, texts: Sequence[str], k: int, *, exact: bool = True) -> list[Query]:
+    """Look up the neighbors of texts, by the encoder's text tower; `exact` as in `RetrievalDatabase.search_vectors`."""
+    return _looked_up(database, "text", texts, normalize(database.encoder.encode_texts(list(texts))), k, exact)
 
 
 def image_queries(
-    database: RetrievalDatabase, images: Sequence[Image.Image], labels: Sequence[str], k: int
+    database: RetrievalDatabase, images: Sequence[Image.Image], labels: Sequence[str], k: int, *, exact: bool = True
 ) -> list[Query]:
-    """Look up the neighbors of pictures, by the encoder's image tower."""
+    """Look up the neighbors of pictures, by the encoder's image tower; `exact` likewise."""
     pixels = np.stack([database.encoder.preprocess(image) for image in images])
-    return _looked_up(database, "image", labels, normalize(database.encoder.encode_images(pixels)), k)
+    return _looked_up(database, "image", labels, normalize(database.encoder.encode_images(pixels)), k, exact)
 
 
 def unconditional_queries(database: RetrievalDatabase, proposal: Proposal, seeds: Sequence[int], k: int) -> list[Query]:
     """Draw one patch x~ per seed from p_D and look up xi_k(x~, D): an unconditional sample of RDM."""
     drawn = proposal.draw(np.array(seeds, np.int64))
     vectors = database.embeddings(drawn).astype(np.float32)
-    return _looked_up(database, "unconditional", [f"patch {patch_id}" for patch_id in drawn], vectors, k)
+    return _looked_up(database, "unconditional", [f"patch {patch_id}" for patch_id in drawn], vectors, k, exact=True)
 
 
 def null_queries(seeds: Sequence[int]) -> list[Query]:
@@ -85,8 +85,9 @@ def _looked_up(
     labels: Sequence[str],
     vectors: NDArray[np.float32],
     k: int,
+    exact: bool,
 ) -> list[Query]:
-    ids, similarities = database.search_vectors(vectors, k, exact=True)
+    ids, similarities = database.search_vectors(vectors, k, exact=exact)
     return [
         Query(kind, label, vector, row, similarity)
         for label, vector, row, similarity in zip(labels, vectors, ids, similarities, strict=True)

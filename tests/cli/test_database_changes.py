@@ -6,20 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from rdm.cli.main import run
 
 Command = Callable[..., tuple[int, dict[str, Any], str]]
-
-
-@pytest.fixture
-def root(rdm_database: Command, photos: Path, tmp_path: Path, tiny_encoder: str) -> Path:
-    settings = (f"encoder={tiny_encoder}", "crop.frame_size=40", "crop.patch_size=24", "images_per_shard=5")
-    options = [word for setting in settings for word in ("--set", setting)]
-    root = tmp_path / "db"
-    assert rdm_database("build", "--root", root, "--source", f"folder://{photos}", "--dask", "inline", *options)[0] == 0
-    return root
 
 
 def test_dry_run_tells_how_many_images_and_patches_would_go(rdm_database: Command, root: Path) -> None:
@@ -63,6 +52,13 @@ def test_missing_list_is_a_usage_error(rdm_database: Command, root: Path, tmp_pa
     code, _, message = rdm_database("update", "--root", root, "--delete-patches", tmp_path / "none.txt")
     assert code == 2
     assert "the list of patch ids cannot be read: No such file or directory" in message
+
+
+def test_list_may_begin_with_a_byte_order_mark(rdm_database: Command, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("p01.jpg\n", encoding="utf-8-sig")
+    listed = ("--delete-images", tmp_path / "list.txt")
+    code, plan, _ = rdm_database("update", "--root", root, *listed, "--dry-run", "--trial", 0)
+    assert (code, plan["gone"]) == (0, 1)
 
 
 def test_compaction_plan_writes_nothing(rdm_database: Command, root: Path) -> None:

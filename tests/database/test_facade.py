@@ -10,7 +10,7 @@ from PIL import Image
 
 from rdm.database import RetrievalDatabase
 from rdm.encoders import load_encoder
-from rdm.errors import DatabaseError, EncoderMismatchError, StorageError
+from rdm.errors import DatabaseError, EncoderMismatchError, StorageError, UsageError
 
 
 def all_vectors(database: RetrievalDatabase) -> np.ndarray:
@@ -40,6 +40,12 @@ def test_queries_are_rounded_as_stored_vectors_are(database: RetrievalDatabase) 
 def test_more_neighbors_than_patches_is_an_error(database: RetrievalDatabase) -> None:
     with pytest.raises(DatabaseError, match="k = 1000"):
         database.search_vectors(all_vectors(database)[:1], 1000)
+
+
+@pytest.mark.parametrize("k", [0, -2])
+def test_no_neighbors_at_all_are_a_usage_error(database: RetrievalDatabase, k: int) -> None:
+    with pytest.raises(UsageError, match="is no number of neighbors"):
+        database.search_vectors(all_vectors(database)[:1], k)
 
 
 def test_queries_of_another_dimension_are_an_error(database: RetrievalDatabase) -> None:
