@@ -92,7 +92,9 @@ def revival_loss(quantized: Quantized, outputs: Tensor, codebook: Tensor, genera
     if not len(rows):
         return codebook.sum() * 0
     distances = (vectors - codebook.detach()[quantized.indices.flatten()]).square().sum(1)
-    drawn = vectors[torch.multinomial(distances + 1e-12, _NUM_DRAWS, replacement=True, generator=generator)]
+    # A draw refuses weights that are not finite. Outputs that are not must reach the loss, where they are noticed.
+    weights = distances.nan_to_num(0.0, 0.0) + 1e-12
+    drawn = vectors[torch.multinomial(weights, _NUM_DRAWS, replacement=True, generator=generator)]
     places = torch.rand(codebook.shape, generator=torch.Generator().manual_seed(0)).to(drawn.device)[rows]
     wanted = drawn.sort(dim=0).values.gather(0, (places * _NUM_DRAWS).long())
     targets = drawn[nearest_rows(wanted.T[None, :, :, None], drawn).flatten()]

@@ -61,8 +61,8 @@ def start_from_projection(model: AutoencoderKL | VQModel, projection: BlockProje
     # Only now do the norms see what they will see: first the encoder's, then, through it, the decoder's.
     count = projection.num_components
     _calibrate(_norm(model.encoder), 2 * count, lambda: encoder_output(model, images))
-    latents = encoder_output(model, images)[:, :count]
     post_quant: Any = model.post_quant_conv
+    latents = encoder_output(model, images)[:, : count if post_quant is None else post_quant.in_channels]
     _calibrate(_norm(model.decoder), 6, lambda: model.decoder(latents if post_quant is None else post_quant(latents)))
 
 

@@ -88,6 +88,15 @@ def test_a_pull_is_a_function_of_its_seed() -> None:
     assert first != other
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_are_left_to_the_loss(bad: float) -> None:
+    z, rows = outputs(), torch.cat([torch.zeros(1, 3), torch.full((2, 3), 50.0)])
+    z[0, 0, 0, 0] = bad
+    found = quantize(z, rows)
+    revival_loss(found, z, rows, seeded())
+    assert not found.codebook_loss.isfinite()
+
+
 def usage_after(steps: int, revival_weight: float) -> float:
     """Return the used share of a codebook whose rows all began at one far place, for outputs that do not change."""
     z = torch.randn(4, 2, 16, 16, generator=seeded(3))

@@ -115,6 +115,11 @@ def test_a_crop_larger_than_the_photographs_is_refused() -> None:
         config(crop_size=32)
 
 
+def test_photographs_that_cannot_be_encoded_whole_are_refused() -> None:
+    with pytest.raises(ValidationError, match="photographs.image_size 18 is no multiple of the factor 4"):
+        config(photographs=PhotoConfig(image_size=18))
+
+
 def test_a_network_without_room_cannot_start_from_the_projection() -> None:
     with pytest.raises(ValidationError, match="start=projection"):
         config(start="projection")

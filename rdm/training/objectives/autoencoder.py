@@ -111,8 +111,10 @@ class AutoencoderObjectiveConfig(Config):
     def _consistent(self) -> Self:
         if self.crop_size > self.photographs.image_size:
             raise ValueError(f"crop_size {self.crop_size} exceeds photographs.image_size {self.photographs.image_size}")
-        if self.crop_size % self.network.factor:
-            raise ValueError(f"crop_size {self.crop_size} is no multiple of the factor {self.network.factor}")
+        sides = {"crop_size": self.crop_size, "photographs.image_size": self.photographs.image_size}
+        for name, side in sides.items():
+            if side % self.network.factor:
+                raise ValueError(f"{name} {side} is no multiple of the factor {self.network.factor}")
         if self.adversarial.weight and self.crop_size < smallest_side(self.adversarial.num_layers):
             raise ValueError(
                 f"adversarial.num_layers {self.adversarial.num_layers} needs a crop_size of "

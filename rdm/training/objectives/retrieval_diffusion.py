@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -74,6 +74,15 @@ class RetrievalDiffusionObjective(Objective):
         """See Objective."""
         return (self.denoiser.unet,)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the schedule along with the weights: from another device, every step would wait for its numbers.
+
+        It is no buffer, because a cast of the weights must leave it in float64.
+        """
+        moved = super()._apply(fn, recurse)
+        self.head = self.head.to(next(self.parameters()).device)
+        return moved
+
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See Objective. The posterior is sampled anew at every step."""
         z = (self._latents(batch, generator) - self.latent_shift) * self.latent_scale
@@ -92,7 +101,7 @@ class RetrievalDiffusionObjective(Objective):
             context,
             shape=(first_stage.latent_channels, *next(batch[name] for name in _LATENTS if name in batch).shape[2:]),
             seeds=range(len(batch["neighbors"])),
-            num_steps=_PREVIEW_STEPS,
+            num_steps=min(_PREVIEW_STEPS, self.config.schedule.num_timesteps),
         )
         return to_uint8(first_stage.decode(latents.float().cpu()))
 

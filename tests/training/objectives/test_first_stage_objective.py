@@ -225,9 +225,14 @@ def test_a_kl_autoencoder_does_not_go_on_from_a_vq_autoencoder(tmp_path: Path) -
         objective().start_from_first_stage(load_autoencoder(str(tmp_path)))
 
 
-def test_a_vq_autoencoder_starts_from_the_projection() -> None:
+@pytest.mark.parametrize("codebook_dim", [None, 8, 3])
+def test_a_vq_autoencoder_starts_from_the_projection(codebook_dim: int | None) -> None:
     network = AutoencoderConfig(
-        block_out_channels=(12, 16, 24), norm_num_groups=1, sample_size=16, codebook_size=64
+        block_out_channels=(12, 16, 24),
+        norm_num_groups=1,
+        sample_size=16,
+        codebook_size=64,
+        codebook_dim=codebook_dim,
     )
     tested = objective(network=network, start="projection")
     tested.start_from_projection(pictures(count=24))

@@ -1,0 +1,40 @@
+"""RDM's objective by itself: where its schedule lies, and the grids that it draws."""
+
+from __future__ import annotations
+
+import torch
+
+from rdm.diffusion.schedules import ScheduleConfig
+from rdm.models.denoiser import DenoiserConfig
+from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig, RetrievalDiffusionObjective
+
+DENOISER = DenoiserConfig(
+    block_out_channels=(16, 32),
+    attention_levels=(False, True),
+    norm_num_groups=8,
+    head_dim=8,
+    cross_attention_dim=12,
+    sample_size=8,
+)
+
+
+def objective(num_timesteps: int = 1000) -> RetrievalDiffusionObjective:
+    config = RetrievalDiffusionConfig(denoiser=DENOISER, schedule=ScheduleConfig(num_timesteps=num_timesteps))
+    return RetrievalDiffusionObjective(config, {"autoencoder": "assets://autoencoder-kl-f4"}, (0.0, 1.0))
+
+
+def test_the_schedule_moves_with_the_weights() -> None:
+    assert objective().to("meta").head.schedule.alphas_cumprod.device.type == "meta"
+    within = torch.nn.ModuleList([objective()]).to("meta")[0]
+    assert isinstance(within, RetrievalDiffusionObjective)
+    assert within.head.schedule.betas.device.type == "meta"
+
+
+def test_the_schedule_stays_in_64_bits_when_the_weights_are_cast() -> None:
+    assert objective().half().head.schedule.alphas_cumprod.dtype == torch.float64
+
+
+def test_a_schedule_of_few_steps_draws_grids_too() -> None:
+    tested = objective(num_timesteps=10)
+    batch = {"moments": torch.zeros(2, 8, 8, 8), "neighbors": torch.zeros(2, 4, 12)}
+    assert tested.preview(dict(tested.named_parameters()), batch).shape == (2, 32, 32, 3)
