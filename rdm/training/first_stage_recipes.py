@@ -10,6 +10,7 @@ from rdm.training.config import TrainConfig
 from rdm.training.objectives.autoencoder import (
     AdversarialConfig,
     AutoencoderObjectiveConfig,
+    CodebookConfig,
     PerceptualConfig,
 )
 from rdm.training.photos import PhotoConfig
@@ -49,9 +50,13 @@ def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:
 
     L1, perceptual and adversarial terms as in its released configurations of KL-f4 (divergence 1e-6 per picture sum,
     discriminator of three layers from step 50,001 on, weight 0.5) and of VQ-f16 (two layers from step 250,001 on,
-    weight 0.75), for the other factors likewise; learning rate 4.5e-6 per sample of a batch. Three things are ours:
-    the perceptual network is the embedded one, whose distances are larger (for LPIPS set `objective.perceptual` to its
-    files and a weight of 1), AdamW's first decay is 0.9 where theirs is 0.5, and the discriminator has group norms.
+    weight 0.75), for the other factors likewise; learning rate 4.5e-6 per sample of a batch. The codebook's terms are
+    those of the released code: means over all numbers, beta = 0.25 at the codebook's own loss (the paper has it at the
+    commitment). Its log-variance of the KL pictures is left out: it is in no optimizer there, and stays 0.
+
+    Ours are: the perceptual network, the embedded one, whose distances are larger (for LPIPS set `objective.perceptual`
+    to its files and a weight of 1); one AdamW for both networks, with a warm-up and a first decay of 0.9, where theirs
+    are two with 0.5; group norms in the discriminator; a codebook that is first fitted to the encoder's outputs; EMA.
 
     Args:
         factor: f: 4, 8 or 16.
@@ -69,6 +74,8 @@ def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:
         kl_weight=1e-6 * network.latent_channels / (3 * factor**2),  # sums over a picture, as means
         perceptual=PerceptualConfig(weight=0.05),
         adversarial=adversarial,
+        # Our losses are sums over the D numbers of a vector: weight / D of them are means.
+        codebook=CodebookConfig(weight=0.25 / network.latent_channels, commitment=1 / 0.25, revival_weight=0.0),
         start="random",
     )
     name = f"autoencoder-{'vq' if vq else 'kl'}-f{factor}-official"
@@ -122,6 +129,7 @@ def _small(
         zero_stage=0,
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
+        weight_decay=0.0,
         beta2=0.99,
         ema_decay=ema_decay,
         precision="fp32",

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rdm.models.autoencoder import build_autoencoder
+from rdm.models.codebook import quantize
 from rdm.training.first_stage_recipes import FIRST_STAGE_RECIPES
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.recipes import recipe_config
@@ -55,6 +56,17 @@ def test_official_divergence_is_the_published_sum_over_a_picture() -> None:
     pixels, latents = 3 * 256**2, 4 * 32**2
     # Published: sum of |x - x^| over pixels + 1e-6 sum of KL over latents, both per picture; here both as means.
     assert objective.kl_weight * pixels == pytest.approx(1e-6 * latents)
+
+
+def test_official_codebook_terms_are_the_published_means() -> None:
+    network = first_stage("autoencoder-vq-f16-official").network
+    settings = first_stage("autoencoder-vq-f16-official").codebook
+    z = torch.randn(2, network.latent_channels, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = quantize(z, torch.zeros(1, network.latent_channels))
+    loss = settings.weight * (found.codebook_loss + settings.commitment * found.commitment_loss)
+    assert loss.item() == pytest.approx((0.25 + 1) * z.square().mean().item())
+    assert settings.weight * settings.commitment * network.latent_channels == 1
+    assert settings.revival_weight == 0
 
 
 def test_embedded_vq_recipe_has_the_vocabulary_of_rarms_default_network() -> None:
