@@ -1,4 +1,4 @@
-"""`rdm neighbors ...`: build, contamination."""
+"""`rdm neighbors ...`: build, drop, contamination."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN_PAIRS = 20
 def register(app: App) -> None:
     """Add the command."""
     neighbors = App(name="neighbors", help="Precompute the neighbors of a query set.")
-    for command in (build, contamination):
+    for command in (build, drop, contamination):
         neighbors.command(command)
     app.command(neighbors)
 
@@ -30,7 +30,11 @@ def build(
         bool, Parameter(negative="", help="no neighbors from the crop's own photograph: same bytes, or same image id")
     ] = False,
     exclude_above: Annotated[
-        float | None, Parameter(help="no near-duplicates: patches at least this similar, such as 0.95")
+        float | None,
+        Parameter(
+            help="no near-duplicates: patches at least this similar, such as 0.95",
+            validator=in_range(0, 1, excluding=0),
+        ),
     ] = None,
     set_: SetOption = None,
     dask: DaskOption = "local",
@@ -46,41 +50,52 @@ def build(
     """
     from rdm.compute import ComputeConfig, compute_pool
     from rdm.database import RetrievalDatabase
-    from rdm.database.neighbors import build_neighbors
+    from rdm.database.neighbors import build_neighbors, check_name
     from rdm.sources import QuerySet
     from rdm.training.presets import neighbor_config
 
     chosen = {"exclude_self": exclude_self, "exclude_above": exclude_above}
-    overrides = [f"{name}={value}".lower() for name, value in chosen.items() if value]
-    config = neighbor_config(queries).with_overrides([*overrides, *(set_ or [])])
+    config = neighbor_config(queries).model_copy(update=chosen).with_overrides(set_ or [])
+    RetrievalDatabase.open(root)  # refuse what is no database before a cluster starts
+    check_name(name)
     if dry_run:
         found = QuerySet(config.queries)
-        show(
-            {
-                "root": root,
-                "would": "look up neighbors",
-                "photographs": found.listing.num_rows,
-                "shards": len(found.stems),
-                "config": config.model_dump(mode="json"),
-            },
-            as_json=json,
-        )
+        counts = {"photographs": found.listing.num_rows, "shards": len(found.stems)}
+        resolved = config.model_dump(mode="json")
+        show({"root": root, "would": "look up neighbors", **counts, "config": resolved}, as_json=json)
         return 0
-    RetrievalDatabase.open(root)  # refuse what is no database before a cluster starts
     with compute_pool(ComputeConfig(dask=dask)) as pool:
         info = build_neighbors(root, name, config, pool)
-    show(
-        {
-            "name": name,
-            "queries": info["num_queries"],
-            "failures": len(info["failures"]),
-            "excluded": info["num_excluded"],
-            "mean_top1_similarity": info["mean_top1_similarity"],
-        },
-        as_json=json,
-        title="neighbors",
-    )
+    facts = {"queries": info["num_queries"], "failures": len(info["failures"]), "excluded": info["num_excluded"]}
+    similarity = info["mean_top1_similarity"]
+    show({"name": name, **facts, "mean_top1_similarity": similarity}, as_json=json, title="neighbors")
     return 3 if info["failures"] else 0
+
+
+def drop(
+    *,
+    root: Annotated[str, Parameter(help="the database")],
+    name: Annotated[str, Parameter(help="the query set, as `rdm neighbors build --name` called it")],
+    dry_run: DryRunFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Make a version of the database without the neighbors of a query set. Readers of older versions still have them.
+
+    Updates need not repair the table any more, nor can it stand in the way of a removal. Its files go with the next
+    `rdm database compact`.
+
+    Example: rdm neighbors drop --root birds --name train
+    """
+    from rdm.database import NeighborTable, RetrievalDatabase
+    from rdm.database.neighbors import drop_neighbors
+
+    database = RetrievalDatabase.open(root)
+    table = NeighborTable(database.folder, name, database.version)
+    facts = {"name": name, "queries": table.info["num_queries"], "config": table.info["config"]}
+    if dry_run:
+        show({"root": root, "would": "drop neighbors", **facts}, as_json=json, title="plan")
+        return
+    show({"root": root, **facts, "version": drop_neighbors(root, name)}, as_json=json, title="dropped")
 
 
 def contamination(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rdm.database.exclusion import Lookup
 from rdm.database.facade import RetrievalDatabase
-from rdm.database.neighbor_table import NeighborConfig, NeighborTable, stored_lookup
+from rdm.database.neighbor_table import NeighborConfig, NeighborTable, build_command, stored_lookup
 from rdm.database.neighbors import photograph_matches
 from rdm.database.photograph_matches import PhotographMatches
 from rdm.database.search import canonical_similarities
@@ -134,8 +134,7 @@ def _rows(table: NeighborTable, stem: str) -> pa.Table:
         raise DatabaseError(
             f"the neighbors of {table.name!r} are of an older release, without the digests of the photographs",
             where=table.folder.describe(table.paths(stem)[0]),
-            fix=f"rdm neighbors build --root {table.folder.url} --queries {table.config.queries.source} "
-            f"--name {table.name}",
+            fix=build_command(table.folder.url, table.name, table.config),
         )
     return rows
 

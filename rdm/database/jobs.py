@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rdm.compute import ComputeConfig, compute_pool
@@ -44,6 +45,9 @@ def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any
             return {**_summary(builder.parent), "failed": 0, "unchanged": True}
         with compute_pool(compute) as pool:
             counts = builder.ingest(pool)
+            if builder.is_current:
+                assert builder.parent is not None
+                return {**_summary(builder.parent), "failed": counts["failed"], "unchanged": True}
             builder.patchify(pool)
             builder.embed(pool)
             builder.build_index(pool)
@@ -59,7 +63,12 @@ def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any
 
 
 def update_builder(
-    root: str, removal: Removal | None = None, *, retry_failed: bool = False, only_delete: bool = False
+    root: str,
+    removal: Removal | None = None,
+    *,
+    retry_failed: bool = False,
+    only_delete: bool = False,
+    overrides: Sequence[str] = (),
 ) -> DatabaseBuilder:
     """Return a builder that brings an existing database up to date with its source.
 
@@ -68,35 +77,35 @@ def update_builder(
         removal: what goes for good.
         retry_failed: ask again for photographs that failed by a cause that may have passed.
         only_delete: leave the source alone: a removal need not wait for what is new there.
+        overrides: settings as `key=value`, for this update and later ones; fixed ones are refused when it runs.
 
     Raises:
         DatabaseError: the root is no database, or it has no image or patch of an id that is to be deleted.
-        UsageError: the condition of the removal cannot be understood, or both are asked for.
+        SourceError: the source is empty.
+        UsageError: the condition of the removal or a setting cannot be understood, or both are asked for.
     """
     if retry_failed and only_delete:
         raise UsageError("retry_failed asks the source, and only_delete leaves it alone", fix="give one of them")
     version = VersionStore(Folder(root)).require()
-    builder = DatabaseBuilder(root, BuildConfig.model_validate(version.config))
+    builder = DatabaseBuilder(root, BuildConfig.model_validate(version.config).with_overrides(overrides))
     builder.removal = removal or Removal()
     builder.retry_failed, builder.only_delete = retry_failed, only_delete
-    if unknown := builder.changes.unknown_images():
+    images, patches = builder.changes.unknown_images(), builder.changes.unknown_patches()
+    if images or patches:
+        unknown = [f"image {image_id}" for image_id in images] + [f"patch {patch_id}" for patch_id in patches]
         raise DatabaseError(
-            f"the database has no image {', '.join(unknown[:5])}",
+            f"nothing was deleted: the database has no {', '.join(unknown)}",
             where=root,
-            fix="image ids are listed in images/*.parquet",
-        )
-    if unknown := builder.changes.unknown_patches():
-        raise DatabaseError(
-            f"the database has no patch {', '.join(map(str, unknown[:5]))}",
-            where=root,
-            fix=f"patch ids run from 0 to {version.next_patch_id - 1}",
+            fix="take these ids off the list; image ids are in images/*.parquet, patch ids run from 0 to "
+            f"{version.next_patch_id - 1}",
         )
     return builder
 
 
 def update_plan(builder: DatabaseBuilder) -> dict[str, Any]:
     """Return what an update would do, in photographs and patches."""
-    return {"changed": not builder.is_current, **builder.plan()}
+    plan = builder.plan()  # first, because it refuses what cannot be
+    return {"changed": not builder.is_current, **plan}
 
 
 def _summary(version: Version) -> dict[str, Any]:

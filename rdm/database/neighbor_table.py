@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -55,6 +56,19 @@ class NeighborConfig(Config):
         return self.exclude_self or self.exclude_above is not None
 
 
+def build_command(root: str, name: str, config: NeighborConfig) -> str:
+    """Return the command that builds a table with all settings of a configuration, for people to type."""
+    words = ["rdm", "neighbors", "build", "--root", root, "--queries", config.queries.source, "--name", name]
+    words += ["--exclude-self"] if config.exclude_self else []
+    words += [] if config.exclude_above is None else ["--exclude-above", f"{config.exclude_above:g}"]
+    fields = config.model_dump(mode="json", exclude_defaults=True, exclude={"queries", "exclude_self", "exclude_above"})
+    fields["queries.crop"] = config.queries.crop.model_dump(mode="json", exclude_defaults=True)
+    fields["queries.images_per_shard"] = config.queries.images_per_shard
+    for field, value in fields.items():
+        words += ["--set", f"{field}={json.dumps(value, separators=(',', ':'))}"]
+    return shlex.join(words)
+
+
 def table_parts(version: Version, name: str) -> list[Part]:
     """Return the parts of one query set's table: what describes it, its shards, their query embeddings."""
     return [part for part in version.parts if part.kind in TABLE_KINDS and part.path.split("/")[1] == name]
@@ -83,7 +97,8 @@ class NeighborTable:
             raise DatabaseError(
                 f"there are no neighbors of a query set {name!r}",
                 where=folder.url,
-                fix=f"rdm neighbors build --root {folder.url} --queries SPEC --name {name}",
+                fix=f"query sets here: {', '.join(self.names(folder, version)) or 'none'}; "
+                f"rdm neighbors build --root {folder.url} --queries SPEC --name {name} makes them",
             )
         self.info: dict[str, Any] = {"database_version": version.number, **_description(folder, name, self.parts)}
 

@@ -126,6 +126,12 @@ def photograph_matches(database: RetrievalDatabase, crops: pa.Table, config: Nei
     return PhotographMatches(database, crops, by_image_id=shared)
 
 
+def check_name(name: str) -> None:
+    """Raise DatabaseError unless a name can be a query set's."""
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise DatabaseError(f"{name!r} cannot name a query set", fix="use letters, digits, - and _")
+
+
 def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) -> dict[str, Any]:
     """Look up every crop of a query set and commit a version with the table; return counts.
 
@@ -136,8 +142,7 @@ def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) ->
         ConcurrentWriterError: another process is writing the database.
         FailureBudgetError: too few photographs were usable.
     """
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise DatabaseError(f"{name!r} cannot name a query set", fix="use letters, digits, - and _")
+    check_name(name)
     store = VersionStore(Folder(root))
     store.require()
     queries = QuerySet(config.queries)
@@ -231,6 +236,25 @@ def _build_table(
     parts = sort_table_parts([*(part for part in database.version.parts if part not in before), *parts])
     store.commit(database.version.model_copy(update={"number": number, "parent": number - 1, "parts": parts}))
     return {**info, "database_version": number}
+
+
+def drop_neighbors(root: str, name: str) -> int:
+    """Commit a version without a query set's table and return its number; older versions keep the table.
+
+    Raises:
+        DatabaseError: the root is no database, or has no table of that name.
+        ConcurrentWriterError: another process is writing the database.
+    """
+    folder = Folder(root)
+    store = VersionStore(folder)
+    NeighborTable(folder, name)  # refuse an unknown name before the lock, which makes a file
+    with store.writer():
+        version = store.require()
+        dropped = NeighborTable(folder, name, version).parts
+        parts = [part for part in version.parts if part not in dropped]
+        number = version.number + 1
+        store.commit(version.model_copy(update={"number": number, "parent": version.number, "parts": parts}))
+    return number
 
 
 def _check_budget(queries: QuerySet, failures: list[tuple[str, str]], least: float) -> None:

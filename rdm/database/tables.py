@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from rdm.database.neighbor_table import (
     SEARCHED_KINDS,
     NeighborConfig,
     NeighborTable,
+    build_command,
     lookup_sums,
     stored_lookup,
     table_facts,
@@ -83,11 +85,12 @@ def repair_tables(
         table = NeighborTable(folder, name, parent)
         k = table.config.k_stored
         if k > draft.num_live_patches:
+            fewer = table.config.model_copy(update={"k_stored": draft.num_live_patches})
             raise DatabaseError(
                 f"the neighbors of {name!r} are {k} per crop, but only {draft.num_live_patches} patches would be left",
                 where=folder.url,
-                fix=f"first: rdm neighbors build --root {folder.url} --queries {table.info['queries']['source']} "
-                f"--name {name} --set k_stored={draft.num_live_patches}",
+                fix=f"first: {build_command(folder.url, name, fewer)}; or, where the table is not needed any more: "
+                + shlex.join(["rdm", "neighbors", "drop", "--root", folder.url, "--name", name]),
             )
         tasks = [_task(folder, table, stem, parent, draft) for stem in table.info["stems"]]
         finished = dict(pool.map(repair_shard, tasks, stage="repair", names=table.info["stems"]))

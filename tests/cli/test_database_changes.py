@@ -54,6 +54,15 @@ def test_missing_list_is_a_usage_error(rdm_database: Command, root: Path, tmp_pa
     assert "the list of patch ids cannot be read: No such file or directory" in message
 
 
+def test_every_unknown_id_is_named_at_once(rdm_database: Command, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "images.txt").write_text("".join(f"x{number}.jpg\n" for number in range(7)) + "p01.jpg\n")
+    (tmp_path / "patches.txt").write_text("0\n9000\n")
+    listed = ("--delete-images", tmp_path / "images.txt", "--delete-patches", tmp_path / "patches.txt")
+    code, _, message = rdm_database("update", "--root", root, *listed)
+    named = ", ".join(f"image x{number}.jpg" for number in range(7))
+    assert (code, f"the database has no {named}, patch 9000 where" in message) == (1, True)
+
+
 def test_list_may_begin_with_a_byte_order_mark(rdm_database: Command, root: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("p01.jpg\n", encoding="utf-8-sig")
     listed = ("--delete-images", tmp_path / "list.txt")

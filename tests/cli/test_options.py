@@ -9,6 +9,7 @@ from cyclopts import App
 
 from rdm.cli.main import build_app, run
 
+
 def commands(app: App, path: str = "") -> Iterator[tuple[str, App]]:
     """Yield every command with its words, such as `database build`."""
     for name in app:

@@ -11,6 +11,7 @@ import pytest
 
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.database.changes import Removal
+from rdm.database.neighbors import drop_neighbors
 from rdm.database.verify import verify_database
 from rdm.errors import DatabaseError, StorageError
 from rdm.sampling.proposal import Proposal
@@ -155,11 +156,36 @@ def test_rows_without_a_deleted_neighbor_are_not_looked_up_again(tabled: Any) ->
     assert result["query_sets"]["train"]["searched_rows"] == (ids == patch_id).any(axis=1).sum()
 
 
+ALL_BUT_ONE = Removal(frozenset(f"p{number:02d}.jpg" for number in range(11)))
+
+
 def test_update_that_would_leave_too_few_patches_for_a_table_says_what_to_do(tabled: Any) -> None:
+    tabled.table("fast", 3, exact=False, exclude_above=0.99)
     with pytest.raises(DatabaseError, match="the neighbors of 'fast' are 3 per crop") as caught:
-        tabled.update(Removal(frozenset(f"p{number:02d}.jpg" for number in range(11))))
-    assert "rdm neighbors build" in caught.value.fix
-    assert VersionStore(Folder(tabled.root)).require().number == 3
+        tabled.update(ALL_BUT_ONE)
+    assert f"rdm neighbors build --root {tabled.root} " in caught.value.fix
+    assert "--exclude-above 0.99 --set k_stored=2 --set exact=false" in caught.value.fix
+    assert f"rdm neighbors drop --root {tabled.root} --name fast" in caught.value.fix
+    assert VersionStore(Folder(tabled.root)).require().number == 4
+
+
+def test_dropped_tables_are_not_in_the_way_of_a_removal(tabled: Any) -> None:
+    assert [drop_neighbors(str(tabled.root), name) for name in ("train", "fast")] == [4, 5]
+    assert tabled.update(ALL_BUT_ONE)["photographs"] == 1
+    assert NeighborTable.names(Folder(tabled.root)) == []
+    assert verify_database(str(tabled.root)) == []
+
+
+def test_reader_of_the_older_version_goes_on_reading_a_dropped_table(tabled: Any) -> None:
+    drop_neighbors(str(tabled.root), "train")
+    old = RetrievalDatabase.open(str(tabled.root), version=3)
+    assert NeighborTable(old.folder, "train", old.version).all_ids.shape[1] == 5
+
+
+def test_unknown_table_cannot_be_dropped(tabled: Any) -> None:
+    with pytest.raises(DatabaseError, match="no neighbors of a query set 'none'") as caught:
+        drop_neighbors(str(tabled.root), "none")
+    assert "query sets here: fast, train" in caught.value.fix
 
 
 def test_damaged_description_of_a_table_is_named_though_it_is_json(tabled: Any) -> None:
