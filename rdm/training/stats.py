@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rdm.errors import MissingDependencyError
-from rdm.storage.files import storage_errors
+from rdm.storage.files import atomic_path, storage_errors
 from rdm.training.config import TrainConfig
 
 STATS = "stats.jsonl"
@@ -42,15 +43,14 @@ class StatsLog:
     def __init__(self, out: Path, config: TrainConfig, resumed_step: int) -> None:
         self._path = out / STATS
         kept = [row for row in read_stats(out) if row["step"] <= resumed_step]
-        with storage_errors(self._path):
-            out.mkdir(parents=True, exist_ok=True)
-            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        with atomic_path(self._path) as temporary:
+            temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
         self._trackers: list[Tracker] = [_TRACKERS[name](out, config, resumed_step) for name in config.trackers]
 
     def log(self, row: Row) -> None:
         """Append a line."""
         with storage_errors(self._path), open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(_line(row))
         for tracker in self._trackers:
             tracker.log(row)
 
@@ -83,6 +83,11 @@ def last_stats(out: Path) -> dict[str, Any] | None:
         file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         lines = file.read().split(b"\n")[:-1]
     return json.loads(lines[-1]) if lines else None
+
+
+def stats_of(out: Path, step: int) -> dict[str, Any]:
+    """Return the line of a step; its number alone where somebody took the line away."""
+    return next((row for row in read_stats(out) if row["step"] == step), {"step": step})
 
 
 class TensorBoardTracker:
@@ -143,6 +148,14 @@ class WandbTracker:
 
 
 _TRACKERS = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker}
+
+
+def _line(row: Row) -> str:
+    """Return a row as a line of JSON, which knows no infinity: fp16's gradient norm is one when a step is left out."""
+    values = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
+    return json.dumps(values, allow_nan=False) + "\n"
 
 
 def _numbers(row: Row) -> dict[str, float]:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from rdm.errors import MissingDependencyError
 from rdm.training.recipes import recipe_config
-from rdm.training.stats import StatsLog, last_stats, read_stats
+from rdm.training.stats import StatsLog, last_stats, read_stats, stats_of
 
 ROW = {"loss": 0.5, "learning_rate": 1e-3, "gradient_norm": None}
 
@@ -24,6 +28,33 @@ def test_lines_beyond_the_step_from_which_a_run_goes_on_are_dropped(tmp_path):
 def test_a_line_cut_short_is_left_out(tmp_path):
     (tmp_path / "stats.jsonl").write_text('{"step": 1}\n{"ste')
     assert read_stats(tmp_path) == [{"step": 1}]
+
+
+def test_dropping_lines_leaves_the_old_ones_when_it_is_interrupted(tmp_path, monkeypatch):
+    config = recipe_config("rdm-tiny")
+    StatsLog(tmp_path, config, 0).log({"step": 1, **ROW})
+    write_text = Path.write_text
+
+    def cut_short(path, text, **options):
+        write_text(path, text[:5], **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        StatsLog(tmp_path, config, 1)
+    assert read_stats(tmp_path) == [{"step": 1, **ROW}]
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+    StatsLog(tmp_path, recipe_config("rdm-tiny"), 0).log({"step": 1, **ROW, "gradient_norm": math.inf})
+    line = (tmp_path / "stats.jsonl").read_text()
+    assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, **ROW}
+
+
+def test_the_line_of_a_step_is_found(tmp_path):
+    (tmp_path / "stats.jsonl").write_text('{"step": 1, "loss": 2}\n{"step": 4, "loss": 1}\n')
+    assert stats_of(tmp_path, 1) == {"step": 1, "loss": 2}
+    assert stats_of(tmp_path, 2) == {"step": 2}
 
 
 def test_the_last_line_is_found_without_reading_the_others(tmp_path):
