@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 120_000_000
 MAX_ASPECT = 200
+_BAND_PIXELS = 4_000_000
+_MAX_DECODED_BYTES = 10 * MAX_PIXELS
+_BITS_PER_SAMPLE, _TILE_SIDES = 258, (322, 323)  # TIFF tags
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 _ORIENTATION = 0x0112  # the EXIF tag
 _ORIENTATION_OF_TURN = {90: 8, 180: 3, 270: 6}  # counter-clockwise degrees as an EXIF orientation
@@ -61,25 +65,60 @@ def decode_image(data: bytes, *, rotation: int = 0, reduction: int = 1) -> Image
             formats always have their full size.
 
     Raises:
-        ImageDecodeError: empty, not a picture, truncated, or over `MAX_PIXELS` (checked before decoding).
+        ImageDecodeError: empty, not a picture, truncated, or over `MAX_PIXELS`, of a kind that is decoded in more
+            memory than others over a part of it (checked before decoding).
     """
     if not data:
         raise ImageDecodeError("empty file")
     with _translated_errors():
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ImageDecodeError("too many pixels", f"{width}x{height}")
-        if max(width, height) > MAX_ASPECT * max(min(width, height), 1):
-            raise ImageDecodeError("too narrow", f"{width}x{height}")
+        _check_size(image)
         if reduction > 1:
+            width, height = image.size
             image.draft(None, (-(-width // reduction), -(-height // reduction)))
-        if rotation:
-            return _to_rgb(image).rotate(rotation, expand=True)
-        return _to_rgb(ImageOps.exif_transpose(image))
+        if not rotation:
+            ImageOps.exif_transpose(image, in_place=True)  # loads it, and keeps no second copy
+            return _to_rgb(image)
+        image = _to_rgb(image)  # what was decoded goes before the turned copy is made
+        return image.rotate(rotation, expand=True)
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    sides = getattr(image, "tag_v2", {})
+    pixels = max(width * height, math.prod(sides.get(side, 0) for side in _TILE_SIDES))  # a whole tile is decoded
+    if pixels > MAX_PIXELS or pixels * _bytes_per_pixel(image) > _MAX_DECODED_BYTES:
+        raise ImageDecodeError("too many pixels", f"{width}x{height}")
+    if max(width, height) > MAX_ASPECT * max(min(width, height), 1):
+        raise ImageDecodeError("too narrow", f"{width}x{height}")
+
+
+def _bytes_per_pixel(image: Image.Image) -> float:
+    """Return how much memory the decoders take at most, as measured, Pillow's own four bytes of a pixel included."""
+    if image.format == "WEBP":
+        return 16
+    if image.format == "TIFF":  # one strip may hold the whole picture
+        return 4 + sum(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) / 8  # type: ignore[attr-defined]
+    return 12 if image.mode == "CMYK" else 10  # a progressive JPEG's coefficients: two bytes of each component
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture as RGB, converted in bands of rows: a large one is held twice at most."""
+    image.load()
+    width, height = image.size
+    rows = max(1, _BAND_PIXELS // width)
+    if rows >= height:
+        return _band_to_rgb(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        box = (0, top, width, min(top + rows, height))
+        band = _band_to_rgb(image.crop(box))
+        whole.paste(band, box)
+        whole.info = band.info
+    return whole
+
+
+def _band_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # 16 and 32 bits: scale to 8, where PIL's own conversion would clip
         high = 65535 if image.mode.startswith("I") else 1
         image = image.convert("F").point(lambda value: value * (255 / high) + 0).convert("L")

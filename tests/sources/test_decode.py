@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rdm.sources import ImageDecodeError, decode_image
+from rdm.sources import ImageDecodeError, decode, decode_image
 from rdm.sources.decode import MAX_ASPECT, image_extension
 
 
@@ -167,6 +170,54 @@ def test_unusable_data_has_a_countable_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ImageDecodeError) as caught:
         decode_image(data)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "CMYK", "I;16", "F"])
+def test_bands_give_the_pixels_of_the_whole(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (23, 17, 4), dtype=np.uint8)
+    image = Image.fromarray(noise.astype(np.uint16)[..., 0] * 257) if mode == "I;16" else Image.fromarray(noise)
+    image = image if image.mode == mode else image.convert("RGB" if mode in ("P", "CMYK") else "RGBA").convert(mode)
+    data = encode(image, "TIFF" if mode in ("CMYK", "F") else "PNG", **({"transparency": 3} if mode == "P" else {}))
+    whole = np.asarray(decode_image(data, rotation=90))
+    monkeypatch.setattr(decode, "_BAND_PIXELS", 50)
+    np.testing.assert_array_equal(np.asarray(decode_image(data, rotation=90)), whole)
+
+
+PEAK = """
+import resource, sys
+from PIL import Image
+from rdm.sources.decode import decode_image
+Image.init()
+data = open(sys.argv[1], "rb").read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+decode_image(data, rotation=90)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_transparent_picture_is_held_twice_at_most(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.png", 25_000_000
+    Image.new("RGBA", (5000, 5000), (255, 0, 0, 100)).save(path, compress_level=1)
+    peak = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, check=True).stdout
+    assert int(peak) * 1024 < 10 * pixels  # two copies of four bytes, and a band
+
+
+def test_webp_is_refused_at_fewer_pixels_because_it_is_decoded_in_more_memory() -> None:
+    side = 8700  # of a picture in one color: 36 bytes
+    bits = struct.pack("<I", (side - 1) | (side - 1) << 14 | 1 << 28)
+    chunk = b"VP8L" + struct.pack("<I", 15) + b"\x2f" + bits + bytes.fromhex("0710fd8f920522a2ff0100")
+    data = b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk
+    with pytest.raises(ImageDecodeError, match="too many pixels: 8700x8700"):
+        decode_image(data)
+
+
+def test_tiff_of_a_huge_tile_is_refused() -> None:
+    sides = {256: 8, 257: 8, 322: 40_000, 323: 40_000}  # of the picture, and of its only tile
+    tags = {**sides, 258: 8, 259: 8, 262: 1, 277: 1, 324: 200, 325: 9}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items())]
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(80)
+    with pytest.raises(ImageDecodeError, match="too many pixels"):
+        decode_image(data)
 
 
 def test_gif_without_pixels_is_refused() -> None:
