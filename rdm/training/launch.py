@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from rdm.training.node import Orders, command, end_group
 POLL_SECONDS = 0.5
 LOG = "launcher.log"
 LOCK = ".job.lock"
+SHELL_FAILED = 255  # of ssh itself
 OnProgress = Callable[[], object]
 
 
@@ -41,32 +43,33 @@ def run_training(
         on_progress: called whenever there are new lines of statistics.
 
     Raises:
-        TrainingError: the folder holds another run, or a rank failed; the last checkpoint then stands.
+        TrainingError: the folder holds another or a longer run, or a rank failed; the last checkpoint then stands.
         ConcurrentWriterError: another job trains in this folder.
     """
-    from rdm.training.loop import MODEL
-    from rdm.training.stats import last_stats
-    from rdm.training.worker import ERROR_FILE, write_run
+    from rdm.training.stats import last_stats, stats_of
+    from rdm.training.status import exported_steps
+    from rdm.training.worker import ERROR_FILE, record_error, write_run
 
     cluster = cluster or Cluster()
     out = Path(inputs.out)
     config = _resolved(config, inputs, cluster)
+    if exported_steps(out) == config.max_steps:
+        return stats_of(out, config.max_steps)
     before = last_stats(out)
-    if (out / MODEL).is_dir() and before is not None and before["step"] >= config.max_steps:
-        return before
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with lock_file(out / LOCK, "is training in this folder"):
         _prepare(config, inputs, cluster)
         write_run(out, config, inputs)
         (out / ERROR_FILE).unlink(missing_ok=True)
+        log_start = (out / LOG).stat().st_size if (out / LOG).exists() else 0
         with tracking("train", config.max_steps, "steps", before["step"] if before else 0) as tracker:
             code = run_nodes(orders_of(config, cluster, out), cluster, out, tracker, on_progress)
-    if code != 0:
-        raise _failure(out, code)
-    result = last_stats(out)
-    assert result is not None
-    return result
+        if code != 0:
+            error = failure(out, code, log_start)
+            record_error(out, error)
+            raise error
+    return stats_of(out, config.max_steps)
 
 
 def orders_of(config: TrainConfig, cluster: Cluster, out: Path) -> list[Orders]:
@@ -123,7 +126,7 @@ def _resolved(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> Tra
     """Return the configuration with the size of a micro-batch settled, as the run began.
 
     Raises:
-        TrainingError: the folder holds another run, or the ranks cannot share the batch.
+        TrainingError: the folder holds another or a longer run, or the ranks cannot share the batch.
     """
     from rdm.training.checkpoints import run_digest
     from rdm.training.loop import micro_batch
@@ -137,8 +140,23 @@ def _resolved(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> Tra
             where=out,
             fix="give --out a new folder, or the settings in its run.json",
         )
+    _require_no_longer_run(config, out)
     size = micro_batch(config, cluster.num_ranks or num_ranks(config), recorded.micro_batch_size if recorded else None)
     return config.model_copy(update={"micro_batch_size": size})
+
+
+def _require_no_longer_run(config: TrainConfig, out: Path) -> None:
+    """Refuse to call the weights of more steps those of `max_steps`."""
+    from rdm.training.checkpoints import Checkpoints
+    from rdm.training.status import exported_steps
+
+    done = max([exported_steps(out) or 0, *(found.step for found in Checkpoints(out, config).complete())])
+    if done > config.max_steps:
+        raise TrainingError(
+            f"the run in this folder has done {done} steps, more than max_steps, which is {config.max_steps}",
+            where=out,
+            fix=f"--set max_steps={done} or more, or give --out a new folder",
+        )
 
 
 def _prepare(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> None:
@@ -220,19 +238,37 @@ def _end(node: subprocess.Popen[bytes]) -> None:
         end_group(node)
 
 
-def _failure(out: Path, code: int) -> RdmError:
+def failure(out: Path, code: int, log_start: int) -> RdmError:
+    """Return why a job ended: what a rank recorded, or else what its log says.
+
+    Args:
+        out: folder of the run.
+        code: with which the job ended.
+        log_start: bytes of the log that earlier starts wrote.
+    """
     from rdm.training.worker import read_error
 
     if (found := read_error(out)) is not None:
         kind = getattr(errors, found["kind"], TrainingError)
         return kind(found["what"], where=found["where"], fix=found["fix"])
-    lines = (out / LOG).read_text(encoding="utf-8", errors="replace").strip().split("\n")
+    with open(out / LOG, "rb") as log:
+        log.seek(log_start)
+        lines = log.read().decode(errors="replace").strip().split("\n")
     cause = next((line for line in reversed(lines) if "Error" in line), lines[-1])
     return TrainingError(
-        f"the training job ended with code {code}: {cause.strip()[:300]}",
+        f"the training job {_ending(code)}: {cause.strip()[:300]}",
         where=out / LOG,
         fix="mend the cause and run the same command again: it resumes from the last checkpoint",
     )
+
+
+def _ending(code: int) -> str:
+    """Return an exit code in words: a signal's number is told as -9 by Python, as 247 by a launcher, as 137 by a shell."""
+    number = code - 128 if 128 < code < 160 else 256 - code & 255
+    if code == SHELL_FAILED or number not in set(signal.Signals):
+        return f"ended with code {code}"
+    memory = ", most likely for want of memory" if number == signal.SIGKILL else ""
+    return f"was killed by signal {number}{memory}"
 
 
 def _free_port() -> int:

@@ -75,7 +75,7 @@ def main() -> None:
         pass
     code = process.poll()
     end_group(process)  # also ranks that outlived DeepSpeed's launcher
-    sys.exit(1 if code is None or code < 0 else code)
+    sys.exit(1 if code is None else code & 255)  # a signal's number stays legible: -9 becomes 247
 
 
 def environment(orders: Orders) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -79,7 +80,7 @@ def read_status(out: Path) -> RunStatus:
     found = Checkpoints(out, config).complete()
     error = read_error(out)
     grid = latest_grid(out)
-    health = _health(out, step >= config.max_steps, last, error is not None)
+    health = _health(out, exported_steps(out) == config.max_steps, last, error is not None)
     moving = health in ("training", "starting") and last
     return RunStatus(
         out=str(out),
@@ -102,6 +103,20 @@ def read_status(out: Path) -> RunStatus:
     )
 
 
+def exported_steps(out: Path) -> int | None:
+    """Return how many steps made the model in `OUT/model`; None: there is none.
+
+    A run is finished when these are its `max_steps`. Its statistics do not tell: a run that goes on has the model of
+    the shorter one beside them until the very end.
+    """
+    from rdm.training.loop import MODEL
+
+    try:
+        return json.loads((out / MODEL / "train_config.json").read_text(encoding="utf-8"))["max_steps"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def sparkline(values: Sequence[float]) -> str:
     """Return values as blocks of eight heights, from the lowest to the highest; a value that is not finite is `x`."""
     finite = [value for value in values if math.isfinite(value)]
@@ -121,9 +136,8 @@ def means(values: Sequence[float], count: int) -> list[float]:
     return [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
 
 
-def _health(out: Path, all_steps: bool, last: dict[str, Any], failed: bool) -> Health:
+def _health(out: Path, finished: bool, last: dict[str, Any], failed: bool) -> Health:
     from rdm.training.launch import LOCK
-    from rdm.training.loop import MODEL
     from rdm.training.stats import STATS
 
     if is_locked(out / LOCK):
@@ -131,6 +145,6 @@ def _health(out: Path, all_steps: bool, last: dict[str, Any], failed: bool) -> H
             return "starting"
         quiet = time.time() - (out / STATS).stat().st_mtime
         return "stalled" if quiet > STALLED_AFTER_SECONDS + 100 * last["seconds_per_step"] else "training"
-    if all_steps and (out / MODEL).is_dir():
+    if finished:
         return "finished"
     return "failed" if failed else "stopped"

@@ -54,20 +54,20 @@ def main() -> None:
         train(config, data, objective, out)
     except RdmError as error:
         logger.error("%s", error)
-        _record(out, error)
+        record_error(out, error)
         raise SystemExit(str(error)) from error
 
 
 def read_error(out: Path) -> dict[str, str] | None:
-    """Return the error that a rank recorded: `kind`, `what`, `where` and `fix`."""
+    """Return the error that ended the job: `kind`, `what`, `where` and `fix`."""
     try:
         return json.loads((out / ERROR_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _record(out: Path, error: RdmError) -> None:
-    """Tell the launching process what went wrong; where the disk is full, its log has to do."""
+def record_error(out: Path, error: RdmError) -> None:
+    """Write down what ended the job, for whoever asks later; where the disk is full, the log has to do."""
     found = {"kind": type(error).__name__, "what": error.what, "where": str(error.where), "fix": error.fix}
     try:
         with atomic_path(out / ERROR_FILE) as temporary:

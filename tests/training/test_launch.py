@@ -1,0 +1,80 @@
+"""What starting a job decides and says, with machines that fail before they train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rdm.errors import TrainingError
+from rdm.training.cluster import Cluster, Machine
+from rdm.training.config import TrainConfig
+from rdm.training.launch import LOG, failure, run_training
+from rdm.training.status import read_status
+from rdm.training.worker import write_run
+
+
+@pytest.fixture
+def broken() -> Cluster:
+    """A machine that says what is wrong with it, and ends."""
+    return Cluster(machines=(Machine(host="far", slots=2),), remote_shell="sh -c 'echo DiskError on {host}; exit 3'")
+
+
+def exported(out: Path, config: TrainConfig, steps: int) -> None:
+    """Leave the model and the statistics of a run of so many steps."""
+    (out / "model").mkdir(parents=True)
+    text = config.model_copy(update={"max_steps": steps}).model_dump_json()
+    (out / "model" / "train_config.json").write_text(text)
+    rows = [{"step": step, "loss": 1.0, "samples_per_second": 1.0} for step in range(1, steps + 1)]
+    (out / "stats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_finished_run_starts_no_job(prepared, tiny_recipe, broken, tmp_path):
+    exported(tmp_path, tiny_recipe, tiny_recipe.max_steps)
+    assert run_training(tiny_recipe, prepared.inputs(tmp_path), broken)["step"] == tiny_recipe.max_steps
+
+
+def test_a_model_of_fewer_steps_is_no_result_though_the_statistics_have_all(prepared, tiny_recipe, broken, tmp_path):
+    exported(tmp_path, tiny_recipe, 4)
+    longer = tiny_recipe.with_overrides(["max_steps=8"])
+    with open(tmp_path / "stats.jsonl", "a") as file:
+        file.write('{"step": 8, "loss": 1.0, "samples_per_second": 1.0}\n')
+    write_run(tmp_path, longer, prepared.inputs(tmp_path))
+    assert read_status(tmp_path).health == "stopped"
+    with pytest.raises(TrainingError, match="ended with code 3"):
+        run_training(longer, prepared.inputs(tmp_path), broken)
+
+
+def test_fewer_steps_than_were_done_are_refused(prepared, tiny_recipe, broken, tmp_path):
+    exported(tmp_path, tiny_recipe, 6)
+    with pytest.raises(TrainingError, match="has done 6 steps, more than max_steps, which is 4"):
+        run_training(tiny_recipe.with_overrides(["max_steps=4"]), prepared.inputs(tmp_path), broken)
+
+
+def test_a_job_that_ended_by_itself_has_failed_and_says_why(prepared, tiny_recipe, broken, tmp_path):
+    with pytest.raises(TrainingError, match="DiskError on far"):
+        run_training(tiny_recipe, prepared.inputs(tmp_path), broken)
+    found = read_status(tmp_path)
+    assert (found.health, found.error) == ("failed", "the training job ended with code 3: DiskError on far")
+
+
+def test_an_earlier_starts_error_is_not_that_of_this_one(tmp_path):
+    earlier = "ValueError: mended since\n"
+    (tmp_path / LOG).write_text(f"{earlier}no room\n")
+    assert failure(tmp_path, 1, len(earlier)).what == "the training job ended with code 1: no room"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (247, "was killed by signal 9, most likely for want of memory: "),
+        (-11, "was killed by signal 11: "),
+        (137, "was killed by signal 9, most likely for want of memory: "),
+        (255, "ended with code 255: "),
+        (1, "ended with code 1: "),
+    ],
+)
+def test_a_code_that_stands_for_a_signal_names_it(tmp_path, code, words):
+    (tmp_path / LOG).write_text("")
+    assert failure(tmp_path, code, 0).what == f"the training job {words}"
