@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from rdm.errors import UsageError
 
 EXAMPLE = "license == 'https://creativecommons.org/licenses/by/2.0/' and author in ['A. Bird', 'B. Bird']"
+_ROW = " row"  # no column that a condition could name
+_GREATEST = 2**63 - 1  # a number over it fits into no column
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -33,7 +35,9 @@ _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 
 def matching_rows(table: pa.Table, condition: str) -> pa.Table:
-    """Return the rows for which a condition holds; an empty cell fulfills no comparison.
+    """Return the rows for which a condition holds; an empty cell, null or "", fulfills no comparison but `== ''`.
+
+    What does not hold because of an empty cell does not hold the other way round either, with `not` or `!=`.
 
     Raises:
         UsageError: the condition cannot be understood, names an unknown column, or compares a column with a value of
@@ -41,13 +45,24 @@ def matching_rows(table: pa.Table, condition: str) -> pa.Table:
     """
     expression = parse_condition(condition, table.column_names)
     try:
-        return table.filter(expression)
+        holds = _with_nulls(table).add_column(0, _ROW, pa.array(range(table.num_rows), pa.int64())).filter(expression)
+        return table.take(holds[_ROW].combine_chunks())
     except (pa.ArrowException, TypeError) as error:
         raise UsageError(
             f"the condition does not fit its columns: {str(error).splitlines()[0]}",
             where=condition,
             fix="; ".join(f"{field.name} is {field.type}" for field in table.schema),
         ) from error
+
+
+def _with_nulls(table: pa.Table) -> pa.Table:
+    """Return a table whose empty texts are null, so that a condition on them is neither true nor false."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            column = table.column(number)
+            filled = pc.if_else(pc.equal(column, ""), pa.scalar(None, field.type), column)
+            table = table.set_column(number, field, filled)
+    return table
 
 
 def parse_condition(condition: str, columns: Sequence[str]) -> pc.Expression:
@@ -62,6 +77,15 @@ def parse_condition(condition: str, columns: Sequence[str]) -> pc.Expression:
         raise UsageError(
             f"the condition is no expression: {error}", where=condition, fix=f"write for example {EXAMPLE}"
         ) from error
+
+
+def _inside(column: pc.Expression, listed: list[Any]) -> pc.Expression:
+    """Return whether a column's value is listed; of an empty cell it is unknown, unless '' is listed."""
+    values = [value for value in listed if value != ""]
+    found = column.isin(values) if values else pc.scalar(False)
+    if len(values) < len(listed):
+        return column.is_null() | found
+    return found | (column != column)  # false of a value, null of an empty cell
 
 
 class _Parser:
@@ -91,13 +115,16 @@ class _Parser:
 
     def _comparison(self, left: ast.expr, kind: ast.cmpop, right: ast.expr) -> pc.Expression:
         if isinstance(kind, ast.In | ast.NotIn):
-            column, listed = self._column(left), self._list(right)
-            return column.is_valid() & ~column.isin(listed) if isinstance(kind, ast.NotIn) else column.isin(listed)
+            inside = _inside(self._column(left), self._list(right))
+            return ~inside if isinstance(kind, ast.NotIn) else inside
         if isinstance(right, ast.Name) and not isinstance(left, ast.Name):
             left, kind, right = right, _MIRRORED.get(type(kind), type(kind))(), left
         if type(kind) not in _COMPARISONS:
             raise self._refusal(left)
         other = self._column(right) if isinstance(right, ast.Name) else self._value(right)
+        if isinstance(other, str) and other == "" and isinstance(kind, ast.Eq | ast.NotEq):
+            empty = self._column(left).is_null()
+            return empty if isinstance(kind, ast.Eq) else ~empty
         return _COMPARISONS[type(kind)](self._column(left), other)
 
     def _column(self, node: ast.expr) -> pc.Expression:
@@ -113,6 +140,8 @@ class _Parser:
         negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
         constant = node.operand if isinstance(node, ast.UnaryOp) and negative else node
         if isinstance(constant, ast.Constant) and isinstance(constant.value, str | int | float):
+            if isinstance(constant.value, int) and constant.value > _GREATEST:
+                raise self._refusal(node)
             if not negative:
                 return constant.value
             if not isinstance(constant.value, str):
