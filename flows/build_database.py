@@ -91,6 +91,9 @@ def run_stages(builder: DatabaseBuilder, dask: str, log: StageLog) -> dict[str, 
         with compute_pool(ComputeConfig(dask=dask)) as pool:
             with log.stage("ingest") as facts:
                 facts.update(ingest(builder, pool))
+            if builder.is_current:
+                assert builder.parent is not None
+                return {"version": builder.parent.number, "unchanged": True}
             with log.stage("patchify") as facts:
                 facts.update(patchify(builder, pool))
             with log.stage("embed") as facts:

@@ -44,6 +44,7 @@ def update_database(
     delete_where: str = "",
     retry_failed: bool = False,
     only_delete: bool = False,
+    overrides: list[str] | None = None,
     dask: str = "local",
     stage_log: str | None = None,
 ) -> dict[str, Any]:
@@ -56,11 +57,14 @@ def update_database(
         delete_where: condition on the rows of `images/*.parquet`; the images that fulfill it are deleted for good.
         retry_failed: ask again for photographs that failed by a cause that may have passed.
         only_delete: do not look at the source; what is new there waits for another run.
+        overrides: settings as `key=value`, where they are not fixed, for this run and later ones.
         dask: `local`, or a scheduler's address.
         stage_log: folder for measurements; by default beside the database.
     """
     removal = Removal(frozenset(delete_images or ()), frozenset(delete_patches or ()), delete_where)
-    builder = update_builder(root, removal, retry_failed=retry_failed, only_delete=only_delete)
+    builder = update_builder(
+        root, removal, retry_failed=retry_failed, only_delete=only_delete, overrides=overrides or []
+    )
     plan = update_plan(builder)
     if plan["changed"]:
         ensure_announced(builder.folder)

@@ -66,16 +66,17 @@ def build(
     """
     from rdm.compute import ComputeConfig
     from rdm.database.build import DatabaseBuilder
-    from rdm.database.jobs import build_config, run_build
+    from rdm.database.jobs import build_config, run_build, update_plan
 
     settings = build_config(source, preset).merged_with_file(config).model_copy(update={"source": source})
     settings = settings.with_overrides(set_ or [])
     builder = DatabaseBuilder(root, settings)
     if dry_run:
         builder.store.check_writable()
+        plan = update_plan(builder)
         takes = _estimate(builder, dask, trial, price_per_hour)
         resolved = settings.model_dump(mode="json")
-        show({"root": root, "would": "build", **builder.plan(), "takes": takes, "config": resolved}, as_json=json)
+        show({"root": root, "would": "build", **plan, "takes": takes, "config": resolved}, as_json=json)
         return 0
     result = run_build(builder, ComputeConfig(dask=dask))
     show(result, as_json=json, title="database")
@@ -100,6 +101,7 @@ def update(
     only_delete: Annotated[
         bool, Parameter(negative="", help="do not look at the source: what is new there waits for another update")
     ] = False,
+    set_: SetOption = None,
     dask: DaskOption = "local",
     dry_run: DryRunFlag = False,
     trial: TrialOption = 48,
@@ -120,7 +122,7 @@ def update(
 
     images, patches = _read_ids(delete_images, "image"), _read_patch_ids(delete_patches)
     removal = Removal(frozenset(images), frozenset(patches), delete_where)
-    builder = update_builder(root, removal, retry_failed=retry_failed, only_delete=only_delete)
+    builder = update_builder(root, removal, retry_failed=retry_failed, only_delete=only_delete, overrides=set_ or [])
     plan = update_plan(builder)
     if dry_run or not plan["changed"]:
         takes = {"takes": _estimate(builder, dask, trial, price_per_hour)} if plan["changed"] else {}

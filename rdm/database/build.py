@@ -9,15 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from pydantic import Field
 
 from rdm.compute.shards import Pool
-from rdm.config import Config
+from rdm.config import digest_json
 from rdm.database.changes import Changes, Removal
+from rdm.database.checks import check_left, check_settings, check_vanished
 from rdm.database.duplicates import DUPLICATES_KIND, duplicates_path, find_near_duplicates
 from rdm.database.embed import EmbedTask, embed_part
 from rdm.database.facade import RetrievalDatabase
@@ -25,7 +24,6 @@ from rdm.database.history import CHANGES_PAGE
 from rdm.database.index import (
     INDEX_NAME,
     INFOS_NAME,
-    IndexConfig,
     ParentIndex,
     build_index,
     drop_indexes,
@@ -37,39 +35,22 @@ from rdm.database.index import (
 from rdm.database.ivf import IndexedRows
 from rdm.database.neighbor_table import TABLE_KINDS, sort_table_parts
 from rdm.database.parts import count_rows
-from rdm.database.patches import CutConfig, CutTask, cut_shards, dropped_path, patches_path
+from rdm.database.patches import CutConfig, CutTask, cut_shards
+from rdm.database.settings import BuildConfig, has_changed, recorded
+from rdm.database.shards import count_living_images, describe_shard
 from rdm.database.tables import repair_tables
 from rdm.encoders import Precision, fastest_precision, load_encoder
-from rdm.errors import DatabaseError, FailureBudgetError, SourceError
+from rdm.errors import FailureBudgetError, SourceError
 from rdm.progress import tracking
-from rdm.sources import CropConfig, FetchConfig, open_source
-from rdm.sources.boxes import BoxConfig, Boxes, open_boxes
-from rdm.sources.filters import FilterConfig
-from rdm.sources.imported import imported_listing, is_imported
+from rdm.sources import open_source
+from rdm.sources.boxes import Boxes, open_boxes
+from rdm.sources.imported import is_imported
 from rdm.sources.ingest import IngestTask, ingest_shard
-from rdm.sources.listing import fingerprint, same_source
+from rdm.sources.ledger import FAILED, is_passing
+from rdm.sources.listing import fingerprint
 from rdm.storage import Folder, Part, Version, VersionStore
 
-
-class BuildConfig(Config):
-    """Everything that decides what a database holds."""
-
-    source: str = Field(description="specification of the source, such as samples://openimages-birds/database")
-    encoder: str = Field(default="assets://encoder-lite", description="image and text encoder")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="number format of the image tower; auto: what is fast and good where the build runs"
-    )
-    crop: CropConfig = CropConfig()
-    boxes: BoxConfig = BoxConfig()
-    filters: FilterConfig = FilterConfig()
-    index: IndexConfig = IndexConfig()
-    images_per_shard: int = Field(default=1000, ge=1, le=10_000, description="photographs per tar")
-    batch_size: int = Field(default=64, ge=1, description="patches encoded at once")
-    min_success_rate: float = Field(default=0.9, ge=0, le=1, description="share of the photographs that must be usable")
-    tolerated_failures: int = Field(
-        default=10, ge=0, description="photographs that may be unusable in an update, whatever their share"
-    )
-    fetch: FetchConfig = FetchConfig()
+REMOVED_DIGESTS = "_markers/removed"  # lists of digests for the workers, while an update runs
 
 
 class DatabaseBuilder:
@@ -77,7 +58,7 @@ class DatabaseBuilder:
 
     A build of a finished database with the same configuration and an unchanged source does nothing. When the source has
     changed, what is new gets new image shards and patch ids, and the patches of photographs that vanished or were
-    replaced become tombstones.
+    replaced become tombstones. With other settings, where they are not fixed, there is a new version with them.
     """
 
     def __init__(self, root: str, config: BuildConfig) -> None:
@@ -92,17 +73,18 @@ class DatabaseBuilder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the writer's lock and write the configuration down.
+        """Hold the writer's lock, check what is asked for, and in the end write the configuration down.
 
         Raises:
             ConcurrentWriterError: another process is writing the database.
             DatabaseError: the root holds something else, or a database of another configuration.
+            SourceError: the source is empty, or lacks most of what the database has.
         """
         with self.store.writer():
             self._forget()
-            self._check_parent()
-            self.folder.write_json("run.json", self.config.model_dump(mode="json"))
+            self.check()
             yield
+            self.folder.write_json("run.json", recorded(self.config))
 
     def _forget(self) -> None:
         # What was read before the lock was held may be out of date: another writer may have committed since.
@@ -123,9 +105,7 @@ class DatabaseBuilder:
             SourceError: the source is empty.
         """
         table = self._listing()
-        if self._boxes is not None and not self.only_delete:
-            table = self._boxes.annotate(table)
-        if table.num_rows == 0:
+        if table is not None and table.num_rows == 0:
             raise SourceError("the source is empty", where=self.config.source, fix="check the specification")
         return Changes(self.folder, self.parent, table, self.removal, retry_failed=self.retry_failed)
 
@@ -135,18 +115,20 @@ class DatabaseBuilder:
             return None
         return open_boxes(open_source(self.config.source), self.config.boxes)
 
-    def _listing(self) -> pa.Table:
-        if self.parent is not None and (self.only_delete or is_imported(self.config.source)):  # what it holds is all
-            return Changes(self.folder, self.parent, imported_listing([]), Removal()).held_listing()
-        return open_source(self.config.source).listing()
+    def _listing(self) -> pa.Table | None:
+        if self.parent is not None and (self.only_delete or is_imported(self.config.source)):
+            return None
+        table = open_source(self.config.source).listing()
+        return table if self._boxes is None else self._boxes.annotate(table)
 
     @property
     def is_current(self) -> bool:
-        """Whether the parent version already holds exactly what the source has."""
-        return self.changes.is_empty
+        """Whether the parent version already holds exactly what the source has, with these settings."""
+        return self.changes.is_empty and self.parent is not None and not has_changed(self.config, self.parent)
 
     def plan(self) -> dict[str, int]:
-        """Return what a run would do, in photographs and patches."""
+        """Return what a run would do, in photographs and patches; raises what `writing` does of the request."""
+        self.check()
         return self.changes.counts()
 
     def trial(self, root: str, num_photographs: int) -> DatabaseBuilder:
@@ -162,7 +144,7 @@ class DatabaseBuilder:
         Raises:
             FailureBudgetError: fewer than `min_success_rate` of the pictures are usable.
         """
-        tasks = self._ingest_tasks()
+        tasks = self._ingest_tasks(self._write_removed_digests())
         stats = [result for _, result in pool.map(ingest_shard, tasks, stage="ingest", names=[t.stem for t in tasks])]
         causes = sum((Counter(shard["status_dict"]) for shard in stats), Counter())
         counts = {name: sum(shard[name] for shard in stats) for name in ("count", "successes", "failed")}
@@ -176,9 +158,22 @@ class DatabaseBuilder:
             raise FailureBudgetError(
                 f"only {counts['successes']} of {asked} pictures are usable: {summary}",
                 where=f"{self.config.source}; a row for each in {self.folder.describe('images')}",
-                fix="mend the source, or lower min_success_rate; the same command fetches again what may have passed",
+                fix="mend the source, or accept fewer with --set min_success_rate=0.5; "
+                "the same command fetches again what may have passed",
             )
+        self.changes.keep(self._unavailable())
+        if self.is_current:  # what was asked for again cannot be had yet
+            for task in tasks:
+                for ending in (".tar", ".parquet", "_stats.json"):
+                    self.folder.delete(f"images/{task.stem}{ending}")
         return {**counts, "causes": dict(causes)}
+
+    def _unavailable(self) -> set[str]:
+        """Return those of the new photographs that could not be had for causes that may pass."""
+        names = ["image_id", "status", "error_message"]
+        tables = [self.folder.read_table(f"images/{stem}.parquet", columns=names) for stem in self._new_stems]
+        rows = (row for table in tables for row in table.to_pylist())
+        return {row["image_id"] for row in rows if row["status"] == FAILED and is_passing(row["error_message"])}
 
     def patchify(self, pool: Pool) -> dict[str, Any]:
         """Write the coordinates of the new photographs' patches; return counts, of patches left out by cause too."""
@@ -200,12 +195,13 @@ class DatabaseBuilder:
             ids = new.slice(number * size, size).to_pylist()
             boxes = self._boxes.subset(ids) if self._boxes is not None else None
             dropped = tuple(sorted(left_out.intersection(ids)))
-            tasks.append(CutTask(self.folder, stem, self._first_new_part + number, config, dropped, boxes))
+            removed = {name: self.changes.removed_patches[name] for name in ids if name in self.changes.removed_patches}
+            tasks.append(CutTask(self.folder, stem, self._first_new_part + number, config, dropped, boxes, removed))
         return tasks
 
     def embed(self, pool: Pool) -> dict[str, Any]:
         """Embed the new patches; return counts."""
-        config, digest = self.config, load_encoder(self.config.encoder).fingerprint.digest()
+        config, digest = self.config, self._encoder["digest"]
         tasks = [
             EmbedTask(self.folder, self._first_new_part + n, config.encoder, digest, config.batch_size, self.precision)
             for n in range(len(self._new_stems))
@@ -226,12 +222,7 @@ class DatabaseBuilder:
         Without a pool it is built in this process.
         """
         rows = IndexedRows(self.folder, self._embedding_paths, self.changes.tombstones)
-        if len(rows.living) == 0:
-            raise DatabaseError(
-                "no patch would be left",
-                where=self.folder.url,
-                fix="keep at least one photograph, or remove the whole folder",
-            )
+        check_left(self.folder, len(rows.living))
         with tracking("index", 1, "index") as tracker:
             self._index_place, self._index_infos = self._make_index(rows, pool)
             tracker.advance()
@@ -264,6 +255,7 @@ class DatabaseBuilder:
         tables = sort_table_parts(self._table_parts or [])
         version = self._draft.model_copy(update={"parts": [*self._draft.parts, *tables]})
         self.folder.delete(CHANGES_PAGE)  # it may show what goes now
+        self.folder.delete(REMOVED_DIGESTS)
         publish_index(self.folder, self._index_place)
         recent = self.store.numbers()[1 - self.config.index.keep_versions :]
         drop_indexes(self.folder, {self._index_place, *(index_place(self.store.require(n)) for n in recent)})
@@ -273,52 +265,59 @@ class DatabaseBuilder:
     @cached_property
     def _draft(self) -> Version:
         """The version to commit, without its neighbor tables."""
-        encoder = load_encoder(self.config.encoder)
         parts = self._parts()
         patches = sum(part.num_rows for part in parts if part.kind == "patches")
         return Version(
             number=self._number,
             parent=self.parent.number if self.parent else None,
             source=self.config.source,
-            source_fingerprint=fingerprint(self.changes.listing),
-            num_images=self._num_living_images(parts),
+            source_fingerprint=fingerprint(self.changes.taken),
+            num_images=count_living_images(self.folder, parts, self.changes.tombstones),
             num_patches=patches,
             next_patch_id=patches,
-            embedding_dim=encoder.embedding_dim,
-            encoder={
-                **(self.parent.encoder if self.parent else {}),
-                "name": self.config.encoder,
-                "digest": encoder.fingerprint.digest(),
-                "precision": self.precision,
-                "fingerprint": encoder.fingerprint.model_dump(mode="json"),
-            },
+            embedding_dim=self.parent.embedding_dim if self.parent else load_encoder(self.config.encoder).embedding_dim,
+            encoder=self._encoder,
             index=self._index_infos,
             tombstones=self.changes.tombstones.tolist(),
             parts=parts,
             deleted_image_ids=sorted(self.changes.removed_images),
+            deleted_patches=self.changes.removed_patches,
+            deleted_sha256=sorted(self.changes.removed_digests),
             dropped_patches=dict(self._dropped),
-            config=self.config.model_dump(mode="json"),
+            config=recorded(self.config),
             oldest_version=self.parent.oldest_version if self.parent else 1,
         )
 
-    def _check_parent(self) -> None:
+    @property
+    def _encoder(self) -> dict[str, Any]:
+        """What a version records of the encoder. The parent's was compared with it, and a removal needs none."""
+        if self.parent is not None:
+            return {**self.parent.encoder, "name": self.config.encoder, "precision": self.precision}
+        fingerprint = load_encoder(self.config.encoder).fingerprint
+        return {
+            "name": self.config.encoder,
+            "digest": fingerprint.digest(),
+            "precision": self.precision,
+            "fingerprint": fingerprint.model_dump(mode="json"),
+        }
+
+    def check(self) -> None:
+        """Refuse what cannot become the next version.
+
+        Raises:
+            DatabaseError: a fixed setting differs, or no patch would be left.
+            EncoderMismatchError: the encoder is another one than that of the stored vectors.
+            SourceError: the source is empty, or lacks most of what the database has.
+        """
         if self.parent is None:
             return
-        encoder = load_encoder(self.config.encoder)
-        RetrievalDatabase(self.folder, self.parent).check_encoder(encoder)
-        recorded = BuildConfig.model_validate(self.parent.config)
-        fixed = ("crop", "boxes", "filters", "images_per_shard")
-        differing = [name for name in fixed if getattr(recorded, name) != getattr(self.config, name)]
-        if not same_source(recorded.source, self.config.source):
-            differing.append("source")
-        if self.config.precision not in ("auto", self.precision):
-            differing.append("precision")
-        if differing:
-            raise DatabaseError(
-                f"the database was built with another {', '.join(differing)}",
-                where=self.folder.url,
-                fix="give --root a new folder, or the configuration in its run.json",
-            )
+        check_settings(self.folder, self.parent, self.config)
+        check_vanished(self.changes, self.config)
+        counts = self.changes.counts()
+        if counts["new"] or self.config.encoder != self.parent.encoder["name"]:
+            RetrievalDatabase(self.folder, self.parent).check_encoder(load_encoder(self.config.encoder))
+        if not counts["new"]:
+            check_left(self.folder, self.parent.num_live_patches - counts["gone_patches"])
 
     @property
     def _number(self) -> int:
@@ -338,7 +337,16 @@ class DatabaseBuilder:
         count = -(-self.changes.new_rows.num_rows // self.config.images_per_shard)
         return [f"{first + number:05d}" for number in range(count)]
 
-    def _ingest_tasks(self) -> list[IngestTask]:
+    def _write_removed_digests(self) -> str:
+        """Put down for the workers what they must refuse; return the path, or nothing where nothing was removed."""
+        if not self._new_stems or not self.changes.removed_digests:
+            return ""
+        digests = sorted(self.changes.removed_digests)
+        path = f"{REMOVED_DIGESTS}/{digest_json(digests)}.json"
+        self.folder.write_json(path, digests)
+        return path
+
+    def _ingest_tasks(self, refused: str) -> list[IngestTask]:
         config, new = self.config, self.changes.new_rows
         size = config.images_per_shard
         return [
@@ -349,6 +357,7 @@ class DatabaseBuilder:
                 tuple(new.slice(n * size, size).to_pylist()),
                 config.fetch,
                 config.filters,
+                refused,
             )
             for n, stem in enumerate(self._new_stems)
         ]
@@ -363,18 +372,7 @@ class DatabaseBuilder:
         left_out = ("index", "infos", DUPLICATES_KIND, *TABLE_KINDS)
         parts = [part for part in self.parent.parts if part.kind not in left_out] if self.parent else []
         for number, stem in enumerate(self._new_stems, start=self._first_new_part):
-            ledger = self.folder.read_table(f"images/{stem}.parquet", columns=["status"])
-            rows = self.folder.read_table(patches_path(number), columns=["patch_id"]).num_rows
-            parts += [
-                self.store.describe_part("images", f"images/{stem}.tar", ledger.num_rows),
-                self.store.describe_part("ledger", f"images/{stem}.parquet", ledger.num_rows),
-                self.store.describe_part("patches", patches_path(number), rows),
-                self.store.describe_part("embeddings", f"img_emb/img_emb_{number:04d}.npy", rows),
-                self.store.describe_part("metadata", f"metadata/metadata_{number:04d}.parquet", rows),
-            ]
-            if self.folder.exists(dropped_path(number)):
-                rows = self.folder.read_table(dropped_path(number), columns=["image_row"]).num_rows
-                parts.append(self.store.describe_part("dropped", dropped_path(number), rows))
+            parts += describe_shard(self.store, stem, number)
         rows = self._index_infos["num_vectors"]
         return [
             *parts,
@@ -392,11 +390,3 @@ class DatabaseBuilder:
         path = duplicates_path(self._number)
         self.folder.write_table(path, self._duplicates)
         return [self.store.describe_part(DUPLICATES_KIND, path, self._duplicates.num_rows)]
-
-    def _num_living_images(self, parts: list[Part]) -> int:
-        tables = [
-            self.folder.read_table(part.path, ["patch_id", "image_id"]) for part in parts if part.kind == "patches"
-        ]
-        everything = pa.concat_tables(tables)
-        living = pc.invert(pc.is_in(everything["patch_id"], pa.array(self.changes.tombstones)))
-        return pc.count_distinct(everything.filter(living)["image_id"]).as_py()

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from rdm.database.predicate import matching_rows
 from rdm.sources.ledger import FAILED, SUCCESS, is_passing
 from rdm.sources.listing import fingerprint, make_listing
-from rdm.storage import Folder, Version
+from rdm.storage import Box, Folder, Version
 
 DELETED = "deleted"  # status of a ledger row whose photograph a compaction removed from the disk
 
@@ -33,7 +35,8 @@ class Removal:
 def known_etags(ledger: pa.Table, living: set[str], *, retry_failed: bool = False) -> dict[str, str]:
     """Return the etag of each photograph that need not be stored again while its etag stays.
 
-    The last row of an id counts. A photograph that was deleted and is in the source again is new.
+    The last row of an id counts. A photograph that was deleted and is in the source again is new. One whose newer bytes
+    could not be had for a passing cause keeps the etag of those that are stored, so that it is asked for again.
 
     A stored photograph that never had a patch is known: filters left it out.
 
@@ -46,6 +49,8 @@ def known_etags(ledger: pa.Table, living: set[str], *, retry_failed: bool = Fals
     for row in ledger.select(["image_id", "etag", "status", "error_message", "was_cut"]).to_pylist():
         had_patches = row["status"] == DELETED or (row["status"] == SUCCESS and row["was_cut"])
         lost = had_patches and row["image_id"] not in living
+        if _waits(row, living):
+            continue
         if lost or (retry_failed and row["status"] == FAILED and is_passing(row["error_message"])):
             known.pop(row["image_id"], None)
         else:
@@ -53,18 +58,41 @@ def known_etags(ledger: pa.Table, living: set[str], *, retry_failed: bool = Fals
     return known
 
 
+def _waits(row: Mapping[str, Any], living: set[str]) -> bool:
+    """Return whether a row tells of newer bytes that could not be had yet: the photograph keeps its older ones."""
+    return row["status"] == FAILED and row["image_id"] in living and is_passing(row["error_message"])
+
+
 class Changes:
-    """The difference between a source's listing and a version, with removals. Reads when asked, and once."""
+    """The difference between a source's listing and a version, with removals. Reads when asked, and once.
+
+    Without a listing the source is left alone: it counts as one that lists what the version holds, and nothing is new.
+    """
 
     def __init__(
-        self, folder: Folder, parent: Version | None, source: pa.Table, removal: Removal, *, retry_failed: bool = False
+        self,
+        folder: Folder,
+        parent: Version | None,
+        source: pa.Table | None,
+        removal: Removal,
+        *,
+        retry_failed: bool = False,
     ) -> None:
         self.folder = folder
         self.parent = parent
-        self.source = source
         self.removal = removal
         self.retry_failed = retry_failed
+        self._source = source
         self._superseded: set[str] = set()
+        self._unavailable: set[str] = set()
+
+    @cached_property
+    def source(self) -> pa.Table:
+        """Everything that the source has, or counts as having."""
+        if self._source is not None:
+            return self._source
+        rows = [self._last_rows[image_id] for image_id in sorted(self._held_images)]
+        return make_listing([{"image_id": row["image_id"], "location": "", "etag": row["etag"]} for row in rows])
 
     @cached_property
     def listing(self) -> pa.Table:
@@ -75,10 +103,31 @@ class Changes:
     def removed_images(self) -> frozenset[str]:
         """All photographs that were removed on request, now or before.
 
-        A photograph whose last patch is removed counts: an update would bring it back otherwise.
+        A photograph whose last patch is removed counts: an update would bring it back otherwise. So does one of the
+        same bytes under another id: it is the same picture.
         """
         named = self.removal.image_ids | self._selected_images | self._emptied_images
-        return frozenset(named) | frozenset(self.parent.deleted_image_ids if self.parent else ())
+        before = frozenset(self.parent.deleted_image_ids if self.parent else ())
+        return named | self._copies_of(named - before) | before
+
+    @cached_property
+    def removed_digests(self) -> frozenset[str]:
+        """The SHA-256 of the photographs that were removed on request: equal bytes are refused under any id."""
+        before = frozenset(self.parent.deleted_sha256 if self.parent else ())
+        return before.union(self._digests(self.removed_images).values())
+
+    @cached_property
+    def removed_patches(self) -> dict[str, list[Box]]:
+        """The boxes of all patches that were removed on request, now or before, of photographs that were not."""
+        before = self.parent.deleted_patches if self.parent else {}
+        boxes = {image_id: set(known) for image_id, known in before.items()}
+        asked = pa.array(sorted(self.removal.patch_ids), pa.int64())
+        for part in self.parent.parts_of("patches") if self.parent and self.removal.patch_ids else []:
+            table = self.folder.read_table(part.path, ["patch_id", "image_id", "x0", "y0", "x1", "y1"])
+            for row in table.filter(pc.is_in(table["patch_id"], asked)).to_pylist():
+                boxes.setdefault(row["image_id"], set()).add((row["x0"], row["y0"], row["x1"], row["y1"]))
+        gone = self.removed_images | {""}  # a compaction has emptied the rows of earlier removals
+        return {image_id: sorted(boxes[image_id]) for image_id in sorted(boxes) if image_id not in gone}
 
     @cached_property
     def new_rows(self) -> pa.Table:
@@ -86,6 +135,8 @@ class Changes:
 
         So is a near-duplicate whose look-alike goes: what is left may keep it.
         """
+        if self._source is None:
+            return self.listing.slice(0, 0)
         known = known_etags(self._ledger, set(self.living_images), retry_failed=self.retry_failed)
         rows = dict(zip(self.listing["image_id"].to_pylist(), self.listing["etag"].to_pylist(), strict=True))
         for image_id, (duplicate_of, etag) in self.left_out.items():  # by id, so each comes after what it looks like
@@ -110,7 +161,7 @@ class Changes:
         What looks like a photograph whose removal was asked for stays out, too.
         """
         new = set(self.new_rows["image_id"].to_pylist())
-        stays = (set(self.listing["image_id"].to_pylist()) - new) | self.removed_images
+        stays = (set(self.listing["image_id"].to_pylist()) - new) | self._kept | self.removed_images
         return {
             image_id: row["phash"] for image_id, row in self._last_rows.items() if image_id in stays and row["phash"]
         }
@@ -118,25 +169,59 @@ class Changes:
     def leave_out(self, image_ids: set[str]) -> None:
         """Let photographs go that look like one of the new ones; call it before the tombstones are asked for."""
         self._superseded = image_ids & set(self.living_images)
-        for name in ("newly_dead", "tombstones"):
+        self._forget("newly_dead", "tombstones")
+
+    def keep(self, image_ids: set[str]) -> None:
+        """Keep the older bytes of replaced photographs; call it before the tombstones are asked for.
+
+        Args:
+            image_ids: the photographs that could not be had, new ones too, for causes that may pass.
+        """
+        self._unavailable = image_ids
+        self._forget("gone_images", "newly_dead", "tombstones", "staying_hashes")
+
+    def _forget(self, *names: str) -> None:
+        for name in names:
             self.__dict__.pop(name, None)
+
+    @property
+    def _kept(self) -> set[str]:
+        return self._unavailable & set(self.living_images)
+
+    @property
+    def taken(self) -> pa.Table:
+        """The listing with the etags of what is stored: of a photograph that was kept, the etag of its older bytes."""
+        if not self._kept:
+            return self.listing
+        held = {image_id: self._last_rows[image_id]["etag"] for image_id in self._kept}
+        pairs = zip(self.listing["image_id"].to_pylist(), self.listing["etag"].to_pylist(), strict=True)
+        etags = pa.array([held.get(image_id, etag) for image_id, etag in pairs], pa.string())
+        return self.listing.set_column(self.listing.column_names.index("etag"), "etag", etags)
 
     @cached_property
     def living_images(self) -> list[str]:
         """The photographs that the version before has living patches of."""
         return self._patches["image_id"].unique().to_pylist()
 
-    def held_listing(self) -> pa.Table:
-        """Return what the version before holds as a source would list it: as if nothing had changed there."""
+    @cached_property
+    def _held_images(self) -> set[str]:
+        """The photographs that the version before holds: with living patches, or left out or emptied by filters."""
         held = set(self.living_images) | set(self.left_out)
-        rows = [row for image_id, row in self._last_rows.items() if image_id in held]
-        return make_listing([{"image_id": row["image_id"], "location": "", "etag": row["etag"]} for row in rows])
+        rows = (self._ledger[name].to_pylist() for name in ("image_id", "status", "was_cut"))
+        return held.union(
+            image_id for image_id, status, was_cut in zip(*rows, strict=True) if status == SUCCESS and not was_cut
+        )
+
+    @cached_property
+    def vanished_images(self) -> set[str]:
+        """The photographs with living patches that the source has no more, without those removed on request."""
+        return set(self.living_images) - set(self.source["image_id"].to_pylist()) - self.removed_images
 
     @cached_property
     def gone_images(self) -> set[str]:
         """The photographs whose living patches all go: vanished, replaced, or removed."""
         living = set(self.living_images)
-        replaced = living & set(self.new_rows["image_id"].to_pylist())
+        replaced = living & set(self.new_rows["image_id"].to_pylist()) - self._kept
         return (living - set(self.listing["image_id"].to_pylist())) | replaced
 
     @cached_property
@@ -157,13 +242,30 @@ class Changes:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the version before already holds exactly this."""
+        """Whether the version before already holds exactly this.
+
+        Photographs that were asked for again, and could not be had again, are nothing new.
+        """
         if self.parent is None or not self.removed_images <= set(self.parent.deleted_image_ids):
             return False
-        return self._is_known_source or (self.new_rows.num_rows == 0 and len(self.newly_dead) == 0)
+        if self.removed_patches != self.parent.deleted_patches:
+            return False
+        return self.is_known_source or (not self._news and len(self.newly_dead) == 0)
+
+    @property
+    def _news(self) -> set[str]:
+        """The photographs of which the ledgers will tell something that they do not tell yet."""
+        new = dict(zip(self.new_rows["image_id"].to_pylist(), self.new_rows["etag"].to_pylist(), strict=True))
+        if not self._unavailable:
+            return set(new)
+        told: dict[str, str | None] = {}
+        for row in self._ledger.select(["image_id", "etag", "status", "error_message"]).to_pylist():
+            is_told = row["status"] == FAILED and is_passing(row["error_message"])
+            told[row["image_id"]] = row["etag"] if is_told else None
+        return {name for name, etag in new.items() if name not in self._unavailable or told.get(name) != etag}
 
     @cached_property
-    def _is_known_source(self) -> bool:
+    def is_known_source(self) -> bool:
         """Whether the source has the fingerprint that the version before was made from, and nothing else is asked.
 
         Then nothing changed, whatever the ledgers hold, and they need not be read.
@@ -173,7 +275,7 @@ class Changes:
 
     def counts(self) -> dict[str, int]:
         """Return the size of the change: photographs in the source, new ones, those that go, and their patches."""
-        if self._is_known_source:
+        if self.is_known_source:
             return {"photographs": self.listing.num_rows, "new": 0, "gone": 0, "gone_patches": 0}
         return {
             "photographs": self.listing.num_rows,
@@ -195,7 +297,7 @@ class Changes:
 
     @cached_property
     def _ledger(self) -> pa.Table:
-        columns = ["image_id", "etag", "status", "error_message", "phash"]
+        columns = ["image_id", "etag", "status", "error_message", "phash", "sha256"]
         empty = {name: pa.array([], pa.string()) for name in columns}
         tables = [pa.table({**empty, "was_cut": pa.array([], pa.bool_())})]
         if self.parent is not None:
@@ -209,9 +311,25 @@ class Changes:
         return pa.concat_tables(tables, promote_options="default")
 
     @cached_property
-    def _last_rows(self) -> dict[str, dict[str, str]]:
-        rows = self._ledger.select(["image_id", "etag", "status", "phash"]).to_pylist()
-        return {row["image_id"]: row for row in rows}
+    def _last_rows(self) -> dict[str, dict[str, Any]]:
+        """The last row of each photograph that tells of what is stored, with its `position` in the ledgers."""
+        names, living = ["image_id", "etag", "status", "error_message", "phash"], set(self.living_images)
+        rows = enumerate(self._ledger.select(names).to_pylist())
+        return {row["image_id"]: {**row, "position": number} for number, row in rows if not _waits(row, living)}
+
+    def _digests(self, image_ids: Iterable[str]) -> dict[str, str]:
+        """Return the SHA-256 of the bytes last stored of each photograph that has one."""
+        rows = self._ledger.filter(_is_in(self._ledger["image_id"], frozenset(image_ids)))
+        rows = rows.filter(pc.equal(rows["status"], SUCCESS))
+        return dict(zip(rows["image_id"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
+
+    def _copies_of(self, image_ids: frozenset[str]) -> frozenset[str]:
+        """Return the photographs whose bytes are those of one of these."""
+        if not image_ids:
+            return image_ids
+        digests = frozenset(self._digests(image_ids).values())
+        alike = self._ledger.filter(_is_in(self._ledger["sha256"], digests))["image_id"].to_pylist()
+        return frozenset(image_id for image_id, digest in self._digests(alike).items() if digest in digests)
 
     @cached_property
     def _patches(self) -> pa.Table:
@@ -228,14 +346,7 @@ class Changes:
         """The photographs for whose ledger row the condition holds: living ones, and those that filters left out."""
         if not self.removal.where:
             return set()
-        columns = (self._ledger[name].to_pylist() for name in ("image_id", "status", "was_cut"))
-        last: dict[str, int] = {}
-        held = set(self.living_images) | set(self.left_out)
-        for row, (image_id, status, was_cut) in enumerate(zip(*columns, strict=True)):
-            last[image_id] = row
-            if status == SUCCESS and not was_cut:
-                held.add(image_id)
-        rows = [last[image_id] for image_id in held]
+        rows = [self._last_rows[image_id]["position"] for image_id in self._held_images]
         return set(matching_rows(self._ledger.take(sorted(rows)), self.removal.where)["image_id"].to_pylist())
 
     @cached_property

@@ -27,7 +27,10 @@ from rdm.progress import tracking
 from rdm.sources.ingest import SUCCESS
 from rdm.storage import Folder, Markers, Part, Version, VersionStore
 
-_DIRECTORIES = ("images", "patches", "dropped", "img_emb", "metadata", "index", "neighbors", "versions")
+_DIRECTORIES = (
+    *("images", "patches", "dropped", "img_emb", "metadata", "index", "neighbors", "versions"),
+    *("_markers/fetch", "_markers/removed"),  # of abandoned updates: what they fetched and could not use, and digests
+)
 _KEPT_OF_DELETED = ("key", "image_id", "phash")  # the hash keeps out what looks like a removed photograph
 
 
@@ -138,12 +141,15 @@ def _shards_to_compact(folder: Folder, version: Version) -> list[ShardCompaction
 
 
 def _removed_rows(folder: Folder, ledger: Part, version: Version) -> NDArray[np.int64]:
-    """Return the rows of stored photographs that were removed on request: filters may have left them no patch."""
+    """Return the rows, not emptied yet, of photographs that were removed on request.
+
+    Filters may have left them no patch, and a row that says why a photograph cannot be used names it, too.
+    """
     if not version.deleted_image_ids:
         return np.zeros(0, np.int64)
     columns = folder.read_table(ledger.path, ["image_id", "status"]).to_pydict()
     deleted, pairs = set(version.deleted_image_ids), zip(columns["image_id"], columns["status"], strict=True)
-    return np.flatnonzero([status == SUCCESS and image_id in deleted for image_id, status in pairs])
+    return np.flatnonzero([status != DELETED and image_id in deleted for image_id, status in pairs])
 
 
 def _needs_version(version: Version, shards: list[ShardCompaction]) -> bool:
@@ -246,5 +252,5 @@ def delete_unnamed_files(folder: Folder, version: Version) -> None:
     """Delete what a version does not name from the database's directories: older versions' files, and strays."""
     for path in _unnamed_files(folder, version):
         folder.delete(path)
-    for parent in ("index", "neighbors"):
+    for parent in ("index", "neighbors", "_markers"):
         folder.delete_empty(parent)

@@ -108,7 +108,7 @@ def find_near_duplicates(folder: Folder, changes: Changes, new_stems: Sequence[s
         hashes |= dict(zip(stored["image_id"].to_pylist(), stored["phash"].to_pylist(), strict=True))
     values = np.frombuffer(bytes.fromhex("".join(hashes.values())), np.uint8).reshape(-1, HASH_BYTES)
     table = near_duplicates(list(hashes), values, max_bits)
-    etags = dict(zip(*(changes.listing[name].to_pylist() for name in ("image_id", "etag")), strict=True))
+    etags = dict(zip(*(changes.taken[name].to_pylist() for name in ("image_id", "etag")), strict=True))
     found = table["image_id"].to_pylist()
     table = table.append_column("etag", pa.array([etags.get(image_id) for image_id in found], pa.string()))
     return table.filter(pc.is_valid(table["etag"]))  # what was removed on request is in the listing no more

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -24,8 +24,8 @@ from rdm.sources import CropConfig, crop_boxes
 from rdm.sources.boxes import BoxConfig, Boxes, box_patches
 from rdm.sources.filters import FilterConfig, contrast, patch_reason
 from rdm.sources.ingest import SUCCESS
-from rdm.sources.ledger import cause_of
-from rdm.storage import Folder, Markers
+from rdm.sources.ledger import REMOVED, cause_of
+from rdm.storage import Box, Folder, Markers
 
 STAGE = "patchify"
 CORNERS = ("x0", "y0", "x1", "y1")
@@ -63,7 +63,8 @@ class CutConfig(Config):
 class CutTask:
     """One image shard to cut.
 
-    `left_out` names photographs that are not cut at all; `boxes`, in the crop mode of that name, holds those of the
+    `left_out` names photographs that are not cut at all; `removed` has the boxes, by photograph, of single patches that
+    were removed on request and are left out; `boxes`, in the crop mode of that name, holds those of the
     shard's photographs.
     """
 
@@ -73,6 +74,7 @@ class CutTask:
     config: CutConfig
     left_out: tuple[str, ...] = ()
     boxes: Boxes | None = None
+    removed: dict[str, list[Box]] = field(default_factory=dict)
 
     @cached_property
     def candidates(self) -> pa.Table:
@@ -88,13 +90,19 @@ class CutTask:
             columns["image_id"] += [row["image_id"]] * len(patches)
             columns["image_row"] += [number] * len(patches)
             columns["label"] += labels
-            sides = (patches[:, 2:] - patches[:, :2]).tolist()
-            columns["reason"] += [patch_reason(width, height, self.config.filters) for width, height in sides]
+            columns["reason"] += self._reasons(row["image_id"], patches)
         places = dict(zip(CORNERS, np.concatenate(corners).T, strict=True))
         shard = [self.stem] * len(columns["image_id"])
         table = pa.table({**columns, **places, "image_shard": shard, "patch_id": np.zeros(len(shard), np.int64)})
         fields = [*PATCH_SCHEMA, pa.field("label", pa.string()), pa.field("reason", pa.string())]
         return table.select([field.name for field in fields]).cast(pa.schema(fields))
+
+    def _reasons(self, image_id: str, patches: NDArray[np.int32]) -> list[str]:
+        removed = frozenset(self.removed.get(image_id, ()))
+        return [
+            REMOVED if (x0, y0, x1, y1) in removed else patch_reason(x1 - x0, y1 - y0, self.config.filters)
+            for x0, y0, x1, y1 in patches.tolist()
+        ]
 
     def _cut(self, row: dict[str, Any]) -> tuple[NDArray[np.int32], list[str]]:
         size = (row["width"], row["height"])
@@ -117,7 +125,8 @@ class CutTask:
         config = self.config.model_dump(mode="json", exclude={"boxes": {"path"}})
         # The etag says which boxes a photograph has.
         ledger = self._ledger.select([*names, "etag"] if self.boxes else names).to_pydict()
-        return digest_json([config, self.stem, ledger, sorted(self.left_out)])
+        decisive = [config, self.stem, ledger, sorted(self.left_out)]
+        return digest_json([*decisive, self.removed] if self.removed else decisive)
 
 
 def cut_shards(tasks: Sequence[CutTask], first_patch_id: int, pool: Pool) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from rdm.errors import RdmError
 from rdm.sources.bulk import LOG, OUTPUT, ROWS, run_img2dataset
 from rdm.sources.decode import ImageDecodeError
 from rdm.sources.filters import TOO_LONG, TOO_SMALL
-from rdm.sources.ledger import FAILED, SKIPPED, Row, cause_of, unusable_row, usable_row
+from rdm.sources.ledger import FAILED, REMOVED, SKIPPED, Row, cause_of, unusable_row, usable_row
 from rdm.sources.shelf import Shelf
 from rdm.sources.transfer import FetchConfig
 from rdm.sources.web import fetchable_url
@@ -93,7 +93,7 @@ class _Fetching:
         if self.shelf.has(number):
             return self.shelf.get(number)
         message = self.shelf.message(number) or "not known to the source"
-        status = SKIPPED if cause_of(message) in (OPTED_OUT, TOO_SMALL, TOO_LONG) else FAILED
+        status = SKIPPED if cause_of(message) in (OPTED_OUT, REMOVED, TOO_SMALL, TOO_LONG) else FAILED
         return unusable_row(self.entries[number], message, status), b""
 
     def _wanted(self) -> list[dict[str, Any]]:

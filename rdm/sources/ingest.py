@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rdm.config import digest_json
 from rdm.sources.filters import FilterConfig, image_reason
-from rdm.sources.ledger import FAILED, LEDGER_SCHEMA, SKIPPED, SUCCESS, Row, is_passing, shard_stats
+from rdm.sources.ledger import FAILED, LEDGER_SCHEMA, REMOVED, SKIPPED, SUCCESS, Row, is_passing, shard_stats
 from rdm.sources.listing import open_source
 from rdm.sources.shelf import Shelf
 from rdm.sources.transfer import FetchConfig
@@ -27,7 +27,10 @@ STAGE = "ingest"
 
 @dataclass(frozen=True)
 class IngestTask:
-    """One shard of photographs to lay down: rows of a listing, and where they go."""
+    """One shard of photographs to lay down: rows of a listing, and where they go.
+
+    `refused` is the path, in the folder, of a JSON list of the SHA-256 of photographs that were removed on request.
+    """
 
     folder: Folder
     stem: str
@@ -35,6 +38,7 @@ class IngestTask:
     rows: tuple[dict[str, Any], ...]
     fetch: FetchConfig = FetchConfig()
     filters: FilterConfig = FilterConfig()
+    refused: str = ""
 
     @property
     def key(self) -> str:
@@ -42,6 +46,11 @@ class IngestTask:
         limits = [self.filters.min_image_side, self.filters.max_image_aspect]
         rows = [[row["image_id"], row["etag"]] for row in self.rows]
         return digest_json([self.source, rows, limits] if any(limits) else [self.source, rows])
+
+    @property
+    def marker_key(self) -> str:
+        """What decides the shard's contents, and what is refused of them: that may be fetched already."""
+        return digest_json([self.key, self.refused]) if self.refused else self.key
 
     @property
     def scratch(self) -> Path:
@@ -56,7 +65,7 @@ def ingest_shard(task: IngestTask) -> dict[str, Any]:
     photographs whose failure may have passed, such as a server's; the others keep what they have.
     """
     markers = Markers(task.folder, STAGE)
-    marker = markers.find(task.stem, task.key)
+    marker = markers.find(task.stem, task.marker_key)
     outputs = [f"images/{task.stem}{ending}" for ending in (".tar", ".parquet", "_stats.json")]
     scratch = task.scratch
     if marker is not None and not marker.stats.get("retryable"):
@@ -69,7 +78,7 @@ def ingest_shard(task: IngestTask) -> dict[str, Any]:
     task.folder.write_table(outputs[1], pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA))
     stats = shard_stats(rows)
     task.folder.write_json(outputs[2], stats)
-    markers.write(task.stem, task.key, outputs, stats)
+    markers.write(task.stem, task.marker_key, outputs, stats)
     _clear(scratch, task.stem)
     return stats
 
@@ -95,11 +104,12 @@ def _clear(scratch: Path, stem: str) -> None:
 
 def _write_tar(path: Path, task: IngestTask, scratch: Path) -> list[Row]:
     rows = []
+    refused = frozenset(task.folder.read_json(task.refused)) if task.refused else frozenset()
     with open(path, "wb") as file, tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
         offset = 0
         for number, (taken, data) in enumerate(open_source(task.source).take(task.rows, scratch, task.fetch)):
             row = {**taken, "key": f"{task.stem}{number:04d}"}
-            if row["status"] == SUCCESS and (reason := image_reason(row["width"], row["height"], task.filters)):
+            if row["status"] == SUCCESS and (reason := _reason(row, task.filters, refused)):
                 row |= {"status": SKIPPED, "error_message": reason, "num_bytes": 0}
             if row["status"] == SUCCESS:
                 member = tarfile.TarInfo(f"{row['key']}.{row['extension']}")  # time 0: equal input gives equal bytes
@@ -109,3 +119,7 @@ def _write_tar(path: Path, task: IngestTask, scratch: Path) -> list[Row]:
                 offset += tarfile.BLOCKSIZE + -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             rows.append(row)
     return rows
+
+
+def _reason(row: Row, filters: FilterConfig, refused: frozenset[str]) -> str:
+    return REMOVED if row["sha256"] in refused else image_reason(row["width"], row["height"], filters)

@@ -14,6 +14,7 @@ from rdm.sources.filters import perceptual_hash
 from rdm.sources.web import public_url
 
 SUCCESS, FAILED, SKIPPED = "success", "failed", "skipped"
+REMOVED = "removed on request"  # cause: bytes of a photograph, or the box of a patch, that may not come back
 IMPORTED = "imported"  # embedded elsewhere; its pixels are not here
 LEDGER_SCHEMA = pa.schema(
     [

@@ -1,7 +1,7 @@
 """Files: fsspec folders, atomic writes, shard markers, versioned manifests."""
 
 from rdm.storage.files import Folder, sha256_file
-from rdm.storage.manifest import Part, Version, VersionStore
+from rdm.storage.manifest import Box, Part, Version, VersionStore
 from rdm.storage.markers import Marker, Markers
 
-__all__ = ["Folder", "Marker", "Markers", "Part", "Version", "VersionStore", "sha256_file"]
+__all__ = ["Box", "Folder", "Marker", "Markers", "Part", "Version", "VersionStore", "sha256_file"]

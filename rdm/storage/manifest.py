@@ -20,6 +20,7 @@ FORMAT_VERSION = 2
 _READABLE = (1, 2)  # 1: one index file for all versions, neighbor tables outside the versions
 MANIFEST = "manifest.json"
 _LOCK = ".writer.lock"
+Box = tuple[int, int, int, int]
 _DRAFT = "_draft.json"
 
 
@@ -52,11 +53,16 @@ class Version(Config):
     index: dict[str, Any]
     tombstones: list[int]
     deleted_image_ids: list[str]
+    """Photographs that were removed on request, and never come back."""
     parts: list[Part]
     config: dict[str, Any]
     oldest_version: int = 1
     dropped_patches: dict[str, int] = {}
     """Patches that filters left out when photographs were cut, by cause; those of photographs since deleted count."""
+    deleted_patches: dict[str, list[Box]] = {}
+    """Boxes of single patches that were removed on request, by photograph: they are never cut again."""
+    deleted_sha256: list[str] = []
+    """Digests of photographs that were removed on request: equal bytes are refused, whatever their name."""
 
     def parts_of(self, kind: str) -> list[Part]:
         """Return the parts of one kind, in row order."""
@@ -87,6 +93,7 @@ class VersionStore:
         """
         if not self.folder.exists(MANIFEST):
             self._refuse_foreign_folder()
+            self._refuse_lost_manifest()
             return None
         manifest, data = self._read_current()
         if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
@@ -233,6 +240,17 @@ class VersionStore:
                 where=self.folder.describe(path),
                 fix="restore the file from a copy",
             ) from error
+
+    def _refuse_lost_manifest(self) -> None:
+        # The first version alone may be one that a killed build was about to commit; it is made again, and has no
+        # removals that could be forgotten.
+        later = [name for name in self.folder.names("versions", ".json") if name != "000001.json"]
+        if later:
+            raise DatabaseError(
+                f"the folder is a database whose {MANIFEST} is lost: versions/ holds {later[-1]}",
+                where=self.folder.url,
+                fix=f"restore {MANIFEST} from a copy: starting anew would bring removed photographs back",
+            )
 
     def _refuse_foreign_folder(self) -> None:
         ours = {

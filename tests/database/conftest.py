@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,9 @@ class Tabled:
     photos: Path
     queries: QuerySetConfig
 
-    def update(self, removal: Removal | None = None) -> dict[str, Any]:
+    def update(self, removal: Removal | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
         """Bring the database up to date."""
-        return run_build(update_builder(str(self.root), removal), INLINE)
+        return run_build(update_builder(str(self.root), removal, overrides=overrides), INLINE)
 
     def table(self, name: str, k_stored: int, *, exact: bool, **fields: Any) -> None:
         """Look the query set up and store its neighbors."""

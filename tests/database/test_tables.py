@@ -69,7 +69,7 @@ def test_update_that_would_leave_a_crop_too_few_neighbors_is_refused(
     for number in range(3):
         (tabled.photos / f"p5{number}.jpg").write_bytes(encoded(103))
     with pytest.raises(DatabaseError, match=r"'q03\.jpg/0' has 0"):
-        tabled.update()
+        tabled.update(overrides=["max_vanished_share=1"])
 
 
 def test_facts_of_a_table_after_an_update_are_those_of_a_new_one(tabled: Any, encoded: Callable[..., bytes]) -> None:

@@ -1,0 +1,41 @@
+"""What is refused before it could become the next version of a database."""
+
+from __future__ import annotations
+
+from rdm.database.changes import Changes
+from rdm.database.settings import BuildConfig, differing_fixed
+from rdm.errors import DatabaseError, SourceError
+from rdm.storage import Folder, Version
+
+MANY_VANISHED = 10
+
+
+def check_settings(folder: Folder, parent: Version, config: BuildConfig) -> None:
+    """Raise DatabaseError where a setting differs that the first build fixed."""
+    if differing := differing_fixed(config, parent):
+        raise DatabaseError(
+            f"the database was built with another {', '.join(differing)}",
+            where=folder.url,
+            fix="give --root a new folder, or the configuration in its run.json",
+        )
+
+
+def check_vanished(changes: Changes, config: BuildConfig) -> None:
+    """Raise SourceError where the source lacks so many photographs that it may be incomplete: a disk not mounted."""
+    if changes.is_known_source:
+        return
+    vanished, held = len(changes.vanished_images), len(changes.living_images)
+    if vanished >= MANY_VANISHED and vanished > config.max_vanished_share * held:
+        raise SourceError(
+            f"{vanished} of the {held} photographs in the database are no longer in the source",
+            where=config.source,
+            fix="see that the source is complete; if they are to be deleted, --set max_vanished_share=1",
+        )
+
+
+def check_left(folder: Folder, num_patches: int) -> None:
+    """Raise DatabaseError where no patch would be left."""
+    if num_patches == 0:
+        raise DatabaseError(
+            "no patch would be left", where=folder.url, fix="keep at least one photograph, or remove the whole folder"
+        )

@@ -1,0 +1,67 @@
+"""The settings of a database: which a version records, and which are fixed by the first build."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from rdm.config import Config
+from rdm.database.index import IndexConfig
+from rdm.sources import CropConfig, FetchConfig
+from rdm.sources.boxes import BoxConfig
+from rdm.sources.filters import FilterConfig
+from rdm.sources.listing import same_source
+from rdm.storage import Version
+
+
+class BuildConfig(Config):
+    """Everything that decides what a database holds."""
+
+    source: str = Field(description="specification of the source, such as samples://openimages-birds/database")
+    encoder: str = Field(default="assets://encoder-lite", description="image and text encoder")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="number format of the image tower; auto: what is fast and good where the build runs"
+    )
+    crop: CropConfig = CropConfig()
+    boxes: BoxConfig = BoxConfig()
+    filters: FilterConfig = FilterConfig()
+    index: IndexConfig = IndexConfig()
+    images_per_shard: int = Field(default=1000, ge=1, le=10_000, description="photographs per tar")
+    batch_size: int = Field(default=64, ge=1, description="patches encoded at once")
+    min_success_rate: float = Field(default=0.9, ge=0, le=1, description="share of the photographs that must be usable")
+    tolerated_failures: int = Field(
+        default=10, ge=0, description="photographs that may be unusable in an update, whatever their share"
+    )
+    max_vanished_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of the photographs that may vanish from the source in an update, where 10 or more do; "
+        "holds for one run and is not recorded",
+    )
+    fetch: FetchConfig = FetchConfig()
+
+
+def recorded(config: BuildConfig) -> dict[str, Any]:
+    """Return the settings that a version and `run.json` record: leave to lose many photographs is given once."""
+    return config.model_dump(mode="json", exclude={"max_vanished_share"})
+
+
+def has_changed(config: BuildConfig, parent: Version) -> bool:
+    """Return whether a version records other settings; one that it does not know has its default there."""
+    before = BuildConfig.model_validate(parent.config)
+    precision = {"precision": config.precision}  # fixed, and `auto` agrees with any
+    return recorded(before.model_copy(update=precision)) != recorded(config)
+
+
+def differing_fixed(config: BuildConfig, parent: Version) -> list[str]:
+    """Return the names of the settings that differ from a version's although the first build fixed them."""
+    before = BuildConfig.model_validate(parent.config)
+    fixed = ("crop", "boxes", "filters", "images_per_shard")
+    differing = [name for name in fixed if getattr(before, name) != getattr(config, name)]
+    if not same_source(before.source, config.source):
+        differing.append("source")
+    if config.precision not in ("auto", parent.encoder.get("precision", "float32")):
+        differing.append("precision")
+    return differing
