@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,6 +154,14 @@ def open_source(spec: str) -> Source:
     return _SCHEMES[scheme](rest)
 
 
+def absolute_spec(spec: str) -> str:
+    """Return a specification that names the same files in every working directory."""
+    scheme, separator, rest = spec.strip().partition("://")
+    if scheme not in _LOCAL or not separator or not rest:
+        return spec
+    return f"{scheme}://{os.path.abspath(os.path.expanduser(rest))}"
+
+
 def same_source(one: str, other: str) -> bool:
     """Return whether two specifications name the same photographs, wherever their bytes come from.
 
@@ -198,6 +207,7 @@ def _openimages(rest: str) -> Source:
     return OpenImagesSource(rest)
 
 
+_LOCAL = frozenset({"folder", "webdataset", "urls"})
 _SCHEMES: dict[str, Callable[[str], Source]] = {
     "samples": _samples,
     "folder": _folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 from rdm.config import Config
 from rdm.errors import UsageError
 from rdm.models.precision import Precision
+from rdm.sources.listing import absolute_spec
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
@@ -34,7 +36,7 @@ class TrainConfig(Config):
     learning_rate: float = Field(gt=0, description="peak learning rate")
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = Field(default=100, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, description="of adamw; under muon, of all that is no matrix")
     beta2: float = Field(default=0.999, gt=0, lt=1, description="AdamW's second moment decay")
     gradient_clip: float = Field(default=1.0, ge=0, description="greatest gradient norm; 0: no clipping")
     ema_decay: float = Field(default=0.9999, ge=0, lt=1, description="of the weights in OUT/model")
@@ -66,7 +68,7 @@ class TrainConfig(Config):
         ge=1,
         description="processes on this machine; None: one per accelerator, or two on a machine that has none",
     )
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     checkpoint_every: int = Field(default=500, ge=1, description="steps")
     keep_checkpoints: int = Field(default=2, ge=1, description="how many of the newest checkpoints stay")
     keep_best: bool = Field(default=True, description="keep the checkpoint of the lowest mean loss too")
@@ -104,9 +106,22 @@ class TrainInputs(Config):
     database: str | None = None
     source: str | None = None
 
+    def absolute(self) -> TrainInputs:
+        """Return the same inputs under names that hold in every working directory, as on another machine."""
+        return TrainInputs(
+            out=os.path.abspath(self.out),
+            cache=self.cache and _absolute(self.cache),
+            database=self.database and _absolute(self.database),
+            source=self.source and ",".join(map(absolute_spec, self.source.split(","))),
+        )
+
     def require(self, name: Literal["cache", "database", "source"], recipe: str) -> str:
         """Return an input, or raise UsageError that says which flag gives it."""
         value = getattr(self, name)
         if value is None:
             raise UsageError(f"the recipe {recipe} needs --{name}", fix=f"rdm train --recipe {recipe} --{name} ...")
         return str(value)
+
+
+def _absolute(url: str) -> str:
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))

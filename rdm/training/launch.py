@@ -263,7 +263,7 @@ def failure(out: Path, code: int, log_start: int) -> RdmError:
 
 
 def _ending(code: int) -> str:
-    """Return an exit code in words: a signal's number is told as -9 by Python, as 247 by a launcher, as 137 by a shell."""
+    """Return an exit code in words. Python tells a signal as -9, DeepSpeed's launcher as 247, a shell as 137."""
     number = code - 128 if 128 < code < 160 else 256 - code & 255
     if code == SHELL_FAILED or number not in set(signal.Signals):
         return f"ended with code {code}"

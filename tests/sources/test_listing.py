@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from rdm.errors import SourceError, UsageError
 from rdm.sources import open_source
-from rdm.sources.listing import LISTING_SCHEMA, fingerprint, make_listing, names_picture, same_source
+from rdm.sources.listing import LISTING_SCHEMA, absolute_spec, fingerprint, make_listing, names_picture, same_source
 
 rows = st.lists(st.tuples(st.text(max_size=5), st.text(max_size=5)), unique_by=lambda row: row[0], max_size=8)
 
@@ -34,6 +34,14 @@ def test_fingerprints_differ_exactly_when_ids_or_etags_do(
 def test_id_that_occurs_twice_is_an_error() -> None:
     with pytest.raises(SourceError, match="'a' occurs twice"):
         make_listing(listing([("a", "1"), ("b", "1"), ("a", "2")]))
+
+
+def test_a_specification_of_files_becomes_absolute_and_any_other_stays(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute_spec("folder://photos/../more") == f"folder://{tmp_path}/more"
+    assert absolute_spec("webdataset:///tars") == "webdataset:///tars"
+    assert absolute_spec("samples://openimages-birds/queries") == "samples://openimages-birds/queries"
+    assert absolute_spec("photos") == "photos"
 
 
 @pytest.mark.parametrize("spec", ["nonsense://x", "", "folder:/x", "http://example.org/x.jpg"])

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from rdm.errors import UsageError
+from rdm.training.config import TrainInputs
+from rdm.training.recipes import recipe_config
+from rdm.training.worker import read_run, write_run
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_no_generator_takes_is_refused(seed):
+    with pytest.raises(UsageError, match="seed"):
+        recipe_config("rdm-tiny").with_overrides([f"seed={seed}"])
+
+
+def test_inputs_are_recorded_under_names_that_hold_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    inputs = TrainInputs(out="run", cache="~/cache", database="s3://bucket/db", source="folder://a,folder:///b")
+    write_run(tmp_path / "run", recipe_config("rdm-tiny"), inputs)
+    assert read_run(tmp_path / "run")[1] == TrainInputs(
+        out=f"{tmp_path}/run",
+        cache="/home/ada/cache",
+        database="s3://bucket/db",
+        source=f"folder://{tmp_path}/a,folder:///b",
+    )
