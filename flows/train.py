@@ -36,7 +36,8 @@ def neighbors_task(database: str, queries: str, name: str, pool: Pool) -> dict[s
 @task(name="cache", cache_policy=NO_CACHE)
 def cache_task(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     """Encode the query set into latents."""
-    return {"num_latents": build_cache(out, config, pool)["num_latents"]}
+    info = build_cache(out, config, pool)
+    return {"num_latents": info["num_latents"], "failures": len(info["failures"])}
 
 
 @task(name="train", cache_policy=NO_CACHE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -31,16 +32,20 @@ def build(
     dask: DaskOption = "local",
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
-) -> None:
+) -> int:
     """Encode a query set with the first stage into WebDataset tars.
 
     Example: rdm cache build --queries folder:///photos --out cache
+
+    A photograph that is not usable is left out; `cache.json` says which and why, and the exit code is 3. The same
+    command again encodes what could not be read and now can be.
 
     With --inline-neighbors DB training reads embeddings from the cache instead of the database's memory maps: for
     caches on object storage. Run it again after an update of the database: it writes what changed.
     """
     from rdm.compute import ComputeConfig, compute_pool
     from rdm.sources import QuerySet
+    from rdm.sources.ledger import cause_of
     from rdm.training.cache import build_cache
     from rdm.training.inline import inline_neighbors as inline
     from rdm.training.presets import cache_config
@@ -59,11 +64,14 @@ def build(
             },
             as_json=json,
         )
-        return
+        return 0
     with compute_pool(ComputeConfig(dask=dask)) as pool:
         info = build_cache(out, config, pool)
+        causes = Counter(cause_of(reason) for _, reason in info["failures"])
         result = {"out": out, "latents": info["num_latents"], "shards": len(info["stems"])}
+        result |= {"failures": len(info["failures"]), "causes": dict(causes)}
         if inline_neighbors is not None:
             inlined = inline(out, inline_neighbors, pool)
             result |= {"inlined_neighbors": inlined.k_stored, "database_version": inlined.database_version}
     show(result, as_json=json, title="cache")
+    return 3 if info["failures"] else 0

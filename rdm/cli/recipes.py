@@ -43,10 +43,11 @@ def recipes(
     figures = cost_figures(config, cost, ranks)
     basis = ""
     if cost is not None:
+        share = DEFAULT_UTILIZATION if utilization is None else utilization
         throughput = (
             measured_throughput(config, cost, batch)
             if measure
-            else expected_throughput(cost, device or DEFAULT_DEVICE, utilization or DEFAULT_UTILIZATION)
+            else expected_throughput(cost, device or DEFAULT_DEVICE, share)
         )
         figures += throughput_figures(config, cost, throughput)
         basis = throughput.basis

@@ -227,6 +227,11 @@ def load_autoencoder(name_or_dir: str) -> FirstStage:
     return FirstStage(model, name_or_dir)
 
 
+def absolute_name(name_or_dir: str) -> str:
+    """Return a first stage's name as it opens from every directory: a folder's absolute path."""
+    return name_or_dir if name_or_dir.startswith(ASSET_PREFIX) else str(Path(name_or_dir).expanduser().absolute())
+
+
 def _asset_directory(name: str) -> Path:
     stem = name.removeprefix(ASSET_PREFIX)
     root = Path(str(importlib.resources.files("rdm"))) / "assets"

@@ -21,6 +21,8 @@ from rdm.sources.decode import ImageDecodeError, decode_image
 from rdm.sources.listing import fingerprint, names_picture, open_source
 from rdm.sources.remote import RemoteSource
 
+UNREADABLE = "cannot be read"  # a cause that may be gone the next time, as that of a broken picture is not
+
 
 class QuerySetConfig(Config):
     """What is cut from which photographs. Neighbor tables and latent caches of one query set share its digest."""
@@ -82,13 +84,15 @@ class QuerySet:
         return [f"{number:05d}" for number in range(count)]
 
     def crops(self, stem: str, failures: list[tuple[str, str]]) -> Iterator[QueryCrop]:
-        """Yield the crops of a shard; append `(image_id, reason)` of each unusable photograph to `failures`."""
+        """Yield the crops of a shard; append `(image_id, "cause: detail")` of each unusable photograph."""
         size = self.config.images_per_shard
         for row in self.listing.slice(int(stem) * size, size).to_pylist():
             try:
                 yield from self._crops_of(row)
-            except (ImageDecodeError, OSError) as error:
+            except ImageDecodeError as error:
                 failures.append((row["image_id"], str(error)))
+            except OSError as error:
+                failures.append((row["image_id"], f"{UNREADABLE}: {error.strerror or error}"))
 
     def picked(self, keys: Collection[str]) -> dict[str, QueryCrop]:
         """Return those of some crops, by key, that can still be cut; reads their photographs alone."""

@@ -8,7 +8,7 @@ it says what each row is, and `cache.json` the size and digest of every file.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -23,8 +23,10 @@ from pydantic import Field
 from rdm.compute.shards import Pool
 from rdm.config import Config, digest_json
 from rdm.errors import CacheError, StorageError
-from rdm.models.first_stage import FirstStage, load_autoencoder
+from rdm.models.first_stage import FirstStage, absolute_name, load_autoencoder
 from rdm.sources import QuerySet, QuerySetConfig
+from rdm.sources.ledger import cause_of
+from rdm.sources.queryset import UNREADABLE
 from rdm.storage import Folder, Markers
 from rdm.storage.verified import FileDigest, digest_file, read_verified
 from rdm.training.latent_tar import tar_rows, write_tar
@@ -33,7 +35,14 @@ FORMAT = "latent-cache"
 FORMAT_VERSION = 2  # 1 had no digests
 CONFIG_PATH = "cache.json"
 STAGE = "cache"
-_IDENTITY = ("config", "queries_digest", "autoencoder_digest", "content")
+_EARLIER_IDENTITY = ("config", "queries_digest", "autoencoder_digest", "content")  # of caches without `identity`
+_FACTS = {
+    "resolution": "resolution",
+    "flips": "setting of flips",
+    "queries_digest": "query set",
+    "autoencoder_digest": "first stage",
+    "content": "content",
+}
 
 Content = Literal["moments", "latents", "indices"]
 
@@ -67,33 +76,46 @@ class CacheTask:
 
 
 def cache_shard(task: CacheTask) -> dict[str, Any]:
-    """Encode the crops of one query shard; return counts. A finished shard is not done again."""
+    """Encode the crops of one query shard; return counts, and why photographs were not usable.
+
+    A finished shard is not done again, unless a photograph that could not be read can be now.
+    """
     markers = Markers(task.folder, STAGE)
-    if (marker := markers.find(task.stem, task.key)) is not None:
+    marker = markers.find(task.stem, task.key)
+    if marker is not None and not _readable_now(task, marker.stats.get("failures", [])):
         return marker.stats
     rows: list[dict[str, Any]] = []
+    failures: list[tuple[str, str]] = []
     tar, table = f"{task.stem}.tar", f"{task.stem}.parquet"
     with task.folder.writing(tar) as path:
-        write_tar(path, task.stem, _latents(task, rows))
+        write_tar(path, task.stem, _latents(task, rows, failures))
         files = {tar: digest_file(path)}
     with task.folder.writing(table) as path:
         written = pa.Table.from_pylist(rows, schema=_ROW_SCHEMA)
         pq.write_table(written, path, compression="zstd", write_page_checksum=True)
         files[table] = digest_file(path)
-    stats = {"num_latents": len(rows), "files": {name: digest.model_dump() for name, digest in files.items()}}
+    digests = {name: digest.model_dump() for name, digest in files.items()}
+    stats = {"num_latents": len(rows), "failures": failures, "files": digests}
     markers.write(task.stem, task.key, [tar, table], stats)
     return stats
+
+
+def _readable_now(task: CacheTask, failures: Sequence[tuple[str, str]]) -> bool:
+    first_crops = [f"{image_id}/0" for image_id, reason in failures if cause_of(reason) == UNREADABLE]
+    return bool(first_crops and QuerySet(task.config.queries).picked(first_crops))
 
 
 _ROW_SCHEMA = pa.schema([("key", pa.string()), ("image_id", pa.string()), ("flipped", pa.bool_())])
 
 
-def _latents(task: CacheTask, rows: list[dict[str, Any]]) -> Iterator[NDArray[Any]]:
-    """Yield the latents of a shard's crops, and append what each of them is."""
+def _latents(
+    task: CacheTask, rows: list[dict[str, Any]], failures: list[tuple[str, str]]
+) -> Iterator[NDArray[Any]]:
+    """Yield the latents of a shard's crops; append what each of them is, and which photographs have none and why."""
     config = task.config
     first_stage = load_autoencoder(config.autoencoder)
     content = content_of(config, first_stage)
-    crops = QuerySet(config.queries).crops(task.stem, [])
+    crops = QuerySet(config.queries).crops(task.stem, failures)
     while batch := list(itertools.islice(crops, config.batch_size)):
         views = [(crop, flipped) for crop in batch for flipped in ((False, True) if config.flips else (False,))]
         pixels = np.stack([_pixels(crop.image, flipped, config.resolution) for crop, flipped in views])
@@ -104,22 +126,22 @@ def _latents(task: CacheTask, rows: list[dict[str, Any]]) -> Iterator[NDArray[An
 def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     """Encode a query set into a folder and describe it in `cache.json`; return that description. A rerun resumes.
 
+    `failures` lists `[image_id, "cause: detail"]` of every photograph that was not usable.
+
     Raises:
         CacheError: the folder holds another cache.
     """
     folder = Folder(out)
     queries = QuerySet(config.queries)
+    config = config.model_copy(update={"autoencoder": absolute_name(config.autoencoder)})
     first_stage = load_autoencoder(config.autoencoder)
-    values = config.model_dump(mode="json"), queries.digest, first_stage.digest, content_of(config, first_stage)
-    identity = dict(zip(_IDENTITY, values, strict=True))
-    if folder.exists(CONFIG_PATH):
-        recorded = folder.read_json(CONFIG_PATH)
-        if {name: recorded.get(name) for name in identity} != identity:
-            raise CacheError(
-                "the folder holds the latents of another query set or first stage",
-                where=out,
-                fix="give --out a new folder, or delete this one",
-            )
+    described = {
+        "config": config.model_dump(mode="json"),
+        "queries_digest": queries.digest,
+        "autoencoder_digest": first_stage.digest,
+        "content": content_of(config, first_stage),
+    }
+    identity = _identity(folder, described)
     key = digest_json([FORMAT_VERSION, identity])
     tasks = [CacheTask(folder, stem, config, key) for stem in queries.stems]
     finished = dict(pool.map(cache_shard, tasks, stage="cache", names=queries.stems))
@@ -127,14 +149,44 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     info = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        **identity,
+        **described,
+        "identity": identity,
         "stems": queries.stems,
         "num_latents": sum(shard["num_latents"] for shard in stats),
         "counts": [shard["num_latents"] for shard in stats],
+        "failures": [failure for shard in stats for failure in shard.get("failures", [])],
         "files": {name: digest for shard in stats for name, digest in shard["files"].items()},
     }
     folder.write_json(CONFIG_PATH, info)
     return info
+
+
+def _identity(folder: Folder, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the latents, as the folder's cache records it where there is one.
+
+    Neither the place of the first stage nor the number of crops encoded at once does; earlier releases recorded them
+    too, and what was made by them keeps its digest.
+    """
+    facts = _facts(described)
+    if not folder.exists(CONFIG_PATH):
+        return facts
+    recorded = folder.read_json(CONFIG_PATH)
+    found = _facts(recorded)
+    if differing := [words for name, words in _FACTS.items() if found[name] != facts[name]]:
+        raise CacheError(
+            f"the folder holds latents of another {' and another '.join(differing)}",
+            where=folder.url,
+            fix="give --out a new folder, or delete this one",
+        )
+    return _recorded_identity(recorded)
+
+
+def _facts(described: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: described.get(name, described["config"].get(name)) for name in _FACTS}
+
+
+def _recorded_identity(info: Mapping[str, Any]) -> dict[str, Any]:
+    return info.get("identity") or {name: info.get(name) for name in _EARLIER_IDENTITY}
 
 
 class LatentCache:
@@ -170,7 +222,7 @@ class LatentCache:
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of what the latents are: query set, first stage, and how it was applied."""
-        return digest_json({name: self.info[name] for name in _IDENTITY})
+        return digest_json(_recorded_identity(self.info))
 
     @cached_property
     def counts(self) -> dict[str, int]:

@@ -180,7 +180,9 @@ def inlined_name(stem: str) -> str:
 
 
 def _key(cache: LatentCache, database: RetrievalDatabase, stem: str, table_sha256: str | None) -> str:
-    return digest_json([FORMAT_VERSION, cache.digest, database.encoder_digest, table_sha256, stem])
+    # The rows of a shard change where a photograph can be read that could not be before.
+    rows = cache.info["files"][f"{stem}.parquet"]
+    return digest_json([FORMAT_VERSION, cache.digest, database.encoder_digest, table_sha256, stem, rows])
 
 
 def _header_bytes(data: NDArray[np.uint8]) -> int:

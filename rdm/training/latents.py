@@ -20,7 +20,7 @@ from rdm.config import Config
 from rdm.context import Context
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.errors import CacheError
-from rdm.models.first_stage import FirstStage, load_autoencoder
+from rdm.models.first_stage import FirstStage, absolute_name, load_autoencoder
 from rdm.sources.queryset import is_held_out
 from rdm.training.cache import LatentCache
 from rdm.training.cache_neighbors import ids_of_crops, refuse_unusable, table_of
@@ -270,7 +270,7 @@ def open_latents(cache: str, database: str, config: RetrievalConfig, context_dim
 def provenance(data: LatentData) -> dict[str, Any]:
     """Return what a model has to be sampled with: first stage, encoder, and the database that it saw."""
     return {
-        "autoencoder": data.cache.config.autoencoder,
+        "autoencoder": absolute_name(data.cache.config.autoencoder),
         "autoencoder_digest": data.cache.info["autoencoder_digest"],
         "resolution": data.cache.config.resolution,
         "encoder": data.database.encoder_name,

@@ -27,3 +27,12 @@ def test_neighbors_are_inlined_on_demand(rdm: Command, photos: Path, tmp_path: P
     code, built, _ = rdm(*build, "--inline-neighbors", root)
     assert (code, built["inlined_neighbors"], built["database_version"]) == (0, 4, 2)
     assert (out / "neighbors.json").exists()
+
+
+def test_photographs_that_are_not_usable_are_counted_by_cause(rdm: Command, photos: Path, tmp_path: Path) -> None:
+    (photos / "p01.jpg").write_bytes(b"")
+    (photos / "p02.jpg").write_bytes(b"text")
+    build = ("cache", "build", "--queries", f"folder://{photos}", "--out", tmp_path / "cache", "--dask", "inline")
+    code, built, _ = rdm(*build, "--set", "queries.crop.frame_size=40", "--set", "queries.crop.patch_size=24")
+    assert code == 3
+    assert (built["failures"], built["causes"]) == (2, {"empty file": 1, "not a picture": 1})

@@ -11,6 +11,7 @@ from rdm.database import NeighborConfig, NeighborTable, RetrievalDatabase, build
 from rdm.database.changes import Removal
 from rdm.database.jobs import run_build, update_builder
 from rdm.errors import CacheError, DatabaseError, TrainingError
+from rdm.sources.folder import FolderSource
 from rdm.storage import Folder
 from rdm.training.cache import LatentCache, build_cache
 from rdm.training.config import TrainInputs
@@ -196,6 +197,24 @@ def test_a_run_learns_the_same_from_inlined_neighbors(inlined, own_database, pre
     for name, cache in (("mapped", prepared.cache), ("inlined", str(inlined))):
         run_training(config, TrainInputs(out=str(tmp_path / name), cache=cache, database=str(own_database)))
     assert weights_of(tmp_path / "mapped") == weights_of(tmp_path / "inlined")
+
+
+def test_a_photograph_that_can_be_read_again_brings_its_neighbors(prepared, tiny_recipe, tmp_path, monkeypatch):
+    read = FolderSource.read
+
+    def failing(source, location):
+        if location == "queries03.jpg":
+            raise OSError(5, "Input/output error")
+        return read(source, location)
+
+    config, out = LatentCache(prepared.cache).config, str(tmp_path / "cache")
+    for reading in (failing, read):
+        monkeypatch.setattr(FolderSource, "read", reading)
+        with compute_pool(INLINE) as pool:
+            build_cache(out, config, pool)
+            inline_neighbors(out, prepared.database, pool)
+    data = LatentData.open(out, prepared.database, tiny_recipe.objective)
+    assert len(data.load_shard(0)["neighbors"]) == data.shards[0].num_samples
 
 
 @pytest.mark.slow
