@@ -240,7 +240,7 @@ def _contents(engine: Engine, ema: Ema) -> Iterator[tuple[str, dict[str, Tensor]
 
 
 def _ema_file(decay: float) -> str:
-    return f"ema-{decay:g}.safetensors"
+    return f"ema-{decay:.12g}.safetensors"
 
 
 def _write_verified(path: Path, tensors: Mapping[str, Tensor], step: int) -> None:

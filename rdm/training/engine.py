@@ -53,17 +53,20 @@ class _Step(nn.Module):
     """The objective's forward pass in the run's precision.
 
     Autocast belongs inside the engine: DeepSpeed switches off what is entered outside of it, on CUDA without an error.
+    It may keep no cast weights under ZeRO 3, which frees weights while they are kept.
     """
 
-    def __init__(self, objective: Objective, device: torch.device, dtype: torch.dtype | None) -> None:
+    def __init__(self, objective: Objective, config: TrainConfig, device: torch.device) -> None:
         super().__init__()
         self.objective = objective
         self._device_type = device.type
-        self._dtype = dtype
+        self._dtype = autocast_dtype(config, device)
+        self._keeps_casts = config.zero_stage != 3
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See Objective."""
-        with torch.autocast(self._device_type, self._dtype or torch.bfloat16, enabled=self._dtype is not None):
+        dtype = self._dtype or torch.bfloat16
+        with torch.autocast(self._device_type, dtype, self._dtype is not None, cache_enabled=self._keeps_casts):
             return self.objective(batch, generator)
 
 
@@ -101,12 +104,13 @@ class Engine:
         self.objective = objective.to(self.device)
         trainable = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         self._engine, *_ = deepspeed.initialize(
-            model=_Step(self.objective, self.device, autocast_dtype(config, self.device)),
-            optimizer=_optimizer(list(trainable.values()), config),
+            model=_Step(self.objective, config, self.device),
+            optimizer=make_optimizer(list(trainable.values()), config),
             model_parameters=list(trainable.values()),
             config=_deepspeed_config(config, micro_batch_size, self.accumulation, trainable),
         )
         self._parameters = trainable
+        self._norm: Tensor | None = None
         self.layout = self._find_layout()
 
     def staged(self, array: NDArray[Any]) -> Tensor:
@@ -124,14 +128,16 @@ class Engine:
             moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
             result = self._engine(moved, generator)
             self._engine.backward(result["loss"])
+            if self.config.zero_stage == 0 and self._engine.is_gradient_accumulation_boundary():
+                self._norm = nn.utils.get_total_norm([p.grad for p in self._parameters.values() if p.grad is not None])
             self._engine.step()
             results.append({name: value.detach() for name, value in result.items()})
         return _merged(results)
 
     @property
     def gradient_norm(self) -> float | Tensor | None:
-        """The gradient norm of the last step, before clipping; None without ZeRO, where DeepSpeed does not tell it."""
-        return self._engine.get_global_grad_norm()
+        """The gradient norm of the last step, before clipping. DeepSpeed does not tell it without ZeRO."""
+        return self._engine.get_global_grad_norm() if self.config.zero_stage else self._norm
 
     def average(self, values: dict[str, float]) -> dict[str, float]:
         """Return the mean of each value over the ranks; every rank must call it with the same names."""
@@ -332,13 +338,16 @@ def zero_settings(stage: int, sizes: Sequence[int]) -> dict[str, int]:
     return settings
 
 
-def _optimizer(trainable: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    betas = (0.9, config.beta2)
+def make_optimizer(trainable: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of a run."""
+    shared: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": (0.9, config.beta2),
+        "weight_decay": config.weight_decay,
+    }
     if config.optimizer == "muon":
-        return Muon(trainable, lr=config.learning_rate, matrix_scale=config.muon_scale, betas=betas)
-    return torch.optim.AdamW(
-        trainable, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay, fused=True
-    )
+        return Muon(trainable, **shared, matrix_scale=config.muon_scale)
+    return torch.optim.AdamW(trainable, **shared, fused=True)
 
 
 def _import_deepspeed() -> Any:

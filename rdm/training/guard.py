@@ -71,6 +71,20 @@ class LossGuard:
             "the last checkpoint stands",
         )
 
+    def check_weights(self, step: int) -> None:
+        """Look at the weights themselves, whose loss is the next step's; every rank must call it.
+
+        Raises:
+            TrainingError: a weight is not finite.
+        """
+        finite = all(bool(torch.isfinite(weights).all()) for weights in self._engine.owned_weights())
+        if not self._engine.least(int(finite)):
+            raise TrainingError(
+                f"the weights are not finite after step {step}",
+                where=self._directory.parent,
+                fix="lower learning_rate; the last checkpoint stands",
+            )
+
     def _is_finite(self, seen: SeenStep) -> bool:
         # Under fp16 a norm that is not finite is the loss scale being tried out: DeepSpeed leaves that step out.
         norm_counts = seen.gradient_norm is not None and self._engine.config.precision != "fp16"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rdm.database import RetrievalDatabase
+from rdm.diffusion.schedules import rdm, rdm_768
 from rdm.errors import ModelError, UsageError
 from rdm.models.denoiser import DenoiserConfig
 from rdm.models.first_stage import load_autoencoder
@@ -21,7 +22,8 @@ def describe_imported_model(
 ) -> dict[str, Any] | None:
     """Return the `model.json` of an official U-Net, or None where neither first stage nor database was named.
 
-    The official ImageNet and FFHQ models predict the noise and read the encoder's own (`raw`) vectors, unscaled.
+    The official models predict the noise. Those of ImageNet and FFHQ read the encoder's own (`raw`) vectors, unscaled;
+    the one for 768 pixels, whose vectors have 768 numbers, reads normalized ones and has a schedule of its own.
 
     Raises:
         UsageError: one of the two was named without the other, or for a U-Net that is not an RDM's.
@@ -47,8 +49,11 @@ def describe_imported_model(
                 where=autoencoder if "channels" in what else database,
                 fix="name what the model was trained with",
             )
+    is_768 = config.cross_attention_dim == 768
     objective = RetrievalDiffusionConfig(
-        denoiser=config, conditioning=ConditioningConfig(embedding="raw", scale=1.0, dropout=0.0)
+        denoiser=config,
+        conditioning=ConditioningConfig(embedding="unit" if is_768 else "raw", scale=1.0, dropout=0.0),
+        schedule=rdm_768() if is_768 else rdm(),
     )
     return model_info(
         objective,
@@ -68,13 +73,13 @@ def save_network(imported: Imported, out: Path, info: dict[str, Any] | None) -> 
     """Write a network in diffusers' layout, a U-Net into `OUT/denoiser`, and the model's description beside it.
 
     Raises:
-        UsageError: the folder is not empty.
+        UsageError: the folder is not empty, or the one that the command was started in.
         StorageError: it cannot be written.
     """
-    temporary = out.with_name(f".{out.name}.tmp")
     with storage_errors(out):
-        if out.exists() and any(out.iterdir()):
-            raise UsageError("the folder is not empty", where=out, fix="give --out a new folder")
+        if out.resolve() == Path.cwd() or (out.exists() and any(out.iterdir())):
+            raise UsageError("the folder is in use, or not empty", where=out, fix="give --out a new folder")
+        temporary = out.with_name(f".{out.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         is_unet = isinstance(imported.config, DenoiserConfig)

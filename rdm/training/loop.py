@@ -76,7 +76,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
         losses.append(result.metrics["loss"])
         guard.watch(SeenStep(step, positions, result, engine.gradient_norm))
 
-        # Report status, and never save a checkpoint of weights whose loss was not looked at.
+        # Report status, and never save weights that are not finite, or that came of what is not.
         saves = step % config.checkpoint_every == 0 or step == config.max_steps
         if step % config.log_every == 0 or step == 1 or saves:
             guard.check()
@@ -99,6 +99,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
         if is_grid_step(step, config.grids_per_decade, config.max_steps):
             _draw_grid(engine, ema, reader, out, step, stats)
         if saves:
+            guard.check_weights(step)
             mean_loss = engine.average({"loss": float(torch.stack(losses).double().mean())})["loss"]
             facts = {"step": step, "mean_loss": mean_loss, "micro_batch_size": micro_batch_size}
             checkpoints.save(engine, ema, {**facts, "provenance": objective.provenance})
@@ -118,7 +119,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
 
 def model_name(config: TrainConfig, decay: float) -> str:
     """Return the folder of an average's weights: `model` for `ema_decay`, `model-ema-DECAY` for the others."""
-    return MODEL if decay == config.ema_decay else f"{MODEL}-ema-{decay:g}"
+    return MODEL if decay == config.ema_decay else f"{MODEL}-ema-{decay:.12g}"
 
 
 def export_model(objective: Objective, state: dict[str, Tensor], config: TrainConfig, final: Path) -> None:

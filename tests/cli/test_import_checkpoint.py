@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
 from rdm.database.build import BuildConfig, DatabaseBuilder
 from rdm.database.jobs import run_build
+from rdm.models.import_checkpoint import import_unet
 from rdm.sampling import RetrievalDiffusionModel, SampleSettings, sample, text_queries
 from rdm.sources import CropConfig
+from rdm.training import imported
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,30 @@ def test_an_rdm_becomes_a_model_folder_that_samples(
     queries = text_queries(database, ["a"], 2)
     assert sample(opened, database, queries, [0], SampleSettings(num_steps=2))[0].pixels.shape == (16, 16, 3)
     assert run(["import-checkpoint", str(checkpoint), "--kind", "rdm-unet", "--out", model]) == 2  # not empty
+
+
+@pytest.mark.parametrize(("context", "embedding", "beta_end"), [(16, "raw", 0.0195), (768, "unit", 0.015)])
+def test_the_model_for_768_pixels_has_a_schedule_and_a_conditioning_of_its_own(
+    context: int, embedding: str, beta_end: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {name: torch.zeros(shape) for name, shape in unet((32, 64), (False, True), context, blocks=1).items()}
+    network = import_unet(state, use_ema=False, sample_size=8, head_dim=32, num_heads=None)
+    version = SimpleNamespace(embedding_dim=context, number=1, source="folder:///photos")
+    database = SimpleNamespace(version=version, encoder_name="an encoder", encoder_digest="")
+    monkeypatch.setattr(RetrievalDatabase, "open", lambda _: database)
+    channels = SimpleNamespace(latent_channels=network.model.config.out_channels, digest="", factor=4)
+    monkeypatch.setattr(imported, "load_autoencoder", lambda _: channels)
+    info = imported.describe_imported_model(network, "vq", "db", kind="rdm-unet")
+    assert info is not None
+    assert info["objective"]["conditioning"]["embedding"] == embedding
+    assert info["objective"]["schedule"]["beta_end"] == beta_end
+
+
+def test_the_folder_where_one_is_is_not_replaced(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["import-checkpoint", str(checkpoint), "--kind", "vq-first-stage", "--out", "."]) == 2
 
 
 def test_a_dry_run_reads_and_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:

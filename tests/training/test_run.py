@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 from training_jobs import kill_all, ranks_of, start_job, wait_for_step, weights_of
@@ -124,6 +125,25 @@ def test_a_folder_with_another_run_is_refused(straight, prepared, tiny_recipe):
 def test_an_error_in_a_rank_reaches_the_user(prepared, tiny_recipe, tmp_path):
     with pytest.raises(TrainingError, match="cannot be shared by 2 ranks"):
         run_training(tiny_recipe.with_overrides(["batch_size=3"]), prepared.inputs(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_weights_that_are_not_finite_are_never_saved(prepared, tiny_recipe, tmp_path, stage):
+    # The first loss and its gradients are finite; the step is too long for any number.
+    settings = ["learning_rate=1e39", "warmup_steps=0", "precision=fp32", "checkpoint_every=1"]
+    config = tiny_recipe.with_overrides([*settings, f"zero_stage={stage}"])
+    with pytest.raises(TrainingError, match="the weights are not finite after step 1"):
+        run_training(config, prepared.inputs(tmp_path / "run"))
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_the_gradient_norm_is_told_under_every_zero_stage(prepared, tiny_recipe, tmp_path):
+    norms = []
+    for stage in range(4):
+        config = tiny_recipe.with_overrides([f"zero_stage={stage}", "max_steps=2", "precision=fp32", "log_every=1"])
+        run_training(config, prepared.inputs(tmp_path / str(stage)))
+        norms.append([row["gradient_norm"] for row in read_stats(tmp_path / str(stage))])
+    assert np.allclose(norms, norms[1], rtol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(prepared, tiny_recipe, tmp_path):
