@@ -93,6 +93,8 @@ class TrainConfig(Config):
             raise ValueError("optimizer=muon needs zero_stage=0: ZeRO cuts matrices into flat pieces")
         if self.precision == "fp16" and not self.zero_stage:
             raise ValueError("precision=fp16 needs a zero_stage of 1 or more, which keeps the fp32 weights")
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("compile=true needs a zero_stage below 3, whose hooks on every module undo most of it")
         if not all(0 <= decay < 1 for decay in self.more_ema_decays):
             raise ValueError(f"more_ema_decays lie in [0, 1), not {self.more_ema_decays}")
         return self

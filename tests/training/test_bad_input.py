@@ -221,6 +221,7 @@ def test_what_only_a_gpu_can_do_is_refused_where_there_is_none(prepared, tiny_re
     [
         (["optimizer=muon"], "zero_stage=0"),
         (["precision=fp16", "zero_stage=0"], "zero_stage of 1 or more"),
+        (["compile=true", "zero_stage=3"], "zero_stage below 3"),
         (["more_ema_decays=[1.5]"], "more_ema_decays"),
     ],
 )
