@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from rdm.config import Config
-from rdm.errors import UsageError
+from rdm.errors import TrainingError, UsageError
+from rdm.storage.files import atomic_path
 
 REMOTE_SHELL = "ssh {host}"
+DEVICES = ".devices"
 
 
 class Machine(Config):
@@ -70,6 +73,26 @@ class Cluster(Config):
     def shell_words(self, machine: Machine) -> list[str]:
         """Return the words that stand before a command to run it on a machine."""
         return [word.replace("{host}", machine.host) for word in shlex.split(self.remote_shell)]
+
+
+def tell_device(out: Path, node_rank: int, device: str) -> None:
+    """Write down, below a run's folder, what a machine of its job computes on."""
+    with atomic_path(out / DEVICES / str(node_rank)) as temporary:
+        temporary.write_text(device, encoding="utf-8")
+
+
+def require_one_device(out: Path, machines: Sequence[Machine]) -> None:
+    """Raise TrainingError where the machines told different devices: their ranks would wait for each other in vain."""
+    told = {
+        machine.host: path.read_text(encoding="utf-8")
+        for node_rank, machine in enumerate(machines)
+        if (path := out / DEVICES / str(node_rank)).exists()
+    }
+    if len(set(told.values())) > 1:
+        raise TrainingError(
+            f"the machines do not train on the same device: {', '.join(f'{host} on {told[host]}' for host in told)}",
+            fix="--set device=cpu, or leave the machines without a GPU out of the hostfile",
+        )
 
 
 def _stripped(line: str) -> str:

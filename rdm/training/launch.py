@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +20,7 @@ from rdm.errors import RdmError, TrainingError
 from rdm.progress import Tracker, tracking
 from rdm.storage.files import storage_errors
 from rdm.storage.locks import lock_file
-from rdm.training.cluster import Cluster
+from rdm.training.cluster import DEVICES, Cluster, require_one_device
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.node import Orders, command, end_group
 
@@ -46,30 +48,41 @@ def run_training(
         TrainingError: the folder holds another or a longer run, or a rank failed; the last checkpoint then stands.
         ConcurrentWriterError: another job trains in this folder.
     """
-    from rdm.training.stats import last_stats, stats_of
+    from rdm.training.stats import stats_of
     from rdm.training.status import exported_steps
-    from rdm.training.worker import ERROR_FILE, record_error, write_run
+    from rdm.training.worker import write_run
 
     cluster = cluster or Cluster()
     out = Path(inputs.out)
     config = _resolved(config, inputs, cluster)
     if exported_steps(out) == config.max_steps:
         return stats_of(out, config.max_steps)
-    before = last_stats(out)
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with lock_file(out / LOCK, "is training in this folder"):
         _prepare(config, inputs, cluster)
         write_run(out, config, inputs)
-        (out / ERROR_FILE).unlink(missing_ok=True)
-        log_start = (out / LOG).stat().st_size if (out / LOG).exists() else 0
+        _run_job(config, cluster, out, on_progress)
+    return stats_of(out, config.max_steps)
+
+
+def _run_job(config: TrainConfig, cluster: Cluster, out: Path, on_progress: OnProgress | None) -> None:
+    """Run the job to its end. Why it failed is written down, for whoever asks later."""
+    from rdm.training.stats import last_stats
+    from rdm.training.worker import ERROR_FILE, record_error
+
+    (out / ERROR_FILE).unlink(missing_ok=True)
+    shutil.rmtree(out / DEVICES, ignore_errors=True)
+    log_start = (out / LOG).stat().st_size if (out / LOG).exists() else 0
+    before = last_stats(out)
+    try:
         with tracking("train", config.max_steps, "steps", before["step"] if before else 0) as tracker:
             code = run_nodes(orders_of(config, cluster, out), cluster, out, tracker, on_progress)
         if code != 0:
-            error = failure(out, code, log_start)
-            record_error(out, error)
-            raise error
-    return stats_of(out, config.max_steps)
+            raise failure(out, code, log_start)
+    except RdmError as error:
+        record_error(out, error)
+        raise
 
 
 def orders_of(config: TrainConfig, cluster: Cluster, out: Path) -> list[Orders]:
@@ -83,10 +96,11 @@ def orders_of(config: TrainConfig, cluster: Cluster, out: Path) -> list[Orders]:
     address = "127.0.0.1" if alone else cluster.master_address or cluster.machines[0].host
     shared = {
         "out": str(out.absolute()),
+        "directory": os.getcwd(),
         "slots": slots,
         "master_address": address,
         "master_port": _free_port() if alone else cluster.master_port,
-        "device": _device(config),
+        "device": _device(config) if alone else config.device,  # the machines know what they have
         "pick_interface": not alone,
     }
     return [Orders(node_rank=number, **shared) for number in range(len(slots))]
@@ -185,7 +199,7 @@ def run_nodes(
             for prefix, own in zip(prefixes, orders, strict=True):
                 nodes.append(_start(prefix, log))
                 _send(nodes[-1], own)
-            return _wait(nodes, out, tracker, on_progress)
+            return _wait(nodes, cluster, out, tracker, on_progress)
         finally:
             for node in nodes:
                 assert node.stdin is not None
@@ -213,12 +227,19 @@ def _send(node: subprocess.Popen[bytes], orders: Orders) -> None:
         node.stdin.flush()
 
 
-def _wait(nodes: Sequence[subprocess.Popen[bytes]], out: Path, tracker: Tracker, on_progress: OnProgress | None) -> int:
+def _wait(
+    nodes: Sequence[subprocess.Popen[bytes]],
+    cluster: Cluster,
+    out: Path,
+    tracker: Tracker,
+    on_progress: OnProgress | None,
+) -> int:
     from rdm.training.stats import last_stats
 
     seen = 0
     while True:
         codes = [node.poll() for node in nodes]
+        require_one_device(out, cluster.machines)
         if (last := last_stats(out)) is not None and last["step"] != seen:
             seen = last["step"]
             tracker.set(seen, f"loss {last['loss']:.4f}, {last['samples_per_second']:.0f} samples/s")

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -26,17 +27,19 @@ from rdm.config import Config
 GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.2
 OWNER_VARIABLE = "RDM_OWNER_PID"
+NODE_VARIABLE = "RDM_NODE_RANK"
 
 
 class Orders(Config):
     """What a machine needs to know to start its part of a job."""
 
     out: str
+    directory: str = Field(description="where the job was started; names in configurations and caches start there")
     slots: tuple[int, ...] = Field(description="ranks of every machine, in order")
     node_rank: int
     master_address: str
     master_port: int
-    device: str = Field(description="cpu or cuda")
+    device: Literal["auto", "cpu", "cuda"] = Field(description="auto: the ranks decide, and tell it")
     pick_interface: bool = Field(
         description="talk over the interface that leads to the master, as several machines must"
     )
@@ -69,7 +72,12 @@ def main() -> None:
         signal.signal(sign, lambda *_: stop.set())
     threading.Thread(target=_wait_for_owner, args=(stop,), daemon=True).start()
     process = subprocess.Popen(
-        command(orders), stdin=subprocess.DEVNULL, env=environment(orders), start_new_session=True
+        command(orders),
+        stdin=subprocess.DEVNULL,
+        env=environment(orders),
+        # A machine that lacks the folder can do without it where every name is absolute.
+        cwd=orders.directory if Path(orders.directory).is_dir() else None,
+        start_new_session=True,
     )
     while process.poll() is None and not stop.wait(POLL_SECONDS):
         pass
@@ -89,6 +97,8 @@ def environment(orders: Orders) -> dict[str, str]:
     }
     if orders.device == "cpu":
         found["DS_ACCELERATOR"] = "cpu"
+    if orders.device == "auto":
+        found[NODE_VARIABLE] = str(orders.node_rank)
     if orders.pick_interface and (name := interface_to(orders.master_address)):
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             found.setdefault(variable, name)

@@ -15,9 +15,11 @@ import torch
 from rdm.errors import RdmError
 from rdm.storage.files import atomic_path
 from rdm.training.assemble import open_run
+from rdm.training.cluster import tell_device
 from rdm.training.config import TrainConfig, TrainInputs
+from rdm.training.device import training_device
 from rdm.training.loop import train
-from rdm.training.node import OWNER_VARIABLE
+from rdm.training.node import NODE_VARIABLE, OWNER_VARIABLE
 
 RUN_FILE = "run.json"
 ERROR_FILE = "error.json"
@@ -51,6 +53,9 @@ def main() -> None:
     config, inputs = read_run(out)
     torch.manual_seed(config.seed)  # every rank builds the same weights
     try:
+        device = training_device(config)
+        if NODE_VARIABLE in os.environ and os.environ["LOCAL_RANK"] == "0":
+            tell_device(out, int(os.environ[NODE_VARIABLE]), device.type)
         data, objective = open_run(config, inputs)
         train(config, data, objective, out)
     except RdmError as error:

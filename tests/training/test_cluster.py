@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from rdm.errors import UsageError
+from rdm.errors import TrainingError, UsageError
 from rdm.progress import tracking
-from rdm.training.cluster import Cluster, Machine
+from rdm.training.cluster import Cluster, Machine, tell_device
 from rdm.training.launch import LOG, orders_of, run_nodes
-from rdm.training.node import Orders, command, interface_to
+from rdm.training.node import Orders, command, environment, interface_to
 from rdm.training.recipes import recipe_config
 
 
@@ -60,6 +60,26 @@ def test_every_machine_gets_its_number_and_the_first_ones_address(hostfile, tmp_
     assert {"--node_rank=1", "--master_addr=10.0.0.1", "--master_port=29500"} <= set(words)
 
 
+@pytest.mark.parametrize(("device", "accelerator"), [("auto", None), ("cpu", "cpu"), ("cuda", None)])
+def test_the_machines_decide_on_their_device_and_not_the_one_that_starts_the_job(
+    hostfile, tmp_path, monkeypatch, device, accelerator
+):
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    config = recipe_config("rdm-tiny").with_overrides([f"device={device}"])
+    orders = orders_of(config, Cluster.from_hostfile(hostfile), tmp_path)
+    assert {own.device for own in orders} == {device}
+    assert environment(orders[1]).get("DS_ACCELERATOR") == accelerator
+
+
+def test_machines_with_different_devices_are_ended_with_a_clear_error(hostfile, tmp_path):
+    cluster = Cluster.from_hostfile(hostfile, remote_shell="sh -c 'cat > /dev/null # {host}'")
+    orders = orders_of(recipe_config("rdm-tiny"), cluster, tmp_path)
+    for node_rank, device in enumerate(("cuda", "cpu")):
+        tell_device(tmp_path, node_rank, device)
+    with tracking("train", 1, "steps") as tracker, pytest.raises(TrainingError, match="node-1 on cuda, node-2 on cpu"):
+        run_nodes(orders, cluster, tmp_path, tracker)
+
+
 def test_the_interface_to_an_own_address_is_the_one_that_has_it():
     assert interface_to("127.0.0.1") == "lo"
     assert interface_to("no.such.host.invalid") is None
@@ -70,6 +90,7 @@ def test_a_machine_that_ends_before_it_was_told_its_part_gives_its_exit_code_and
     more_than_a_pipe_holds = "x" * 200_000
     orders = Orders(
         out=more_than_a_pipe_holds,
+        directory="/",
         slots=(1,),
         node_rank=0,
         master_address="far",

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from rdm.errors import TrainingError
-from rdm.training.cluster import Cluster, Machine
-from rdm.training.config import TrainConfig
+from rdm.training.cluster import DEVICES, Cluster, Machine
+from rdm.training.config import TrainConfig, TrainInputs
+from rdm.training.device import training_device
 from rdm.training.launch import LOG, failure, run_training
 from rdm.training.status import read_status
 from rdm.training.worker import write_run
@@ -78,3 +79,19 @@ def test_an_earlier_starts_error_is_not_that_of_this_one(tmp_path):
 def test_a_code_that_stands_for_a_signal_names_it(tmp_path, code, words):
     (tmp_path / LOG).write_text("")
     assert failure(tmp_path, code, 0).what == f"the training job {words}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_machines_whose_shell_starts_elsewhere_find_relative_inputs(prepared, tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(prepared.cache).parent)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    cluster = Cluster(
+        machines=(Machine(host="elsewhere", slots=1),),
+        master_address="127.0.0.1",
+        remote_shell=f"env -C {tmp_path} X={{host}}",
+    )
+    inputs = TrainInputs(out=str(tmp_path / "run"), cache="cache", database="db")
+    config = tiny_recipe.with_overrides(["max_steps=1", "num_ranks=1", "grids_per_decade=0"])
+    assert run_training(config, inputs, cluster)["step"] == 1
+    assert (tmp_path / "run" / DEVICES / "0").read_text() == training_device(config).type
