@@ -14,7 +14,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC
 from email.message import Message
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 from urllib.response import addinfourl
 
@@ -191,7 +193,6 @@ _CAUSES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
 def _http_failure(error: urllib.error.HTTPError) -> TransferError:
     code, wait = error.code, error.headers.get("Retry-After", "") if error.headers else ""
     error.close()
-    retry_after = float(wait) if wait.isascii() and wait.isdigit() and len(wait) < 6 else 0.0
     if code in (404, 410):
         cause = "not found"
     elif code == 304:
@@ -204,7 +205,18 @@ def _http_failure(error: urllib.error.HTTPError) -> TransferError:
         cause = "timed out"
     else:
         cause = "server error" if code >= 500 else "refused by the server"
-    return TransferError(cause, f"HTTP {code}", retry_after)
+    return TransferError(cause, f"HTTP {code}", _seconds_of(wait))
+
+
+def _seconds_of(wait: str) -> float:
+    """Return the seconds that a Retry-After asks for: a number, or what is left until a date; 0 where it is neither."""
+    if wait.isascii() and wait.isdigit() and len(wait) < 6:
+        return float(wait)
+    try:
+        until = parsedate_to_datetime(wait)
+    except ValueError:
+        return 0.0
+    return max(0.0, until.replace(tzinfo=until.tzinfo or UTC).timestamp() - time.time())
 
 
 def _chunks(response: Response) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -81,6 +82,27 @@ def test_retry_after_is_heard_up_to_the_longest_pause(server: Any, answer: Serve
     started = time.monotonic()
     assert fetch(url, QUICK.model_copy(update={"max_backoff_seconds": 0.1})) == PICTURE
     assert 0.1 <= time.monotonic() - started < 10
+
+
+def retry_after(server: Any, answer: Serve, wait: str) -> float:
+    url = server.serve("/a", answer(status=503, headers={"Retry-After": wait}))
+    with pytest.raises(TransferError) as caught:
+        fetch(url, QUICK.model_copy(update={"attempts": 1}))
+    return caught.value.retry_after
+
+
+@pytest.mark.parametrize(
+    ("wait", "seconds"), [("120", 120), ("", 0), ("soon", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)]
+)
+def test_retry_after_is_a_number_or_a_date_that_may_be_past(
+    server: Any, answer: Serve, wait: str, seconds: float
+) -> None:
+    assert retry_after(server, answer, wait) == seconds
+
+
+def test_retry_after_a_date_is_the_time_until_then(server: Any, answer: Serve) -> None:
+    wait = formatdate(time.time() + 900, usegmt=True)
+    assert retry_after(server, answer, wait) == pytest.approx(900, abs=60)
 
 
 def test_pause_doubles(server: Any, answer: Serve) -> None:
