@@ -7,9 +7,9 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from rdm.errors import UsageError
 
@@ -125,6 +125,18 @@ def parse_bytes(text: str | int) -> int:
     if match is None:
         raise UsageError(f"{text!r} is not a size", fix="write for example 16GB, 16GiB or 500MB")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _checked_size(text: str) -> str:
+    try:
+        parse_bytes(text)
+    except UsageError as error:  # pydantic wants a ValueError, and names the field
+        raise ValueError(f"{error.what}; {error.fix}") from error
+    return text
+
+
+ByteSize = Annotated[str, AfterValidator(_checked_size)]
+"""A setting that `parse_bytes` understands."""
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -26,6 +26,7 @@ from rdm.database.index import (
     INFOS_NAME,
     ParentIndex,
     build_index,
+    check_fits,
     drop_indexes,
     index_place,
     publish_index,
@@ -185,6 +186,8 @@ class DatabaseBuilder:
         before = self.parent.dropped_patches if self.parent else {}
         self._dropped = sum((Counter(shard["dropped"]) for shard in stats), Counter(before))
         counts = {name: sum(shard[name] for shard in stats) for name in ("num_patches", "num_images")}
+        if self.parent is None:  # an update's index grows without a look at the memory
+            check_fits(counts["num_patches"], load_encoder(self.config.encoder).embedding_dim, self.config.index)
         return {**counts, "dropped": dict(self._dropped - Counter(before)), "near_duplicates": len(left_out)}
 
     def _cut_tasks(self, left_out: set[str]) -> list[CutTask]:

@@ -1,11 +1,12 @@
 """What a build or an update will take, before it starts: bytes, hours, memory and money, from a short real trial.
 
 The first photographs that are to be stored go through the stages themselves, in a folder that is deleted afterwards.
-What was measured is scaled to all of them.
+What was measured is scaled to all of them. An update writes and audits the whole index, however little is new.
 """
 
 from __future__ import annotations
 
+import math
 import resource
 import tempfile
 import time
@@ -18,10 +19,11 @@ from pydantic import Field
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.config import Config
-from rdm.database.build import DatabaseBuilder
-from rdm.database.index import build_index
+from rdm.database.build import BuildConfig, DatabaseBuilder
+from rdm.database.index import ParentIndex, build_index, check_fits, update_index
 from rdm.database.ivf import IndexedRows
 from rdm.encoders import load_encoder
+from rdm.errors import FailureBudgetError
 from rdm.storage import Folder
 
 ResultT = TypeVar("ResultT")
@@ -39,29 +41,36 @@ class EstimateConfig(Config):
 def estimate(builder: DatabaseBuilder, config: EstimateConfig) -> dict[str, Any]:
     """Return what a run would take: `hours`, `num_bytes`, `worker_memory_bytes`, `cost`, and what they are made of.
 
-    Network and disk are part of what is measured: photographs behind URLs are fetched for the trial. Neighbor tables
-    are not counted. Without new photographs, or without a trial, the result is empty.
+    Network and disk are part of what is measured: photographs behind URLs are fetched for the trial. `num_bytes` is
+    what is written; older versions' indexes that go are not subtracted. Neighbor tables are not counted. Without new
+    photographs, or without a trial, the result is empty. Where no photograph of the trial is usable nothing is known
+    but that.
 
     Raises:
-        FailureBudgetError: no photograph of the trial is usable.
+        DatabaseError: no index of so many patches fits into the memory that the settings allow.
     """
     count = builder.changes.new_rows.num_rows
     if not count or not config.num_photographs:
         return {}
     with tempfile.TemporaryDirectory(prefix="rdm-estimate-") as directory:
         trial = builder.trial(directory, min(count, config.num_photographs))
-        return _scaled(trial, count, config)
+        try:
+            return _scaled(builder, trial, config)
+        except FailureBudgetError as error:
+            failed = {"trial_photographs": trial.changes.new_rows.num_rows, "trial_failed": error.what}
+            return {**failed, "num_bytes": None, "hours": None, "cost": None}
 
 
-def _scaled(trial: DatabaseBuilder, count: int, config: EstimateConfig) -> dict[str, Any]:
-    _, load_seconds = _timed(lambda: load_encoder(trial.config.encoder, precision=trial.precision))
+def _scaled(builder: DatabaseBuilder, trial: DatabaseBuilder, config: EstimateConfig) -> dict[str, Any]:
+    encoder, load_seconds = _timed(lambda: load_encoder(trial.config.encoder, precision=trial.precision))
     with compute_pool(ComputeConfig(dask="inline")) as pool:
         _, ingest_seconds = _timed(lambda: trial.ingest(pool))
         patches, patchify_seconds = _timed(lambda: trial.patchify(pool))
         _, embed_seconds = _timed(lambda: trial.embed(pool))
+    count = builder.changes.new_rows.num_rows
     scale = count / trial.changes.new_rows.num_rows
     num_patches = round(patches["num_patches"] * scale)
-    index_seconds, index_bytes = _index_trial(trial, num_patches, config)
+    index_seconds, index_bytes = _index_takes(builder, trial, num_patches, encoder.embedding_dim, config)
     seconds = {
         "ingest": ingest_seconds * scale / config.num_workers,
         "patchify": patchify_seconds * scale,
@@ -72,7 +81,7 @@ def _scaled(trial: DatabaseBuilder, count: int, config: EstimateConfig) -> dict[
     return {
         "trial_photographs": trial.changes.new_rows.num_rows,
         "patches": num_patches,
-        "num_bytes": round(_row_bytes(trial.folder) * scale) + index_bytes,
+        "num_bytes": round(_part_bytes(trial, count)) + index_bytes,
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
         "hours": round(hours, 6),  # to the hundredth of a second, as the stages
         "workers": config.num_workers,
@@ -87,32 +96,57 @@ def _timed(work: Callable[[], ResultT]) -> tuple[ResultT, float]:
     return result, time.perf_counter() - started
 
 
-def _row_bytes(folder: Folder) -> float:
-    """Return the bytes of the trial's parts, without what a table takes that has no rows."""
-    total = 0
+def _part_bytes(trial: DatabaseBuilder, count: int) -> float:
+    """Return the bytes of so many photographs' parts: the trial's rows in proportion, and each shard's table heads."""
+    rows = heads = 0
+    folder = trial.folder
     for directory in ("images", "patches", "dropped", "img_emb", "metadata"):
         for path in folder.files(directory):
-            total += folder.size(path)
+            rows += folder.size(path)
             if path.endswith(".parquet"):
-                table = folder.read_table(path)
-                folder.write_table("empty.parquet", table.slice(0, 0))
-                total -= folder.size("empty.parquet")
-    return total
+                folder.write_table("empty.parquet", folder.read_table(path).slice(0, 0))
+                heads += folder.size("empty.parquet")
+    size, tried = trial.config.images_per_shard, trial.changes.new_rows.num_rows
+    return (rows - heads) * count / tried + heads * math.ceil(count / size) / math.ceil(tried / size)
 
 
-def _index_trial(trial: DatabaseBuilder, num_patches: int, config: EstimateConfig) -> tuple[float, int]:
-    """Return the seconds and bytes of an index over so many vectors, in proportion to one over vectors like theirs."""
-    count = min(num_patches, config.num_vectors)
-    if count == 0:
+def _index_takes(
+    builder: DatabaseBuilder, trial: DatabaseBuilder, num_added: int, dim: int, config: EstimateConfig
+) -> tuple[float, int]:
+    """Return the seconds and bytes of the index with so many patches added.
+
+    The seconds are in proportion to those of an index over vectors like the trial's, which is built or brought up to
+    date as the real one will be.
+    """
+    parent, settings = builder.parent, builder.config.index
+    extended = parent is not None and BuildConfig.model_validate(parent.config).index == settings
+    num_held = parent.num_live_patches - len(builder.changes.newly_dead) if parent is not None else 0
+    total = num_held + num_added
+    count = min(total, config.num_vectors)
+    if not extended:
+        check_fits(total, dim, settings)
+    if num_added == 0:
         return 0.0, 0
     parts = [np.asarray(trial.folder.read_array(path)) for path in trial.folder.files("img_emb")]
     vectors = _similar(np.concatenate(parts), count)
-    trial.folder.write_array("trial.npy", vectors)
-    rows = IndexedRows(trial.folder, ("trial.npy",), np.zeros(0, np.int64))
-    place = "index/trial"
-    _, seconds = _timed(lambda: build_index(rows, trial.config.index, place))
-    size = sum(trial.folder.size(path) for path in trial.folder.files(place))
-    return seconds * num_patches / count, round(size * num_patches / count)
+    num_old = max(1, count * num_held // total) if extended else count
+    rows, old = _trial_rows(trial.folder, vectors, num_old)
+    infos, seconds = _timed(lambda: build_index(old, settings, "index/built"))
+    size = infos["num_bytes"] * total / count
+    if parent is not None and extended:
+        before = ParentIndex("index/built", infos, num_old, np.zeros(0, np.int64))
+        _, seconds = _timed(lambda: update_index(rows, settings, "index/updated", before))
+        size = parent.index["num_bytes"] * total / parent.index["num_vectors"]
+    return seconds * total / count, round(size)
+
+
+def _trial_rows(folder: Folder, vectors: NDArray[np.float16], num_old: int) -> tuple[IndexedRows, IndexedRows]:
+    """Store vectors in two parts; return the rows of both, and those of the first, which has so many."""
+    paths = ("old.npy", "new.npy")
+    for path, part in zip(paths, (vectors[:num_old], vectors[num_old:]), strict=True):
+        folder.write_array(path, part)
+    nobody = np.zeros(0, np.int64)
+    return IndexedRows(folder, paths, nobody), IndexedRows(folder, paths[:1], nobody)
 
 
 def _similar(vectors: NDArray[np.float16], count: int) -> NDArray[np.float16]:

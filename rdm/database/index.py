@@ -20,7 +20,7 @@ from pydantic import Field
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.compute.shards import Pool
-from rdm.config import Config, parse_bytes
+from rdm.config import ByteSize, Config, parse_bytes
 from rdm.database.ivf import IndexedRows, add_rows, build_sharded, head_bytes, one_thread, write_index
 from rdm.database.parts import EmbeddingParts, count_rows, gather, since
 from rdm.database.search import blocks_of, exact_search, quantize
@@ -38,8 +38,8 @@ SERVED_NAME = "image.index"  # where `clip-retrieval back` looks for the same in
 class IndexConfig(Config):
     """How the index is built and what it must reach."""
 
-    max_index_memory: str = Field(default="8GB", description="greatest size of the index, such as 8GB")
-    build_memory: str = Field(default="4GB", description="memory for the rows that the index is trained on")
+    max_index_memory: ByteSize = Field(default="8GB", description="greatest size of the index, such as 8GB")
+    build_memory: ByteSize = Field(default="4GB", description="memory for the rows that the index is trained on")
     shard_rows: int = Field(default=1_000_000, ge=1, description="rows that one worker adds to its shard of the index")
     target_recall: float = Field(default=0.98, ge=0, le=1, description="recall@20 up to which more lists are probed")
     min_recall: float = Field(
@@ -109,11 +109,7 @@ def build_index(
     audit = audit_recall(index, rows.parts, rows.tombstones, config.audit_queries, config.seed)
     if audit["recall_at_20"] < config.min_recall:
         folder.delete(target)
-        raise DatabaseError(
-            f"the index finds {audit['recall_at_20']:.3f} of the 20 nearest, under min_recall {config.min_recall}",
-            where=folder.describe(target),
-            fix="raise index.max_index_memory, or lower index.min_recall",
-        )
+        raise _low_recall(audit["recall_at_20"], config, folder.describe(target))
     infos = {
         "index_key": key,
         "index_param": parameters,
@@ -122,6 +118,20 @@ def build_index(
         "decision": {"action": "built", "reason": reason},
     }
     return _describe(folder, place, index, {**infos, **audit})
+
+
+def _low_recall(recall: float, config: IndexConfig, where: str) -> DatabaseError:
+    return DatabaseError(
+        f"the index finds {recall:.3f} of the 20 nearest, under min_recall {config.min_recall}",
+        where=where,
+        fix="raise index.max_index_memory, or lower index.min_recall",
+    )
+
+
+def check_fits(num_rows: int, dim: int, config: IndexConfig) -> None:
+    """Raise DatabaseError where no index of so many vectors fits into the memory that the settings allow."""
+    if num_rows:
+        train_rows(choose_key(num_rows, dim, config), dim, config)
 
 
 def choose_key(num_rows: int, dim: int, config: IndexConfig) -> str:

@@ -132,6 +132,14 @@ def test_empty_source_is_an_error(tmp_path: Path, build: Build) -> None:
         build(tmp_path / "db", tmp_path / "none")
 
 
+def test_index_that_fits_into_no_memory_is_told_before_anything_is_embedded(
+    tmp_path: Path, photos: Path, build: Build
+) -> None:
+    with pytest.raises(DatabaseError, match="fits into 1KB: too little memory"):
+        build(tmp_path / "db", photos, index={"max_index_memory": "1KB"})
+    assert not (tmp_path / "db" / "img_emb").exists()
+
+
 def test_source_without_a_picture_is_an_error(tmp_path: Path, build: Build) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("x")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder
 from rdm.database.estimate import EstimateConfig, estimate
-from rdm.database.jobs import build_config, run_build
+from rdm.database.jobs import build_config, run_build, update_builder
+from rdm.errors import DatabaseError
 from rdm.sources import CropConfig
 from rdm.storage import Folder
 
@@ -48,6 +50,74 @@ def test_without_new_photographs_or_a_trial_there_is_nothing_to_say(
     assert estimate(builder, EstimateConfig(num_photographs=0)) == {}
     run_build(builder, ComputeConfig(dask="inline"))
     assert estimate(builder_of(tmp_path / "db", photos, tiny_encoder), EstimateConfig()) == {}
+
+
+def growth(root: Path, work: Callable[[], object]) -> int:
+    """Return the bytes that work adds to a folder; a file under two names counts once."""
+
+    def size() -> int:
+        files = [path.stat() for path in root.rglob("*") if path.is_file()]
+        return sum({stat.st_ino: stat.st_size for stat in files}.values())
+
+    before = size()
+    work()
+    return size() - before
+
+
+def test_bytes_of_an_update_are_those_of_the_whole_index_and_what_is_new(
+    photos: Path, tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]
+) -> None:
+    run_build(builder_of(tmp_path / "db", photos, tiny_encoder), ComputeConfig(dask="inline"))
+    for number in range(20, 23):
+        (photos / f"p{number}.jpg").write_bytes(encoded(number))
+    builder = update_builder(str(tmp_path / "db"))
+    expected = estimate(builder, EstimateConfig())
+    real = growth(tmp_path / "db", lambda: run_build(builder, ComputeConfig(dask="inline")))
+    assert real - 8000 < expected["num_bytes"] <= real  # it leaves out the version's file and the index's infos
+
+
+def test_trial_without_a_usable_photograph_says_so_and_knows_nothing_else(
+    photos: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
+    run_build(builder_of(tmp_path / "db", photos, tiny_encoder), ComputeConfig(dask="inline"))
+    (photos / "p90.jpg").write_bytes(b"no picture")
+    told = estimate(update_builder(str(tmp_path / "db")), EstimateConfig())
+    assert (told["trial_photographs"], told["num_bytes"], told["hours"]) == (1, None, None)
+    assert told["trial_failed"].startswith("only 0 of 1 pictures are usable")
+
+
+def test_index_that_fits_into_no_memory_is_told_by_the_plan(photos: Path, tmp_path: Path, tiny_encoder: str) -> None:
+    builder = builder_of(tmp_path / "db", photos, tiny_encoder)
+    builder.config = builder.config.with_overrides(["index.max_index_memory=1KB"])
+    with pytest.raises(DatabaseError, match="no index of 24 vectors fits into 1KB"):
+        estimate(builder, EstimateConfig(num_photographs=3))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_estimate_of_an_update_is_near_the_real_run(
+    tmp_path: Path, encoded: Callable[..., bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, photos = tmp_path / "db", tmp_path / "photos"
+    photos.mkdir()
+
+    def add(first: int, count: int) -> None:
+        for number in range(first, first + count):
+            (photos / f"p{number:03d}.jpg").write_bytes(encoded(number, size=(300, 300)))
+
+    add(0, 100)
+    run_build(DatabaseBuilder(str(root), build_config(f"folder://{photos}")), ComputeConfig(dask="inline"))
+    add(100, 10)
+    builder = update_builder(str(root))
+    expected = estimate(builder, EstimateConfig())
+    started = time.perf_counter()
+    real = growth(root, lambda: run_build(builder, ComputeConfig(dask="inline")))
+    seconds = time.perf_counter() - started
+    with capsys.disabled():
+        bytes_error, time_error = expected["num_bytes"] / real - 1, expected["hours"] * 3600 / seconds - 1
+        print(f"\nestimate against the real update: bytes {bytes_error:+.1%}, time {time_error:+.1%}")  # noqa: T201
+    assert expected["num_bytes"] == pytest.approx(real, rel=0.05)
+    assert seconds / 3 < expected["hours"] * 3600 < seconds * 3
 
 
 @pytest.mark.slow

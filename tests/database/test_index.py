@@ -21,7 +21,7 @@ from rdm.database.index import (
 )
 from rdm.database.ivf import IndexedRows
 from rdm.database.search import exact_search, quantize
-from rdm.errors import DatabaseError, StorageError
+from rdm.errors import DatabaseError, StorageError, UsageError
 from rdm.storage import Folder
 
 NONE = np.zeros(0, np.int64)
@@ -219,6 +219,12 @@ def test_recall_under_the_least_is_an_error(tmp_path: Path) -> None:
 def test_too_little_memory_is_an_error(vectors: np.ndarray, tmp_path: Path, field: str) -> None:
     with pytest.raises(DatabaseError, match="too little memory"):
         build_index(stored(Folder(tmp_path), vectors), IndexConfig.model_validate({field: "10B"}))
+
+
+@pytest.mark.parametrize("field", ["build_memory", "max_index_memory"])
+def test_memory_that_is_no_size_is_a_usage_error(field: str) -> None:
+    with pytest.raises(UsageError, match=f"{field}: Value error, 'lots' is not a size"):
+        IndexConfig().with_overrides([f"{field}=lots"])
 
 
 @pytest.mark.parametrize(
