@@ -209,6 +209,16 @@ def test_what_an_abandoned_update_left_is_removed(tabled: Any) -> None:
     assert not stray.exists()
 
 
+def test_what_an_abandoned_update_fetched_is_removed(tabled: Any) -> None:
+    for stray in ("fetch/00007-0/shelf/000000", "removed/0.json"):
+        (tabled.root / "_markers" / stray).parent.mkdir(parents=True)
+        (tabled.root / "_markers" / stray).write_bytes(b"pixels")
+    assert compaction_plan(str(tabled.root))["freed_bytes"] >= 12
+    compact_database(str(tabled.root))
+    assert not (tabled.root / "_markers" / "fetch").exists()
+    assert not (tabled.root / "_markers" / "removed").exists()
+
+
 def test_compaction_beside_another_writer_is_refused(tabled: Any) -> None:
     with VersionStore(Folder(tabled.root)).writer(), pytest.raises(ConcurrentWriterError):
         compact_database(str(tabled.root))

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 import pytest
+from PIL import Image
 
 from rdm.compute import ComputeConfig
 from rdm.database import NeighborTable, RetrievalDatabase
@@ -137,6 +139,18 @@ def test_removal_alone_keeps_near_duplicates_out(photos: Any, tmp_path: Any, bui
     only_delete(tmp_path / "db", "p02.jpg")
     assert RetrievalDatabase.open(str(tmp_path / "db")).status()["num_near_duplicates"] == 1
     assert not update_plan(update_builder(str(tmp_path / "db")))["changed"]
+
+
+def test_removal_alone_knows_photographs_that_have_no_patch(photos: Any, tmp_path: Path, build: Any) -> None:
+    for name, side in (("blank.jpg", 48), ("copy.jpg", 96)):
+        Image.new("RGB", (side, side), "gray").save(photos / name)
+    root = tmp_path / "db"
+    build(root, photos, filters=FilterConfig(near_duplicate_bits=4, min_contrast=3))
+    builder = update_builder(str(root), Removal(frozenset(["p02.jpg"])), only_delete=True)
+    assert (builder.plan()["new"], builder.plan()["photographs"]) == (0, 13)
+    run_build(builder, ComputeConfig(dask="inline"))
+    assert RetrievalDatabase.open(str(root)).status()["num_near_duplicates"] == 1
+    assert not update_plan(update_builder(str(root)))["changed"]
 
 
 def test_retrying_and_leaving_the_source_alone_exclude_each_other(tabled: Any) -> None:

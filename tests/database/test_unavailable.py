@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from rdm.storage import Folder, VersionStore
 
 
 @pytest.fixture
-def unavailable(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+def unavailable(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The causes for which photographs cannot be read, by id."""
     causes: dict[str, str] = {}
     take = LocalSource._take_one
@@ -32,7 +31,7 @@ def unavailable(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
         return (unusable_row(entry, cause), b"") if cause else take(source, entry)
 
     monkeypatch.setattr(LocalSource, "_take_one", fail_or_take)
-    yield causes
+    return causes
 
 
 def update(root: Path, **options: Any) -> dict[str, Any]:

@@ -57,6 +57,15 @@ def test_commit_makes_a_version_current_and_keeps_the_old_one(store: VersionStor
     assert store.numbers() == [1, 2]
 
 
+def test_lost_pointer_is_an_error_where_there_were_updates(store: VersionStore) -> None:
+    store.commit(make_version(1))
+    store.commit(make_version(2))
+    store.folder.delete("manifest.json")
+    for look in (store.current, store.require):
+        with pytest.raises(DatabaseError, match=r"manifest\.json is lost: versions/ holds 000002\.json"):
+            look()
+
+
 def test_version_file_without_pointer_is_not_current(store: VersionStore) -> None:
     store.commit(make_version(1))
     store.folder.write_json("versions/000002.json", make_version(2).model_dump(mode="json"))

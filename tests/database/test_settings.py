@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdm.compute import ComputeConfig
+from rdm.database import RetrievalDatabase
+from rdm.database.build import DatabaseBuilder
+from rdm.database.index import IndexConfig
+from rdm.database.jobs import run_build, update_builder, update_plan
+from rdm.database.settings import BuildConfig, differing_fixed, has_changed, recorded
+from rdm.errors import DatabaseError, UsageError
+from rdm.sources import CropConfig
+from rdm.storage import Folder, Version, VersionStore
+
+INLINE = ComputeConfig(dask="inline")
+
+
+def version_of(config: dict[str, Any]) -> Version:
+    empty: dict[str, Any] = {"encoder": {}, "index": {}, "tombstones": [], "deleted_image_ids": [], "parts": []}
+    counts = dict.fromkeys(("num_images", "num_patches", "next_patch_id", "embedding_dim"), 0)
+    facts = {"number": 1, "parent": None, "source": "", "source_fingerprint": ""}
+    return Version.model_validate({**empty, **counts, **facts, "config": config})
+
+
+def run_json(root: Path) -> dict[str, Any]:
+    return json.loads((root / "run.json").read_text())
+
+
+def test_version_that_does_not_know_a_setting_has_its_default() -> None:
+    old = recorded(BuildConfig(source="folder:///x"))
+    del old["tolerated_failures"], old["index"]["keep_versions"]
+    assert not has_changed(BuildConfig(source="folder:///x"), version_of(old))
+    assert has_changed(BuildConfig(source="folder:///x", tolerated_failures=3), version_of(old))
+
+
+def test_leave_to_lose_many_photographs_is_not_recorded() -> None:
+    config = BuildConfig(source="folder:///x", max_vanished_share=1)
+    assert "max_vanished_share" not in recorded(config)
+    assert not has_changed(config, version_of(recorded(BuildConfig(source="folder:///x"))))
+
+
+def test_another_mirror_is_a_change_and_another_source_is_refused() -> None:
+    parent = version_of(recorded(BuildConfig(source="openimages://validation?mirror=https://a.example")))
+    mirrored = BuildConfig(source="openimages://validation?mirror=https://b.example")
+    assert has_changed(mirrored, parent)
+    assert differing_fixed(mirrored, parent) == []
+    assert differing_fixed(BuildConfig(source="openimages://test"), parent) == ["source"]
+
+
+def test_build_with_another_index_setting_builds_the_index_anew(living_root: Path, build: Any) -> None:
+    result = build(living_root, living_root.parent / "photos", index=IndexConfig(audit_queries=3))
+    version = RetrievalDatabase.open(str(living_root)).version
+    assert (result["unchanged"], version.number, version.index["audit_queries"]) == (False, 2, 3)
+    assert result["index_decision"]["reason"] == "its settings were changed"
+    assert version.config == run_json(living_root)
+
+
+def test_build_with_another_setting_keeps_the_index_and_records_it(living_root: Path, build: Any) -> None:
+    before = VersionStore(Folder(living_root)).require()
+    build(living_root, living_root.parent / "photos", min_success_rate=0.5)
+    after = VersionStore(Folder(living_root)).require()
+    assert (after.number, after.config["min_success_rate"]) == (2, 0.5)
+    assert after.parts == before.parts
+    assert build(living_root, living_root.parent / "photos", min_success_rate=0.5)["unchanged"]
+
+
+def test_refused_build_leaves_the_recorded_settings(living_root: Path, build: Any) -> None:
+    before = run_json(living_root)
+    with pytest.raises(DatabaseError, match="another crop"):
+        build(living_root, living_root.parent / "photos", crop=CropConfig(frame_size=40, patch_size=20))
+    assert run_json(living_root) == before
+
+
+def test_update_takes_settings_and_keeps_them(living_root: Path) -> None:
+    broken = [living_root.parent / "photos" / f"x{number:02d}.jpg" for number in range(11)]
+    for path in broken:
+        path.write_bytes(b"words")
+    result = run_build(update_builder(str(living_root), overrides=["min_success_rate=0"]), INLINE)
+    assert result["failed"] == 11
+    assert VersionStore(Folder(living_root)).require().config["min_success_rate"] == 0
+    assert not update_plan(update_builder(str(living_root)))["changed"]
+
+
+def test_update_refuses_fixed_and_unknown_settings(living_root: Path) -> None:
+    with pytest.raises(DatabaseError, match="another images_per_shard"):
+        update_plan(update_builder(str(living_root), overrides=["images_per_shard=7"]))
+    with pytest.raises(UsageError, match="no setting 'success'"):
+        update_builder(str(living_root), overrides=["success=7"])
+
+
+def test_plan_of_a_build_refuses_what_the_build_does(living_root: Path, tiny_encoder: str) -> None:
+    config = BuildConfig.model_validate(VersionStore(Folder(living_root)).require().config)
+    for other in ({"crop": CropConfig(patch_size=50)}, {"source": f"folder://{living_root.parent}"}):
+        with pytest.raises(DatabaseError, match="the database was built with another"):
+            DatabaseBuilder(str(living_root), config.model_copy(update=other)).plan()
