@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from rdm.cli.console import DryRunFlag, JsonFlag, SetOption, show
 from rdm.cli.figures import cost_figures
-from rdm.training.cluster import REMOTE_SHELL, Cluster
+from rdm.training.cluster import MASTER_PORT, REMOTE_SHELL, Cluster
 
 
 def register(app: App) -> None:
@@ -28,6 +28,7 @@ def train(
     set_: SetOption = None,
     hostfile: Annotated[Path | None, Parameter(help="machines of the job, `NAME slots=N` per line")] = None,
     master_address: Annotated[str | None, Parameter(help="where the others reach the first machine")] = None,
+    master_port: Annotated[int, Parameter(help="port of the first machine where the ranks meet")] = MASTER_PORT,
     remote_shell: Annotated[str, Parameter(help="how a command is run on a machine")] = REMOTE_SHELL,
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
@@ -36,15 +37,17 @@ def train(
 
     Example: rdm train --recipe rdm-tiny --cache cache --database birds --out run --set max_steps=200
     """
+    from rdm.training.assemble import check_inputs
     from rdm.training.config import TrainInputs
     from rdm.training.cost import network_cost
-    from rdm.training.launch import launch_commands, num_ranks, run_training
+    from rdm.training.launch import launch_commands, num_ranks, run_training, settled
     from rdm.training.recipes import recipe_config
 
     settings = recipe_config(recipe).merged_with_file(config).with_overrides(set_ or [])
     inputs = TrainInputs(out=out, cache=cache, database=database, source=source)
-    cluster = Cluster.from_hostfile(hostfile, master_address, remote_shell) if hostfile else Cluster()
+    cluster = Cluster.from_hostfile(hostfile, master_address, remote_shell, master_port) if hostfile else Cluster()
     if dry_run:
+        check_inputs(settled(settings, inputs, cluster), inputs)
         ranks = cluster.num_ranks or num_ranks(settings)
         show(
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rdm.sources import open_source
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.objective import Objective, TrainingData
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
@@ -35,3 +36,22 @@ def open_run(config: TrainConfig, inputs: TrainInputs) -> tuple[TrainingData, Ob
     from rdm.training.objectives.retrieval_diffusion import open_training
 
     return open_training(cache, database, objective)
+
+
+def reads_photographs(config: TrainConfig) -> bool:
+    """Return whether a recipe trains on photographs themselves, and not on latents with neighbors."""
+    return isinstance(config.objective, ContrastiveConfig | AutoencoderObjectiveConfig)
+
+
+def check_inputs(config: TrainConfig, inputs: TrainInputs) -> None:
+    """Refuse inputs that are missing or do not fit, as far as nothing has to be prepared for it.
+
+    Raises:
+        UsageError: an input that the recipe needs was not given.
+        RdmError: an input is not there, or the inputs do not belong together.
+    """
+    if not reads_photographs(config):
+        open_run(config, inputs)
+        return
+    for spec in inputs.require("source", config.recipe).split(","):
+        open_source(spec.strip())

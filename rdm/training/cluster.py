@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from rdm.config import Config
-from rdm.errors import TrainingError, UsageError
-from rdm.storage.files import atomic_path
+from rdm.errors import UsageError
 
 REMOTE_SHELL = "ssh {host}"
-DEVICES = ".devices"
+MASTER_PORT = 29500
 
 
 class Machine(Config):
@@ -36,7 +34,7 @@ class Cluster(Config):
     master_address: str | None = Field(
         default=None, description="where the others reach the first machine; None: its name"
     )
-    master_port: int = Field(default=29500, ge=1, le=65535)
+    master_port: int = Field(default=MASTER_PORT, ge=1, le=65535, description="where the ranks meet, on the first one")
     remote_shell: str = Field(default=REMOTE_SHELL, description="with {host}, or empty for this machine itself")
 
     @model_validator(mode="after")
@@ -46,11 +44,17 @@ class Cluster(Config):
         return self
 
     @classmethod
-    def from_hostfile(cls, path: Path, master_address: str | None = None, remote_shell: str = REMOTE_SHELL) -> Cluster:
+    def from_hostfile(
+        cls,
+        path: Path,
+        master_address: str | None = None,
+        remote_shell: str = REMOTE_SHELL,
+        master_port: int = MASTER_PORT,
+    ) -> Cluster:
         """Read a hostfile in DeepSpeed's format: `NAME slots=N` per line, `#` begins a comment.
 
         Raises:
-            UsageError: the file cannot be read, or a line is something else.
+            UsageError: the file cannot be read, a line is something else, or the port or the shell cannot be meant.
         """
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -63,7 +67,15 @@ class Cluster(Config):
             raise UsageError("the hostfile names no machine", where=path, fix="write one line `NAME slots=N` for each")
         if len({machine.host for machine in machines}) < len(machines):
             raise UsageError("the hostfile names a machine twice", where=path, fix="one line per machine")
-        return cls(machines=tuple(machines), master_address=master_address, remote_shell=remote_shell)
+        try:
+            return cls(
+                machines=tuple(machines),
+                master_address=master_address,
+                remote_shell=remote_shell,
+                master_port=master_port,
+            )
+        except ValidationError as error:
+            raise UsageError(error.errors()[0]["msg"], fix="check --remote-shell and --master-port") from error
 
     @property
     def num_ranks(self) -> int:
@@ -73,26 +85,6 @@ class Cluster(Config):
     def shell_words(self, machine: Machine) -> list[str]:
         """Return the words that stand before a command to run it on a machine."""
         return [word.replace("{host}", machine.host) for word in shlex.split(self.remote_shell)]
-
-
-def tell_device(out: Path, node_rank: int, device: str) -> None:
-    """Write down, below a run's folder, what a machine of its job computes on."""
-    with atomic_path(out / DEVICES / str(node_rank)) as temporary:
-        temporary.write_text(device, encoding="utf-8")
-
-
-def require_one_device(out: Path, machines: Sequence[Machine]) -> None:
-    """Raise TrainingError where the machines told different devices: their ranks would wait for each other in vain."""
-    told = {
-        machine.host: path.read_text(encoding="utf-8")
-        for node_rank, machine in enumerate(machines)
-        if (path := out / DEVICES / str(node_rank)).exists()
-    }
-    if len(set(told.values())) > 1:
-        raise TrainingError(
-            f"the machines do not train on the same device: {', '.join(f'{host} on {told[host]}' for host in told)}",
-            fix="--set device=cpu, or leave the machines without a GPU out of the hostfile",
-        )
 
 
 def _stripped(line: str) -> str:

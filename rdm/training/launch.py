@@ -16,11 +16,11 @@ from typing import IO, Any
 
 from rdm import errors
 from rdm.compute.capabilities import num_cores
-from rdm.errors import RdmError, TrainingError
+from rdm.errors import RdmError, TrainingError, UsageError
 from rdm.progress import Tracker, tracking
 from rdm.storage.files import storage_errors
 from rdm.storage.locks import lock_file
-from rdm.training.cluster import DEVICES, Cluster, require_one_device
+from rdm.training.cluster import Cluster
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.node import Orders, command, end_group
 
@@ -54,7 +54,7 @@ def run_training(
 
     cluster = cluster or Cluster()
     out = Path(inputs.out)
-    config = _resolved(config, inputs, cluster)
+    config = settled(config, inputs, cluster)
     if exported_steps(out) == config.max_steps:
         return stats_of(out, config.max_steps)
     with storage_errors(out):
@@ -68,6 +68,7 @@ def run_training(
 
 def _run_job(config: TrainConfig, cluster: Cluster, out: Path, on_progress: OnProgress | None) -> None:
     """Run the job to its end. Why it failed is written down, for whoever asks later."""
+    from rdm.training.device import DEVICES
     from rdm.training.stats import last_stats
     from rdm.training.worker import ERROR_FILE, record_error
 
@@ -136,16 +137,22 @@ def _device(config: TrainConfig) -> str:
     return training_device(config).type
 
 
-def _resolved(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> TrainConfig:
-    """Return the configuration with the size of a micro-batch settled, as the run began.
+def settled(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> TrainConfig:
+    """Return the configuration with the size of a micro-batch settled, as the run began; nothing is written.
 
     Raises:
         TrainingError: the folder holds another or a longer run, or the ranks cannot share the batch.
+        UsageError: `num_ranks` and the hostfile disagree.
     """
     from rdm.training.checkpoints import run_digest
     from rdm.training.loop import micro_batch
     from rdm.training.worker import RUN_FILE, read_run
 
+    if cluster.machines and config.num_ranks not in (None, cluster.num_ranks):
+        raise UsageError(
+            f"num_ranks is {config.num_ranks}, but the machines of the hostfile have {cluster.num_ranks} slots",
+            fix="leave num_ranks out: the slots decide",
+        )
     out = Path(inputs.out)
     recorded = read_run(out)[0] if (out / RUN_FILE).exists() else None
     if recorded is not None and run_digest(recorded) != run_digest(config):
@@ -234,6 +241,7 @@ def _wait(
     tracker: Tracker,
     on_progress: OnProgress | None,
 ) -> int:
+    from rdm.training.device import require_one_device
     from rdm.training.stats import last_stats
 
     seen = 0

@@ -15,9 +15,8 @@ import torch
 from rdm.errors import RdmError
 from rdm.storage.files import atomic_path
 from rdm.training.assemble import open_run
-from rdm.training.cluster import tell_device
 from rdm.training.config import TrainConfig, TrainInputs
-from rdm.training.device import training_device
+from rdm.training.device import tell_device, training_device
 from rdm.training.loop import train
 from rdm.training.node import NODE_VARIABLE, OWNER_VARIABLE
 

@@ -7,7 +7,8 @@ import pytest
 
 from rdm.errors import TrainingError, UsageError
 from rdm.progress import tracking
-from rdm.training.cluster import Cluster, Machine, tell_device
+from rdm.training.cluster import Cluster, Machine
+from rdm.training.device import tell_device
 from rdm.training.launch import LOG, orders_of, run_nodes
 from rdm.training.node import Orders, command, environment, interface_to
 from rdm.training.recipes import recipe_config

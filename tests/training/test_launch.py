@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from rdm.errors import TrainingError
-from rdm.training.cluster import DEVICES, Cluster, Machine
+from rdm.training.cluster import Cluster, Machine
 from rdm.training.config import TrainConfig, TrainInputs
-from rdm.training.device import training_device
+from rdm.training.device import DEVICES, training_device
 from rdm.training.launch import LOG, failure, run_training
 from rdm.training.status import read_status
 from rdm.training.worker import write_run
