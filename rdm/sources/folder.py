@@ -9,47 +9,61 @@ import pyarrow as pa
 
 from rdm.errors import SourceError
 from rdm.sources.listing import Author, make_listing
-from rdm.sources.local import LocalSource
+from rdm.sources.local import LINKED_FOLDER, PATH_HINT, LocalSource, RefusedFileError, local_path, read_file
 
 
 class FolderSource(LocalSource):
     """Every file below a directory; the image id is the path relative to it.
 
-    Files that are not pictures are listed too: the ledger then has a row that says so.
+    Files that are not pictures are listed too, and so are links to folders, which are not followed: the ledger then has
+    a row that says so.
     """
 
     def __init__(self, rest: str) -> None:
-        self.root = Path(os.path.expanduser(rest))
-        self.spec = f"folder://{rest}"
+        self.root = local_path("folder", rest)
+        self.spec = f"folder://{self.root}"
         if not self.root.is_dir():
             raise SourceError(
                 "the folder does not exist" if not self.root.exists() else "this is a file, not a folder",
                 where=self.root,
-                fix="check the path after folder:// (an absolute path has three slashes)",
+                fix=f"check the path after folder:// {PATH_HINT}",
             )
 
     def listing(self) -> pa.Table:
-        """See Source. Hidden files and folders are left out."""
+        """See Source. Hidden files and folders are left out. The location of a linked folder ends with a slash.
+
+        Raises:
+            SourceError: a folder cannot be read. Its photographs must not seem to have vanished.
+        """
         rows = []
-        for directory, folders, names in os.walk(self.root):
+        for directory, folders, names in os.walk(self.root, onerror=_raise_unreadable):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in names:
-                if not name.startswith("."):
-                    path = Path(directory) / name
+            for path in (Path(directory, name) for name in names if not name.startswith(".")):
+                relative = _printable(path.relative_to(self.root))
+                rows.append({"image_id": relative, "location": relative, "etag": _etag(path)})
+            for path in (Path(directory, name) for name in folders):
+                if path.is_symlink():
                     relative = _printable(path.relative_to(self.root))
-                    rows.append({"image_id": relative, "location": relative, "etag": _etag(path)})
+                    rows.append({"image_id": relative, "location": f"{relative}/", "etag": LINKED_FOLDER})
         return make_listing(rows)
 
-    def read(self, location: str) -> bytes:
+    def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
-        path = (self.root / location).resolve()
-        if not path.is_relative_to(self.root.resolve()):
-            raise OSError(f"{location} leads out of {self.root}")
-        return path.read_bytes()
+        path = self.root / location
+        target = Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
+        if target.exists() and not target.is_relative_to(os.path.realpath(self.root)):
+            raise RefusedFileError(f"leads out of the folder: {location}")
+        return read_file(path, limit)
 
     def credits(self) -> tuple[Author, ...]:
         """Return nobody: a folder does not say who made its pictures."""
         return ()
+
+
+def _raise_unreadable(error: OSError) -> None:
+    raise SourceError(
+        f"a folder cannot be read: {error.strerror}", where=error.filename, fix="mend its permissions or its disk"
+    ) from error
 
 
 def _etag(path: Path) -> str:

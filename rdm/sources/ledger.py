@@ -15,6 +15,7 @@ from rdm.sources.web import public_url
 
 SUCCESS, FAILED, SKIPPED = "success", "failed", "skipped"
 REMOVED = "removed on request"  # cause: bytes of a photograph, or the box of a patch, that may not come back
+CANNOT_BE_READ = "cannot be read"  # cause: a file at hand, for lack of permission or by a fault of its disk
 IMPORTED = "imported"  # embedded elsewhere; its pixels are not here
 LEDGER_SCHEMA = pa.schema(
     [
@@ -39,7 +40,16 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 PASSING_CAUSES = frozenset(
-    {"too many requests", "server error", "timed out", "cut short", "no connection", "host not reached", "no result"}
+    {
+        "too many requests",
+        "server error",
+        "timed out",
+        "cut short",
+        "no connection",
+        "host not reached",
+        "no result",
+        CANNOT_BE_READ,
+    }
 )
 """Causes that may be gone the next time: worth another attempt. A picture that is not there never is."""
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rdm.errors import SourceError
 from rdm.sources import open_source
+from rdm.sources.listing import names_picture
+from rdm.sources.local import RefusedFileError
 
 
 def listed(folder: Path) -> list[str]:
@@ -65,15 +69,56 @@ def test_location_cannot_leave_the_folder(tmp_path: Path) -> None:
     (tmp_path / "photos" / "x.jpg").symlink_to(tmp_path / "secret")
     source = open_source(f"folder://{tmp_path}/photos")
     for location in ("../secret", "x.jpg", str(tmp_path / "secret")):
-        with pytest.raises(OSError, match="leads out of"):
+        with pytest.raises(RefusedFileError, match="leads out of"):
             source.read(location)
 
 
 def test_link_to_nothing_is_listed_and_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").symlink_to(tmp_path / "gone.jpg")
     assert listed(tmp_path) == ["x.jpg"]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="the link leads to nothing"):
         open_source(f"folder://{tmp_path}").read("x.jpg")
+
+
+def test_links_in_a_circle_are_listed_and_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").symlink_to(tmp_path / "x.jpg")
+    assert listed(tmp_path) == ["x.jpg"]
+    with pytest.raises(OSError, match="symbolic links"):
+        open_source(f"folder://{tmp_path}").read("x.jpg")
+
+
+def test_folder_that_cannot_be_read_is_an_error_and_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+
+    def scandir(path: str, real: Callable[[str], object] = os.scandir) -> object:
+        if path.endswith("/a"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(SourceError, match="cannot be read: Permission denied") as caught:
+        listed(tmp_path)
+    assert caught.value.where == f"{tmp_path}/a"
+
+
+def test_linked_folder_is_not_followed_and_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.jpg").write_bytes(b"1")
+    (tmp_path / "photos" / "birds.jpg").symlink_to(tmp_path / "elsewhere")
+    row = open_source(f"folder://{tmp_path}/photos").listing().to_pylist()[0]
+    assert (row["image_id"], row["location"], names_picture(row["location"])) == ("birds.jpg", "birds.jpg/", False)
+
+
+@pytest.mark.parametrize("rest", ["photos", "./photos/", "~/photos"])
+def test_relative_path_gives_the_same_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: str) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "x.jpg").write_bytes(b"1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    relative, absolute = open_source(f"folder://{rest}"), open_source(f"folder://{tmp_path}/photos")
+    assert relative.spec == absolute.spec == f"folder://{tmp_path}/photos"
+    assert relative.listing().equals(absolute.listing())
 
 
 def test_name_that_is_not_utf8_is_listed_with_escapes(tmp_path: Path) -> None:

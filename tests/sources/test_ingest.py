@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rdm.sources import open_source
+from rdm.sources import local, open_source
 from rdm.sources.ingest import LEDGER_SCHEMA, IngestTask, ingest_shard
 from rdm.storage import Folder
 
@@ -99,6 +100,51 @@ def test_file_that_vanished_after_listing_gets_a_row(photos: Path, tmp_path: Pat
     (photos / "p05.jpg").unlink()
     stats = ingest_shard(task)
     assert stats["status_dict"] == {"success": 11, "cannot be read": 1}
+
+
+def rows_of(root: Path) -> dict[str, tuple[str, str]]:
+    rows = Folder(root).read_table("images/00000.parquet").to_pylist()
+    return {row["image_id"]: (row["status"], row["error_message"]) for row in rows}
+
+
+def test_file_that_can_be_read_again_is_stored_by_the_same_task(photos: Path, tmp_path: Path) -> None:
+    link = photos / "p05.jpg"
+    link.rename(tmp_path / "p05.jpg")
+    link.symlink_to(photos / "target.jpg")
+    task = task_of(photos, tmp_path / "db")
+    assert ingest_shard(task)["retryable"] == 1
+    (tmp_path / "p05.jpg").rename(photos / "target.jpg")
+    (photos / "p06.jpg").unlink()
+    assert ingest_shard(task)["successes"] == 12  # what was stored is not read again
+
+
+def test_pipe_named_like_a_picture_is_skipped(photos: Path, tmp_path: Path) -> None:
+    os.mkfifo(photos / "x.jpg")
+    ingest_shard(task_of(photos, tmp_path / "db"))
+    assert rows_of(tmp_path / "db")["x.jpg"] == ("skipped", "not a regular file")
+
+
+def test_file_over_the_limit_of_bytes_is_not_read(photos: Path, tmp_path: Path) -> None:
+    os.truncate(photos / "p05.jpg", local.MAX_BYTES + 1)
+    ingest_shard(task_of(photos, tmp_path / "db"))
+    assert rows_of(tmp_path / "db")["p05.jpg"] == ("failed", "too large: over 500000000 bytes")
+
+
+def test_linked_folder_has_a_row(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (photos / "birds").symlink_to(tmp_path / "elsewhere")
+    ingest_shard(task_of(photos, tmp_path / "db"))
+    assert rows_of(tmp_path / "db")["birds"] == ("skipped", "linked folder: name its target as a source of its own")
+
+
+def test_link_to_nothing_is_told_from_one_that_leads_out(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(b"1")
+    (photos / "nothing.jpg").symlink_to(tmp_path / "gone.jpg")
+    (photos / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    ingest_shard(task_of(photos, tmp_path / "db"))
+    rows = rows_of(tmp_path / "db")
+    assert rows["nothing.jpg"] == ("failed", "cannot be read: the link leads to nothing")
+    assert rows["out.jpg"] == ("failed", "leads out of the folder: out.jpg")
 
 
 def test_name_with_a_colon_is_a_picture(photos: Path, tmp_path: Path) -> None:

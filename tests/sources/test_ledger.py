@@ -23,6 +23,7 @@ def entry(**fields: object) -> dict[str, object]:
         ("server error: HTTP 503", True),
         ("timed out", True),
         ("cut short: IncompleteRead", True),
+        ("cannot be read: Permission denied", True),
         ("not found: HTTP 404", False),
         ("opted out: X-Robots-Tag", False),
         ("broken picture: OSError: x", False),
