@@ -57,8 +57,8 @@ class Source(Protocol):
         """Return every photograph as a table of LISTING_SCHEMA, sorted by image_id."""
         ...
 
-    def read(self, location: str) -> bytes:
-        """Return one photograph's encoded bytes; raises OSError where they cannot be had.
+    def read(self, location: str, limit: int | None = None) -> bytes:
+        """Return one photograph's encoded bytes, or the first `limit` of them; raises OSError where none can be had.
 
         Raises:
             SourceError: this kind of source gives its photographs to a database only, shard by shard.

@@ -26,7 +26,7 @@ class RemoteSource(ABC):
         """See Source."""
         return fetch_photographs(entries, self.candidates, scratch, fetch)
 
-    def read(self, location: str) -> bytes:
+    def read(self, location: str, limit: int | None = None) -> bytes:
         """Raise SourceError: see Source."""
         raise self.not_at_hand()
 

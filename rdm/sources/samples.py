@@ -43,9 +43,10 @@ class SampleSource(LocalSource):
         ]
         return make_listing([row for row in rows if self.split in ("all", _half(row["image_id"]))])
 
-    def read(self, location: str) -> bytes:
+    def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
-        return (self._root / "samples" / "starter" / Path(location).name).read_bytes()
+        with open(self._root / "samples" / "starter" / Path(location).name, "rb") as file:
+            return file.read(limit)
 
     def credits(self) -> tuple[Author, ...]:
         """Return the photographers. The package names them in one list and does not link them to single files."""

@@ -48,13 +48,13 @@ class WebDatasetSource(LocalSource):
                     )
         return make_listing(rows)
 
-    def read(self, location: str) -> bytes:
+    def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
         name, offset, size = location.rsplit(":", 2)
         path = self.root if self.root.is_file() else self.root / Path(name).name
         with open(path, "rb") as file:
             file.seek(int(offset))
-            return file.read(int(size))
+            return file.read(int(size) if limit is None else min(int(size), limit))
 
     def credits(self) -> tuple[Author, ...]:
         """Return nobody: tars carry credits, if any, beside each picture."""

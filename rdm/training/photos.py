@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from rdm.config import Config
+from rdm.config import Config, digest_json
 from rdm.errors import SourceError
 from rdm.progress import tracking
 from rdm.sources.decode import ImageDecodeError, decode_image
-from rdm.sources.listing import Source, open_source
+from rdm.sources.listing import Source, fingerprint, open_source
 from rdm.sources.queryset import is_held_out
 from rdm.training.objective import Shard
+
+_HEAD_BYTES = 65_536
 
 
 class PhotoConfig(Config):
@@ -48,10 +52,13 @@ class PhotoShards:
 
     The first square of a photograph is its center, as large as it goes, reduced to S. Each further one is a detail: a
     square at a scale and a place that follow from the photograph's id alone. Photographs smaller than S are enlarged.
+
+    Attributes:
+        digest: 16 hexadecimal digits that change whenever a photograph is added, removed or replaced.
     """
 
     def __init__(self, source: str, config: PhotoConfig, *, held_out: bool = False) -> None:
-        """List a source. Only the pictures' headers are read.
+        """List a source. Of the pictures only the first bytes are read, where their sizes stand as a rule.
 
         Args:
             source: a source's specification, or several with commas between them.
@@ -64,7 +71,10 @@ class PhotoShards:
         self.source = source
         self.config = config
         self.held_out = held_out
-        self._photographs = list(self._list(source.split(",")))
+        sources = [open_source(spec.strip()) for spec in source.split(",")]
+        listings = [source.listing() for source in sources]
+        self.digest = digest_json([fingerprint(listing) for listing in listings])
+        self._photographs = list(self._list(sources, listings))
         if not self._photographs:
             raise SourceError(
                 "no photograph is held out" if held_out else "there is no photograph to train on",
@@ -123,30 +133,35 @@ class PhotoShards:
         step = self.config.photographs_per_shard
         return [self._photographs[start : start + step] for start in range(0, self.num_photographs, step)]
 
-    def _list(self, specs: Sequence[str]) -> Iterator[Photograph]:
+    def _list(self, sources: Sequence[Source], listings: Sequence[pa.Table]) -> Iterator[Photograph]:
         broken: list[str] = []
-        for spec in specs:
-            source = open_source(spec.strip())
-            listing = source.listing()
+        for source, listing in zip(sources, listings, strict=True):
             rows = zip(listing.column("image_id").to_pylist(), listing.column("location").to_pylist(), strict=True)
             kept = [row for row in rows if is_held_out(row[0], self.config.held_out_fraction) == self.held_out]
             with tracking("list photographs", len(kept), "photographs") as tracker:
                 for image_id, location in kept:
                     try:
-                        yield Photograph(source, image_id, location, self._num_squares(source.read(location)))
+                        yield Photograph(source, image_id, location, self._num_squares(_size(source, location)))
                     except (OSError, ImageDecodeError) as error:
                         broken.append(f"{source.spec} {image_id}: {error}")
                     tracker.advance()
         _raise_broken(broken)
 
-    def _num_squares(self, data: bytes) -> int:
-        width, height = _header_size(data)
-        return 1 + (self.config.crops_per_photograph if min(width, height) >= 2 * self.config.image_size else 0)
+    def _num_squares(self, size: tuple[int, int]) -> int:
+        return 1 + (self.config.crops_per_photograph if min(size) >= 2 * self.config.image_size else 0)
+
+
+def _size(source: Source, location: str) -> tuple[int, int]:
+    """Return width and height in pixels. All is read where they do not stand at the beginning, as in a TIFF file."""
+    try:
+        return _header_size(source.read(location, _HEAD_BYTES))
+    except ImageDecodeError:
+        return _header_size(source.read(location))
 
 
 def _header_size(data: bytes) -> tuple[int, int]:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
             return image.size
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ImageDecodeError("not a picture", type(error).__name__) from error

@@ -1,4 +1,4 @@
-"""What a resumed run learned from: latents and encoder as before, and perhaps a later version of the database."""
+"""What a resumed run learned from: latents or photographs as before, and perhaps a later version of the database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rdm.config import digest_json
-from rdm.errors import TrainingError
+from rdm.errors import JobError, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +16,7 @@ _FIXED = {
     "autoencoder_digest": "first stage",
     "encoder_digest": "encoder",
     "cache_digest": "latent cache",
+    "photographs_digest": "set of photographs",
 }
 
 
@@ -31,7 +32,7 @@ def resumed_provenance(recorded: Mapping[str, Any], opened: Mapping[str, Any], w
         where: the checkpoint, for messages.
 
     Raises:
-        TrainingError: latents, first stage, encoder or query set are not those of the checkpoint.
+        TrainingError: latents, first stage, encoder, query set or photographs are not those of the checkpoint.
     """
     both = [name for name in _FIXED if name in recorded and name in opened]
     differing = [_FIXED[name] for name in both if recorded[name] != opened[name]]
@@ -39,7 +40,7 @@ def resumed_provenance(recorded: Mapping[str, Any], opened: Mapping[str, Any], w
         raise TrainingError(
             f"the checkpoint was trained with another {' and another '.join(differing)}",
             where=where,
-            fix="give the --cache and --database that the run began with, or --out a new folder",
+            fix="give the --cache and --database, or the --source, that the run began with, or --out a new folder",
         )
     result = dict(opened)
     before, now = recorded.get("database"), opened.get("database")
@@ -53,7 +54,7 @@ def resumed_provenance(recorded: Mapping[str, Any], opened: Mapping[str, Any], w
 
 
 def require_same_inputs(provenance: Mapping[str, Any], least: Callable[[int], int]) -> None:
-    """Raise TrainingError on every rank where two opened different inputs: a database was updated in between.
+    """Raise JobError on every rank where two opened different inputs: a database was updated in between.
 
     Args:
         provenance: of what this rank opened.
@@ -61,9 +62,9 @@ def require_same_inputs(provenance: Mapping[str, Any], least: Callable[[int], in
     """
     digest = int(digest_json(dict(provenance))[:15], 16)
     if least(digest) != -least(-digest):
-        raise TrainingError(
+        raise JobError(
             "the ranks did not open the same inputs",
             where=dict(provenance),
-            fix="run the same command again; cache and database must be the same on every machine, and stay as they "
-            "are while a job starts",
+            fix="run the same command again; cache, database and photographs must be the same on every machine (copies "
+            "with their times: cp -p), and stay as they are while a job starts",
         )

@@ -42,6 +42,13 @@ def test_pictures_of_every_tar_are_read_by_offset(
     assert all(decode_image(data).size == (48, 40) for data in read)
 
 
+def test_the_beginning_of_a_picture_ends_with_the_picture(tmp_path: Path, members: dict[str, bytes]) -> None:
+    source = open_source(f"webdataset://{write_tar(tmp_path / 'a.tar', members)}")
+    location = source.listing()["location"][0].as_py()
+    assert source.read(location, 10) == members["0000.jpg"][:10]
+    assert source.read(location, 10**6) == members["0000.jpg"]
+
+
 def test_single_tar_with_any_name(tmp_path: Path, members: dict[str, bytes]) -> None:
     source = open_source(f"webdataset://{write_tar(tmp_path / 'photos.wds', members)}")
     assert source.read(source.listing()["location"][1].as_py()) == members["0001.jpg"]

@@ -173,6 +173,14 @@ def test_what_is_held_out_calibrates_and_does_not_train(tmp_path: Path) -> None:
     assert not seen & held_out
 
 
+def test_a_run_records_which_photographs_it_learns_from(tmp_path: Path) -> None:
+    for number in range(20):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    source = f"folder://{tmp_path}"
+    data, tested = open_training(source, config())
+    assert tested.provenance == {"source": source, "photographs_digest": data.digest}
+
+
 def test_training_goes_on_from_an_exported_first_stage(tmp_path: Path) -> None:
     first = objective(start_seed=3)
     first.export(tmp_path, trainable(first))

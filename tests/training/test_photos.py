@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from rdm.errors import SourceError, UsageError
+from rdm.sources.folder import FolderSource
 from rdm.training.photos import PhotoConfig, PhotoShards
 
 KEEP_ALL = PhotoConfig(image_size=16, held_out_fraction=0)
@@ -115,6 +116,36 @@ def test_what_is_no_picture_is_named_when_the_source_is_listed(tmp_path: Path) -
         PhotoShards(source, KEEP_ALL)
     assert "b.png" in caught.value.where
     assert "c.png" in caught.value.where
+
+
+def test_of_a_large_photograph_only_the_beginning_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_folder(tmp_path, {"a.png": noise(256)})
+    read, lengths = FolderSource.read, []
+
+    def counted(source: FolderSource, location: str, limit: int | None = None) -> bytes:
+        data = read(source, location, limit)
+        lengths.append(len(data))
+        return data
+
+    monkeypatch.setattr(FolderSource, "read", counted)
+    PhotoShards(source, KEEP_ALL)
+    assert lengths == [65_536]
+
+
+def test_a_size_that_stands_at_the_end_of_the_file_is_found(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(noise(200))).save(buffer, "TIFF", compression="tiff_lzw")
+    source = write_folder(tmp_path, {"a.tif": buffer.getvalue()})
+    assert PhotoShards(source, KEEP_ALL).shards[0].num_samples == 2
+
+
+def test_the_digest_tells_other_photographs_and_not_how_they_are_held_out(tmp_path: Path) -> None:
+    source = write_folder(tmp_path, {f"{number}.png": encoded(16, 16) for number in range(40)})
+    held_out = KEEP_ALL.model_copy(update={"held_out_fraction": 0.5})
+    digest = PhotoShards(source, KEEP_ALL).digest
+    assert PhotoShards(source, held_out, held_out=True).digest == digest
+    (tmp_path / "0.png").write_bytes(encoded(16, 17))
+    assert PhotoShards(source, KEEP_ALL).digest != digest
 
 
 def test_a_truncated_photograph_is_named_when_its_shard_is_read(tmp_path: Path) -> None:

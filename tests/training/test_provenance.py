@@ -8,6 +8,7 @@ from rdm.errors import TrainingError
 from rdm.training.provenance import require_same_inputs, resumed_provenance
 
 BEGUN = {"queries_digest": "q", "autoencoder_digest": "a", "encoder_digest": "e", "cache_digest": "c"}
+BEGUN_ON_PHOTOGRAPHS = {"source": "folder:///photos", "photographs_digest": "p"}
 
 
 def seen(version, **more):
@@ -44,6 +45,17 @@ def test_other_inputs_than_the_run_began_with_are_refused(name, words):
     with pytest.raises(TrainingError, match=f"trained with another {words}") as caught:
         resumed_provenance(seen(3), {**seen(3), name: "x"}, "OUT/checkpoints/step-00000010")
     assert caught.value.where == "OUT/checkpoints/step-00000010"
+
+
+def test_other_photographs_than_the_run_began_with_are_refused():
+    with pytest.raises(TrainingError, match="trained with another set of photographs") as caught:
+        resumed_provenance(BEGUN_ON_PHOTOGRAPHS, {**BEGUN_ON_PHOTOGRAPHS, "photographs_digest": "x"}, "there")
+    assert "--source" in caught.value.fix
+
+
+def test_the_same_photographs_in_another_place_are_the_same():
+    moved = {**BEGUN_ON_PHOTOGRAPHS, "source": "folder:///moved"}
+    assert resumed_provenance(BEGUN_ON_PHOTOGRAPHS, moved, "there") == moved
 
 
 def test_a_run_without_a_database_keeps_what_its_objective_says():

@@ -345,6 +345,7 @@ def open_training(source: str, config: AutoencoderObjectiveConfig) -> tuple[Phot
     data = PhotoShards(source, config.photographs)
     held_out = PhotoShards(source, config.photographs, held_out=True)
     objective = AutoencoderObjective(config, held_out.sample(_NUM_CALIBRATION))
+    objective.provenance = {"source": source, "photographs_digest": data.digest}
     has_codebook = False
     if config.start == "projection":
         objective.start_from_projection(data.sample(_NUM_START))

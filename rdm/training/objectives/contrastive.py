@@ -120,7 +120,9 @@ def open_training(
         MissingDependencyError: the wheels of the towers are not installed.
     """
     data = prepare_contrastive_data(source, features, config)
-    return data, ContrastiveObjective(config, data)
+    objective = ContrastiveObjective(config, data)
+    objective.provenance = {"source": source, "photographs_digest": data.cache.digest}
+    return data, objective
 
 
 def prepare_contrastive_data(source: str, features: Path, config: ContrastiveConfig) -> ContrastiveData:

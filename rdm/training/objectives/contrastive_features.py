@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 
-from rdm.config import Config
+from rdm.config import Config, digest_json
 from rdm.encoders.image_tower import IMAGE_SIZE, ImageTower, image_weights_file, load_image_tower
 from rdm.encoders.text_tower import TextTower, load_text_tower, text_weights_folder
 from rdm.errors import SourceError
@@ -49,9 +49,16 @@ class CaptionedPhoto:
 class FeatureCache:
     """A folder with one `STEM.npz` per tar: `keys`, `image` [N, V, F] and `text` [N, 5, T], both float16."""
 
-    def __init__(self, folder: Folder, stems: Sequence[str]) -> None:
+    def __init__(self, folder: Folder, tars: Mapping[str, str]) -> None:
+        """Describe the folder; `tars` has the stem of each tar, and what tells it from another of the same name."""
         self.folder = folder
-        self.stems = tuple(stems)
+        self.stems = tuple(tars)
+        self._tars = dict(tars)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that change whenever features have to be extracted anew."""
+        return digest_json([self._tars, self.shard_keys])
 
     @cached_property
     def shard_keys(self) -> list[list[str]]:
@@ -94,7 +101,7 @@ def build_feature_cache(source: str, directory: Path, config: FeatureConfig) -> 
     if not tars:
         raise SourceError("the folder holds no tar", where=source, fix="name a folder of .tar files")
     folder = Folder(str(directory))
-    cache = FeatureCache(folder, [path.stem for path in tars])
+    cache = FeatureCache(folder, {path.stem: _identity(path) for path in tars})
     with tracking("features", len(tars), "tars") as tracker:
         _Extractor(folder, config).run(tars, tracker)
     return cache
@@ -120,7 +127,7 @@ class _Extractor:
     def run(self, tars: Sequence[Path], tracker: Any) -> None:
         self._once("classes", "names", self._classes)
         for path in tars:
-            self._once(path.stem, f"{path.stat().st_size}", lambda path=path: self._photos(path))
+            self._once(path.stem, _identity(path), lambda path=path: self._photos(path))
             tracker.advance(note=path.name)
 
     def _once(self, stem: str, identity: str, compute: Any) -> None:
@@ -231,6 +238,10 @@ def _captioned(path: Path, key: str, files: dict[str, bytes]) -> CaptionedPhoto:
         )
     # A fixed number of captions makes rows of one shape: fewer are repeated, more are left out.
     return CaptionedPhoto(key, image, tuple(captions[i % len(captions)] for i in range(NUM_CAPTIONS)))
+
+
+def _identity(tar: Path) -> str:
+    return f"{tar.stat().st_size}"
 
 
 def _towers_digest() -> str:

@@ -12,6 +12,7 @@ from rdm.encoders.heads import HeadsConfig, load_heads
 from rdm.encoders.image_tower import FEATURE_DIM, NUM_CLASSES
 from rdm.encoders.text_tower import HIDDEN_DIM
 from rdm.storage import Folder
+from rdm.training.objectives import contrastive
 from rdm.training.objectives.contrastive import (
     ContrastiveConfig,
     ContrastiveData,
@@ -35,7 +36,7 @@ def write_cache(folder: Path, num_pictures: int = 32) -> ContrastiveData:
     for stem, rows in (("00000", slice(0, 20)), ("00001", slice(20, None))):
         np.savez(folder / f"{stem}.npz", keys=keys[rows], image=image[rows], text=text[rows])
     np.savez(folder / "classes.npz", text=rng.normal(size=(NUM_CLASSES, HIDDEN_DIM)).astype(np.float16))
-    cache = FeatureCache(Folder(str(folder)), ["00000", "00001"])
+    cache = FeatureCache(Folder(str(folder)), {"00000": "1", "00001": "2"})
     return ContrastiveData(cache, [np.arange(20), np.arange(num_pictures - 20)])
 
 
@@ -47,6 +48,18 @@ def batch_of(data: ContrastiveData) -> dict[str, torch.Tensor]:
 def built(data: ContrastiveData, config: ContrastiveConfig = CONFIG) -> ContrastiveObjective:
     torch.manual_seed(0)
     return ContrastiveObjective(config, data)
+
+
+def test_a_run_records_which_photographs_it_learns_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrastive, "build_feature_cache", lambda *_: write_cache(tmp_path).cache)
+    data, tested = contrastive.open_training("webdataset:///photos", tmp_path, CONFIG)
+    assert tested.provenance == {"source": "webdataset:///photos", "photographs_digest": data.cache.digest}
+
+
+def test_another_tar_of_the_same_name_has_another_digest(tmp_path: Path) -> None:
+    cache = write_cache(tmp_path).cache
+    assert FeatureCache(cache.folder, {"00000": "1", "00001": "2"}).digest == cache.digest
+    assert FeatureCache(cache.folder, {"00000": "1", "00001": "3"}).digest != cache.digest
 
 
 def test_untrained_loss_is_near_the_logarithm_of_the_batch(tmp_path: Path) -> None:
@@ -126,7 +139,8 @@ def write_rank_gradient(rank: int, folder: Path) -> None:
     """Compute the gradient of one of two ranks and average it, as the training engine does."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    data = ContrastiveData(FeatureCache(Folder(str(folder)), ["00000", "00001"]), [np.arange(20), np.arange(12)])
+    cache = FeatureCache(Folder(str(folder)), {"00000": "1", "00001": "2"})
+    data = ContrastiveData(cache, [np.arange(20), np.arange(12)])
     objective = built(data)
     share = {name: value[rank * 16 : (rank + 1) * 16, :1] for name, value in batch_of(data).items()}
     objective(share, torch.Generator().manual_seed(0))["loss"].backward()
