@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rdm.config import Config
 from rdm.database.index import IndexConfig
 from rdm.sources import CropConfig, FetchConfig
 from rdm.sources.boxes import BoxConfig
 from rdm.sources.filters import FilterConfig
-from rdm.sources.listing import same_source
+from rdm.sources.listing import absolute_spec, same_source
 from rdm.storage import Version
 
 
 class BuildConfig(Config):
     """Everything that decides what a database holds."""
 
-    source: str = Field(description="specification of the source, such as samples://openimages-birds/database")
+    source: Annotated[str, AfterValidator(absolute_spec)] = Field(
+        description="specification of the source, such as samples://openimages-birds/database"
+    )
     encoder: str = Field(default="assets://encoder-lite", description="image and text encoder")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="number format of the image tower; auto: what is fast and good where the build runs"

@@ -10,14 +10,14 @@ import os
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rdm.config import Config
 from rdm.errors import SourceError, UsageError
@@ -31,10 +31,16 @@ _PIXELS = ("x0", "y0", "x1", "y1")
 _IDS, _LABELS = ("imageid", "image_id"), ("labelname", "label")
 
 
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path)) if path else ""
+
+
 class BoxConfig(Config):
     """Which boxes become patches, where the crop mode is `boxes`."""
 
-    path: str = Field(default="", description="a .csv or .parquet of boxes; empty: those that Open Images publishes")
+    path: Annotated[str, AfterValidator(_absolute)] = Field(
+        default="", description="a .csv or .parquet of boxes; empty: those that Open Images publishes"
+    )
     labels: tuple[str, ...] = Field(default=(), description="only boxes with one of these labels; none: all boxes")
     skip: tuple[Attribute, ...] = Field(
         default=("IsGroupOf",), description="boxes that have one of these attributes are passed over"
@@ -125,7 +131,7 @@ def open_boxes(source: Source, config: BoxConfig) -> Boxes:
         SourceError: the table cannot be had or read.
     """
     if config.path:
-        return Boxes(Path(os.path.expanduser(config.path)), config)
+        return Boxes(Path(config.path), config)
     if isinstance(source, OpenImagesSource):
         return Boxes(source.boxes_path(), config)
     raise UsageError("this source has no boxes of its own", where=source.spec, fix="--set boxes.path=FILE")

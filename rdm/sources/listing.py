@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote, unquote_plus
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -157,9 +158,20 @@ def open_source(spec: str) -> Source:
 def absolute_spec(spec: str) -> str:
     """Return a specification that names the same files in every working directory."""
     scheme, separator, rest = spec.strip().partition("://")
+    if scheme == "openimages":
+        split, mark, query = rest.partition("?")
+        return f"{scheme}://{split}{mark}{'&'.join(map(_absolute_option, query.split('&')))}"
     if scheme not in _LOCAL or not separator or not rest:
         return spec
     return f"{scheme}://{os.path.abspath(os.path.expanduser(rest))}"
+
+
+def _absolute_option(option: str) -> str:
+    name, _, value = option.partition("=")
+    path = unquote_plus(value)
+    if name not in ("ids", "metadata", "boxes") or not path or "://" in path or os.path.isabs(path):
+        return option
+    return f"{name}={quote(os.path.abspath(os.path.expanduser(path)))}"
 
 
 def same_source(one: str, other: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 from pathlib import Path, PurePosixPath
 
@@ -11,20 +10,20 @@ import pyarrow as pa
 from rdm.errors import SourceError
 from rdm.sources.decode import IMAGE_SUFFIXES
 from rdm.sources.listing import Author, make_listing
-from rdm.sources.local import LocalSource
+from rdm.sources.local import PATH_HINT, LocalSource, local_path, read_file
 
 
 class WebDatasetSource(LocalSource):
     """The pictures of one tar or of every tar in a folder; the image id is the member's key."""
 
     def __init__(self, rest: str) -> None:
-        self.root = Path(os.path.expanduser(rest))
-        self.spec = f"webdataset://{rest}"
+        self.root = local_path("webdataset", rest)
+        self.spec = f"webdataset://{self.root}"
         if not self.root.exists():
             raise SourceError(
                 "the WebDataset does not exist",
                 where=self.root,
-                fix="name a .tar file or a folder of them (an absolute path has three slashes)",
+                fix=f"name a .tar file or a folder of them {PATH_HINT}",
             )
 
     @property
@@ -52,9 +51,7 @@ class WebDatasetSource(LocalSource):
         """See Source."""
         name, offset, size = location.rsplit(":", 2)
         path = self.root if self.root.is_file() else self.root / Path(name).name
-        with open(path, "rb") as file:
-            file.seek(int(offset))
-            return file.read(int(size) if limit is None else min(int(size), limit))
+        return read_file(path, limit, start=int(offset), size=int(size))
 
     def credits(self) -> tuple[Author, ...]:
         """Return nobody: tars carry credits, if any, beside each picture."""

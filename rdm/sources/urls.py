@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from rdm.errors import SourceError
 from rdm.sources.fetch import Candidate
 from rdm.sources.ledger import Row
 from rdm.sources.listing import listing_of
+from rdm.sources.local import PATH_HINT, local_path
 from rdm.sources.remote import RemoteSource
 from rdm.sources.web import public_url
 
@@ -37,13 +37,13 @@ class UrlListSource(RemoteSource):
     """
 
     def __init__(self, rest: str) -> None:
-        self.path = Path(os.path.expanduser(rest))
-        self.spec = f"urls://{rest}"
+        self.path = local_path("urls", rest)
+        self.spec = f"urls://{self.path}"
         if not self.path.is_file():
             raise SourceError(
                 "the list of URLs does not exist",
                 where=self.path,
-                fix="name a .txt, .csv or .parquet file (an absolute path has three slashes)",
+                fix=f"name a .txt, .csv or .parquet file {PATH_HINT}",
             )
 
     def listing(self) -> pa.Table:

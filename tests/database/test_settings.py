@@ -37,6 +37,20 @@ def test_version_that_does_not_know_a_setting_has_its_default() -> None:
     assert has_changed(BuildConfig(source="folder:///x", tolerated_failures=3), version_of(old))
 
 
+def test_source_is_recorded_with_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert recorded(BuildConfig(source="folder://photos"))["source"] == f"folder://{tmp_path}/photos"
+
+
+def test_source_recorded_with_a_relative_path_is_the_same_where_it_was_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = version_of({**recorded(BuildConfig(source="samples://x")), "source": "folder://photos"})
+    assert differing_fixed(BuildConfig(source=f"folder://{tmp_path}/photos"), old) == []
+    assert differing_fixed(BuildConfig(source="folder:///elsewhere/photos"), old) == ["source"]
+
+
 def test_leave_to_lose_many_photographs_is_not_recorded() -> None:
     config = BuildConfig(source="folder:///x", max_vanished_share=1)
     assert "max_vanished_share" not in recorded(config)

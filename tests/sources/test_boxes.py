@@ -41,6 +41,14 @@ def test_boxes_are_read_sorted_without_repeats_and_groups(tmp_path: Path) -> Non
     assert boxes.of("c")[0].shape == (0, 4)
 
 
+def test_path_of_the_table_is_absolute_so_that_an_update_elsewhere_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert BoxConfig(path="boxes.csv").path == f"{tmp_path}/boxes.csv"
+    assert BoxConfig().path == ""
+
+
 def test_labels_and_attributes_select(tmp_path: Path) -> None:
     path = write(tmp_path / "b.csv", row("a", (0, 0, 1, 1)), row("a", (0, 0, 0.5, 1), "/m/b", group=1))
     assert Boxes(path, BoxConfig(skip=())).of("a")[1] == ["/m/b", "/m/a"]

@@ -42,6 +42,16 @@ def test_a_specification_of_files_becomes_absolute_and_any_other_stays(monkeypat
     assert absolute_spec("webdataset:///tars") == "webdataset:///tars"
     assert absolute_spec("samples://openimages-birds/queries") == "samples://openimages-birds/queries"
     assert absolute_spec("photos") == "photos"
+    options = "limit=5&metadata=https://example.org/a&ids="
+    assert absolute_spec(f"openimages://test?{options}a%20b.txt") == f"openimages://test?{options}{tmp_path}/a%20b.txt"
+    assert absolute_spec(f"openimages://test?{options}/b+c.txt") == f"openimages://test?{options}/b+c.txt"
+    assert absolute_spec("openimages://test") == "openimages://test"
+
+
+@pytest.mark.parametrize("scheme", ["folder", "webdataset", "urls"])
+def test_scheme_without_a_path_is_refused(scheme: str) -> None:
+    with pytest.raises(UsageError, match=f"{scheme}:// names no path"):
+        open_source(absolute_spec(f"{scheme}://"))
 
 
 @pytest.mark.parametrize("spec", ["nonsense://x", "", "folder:/x", "http://example.org/x.jpg"])
