@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import State, Task, flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
 
 from flows.measure import StageLog
 from flows.progress import artifact_progress
@@ -14,10 +15,12 @@ from flows.training_artifacts import TrainingArtifacts
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.compute.shards import Pool
 from rdm.database.neighbors import build_neighbors
+from rdm.errors import JobError, RdmError, StorageError
+from rdm.training.assemble import check_inputs, reads_photographs
 from rdm.training.cache import CacheConfig, build_cache
-from rdm.training.cluster import REMOTE_SHELL, Cluster
+from rdm.training.cluster import MASTER_PORT, REMOTE_SHELL, Cluster
 from rdm.training.config import TrainConfig, TrainInputs
-from rdm.training.launch import run_training
+from rdm.training.launch import run_training, settled
 from rdm.training.presets import cache_config, neighbor_config
 from rdm.training.recipes import recipe_config
 
@@ -40,7 +43,13 @@ def cache_task(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     return {"num_latents": info["num_latents"], "failures": len(info["failures"])}
 
 
-@task(name="train", cache_policy=NO_CACHE)
+def may_succeed_again(_task: Task[..., Any], _run: TaskRun, state: State) -> bool:
+    """Return whether a failed task is worth a retry: settings and inputs that were refused will be refused again."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, RdmError) or isinstance(error, JobError | StorageError)
+
+
+@task(name="train", cache_policy=NO_CACHE, retry_condition_fn=may_succeed_again)
 def train_task(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> dict[str, Any]:
     """Train under the deepspeed launcher; a retry resumes from the last checkpoint."""
     artifacts = TrainingArtifacts(Path(inputs.out))
@@ -51,10 +60,10 @@ def train_task(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> di
 
 @flow(name="train", validate_parameters=True)
 def train(
-    database: str,
     queries: str,
-    cache: str,
     out: str,
+    database: str | None = None,
+    cache: str | None = None,
     recipe: str = "rdm-tiny",
     name: str = "train",
     overrides: list[str] | None = None,
@@ -62,6 +71,7 @@ def train(
     stage_log: str | None = None,
     hostfile: str | None = None,
     master_address: str | None = None,
+    master_port: int = MASTER_PORT,
     remote_shell: str = REMOTE_SHELL,
     retries: int = 1,
     autoencoder: str = "assets://autoencoder-kl-f4",
@@ -69,11 +79,13 @@ def train(
 ) -> dict[str, Any]:
     """Prepare neighbors and latents of a query set where they are missing, and train on them.
 
+    A first stage and `clip-lite` train on the photographs themselves: nothing is prepared for them.
+
     Args:
-        database: folder of the retrieval database.
         queries: source of the training photographs, disjoint from the database's.
-        cache: folder of the latents.
         out: folder of the run; its `model/` is the result.
+        database: folder of the retrieval database; of no use to recipes that train on photographs.
+        cache: folder of the latents; likewise.
         recipe: see `rdm recipes`.
         name: of the query set inside the database.
         overrides: settings of the recipe as `key=value`.
@@ -81,23 +93,36 @@ def train(
         stage_log: folder for measurements; by default in `out`.
         hostfile: machines that train, as for `rdm train`; by default this one.
         master_address: where the other machines reach the first one; by default its name.
+        master_port: port of the first machine where the ranks meet.
         remote_shell: how a command is run on a machine.
-        retries: how often a job that failed is started again; it resumes from the last checkpoint.
+        retries: how often a job that crashed is started again; it resumes from the last checkpoint.
         autoencoder: first stage of the latents.
         cache_overrides: settings of the latents as `key=value`, such as `content=indices` for RARM.
     """
     config = recipe_config(recipe).with_overrides(overrides or [])
-    latents = cache_config(queries, autoencoder).with_overrides(cache_overrides or [])
-    cluster = Cluster.from_hostfile(Path(hostfile), master_address, remote_shell) if hostfile else Cluster()
+    cluster = (
+        Cluster.from_hostfile(Path(hostfile), master_address, remote_shell, master_port) if hostfile else Cluster()
+    )
+    inputs = TrainInputs(out=out, cache=cache, database=database, source=queries)
+    settled(config, inputs, cluster)  # what the job would refuse is refused before anything is prepared for it
     log = StageLog(stage_log or f"{out}/stages")
     with artifact_progress():
-        with compute_pool(ComputeConfig(dask=dask)) as pool:
-            with log.stage("neighbors") as facts:
-                facts.update(neighbors_task(database, queries, name, pool))
-            with log.stage("cache") as facts:
-                facts.update(cache_task(cache, latents, pool))
+        if reads_photographs(config):
+            check_inputs(config, inputs)
+        else:
+            latents = cache_config(queries, autoencoder).with_overrides(cache_overrides or [])
+            _prepare(inputs, latents, name, config.recipe, dask, log)
         with log.stage("train") as facts:
-            job = train_task.with_options(retries=retries)
-            result = job(config, TrainInputs(out=out, cache=cache, database=database), cluster)
+            result = train_task.with_options(retries=retries)(config, inputs, cluster)
             facts["steps"] = result["step"]
     return result
+
+
+def _prepare(inputs: TrainInputs, latents: CacheConfig, name: str, recipe: str, dask: str, log: StageLog) -> None:
+    """Precompute neighbors and latents of the query set."""
+    database, cache, queries = (inputs.require(part, recipe) for part in ("database", "cache", "source"))
+    with compute_pool(ComputeConfig(dask=dask)) as pool:
+        with log.stage("neighbors") as facts:
+            facts.update(neighbors_task(database, queries, name, pool))
+        with log.stage("cache") as facts:
+            facts.update(cache_task(cache, latents, pool))

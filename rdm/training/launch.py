@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from rdm import errors
 from rdm.compute.capabilities import num_cores
-from rdm.errors import RdmError, TrainingError, UsageError
+from rdm.errors import JobError, RdmError, TrainingError, UsageError
 from rdm.progress import Tracker, tracking
 from rdm.storage.files import storage_errors
 from rdm.storage.locks import lock_file
@@ -284,7 +284,7 @@ def failure(out: Path, code: int, log_start: int) -> RdmError:
         log.seek(log_start)
         lines = log.read().decode(errors="replace").strip().split("\n")
     cause = next((line for line in reversed(lines) if "Error" in line), lines[-1])
-    return TrainingError(
+    return JobError(
         f"the training job {_ending(code)}: {cause.strip()[:300]}",
         where=out / LOG,
         fix="mend the cause and run the same command again: it resumes from the last checkpoint",
