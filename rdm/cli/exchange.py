@@ -25,6 +25,9 @@ def export(
     images: Annotated[
         bool, Parameter(negative="--no-images", help="for datasets: each patch's pixels as PNG, beside its embedding")
     ] = True,
+    version: Annotated[
+        int | None, Parameter(help="an older version, such as one whose export was killed; by default the newest")
+    ] = None,
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> None:
@@ -39,9 +42,10 @@ def export(
     from rdm.database import RetrievalDatabase
     from rdm.database.export import export_database, export_plan
 
-    database = RetrievalDatabase.open(root)
+    database = RetrievalDatabase.open(root, version=version)
     if dry_run:
-        show({"root": root, "would": "export", "out": out, **export_plan(database, to)}, as_json=json, title="plan")
+        plan = export_plan(database, to, images=images)
+        show({"root": root, "would": "export", "out": out, **plan}, as_json=json, title="plan")
         return
     show(export_database(database, to, out, images=images), as_json=json, title="export")
 

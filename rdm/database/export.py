@@ -40,8 +40,9 @@ class ExportPart:
     vectors: NDArray[np.float16]
 
 
-def export_plan(database: RetrievalDatabase, to: ExportFormat) -> dict[str, Any]:
-    """Return what an export would write."""
+def export_plan(database: RetrievalDatabase, to: ExportFormat, *, images: bool = True) -> dict[str, Any]:
+    """Return what an export would write; raises what it would of a database without pixels."""
+    _check_pixels(database, to, images)
     return {"to": to, "patches": database.version.num_live_patches, "parts": len(_groups(database, to))}
 
 
@@ -60,15 +61,9 @@ def export_database(database: RetrievalDatabase, to: ExportFormat, out: str, *, 
         DatabaseError: the folder holds something else, or pixels are asked for that the database has not.
         StorageError: a part cannot be read or written.
     """
+    _check_pixels(database, to, images)
     folder, key = Folder(out), digest_json([database.version.model_dump(mode="json"), to, images])
-    description = {
-        "format": to,
-        "key": key,
-        "version": database.version.number,
-        "encoder": database.version.encoder,
-        "embedding_dim": database.version.embedding_dim,
-        "num_patches": database.version.num_live_patches,
-    }
+    description = _description(database, to, key)
     if _is_finished(folder, key):
         folder.delete("_markers")  # what a run that was killed on its last steps left
         return _summary(description, out, unchanged=True)
@@ -86,6 +81,26 @@ def export_database(database: RetrievalDatabase, to: ExportFormat, out: str, *, 
     folder.write_json(DESCRIPTION, {**description, "finished": True})
     folder.delete("_markers")
     return _summary(description, out, unchanged=False)
+
+
+def _check_pixels(database: RetrievalDatabase, to: ExportFormat, images: bool) -> None:
+    """Refuse what the database has not before the folder is that of this export."""
+    if to == "datasets" and images and not database.has_pixels:
+        raise DatabaseError(
+            "the pixels are not stored: only embeddings were imported", where=database.folder.url, fix="--no-images"
+        )
+
+
+def _description(database: RetrievalDatabase, to: ExportFormat, key: str) -> dict[str, Any]:
+    version = database.version
+    return {
+        "format": to,
+        "key": key,
+        "version": version.number,
+        "encoder": version.encoder,
+        "embedding_dim": version.embedding_dim,
+        "num_patches": version.num_live_patches,
+    }
 
 
 def _summary(description: dict[str, Any], out: str, *, unchanged: bool) -> dict[str, Any]:
@@ -108,7 +123,7 @@ def _is_finished(folder: Folder, key: str) -> bool:
         raise DatabaseError(
             f"the folder holds the export of version {found.get('version')} to {found.get('format')}",
             where=folder.url,
-            fix="give a new or empty folder",
+            fix=f"give a new or empty folder; --version {found.get('version')} goes on with an unfinished one",
         )
     return bool(found.get("finished"))
 

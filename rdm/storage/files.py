@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rdm.errors import StorageError, UsageError
+from rdm.errors import MissingDependencyError, StorageError, UsageError
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -49,11 +49,17 @@ class Folder:
     def _resolved(self) -> tuple[fsspec.AbstractFileSystem, str]:
         try:
             return fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:  # an unknown protocol, or one whose package is not installed
+        except ImportError as error:  # fsspec says which package it wants
+            raise MissingDependencyError(
+                f"no package is installed for this kind of URL: {error}",
+                where=self.url,
+                fix="install it (aiohttp and requests for http, s3fs for s3, gcsfs for gs), or copy the folder to a disk",
+            ) from error
+        except ValueError as error:
             raise UsageError(
                 f"this folder cannot be opened: {error}",
                 where=self.url,
-                fix="give a path, or a URL of an fsspec filesystem that is installed",
+                fix="give a path, or a URL of a protocol that fsspec knows",
             ) from error
 
     @property

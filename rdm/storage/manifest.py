@@ -198,7 +198,7 @@ class VersionStore:
             raise DatabaseError(
                 "only databases on a local or mounted disk can be written: an object store has no locks",
                 where=self.folder.url,
-                fix="build locally and copy the finished folder; readers take any URL",
+                fix="build locally and copy the finished folder; readers take URLs with fsspec's package for them",
             )
 
     def _read_current(self) -> tuple[dict[str, Any], bytes]:

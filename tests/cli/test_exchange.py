@@ -35,6 +35,16 @@ def test_database_leaves_by_export_and_comes_back_by_import(
     assert rdm_database("status", "--root", again)[1]["has_pixels"] is False
 
 
+def test_export_of_an_older_version_goes_on_after_an_update(rdm_database: Command, root: Path, tmp_path: Path) -> None:
+    export = ("export", "--root", root, "--to", "npz", "--out", tmp_path / "out")
+    assert rdm_database(*export)[1]["version"] == 1
+    rdm_database("update", "--root", root, "--delete-where", "image_id == 'p01.jpg'", "--dask", "inline")
+    code, _, message = rdm_database(*export)
+    assert (code, "--version 1 goes on with an unfinished one" in message) == (1, True)
+    code, told, _ = rdm_database(*export, "--version", 1)
+    assert (code, told["version"], told["unchanged"]) == (0, 1, True)
+
+
 @pytest.mark.parametrize("arguments", [("export", "--to", "zip", "--out", "x"), ("import", "x", "--from", "zip")])
 def test_unknown_layout_is_a_usage_error(rdm_database: Command, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     encoder = ("--encoder", "x") if arguments[0] == "import" else ()

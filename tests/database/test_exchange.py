@@ -170,6 +170,16 @@ def test_pixels_of_an_import_are_an_error_that_says_why(clip_folder: Path, tmp_p
         again.pixels(np.array([0]))
 
 
+def test_refused_export_with_pixels_leaves_the_folder_to_one_without(
+    clip_folder: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
+    database = imported(clip_folder, tmp_path / "db", "clip-retrieval", tiny_encoder)
+    with pytest.raises(DatabaseError, match="only embeddings were imported") as caught:
+        export_database(database, "datasets", str(tmp_path / "out"))
+    assert caught.value.fix == "--no-images"
+    assert export_database(database, "datasets", str(tmp_path / "out"), images=False)["unchanged"] is False
+
+
 def test_import_can_be_deleted_from_and_compacted(clip_folder: Path, tmp_path: Path, tiny_encoder: str) -> None:
     root = tmp_path / "again"
     imported(clip_folder, root, "clip-retrieval", tiny_encoder)

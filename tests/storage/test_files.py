@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdm.errors import StorageError, UsageError
+from rdm.errors import MissingDependencyError, StorageError, UsageError
 from rdm.storage import Folder, sha256_file
 from rdm.storage.files import atomic_path, storage_errors
 
@@ -169,6 +169,16 @@ def test_trailing_slash_does_not_matter(tmp_path: Path) -> None:
 def test_unusable_url_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError):
         Folder(url).exists()
+
+
+def test_url_whose_package_is_missing_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(url: str) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
+    with pytest.raises(MissingDependencyError, match="Install s3fs") as caught:
+        Folder("s3://bucket/folder").exists()
+    assert "s3fs for s3" in caught.value.fix
 
 
 def test_exception_while_writing_leaves_the_old_file_and_no_temporary(folder: Folder, tmp_path: Path) -> None:
