@@ -74,7 +74,7 @@ class DatabaseBuilder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the writer's lock, check what is asked for, and in the end write the configuration down.
+        """Hold the writer's lock, and check what is asked for.
 
         Raises:
             ConcurrentWriterError: another process is writing the database.
@@ -85,7 +85,6 @@ class DatabaseBuilder:
             self._forget()
             self.check()
             yield
-            self.folder.write_json("run.json", recorded(self.config))
 
     def _forget(self) -> None:
         # What was read before the lock was held may be out of date: another writer may have committed since.
@@ -252,7 +251,7 @@ class DatabaseBuilder:
         return counts
 
     def commit(self) -> Version:
-        """Publish the index, describe every part, write the version, and make it the current one."""
+        """Publish the index, describe every part, write version and configuration, and make the version current."""
         no_tables = self.parent is None or not self.parent.parts_of("queryset")
         assert no_tables or self._table_parts is not None, "the neighbors were not repaired"
         tables = sort_table_parts(self._table_parts or [])
@@ -262,6 +261,7 @@ class DatabaseBuilder:
         publish_index(self.folder, self._index_place)
         recent = self.store.numbers()[1 - self.config.index.keep_versions :]
         drop_indexes(self.folder, {self._index_place, *(index_place(self.store.require(n)) for n in recent)})
+        self.folder.write_json("run.json", version.config)
         self.store.commit(version)
         return version
 

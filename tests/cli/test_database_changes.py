@@ -98,3 +98,18 @@ def test_card_of_a_database_with_removed_photographs_says_that_weights_are_not_u
     rdm_database("compact", "--root", root)
     assert run(["database", "card", "--root", str(root), "--out", str(tmp_path / "card.md")]) == 0
     assert "Trained weights are not unlearned" in (tmp_path / "card.md").read_text()
+
+
+def test_settings_that_are_not_fixed_can_be_given(rdm_database: Command, root: Path) -> None:
+    given = ("--set", "min_success_rate=0.5", "--dask", "inline")
+    code, result, _ = rdm_database("update", "--root", root, *given)
+    assert (code, result["changed"], result["version"]) == (0, True, 2)
+    code, _, message = rdm_database("update", "--root", root, "--set", "crop.patch_size=20")
+    assert code == 1
+    assert "another crop" in message
+
+
+def test_plan_of_a_build_is_refused_as_the_build_is(rdm_database: Command, root: Path, tmp_path: Path) -> None:
+    code, _, message = rdm_database("build", "--root", root, "--source", f"folder://{tmp_path}", "--dry-run")
+    assert code == 1
+    assert "the database was built with another crop" in message

@@ -5,6 +5,7 @@ import io
 import os
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,11 @@ def test_members_of_a_webdataset_are_laid_down(photos: Path, tmp_path: Path) -> 
     source = f"webdataset://{tmp_path}/a.tar"
     rows = tuple(open_source(source).listing().to_pylist())
     assert ingest_shard(IngestTask(Folder(tmp_path / "db"), "00000", source, rows))["successes"] == 12
+
+
+def test_bytes_of_a_removed_photograph_are_refused(tmp_path: Path, photos: Path) -> None:
+    folder, data = Folder(tmp_path / "db"), (photos / "p03.jpg").read_bytes()
+    folder.write_json("removed.json", [hashlib.sha256(data).hexdigest()])
+    stats = ingest_shard(replace(task_of(photos, tmp_path / "db"), refused="removed.json"))
+    assert stats["status_dict"] == {"success": 11, "removed on request": 1}
+    assert data[-200:] not in (tmp_path / "db" / "images" / "00000.tar").read_bytes()
