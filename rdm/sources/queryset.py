@@ -18,10 +18,10 @@ from rdm.config import Config, digest_json
 from rdm.errors import SourceError, UsageError
 from rdm.sources.crops import CropConfig, crop_boxes
 from rdm.sources.decode import ImageDecodeError, decode_image
+from rdm.sources.ledger import CANNOT_BE_READ
 from rdm.sources.listing import fingerprint, names_picture, open_source
+from rdm.sources.local import RefusedFileError
 from rdm.sources.remote import RemoteSource
-
-UNREADABLE = "cannot be read"  # a cause that may be gone the next time, as that of a broken picture is not
 
 
 class QuerySetConfig(Config):
@@ -89,10 +89,10 @@ class QuerySet:
         for row in self.listing.slice(int(stem) * size, size).to_pylist():
             try:
                 yield from self._crops_of(row)
-            except ImageDecodeError as error:
+            except (ImageDecodeError, RefusedFileError) as error:
                 failures.append((row["image_id"], str(error)))
             except OSError as error:
-                failures.append((row["image_id"], f"{UNREADABLE}: {error.strerror or error}"))
+                failures.append((row["image_id"], f"{CANNOT_BE_READ}: {error.strerror or error}"))
 
     def picked(self, keys: Collection[str]) -> dict[str, QueryCrop]:
         """Return those of some crops, by key, that can still be cut; reads their photographs alone."""

@@ -25,8 +25,7 @@ from rdm.config import Config, digest_json
 from rdm.errors import CacheError, StorageError
 from rdm.models.first_stage import FirstStage, absolute_name, load_autoencoder
 from rdm.sources import QuerySet, QuerySetConfig
-from rdm.sources.ledger import cause_of
-from rdm.sources.queryset import UNREADABLE
+from rdm.sources.ledger import is_passing
 from rdm.storage import Folder, Markers
 from rdm.storage.verified import FileDigest, digest_file, read_verified
 from rdm.training.latent_tar import tar_rows, write_tar
@@ -101,7 +100,7 @@ def cache_shard(task: CacheTask) -> dict[str, Any]:
 
 
 def _readable_now(task: CacheTask, failures: Sequence[tuple[str, str]]) -> bool:
-    first_crops = [f"{image_id}/0" for image_id, reason in failures if cause_of(reason) == UNREADABLE]
+    first_crops = [f"{image_id}/0" for image_id, reason in failures if is_passing(reason)]
     return bool(first_crops and QuerySet(task.config.queries).picked(first_crops))
 
 
