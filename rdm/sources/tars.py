@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -14,7 +15,10 @@ from rdm.sources.local import PATH_HINT, LocalSource, local_path, read_file
 
 
 class WebDatasetSource(LocalSource):
-    """The pictures of one tar or of every tar in a folder; the image id is the member's key."""
+    """The pictures of one tar or of every tar in a folder; the image id is the member's key.
+
+    Tars may number their members alike: the key belongs to the first tar by name, and `TAR/MEMBER` to the others.
+    """
 
     def __init__(self, rest: str) -> None:
         self.root = local_path("webdataset", rest)
@@ -33,19 +37,17 @@ class WebDatasetSource(LocalSource):
 
     def listing(self) -> pa.Table:
         """See Source. A location is `TAR:OFFSET:SIZE`."""
-        rows = []
+        rows: dict[str, dict[str, str]] = {}
+        repeats = []
         for path in self.tars:
-            for member in _members(path):
-                name = PurePosixPath(member.name)
-                if member.isfile() and name.suffix.lower() in IMAGE_SUFFIXES:
-                    rows.append(
-                        {
-                            "image_id": str(name.with_suffix("")),
-                            "location": f"{path.name}:{member.offset_data}:{member.size}",
-                            "etag": f"{member.size}-{member.mtime}",
-                        }
-                    )
-        return make_listing(rows)
+            for member, etag in _pictures(path):
+                key = str(PurePosixPath(member.name).with_suffix(""))
+                row = {"location": f"{path.name}:{member.offset_data}:{member.size}", "etag": etag}
+                if key in rows:
+                    repeats.append({"image_id": f"{path.name}/{member.name}", **row})
+                else:
+                    rows[key] = {"image_id": key, **row}
+        return make_listing([*rows.values(), *repeats])
 
     def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
@@ -56,6 +58,15 @@ class WebDatasetSource(LocalSource):
     def credits(self) -> tuple[Author, ...]:
         """Return nobody: tars carry credits, if any, beside each picture."""
         return ()
+
+
+def _pictures(path: Path) -> Iterator[tuple[tarfile.TarInfo, str]]:
+    """Yield the pictures of a tar, and the etag of each: its size and time, or without a time those of the tar too."""
+    members, status = _members(path), path.stat()
+    for member in members:
+        if member.isfile() and PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES:
+            tar = "" if member.mtime else f"-{status.st_size}-{status.st_mtime_ns}"
+            yield member, f"{member.size}-{member.mtime}{tar}"
 
 
 def _members(path: Path) -> list[tarfile.TarInfo]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from rdm.sources.listing import listing_of
 from rdm.sources.local import PATH_HINT, local_path
 from rdm.sources.remote import RemoteSource
 from rdm.sources.web import public_url
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = {
     "image_id": ("id", "image_id"),
@@ -50,7 +53,7 @@ class UrlListSource(RemoteSource):
         """See Source.
 
         Raises:
-            SourceError: the list cannot be read, has no column `url`, or names an image twice.
+            SourceError: the list cannot be read, has no column `url`, or gives two URLs one id.
         """
         found = read_list(self.path, {name for names in COLUMNS.values() for name in names})
         columns = {
@@ -67,7 +70,17 @@ class UrlListSource(RemoteSource):
         for name, defaults in (("image_id", urls), ("etag", digests)):
             own = columns.get(name, defaults)
             columns[name] = [value or default for value, default in zip(own, defaults, strict=True)]
-        return listing_of({name: pa.array(values, pa.string()) for name, values in columns.items()})
+        lines = self._without_repeats(columns["image_id"], urls)
+        return listing_of({name: pa.array(values, pa.string()).take(lines) for name, values in columns.items()})
+
+    def _without_repeats(self, ids: Sequence[str], urls: Sequence[str]) -> pa.Array:
+        """Return the numbers of the lines that are the first to name their photograph."""
+        first: dict[tuple[str, str], int] = {}
+        for number, pair in enumerate(zip(ids, urls, strict=True)):
+            first.setdefault(pair, number)
+        if len(first) < len(urls):
+            logger.warning("%s: lines that name a photograph again, left out: %d", self.path, len(urls) - len(first))
+        return pa.array(list(first.values()), pa.int64())
 
     def candidates(self, entry: Row) -> Sequence[Candidate]:
         """See RemoteSource."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -101,8 +102,30 @@ def test_compressed_tar_is_refused(tmp_path: Path, members: dict[str, bytes]) ->
         open_source(f"webdataset://{path}").listing()
 
 
-def test_key_in_two_tars_is_an_error(tmp_path: Path, members: dict[str, bytes]) -> None:
-    write_tar(tmp_path / "a.tar", members)
-    write_tar(tmp_path / "b.tar", members)
-    with pytest.raises(SourceError, match="'0000' occurs twice"):
-        open_source(f"webdataset://{tmp_path}").listing()
+def test_key_in_two_tars_belongs_to_the_first(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+    write_tar(tmp_path / "a.tar", {"0.jpg": encoded(0)})
+    write_tar(tmp_path / "b.tar", {"0.jpg": encoded(1), "0.png": encoded(2, "PNG"), "1.jpg": encoded(3)})
+    source = open_source(f"webdataset://{tmp_path}")
+    read = {row["image_id"]: source.read(row["location"]) for row in source.listing().to_pylist()}
+    assert read == {"0": encoded(0), "1": encoded(3), "b.tar/0.jpg": encoded(1), "b.tar/0.png": encoded(2, "PNG")}
+
+
+def etags(path: Path) -> list[str]:
+    return open_source(f"webdataset://{path}").listing()["etag"].to_pylist()
+
+
+def test_tar_without_times_that_is_written_anew_changes_its_pictures(tmp_path: Path, members: dict[str, bytes]) -> None:
+    for name in ("a", "b"):
+        write_tar(tmp_path / f"{name}.tar", {f"{name}{member}": data for member, data in members.items()})
+    before = etags(tmp_path)
+    assert etags(tmp_path) == before
+    os.utime(tmp_path / "b.tar", ns=(1, 1))
+    assert [one == other for one, other in zip(before, etags(tmp_path), strict=True)] == [True] * 3 + [False] * 3
+
+
+def test_time_of_a_member_counts_where_there_is_one(tmp_path: Path, photos: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(photos / "p00.jpg", "0.jpg")
+    before = etags(tmp_path / "a.tar")
+    os.utime(tmp_path / "a.tar", ns=(1, 1))
+    assert etags(tmp_path / "a.tar") == before

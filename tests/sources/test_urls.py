@@ -53,6 +53,12 @@ def test_row_without_an_id_is_called_by_its_url(tmp_path: Path) -> None:
     assert [row["image_id"] for row in rows] == ["1", B]
 
 
+def test_line_that_is_there_twice_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = listing(write(tmp_path / "l.csv", f"url,author\n{A},Ann\n{B},Bo\n{A}#top,Cy\n"))
+    assert [(row["image_id"], row["author"]) for row in rows] == [(A, "Ann"), (B, "Bo")]
+    assert "name a photograph again, left out: 1" in caplog.text
+
+
 def test_new_token_changes_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "l.txt", f"{A}?size=2&token=one")
     before = fingerprint(UrlListSource(str(path)).listing())
