@@ -14,7 +14,9 @@ from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, in_rang
 from rdm.errors import UsageError
 
 if TYPE_CHECKING:
+    from rdm.database import RetrievalDatabase
     from rdm.database.build import DatabaseBuilder
+    from rdm.sampling.queries import Query
 
 Root = Annotated[str, Parameter(name="--root", help="the database's folder or URL")]
 TrialOption = Annotated[
@@ -213,7 +215,18 @@ def search(
         from rdm.report.pages import write_search_gallery
 
         write_search_gallery(gallery, database, query.label, query.neighbor_ids, query.similarities)
-    rows = [
+    rows = _found_rows(database, query)
+    if json:
+        found = {"query": query.label, "kind": query.kind, "version": database.version.number}
+        show({**found, "results": rows}, as_json=True)
+    else:
+        columns = ("patch_id", "similarity", "image_id", "box")
+        shown = [[row[column] for column in columns] for row in rows]
+        show_rows(["patch", "similarity", "image", "box"], shown, query.label)
+
+
+def _found_rows(database: RetrievalDatabase, query: Query) -> list[dict[str, Any]]:
+    return [
         {
             "patch_id": record.patch_id,
             "similarity": round(float(similarity), 6),
@@ -225,13 +238,6 @@ def search(
         }
         for record, similarity in zip(database.records(query.neighbor_ids), query.similarities, strict=True)
     ]
-    if json:
-        found = {"query": query.label, "kind": query.kind, "version": database.version.number}
-        show({**found, "results": rows}, as_json=True)
-    else:
-        columns = ("patch_id", "similarity", "image_id", "box")
-        shown = [[row[column] for column in columns] for row in rows]
-        show_rows(["patch", "similarity", "image", "box"], shown, query.label)
 
 
 def status(*, root: Root, json: JsonFlag = False) -> None:

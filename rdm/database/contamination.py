@@ -84,29 +84,16 @@ def measure_contamination(database: RetrievalDatabase, name: str, threshold: flo
     if not 0 < threshold <= 1:
         raise UsageError(f"{threshold} is not a similarity", fix="give --threshold a number above 0, at most 1")
     table = NeighborTable(database.folder, name, database.version)
-    stems = table.info["stems"]
-    crops = pa.concat_tables([_rows(table, stem).select(["key", "sha256"]) for stem in stems])
+    crops = pa.concat_tables([_rows(table, stem).select(["key", "sha256"]) for stem in table.info["stems"]])
     matches = photograph_matches(database, crops, table.config)
-    same_crops, same_ids = matches.same_patches()
     best: dict[tuple[str, str], Pair] = {}
-    near_crops = first = 0
-    with tracking("contamination", len(stems), "shards") as tracker:
-        for stem in stems:
-            rows = _rows(table, stem)
-            near = _near_patches(stored_lookup(rows, table.config.k_stored), threshold)
-            near_crops += len(np.unique(near[0]))
-            own = slice(*np.searchsorted(same_crops, [first, first + rows.num_rows]))
-            shard = _Shard(
-                first,
-                rows["key"].to_pylist(),
-                np.asarray(table.embeddings(stem)),
-                np.concatenate([same_crops[own] - first, near[0]]),
-                np.concatenate([same_ids[own], near[1]]),
-            )
+    near_crops = 0
+    with tracking("contamination", len(table.info["stems"]), "shards") as tracker:
+        for shard, num_near in _shards(table, matches, threshold):
+            near_crops += num_near
             for pair in _pairs(database, shard, matches, table.config):
                 place = (pair.query_image, pair.image_id)
                 best[place] = _merged(best[place], pair) if place in best else pair
-            first += rows.num_rows
             tracker.advance()
     pairs = sorted(best.values(), key=lambda p: (p.match == "similarity", -p.similarity, p.query_image, p.image_id))
     same = {pair.query_image for pair in pairs if pair.match != "similarity"}
@@ -156,6 +143,25 @@ class _Shard:
     vectors: NDArray[np.float16]
     rows: NDArray[np.int64]
     patch_ids: NDArray[np.int64]
+
+
+def _shards(table: NeighborTable, matches: PhotographMatches, threshold: float) -> Iterator[tuple[_Shard, int]]:
+    """Yield each shard with the pairs that are the same or near, and the number of its crops with a near patch."""
+    same_crops, same_ids = matches.same_patches()
+    first = 0
+    for stem in table.info["stems"]:
+        rows = _rows(table, stem)
+        near = _near_patches(stored_lookup(rows, table.config.k_stored), threshold)
+        own = slice(*np.searchsorted(same_crops, [first, first + rows.num_rows]))
+        shard = _Shard(
+            first,
+            rows["key"].to_pylist(),
+            np.asarray(table.embeddings(stem)),
+            np.concatenate([same_crops[own] - first, near[0]]),
+            np.concatenate([same_ids[own], near[1]]),
+        )
+        yield shard, len(np.unique(near[0]))
+        first += rows.num_rows
 
 
 def _pairs(

@@ -110,13 +110,9 @@ def build_index(
     if audit["recall_at_20"] < config.min_recall:
         folder.delete(target)
         raise _low_recall(audit["recall_at_20"], config, folder.describe(target))
-    infos = {
-        "index_key": key,
-        "index_param": parameters,
-        "built_num_vectors": int(index.ntotal),
-        "built_recall_at_20": audit["recall_at_20"],
-        "decision": {"action": "built", "reason": reason},
-    }
+    built = {"built_num_vectors": int(index.ntotal), "built_recall_at_20": audit["recall_at_20"]}
+    decision = {"action": "built", "reason": reason}
+    infos = {"index_key": key, "index_param": parameters, **built, "decision": decision}
     return _describe(folder, place, index, {**infos, **audit})
 
 

@@ -53,7 +53,7 @@ class Folder:
             raise MissingDependencyError(
                 f"no package is installed for this kind of URL: {error}",
                 where=self.url,
-                fix="install it (aiohttp and requests for http, s3fs for s3, gcsfs for gs), or copy the folder to a disk",
+                fix="install it (aiohttp and requests for http, s3fs for s3, gcsfs for gs), or copy the folder here",
             ) from error
         except ValueError as error:
             raise UsageError(
