@@ -30,6 +30,7 @@ def iterate_patches(folder: Folder, patches: pa.Table) -> Iterator[Image.Image]:
         if place != previous:
             if place[0] not in ledgers:
                 ledgers[place[0]] = _places(folder, place[0])
+            photograph = None  # goes before the next is decoded: a large one has half a gigabyte
             photograph, previous = _decode(folder, *place, ledgers[place[0]]), place
         assert photograph is not None
         yield photograph.crop((row["x0"], row["y0"], row["x1"], row["y1"]))
@@ -54,6 +55,7 @@ def iterate_reduced_patches(folder: Folder, patches: pa.Table) -> Iterator[Image
         for row in members:
             x0, y0, x1, y1 = (round(row[corner] * scale) for corner in ("x0", "y0", "x1", "y1"))
             yield photograph.crop((x0, y0, x1, y1))
+        del photograph
 
 
 def read_photograph(folder: Folder, shard: str, row: int) -> Image.Image:
