@@ -61,7 +61,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, encoded, tiny_encoder: str)
 
 
 @pytest.fixture
-def start(inputs: dict[str, str], tiny_encoder: str) -> Iterator[Callable[[Path, int], subprocess.Popen[str]]]:
+def start(inputs: dict[str, str], tiny_encoder: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Return a function that starts the flow in a process group that knows the encoder and does not outlive the test.
 
     A flow that is terminated leaves the harness's server behind.
@@ -69,8 +69,8 @@ def start(inputs: dict[str, str], tiny_encoder: str) -> Iterator[Callable[[Path,
     weights = Path(tiny_encoder.removeprefix("open_clip:tiny-clip/"))
     started: list[subprocess.Popen[str]] = []
 
-    def begin(out: Path, max_steps: int) -> subprocess.Popen[str]:
-        started.append(_start(inputs, weights.with_name("tiny-clip.json"), out, max_steps))
+    def begin(out: Path, **parameters: object) -> subprocess.Popen[str]:
+        started.append(_start({**inputs, "out": str(out), **parameters}, weights.with_name("tiny-clip.json")))
         return started[-1]
 
     yield begin
@@ -80,11 +80,9 @@ def start(inputs: dict[str, str], tiny_encoder: str) -> Iterator[Callable[[Path,
         process.communicate()
 
 
-def _start(inputs: dict[str, str], encoder: Path, out: Path, max_steps: int) -> subprocess.Popen[str]:
-    overrides = [*SETTINGS, f"max_steps={max_steps}"]
-    parameters = {**inputs, "out": str(out), "dask": "inline", "overrides": overrides}
+def _start(parameters: dict[str, object], encoder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _FLOW, json.dumps(parameters), str(encoder)],
+        [sys.executable, "-c", _FLOW, json.dumps({**parameters, "dask": "inline"}), str(encoder)],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -109,7 +107,7 @@ def _wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None
 
 def test_a_job_that_crashes_is_started_again_and_resumes(start, tmp_path):
     out = tmp_path / "run"
-    process = start(out, 40)
+    process = start(out, overrides=[*SETTINGS, "max_steps=40"])
     _wait_for_step(process, out, 7)
     os.kill(_ranks(out)[-1], signal.SIGKILL)
     shown = process.communicate(timeout=400)[0]
@@ -121,9 +119,26 @@ def test_a_job_that_crashes_is_started_again_and_resumes(start, tmp_path):
     assert (out / "launcher.log").read_text().count("WORLD INFO DICT") == 2
 
 
+def test_a_first_stage_trains_on_the_photographs_alone(start, tmp_path):
+    out = tmp_path / "run"
+    overrides = [
+        "max_steps=2",
+        "batch_size=4",
+        "num_ranks=1",
+        "objective.start=random",
+        "objective.photographs.held_out_fraction=0.3",
+        "objective.adversarial.weight=0",
+    ]
+    process = start(out, recipe="autoencoder-kl-f4", database=None, cache=None, overrides=overrides)
+    shown = process.communicate(timeout=400)[0]
+    assert process.returncode == 0
+    assert json.loads(shown.strip().split("\n")[-1])["step"] == 2
+    assert (out / "model" / "diffusion_pytorch_model.safetensors").exists()
+
+
 def test_cancelling_ends_every_process_of_the_job(start, tmp_path):
     out = tmp_path / "run"
-    process = start(out, 100_000)
+    process = start(out, overrides=[*SETTINGS, "max_steps=100000"])
     deadline = time.monotonic() + 300
     while len(_ranks(out)) < 2:
         assert process.poll() is None
