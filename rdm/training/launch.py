@@ -68,16 +68,16 @@ def run_training(
 
 def _run_job(config: TrainConfig, cluster: Cluster, out: Path, on_progress: OnProgress | None) -> None:
     """Run the job to its end. Why it failed is written down, for whoever asks later."""
+    from rdm.training.checkpoints import Checkpoints
     from rdm.training.device import DEVICES
-    from rdm.training.stats import last_stats
     from rdm.training.worker import ERROR_FILE, record_error
 
     (out / ERROR_FILE).unlink(missing_ok=True)
     shutil.rmtree(out / DEVICES, ignore_errors=True)
     log_start = (out / LOG).stat().st_size if (out / LOG).exists() else 0
-    before = last_stats(out)
+    done = max((checkpoint.step for checkpoint in Checkpoints(out, config).complete()), default=0)
     try:
-        with tracking("train", config.max_steps, "steps", before["step"] if before else 0) as tracker:
+        with tracking("train", config.max_steps, "steps", done) as tracker:
             code = run_nodes(orders_of(config, cluster, out), cluster, out, tracker, on_progress)
         if code != 0:
             raise failure(out, code, log_start)
@@ -244,7 +244,7 @@ def _wait(
     from rdm.training.device import require_one_device
     from rdm.training.stats import last_stats
 
-    seen = 0
+    seen = (last_stats(out) or {"step": 0})["step"]  # of an earlier start, which may have come further
     while True:
         codes = [node.poll() for node in nodes]
         require_one_device(out, cluster.machines)

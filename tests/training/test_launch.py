@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from rdm.errors import TrainingError
+from rdm.progress import progress_to
+from rdm.training.checkpoints import FORMAT
 from rdm.training.cluster import Cluster, Machine
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.device import DEVICES, training_device
 from rdm.training.launch import LOG, failure, run_training
 from rdm.training.status import read_status
 from rdm.training.worker import write_run
+
+
+@dataclass
+class Seen:
+    """A progress sink that keeps what it is told: where stages start, and what is done."""
+
+    started: list[tuple[str, int]]
+    done: list[int]
+
+    def start(self, stage: str, total: int, unit: str, done: int) -> None:
+        """See ProgressSink."""
+        self.started.append((stage, done))
+
+    def update(self, done: int, note: str) -> None:
+        """See ProgressSink."""
+        self.done.append(done)
+
+    def finish(self) -> None:
+        """See ProgressSink."""
 
 
 @pytest.fixture
@@ -58,6 +81,19 @@ def test_a_job_that_ended_by_itself_has_failed_and_says_why(prepared, tiny_recip
         run_training(tiny_recipe, prepared.inputs(tmp_path), broken)
     found = read_status(tmp_path)
     assert (found.health, found.error) == ("failed", "the training job ended with code 3: DiskError on far")
+
+
+def test_progress_starts_at_the_last_checkpoint_and_not_where_statistics_end(prepared, tiny_recipe, broken, tmp_path):
+    exported(tmp_path, tiny_recipe, 4)
+    with open(tmp_path / "stats.jsonl", "a") as file:
+        file.write('{"step": 8, "loss": 1.0, "samples_per_second": 1.0}\n')
+    checkpoint = tmp_path / "checkpoints" / "step-00000004"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text(json.dumps({"format": FORMAT, "files": {}, "step": 4}))
+    sink = Seen([], [])
+    with progress_to(sink), suppress(TrainingError):
+        run_training(tiny_recipe, prepared.inputs(tmp_path), broken)
+    assert sink == Seen([("train", 4)], [])
 
 
 def test_an_earlier_starts_error_is_not_that_of_this_one(tmp_path):
