@@ -71,6 +71,8 @@ def _pictures(path: Path) -> Iterator[tuple[tarfile.TarInfo, str]]:
 
 def _members(path: Path) -> list[tarfile.TarInfo]:
     try:
+        if not path.is_file():
+            raise tarfile.ReadError("not a regular file")  # a pipe would be waited for
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:  # compressed ones have no offsets
             members = tar.getmembers()
             # At a damaged header tarfile ends as at the end of the archive, and what follows would vanish in silence.

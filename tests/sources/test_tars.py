@@ -102,6 +102,12 @@ def test_compressed_tar_is_refused(tmp_path: Path, members: dict[str, bytes]) ->
         open_source(f"webdataset://{path}").listing()
 
 
+def test_pipe_named_like_a_tar_is_an_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(SourceError, match="not a regular file"):
+        open_source(f"webdataset://{tmp_path}").listing()
+
+
 def test_key_in_two_tars_belongs_to_the_first(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
     write_tar(tmp_path / "a.tar", {"0.jpg": encoded(0)})
     write_tar(tmp_path / "b.tar", {"0.jpg": encoded(1), "0.png": encoded(2, "PNG"), "1.jpg": encoded(3)})
