@@ -109,4 +109,6 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
     }
     if config.codebook_size is None:
         return AutoencoderKL(**arguments)
-    return VQModel(num_vq_embeddings=config.codebook_size, vq_embed_dim=config.codebook_dim, **arguments)
+    model = VQModel(num_vq_embeddings=config.codebook_size, vq_embed_dim=config.codebook_dim, **arguments)
+    model._supports_gradient_checkpointing = True  # diffusers does not say so, but both halves are AutoencoderKL's
+    return model

@@ -33,7 +33,8 @@ def prepare_networks(networks: Sequence[nn.Module], config: TrainConfig) -> None
         if config.activation_checkpointing:
             checkpoint_activations(network)
         if config.compile:
-            network.compile()
+            for part in _compiled_parts(network):
+                part.compile()
 
 
 def lay_out_channels_last(network: nn.Module) -> None:
@@ -61,6 +62,18 @@ def networks_of(module: nn.Module) -> list[nn.Module]:
     if hasattr(module, "enable_gradient_checkpointing") or hasattr(module, "activation_checkpointing_enable"):
         return [module]
     return [network for child in module.children() for network in networks_of(child)]
+
+
+def _compiled_parts(network: Any) -> list[nn.Module]:
+    """Return the modules to compile: an autoencoder's blocks, or the network as a whole.
+
+    A loss calls the halves of an autoencoder and not the whole, and records what the decoder's last layer is given by a
+    hook of its own in every pass, which a compiled decoder would not see.
+    """
+    if not hasattr(network, "decoder"):
+        return [network]
+    encoder, decoder = network.encoder, network.decoder
+    return [*encoder.down_blocks, encoder.mid_block, decoder.mid_block, *decoder.up_blocks]
 
 
 def _channels_last_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

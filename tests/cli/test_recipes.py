@@ -9,6 +9,7 @@ Command = Callable[..., tuple[int, dict[str, Any], str]]
 
 
 def test_no_share_of_the_peak_is_a_usage_error_and_not_the_default(rdm: Command) -> None:
-    code, _, error = rdm("recipes", "rdm-tiny", "--utilization", "0")
+    small = ("--set", "objective.predictor.num_layers=1", "--set", "objective.predictor.side=4")
+    code, _, error = rdm("recipes", "rarm-tiny", *small, "--utilization", "0")
     assert code == 2
     assert "0" in error

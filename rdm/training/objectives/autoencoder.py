@@ -6,7 +6,7 @@ Rombach et al. 2022, appendix G, and Esser et al. 2021, equations 4 to 7. The ma
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -157,6 +157,11 @@ class AutoencoderObjective(Objective):
             )
         # In a tuple, so that it is no submodule: the engine must neither cast, share out nor save frozen weights.
         self._perceptual = (open_perceptual(perceptual.network, perceptual.heads) if perceptual.weight else None,)
+
+    @property
+    def networks(self) -> Sequence[Any]:
+        """See Objective. The discriminator is left as it is."""
+        return (self.autoencoder,)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See Objective. `batch["images"]` is uint8 [B, 3, S, S]; crops, mirror images and posterior are drawn anew."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from rdm.models.autoencoder import AutoencoderConfig
 from rdm.models.first_stage import load_autoencoder
 from rdm.models.first_stage_losses import adaptive_weight, root_mean_squared_error
 from rdm.models.patch_discriminator import generator_hinge_loss
+from rdm.training.config import TrainConfig
+from rdm.training.cost import count_cost, training_case
+from rdm.training.networks import prepare_networks
 from rdm.training.objectives.autoencoder import (
     AdversarialConfig,
     AutoencoderObjective,
@@ -238,6 +242,47 @@ def test_a_vq_autoencoder_starts_from_the_projection(codebook_dim: int | None) -
     tested.start_from_projection(pictures(count=24))
     tested.start_codebook(pictures(count=24))
     assert step(tested)["psnr_db"].item() > 16
+
+
+def under(network: AutoencoderConfig, **settings: bool) -> tuple[float, dict[str, Tensor | None]]:
+    """Return loss and gradients of an objective with every term whose networks are prepared by some settings."""
+    tested = objective(network=network, adversarial=LISTENED, perceptual=PerceptualConfig(weight=0.1))
+    fixed = {"recipe": "ae", "objective": tested.config, "max_steps": 1, "batch_size": 2, "learning_rate": 1e-3}
+    prepare_networks(tested.networks, TrainConfig.model_validate({**fixed, **settings}))
+    loss = step(tested, seed=1)["loss"]
+    return loss.item(), gradients(tested, loss)
+
+
+def same(found: tuple[float, dict[str, Tensor | None]], expected: tuple[float, dict[str, Tensor | None]]) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    for name, gradient in expected[1].items():
+        one = found[1][name]
+        assert one is not None
+        assert gradient is not None
+        assert torch.allclose(one, gradient, rtol=1e-3, atol=1e-5), name
+
+
+@pytest.mark.parametrize("network", [KL, VQ])
+@pytest.mark.parametrize("setting", ["activation_checkpointing", "channels_last"])
+def test_how_activations_are_kept_and_laid_out_changes_no_loss(network: AutoencoderConfig, setting: str) -> None:
+    same(under(network, **{setting: True}), under(network))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's compiler hides this one itself
+def test_a_compiled_autoencoder_has_the_same_loss() -> None:
+    few_blocks = AutoencoderConfig(block_out_channels=(8, 16), sample_size=16, codebook_size=16)
+    same(under(few_blocks, compile=True), under(few_blocks))
+
+
+@pytest.mark.parametrize("network", [KL, VQ])
+def test_checkpointing_keeps_fewer_activations(network: AutoencoderConfig) -> None:
+    def activations(checkpointing: bool) -> int:
+        case = partial(training_case, config(network=network), 2)
+        return count_cost(case, checkpointing=checkpointing).activation_bytes  # pyright: ignore[reportArgumentType]
+
+    assert activations(True) < 0.8 * activations(False)
 
 
 @pytest.mark.parametrize("network", [KL, VQ])
