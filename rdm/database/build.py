@@ -16,7 +16,7 @@ import pyarrow as pa
 from rdm.compute.shards import Pool
 from rdm.config import digest_json
 from rdm.database.changes import Changes, Removal
-from rdm.database.checks import check_left, check_settings, check_vanished
+from rdm.database.checks import check_index_fits, check_left, check_settings, check_vanished
 from rdm.database.duplicates import DUPLICATES_KIND, duplicates_path, find_near_duplicates
 from rdm.database.embed import EmbedTask, embed_part
 from rdm.database.facade import RetrievalDatabase
@@ -26,7 +26,6 @@ from rdm.database.index import (
     INFOS_NAME,
     ParentIndex,
     build_index,
-    check_fits,
     drop_indexes,
     index_place,
     publish_index,
@@ -185,8 +184,8 @@ class DatabaseBuilder:
         before = self.parent.dropped_patches if self.parent else {}
         self._dropped = sum((Counter(shard["dropped"]) for shard in stats), Counter(before))
         counts = {name: sum(shard[name] for shard in stats) for name in ("num_patches", "num_images")}
-        if self.parent is None:  # an update's index grows without a look at the memory
-            check_fits(counts["num_patches"], load_encoder(self.config.encoder).embedding_dim, self.config.index)
+        living = self._first_new_patch + counts["num_patches"] - len(self.changes.tombstones)
+        check_index_fits(self.parent, self.config, living)
         return {**counts, "dropped": dict(self._dropped - Counter(before)), "near_duplicates": len(left_out)}
 
     def _cut_tasks(self, left_out: set[str]) -> list[CutTask]:

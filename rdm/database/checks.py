@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from rdm.database.changes import Changes
+from rdm.database.index import check_fits
 from rdm.database.settings import BuildConfig, differing_fixed
+from rdm.encoders import load_encoder
 from rdm.errors import DatabaseError, SourceError
 from rdm.storage import Folder, Version
 
@@ -31,6 +33,16 @@ def check_vanished(changes: Changes, config: BuildConfig) -> None:
             where=config.source,
             fix="see that the source is complete; if they are to be deleted, --set max_vanished_share=1",
         )
+
+
+def check_index_fits(parent: Version | None, config: BuildConfig, num_patches: int) -> None:
+    """Raise DatabaseError where the index must be built and does not fit into its memory: before patches are embedded.
+
+    An index that is extended grows without a look at the memory.
+    """
+    if parent is None or BuildConfig.model_validate(parent.config).index != config.index:
+        dim = parent.embedding_dim if parent is not None else load_encoder(config.encoder).embedding_dim
+        check_fits(num_patches, dim, config.index)
 
 
 def check_left(folder: Folder, num_patches: int) -> None:

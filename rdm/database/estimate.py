@@ -20,7 +20,8 @@ from pydantic import Field
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.config import Config
 from rdm.database.build import BuildConfig, DatabaseBuilder
-from rdm.database.index import ParentIndex, build_index, check_fits, update_index
+from rdm.database.checks import check_index_fits
+from rdm.database.index import ParentIndex, build_index, update_index
 from rdm.database.ivf import IndexedRows
 from rdm.encoders import load_encoder
 from rdm.errors import FailureBudgetError
@@ -62,7 +63,7 @@ def estimate(builder: DatabaseBuilder, config: EstimateConfig) -> dict[str, Any]
 
 
 def _scaled(builder: DatabaseBuilder, trial: DatabaseBuilder, config: EstimateConfig) -> dict[str, Any]:
-    encoder, load_seconds = _timed(lambda: load_encoder(trial.config.encoder, precision=trial.precision))
+    _, load_seconds = _timed(lambda: load_encoder(trial.config.encoder, precision=trial.precision))
     with compute_pool(ComputeConfig(dask="inline")) as pool:
         _, ingest_seconds = _timed(lambda: trial.ingest(pool))
         patches, patchify_seconds = _timed(lambda: trial.patchify(pool))
@@ -70,7 +71,7 @@ def _scaled(builder: DatabaseBuilder, trial: DatabaseBuilder, config: EstimateCo
     count = builder.changes.new_rows.num_rows
     scale = count / trial.changes.new_rows.num_rows
     num_patches = round(patches["num_patches"] * scale)
-    index_seconds, index_bytes = _index_takes(builder, trial, num_patches, encoder.embedding_dim, config)
+    index_seconds, index_bytes = _index_takes(builder, trial, num_patches, config)
     seconds = {
         "ingest": ingest_seconds * scale / config.num_workers,
         "patchify": patchify_seconds * scale,
@@ -111,7 +112,7 @@ def _part_bytes(trial: DatabaseBuilder, count: int) -> float:
 
 
 def _index_takes(
-    builder: DatabaseBuilder, trial: DatabaseBuilder, num_added: int, dim: int, config: EstimateConfig
+    builder: DatabaseBuilder, trial: DatabaseBuilder, num_added: int, config: EstimateConfig
 ) -> tuple[float, int]:
     """Return the seconds and bytes of the index with so many patches added.
 
@@ -123,8 +124,7 @@ def _index_takes(
     num_held = parent.num_live_patches - len(builder.changes.newly_dead) if parent is not None else 0
     total = num_held + num_added
     count = min(total, config.num_vectors)
-    if not extended:
-        check_fits(total, dim, settings)
+    check_index_fits(parent, builder.config, total)
     if num_added == 0:
         return 0.0, 0
     parts = [np.asarray(trial.folder.read_array(path)) for path in trial.folder.files("img_emb")]

@@ -11,7 +11,7 @@ import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
-from rdm.database.jobs import build_config, run_build
+from rdm.database.jobs import build_config, run_build, update_builder
 from rdm.errors import DatabaseError, EncoderMismatchError, FailureBudgetError, SourceError, UsageError
 from rdm.sources import CropConfig, crop_boxes
 
@@ -138,6 +138,16 @@ def test_index_that_fits_into_no_memory_is_told_before_anything_is_embedded(
     with pytest.raises(DatabaseError, match="fits into 1KB: too little memory"):
         build(tmp_path / "db", photos, index={"max_index_memory": "1KB"})
     assert not (tmp_path / "db" / "img_emb").exists()
+
+
+def test_index_that_no_longer_fits_is_told_before_anything_is_embedded(
+    living_root: Path, tmp_path: Path, encoded: Callable[..., bytes]
+) -> None:
+    (tmp_path / "photos" / "p20.jpg").write_bytes(encoded(20))
+    builder = update_builder(str(living_root), overrides=["index.max_index_memory=1KB"])
+    with pytest.raises(DatabaseError, match="fits into 1KB: too little memory"):
+        run_build(builder, ComputeConfig(dask="inline"))
+    assert len(list((living_root / "img_emb").glob("*.npy"))) == 3
 
 
 def test_source_without_a_picture_is_an_error(tmp_path: Path, build: Build) -> None:
