@@ -280,24 +280,24 @@ def failure(out: Path, code: int, log_start: int) -> RdmError:
     if (found := read_error(out)) is not None:
         kind = getattr(errors, found["kind"], TrainingError)
         return kind(found["what"], where=found["where"], fix=found["fix"])
-    with open(out / LOG, "rb") as log:
-        log.seek(log_start)
-        lines = log.read().decode(errors="replace").strip().split("\n")
-    cause = next((line for line in reversed(lines) if "Error" in line), lines[-1])
     return JobError(
-        f"the training job {_ending(code)}: {cause.strip()[:300]}",
+        f"the training job {_ending(code, out / LOG, log_start)}",
         where=out / LOG,
         fix="mend the cause and run the same command again: it resumes from the last checkpoint",
     )
 
 
-def _ending(code: int) -> str:
+def _ending(code: int, path: Path, log_start: int) -> str:
     """Return an exit code in words. Python tells a signal as -9, DeepSpeed's launcher as 247, a shell as 137."""
     number = code - 128 if 128 < code < 160 else 256 - code & 255
-    if code == SHELL_FAILED or number not in set(signal.Signals):
-        return f"ended with code {code}"
-    memory = ", most likely for want of memory" if number == signal.SIGKILL else ""
-    return f"was killed by signal {number}{memory}"
+    is_signal = code != SHELL_FAILED and number in set(signal.Signals)
+    if is_signal and number == signal.SIGKILL:  # the log has only the others' words, who miss the one that was killed
+        return f"was killed by signal {number}, most likely for want of memory"
+    with open(path, "rb") as log:
+        log.seek(log_start)
+        lines = log.read().decode(errors="replace").strip().split("\n")
+    cause = next((line for line in reversed(lines) if "Error" in line), lines[-1])
+    return f"{f'was ended by signal {number}' if is_signal else f'ended with code {code}'}: {cause.strip()[:300]}"
 
 
 def _free_port() -> int:

@@ -105,15 +105,15 @@ def test_an_earlier_starts_error_is_not_that_of_this_one(tmp_path):
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (247, "was killed by signal 9, most likely for want of memory: "),
-        (-11, "was killed by signal 11: "),
-        (137, "was killed by signal 9, most likely for want of memory: "),
-        (255, "ended with code 255: "),
-        (1, "ended with code 1: "),
+        (247, "was killed by signal 9, most likely for want of memory"),
+        (-11, "was ended by signal 11: an Error"),
+        (137, "was killed by signal 9, most likely for want of memory"),
+        (255, "ended with code 255: an Error"),
+        (1, "ended with code 1: an Error"),
     ],
 )
 def test_a_code_that_stands_for_a_signal_names_it(tmp_path, code, words):
-    (tmp_path / LOG).write_text("")
+    (tmp_path / LOG).write_text("an Error\n")
     assert failure(tmp_path, code, 0).what == f"the training job {words}"
 
 
