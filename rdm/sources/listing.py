@@ -139,7 +139,7 @@ def open_source(spec: str) -> Source:
     """Open the source that a specification names.
 
     Known forms: `samples://openimages-birds[/database|/queries]`, `folder:///DIR`, `webdataset:///DIR_OR_TAR`,
-    `urls:///LIST`, `openimages://SPLIT[?limit=N&ids=FILE&mirror=URL&metadata=URL]`.
+    `database:///DB`, `urls:///LIST`, `openimages://SPLIT[?limit=N&ids=FILE&mirror=URL&metadata=URL]`.
 
     Raises:
         UsageError: the specification has no known scheme.
@@ -207,6 +207,12 @@ def _webdataset(rest: str) -> Source:
     return WebDatasetSource(rest)
 
 
+def _database(rest: str) -> Source:
+    from rdm.sources.stored import DatabaseSource
+
+    return DatabaseSource(rest)
+
+
 def _urls(rest: str) -> Source:
     from rdm.sources.urls import UrlListSource
 
@@ -219,11 +225,12 @@ def _openimages(rest: str) -> Source:
     return OpenImagesSource(rest)
 
 
-_LOCAL = frozenset({"folder", "webdataset", "urls"})
+_LOCAL = frozenset({"folder", "webdataset", "database", "urls"})
 _SCHEMES: dict[str, Callable[[str], Source]] = {
     "samples": _samples,
     "folder": _folder,
     "webdataset": _webdataset,
+    "database": _database,
     "urls": _urls,
     "openimages": _openimages,
 }

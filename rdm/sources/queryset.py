@@ -106,7 +106,7 @@ class QuerySet:
 
     def _crops_of(self, row: dict[str, Any]) -> Iterator[QueryCrop]:
         data = self._source.read(row["location"])
-        photograph = decode_image(data)
+        photograph = decode_image(data, rotation=row["rotation"])
         sha256 = hashlib.sha256(data).hexdigest()
         for number, box in enumerate(crop_boxes(row["image_id"], *photograph.size, self.config.crop).tolist()):
             yield QueryCrop(f"{row['image_id']}/{number}", row["image_id"], sha256, photograph.crop(tuple(box)))

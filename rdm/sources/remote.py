@@ -35,7 +35,7 @@ class RemoteSource(ABC):
         return SourceError(
             "photographs behind URLs are fetched only into a database",
             where=self.spec,
-            fix=f"rdm database build --root DB --source '{self.spec}', then webdataset://DB/images as the source here",
+            fix=f"rdm database build --root DB --source '{self.spec}', then database://DB as the source here",
         )
 
     def credits(self) -> tuple[Author, ...]:

@@ -44,6 +44,7 @@ class Photograph:
     source: Source
     image_id: str
     location: str
+    rotation: int
     num_squares: int
 
 
@@ -136,12 +137,13 @@ class PhotoShards:
     def _list(self, sources: Sequence[Source], listings: Sequence[pa.Table]) -> Iterator[Photograph]:
         broken: list[str] = []
         for source, listing in zip(sources, listings, strict=True):
-            rows = zip(listing.column("image_id").to_pylist(), listing.column("location").to_pylist(), strict=True)
+            rows = zip(*(listing[name].to_pylist() for name in ("image_id", "location", "rotation")), strict=True)
             kept = [row for row in rows if is_held_out(row[0], self.config.held_out_fraction) == self.held_out]
             with tracking("list photographs", len(kept), "photographs") as tracker:
-                for image_id, location in kept:
+                for image_id, location, rotation in kept:
                     try:
-                        yield Photograph(source, image_id, location, self._num_squares(_size(source, location)))
+                        num_squares = self._num_squares(_size(source, location))
+                        yield Photograph(source, image_id, location, rotation, num_squares)
                     except (OSError, ImageDecodeError) as error:
                         broken.append(f"{source.spec} {image_id}: {error}")
                     tracker.advance()
@@ -171,7 +173,7 @@ def _decode(photographs: Sequence[Photograph]) -> Iterator[tuple[Photograph, Ima
     broken: list[str] = []
     for photograph in photographs:
         try:
-            image = decode_image(photograph.source.read(photograph.location))
+            image = decode_image(photograph.source.read(photograph.location), rotation=photograph.rotation)
         except (OSError, ImageDecodeError) as error:
             broken.append(f"{photograph.source.spec} {photograph.image_id}: {error}")
             continue

@@ -58,7 +58,7 @@ def test_scheme_without_a_path_is_refused(scheme: str) -> None:
 def test_unknown_scheme_lists_the_known_ones(spec: str) -> None:
     with pytest.raises(UsageError, match="is not a source") as caught:
         open_source(spec)
-    assert caught.value.fix == "sources: samples://, folder://, webdataset://, urls://, openimages://"
+    assert caught.value.fix == "sources: samples://, folder://, webdataset://, database://, urls://, openimages://"
 
 
 def test_plain_path_gets_a_hint() -> None:

@@ -107,7 +107,7 @@ def test_single_photographs_are_not_read(tmp_path: Path) -> None:
     source = open_source(f"urls://{write(tmp_path / 'l.txt', A)}")
     with pytest.raises(SourceError, match="only into a database") as caught:
         source.read(A)
-    assert "webdataset://DB/images" in caught.value.fix
+    assert "database://DB" in caught.value.fix
 
 
 @given(st.sampled_from(["l.csv", "l.txt", "l.parquet"]), st.data())
