@@ -18,7 +18,7 @@ from rdm.context import Context
 from rdm.database import RetrievalDatabase
 from rdm.diffusion.autoregressive import DrawSettings, autoregressive_sample
 from rdm.diffusion.heads import GaussianHead
-from rdm.errors import EncoderMismatchError, ModelError
+from rdm.errors import EncoderMismatchError, ModelError, UsageError
 from rdm.models.denoiser import Denoiser, load_denoiser
 from rdm.models.first_stage import FirstStage, load_autoencoder
 from rdm.models.precision import autocast
@@ -140,7 +140,13 @@ class RetrievalDiffusionModel(RetrievalModel):
         return next(self.denoiser.parameters()).device
 
     def draw(self, context: Context, seeds: Sequence[int], settings: SampleSettings) -> Tensor:
-        """See RetrievalModel: DDIM in latents, then the first stage's decoder."""
+        """See RetrievalModel: DDIM in latents, then the first stage's decoder.
+
+        Raises:
+            UsageError: more steps than the model has timesteps.
+        """
+        if settings.num_steps > (most := self.config.schedule.num_timesteps):
+            raise UsageError(f"{settings.num_steps} steps, but the model has {most} timesteps", fix=f"num_steps={most}")
         with autocast(self.device):
             latents = self.head.sample(
                 self.denoiser,

@@ -10,7 +10,7 @@ from rdm.database import RetrievalDatabase
 from rdm.diffusion.schedules import rdm, rdm_768
 from rdm.errors import ModelError, UsageError
 from rdm.models.denoiser import DenoiserConfig
-from rdm.models.first_stage import load_autoencoder
+from rdm.models.first_stage import absolute_name, load_autoencoder
 from rdm.models.import_checkpoint import Imported
 from rdm.storage.files import storage_errors
 from rdm.training.latents import ConditioningConfig, model_info, write_info
@@ -58,7 +58,7 @@ def describe_imported_model(
     return model_info(
         objective,
         {
-            "autoencoder": autoencoder,
+            "autoencoder": absolute_name(autoencoder),
             "autoencoder_digest": first_stage.digest,
             "resolution": config.sample_size * first_stage.factor,
             "encoder": opened.encoder_name,

@@ -11,7 +11,7 @@ from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
 from rdm.database.build import BuildConfig, DatabaseBuilder
 from rdm.database.jobs import run_build
-from rdm.errors import EncoderMismatchError, ModelError
+from rdm.errors import EncoderMismatchError, ModelError, UsageError
 from rdm.models.denoiser import DenoiserConfig
 from rdm.sampling import RetrievalDiffusionModel, SampleSettings, image_queries, sample, text_queries
 from rdm.sampling.output import read_samples, write_samples
@@ -110,6 +110,12 @@ def test_a_written_sample_says_where_it_came_from(model, database, tmp_path):
     assert (row["label"], row["seed"], row["database"]["version"]) == ("a", 9, 1)
     assert [neighbor["patch_id"] for neighbor in row["neighbors"]] == drawn[0].query.neighbor_ids.tolist()
     assert np.array_equal(read_samples(tmp_path)[0].pixels, drawn[0].pixels)
+
+
+def test_more_steps_than_the_model_has_timesteps_are_refused(model, database):
+    queries = text_queries(database, ["a"], 3)
+    with pytest.raises(UsageError, match="1001 steps, but the model has 1000 timesteps"):
+        sample(model, database, queries, [0], SampleSettings(k=3, num_steps=1001))
 
 
 def test_a_database_of_another_encoder_is_refused(model, database, make_encoder, tmp_path, photos):
