@@ -356,7 +356,7 @@ class DatabaseBuilder:
                 self.folder,
                 stem,
                 config.source,
-                tuple(new.slice(n * size, size).to_pylist()),
+                new.take(pa.array(range(n * size, min((n + 1) * size, len(new))))),  # a slice would travel as the whole
                 config.fetch,
                 config.filters,
                 refused,

@@ -61,14 +61,14 @@ def try_pictures(base: Path, count: int, seed: int) -> Outcomes:
         kind = rng.choice(list(PICTURES))
         data, damage = mutate(picture(kind, rng), seed + number)
         (photos / f"{number:05d}-{damage}.{PICTURES[kind]}").write_bytes(data)
-    rows = tuple(open_source(f"folder://{photos}").listing().to_pylist())
+    listing = open_source(f"folder://{photos}").listing()
     outcomes: Outcomes = Counter()
     for start in range(0, count, 100):
         begin(f"pictures {start}")
-        task = IngestTask(Folder(base / "db"), f"{start:05d}", f"folder://{photos}", rows[start : start + 100])
+        task = IngestTask(Folder(base / "db"), f"{start:05d}", f"folder://{photos}", listing.slice(start, 100))
         stats = ingest_shard(task)
         ledger = task.folder.read_table(f"images/{task.stem}.parquet").to_pylist()
-        assert [row["image_id"] for row in ledger] == [row["image_id"] for row in task.rows]
+        assert [row["image_id"] for row in ledger] == task.listing["image_id"].to_pylist()
         assert all(row["status"] == SUCCESS or (row["status"] == FAILED and row["error_message"]) for row in ledger)
         assert stats["count"] == len(ledger)
         outcomes.update(cause_of(row["error_message"]) or SUCCESS for row in ledger)

@@ -25,10 +25,10 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def main(base: Path) -> None:
     source = open_source(f"urls://{base}/list.txt")
-    rows = tuple(source.listing().to_pylist())
+    listing = source.listing()
 
     def start(name: str) -> IngestTask:
-        task = IngestTask(Folder(base / name), "00000", source.spec, rows, FetchConfig(attempts=1))
+        task = IngestTask(Folder(base / name), "00000", source.spec, listing, FetchConfig(attempts=1))
         shutil.copytree(base / "round", task.scratch / "round-0")
         return task
 

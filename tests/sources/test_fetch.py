@@ -35,10 +35,11 @@ Encoded = Callable[..., bytes]
 INGEST = """
 import json, sys
 from rdm.sources.ingest import IngestTask, ingest_shard
+from rdm.sources.listing import make_listing
 from rdm.sources.transfer import FetchConfig
 from rdm.storage import Folder, VersionStore
 root, stem, source, rows, fetch = json.loads(sys.argv[1])
-ingest_shard(IngestTask(Folder(root), stem, source, tuple(rows), FetchConfig(**fetch)))
+ingest_shard(IngestTask(Folder(root), stem, source, make_listing(rows), FetchConfig(**fetch)))
 """
 
 
@@ -165,7 +166,7 @@ def task_of(urls: list[str], folder: Path, config: FetchConfig = QUICK) -> Inges
     folder.mkdir(exist_ok=True)
     (folder / "list.txt").write_text("\n".join(urls))
     source = open_source(f"urls://{folder}/list.txt")
-    return IngestTask(Folder(folder / "db"), "00000", source.spec, tuple(source.listing().to_pylist()), config)
+    return IngestTask(Folder(folder / "db"), "00000", source.spec, source.listing(), config)
 
 
 def ledger(task: IngestTask) -> list[dict[str, Any]]:
@@ -213,7 +214,8 @@ def test_killed_fetch_ends_img2dataset_and_is_taken_up_again(
     urls = [server.serve(f"/{number}", answer(encoded(number))) for number in range(5)]
     urls.append(server.serve("/slow", answer(encoded(9), drip_seconds=60)))
     task = task_of(urls, tmp_path)
-    arguments = json.dumps([str(tmp_path / "db"), "00000", task.source, task.rows, task.fetch.model_dump()])
+    rows = task.listing.to_pylist()
+    arguments = json.dumps([str(tmp_path / "db"), "00000", task.source, rows, task.fetch.model_dump()])
     process = subprocess.Popen([sys.executable, "-c", INGEST, arguments])
     wait_until(lambda: len(list(task.scratch.glob("round-*/out/00000/*.json"))) == 5)
     children = psutil.Process(process.pid).children(recursive=True)

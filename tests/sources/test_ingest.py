@@ -20,7 +20,7 @@ OUTPUTS = ("images/00000.tar", "images/00000.parquet", "images/00000_stats.json"
 
 def task_of(photos: Path, root: Path) -> IngestTask:
     source = f"folder://{photos}"
-    return IngestTask(Folder(root), "00000", source, tuple(open_source(source).listing().to_pylist()))
+    return IngestTask(Folder(root), "00000", source, open_source(source).listing())
 
 
 @pytest.fixture
@@ -158,8 +158,8 @@ def test_members_of_a_webdataset_are_laid_down(photos: Path, tmp_path: Path) -> 
         for path in sorted(photos.iterdir()):
             tar.add(path, path.name)
     source = f"webdataset://{tmp_path}/a.tar"
-    rows = tuple(open_source(source).listing().to_pylist())
-    assert ingest_shard(IngestTask(Folder(tmp_path / "db"), "00000", source, rows))["successes"] == 12
+    listing = open_source(source).listing()
+    assert ingest_shard(IngestTask(Folder(tmp_path / "db"), "00000", source, listing))["successes"] == 12
 
 
 def test_bytes_of_a_removed_photograph_are_refused(tmp_path: Path, photos: Path) -> None:
