@@ -35,7 +35,8 @@ def import_checkpoint(
 ) -> None:
     """Save a network of a latent-diffusion or RDM checkpoint (CompVis) in diffusers' layout.
 
-    With --autoencoder and --database, an RDM's U-Net becomes a model folder that `rdm sample --model` opens.
+    With --autoencoder and --database, an RDM's U-Net becomes a model folder that `rdm sample --model` opens. The U-Net
+    of an unconditional LDM becomes diffusers' UNet2DModel.
 
     Example: rdm import-checkpoint model.ckpt --kind vq-first-stage --out vq-f4
     rdm import-checkpoint model.ckpt --kind rdm-unet --autoencoder vq-f4 --database birds --out rdm-imagenet

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from rdm.errors import ModelError
 from rdm.models.autoencoder import AutoencoderConfig
 from rdm.models.denoiser import DenoiserConfig
+from rdm.models.unconditional import UnconditionalConfig
 
 State = Mapping[str, Tensor]
 
@@ -34,32 +36,35 @@ _UNET_RESNET = {
     "conv_shortcut": "skip_connection",
 }
 _STAGE_RESNET = {name: name for name in ("norm1", "conv1", "norm2", "conv2")} | {"conv_shortcut": "nin_shortcut"}
-_STAGE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_SELF_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _STAGE_SAME = ("quant_conv", "post_quant_conv", "quantize.embedding", "encoder.conv_in", "encoder.conv_out") + (
     "decoder.conv_in",
     "decoder.conv_out",
 )
 
 
-def unet_modules(config: DenoiserConfig) -> dict[str, str]:
-    """Return the official name of every module of diffusers' U-Net, by a prefix that ends where the two agree again."""
+def unet_modules(config: DenoiserConfig | UnconditionalConfig) -> dict[str, str]:
+    """Return the official name of every module of diffusers' U-Net, by a prefix that ends where the two agree again.
+
+    A spatial transformer's parts have the same names in both, an AttentionBlock's have not (after `split_attention`).
+    """
     levels, layers = len(config.block_out_channels), config.layers_per_block
     names = dict(_UNET_ENDS)
     for level in range(levels):
         first = 1 + level * (layers + 1)
         for layer in range(layers):
             names |= _nested(f"down_blocks.{level}.resnets.{layer}", f"input_blocks.{first + layer}.0", _UNET_RESNET)
-            names[f"down_blocks.{level}.attentions.{layer}"] = f"input_blocks.{first + layer}.1"
+            names |= _attention(f"down_blocks.{level}.attentions.{layer}", f"input_blocks.{first + layer}.1")
         names[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{first + layers}.0.op"
         attends = config.attention_levels[levels - 1 - level]
         for layer in range(layers + 1):
             block = f"output_blocks.{level * (layers + 1) + layer}"
             names |= _nested(f"up_blocks.{level}.resnets.{layer}", f"{block}.0", _UNET_RESNET)
-            names[f"up_blocks.{level}.attentions.{layer}"] = f"{block}.1"
+            names |= _attention(f"up_blocks.{level}.attentions.{layer}", f"{block}.1")
             names[f"up_blocks.{level}.upsamplers.0.conv"] = f"{block}.{2 if attends else 1}.conv"
     names |= _nested("mid_block.resnets.0", "middle_block.0", _UNET_RESNET)
     names |= _nested("mid_block.resnets.1", "middle_block.2", _UNET_RESNET)
-    return names | {"mid_block.attentions.0": "middle_block.1"}
+    return names | _attention("mid_block.attentions.0", "middle_block.1")
 
 
 def first_stage_modules(config: AutoencoderConfig) -> dict[str, str]:
@@ -68,7 +73,7 @@ def first_stage_modules(config: AutoencoderConfig) -> dict[str, str]:
     names = {name: name for name in _STAGE_SAME}
     for half in ("encoder", "decoder"):
         names[f"{half}.conv_norm_out"] = f"{half}.norm_out"
-        names |= _nested(f"{half}.mid_block.attentions.0", f"{half}.mid.attn_1", _STAGE_ATTENTION)
+        names |= _nested(f"{half}.mid_block.attentions.0", f"{half}.mid.attn_1", _SELF_ATTENTION)
         for layer in (0, 1):
             names |= _nested(f"{half}.mid_block.resnets.{layer}", f"{half}.mid.block_{layer + 1}", _STAGE_RESNET)
     for level in range(levels):
@@ -79,7 +84,7 @@ def first_stage_modules(config: AutoencoderConfig) -> dict[str, str]:
         ):
             for layer in range(count):
                 names |= _nested(f"{ours}.resnets.{layer}", f"{theirs}.block.{layer}", _STAGE_RESNET)
-                names |= _nested(f"{ours}.attentions.{layer}", f"{theirs}.attn.{layer}", _STAGE_ATTENTION)
+                names |= _nested(f"{ours}.attentions.{layer}", f"{theirs}.attn.{layer}", _SELF_ATTENTION)
             names[f"{ours}.downsamplers.0.conv"] = f"{theirs}.downsample.conv"
             names[f"{ours}.upsamplers.0.conv"] = f"{theirs}.upsample.conv"
     return names
@@ -100,8 +105,10 @@ def official_name(name: str, modules: Mapping[str, str]) -> str:
 
 def unet_config(
     state: State, *, sample_size: int = 64, head_dim: int = 32, num_heads: int | None = None
-) -> DenoiserConfig:
-    """Return the sizes of an official U-Net with spatial transformers, read off its parameters.
+) -> DenoiserConfig | UnconditionalConfig:
+    """Return the sizes of an official U-Net, read off its parameters.
+
+    One with spatial transformers is a denoiser, one with `AttentionBlock`s is unconditional.
 
     Args:
         state: parameters without the prefix `model.diffusion_model.`.
@@ -113,27 +120,26 @@ def unet_config(
         ModelError: these are no such parameters.
     """
     _require(state, "input_blocks.0.0.weight", "out.2.weight", "middle_block.0.in_layers.0.weight")
-    if any(name.endswith(".qkv.weight") for name in state):
-        raise ModelError(
-            "this U-Net has attention without cross-attention (AttentionBlock), so no neighbors can condition it",
-            fix="import a checkpoint whose configuration says use_spatial_transformer: true",
-        )
     channels, attends, layers = _unet_levels(state)
+    sizes: dict[str, Any] = {
+        "in_channels": state["input_blocks.0.0.weight"].shape[1],
+        "out_channels": state["out.2.weight"].shape[0],
+        "sample_size": sample_size,
+        "block_out_channels": tuple(channels),
+        "attention_levels": tuple(attends),
+        "layers_per_block": layers,
+        "head_dim": head_dim,
+        "norm_num_groups": 32,
+    }
     context = [value.shape[1] for name, value in state.items() if name.endswith(".attn2.to_k.weight")]
-    if not context:
-        raise ModelError("this U-Net has no cross-attention", fix="import a checkpoint of an RDM or a conditional LDM")
-    return DenoiserConfig(
-        in_channels=state["input_blocks.0.0.weight"].shape[1],
-        out_channels=state["out.2.weight"].shape[0],
-        sample_size=sample_size,
-        block_out_channels=tuple(channels),
-        attention_levels=tuple(attends),
-        layers_per_block=layers,
-        head_dim=head_dim,
-        num_heads=num_heads,
-        cross_attention_dim=context[0],
-        norm_num_groups=32,
-    )
+    try:
+        if context:
+            return DenoiserConfig(**sizes, num_heads=num_heads, cross_attention_dim=context[0])
+        if num_heads is not None:
+            raise ModelError("without cross-attention heads are known by head_dim alone", fix="leave num_heads out")
+        return UnconditionalConfig(**sizes)
+    except ValidationError as error:
+        raise ModelError(f"these sizes do not go together: {error.errors()[0]['msg']}", fix="--head-dim") from error
 
 
 def first_stage_config(state: State, *, sample_size: int = 256) -> AutoencoderConfig:
@@ -193,6 +199,10 @@ def translate(state: State, expected: State, modules: Mapping[str, str]) -> dict
         )
     # 1x1 convolutions and linear layers of attention are the same numbers.
     return {name: state[official].reshape(expected[name].shape) for name, official in names.items()}
+
+
+def _attention(ours: str, theirs: str) -> dict[str, str]:
+    return {ours: theirs} | _nested(ours, theirs, _SELF_ATTENTION)
 
 
 def _nested(ours: str, theirs: str, parts: Mapping[str, str]) -> dict[str, str]:

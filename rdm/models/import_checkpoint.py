@@ -24,6 +24,7 @@ from rdm.models.compvis import (
     unet_modules,
 )
 from rdm.models.denoiser import DenoiserConfig, build_denoiser
+from rdm.models.unconditional import UnconditionalConfig, build_unconditional, split_attention
 
 _UNET, _EMA, _FIRST_STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
 # Parts of a first stage's own training checkpoint that reconstruction does not need: its losses and its bookkeeping.
@@ -35,13 +36,13 @@ class Imported:
     """A network with a checkpoint's weights.
 
     Attributes:
-        model: diffusers' `UNet2DConditionModel`, `AutoencoderKL` or `VQModel`.
+        model: diffusers' `UNet2DConditionModel`, `UNet2DModel`, `AutoencoderKL` or `VQModel`.
         config: its sizes.
         weights: `ema` or `plain`.
     """
 
     model: Any
-    config: DenoiserConfig | AutoencoderConfig
+    config: DenoiserConfig | UnconditionalConfig | AutoencoderConfig
     weights: str
 
 
@@ -101,7 +102,9 @@ def import_unet(
         parameters = _averaged(parameters, state)
     config = unet_config(parameters, sample_size=sample_size, head_dim=head_dim, num_heads=num_heads)
     with torch.device("meta"):
-        unet = build_denoiser(config).unet
+        unconditional = isinstance(config, UnconditionalConfig)
+        unet: Any = build_unconditional(config) if unconditional else build_denoiser(config).unet
+    parameters = split_attention(parameters, head_dim) if unconditional else parameters
     unet.load_state_dict(translate(parameters, unet.state_dict(), unet_modules(config)), assign=True)
     return Imported(unet.eval(), config, "ema" if averaged else "plain")
 

@@ -12,6 +12,7 @@ from rdm.errors import ModelError, UsageError
 from rdm.models.denoiser import DenoiserConfig
 from rdm.models.first_stage import absolute_name, load_autoencoder
 from rdm.models.import_checkpoint import Imported
+from rdm.models.unconditional import UnconditionalConfig
 from rdm.storage.files import storage_errors
 from rdm.training.latents import ConditioningConfig, model_info, write_info
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
@@ -27,8 +28,10 @@ def describe_imported_model(
 
     Raises:
         UsageError: one of the two was named without the other, or for a U-Net that is not an RDM's.
-        ModelError: first stage or database do not fit the U-Net.
+        ModelError: first stage or database do not fit the U-Net, or neighbors cannot condition it.
     """
+    if kind == "rdm-unet" and isinstance(imported.config, UnconditionalConfig):
+        raise ModelError("this U-Net has no cross-attention, so no neighbors can condition it", fix="--kind ldm-unet")
     if autoencoder is None and database is None:
         return None
     if autoencoder is None or database is None or kind != "rdm-unet":
@@ -82,7 +85,7 @@ def save_network(imported: Imported, out: Path, info: dict[str, Any] | None) -> 
         temporary = out.with_name(f".{out.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        is_unet = isinstance(imported.config, DenoiserConfig)
+        is_unet = isinstance(imported.config, DenoiserConfig | UnconditionalConfig)
         imported.model.save_pretrained(str(temporary / "denoiser" if is_unet else temporary), safe_serialization=True)
         if info is not None:
             write_info(temporary, info)

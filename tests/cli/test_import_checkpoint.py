@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
 from official_layout import first_stage, unet
 
 from rdm.cli.main import run
@@ -71,6 +72,16 @@ def test_the_model_for_768_pixels_has_a_schedule_and_a_conditioning_of_its_own(
     assert info is not None
     assert info["objective"]["conditioning"]["embedding"] == embedding
     assert info["objective"]["schedule"]["beta_end"] == beta_end
+
+
+def test_an_unconditional_u_net_is_saved_as_diffusers_own_and_is_no_rdm(tmp_path: Path) -> None:
+    state = {name: torch.zeros(shape) for name, shape in unet((32, 64), (False, True), None, blocks=1).items()}
+    torch.save({"state_dict": state}, tmp_path / "model.ckpt")
+    command = ["import-checkpoint", str(tmp_path / "model.ckpt"), "--out", str(tmp_path / "ldm"), "--latent-size", "8"]
+    assert run([*command, "--kind", "rdm-unet"]) == 1
+    assert run([*command, "--kind", "ldm-unet"]) == 0
+    opened = UNet2DModel.from_pretrained(str(tmp_path / "ldm" / "denoiser"), local_files_only=True)
+    assert opened(torch.zeros(1, 3, 8, 8), 0).sample.shape == (1, 3, 8, 8)
 
 
 def test_the_folder_where_one_is_is_not_replaced(

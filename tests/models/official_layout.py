@@ -12,8 +12,10 @@ def affine(name: str, *shape: int, bias: bool = True) -> Shapes:
     return {f"{name}.weight": shape} | ({f"{name}.bias": shape[:1]} if bias else {})
 
 
-def unet(channels: Sequence[int], attends: Sequence[bool], context: int, latent: int = 3, blocks: int = 2) -> Shapes:
-    """openaimodel.UNetModel with spatial transformers of depth 1."""
+def unet(
+    channels: Sequence[int], attends: Sequence[bool], context: int | None, latent: int = 3, blocks: int = 2
+) -> Shapes:
+    """openaimodel.UNetModel with spatial transformers of depth 1, or without a context with `AttentionBlock`s."""
     first, time = channels[0], 4 * channels[0]
     shapes = affine("time_embed.0", time, first) | affine("time_embed.2", time, time)
     shapes |= affine("input_blocks.0.0", first, latent, 3, 3)
@@ -76,7 +78,10 @@ def _unet_resnet(name: str, width: int, out: int, time: int) -> Shapes:
     return shapes | (affine(f"{name}.skip_connection", out, width, 1, 1) if width != out else {})
 
 
-def _transformer(name: str, width: int, context: int) -> Shapes:
+def _transformer(name: str, width: int, context: int | None) -> Shapes:
+    if context is None:
+        shapes = affine(f"{name}.norm", width) | affine(f"{name}.qkv", 3 * width, width, 1)
+        return shapes | affine(f"{name}.proj_out", width, width, 1)
     shapes = affine(f"{name}.norm", width) | affine(f"{name}.proj_in", width, width, 1, 1)
     block = f"{name}.transformer_blocks.0"
     for attention, keys in (("attn1", width), ("attn2", context)):

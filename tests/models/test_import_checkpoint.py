@@ -18,10 +18,13 @@ from rdm.models.compvis import first_stage_config, first_stage_modules, official
 from rdm.models.denoiser import rdm_ffhq_denoiser, rdm_imagenet_denoiser
 from rdm.models.first_stage import load_autoencoder
 from rdm.models.import_checkpoint import import_first_stage, import_unet, read_checkpoint
+from rdm.models.unconditional import split_attention
 
 LAST_THREE = (False, True, True, True)
 IMAGENET = unet((192, 384, 576, 960), LAST_THREE, 512)
 FFHQ = unet((224, 448, 672, 896), LAST_THREE, 512)
+FFHQ_LDM = unet((224, 448, 672, 896), LAST_THREE, None)
+SMALL_LDM = unet((32, 64), (False, True), None, blocks=1)
 SMALL = unet((32, 64), (False, True), 12, blocks=1)
 STAGES = {
     "kl-f4": (first_stage((128, 256, 512), 3), official_autoencoder(4)),
@@ -75,6 +78,43 @@ def test_the_official_layout_tells_the_sizes_of_the_first_stages(name):
     assert found.model_copy(update={"codebook_dim": None}) == config
     imported = import_first_stage(abstract(shapes), codebook=name.startswith("vq"))
     assert sum(value.numel() for value in imported.model.state_dict().values()) == count(shapes)
+
+
+def test_the_unconditional_baseline_of_ffhq_has_its_parameters():
+    imported = import_unet(abstract(FFHQ_LDM))
+    assert type(imported.model).__name__ == "UNet2DModel"
+    assert sum(value.numel() for value in imported.model.state_dict().values()) == count(FFHQ_LDM) == 274_056_163
+
+
+def test_an_unconditional_u_net_goes_there_and_back_bit_for_bit():
+    state = drawn(SMALL_LDM)
+    split = split_attention(state, 32)
+    back = restored(import_unet(state).model, unet_modules(unet_config(state)), split)
+    assert back.keys() == split.keys()
+    assert all(torch.equal(back[name], split[name]) for name in split)
+
+
+@torch.no_grad()
+def test_an_attention_block_attends_as_the_official_code_does():
+    """QKVAttentionLegacy: queries and keys are each scaled by the fourth root of the head's channels."""
+    state, x = drawn(SMALL_LDM), torch.randn(2, 64, 3, 5, generator=torch.Generator().manual_seed(1))
+    block, heads = {name: state[f"middle_block.1.{name}.weight"][..., 0] for name in ("qkv", "proj_out")}, 64 // 32
+    bias = {name: state[f"middle_block.1.{name}.bias"][:, None] for name in block}
+    norm = (state[f"middle_block.1.norm.{kind}"] for kind in ("weight", "bias"))
+    flat = torch.nn.functional.group_norm(x, 32, *norm, eps=1e-5).flatten(2)
+    q, k, v = (block["qkv"] @ flat + bias["qkv"]).reshape(2 * heads, 3 * 32, -1).split(32, dim=1)
+    weights = torch.softmax((q * 32**-0.25).transpose(1, 2) @ (k * 32**-0.25), dim=2)
+    attended = (v @ weights.transpose(1, 2)).reshape(2, 64, -1)
+    expected = x + (block["proj_out"] @ attended + bias["proj_out"]).view_as(x)
+    assert torch.allclose(import_unet(state).model.mid_block.attentions[0](x), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"), [({"num_heads": 2}, "head_dim alone"), ({"head_dim": 24}, "no multiples")]
+)
+def test_heads_that_an_unconditional_u_net_cannot_have_are_refused(sizes, message):
+    with pytest.raises(ModelError, match=message):
+        import_unet(drawn(SMALL_LDM), **sizes)
 
 
 def test_a_u_net_goes_there_and_back_bit_for_bit():
@@ -131,7 +171,7 @@ def test_a_first_stages_own_checkpoint_leaves_its_losses_behind():
         (lambda s: s.pop("middle_block.1.proj_in.weight"), "1 missing: middle_block.1.proj_in.weight"),
         (lambda s: s.update({"label_emb.weight": torch.zeros(2, 2)}), "1 unexpected: label_emb.weight"),
         (lambda s: s.update({"out.0.weight": torch.zeros(7)}), r"out.0.weight \(7,\) instead of \(32,\)"),
-        (lambda s: s.update({"input_blocks.1.1.qkv.weight": torch.zeros(1)}), "without cross-attention"),
+        (lambda s: s.update({"input_blocks.1.1.qkv.weight": torch.zeros(1)}), "1 unexpected: .*1.1.qkv.weight"),
         (lambda s: s.clear(), "not the parameters of this kind"),
     ],
 )
