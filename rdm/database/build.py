@@ -147,11 +147,13 @@ class DatabaseBuilder:
         stats = [result for _, result in pool.map(ingest_shard, tasks, stage="ingest", names=[t.stem for t in tasks])]
         causes = sum((Counter(shard["status_dict"]) for shard in stats), Counter())
         counts = {name: sum(shard[name] for shard in stats) for name in ("count", "successes", "failed")}
-        asked = counts["successes"] + counts["failed"]
+        self.changes.keep(self._unavailable())
+        failed = counts["failed"] - len(self.changes.unavailable_again)  # what the ledgers tell already stops nothing
+        asked = counts["successes"] + failed
         empty = self.parent is None and counts["successes"] == 0
         tolerated = self.config.tolerated_failures if self.parent is not None else 0
         too_few = counts["successes"] < self.config.min_success_rate * asked
-        if empty or (too_few and counts["failed"] > tolerated):
+        if empty or (too_few and failed > tolerated):
             causes.pop("success", None)
             summary = ", ".join(f"{number} {cause}" for cause, number in causes.most_common())
             raise FailureBudgetError(
@@ -160,7 +162,6 @@ class DatabaseBuilder:
                 fix="mend the source, or accept fewer with --set min_success_rate=0.5; "
                 "the same command fetches again what may have passed",
             )
-        self.changes.keep(self._unavailable())
         if self.is_current:  # what was asked for again cannot be had yet
             for task in tasks:
                 for ending in (".tar", ".parquet", "_stats.json"):
@@ -269,10 +270,11 @@ class DatabaseBuilder:
         """The version to commit, without its neighbor tables."""
         parts = self._parts()
         patches = sum(part.num_rows for part in parts if part.kind == "patches")
+        before = self.parent if self.only_delete else None
         return Version(
             number=self._number,
             parent=self.parent.number if self.parent else None,
-            source=self.config.source,
+            source=before.source if before else self.config.source,
             source_fingerprint=fingerprint(self.changes.taken),
             num_images=count_living_images(self.folder, parts, self.changes.tombstones),
             num_patches=patches,
@@ -286,7 +288,7 @@ class DatabaseBuilder:
             deleted_patches=self.changes.removed_patches,
             deleted_sha256=sorted(self.changes.removed_digests),
             dropped_patches=dict(self._dropped),
-            config=recorded(self.config),
+            config=recorded(self.config, paths_of=before),
             oldest_version=self.parent.oldest_version if self.parent else 1,
         )
 

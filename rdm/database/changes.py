@@ -121,10 +121,14 @@ class Changes:
         """The boxes of all patches that were removed on request, now or before, of photographs that were not."""
         before = self.parent.deleted_patches if self.parent else {}
         boxes = {image_id: set(known) for image_id, known in before.items()}
-        asked = pa.array(sorted(self.removal.patch_ids), pa.int64())
-        for part in self.parent.parts_of("patches") if self.parent and self.removal.patch_ids else []:
-            table = self.folder.read_table(part.path, ["patch_id", "image_id", "x0", "y0", "x1", "y1"])
-            for row in table.filter(pc.is_in(table["patch_id"], asked)).to_pylist():
+        tombstones, asked = self.parent.tombstones if self.parent else [], self.removal.patch_ids
+        for part in self.parent.parts_of("patches") if self.parent and (tombstones or asked) else []:
+            table = self.folder.read_table(part.path, ["patch_id", "image_id", "image_row", "x0", "y0", "x1", "y1"])
+            dead = pc.is_in(table["patch_id"], pa.array(tombstones, pa.int64()))
+            # Some of a photograph's patches are dead only where they were removed on request, also by older releases.
+            partly = pc.is_in(table["image_row"], table["image_row"].filter(pc.invert(dead)).combine_chunks())
+            goes = pc.or_(pc.is_in(table["patch_id"], pa.array(sorted(asked), pa.int64())), pc.and_(dead, partly))
+            for row in table.filter(goes).to_pylist():
                 boxes.setdefault(row["image_id"], set()).add((row["x0"], row["y0"], row["x1"], row["y1"]))
         gone = self.removed_images | {""}  # a compaction has emptied the rows of earlier removals
         return {image_id: sorted(boxes[image_id]) for image_id in sorted(boxes) if image_id not in gone}
@@ -246,23 +250,34 @@ class Changes:
 
         Photographs that were asked for again, and could not be had again, are nothing new.
         """
-        if self.parent is None or not self.removed_images <= set(self.parent.deleted_image_ids):
+        if self.parent is None or self.is_known_source:
+            return self.parent is not None
+        if not self.removed_images <= set(self.parent.deleted_image_ids):
             return False
         if self.removed_patches != self.parent.deleted_patches:
             return False
-        return self.is_known_source or (not self._news and len(self.newly_dead) == 0)
+        return not self._news and len(self.newly_dead) == 0
 
     @property
     def _news(self) -> set[str]:
         """The photographs of which the ledgers will tell something that they do not tell yet."""
-        new = dict(zip(self.new_rows["image_id"].to_pylist(), self.new_rows["etag"].to_pylist(), strict=True))
-        if not self._unavailable:
-            return set(new)
+        new, kept = self._new_etags, self._kept
+        stay_out = {name for name, (like, etag) in self.left_out.items() if like in kept and new.get(name) == etag}
+        return set(new) - self.unavailable_again - stay_out
+
+    @property
+    def unavailable_again(self) -> set[str]:
+        """Those of the photographs that could not be had of which the ledgers tell that already."""
         told: dict[str, str | None] = {}
         for row in self._ledger.select(["image_id", "etag", "status", "error_message"]).to_pylist():
             is_told = row["status"] == FAILED and is_passing(row["error_message"])
             told[row["image_id"]] = row["etag"] if is_told else None
-        return {name for name, etag in new.items() if name not in self._unavailable or told.get(name) != etag}
+        new = self._new_etags
+        return {name for name in self._unavailable if told.get(name) == new[name]}
+
+    @property
+    def _new_etags(self) -> dict[str, str]:
+        return dict(zip(self.new_rows["image_id"].to_pylist(), self.new_rows["etag"].to_pylist(), strict=True))
 
     @cached_property
     def is_known_source(self) -> bool:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rdm.config import digest_json
-from rdm.database.changes import DELETED
+from rdm.database.changes import DELETED, Changes, Removal
 from rdm.database.index import INDEX_NAME, INFOS_NAME, PUBLISHED
 from rdm.database.parts import SHARD_KINDS
 from rdm.progress import tracking
@@ -166,7 +166,15 @@ def _rewrite(store: VersionStore, version: Version, shards: list[ShardCompaction
                 replaced[old.path] = store.describe_part(kind, path, old.num_rows)
             tracker.advance()
     parts = [replaced.get(part.path, part) for part in version.parts]
-    update = {"number": number, "parent": version.number, "parts": parts, "oldest_version": number}
+    told = Changes(store.folder, version, None, Removal())  # earlier releases left it to the rows that are emptied now
+    update = {
+        "number": number,
+        "parent": version.number,
+        "parts": parts,
+        "oldest_version": number,
+        "deleted_sha256": sorted(told.removed_digests),
+        "deleted_patches": told.removed_patches,
+    }
     compacted = version.model_copy(update=update)
     store.commit(compacted)
     return compacted

@@ -45,9 +45,17 @@ class BuildConfig(Config):
     fetch: FetchConfig = FetchConfig()
 
 
-def recorded(config: BuildConfig) -> dict[str, Any]:
-    """Return the settings that a version and `run.json` record: leave to lose many photographs is given once."""
-    return config.model_dump(mode="json", exclude={"max_vanished_share"})
+def recorded(config: BuildConfig, *, paths_of: Version | None = None) -> dict[str, Any]:
+    """Return the settings that a version and `run.json` record: leave to lose many photographs is given once.
+
+    Args:
+        config: the settings.
+        paths_of: a version whose paths stay as they are. A removal does not look at them, and older releases recorded
+            relative ones, which are meant from another folder.
+    """
+    before = paths_of.config if paths_of is not None else {}
+    paths = {name: before[name] for name in ("source", "boxes") if name in before}
+    return {**config.model_dump(mode="json", exclude={"max_vanished_share"}), **paths}
 
 
 def has_changed(config: BuildConfig, parent: Version) -> bool:

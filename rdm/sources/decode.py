@@ -86,7 +86,8 @@ def decode_image(data: bytes, *, rotation: int = 0, reduction: int = 1) -> Image
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     sides = getattr(image, "tag_v2", {})
-    pixels = max(width * height, math.prod(sides.get(side, 0) for side in _TILE_SIDES))  # a whole tile is decoded
+    tile = [side for side in map(sides.get, _TILE_SIDES) if isinstance(side, int)]  # a whole one is decoded
+    pixels = max(width * height, math.prod(tile) if len(tile) == len(_TILE_SIDES) else 0)
     if pixels > MAX_PIXELS or pixels * _bytes_per_pixel(image) > _MAX_DECODED_BYTES:
         raise ImageDecodeError("too many pixels", f"{width}x{height}")
     if max(width, height) > MAX_ASPECT * max(min(width, height), 1):

@@ -37,7 +37,7 @@ class FolderSource(LocalSource):
         """
         rows = []
         for directory, folders, names in os.walk(self.root, onerror=_raise_unreadable):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _OF_THE_DISK)
             for path in (Path(directory, name) for name in names if not name.startswith(".")):
                 relative = _printable(path.relative_to(self.root))
                 rows.append({"image_id": relative, "location": relative, "etag": _etag(path)})
@@ -58,6 +58,9 @@ class FolderSource(LocalSource):
     def credits(self) -> tuple[Author, ...]:
         """Return nobody: a folder does not say who made its pictures."""
         return ()
+
+
+_OF_THE_DISK = ("lost+found",)  # at a disk's root, and for its administrator alone
 
 
 def _raise_unreadable(error: OSError) -> None:

@@ -36,7 +36,7 @@ class TrainConfig(Config):
     learning_rate: float = Field(gt=0, description="peak learning rate")
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = Field(default=100, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(default=0.01, ge=0, description="of adamw; under muon, of all that is no matrix")
+    weight_decay: float = Field(default=0.01, ge=0, description="of adamw; muon has none")
     beta2: float = Field(default=0.999, gt=0, lt=1, description="AdamW's second moment decay")
     gradient_clip: float = Field(default=1.0, ge=0, description="greatest gradient norm; 0: no clipping")
     ema_decay: float = Field(default=0.9999, ge=0, lt=1, description="of the weights in OUT/model")
@@ -93,6 +93,8 @@ class TrainConfig(Config):
             raise ValueError("optimizer=muon needs zero_stage=0: ZeRO cuts matrices into flat pieces")
         if self.precision == "fp16" and not self.zero_stage:
             raise ValueError("precision=fp16 needs a zero_stage of 1 or more, which keeps the fp32 weights")
+        if self.optimizer == "muon" and self.weight_decay not in (0, TrainConfig.model_fields["weight_decay"].default):
+            raise ValueError("optimizer=muon has no weight decay: leave weight_decay out")
         if self.compile and self.zero_stage == 3:
             raise ValueError("compile=true needs a zero_stage below 3, whose hooks on every module undo most of it")
         if not all(0 <= decay < 1 for decay in self.more_ema_decays):

@@ -105,7 +105,7 @@ class Engine:
         trainable = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         self._engine, *_ = deepspeed.initialize(
             model=_Step(self.objective, config, self.device),
-            optimizer=make_optimizer(list(trainable.values()), config),
+            optimizer=_optimizer(list(trainable.values()), config),
             model_parameters=list(trainable.values()),
             config=_deepspeed_config(config, micro_batch_size, self.accumulation, trainable),
         )
@@ -338,16 +338,13 @@ def zero_settings(stage: int, sizes: Sequence[int]) -> dict[str, int]:
     return settings
 
 
-def make_optimizer(trainable: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    """Return the optimizer of a run."""
-    shared: dict[str, Any] = {
-        "lr": config.learning_rate,
-        "betas": (0.9, config.beta2),
-        "weight_decay": config.weight_decay,
-    }
+def _optimizer(trainable: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    betas = (0.9, config.beta2)
     if config.optimizer == "muon":
-        return Muon(trainable, **shared, matrix_scale=config.muon_scale)
-    return torch.optim.AdamW(trainable, **shared, fused=True)
+        return Muon(trainable, lr=config.learning_rate, matrix_scale=config.muon_scale, betas=betas)
+    return torch.optim.AdamW(
+        trainable, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay, fused=True
+    )
 
 
 def _import_deepspeed() -> Any:

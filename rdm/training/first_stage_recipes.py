@@ -129,7 +129,6 @@ def _small(
         zero_stage=0,
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
-        weight_decay=0.0,
         beta2=0.99,
         ema_decay=ema_decay,
         precision="fp32",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from rdm.config import Config
+from rdm.config import Config, digest_json
 from rdm.context import Context
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.errors import CacheError
@@ -278,6 +278,7 @@ def provenance(data: LatentData) -> dict[str, Any]:
         "database": {"version": data.database.version.number, "source": data.database.version.source},
         "queries_digest": data.cache.info["queries_digest"],
         "cache_digest": data.cache.digest,
+        "cache_rows": digest_json(data.cache.info["counts"]),
     }
 
 

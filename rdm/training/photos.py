@@ -73,7 +73,8 @@ class PhotoShards:
         self.config = config
         self.held_out = held_out
         sources = [open_source(spec.strip()) for spec in source.split(",")]
-        listings = [source.listing() for source in sources]
+        # Links to folders are listed, for the ledgers of databases, and not followed.
+        listings = [_without_folders(source.listing()) for source in sources]
         self.digest = digest_json([fingerprint(listing) for listing in listings])
         self._photographs = list(self._list(sources, listings))
         if not self._photographs:
@@ -151,6 +152,11 @@ class PhotoShards:
 
     def _num_squares(self, size: tuple[int, int]) -> int:
         return 1 + (self.config.crops_per_photograph if min(size) >= 2 * self.config.image_size else 0)
+
+
+def _without_folders(listing: pa.Table) -> pa.Table:
+    keep = [not location.endswith("/") for location in listing["location"].to_pylist()]
+    return listing.filter(pa.array(keep, pa.bool_()))
 
 
 def _size(source: Source, location: str) -> tuple[int, int]:

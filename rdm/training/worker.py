@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
-from rdm.errors import RdmError
+from rdm.errors import RdmError, TrainingError
 from rdm.storage.files import atomic_path
 from rdm.training.assemble import open_run
 from rdm.training.config import TrainConfig, TrainInputs
@@ -36,9 +37,20 @@ def write_run(out: Path, config: TrainConfig, inputs: TrainInputs) -> None:
 
 
 def read_run(out: Path) -> tuple[TrainConfig, TrainInputs]:
-    """Return what `write_run` wrote."""
+    """Return what `write_run` wrote.
+
+    Raises:
+        TrainingError: a setting of an earlier release is refused now.
+    """
     run = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-    return TrainConfig.model_validate(run["config"]), TrainInputs.model_validate(run["inputs"])
+    try:
+        return TrainConfig.model_validate(run["config"]), TrainInputs.model_validate(run["inputs"])
+    except ValidationError as error:
+        raise TrainingError(
+            f"the run was made with a setting that is refused: {error.errors()[0]['msg']}",
+            where=out / RUN_FILE,
+            fix="mend it there; zero_stage may change within a run",
+        ) from error
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, RetrievalDatabase, build_neighbors
@@ -14,6 +15,7 @@ from rdm.database.jobs import run_build, update_builder, update_plan
 from rdm.database.verify import verify_database
 from rdm.errors import DatabaseError, FailureBudgetError, StorageError
 from rdm.sources import CropConfig, QuerySetConfig
+from rdm.sources.filters import FilterConfig
 
 INLINE = ComputeConfig(dask="inline")
 
@@ -220,3 +222,35 @@ def test_update_that_fails_leaves_the_old_version(
     with pytest.raises(StorageError):
         update(living_root)
     assert RetrievalDatabase.open(str(living_root)).version.number == 1
+
+
+def break_photographs(folder: Path, names: Sequence[str]) -> None:
+    """Put links to nothing in place of photographs, as a disk that fails would: they cannot be read for now."""
+    for name in names:
+        (folder / name).unlink()
+        (folder / name).symlink_to(folder / "nowhere")
+
+
+def test_photographs_that_wait_for_their_newer_bytes_stop_no_later_update(
+    living_root: Path, tmp_path: Path, encoded: Callable[..., bytes]
+) -> None:
+    for names in (["p00.jpg", "p01.jpg"], ["p02.jpg", "p03.jpg"]):
+        break_photographs(tmp_path / "photos", names)
+        run_build(update_builder(str(living_root), overrides=["tolerated_failures=2"]), INLINE)
+    (tmp_path / "photos" / "p20.jpg").write_bytes(encoded(20))
+    assert update(living_root)["causes"] == {"success": 1, "cannot be read": 4}
+
+
+def test_look_alike_of_a_photograph_that_waits_is_stored_once(
+    tmp_path: Path, build: Callable[..., dict[str, Any]], encoded: Callable[..., bytes]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(4):
+        (photos / f"p{number}.jpg").write_bytes(encoded(number))
+    with Image.open(photos / "p0.jpg") as image:
+        image.save(photos / "q.jpg", quality=70)
+    build(tmp_path / "db", photos, filters=FilterConfig(near_duplicate_bits=4))
+    break_photographs(photos, ["p0.jpg"])
+    assert not update(tmp_path / "db")["unchanged"]
+    assert update(tmp_path / "db")["unchanged"]

@@ -27,7 +27,8 @@ def test_nested_files_are_listed_sorted_with_their_relative_path(tmp_path: Path)
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
     (tmp_path / ".cache").mkdir()
-    for name in (".a.jpg", ".cache/b.jpg", "c.jpg"):
+    (tmp_path / "lost+found").mkdir()  # at the root of a disk
+    for name in (".a.jpg", ".cache/b.jpg", "lost+found/d.jpg", "c.jpg"):
         (tmp_path / name).write_bytes(b"1")
     assert listed(tmp_path) == ["c.jpg"]
 

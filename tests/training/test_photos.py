@@ -49,6 +49,13 @@ def test_a_photograph_of_the_right_size_comes_through_unchanged(tmp_path: Path) 
     assert np.array_equal(images, expected[None])
 
 
+def test_a_linked_folder_is_not_followed(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "photos", {"a.png": encoded(16, 16)})
+    (tmp_path / "more").mkdir()
+    (tmp_path / "photos" / "more").symlink_to(tmp_path / "more")
+    assert PhotoShards(source, KEEP_ALL).num_photographs == 1
+
+
 def test_the_center_of_a_wide_photograph_is_taken(tmp_path: Path) -> None:
     wide = Image.new("RGB", (48, 16), (0, 0, 0))
     wide.paste((255, 255, 255), (16, 0, 32, 16))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from rdm.errors import UsageError
+from rdm.errors import TrainingError, UsageError
 from rdm.training.config import TrainInputs
 from rdm.training.recipes import recipe_config
 from rdm.training.worker import read_run, write_run
@@ -25,3 +27,12 @@ def test_inputs_are_recorded_under_names_that_hold_everywhere(tmp_path, monkeypa
         database="s3://bucket/db",
         source=f"folder://{tmp_path}/a,folder:///b",
     )
+
+
+def test_a_run_with_a_setting_that_is_refused_now_is_an_error_that_names_it(tmp_path):
+    write_run(tmp_path, recipe_config("rdm-tiny"), TrainInputs(out=str(tmp_path)))
+    run = json.loads((tmp_path / "run.json").read_text())
+    run["config"] |= {"compile": True, "zero_stage": 3}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    with pytest.raises(TrainingError, match="zero_stage below 3"):
+        read_run(tmp_path)
