@@ -53,7 +53,7 @@ def _built(rows: IndexedRows, key: str, wanted: np.ndarray, truth: np.ndarray) -
     started = time.perf_counter()
     index = faiss.index_factory(DIM, key, faiss.METRIC_INNER_PRODUCT)
     if isinstance(index, faiss.IndexPreTransform):
-        rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+        rotation = faiss.downcast_VectorTransform(index.chain.at(0))  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(rotation, faiss.OPQMatrix):
             rotation.niter = ROTATION_ITERATIONS
     sample = audit_sample(rows.living, train_rows(key, DIM, IndexConfig(build_memory="1GB")), 0)

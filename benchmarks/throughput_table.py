@@ -63,4 +63,5 @@ def _words(name: str, batch: int, found: Throughput) -> str:
 
 
 if __name__ == "__main__":
-    print(run(*sys.argv[1:2], *([tuple(map(int, sys.argv[2:]))] if sys.argv[2:] else [])))
+    name, *sizes = sys.argv[1:] or ["rdm-imagenet"]
+    print(run(name, tuple(map(int, sizes)) or (50,)))
