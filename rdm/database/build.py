@@ -147,7 +147,7 @@ class DatabaseBuilder:
         stats = [result for _, result in pool.map(ingest_shard, tasks, stage="ingest", names=[t.stem for t in tasks])]
         causes = sum((Counter(shard["status_dict"]) for shard in stats), Counter())
         counts = {name: sum(shard[name] for shard in stats) for name in ("count", "successes", "failed")}
-        self.changes.keep(self._unavailable())
+        self.changes.keep(self._unavailable() if any(shard["retryable"] for shard in stats) else set())
         failed = counts["failed"] - len(self.changes.unavailable_again)  # what the ledgers tell already stops nothing
         asked = counts["successes"] + failed
         empty = self.parent is None and counts["successes"] == 0

@@ -268,8 +268,10 @@ class Changes:
     @property
     def unavailable_again(self) -> set[str]:
         """Those of the photographs that could not be had of which the ledgers tell that already."""
+        if not self._unavailable:
+            return set()
         told: dict[str, str | None] = {}
-        for row in self._ledger.select(["image_id", "etag", "status", "error_message"]).to_pylist():
+        for row in self._ledger.filter(_is_in(self._ledger["image_id"], self._unavailable)).to_pylist():
             is_told = row["status"] == FAILED and is_passing(row["error_message"])
             told[row["image_id"]] = row["etag"] if is_told else None
         new = self._new_etags

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdm.errors import ModelError
+from rdm.storage.files import absolute_path
 
 if TYPE_CHECKING:  # diffusers takes seconds to import: it is loaded when a network is built
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -229,7 +230,7 @@ def load_autoencoder(name_or_dir: str) -> FirstStage:
 
 def absolute_name(name_or_dir: str) -> str:
     """Return a first stage's name as it opens from every directory: a folder's absolute path."""
-    return name_or_dir if name_or_dir.startswith(ASSET_PREFIX) else str(Path(name_or_dir).expanduser().absolute())
+    return name_or_dir if name_or_dir.startswith(ASSET_PREFIX) else absolute_path(name_or_dir)
 
 
 def _asset_directory(name: str) -> Path:

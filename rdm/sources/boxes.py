@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -24,6 +23,7 @@ from rdm.errors import SourceError, UsageError
 from rdm.sources.listing import Source
 from rdm.sources.openimages import OpenImagesSource
 from rdm.sources.urls import read_list
+from rdm.storage.files import absolute_path
 
 Attribute = Literal["IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside"]
 _SHARES = ("xmin", "ymin", "xmax", "ymax")  # of the stored photograph's width and height
@@ -32,7 +32,7 @@ _IDS, _LABELS = ("imageid", "image_id"), ("labelname", "label")
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path)) if path else ""
+    return absolute_path(path) if path else ""
 
 
 class BoxConfig(Config):

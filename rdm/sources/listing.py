@@ -22,6 +22,7 @@ from rdm.sources.decode import IMAGE_SUFFIXES
 from rdm.sources.ledger import Row
 from rdm.sources.transfer import FetchConfig
 from rdm.sources.web import public_url
+from rdm.storage.files import absolute_path
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -163,7 +164,7 @@ def absolute_spec(spec: str) -> str:
         return f"{scheme}://{split}{mark}{'&'.join(map(_absolute_option, query.split('&')))}"
     if scheme not in _LOCAL or not separator or not rest:
         return spec
-    return f"{scheme}://{os.path.abspath(os.path.expanduser(rest))}"
+    return f"{scheme}://{absolute_path(rest)}"
 
 
 def _absolute_option(option: str) -> str:
@@ -171,7 +172,7 @@ def _absolute_option(option: str) -> str:
     path = unquote_plus(value)
     if name not in ("ids", "metadata", "boxes") or not path or "://" in path or os.path.isabs(path):
         return option
-    return f"{name}={quote(os.path.abspath(os.path.expanduser(path)))}"
+    return f"{name}={quote(absolute_path(path))}"
 
 
 def same_source(one: str, other: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from rdm.sources.ledger import CANNOT_BE_READ, FAILED, SKIPPED, Row, examined, u
 from rdm.sources.listing import names_picture
 from rdm.sources.shelf import Shelf
 from rdm.sources.transfer import FetchConfig
+from rdm.storage.files import absolute_path
 
 MAX_BYTES = 500_000_000  # a picture at the limit of pixels has 480 MB without compression
 PATH_HINT = "(an absolute path has three slashes); a relative one of an older database is meant from where it was built"
@@ -36,7 +36,7 @@ def local_path(scheme: str, rest: str) -> Path:
     """
     if not rest:
         raise UsageError(f"{scheme}:// names no path", fix=f"{scheme}:///PATH (an absolute path has three slashes)")
-    return Path(os.path.abspath(os.path.expanduser(rest)))
+    return Path(absolute_path(rest))
 
 
 def read_file(path: Path, limit: int | None = None, *, start: int = 0, size: int | None = None) -> bytes:

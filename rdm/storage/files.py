@@ -28,6 +28,11 @@ from rdm.errors import MissingDependencyError, StorageError, UsageError
 TEMPORARY_SUFFIX = ".tmp"
 
 
+def absolute_path(path: str | Path) -> str:
+    """Return a path as it holds in every working directory; `~` is the home."""
+    return os.path.abspath(os.path.expanduser(path))
+
+
 class Folder:
     """A directory addressed by a local path or any fsspec URL (`s3://...`, `memory://...`).
 

@@ -20,8 +20,8 @@ FORMAT_VERSION = 2
 _READABLE = (1, 2)  # 1: one index file for all versions, neighbor tables outside the versions
 MANIFEST = "manifest.json"
 _LOCK = ".writer.lock"
-Box = tuple[int, int, int, int]
 _DRAFT = "_draft.json"
+Box = tuple[int, int, int, int]
 
 
 class Part(Config):

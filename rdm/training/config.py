@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,6 +10,7 @@ from rdm.config import Config
 from rdm.errors import UsageError
 from rdm.models.precision import Precision
 from rdm.sources.listing import absolute_spec
+from rdm.storage.files import absolute_path
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
@@ -113,7 +113,7 @@ class TrainInputs(Config):
     def absolute(self) -> TrainInputs:
         """Return the same inputs under names that hold in every working directory, as on another machine."""
         return TrainInputs(
-            out=os.path.abspath(self.out),
+            out=absolute_path(self.out),
             cache=self.cache and _absolute(self.cache),
             database=self.database and _absolute(self.database),
             source=self.source and ",".join(map(absolute_spec, self.source.split(","))),
@@ -128,4 +128,4 @@ class TrainInputs(Config):
 
 
 def _absolute(url: str) -> str:
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
+    return url if "://" in url else absolute_path(url)

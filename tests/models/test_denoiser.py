@@ -1,5 +1,6 @@
 import pytest
 import torch
+from small_denoiser import SMALL_DENOISER
 
 from rdm.context import Context
 from rdm.errors import ModelError
@@ -14,14 +15,7 @@ from rdm.models.denoiser import (
 
 
 def _config() -> DenoiserConfig:
-    return DenoiserConfig(
-        block_out_channels=(16, 32),
-        attention_levels=(True, True),
-        norm_num_groups=8,
-        head_dim=8,
-        cross_attention_dim=12,
-        sample_size=8,
-    )
+    return SMALL_DENOISER.model_copy(update={"attention_levels": (True, True)})
 
 
 @pytest.fixture(scope="module")

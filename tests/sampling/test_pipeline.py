@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_denoiser import SMALL_DENOISER
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
 from rdm.database.build import BuildConfig, DatabaseBuilder
 from rdm.database.jobs import run_build
 from rdm.errors import EncoderMismatchError, ModelError, UsageError
-from rdm.models.denoiser import DenoiserConfig
 from rdm.sampling import RetrievalDiffusionModel, SampleSettings, image_queries, sample, text_queries
 from rdm.sampling.output import read_samples, write_samples
 from rdm.sources import CropConfig
@@ -40,14 +40,7 @@ def database(tmp_path_factory, encoded, tiny_encoder) -> RetrievalDatabase:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, database) -> RetrievalDiffusionModel:
     directory = tmp_path_factory.mktemp("model")
-    denoiser = DenoiserConfig(
-        block_out_channels=(16, 32),
-        attention_levels=(False, True),
-        norm_num_groups=8,
-        head_dim=8,
-        cross_attention_dim=16,
-        sample_size=8,
-    )
+    denoiser = SMALL_DENOISER.model_copy(update={"cross_attention_dim": 16})
     config = RetrievalDiffusionConfig(denoiser=denoiser)
     from rdm.models.first_stage import load_autoencoder
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_denoiser import SMALL_DENOISER
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rdm.context import Context
 from rdm.errors import TrainingError
-from rdm.models.denoiser import DenoiserConfig
 from rdm.models.token_predictor import TokenPredictorConfig
 from rdm.training.config import TrainConfig
 from rdm.training.cost import training_case
@@ -17,16 +17,7 @@ from rdm.training.networks import networks_of, prepare_networks
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
 
-DENOISER = RetrievalDiffusionConfig(
-    denoiser=DenoiserConfig(
-        block_out_channels=(16, 32),
-        attention_levels=(False, True),
-        norm_num_groups=8,
-        head_dim=8,
-        cross_attention_dim=12,
-        sample_size=8,
-    )
-)
+DENOISER = RetrievalDiffusionConfig(denoiser=SMALL_DENOISER)
 PREDICTOR = RetrievalAutoregressionConfig(
     predictor=TokenPredictorConfig(
         codebook_size=32, side=3, num_layers=2, num_heads=2, width=16, cross_attention_dim=12, dropout=0.1

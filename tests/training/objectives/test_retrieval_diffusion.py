@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import torch
+from small_denoiser import SMALL_DENOISER
 
 from rdm.diffusion.schedules import ScheduleConfig
-from rdm.models.denoiser import DenoiserConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig, RetrievalDiffusionObjective
-
-DENOISER = DenoiserConfig(
-    block_out_channels=(16, 32),
-    attention_levels=(False, True),
-    norm_num_groups=8,
-    head_dim=8,
-    cross_attention_dim=12,
-    sample_size=8,
-)
 
 
 def objective(num_timesteps: int = 1000) -> RetrievalDiffusionObjective:
-    config = RetrievalDiffusionConfig(denoiser=DENOISER, schedule=ScheduleConfig(num_timesteps=num_timesteps))
+    config = RetrievalDiffusionConfig(denoiser=SMALL_DENOISER, schedule=ScheduleConfig(num_timesteps=num_timesteps))
     return RetrievalDiffusionObjective(config, {"autoencoder": "assets://autoencoder-kl-f4"}, (0.0, 1.0))
 
 
