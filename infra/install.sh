@@ -22,7 +22,9 @@ fi
 
 [ -x "$venv/bin/python" ] || "$uv" venv --quiet --python "$python" "$venv"
 echo "installing the locked packages into $venv (about 8 GB with the accelerator libraries that torch brings)"
-# Bytecode is made here, by all cores, and not by each process that can't keep what it made: read-only images, workers.
+# Bytecode and the compiled loops of exact search are made here, once, and not by each process that can't keep what it
+# made: in read-only images, and by workers that start together.
 "$uv" pip sync --quiet --compile-bytecode --python "$venv/bin/python" --require-hashes requirements.lock
 "$uv" pip install --quiet --python "$venv/bin/python" --no-deps --editable .
 "$venv/bin/python" -m compileall -q rdm flows
+"$venv/bin/python" -c "import rdm.database.kernels"
