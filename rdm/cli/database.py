@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from rdm.cli import exchange
 from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, in_range, show, show_rows
-from rdm.errors import UsageError
+from rdm.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
     from rdm.database import RetrievalDatabase
@@ -322,11 +322,13 @@ def card(
 def _read_ids(path: Path | None, kind: str) -> list[str]:
     if path is None:
         return []
+    from rdm.sources.list_files import read_lines
+
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        return read_lines(path)
+    except SourceError as error:
         raise UsageError(
-            f"the list of {kind} ids cannot be read: {getattr(error, 'strerror', '') or error}",
+            f"the list of {kind} ids cannot be read: {error.what.partition(': ')[2]}",
             where=path,
             fix=f"give a text file with one {kind} id per line",
         ) from error

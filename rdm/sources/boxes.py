@@ -20,9 +20,9 @@ from pydantic import AfterValidator, Field
 
 from rdm.config import Config
 from rdm.errors import SourceError, UsageError
+from rdm.sources.list_files import read_list
 from rdm.sources.listing import Source
 from rdm.sources.openimages import OpenImagesSource
-from rdm.sources.urls import read_list
 from rdm.storage.files import absolute_path
 
 Attribute = Literal["IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside"]
@@ -39,7 +39,7 @@ class BoxConfig(Config):
     """Which boxes become patches, where the crop mode is `boxes`."""
 
     path: Annotated[str, AfterValidator(_absolute)] = Field(
-        default="", description="a .csv or .parquet of boxes; empty: those that Open Images publishes"
+        default="", description="a .csv, .tsv or .parquet of boxes; empty: those that Open Images publishes"
     )
     labels: tuple[str, ...] = Field(default=(), description="only boxes with one of these labels; none: all boxes")
     skip: tuple[Attribute, ...] = Field(
@@ -64,7 +64,7 @@ class Boxes:
 
     def __init__(self, path: Path, config: BoxConfig) -> None:
         attributes = {name.lower() for name in get_args(Attribute)}
-        found = read_list(path, {*_SHARES, *_PIXELS, *_IDS, *_LABELS, *attributes})
+        found = read_list(path, {*_SHARES, *_PIXELS, *_IDS, *_LABELS, *attributes}).columns
         self.in_pixels = all(name in found for name in _PIXELS)
         corners = _PIXELS if self.in_pixels else _SHARES
         ids = next((found[name] for name in _IDS if name in found), None)

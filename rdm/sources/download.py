@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import urllib.request
 from email.message import Message
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from rdm.errors import SourceError
 from rdm.sources.transfer import FetchConfig, PatientOpener, TransferError, retrying
@@ -23,7 +25,9 @@ def download(url: str, config: FetchConfig | None = None) -> Path:
         StorageError: the cache cannot be written.
     """
     config = config or FetchConfig(allow_private_addresses=True)  # the user has named this URL, no list from outside
-    target = cache_path(f"downloads/{hashlib.sha256(url.encode()).hexdigest()[:24]}")
+    ending = "".join(PurePosixPath(urlsplit(url).path).suffixes[-2:])  # tells the kind of a list
+    ending = ending if re.fullmatch(r"(\.[a-z0-9]{1,8})+", ending) else ""
+    target = cache_path(f"downloads/{hashlib.sha256(url.encode()).hexdigest()[:24]}{ending}")
     try:
         return retrying(lambda: _fetch(url, target, config), config)
     except TransferError as error:

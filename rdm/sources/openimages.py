@@ -20,9 +20,9 @@ from rdm.errors import SourceError, UsageError
 from rdm.sources.download import download
 from rdm.sources.fetch import Candidate
 from rdm.sources.ledger import Row
+from rdm.sources.list_files import read_lines, read_list
 from rdm.sources.listing import listing_of
 from rdm.sources.remote import RemoteSource
-from rdm.sources.urls import read_csv
 from rdm.sources.web import fetchable_url
 
 METADATA = {
@@ -47,6 +47,9 @@ _COLUMNS = {
     "landing_page": "OriginalLandingURL",
     "checksum": "OriginalMD5",
 }
+
+
+_METADATA_NAMES = frozenset({*(title.lower() for title in _COLUMNS.values()), "subset", "rotation"})
 
 
 class OpenImagesOptions(Config):
@@ -125,23 +128,31 @@ class OpenImagesSource(RemoteSource):
 
     def _metadata(self) -> pa.Table:
         path = self._metadata_path()
-        try:
-            table = read_csv(path, {*_COLUMNS.values(), "Subset", "Rotation"}.__contains__)
-        except (OSError, pa.ArrowException) as error:
-            raise SourceError(
-                f"the metadata cannot be read: {type(error).__name__}", where=path, fix="fetch the file again"
-            ) from error
-        missing = [name for name in _COLUMNS.values() if name not in table.column_names]
+        found = read_list(path, _METADATA_NAMES).columns
+        missing = [title for title in _COLUMNS.values() if title.lower() not in found]
         if missing:
             raise SourceError(
                 f"the metadata has no column {', '.join(missing)}",
                 where=path,
                 fix="metadata= must lead to an image CSV of Open Images, such as validation-images-with-rotation.csv",
             )
-        if "Subset" in table.column_names:  # the CSV of all images has every split
-            table = table.filter(pc.equal(table["Subset"], self.split))
-        rotation = table["Rotation"] if "Rotation" in table.column_names else pa.nulls(table.num_rows, pa.string())
-        return pa.table({**{name: table[column] for name, column in _COLUMNS.items()}, "rotation": rotation})
+        nothing = pa.chunked_array([pa.repeat("", len(found["imageid"]))])
+        columns = {name: found[title.lower()] for name, title in _COLUMNS.items()}
+        table = pa.table({**columns, "rotation": found.get("rotation", nothing)})
+        if "subset" not in found:
+            return table
+        self._check_subsets(found["subset"], path)
+        return table.filter(pc.equal(found["subset"], self.split))  # the CSV of all images has every split
+
+    def _check_subsets(self, subsets: pa.ChunkedArray, path: Path) -> None:
+        unknown = set(subsets.unique().to_pylist()) - METADATA.keys()
+        if unknown:
+            count = pc.sum(pc.is_in(subsets, pa.array(sorted(unknown), pa.string()))).as_py()
+            raise SourceError(
+                f"the metadata has {count} rows of no split: their Subset is none of {', '.join(METADATA)}",
+                where=path,
+                fix="fetch the file again",
+            )
 
     def _metadata_path(self) -> Path:
         base = self.options.metadata
@@ -150,13 +161,8 @@ class OpenImagesSource(RemoteSource):
 
     def _ids(self) -> set[str]:
         path = Path(os.path.expanduser(self.options.ids))
-        try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(
-                f"the list of image ids cannot be read: {type(error).__name__}", where=path, fix="check ids="
-            ) from error
-        return {line.removeprefix(f"{self.split}/") for line in lines if line}
+        lines = read_lines(path)
+        return {line.removeprefix(f"{self.split}/") for line in lines}
 
 
 def _options(query: str) -> OpenImagesOptions:

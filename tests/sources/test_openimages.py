@@ -140,5 +140,5 @@ def test_other_files_are_not_metadata(base: Path, text: str, message: str) -> No
 
 
 def test_missing_metadata_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="the metadata cannot be read: FileNotFoundError"):
+    with pytest.raises(SourceError, match="the list does not exist"):
         rows(tmp_path)

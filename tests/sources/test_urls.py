@@ -83,8 +83,8 @@ def test_new_url_or_etag_changes_the_photograph(tmp_path: Path) -> None:
         ("l.csv", f"url,id\n{A}?token=abc,1,2,3\n", "cannot be read"),
         ("l.parquet", "words", "cannot be read"),
         ("l.csv", f"url,URL\n{A}?token=abc,{B}\n", "two columns are called url"),
-        ("l.csv", f"url,url\n{A}?token=abc,{B}\n", "two columns have one name"),
-        ("l.json", "{}", "ends with .txt, .csv or .parquet"),
+        ("l.csv", f"url,url\n{A}?token=abc,{B}\n", "two columns are called url"),
+        ("l.json", "{}", "ends with one of .txt, .csv, .tsv, .parquet"),
         ("l.csv", f"url,id\n{A}?token=abc,1\n{B}?token=abc,1\n", "the image id '1' occurs twice"),
     ],
 )
