@@ -18,9 +18,11 @@ import pyarrow.csv
 
 MAX_CELL_CHARS = 64_000_000  # a quote that nobody closes does not take the file into memory
 _BATCH_ROWS = 20_000
-_SINGLE = "\x1f"  # between the cells of a table of one column: commas and semicolons belong to the cell
+_SINGLE = (
+    "\x1f"  # between the cells of a table of one column: commas and semicolons belong to the cell
+)
 _NULLS = tuple(pyarrow.csv.ConvertOptions().null_values)
-_QUOTED = re.compile(r'"((?:[^"]+|"")*)"')
+_QUOTED = re.compile(r'"((?:[^"]++|"")*+)"')  # possessive: an open quote is found in linear time
 _CLEAN_URL = re.compile(r"https?://\S+", re.IGNORECASE)
 _URL_WITHIN = re.compile(r"(?<![/=?:&#])(?<!%[0-9a-f]{2})https?://", re.IGNORECASE)
 _SEVERAL_CELLS = re.compile(r"\t|[,;|].*\s")
@@ -70,7 +72,10 @@ def column_name(title: str) -> str:
 
 
 def read_delimited(
-    open_text: Callable[[], TextIO], delimiters: str, wanted: Collection[str], url: Sequence[str] = ()
+    open_text: Callable[[], TextIO],
+    delimiters: str,
+    wanted: Collection[str],
+    url: Sequence[str] = (),
 ) -> Table:
     """Return the wanted columns of a CSV or TSV.
 
@@ -103,7 +108,9 @@ def read_delimited(
             raise ListFormatError(f"{plain}{reason}") from None
 
 
-def find_layout(file: TextIO, delimiters: str, wanted: Collection[str], url: Sequence[str]) -> Layout:
+def find_layout(
+    file: TextIO, delimiters: str, wanted: Collection[str], url: Sequence[str]
+) -> Layout:
     """Return the layout that the first line tells.
 
     Raises:
@@ -114,22 +121,30 @@ def find_layout(file: TextIO, delimiters: str, wanted: Collection[str], url: Seq
     first = next(filter(str.strip, lines), None)
     if first is None:
         raise ListFormatError("it is empty")
-    if (sep := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE)) is not None:  # Excel's way to tell it
+    if (
+        sep := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE)
+    ) is not None:  # Excel's way to tell it
         delimiters = sep[1]
         first = next(filter(str.strip, lines), "")
 
     # The header is the line that names wanted columns; the delimiter that parts most of them is the one.
-    options = {delimiter: cells for delimiter in delimiters if (cells := _cells_of(first, delimiter)) is not None}
+    options = {
+        delimiter: cells
+        for delimiter in delimiters
+        if (cells := _cells_of(first, delimiter)) is not None
+    }
     names = {delimiter: list(map(column_name, cells)) for delimiter, cells in options.items()}
     known = {delimiter: sum(name in wanted for name in found) for delimiter, found in names.items()}
     delimiter = max(options, key=lambda option: (known[option], len(options[option])), default="")
     if not any(known.values()) and delimiters[0] not in options:
-        raise ListFormatError(f"the quote that opens in line {lines.number}, the first one, is not closed there")
+        raise ListFormatError(
+            f"the quote that opens in line {lines.number}, the first one, is not closed there"
+        )
     if known[delimiter] == 0 and url and _CLEAN_URL.search(first):
         return _headerless(options, first, url[0], lines.number)
 
     titles = tuple(options[delimiter])
-    _check_unique(names[delimiter], wanted)
+    check_unique([name for name in names[delimiter] if name in wanted])
     column = next((names[delimiter].index(name) for name in url if name in names[delimiter]), None)
     return Layout(delimiter if len(titles) > 1 else _SINGLE, titles, lines.number, column)
 
@@ -145,11 +160,15 @@ def _headerless(options: dict[str, list[str]], first: str, name: str, line: int)
     for delimiter, cells in options.items():
         places = [number for number, cell in enumerate(cells) if _CLEAN_URL.fullmatch(cell.strip())]
         if len(places) > 1:
-            raise ListFormatError(f"without a header, line {line} has {len(places)} cells that are URLs: add a header")
+            raise ListFormatError(
+                f"without a header, line {line} has {len(places)} cells that are URLs: add a header"
+            )
         if places:
             titles = tuple(name if number == places[0] else "" for number in range(len(cells)))
             return Layout(delimiter, titles, line - 1, places[0])
-    raise ListFormatError(f"line {line} is no header, and none of its cells is a URL: add a header such as url,caption")
+    raise ListFormatError(
+        f"line {line} is no header, and none of its cells is a URL: add a header such as url,caption"
+    )
 
 
 def _cells_of(line: str, delimiter: str) -> list[str] | None:
@@ -160,8 +179,9 @@ def _cells_of(line: str, delimiter: str) -> list[str] | None:
         return line.rstrip("\r\n").split("\t") if delimiter == "\t" else None
 
 
-def _check_unique(names: Sequence[str], wanted: Collection[str]) -> None:
-    repeated = next((name for name in names if name in wanted and names.count(name) > 1), None)
+def check_unique(names: Sequence[str]) -> None:
+    """Raise ListFormatError where two columns have one name."""
+    repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise ListFormatError(f"two columns are called {repeated}")
 
@@ -181,7 +201,9 @@ class Lines:
         line = next(self._lines)
         self.number += 1
         if "\0" in line:
-            raise ListFormatError(f"line {self.number} holds a NUL byte: the file is damaged, or UTF-16 without a mark")
+            raise ListFormatError(
+                f"line {self.number} holds a NUL byte: the file is damaged, or UTF-16 without a mark"
+            )
         self._record.append(line)
         return line
 
@@ -203,6 +225,14 @@ def plain_rows(lines: Lines, layout: Layout) -> Iterator[Row]:
             continue
         cells = line.rstrip("\r\n").split(layout.delimiter)
         _check_count(cells, layout, lines.number)
+        if (
+            '"' in line
+            and layout.url_column is not None
+            and not _LIKE_A_URL.search(cells[layout.url_column])
+        ):
+            raise ListFormatError(
+                f"line {lines.number} has a quote, and no URL in the column of URLs"
+            )
         yield lines.number, [_without_quotes(cell) for cell in cells] if '"' in line else cells
 
 
@@ -230,10 +260,17 @@ def quoted_rows(lines: Lines, layout: Layout) -> Iterator[Row]:
             _check_swallowed(record, layout, number)
         if not "".join(record).strip():
             continue
-        if layout.delimiter == _SINGLE and not record[0].startswith('"') and _SEVERAL_CELLS.search(record[0].strip()):
-            raise ListFormatError(f"line {number} has several cells, the first line one (a URL with spaces needs quotes)")
+        if layout.delimiter == _SINGLE and not record[0].startswith('"'):
+            _check_single(record[0].strip(), number)
         _check_count(cells, layout, number)
         yield number, cells
+
+
+def _check_single(cell: str, number: int) -> None:
+    if _SEVERAL_CELLS.search(cell):
+        raise ListFormatError(
+            f"line {number} has several cells, the first line one (a URL with spaces needs quotes)"
+        )
 
 
 def _check_count(cells: Sequence[str], layout: Layout, number: int) -> None:
@@ -271,9 +308,13 @@ def _quote_error(lines: Lines, delimiter: str, error: csv.Error) -> ListFormatEr
     if "unexpected end" in str(error):
         return ListFormatError(f"the quote that opens in line {opened} is not closed")
     if "field limit" in str(error):
-        return ListFormatError(f"the cell that begins in line {opened} has over {MAX_CELL_CHARS} characters")
+        return ListFormatError(
+            f"the cell that begins in line {opened} has over {MAX_CELL_CHARS} characters"
+        )
     where = "there" if opened == lines.number else f"in line {lines.number}"
-    return ListFormatError(f"the quote that opens in line {opened} closes {where} before the cell ends")
+    return ListFormatError(
+        f"the quote that opens in line {opened} closes {where} before the cell ends"
+    )
 
 
 def _open_line(record: Sequence[str], delimiter: str, first: int) -> int:
@@ -287,7 +328,12 @@ def _open_line(record: Sequence[str], delimiter: str, first: int) -> int:
             position = end + 1
             continue
         closed = _QUOTED.match(text, position)
-        if closed is None or "\n" in closed[1] or "\r" in closed[1] or text[closed.end() :][:1] not in (delimiter, ""):
+        if (
+            closed is None
+            or "\n" in closed[1]
+            or "\r" in closed[1]
+            or text[closed.end() :][:1] not in (delimiter, "")
+        ):
             opened = position
         if closed is None or text[closed.end() : closed.end() + 1] != delimiter:
             break
@@ -331,11 +377,15 @@ def _collect(
 
     table = pa.Table.from_batches(batches, schema)
     nulls = pa.array(_NULLS, pa.string())
-    columns = {name: pc.if_else(pc.is_in(table[name], nulls), "", table[name]) for name in schema.names}
+    columns = {
+        name: pc.if_else(pc.is_in(table[name], nulls), "", table[name]) for name in schema.names
+    }
     return Table(columns, layout.titles)
 
 
-def _batch(rows: Sequence[Sequence[str]], numbers: Sequence[int], schema: pa.Schema, url: str) -> pa.RecordBatch:
+def _batch(
+    rows: Sequence[Sequence[str]], numbers: Sequence[int], schema: pa.Schema, url: str
+) -> pa.RecordBatch:
     columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
     batch = pa.RecordBatch.from_arrays(columns, schema=schema)
     if url:

@@ -12,7 +12,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TextIO, TypeVar, cast
@@ -21,7 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdm.errors import SourceError
-from rdm.sources.delimited import Lines, ListFormatError, Table, check_urls, column_name, read_delimited
+from rdm.sources.delimited import (
+    Lines,
+    ListFormatError,
+    Table,
+    check_unique,
+    check_urls,
+    column_name,
+    read_delimited,
+)
 from rdm.sources.patterns import expand_pattern
 
 ResultT = TypeVar("ResultT")
@@ -60,7 +68,9 @@ def read_list(path: Path, wanted: Collection[str], *, url: Sequence[str] = ()) -
                 fix="name a folder whose parts belong to one list",
             )
     columns = {
-        name: pa.chunked_array([chunk for table in tables for chunk in table.columns[name].chunks], pa.string())
+        name: pa.chunked_array(
+            [chunk for table in tables for chunk in table.columns[name].chunks], pa.string()
+        )
         for name in tables[0].columns
     }
     return Table(columns, tables[0].titles)
@@ -77,16 +87,21 @@ def list_parts(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     files = _visible_files(path)
-    unfinished = next((file for file in files if not _kind(file) and any(f"{end}." in file.name for end in SUFFIXES)), None)
-    if unfinished is not None:
+    others = [file for file in files if not _kind(file)]
+    unfinished = [file for file in others if any(f"{suffix}." in file.name for suffix in SUFFIXES)]
+    if unfinished:
         raise SourceError(
-            "a part of the list is not whole: its name has another ending", where=unfinished, fix="fetch it again"
+            "a part of the list is not whole: its name has a further ending",
+            where=unfinished[0],
+            fix="fetch it again, or remove it",
         )
     parts = [file for file in files if _kind(file)]
     kinds = Counter(_kind(part) for part in parts)
     if len(kinds) != 1:
         found = Counter(file.suffix or file.name for file in files)
-        counts = ", ".join(f"{count} {suffix}" for suffix, count in found.most_common(6)) or "nothing"
+        counts = (
+            ", ".join(f"{count} {suffix}" for suffix, count in found.most_common(6)) or "nothing"
+        )
         what = "the folder holds lists of several kinds" if kinds else "the folder holds no list"
         raise SourceError(f"{what}: {counts}", where=path, fix=f"name one of {TAKEN}")
     return parts
@@ -115,22 +130,32 @@ def _visible_files(folder: Path) -> list[Path]:
 
 
 def _raise_unreadable(error: OSError) -> None:
-    raise SourceError(f"a folder cannot be read: {error.strerror}", where=error.filename, fix="mend its permissions")
+    raise SourceError(
+        f"a folder cannot be read: {error.strerror}",
+        where=error.filename,
+        fix="mend its permissions",
+    )
 
 
 def _kind(path: Path) -> str:
     name = path.name.lower().removesuffix(".gz")
     suffix = Path(name).suffix
-    return suffix if suffix in SUFFIXES and (suffix != ".parquet" or not path.name.lower().endswith(".gz")) else ""
+    return (
+        suffix
+        if suffix in SUFFIXES and (suffix != ".parquet" or not path.name.lower().endswith(".gz"))
+        else ""
+    )
 
 
 def _read_part(path: Path, wanted: Collection[str], url: Sequence[str]) -> Table:
     kind = _kind(path)
     if not kind:
-        raise SourceError(f"a list ends with one of {', '.join(SUFFIXES)}", where=path, fix="rename or convert it")
+        raise SourceError(
+            f"a list ends with one of {', '.join(SUFFIXES)}", where=path, fix="rename or convert it"
+        )
     opened = partial(open_text, path)
     readers: dict[str, Callable[[], Table]] = {
-        ".txt": lambda: _read_urls(opened, wanted),
+        ".txt": lambda: _read_urls(opened, frozenset(wanted)),
         ".csv": lambda: read_delimited(opened, _DELIMITERS[kind], wanted, url),
         ".tsv": lambda: read_delimited(opened, _DELIMITERS[kind], wanted, url),
         ".parquet": lambda: _read_parquet(path, wanted),
@@ -151,13 +176,18 @@ def _reading(path: Path, read: Callable[[], ResultT]) -> ResultT:
     try:
         return read()
     except ListFormatError as error:
-        reason, fix = str(error), "mend that line: a cell in quotes ends with one, and doubles those inside it"
+        reason, fix = (
+            str(error),
+            "mend that line: a cell in quotes ends with one, and doubles those inside it",
+        )
     except UnicodeDecodeError as error:
         reason, fix = f"{_undecodable(path)} is not {error.encoding.upper()}", "save it as UTF-8"
     except (EOFError, zlib.error, gzip.BadGzipFile):
         reason, fix = "the gzip file is damaged or cut short", "fetch it again"
     except pa.ArrowException as error:
-        reason = f"the Parquet file is damaged or of a kind that is not read ({type(error).__name__})"
+        reason = (
+            f"the Parquet file is damaged or of a kind that is not read ({type(error).__name__})"
+        )
     except OSError as error:
         reason, fix = error.strerror or type(error).__name__, "check the file"
     raise SourceError(f"the list cannot be read: {reason}", where=path, fix=fix) from None
@@ -211,7 +241,7 @@ def _undecodable(path: Path) -> str:
     return "the file"
 
 
-def _read_urls(opened: Callable[[], TextIO], wanted: Collection[str]) -> Table:
+def _read_urls(opened: Callable[[], TextIO], wanted: Set[str]) -> Table:
     """Return the URLs of a text list, one to a line; `#` begins a comment, and quotes around a line are left out."""
     urls: list[str] = []
     numbers: list[int] = []
@@ -220,10 +250,12 @@ def _read_urls(opened: Callable[[], TextIO], wanted: Collection[str]) -> Table:
         for line in lines:
             lines.take_record()
             text = line.strip()
-            if not text or text.startswith("#"):
-                continue
-            if "\t" in text or (not urls and _names_columns(text, wanted)):
-                raise ListFormatError(f"line {lines.number} is one of a table: call the file .tsv or .csv")
+            if not text or text.startswith("#") or (not urls and column_name(text) in wanted):
+                continue  # a blank line, a comment, or a header
+            if "\t" in text or (not urls and _is_header(text, wanted)):
+                raise ListFormatError(
+                    f"line {lines.number} is one of a table: call the file .tsv or .csv"
+                )
             if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
                 text = text[1:-1].strip()
             urls.append(text)
@@ -233,29 +265,29 @@ def _read_urls(opened: Callable[[], TextIO], wanted: Collection[str]) -> Table:
     return Table({"url": pa.chunked_array([column])}, ("url",))
 
 
-def _names_columns(text: str, wanted: Collection[str]) -> bool:
+def _is_header(text: str, wanted: Set[str]) -> bool:
     return any(
-        column_name(cell) in wanted and "url" in map(column_name, text.split(delimiter))
-        for delimiter in ",;|"
-        for cell in text.split(delimiter)
+        wanted & {column_name(cell) for cell in text.split(delimiter)} for delimiter in ",;|"
     )
 
 
 def _read_parquet(path: Path, wanted: Collection[str]) -> Table:
-    titles = pq.read_schema(path).names
-    kept = [title for title in titles if column_name(title) in wanted]
-    names = list(map(column_name, kept))
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated is not None:
-        raise ListFormatError(f"two columns are called {repeated}")
-    table = pq.read_table(path, columns=kept, partitioning=None)
+    with pq.ParquetFile(path) as file:
+        titles = file.schema_arrow.names
+        kept = [title for title in titles if column_name(title) in wanted]
+        names = list(map(column_name, kept))
+        check_unique(names)
+        table = file.read(columns=kept)
+
     columns: dict[str, pa.ChunkedArray] = {}
     for name, title in zip(names, kept, strict=True):
         column = table[title]
         try:
             columns[name] = column.cast(pa.string()).fill_null("")
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-            raise ListFormatError(f"the column {name} holds {column.type}, which is no text") from None
+            raise ListFormatError(
+                f"the column {name} holds {column.type}, which is no text"
+            ) from None
         columns[name].validate(full=True)  # Parquet does not look whether texts are UTF-8
     return Table(columns, tuple(titles))
 

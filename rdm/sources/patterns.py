@@ -6,7 +6,7 @@ import glob
 from dataclasses import dataclass
 from pathlib import Path
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def expand_pattern(pattern: str) -> Expanded:
         return Expanded([], [Path(pattern)])
     try:
         names = list(dict.fromkeys(braceexpand(pattern)))
-    except UnbalancedBracesError:
+    except ValueError:  # unbalanced braces
         names = [pattern]
     paths: dict[Path, None] = {}
     missing: list[Path] = []
