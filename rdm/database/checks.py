@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rdm.database.changes import Changes
 from rdm.database.index import check_fits
 from rdm.database.settings import BuildConfig, differing_fixed
@@ -10,6 +12,9 @@ from rdm.errors import DatabaseError, SourceError
 from rdm.storage import Folder, Version
 
 MANY_VANISHED = 10
+FEW_DELISTED = 3
+_LISTS = ("urls://", "openimages://")
+_SHOWN = 3
 
 
 def check_settings(folder: Folder, parent: Version, config: BuildConfig) -> None:
@@ -23,16 +28,47 @@ def check_settings(folder: Folder, parent: Version, config: BuildConfig) -> None
 
 
 def check_vanished(changes: Changes, config: BuildConfig) -> None:
-    """Raise SourceError where the source lacks so many photographs that it may be incomplete: a disk not mounted."""
+    """Raise SourceError where the source lacks so many photographs that it may be incomplete.
+
+    A disk that is not mounted looks like an emptied folder, a damaged list like a shorter one.
+    """
     if changes.is_known_source:
         return
     vanished, held = len(changes.vanished_images), len(changes.living_images)
-    if vanished >= MANY_VANISHED and vanished > config.max_vanished_share * held:
+    if is_listed(config):
+        _check_delisted(changes, config, vanished, held)
+    elif vanished >= MANY_VANISHED and vanished > config.max_vanished_share * held:
         raise SourceError(
             f"{vanished} of the {held} photographs in the database are no longer in the source",
             where=config.source,
             fix="see that the source is complete; if they are to be deleted, --set max_vanished_share=1",
         )
+
+
+def is_listed(config: BuildConfig) -> bool:
+    """Return whether the rows of a list or table say which photographs there are."""
+    return config.source.startswith(_LISTS) or config.crop.mode == "boxes"
+
+
+def delisted(changes: Changes, config: BuildConfig) -> dict[str, Any]:
+    """Return how many photographs the list has no more, and the first of them; nothing where it has them all."""
+    if changes.is_known_source or not is_listed(config) or not changes.vanished_images:
+        return {}
+    first = sorted(changes.vanished_images)[:_SHOWN]
+    return {"delisted": len(changes.vanished_images), "first_delisted": first}
+
+
+def _check_delisted(changes: Changes, config: BuildConfig, vanished: int, held: int) -> None:
+    if vanished <= max(FEW_DELISTED, config.max_delisted_share * held):
+        return
+    first = sorted(changes.vanished_images)[:_SHOWN]
+    more = f" and {vanished - len(first)} more" if vanished > len(first) else ""
+    raise SourceError(
+        f"{vanished} of the {held} photographs in the database are in no row of the list any more, which has "
+        f"{changes.source.num_rows}: {', '.join(first)}{more}",
+        where=config.boxes.path if config.crop.mode == "boxes" and config.boxes.path else config.source,
+        fix="see that the list is whole; if they are to be deleted, --set max_delisted_share=1",
+    )
 
 
 def check_index_fits(parent: Version | None, config: BuildConfig, num_patches: int) -> None:

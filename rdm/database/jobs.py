@@ -8,6 +8,7 @@ from typing import Any
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database.build import BuildConfig, DatabaseBuilder
 from rdm.database.changes import Removal
+from rdm.database.checks import delisted
 from rdm.errors import DatabaseError, UsageError
 from rdm.sources import CropConfig
 from rdm.storage import Folder, Version, VersionStore
@@ -103,9 +104,9 @@ def update_builder(
 
 
 def update_plan(builder: DatabaseBuilder) -> dict[str, Any]:
-    """Return what an update would do, in photographs and patches."""
+    """Return what an update would do, in photographs and patches; and what a list has no more, where it is one."""
     plan = builder.plan()  # first, because it refuses what cannot be
-    return {"changed": not builder.is_current, **plan}
+    return {"changed": not builder.is_current, **plan, **delisted(builder.changes, builder.config)}
 
 
 def _summary(version: Version) -> dict[str, Any]:

@@ -42,6 +42,13 @@ class BuildConfig(Config):
         description="share of the photographs that may vanish from the source in an update, where 10 or more do; "
         "holds for one run and is not recorded",
     )
+    max_delisted_share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="the same where a list or a table of boxes says what there is, where more than 3 vanish: "
+        "a damaged list looks like a shorter one",
+    )
     fetch: FetchConfig = FetchConfig()
 
 
@@ -55,7 +62,7 @@ def recorded(config: BuildConfig, *, paths_of: Version | None = None) -> dict[st
     """
     before = paths_of.config if paths_of is not None else {}
     paths = {name: before[name] for name in ("source", "boxes") if name in before}
-    return {**config.model_dump(mode="json", exclude={"max_vanished_share"}), **paths}
+    return {**config.model_dump(mode="json", exclude={"max_vanished_share", "max_delisted_share"}), **paths}
 
 
 def has_changed(config: BuildConfig, parent: Version) -> bool:
