@@ -10,8 +10,10 @@ import http.client
 import io
 import socket
 import ssl
+import string
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC
@@ -24,7 +26,9 @@ from pydantic import Field
 
 from rdm.config import Config
 from rdm.sources.addresses import PrivateAddressError, PublicHTTPHandler, PublicHTTPSHandler
+from rdm.sources.encodings import BodyDecoder, EncodingError
 from rdm.sources.ledger import is_passing
+from rdm.sources.web import fetchable_url
 
 CHUNK_BYTES = 1 << 16
 ResultT = TypeVar("ResultT")
@@ -75,6 +79,30 @@ class Response(Protocol):
         ...
 
 
+class _RedirectHandler(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to whatever URL a list may hold, in raw UTF-8, too."""
+
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: http.client.HTTPMessage) -> Any:
+        """Follow a redirect whose target can be fetched.
+
+        Raises:
+            HTTPError: it cannot, or the redirects lead in a circle.
+        """
+        if (target := headers.get("Location", headers.get("URI"))) is not None:
+            try:
+                target = target.encode("latin-1").decode("utf-8")  # http.client reads headers as Latin-1
+            except UnicodeError:  # another encoding: its bytes are sent back as they came
+                target = urllib.parse.quote(target, encoding="latin-1", safe=string.punctuation)
+            url = fetchable_url(urllib.parse.urljoin(req.full_url, target.strip()))
+            if url is None:
+                raise urllib.error.HTTPError(req.full_url, code, "the target cannot be fetched", headers, fp)
+            del headers["Location"], headers["URI"]
+            headers["Location"] = url
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
 class PatientOpener:
     """Opens http and https URLs: what `urllib.request.install_opener` takes."""
 
@@ -88,7 +116,7 @@ class PatientOpener:
             urllib.request.HTTPHandler if anywhere else PublicHTTPHandler,
             urllib.request.HTTPSHandler if anywhere else PublicHTTPSHandler,
             urllib.request.HTTPDefaultErrorHandler,
-            urllib.request.HTTPRedirectHandler,
+            _RedirectHandler,
             urllib.request.HTTPErrorProcessor,
         ):
             self._director.add_handler(handler())
@@ -112,8 +140,8 @@ class PatientOpener:
         """
         try:
             with self._director.open(request, timeout=self.config.timeout_seconds) as response:
-                for chunk in _chunks(response):
-                    write(chunk)
+                for piece in _decoded(response):
+                    write(piece)
                 return response.headers
         except urllib.error.HTTPError as error:
             raise _http_failure(error) from None
@@ -137,8 +165,8 @@ class PatientOpener:
         limit, body = self.config.max_bytes, bytearray()
         if (_declared_bytes(response) or 0) > limit:
             raise TransferError("too large", f"over {limit} bytes")
-        for chunk in _chunks(response):
-            body += chunk
+        for piece in _decoded(response):
+            body += piece
             if len(body) > limit:
                 raise TransferError("too large", f"over {limit} bytes")
             if time.monotonic() > deadline:
@@ -169,6 +197,8 @@ def failure_of(error: BaseException) -> TransferError:
         return error
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
         return failure_of(error.reason)
+    if isinstance(error, EncodingError):
+        return TransferError(error.cause, error.detail)
     if isinstance(error, socket.gaierror):
         return TransferError("host not reached" if error.errno == socket.EAI_AGAIN else "unknown host")
     for kinds, cause in _CAUSES:
@@ -231,6 +261,14 @@ def _chunks(response: Response) -> Iterator[bytes]:
         yield chunk
     if declared is not None and received < declared:
         raise http.client.IncompleteRead(b"", declared - received)
+
+
+def _decoded(response: Response) -> Iterator[bytes]:
+    """Yield the body without its Content-Encoding: servers compress pictures, too, although nobody asked them to."""
+    decoder = BodyDecoder(",".join(response.headers.get_all("Content-Encoding", [])))
+    for chunk in _chunks(response):
+        yield from decoder.feed(chunk)
+    yield from decoder.finish()
 
 
 def _declared_bytes(response: Response) -> int | None:

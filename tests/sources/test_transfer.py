@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import gzip
 import http.client
 import socket
 import ssl
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
@@ -170,10 +172,94 @@ def test_redirects_end(server: Any, answer: Serve) -> None:
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("file:///etc/passwd", "redirect refused: HTTP 302"), ("ftp://127.0.0.1/a", "not a usable URL: URLError")],
+    [("file:///etc/passwd", "redirect refused: HTTP 302"), ("ftp://127.0.0.1/a", "redirect refused: HTTP 302")],
 )
 def test_redirect_out_of_the_web_is_refused(server: Any, answer: Serve, target: str, message: str) -> None:
     assert error_of(server.serve("/a", answer(status=302, headers={"Location": target}))) == message
+
+
+@pytest.mark.parametrize(
+    ("sent", "asked"),
+    [
+        ("/caf\u00e9/\u5199\u771f \u5144.jpg".encode(), "/caf%C3%A9/%E5%86%99%E7%9C%9F%20%E5%85%84.jpg"),
+        ("caf\u00e9?q=\u5144#top".encode(), "/caf%C3%A9?q=%E5%85%84"),
+        ("/caf\u00e9".encode("latin-1"), "/caf%E9"),
+        (b"/a b|c{d}", "/a%20b%7Cc%7Bd%7D"),
+        (b"/100%25/%C3%A9", "/100%25/%C3%A9"),
+    ],
+)
+def test_redirect_may_be_written_in_any_letters(server: Any, answer: Serve, sent: bytes, asked: str) -> None:
+    server.serve(asked, answer(PICTURE))
+    url = server.serve("/a", answer(status=302, headers={"Location": sent.decode("latin-1")}))
+    assert fetch(url) == PICTURE
+
+
+def test_redirect_to_a_host_beyond_ascii_is_asked_by_its_wire_name(server: Any, answer: Serve) -> None:
+    target = f"http://b\u00fccher.invalid:{server.server_port}/a".encode().decode("latin-1")
+    assert error_of(server.serve("/a", answer(status=301, headers={"Location": target}))) in (
+        "unknown host",
+        "host not reached",
+    )
+
+
+RAW = zlib.compressobj(9, zlib.DEFLATED, -15)
+DEFLATED = RAW.compress(PICTURE) + RAW.flush()
+GZIPPED = gzip.compress(PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", GZIPPED),
+        ("x-gzip", GZIPPED),
+        (" GZip ", GZIPPED),
+        ("deflate", zlib.compress(PICTURE)),
+        ("deflate", DEFLATED),
+        ("gzip, x-gzip", gzip.compress(GZIPPED)),
+        ("deflate, gzip", gzip.compress(zlib.compress(PICTURE))),
+        ("gzip", gzip.compress(PICTURE[:99]) + gzip.compress(PICTURE[99:])),
+        ("gzip", GZIPPED + bytes(40)),
+        ("gzip", PICTURE),
+        ("deflate", PICTURE),
+        ("identity", PICTURE),
+        ("utf-8", PICTURE),
+    ],
+)
+def test_encoded_body_arrives_decoded(server: Any, answer: Serve, encoding: str, body: bytes) -> None:
+    assert fetch(server.serve("/a", answer(body, headers={"Content-Encoding": encoding}))) == PICTURE
+
+
+@pytest.mark.parametrize("declared", [None, -1])
+def test_encoded_body_that_is_cut_is_fetched_again(server: Any, answer: Serve, declared: int | None) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    url = server.serve("/a", answer(GZIPPED[:-9], headers=headers, declared=declared), answer(GZIPPED, headers=headers))
+    assert fetch(url) == PICTURE
+    broken = GZIPPED[:20] + b"\xff\xff" + GZIPPED[22:]
+    assert error_of(server.serve("/b", answer(broken, headers=headers))).startswith("cut short: ")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip"])
+def test_bomb_is_refused_at_the_largest_size_of_a_picture(server: Any, answer: Serve, encoding: str) -> None:
+    bomb = zlib.compress(bytes(50_000_000)) if encoding == "deflate" else gzip.compress(bytes(50_000_000), 1)
+    bomb = gzip.compress(bomb) if "," in encoding else bomb
+    limit = QUICK.model_copy(update={"max_bytes": 1_000_000, "max_seconds": 20, "timeout_seconds": 5})
+    url = server.serve("/a", answer(bomb, headers={"Content-Encoding": encoding}))
+    assert error_of(url, limit) == "too large: over 1000000 bytes"
+    assert server.requests["/a"] == 1
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br"])
+def test_encoding_that_nothing_here_undoes_is_named(server: Any, answer: Serve, encoding: str) -> None:
+    url = server.serve("/a", answer(PICTURE, headers={"Content-Encoding": encoding}))
+    assert error_of(url) == f"unknown encoding: {encoding.split()[-1]}"
+    assert server.requests["/a"] == 1
+
+
+def test_streamed_body_arrives_decoded(server: Any, answer: Serve) -> None:
+    url = server.serve("/a", answer(gzip.compress(PICTURE * 999), headers={"Content-Encoding": "gzip"}))
+    pieces: list[bytes] = []
+    PatientOpener(QUICK).stream(urllib.request.Request(url), pieces.append)
+    assert b"".join(pieces) == PICTURE * 999
 
 
 def test_file_url_is_not_opened() -> None:
