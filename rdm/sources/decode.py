@@ -17,7 +17,8 @@ _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF":
 _ORIENTATION = 0x0112  # the EXIF tag
 _ORIENTATION_OF_TURN = {90: 8, 180: 3, 270: 6}  # counter-clockwise degrees as an EXIF orientation
 _FORMATS = [name for name in _EXTENSIONS if name != "MPO"]  # Pillow opens MPO files as JPEG, then calls them MPO
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo")
+IMAGE_SUFFIXES = frozenset({*_JPEG_SUFFIXES, ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
 class ImageDecodeError(ValueError):

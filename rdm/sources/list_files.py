@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
-import os
 import re
 import zlib
 from collections import Counter
@@ -30,7 +29,7 @@ from rdm.sources.delimited import (
     column_name,
     read_delimited,
 )
-from rdm.sources.patterns import expand_pattern
+from rdm.sources.patterns import count_suffixes, expand_pattern, visible_files
 
 ResultT = TypeVar("ResultT")
 SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
@@ -86,7 +85,9 @@ def list_parts(path: Path) -> list[Path]:
         return _pattern_parts(path)
     if not path.is_dir():
         return [path]
-    files = _visible_files(path)
+    # Names with `_` are the notes of Spark and others beside their parts: _SUCCESS, _temporary.
+    visible = visible_files(path)
+    files = [file for file in visible if "/_" not in f"/{file.relative_to(path).as_posix()}"]
     others = [file for file in files if not _kind(file)]
     unfinished = [file for file in others if any(f"{suffix}." in file.name for suffix in SUFFIXES)]
     if unfinished:
@@ -98,12 +99,10 @@ def list_parts(path: Path) -> list[Path]:
     parts = [file for file in files if _kind(file)]
     kinds = Counter(_kind(part) for part in parts)
     if len(kinds) != 1:
-        found = Counter(file.suffix or file.name for file in files)
-        counts = (
-            ", ".join(f"{count} {suffix}" for suffix, count in found.most_common(6)) or "nothing"
-        )
         what = "the folder holds lists of several kinds" if kinds else "the folder holds no list"
-        raise SourceError(f"{what}: {counts}", where=path, fix=f"name one of {TAKEN}")
+        raise SourceError(
+            f"{what}: {count_suffixes(files)}", where=path, fix=f"name one of {TAKEN}"
+        )
     return parts
 
 
@@ -118,23 +117,6 @@ def _pattern_parts(path: Path) -> list[Path]:
             fix="check the pattern, or fetch them",
         )
     return found.paths
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    # Names with `_` are the notes of Spark and others beside their parts: _SUCCESS, _metadata.
-    files: list[Path] = []
-    for directory, folders, names in os.walk(folder, onerror=_raise_unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
-        files += [Path(directory, name) for name in names if not name.startswith((".", "_"))]
-    return sorted(files)
-
-
-def _raise_unreadable(error: OSError) -> None:
-    raise SourceError(
-        f"a folder cannot be read: {error.strerror}",
-        where=error.filename,
-        fix="mend its permissions",
-    )
 
 
 def _kind(path: Path) -> str:

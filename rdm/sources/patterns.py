@@ -1,12 +1,17 @@
-"""Names of many files in one: `{000..003}` and `*`, as WebDataset and img2dataset take them."""
+"""Many files by one name: those of a folder, or of `{000..003}` and `*`, as WebDataset and img2dataset take them."""
 
 from __future__ import annotations
 
 import glob
+import os
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from braceexpand import braceexpand
+
+from rdm.errors import SourceError
 
 
 @dataclass(frozen=True)
@@ -48,3 +53,30 @@ def expand_pattern(pattern: str) -> Expanded:
         paths.update(dict.fromkeys(files))
         missing += [] if files else [Path(name)]
     return Expanded(sorted(paths), missing)
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Return the files of a folder and of those below, sorted, without hidden ones.
+
+    Raises:
+        SourceError: a folder cannot be read. Its files must not seem to have vanished.
+    """
+    files: list[Path] = []
+    for directory, folders, names in os.walk(folder, onerror=_raise_unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(directory, name) for name in names if not name.startswith(".")]
+    return sorted(files)
+
+
+def count_suffixes(files: Iterable[Path]) -> str:
+    """Return how many files there are of each ending, the most frequent first, in words."""
+    counts = Counter("".join(file.suffixes[-2:]) or file.name for file in files).most_common(6)
+    return ", ".join(f"{count} {suffix}" for suffix, count in counts) or "nothing"
+
+
+def _raise_unreadable(error: OSError) -> None:
+    raise SourceError(
+        f"a folder cannot be read: {error.strerror}",
+        where=error.filename,
+        fix="mend its permissions or its disk",
+    ) from error

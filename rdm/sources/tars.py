@@ -1,4 +1,4 @@
-"""`webdataset:///DIR_OR_TAR`: pictures in WebDataset tars, read in place by offset."""
+"""`webdataset:///DIR_OR_TAR_OR_PATTERN`: pictures in WebDataset tars, read in place by offset."""
 
 from __future__ import annotations
 
@@ -12,39 +12,86 @@ from rdm.errors import SourceError
 from rdm.sources.decode import IMAGE_SUFFIXES
 from rdm.sources.listing import Author, make_listing
 from rdm.sources.local import PATH_HINT, LocalSource, local_path, read_file
+from rdm.sources.patterns import count_suffixes, expand_pattern, fixed_part, visible_files
+
+_COMPRESSED = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 
 
 class WebDatasetSource(LocalSource):
-    """The pictures of one tar or of every tar in a folder; the image id is the member's key.
+    """The pictures of one tar, of every tar in a folder and below, or of those that a pattern names.
 
-    Tars may number their members alike: the key belongs to the first tar by name, and `TAR/MEMBER` to the others.
+    The image id is the member's key. Tars may number their members alike: the key belongs to the first tar by name,
+    those of folders below last, and `TAR/MEMBER` to the others.
     """
 
     def __init__(self, rest: str) -> None:
-        self.root = local_path("webdataset", rest)
-        self.spec = f"webdataset://{self.root}"
-        if not self.root.exists():
+        self.path = local_path("webdataset", rest)
+        self.spec = f"webdataset://{self.path}"
+        self._is_pattern = not self.path.exists()
+        self.root = fixed_part(str(self.path)) if self._is_pattern else self.path
+        if self._is_pattern and not self.tars:
             raise SourceError(
                 "the WebDataset does not exist",
-                where=self.root,
-                fix=f"name a .tar file or a folder of them {PATH_HINT}",
+                where=self.path,
+                fix=f"name a .tar file, a folder of them or a pattern such as {{000..003}}.tar {PATH_HINT}",
             )
 
     @property
     def tars(self) -> list[Path]:
-        """The tar files, sorted by name."""
-        return sorted(self.root.glob("*.tar")) if self.root.is_dir() else [self.root]
+        """The tar files, sorted by name, those of folders below last.
+
+        Raises:
+            SourceError: a pattern names tars that do not exist.
+        """
+        if self.root.is_file():
+            return [self.root]
+        found = self._named() if self._is_pattern else visible_files(self.root)
+        tars = [path for path in found if self._is_pattern or path.suffix.lower() == ".tar"]
+        return sorted(tars, key=lambda path: (len(path.relative_to(self.root).parts), path))
+
+    def _named(self) -> list[Path]:
+        found = expand_pattern(str(self.path))
+        if found.paths and found.missing:
+            raise SourceError(
+                f"{len(found.missing)} of the tars of the pattern do not exist",
+                where=found.missing[0],
+                fix="check the pattern, or fetch them",
+            )
+        return found.paths
+
+    def _name(self, tar: Path) -> str:
+        """Return the name of a tar in ids and locations: its path in the folder."""
+        return tar.name if self.root.is_file() else tar.relative_to(self.root).as_posix()
+
+    def _check_found(self, tars: list[Path]) -> None:
+        """Raise SourceError where there is no tar, or a compressed one beside others."""
+        files = [] if self._is_pattern or self.root.is_file() else visible_files(self.root)
+        compressed = [file for file in files if file.name.lower().endswith(_COMPRESSED)]
+        if compressed:
+            raise SourceError(
+                f"compressed tars are not read: {count_suffixes(compressed)}",
+                where=compressed[0],
+                fix="unpack them to plain tars: gunzip; or move them elsewhere",
+            )
+        if not tars:
+            raise SourceError(
+                f"there is no .tar in the folder or below, which hold {count_suffixes(files)}",
+                where=self.root,
+                fix="name a folder of .tar files; pictures are folder://DIR, lists urls://DIR",
+            )
 
     def listing(self) -> pa.Table:
         """See Source. A location is `TAR:OFFSET:SIZE`."""
         rows: dict[str, dict[str, str]] = {}
         repeats = []
-        for path in self.tars:
+        tars = self.tars
+        self._check_found(tars)
+        for path in tars:
             for member, etag in _pictures(path):
                 key = str(PurePosixPath(member.name).with_suffix(""))
-                row = {"location": f"{path.name}:{member.offset_data}:{member.size}", "etag": etag}
+                row = {"location": f"{self._name(path)}:{member.offset_data}:{member.size}", "etag": etag}
                 if key in rows:
-                    repeats.append({"image_id": f"{path.name}/{member.name}", **row})
+                    repeats.append({"image_id": f"{self._name(path)}/{member.name}", **row})
                 else:
                     rows[key] = {"image_id": key, **row}
         return make_listing([*rows.values(), *repeats])
@@ -52,7 +99,8 @@ class WebDatasetSource(LocalSource):
     def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
         name, offset, size = location.rsplit(":", 2)
-        path = self.root if self.root.is_file() else self.root / Path(name).name
+        inside = [part for part in PurePosixPath(name).parts if part not in ("..", "/")]
+        path = self.root if self.root.is_file() else self.root.joinpath(*inside)
         return read_file(path, limit, start=int(offset), size=int(size))
 
     def credits(self) -> tuple[Author, ...]:

@@ -65,8 +65,70 @@ def test_missing_dataset_says_so(tmp_path: Path) -> None:
         open_source(f"webdataset://{tmp_path}/none.tar")
 
 
-def test_folder_without_tars_lists_nothing(tmp_path: Path) -> None:
-    assert open_source(f"webdataset://{tmp_path}").listing().num_rows == 0
+def test_folder_without_tars_says_what_is_in_it(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "list.parquet"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"no \.tar in the folder or below, which hold 2 \.jpg, 1 \.parquet") as caught:
+        open_source(f"webdataset://{tmp_path}").listing()
+    assert "folder://DIR" in caught.value.fix
+
+
+def test_tars_of_folders_below_come_last_and_are_read_in_place(tmp_path: Path, members: dict[str, bytes]) -> None:
+    other = {name: data + b" " for name, data in members.items()}
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    write_tar(tmp_path / "a" / "b" / "0.tar", other)
+    write_tar(tmp_path / "z.TAR", members)
+    write_tar(tmp_path / "._z.tar", other)
+    source = open_source(f"webdataset://{tmp_path}")
+    rows = {row["image_id"]: row["location"] for row in source.listing().to_pylist()}
+    assert list(rows) == ["0000", "0001", "0002", *(f"a/b/0.tar/000{number}.jpg" for number in range(3))]
+    assert source.read(rows["0001"]) == members["0001.jpg"]
+    assert source.read(rows["a/b/0.tar/0001.jpg"]) == other["0001.jpg"]
+
+
+@pytest.mark.parametrize("pattern", ["{000..001}.tar", "*/00[01].tar", "d/{000,001}.tar", "**/00?.tar", "{d/000,d/001}.tar"])
+def test_pattern_names_tars(tmp_path: Path, members: dict[str, bytes], pattern: str) -> None:
+    (tmp_path / "d").mkdir()
+    write_tar(tmp_path / "d" / "000.tar", members)
+    write_tar(tmp_path / "d" / "001.tar", {"x.jpg": members["0001.jpg"]})
+    base = tmp_path if "d/" in pattern or "*" in pattern else tmp_path / "d"
+    source = open_source(f"webdataset://{base}/{pattern}")
+    table = source.listing()
+    assert table["image_id"].to_pylist() == ["0000", "0001", "0002", "x"]
+    assert source.read(table["location"][3].as_py()) == members["0001.jpg"]
+
+
+def test_pattern_that_names_missing_tars_says_which(tmp_path: Path, members: dict[str, bytes]) -> None:
+    write_tar(tmp_path / "000.tar", members)
+    with pytest.raises(SourceError, match="2 of the tars of the pattern do not exist") as caught:
+        open_source(f"webdataset://{tmp_path}/{{000..002}}.tar")
+    assert caught.value.where == str(tmp_path / "001.tar")
+    with pytest.raises(SourceError, match="the WebDataset does not exist"):
+        open_source(f"webdataset://{tmp_path}/{{100..102}}.tar")
+
+
+@pytest.mark.parametrize("name", ["b.tar.gz", "b.tgz", "sub/b.tar.zst"])
+def test_compressed_tars_in_a_folder_are_not_passed_over(tmp_path: Path, members: dict[str, bytes], name: str) -> None:
+    write_tar(tmp_path / "a.tar", members)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(SourceError, match="compressed tars are not read: 1 ") as caught:
+        open_source(f"webdataset://{tmp_path}").listing()
+    assert caught.value.where == str(tmp_path / name)
+
+
+def test_location_cannot_lead_out_of_the_folder(tmp_path: Path, members: dict[str, bytes]) -> None:
+    (tmp_path / "in").mkdir()
+    write_tar(tmp_path / "out.tar", members)
+    write_tar(tmp_path / "in" / "a.tar", members)
+    with pytest.raises(OSError, match="No such file"):
+        open_source(f"webdataset://{tmp_path}/in").read("../out.tar:512:10")
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".pjpeg", ".mpo"])
+def test_every_usual_ending_of_a_picture_is_taken(tmp_path: Path, members: dict[str, bytes], suffix: str) -> None:
+    source = open_source(f"webdataset://{write_tar(tmp_path / 'a.tar', {f'x{suffix}': members['0000.jpg']})}")
+    assert source.listing()["image_id"].to_pylist() == ["x"]
 
 
 def damage_header(data: bytes) -> bytes:
