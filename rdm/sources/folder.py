@@ -26,7 +26,7 @@ class FolderSource(LocalSource):
             raise SourceError(
                 "the folder does not exist" if not self.root.exists() else "this is a file, not a folder",
                 where=self.root,
-                fix=f"check the path after folder:// {PATH_HINT}",
+                fix=f"check the path after folder:// {PATH_HINT}; a tar is webdataset://, a list urls://",
             )
 
     def listing(self) -> pa.Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rdm.errors import SourceError
-from rdm.sources import open_source
+from rdm.sources import FetchConfig, open_source
 from rdm.sources.listing import names_picture
 from rdm.sources.local import RefusedFileError
 
@@ -132,3 +132,11 @@ def test_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x.jpg").write_bytes(b"1")
     assert open_source("folder://~").listing().num_rows == 1
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JFIF", ".jif", ".pjpeg", ".mpo"])
+def test_jpeg_of_every_usual_ending_is_taken(tmp_path: Path, encoded: Callable[..., bytes], suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(encoded(0))
+    source = open_source(f"folder://{tmp_path}")
+    rows = [row for row, _ in source.take(source.listing().to_pylist(), tmp_path / ".scratch", FetchConfig())]
+    assert [(row["image_id"], row["status"], row["extension"]) for row in rows] == [(f"a{suffix}", "success", "jpg")]

@@ -68,7 +68,7 @@ def test_missing_dataset_says_so(tmp_path: Path) -> None:
 def test_folder_without_tars_says_what_is_in_it(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg", "list.parquet"):
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(SourceError, match=r"no \.tar in the folder or below, which hold 2 \.jpg, 1 \.parquet") as caught:
+    with pytest.raises(SourceError, match=r"no \.tar in the folder or below, .* 2 \.jpg, 1 \.parquet") as caught:
         open_source(f"webdataset://{tmp_path}").listing()
     assert "folder://DIR" in caught.value.fix
 
