@@ -20,15 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdm.errors import SourceError
-from rdm.sources.delimited import (
-    Lines,
-    ListFormatError,
-    Table,
-    check_unique,
-    check_urls,
-    column_name,
-    read_delimited,
-)
+from rdm.sources.delimited import Table, check_urls, read_delimited
+from rdm.sources.list_layout import Lines, ListFormatError, check_unique, column_name
 from rdm.sources.patterns import count_suffixes, expand_pattern, visible_files
 
 ResultT = TypeVar("ResultT")

@@ -7,7 +7,8 @@ from typing import TextIO
 
 import pytest
 
-from rdm.sources.delimited import MAX_CELL_CHARS, ListFormatError, Table, read_delimited
+from rdm.sources.delimited import MAX_CELL_CHARS, Table, read_delimited
+from rdm.sources.list_layout import ListFormatError
 
 WANTED = {"url", "id", "author"}
 U = [f"http://h.example/{number}.jpg" for number in range(12)]

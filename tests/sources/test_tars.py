@@ -86,7 +86,9 @@ def test_tars_of_folders_below_come_last_and_are_read_in_place(tmp_path: Path, m
     assert source.read(rows["a/b/0.tar/0001.jpg"]) == other["0001.jpg"]
 
 
-@pytest.mark.parametrize("pattern", ["{000..001}.tar", "*/00[01].tar", "d/{000,001}.tar", "**/00?.tar", "{d/000,d/001}.tar"])
+@pytest.mark.parametrize(
+    "pattern", ["{000..001}.tar", "*/00[01].tar", "d/{000,001}.tar", "**/00?.tar", "{d/000,d/001}.tar"]
+)
 def test_pattern_names_tars(tmp_path: Path, members: dict[str, bytes], pattern: str) -> None:
     (tmp_path / "d").mkdir()
     write_tar(tmp_path / "d" / "000.tar", members)
