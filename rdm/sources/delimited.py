@@ -20,8 +20,6 @@ from rdm.sources.list_layout import SINGLE, Layout, Lines, ListFormatError, colu
 
 MAX_CELL_CHARS = 64_000_000  # a quote that nobody closes does not take the file into memory
 _BATCH_ROWS = 20_000
-    "\x1f"  # between the cells of a table of one column: commas and semicolons belong to the cell
-)
 _NULLS = tuple(pyarrow.csv.ConvertOptions().null_values)
 _QUOTED = re.compile(r'"((?:[^"]++|"")*+)"')  # possessive: an open quote is found in linear time
 _URL_WITHIN = re.compile(r"(?<![/=?:&#])(?<!%[0-9a-f]{2})https?://", re.IGNORECASE)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-SINGLE = (
+SINGLE = "\x1f"  # delimiter of a table of one column: commas and semicolons belong to its cells
 _CLEAN_URL = re.compile(r"https?://\S+", re.IGNORECASE)
 
 
