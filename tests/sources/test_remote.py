@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,9 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder
-from rdm.database.jobs import run_build, update_builder
+from rdm.database.jobs import run_build, update_builder, update_plan
 from rdm.database.photos import read_photograph
-from rdm.errors import FailureBudgetError
+from rdm.errors import FailureBudgetError, SourceError
 from rdm.sources import CropConfig, FetchConfig, decode_image
 from rdm.storage import Folder, VersionStore
 
@@ -73,6 +75,44 @@ def test_update_fetches_what_the_list_gained_and_nothing_where_it_stayed(
     (tmp_path / "list.txt").write_text("\n".join(urls[1:]))
     changed = run_build(update_builder(str(tmp_path / "db")), INLINE)
     assert (changed["version"], changed["photographs"], dict(server.requests)) == (2, 3, {"/3.jpg": 1})
+
+
+def test_damaged_or_shortened_list_deletes_nothing(
+    server: Any, answer: Serve, encoded: Encoded, tmp_path: Path, build: Build
+) -> None:
+    urls = [server.serve(f"/{number}.jpg", answer(encoded(number))) for number in range(8)]
+    path = tmp_path / "list.csv"
+    path.write_text("url,caption\n" + "".join(f"{url},a bird\n" for url in urls))
+    assert build(f"urls://{path}")["photographs"] == 8
+    whole = path.read_text()
+    for damaged, message in (
+        (whole.replace("3.jpg,a", '3.jpg,"a'), "the quote that opens in line 5 is not closed"),
+        (whole[: whole.index(urls[4])], "4 of the 8 photographs in the database are in no row of the list any more"),
+    ):
+        path.write_text(damaged)
+        for run in (update_plan, lambda builder: run_build(builder, INLINE)):
+            with pytest.raises(SourceError, match=message):
+                run(update_builder(str(tmp_path / "db")))
+    path.write_text(whole)
+    assert run_build(update_builder(str(tmp_path / "db")), INLINE)["unchanged"]
+
+
+def test_lists_as_people_have_them_are_fetched(
+    server: Any, answer: Serve, encoded: Encoded, tmp_path: Path, build: Build
+) -> None:
+    gzipped = gzip.compress(encoded(0))
+    server.serve("/gz.jpg", answer(gzipped, headers={"Content-Encoding": "gzip"}))
+    server.serve("/x%20gz.jpg", answer(gzip.compress(encoded(1)), headers={"Content-Encoding": "x-gzip"}))
+    server.serve("/deflate.jpg", answer(zlib.compress(encoded(2)), headers={"Content-Encoding": "deflate"}))
+    server.serve("/crop.jpg?crop=2669,1999,x0,y0&amp;w=80", answer(encoded(3)))
+    server.serve("/caf%C3%A9/%E5%86%99%E7%9C%9F.jpg", answer(encoded(4)))
+    location = "/caf\u00e9/\u5199\u771f.jpg".encode().decode("latin-1")
+    server.serve("/hop", answer(status=302, headers={"Location": location}))
+    server.serve("/%7Cpipe%7B%7D.jpg", answer(encoded(5)))
+    paths = ["gz.jpg", "x gz.jpg", "deflate.jpg", "crop.jpg?crop=2669,1999,x0,y0&amp;w=80", "hop", "|pipe{}.jpg"]
+    (tmp_path / "list.tsv").write_text("".join(f'"a" caption\t{server.url}/{path}\n' for path in paths))
+    summary = build(f"urls://{tmp_path}/list.tsv", min_success_rate=0)
+    assert (summary["photographs"], summary["causes"]) == (6, {"success": 6})
 
 
 def test_too_many_failures_end_the_build_by_cause_and_the_same_command_goes_on(
