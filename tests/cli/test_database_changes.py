@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 from typing import Any
 
 from rdm.cli.main import run
@@ -52,6 +54,19 @@ def test_missing_list_is_a_usage_error(rdm_database: Command, root: Path, tmp_pa
     code, _, message = rdm_database("update", "--root", root, "--delete-patches", tmp_path / "none.txt")
     assert code == 2
     assert "the list of patch ids cannot be read: No such file or directory" in message
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"p01.jpg\0\np02.jpg\n", "line 1 holds a NUL byte"), (b"p01.jpg\n\xff\n", "line 2 is not UTF-8")],
+)
+def test_damaged_list_of_ids_is_a_usage_error_that_names_its_line(
+    rdm_database: Command, root: Path, tmp_path: Path, data: bytes, message: str
+) -> None:
+    (tmp_path / "list.txt").write_bytes(data)
+    code, _, found = rdm_database("update", "--root", root, "--delete-images", tmp_path / "list.txt")
+    assert code == 2
+    assert f"the list of image ids cannot be read: {message}" in found
 
 
 def test_every_unknown_id_is_named_at_once(rdm_database: Command, root: Path, tmp_path: Path) -> None:

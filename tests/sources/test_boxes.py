@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -106,6 +107,26 @@ def test_open_images_boxes_lie_below_the_metadata(tmp_path: Path) -> None:
     assert boxes.of("a")[0].tolist() == [[0, 0, 1, 1]]
     with pytest.raises(SourceError, match="cannot be told from a metadata CSV"):
         open_boxes(open_source(f"openimages://validation?metadata={tmp_path}/x.csv"), BoxConfig())
+
+
+def test_open_images_boxes_come_from_the_web(
+    server: Any, answer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RDM_CACHE", str(tmp_path / "cache"))
+    table = f"{HEADER}\n{row('a', (0, 0, 1, 1))}\n".encode()
+    server.serve("/v5/validation-annotations-bbox.csv", answer(table))
+    boxes = open_boxes(open_source(f"openimages://validation?metadata={server.url}"), BoxConfig())
+    assert boxes.of("a")[0].tolist() == [[0, 0, 1, 1]]
+
+
+def test_rows_that_hide_behind_a_quote_are_an_error(tmp_path: Path) -> None:
+    rows = [row(name, (0, 0, 1, 1)) for name in "abcdef"]
+    path = write(tmp_path / "b.csv", *rows[:2], f'"{rows[2]}', rows[3], f'{rows[4]}"', rows[5])
+    with pytest.raises(SourceError, match="the quote that opens in line 4 closes in line 6, and the lines"):
+        Boxes(path, BoxConfig())
+    write(path, rows[0], rows[1].replace("/m/a", '"/m/a'), rows[2], rows[3].replace("/m/a", '/m/a"'), rows[4])
+    with pytest.raises(SourceError, match="the quote that opens in line 3 closes in line 5, and the lines"):
+        Boxes(path, BoxConfig())
 
 
 def test_query_sets_are_not_cut_by_boxes(photos: Path) -> None:

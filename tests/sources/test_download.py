@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,17 @@ def test_file_that_cannot_be_checked_is_an_error(server: Any, answer: Serve) -> 
     with pytest.raises(SourceError, match="server error: HTTP 500") as caught:
         download(url, QUICK)
     assert caught.value.where == f"{server.url}/a.csv?token=***"
+
+
+def test_copy_keeps_the_ending_that_tells_its_kind(server: Any, answer: Serve) -> None:
+    names = {"/a.csv": ".csv", "/b.csv.gz?x=.y": ".csv.gz", "/c": "", "/d.csv/..%2Fe": ""}
+    for path, ending in names.items():
+        found = download(server.serve(path, answer(b"one")), QUICK)
+        assert "".join(found.suffixes) == ending
+
+
+def test_copy_of_a_compressed_answer_is_plain(server: Any, answer: Serve) -> None:
+    url = server.serve("/a.csv", answer(gzip.compress(b"one"), headers={**TAGS, "Content-Encoding": "gzip"}))
+    assert download(url, QUICK).read_bytes() == b"one"
+    server.serve("/a.csv", answer(status=304))
+    assert download(url, QUICK).read_bytes() == b"one"

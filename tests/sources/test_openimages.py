@@ -142,3 +142,21 @@ def test_other_files_are_not_metadata(base: Path, text: str, message: str) -> No
 def test_missing_metadata_says_so(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="the list does not exist"):
         rows(tmp_path)
+
+
+def test_row_of_no_split_is_an_error(base: Path) -> None:
+    (base / PATH.removeprefix("/openimages/")).write_text(CSV.replace("0b,validation", "0b,valid\u00fbtion"))
+    with pytest.raises(SourceError, match="the metadata has 1 rows of no split"):
+        rows(base)
+
+
+def test_rows_between_two_stray_quotes_are_an_error(base: Path) -> None:
+    text = CSV.replace(",1234,0camd5==", ',"1234,0camd5==').replace(",1234,0cmd5==", ',"1234,0cmd5==')
+    (base / PATH.removeprefix("/openimages/")).write_text(text.replace(",1234,0bmd5==,,", ',1234,0bmd5==,,"'))
+    with pytest.raises(SourceError, match="the list cannot be read: the quote that opens in line 2"):
+        rows(base)
+
+
+def test_ids_may_have_a_mark_and_any_line_ends(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_bytes("\ufeff0c\r0a\r\n".encode())
+    assert [row["image_id"] for row in rows(base, f"&ids={tmp_path}/ids.txt")] == ["0a", "0c"]
