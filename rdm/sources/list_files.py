@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from rdm.errors import SourceError
 from rdm.sources.delimited import Table, check_urls, read_delimited
 from rdm.sources.list_layout import Lines, ListFormatError, check_unique, column_name
-from rdm.sources.patterns import count_suffixes, expand_pattern, visible_files
+from rdm.sources.patterns import check_finished, count_suffixes, expand_pattern, visible_files
 
 ResultT = TypeVar("ResultT")
 SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
@@ -81,14 +81,7 @@ def list_parts(path: Path) -> list[Path]:
     # Names with `_` are the notes of Spark and others beside their parts: _SUCCESS, _temporary.
     visible = visible_files(path)
     files = [file for file in visible if "/_" not in f"/{file.relative_to(path).as_posix()}"]
-    others = [file for file in files if not _kind(file)]
-    unfinished = [file for file in others if any(f"{suffix}." in file.name for suffix in SUFFIXES)]
-    if unfinished:
-        raise SourceError(
-            "a part of the list is not whole: its name has a further ending",
-            where=unfinished[0],
-            fix="fetch it again, or remove it",
-        )
+    check_finished(files)
     parts = [file for file in files if _kind(file)]
     kinds = Counter(_kind(part) for part in parts)
     if len(kinds) != 1:

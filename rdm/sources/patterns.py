@@ -13,6 +13,15 @@ from braceexpand import braceexpand
 
 from rdm.errors import SourceError
 
+_UNFINISHED = (
+    ".part",
+    ".partial",
+    ".tmp",
+    ".crdownload",
+    ".download",
+    ".aria2",
+)  # of browsers and others
+
 
 @dataclass(frozen=True)
 class Expanded:
@@ -66,6 +75,17 @@ def visible_files(folder: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(directory, name) for name in names if not name.startswith(".")]
     return sorted(files)
+
+
+def check_finished(files: Iterable[Path]) -> None:
+    """Raise SourceError where the name of a file says that it is still being fetched, or was never finished."""
+    unfinished = next((file for file in files if file.name.lower().endswith(_UNFINISHED)), None)
+    if unfinished is not None:
+        raise SourceError(
+            "a file is not whole: its name says that it is still being fetched",
+            where=unfinished,
+            fix="wait until it is whole, or remove it",
+        )
 
 
 def count_suffixes(files: Iterable[Path]) -> str:

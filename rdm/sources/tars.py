@@ -12,7 +12,7 @@ from rdm.errors import SourceError
 from rdm.sources.decode import IMAGE_SUFFIXES
 from rdm.sources.listing import Author, make_listing
 from rdm.sources.local import PATH_HINT, LocalSource, local_path, read_file
-from rdm.sources.patterns import count_suffixes, expand_pattern, fixed_part, visible_files
+from rdm.sources.patterns import check_finished, count_suffixes, expand_pattern, fixed_part, visible_files
 
 _COMPRESSED = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 
@@ -64,8 +64,9 @@ class WebDatasetSource(LocalSource):
         return tar.name if self.root.is_file() else tar.relative_to(self.root).as_posix()
 
     def _check_found(self, tars: list[Path]) -> None:
-        """Raise SourceError where there is no tar, or a compressed one beside others."""
+        """Raise SourceError where there is no tar, or one beside others that is compressed or not whole."""
         files = [] if self._is_pattern or self.root.is_file() else visible_files(self.root)
+        check_finished(files)
         compressed = [file for file in files if file.name.lower().endswith(_COMPRESSED)]
         if compressed:
             raise SourceError(

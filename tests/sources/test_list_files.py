@@ -116,6 +116,7 @@ def test_folder_of_parts_is_one_list(tmp_path: Path) -> None:
     write(tmp_path / "laion" / "_SUCCESS", b"")
     write(tmp_path / "laion" / ".part.crc", b"")
     write(tmp_path / "laion" / "stats.json", b"{}")
+    write(tmp_path / "laion" / "part-00000-c000.snappy.parquet.md5", b"")
     table = read_list(tmp_path / "laion", WANTED, url=URL)
     assert table.columns["url"].to_pylist() == U[::2] + U[1::2]
     assert table.columns["author"].to_pylist() == [""] * 6
@@ -148,8 +149,8 @@ def test_pattern_that_names_missing_files_says_which(tmp_path: Path) -> None:
         ([], "the folder holds no list: nothing"),
         (["a.jpg", "b.jpg", "c.json"], "the folder holds no list: 2 .jpg, 1 .json"),
         (["a.csv", "b.parquet"], "the folder holds lists of several kinds: 1 .csv, 1 .parquet"),
-        (["a.parquet", "b.parquet.crdownload"], "a part of the list is not whole"),
-        (["a.csv", "sub/b.csv.tmp"], "a part of the list is not whole"),
+        (["a.parquet", "b.parquet.crdownload"], "a file is not whole"),
+        (["a.csv", "sub/b.csv.tmp"], "a file is not whole"),
     ],
 )
 def test_folder_without_one_list_says_what_was_found(

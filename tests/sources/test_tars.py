@@ -119,6 +119,18 @@ def test_compressed_tars_in_a_folder_are_not_passed_over(tmp_path: Path, members
     assert caught.value.where == str(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["b.tar.part", "b.tar.aria2", "b.tar.CRDOWNLOAD"])
+def test_tar_that_is_still_being_fetched_is_not_passed_over(
+    tmp_path: Path, members: dict[str, bytes], name: str
+) -> None:
+    write_tar(tmp_path / "a.tar", members)
+    (tmp_path / "a.tar.md5").write_bytes(b"x")
+    assert open_source(f"webdataset://{tmp_path}").listing().num_rows == 3
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(SourceError, match="a file is not whole"):
+        open_source(f"webdataset://{tmp_path}").listing()
+
+
 def test_location_cannot_lead_out_of_the_folder(tmp_path: Path, members: dict[str, bytes]) -> None:
     (tmp_path / "in").mkdir()
     write_tar(tmp_path / "out.tar", members)
