@@ -10,7 +10,7 @@ from rdm.config import Config
 from rdm.errors import UsageError
 from rdm.models.precision import Precision
 from rdm.sources.listing import absolute_spec
-from rdm.storage.files import absolute_path
+from rdm.storage.files import absolute_path, absolute_url
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
@@ -114,8 +114,8 @@ class TrainInputs(Config):
         """Return the same inputs under names that hold in every working directory, as on another machine."""
         return TrainInputs(
             out=absolute_path(self.out),
-            cache=self.cache and _absolute(self.cache),
-            database=self.database and _absolute(self.database),
+            cache=self.cache and absolute_url(self.cache),
+            database=self.database and absolute_url(self.database),
             source=self.source and ",".join(map(absolute_spec, self.source.split(","))),
         )
 
@@ -125,7 +125,3 @@ class TrainInputs(Config):
         if value is None:
             raise UsageError(f"the recipe {recipe} needs --{name}", fix=f"rdm train --recipe {recipe} --{name} ...")
         return str(value)
-
-
-def _absolute(url: str) -> str:
-    return url if "://" in url else absolute_path(url)
