@@ -124,7 +124,7 @@ class ComputePool:
         """
         if self.config.dask == "local":
             return []
-        found = self.client.run(_missing, list(paths), on_error="return")
+        found: Any = self.client.run(_missing, list(paths), on_error="return")
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
         names = {address: str(workers.get(address, {}).get("name", address)) for address in found}
         for address, missing in found.items():

@@ -25,6 +25,7 @@ from pydantic import Field
 from rdm.compute.capabilities import num_cores
 from rdm.config import Config
 from rdm.errors import TrainingError
+from rdm.homes import use_writable_homes
 from rdm.training.job_errors import record_error
 from rdm.training.masks import describe_masks, inherited_masks, restored_masks, without_other_jobs
 
@@ -84,6 +85,7 @@ def command(orders: Orders, environment: Mapping[str, str]) -> list[str]:
 def main() -> None:
     """Start the ranks, follow them to their end, and exit as they did."""
     orders = Orders.model_validate_json(sys.stdin.readline())
+    use_writable_homes()
     stop = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(sign, lambda *_: stop.set())
