@@ -37,7 +37,9 @@ def prefect_errors(url: str) -> Iterator[None]:
     # ImportError: a SOCKS proxy without its package; ValueError: a proxy of another kind; OSError: certificates.
     except (httpx.HTTPError, RuntimeError, ImportError, ValueError, OSError) as error:
         proxies = sorted(name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy"))
-        through = f"; {', '.join(proxies)} is set: a NO_PROXY with the server's name passes it by" if proxies else ""
+        # Proxies of a kind that the client does not know stop it whatever NO_PROXY says.
+        mend = "unset it" if isinstance(error, ImportError | ValueError) else "NO_PROXY with the server's name passes it by"
+        through = f"; {', '.join(proxies)} is set: {mend}" if proxies else ""
         raise RdmError(
             f"the Prefect server cannot be reached: {str(error) or type(error).__name__}",
             where=url,

@@ -101,6 +101,7 @@ def _running(home: Path) -> Iterator[str]:
             stdout=subprocess.PIPE,
             stderr=log,
             env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+            start_new_session=True,  # Ctrl-C is for the command, which needs the server until it has ended
         )
         assert server.stdin is not None
         assert server.stdout is not None

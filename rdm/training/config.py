@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rdm.config import Config
 from rdm.errors import UsageError
@@ -102,22 +102,21 @@ class TrainConfig(Config):
         return self
 
 
+def _absolute(url: str | None) -> str | None:
+    return url and absolute_url(url)
+
+
+def _absolute_sources(specs: str | None) -> str | None:
+    return specs and ",".join(map(absolute_spec, specs.split(",")))
+
+
 class TrainInputs(Config):
-    """Where a run reads from and writes to."""
+    """Where a run reads from and writes to, under names that hold in every working directory and on other machines."""
 
-    out: str
-    cache: str | None = None
-    database: str | None = None
-    source: str | None = None
-
-    def absolute(self) -> TrainInputs:
-        """Return the same inputs under names that hold in every working directory, as on another machine."""
-        return TrainInputs(
-            out=absolute_path(self.out),
-            cache=self.cache and absolute_url(self.cache),
-            database=self.database and absolute_url(self.database),
-            source=self.source and ",".join(map(absolute_spec, self.source.split(","))),
-        )
+    out: Annotated[str, AfterValidator(absolute_path)]
+    cache: Annotated[str | None, AfterValidator(_absolute)] = None
+    database: Annotated[str | None, AfterValidator(_absolute)] = None
+    source: Annotated[str | None, AfterValidator(_absolute_sources)] = None
 
     def require(self, name: Literal["cache", "database", "source"], recipe: str) -> str:
         """Return an input, or raise UsageError that says which flag gives it."""

@@ -23,7 +23,7 @@ from rdm.storage.locks import lock_file
 from rdm.training.cluster import MASTER_PORT, Cluster
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.job_errors import ERROR_FILE, read_error, record_error
-from rdm.training.masks import describe_masks, device_masks, hides_all, machine_id
+from rdm.training.masks import device_masks, machine_id, unfulfilled_masks
 from rdm.training.node import Orders, command, end_group
 
 POLL_SECONDS = 0.5
@@ -92,8 +92,8 @@ def _run_job(config: TrainConfig, cluster: Cluster, out: Path, on_progress: OnPr
 
 def _warn_of_masks(config: TrainConfig, cluster: Cluster) -> None:
     """Say that masks meant for some accelerator show none, and that the run is therefore one on the CPU."""
-    masks = describe_masks(os.environ)
-    if masks and not (cluster.machines or config.device == "cpu" or hides_all(os.environ)) and _device(config) == "cpu":
+    masks = unfulfilled_masks(os.environ)
+    if masks and config.device == "auto" and not cluster.machines and _device(config) == "cpu":
         logger.warning("PyTorch finds no GPU under %s: training on the CPU", masks)
 
 

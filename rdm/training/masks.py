@@ -23,6 +23,7 @@ LAUNCHER_MASKS = (
     "ZE_AFFINITY_MASK",
 )
 _OTHER_MASKS = ("ONEAPI_DEVICE_SELECTOR", "HABANA_VISIBLE_MODULES", "GPU_DEVICE_ORDINAL", "CUDA_DEVICE_ORDER")
+_GPU_MASKS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # that decide what PyTorch finds
 _NO_DEVICE = ("", "-1", "NoDevFiles")
 
 # What job launchers tell their own processes: a job that is started inside of another is not part of it.
@@ -61,10 +62,12 @@ def describe_masks(environment: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(device_masks(environment).items()))
 
 
-def hides_all(environment: Mapping[str, str]) -> bool:
-    """Return whether a mask says that no accelerator is to be used."""
-    masks = device_masks(environment)
-    return any(masks.get(name, "0").partition(",")[0].strip() in _NO_DEVICE for name in masks)
+def unfulfilled_masks(environment: Mapping[str, str]) -> str:
+    """Return the masks that name some GPU, as `NAME=value`, for where PyTorch finds none; empty: none was meant."""
+    masks = {name: environment[name] for name in _GPU_MASKS if name in environment}
+    if any(value.partition(",")[0].strip() in _NO_DEVICE for value in masks.values()):
+        return ""
+    return describe_masks(masks)
 
 
 def machine_id() -> str:

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 def write_run(out: Path, config: TrainConfig, inputs: TrainInputs) -> None:
     """Write what a rank needs to know."""
     out.mkdir(parents=True, exist_ok=True)
-    run = {"config": config, "inputs": inputs.absolute()}
+    run = {"config": config, "inputs": inputs}
     text = json.dumps({name: part.model_dump(mode="json") for name, part in run.items()}, indent=1)
     with atomic_path(out / RUN_FILE) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 DEAD = "http://127.0.0.1:4/api"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 _CHECK = "import json; from flows.api import check_flows; print(json.dumps(check_flows()))"
 
 
@@ -51,7 +51,7 @@ def check(folder: Path, files: dict[str, str] | None = None, **given: str) -> tu
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("PREFECT_")}
     environment = {**kept, "PREFECT_HOME": str(folder / "home"), **given}
     done = subprocess.run(
-        [sys.executable, "-c", _CHECK], cwd=folder, env=environment, capture_output=True, text=True, timeout=90
+        [sys.executable, "-c", _CHECK], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr
     return tuple(json.loads(done.stdout.splitlines()[-1]))
@@ -67,7 +67,7 @@ def test_without_settings_flows_start_a_temporary_server(tmp_path: Path) -> None
     [
         ({}, {"PREFECT_API_URL": DEAD}, "cannot be reached", "prefect server start"),
         ({".env": f"PREFECT_API_URL={DEAD}"}, {}, "cannot be reached", "correct PREFECT_API_URL"),
-        ({}, {"PREFECT_API_URL": DEAD, "ALL_PROXY": "socks5://127.0.0.1:9"}, "cannot be reached", "NO_PROXY"),
+        ({}, {"PREFECT_API_URL": DEAD, "ALL_PROXY": "socks5://127.0.0.1:9"}, "cannot be reached", "ALL_PROXY is set: unset it"),
         ({"prefect.toml": "[[["}, {}, "settings cannot be read", ".env, prefect.toml"),
         ({}, {"PREFECT_SERVER_API_PORT": "none"}, "settings cannot be read", "correct PREFECT_*"),
         ({}, {"PREFECT_SERVER_EPHEMERAL_ENABLED": "false"}, "no Prefect server", "prefect server start"),

@@ -74,7 +74,9 @@ def work(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def client(home: Path, work: Path, *words: str, **given: str) -> Iterator[subprocess.Popen[str]]:
+def client(
+    home: Path, work: Path, *words: str, start_new_session: bool = False, **given: str
+) -> Iterator[subprocess.Popen[str]]:
     """Run a flow on the server of its own in a hostile environment; yield its process."""
     process = subprocess.Popen(
         [sys.executable, "-c", _CLIENT, str(home), *words],
@@ -84,6 +86,7 @@ def client(home: Path, work: Path, *words: str, **given: str) -> Iterator[subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=start_new_session,
     )
     try:
         yield process
@@ -113,17 +116,17 @@ def test_nothing_of_a_users_prefect_proxies_and_certificates_is_left(tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_flow_runs_under_hostile_settings_in_a_folder_of_any_name(tmp_path: Path, work: Path) -> None:
     with client(tmp_path / "a b?c#d %41 é" / ".prefect", work) as process:
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=500)
     assert out.split()[1:] == ["42"], err
     assert out.startswith("http://127.0.0.1:")
     assert "Traceback" not in err
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_server_ends_with_a_client_that_is_killed(tmp_path: Path, work: Path) -> None:
     with client(tmp_path / "home", work, "wait") as process:
         assert process.stdout is not None
@@ -138,17 +141,30 @@ def test_server_ends_with_a_client_that_is_killed(tmp_path: Path, work: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_server_that_cannot_start_is_told_in_three_lines_within_seconds(tmp_path: Path, work: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "uvicorn.py").write_text("raise RuntimeError('of another release')\n")
     started = time.monotonic()
     with client(tmp_path / "home", work, PYTHONPATH=str(broken)) as process:
-        out, _ = process.communicate(timeout=50)
-    assert time.monotonic() - started < 30
+        out, _ = process.communicate(timeout=250)
+    assert time.monotonic() - started < 100  # a busy machine's; Prefect itself would wait for 180 seconds
     lines = out.splitlines()
     assert lines[0] == "the temporary Prefect server does not start: RuntimeError: of another release"
     assert lines[1] == f"  where: {tmp_path}/home/server.log"
     assert lines[2].startswith("  fix:   ")
     assert len(lines) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_interrupt_from_the_terminal_ends_the_command_and_not_the_server_under_it(tmp_path: Path, work: Path) -> None:
+    with client(tmp_path / "home", work, "wait", start_new_session=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[0]
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=100)
+    assert "KeyboardInterrupt" in err
+    assert "Prefect server has ended" not in err
+    assert not answers(url)

@@ -22,10 +22,10 @@ from rdm.training.masks import (
     LAUNCHER_MASKS,
     describe_masks,
     device_masks,
-    hides_all,
     inherited_masks,
     machine_id,
     restored_masks,
+    unfulfilled_masks,
     without_other_jobs,
 )
 from rdm.training.node import environment
@@ -86,9 +86,10 @@ def test_every_mask_that_a_deepspeed_accelerator_sets_is_known():
 
 @pytest.mark.parametrize("value", ["", "-1", "NoDevFiles", "-1,0", " "])
 def test_a_mask_of_no_device_is_told_from_one_that_should_show_some(value):
-    assert hides_all({"CUDA_VISIBLE_DEVICES": value})
-    assert not hides_all({"CUDA_VISIBLE_DEVICES": "0"})
-    assert not hides_all({"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    assert unfulfilled_masks({"CUDA_VISIBLE_DEVICES": value}) == ""
+    given = {"CUDA_VISIBLE_DEVICES": "8", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert unfulfilled_masks(given) == "CUDA_VISIBLE_DEVICES=8"
+    assert unfulfilled_masks({"NVIDIA_VISIBLE_DEVICES": "all"}) == ""  # of containers, whatever machine they run on
 
 
 def test_what_another_launcher_told_this_process_is_not_told_to_the_ranks(monkeypatch, tmp_path):
