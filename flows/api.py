@@ -38,7 +38,8 @@ def prefect_errors(url: str) -> Iterator[None]:
     except (httpx.HTTPError, RuntimeError, ImportError, ValueError, OSError) as error:
         proxies = sorted(name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy"))
         # Proxies of a kind that the client does not know stop it whatever NO_PROXY says.
-        mend = "unset it" if isinstance(error, ImportError | ValueError) else "NO_PROXY with the server's name passes it by"
+        unusable = isinstance(error, ImportError | ValueError)
+        mend = "unset it" if unusable else "a NO_PROXY with the server's name passes it by"
         through = f"; {', '.join(proxies)} is set: {mend}" if proxies else ""
         raise RdmError(
             f"the Prefect server cannot be reached: {str(error) or type(error).__name__}",

@@ -25,6 +25,7 @@ HOSTILE = {
     "RANK": "3",
     "MASTER_ADDR": "10.9.9.9",
 }
+ENVIRONMENT = {**os.environ, **HOSTILE}
 
 
 def _command(root: Path) -> list[str]:
@@ -35,7 +36,7 @@ def _command(root: Path) -> list[str]:
 
 
 def _kill_when(root: Path, finished: str) -> None:
-    process = subprocess.Popen(_command(root), start_new_session=True, stdout=subprocess.DEVNULL, env={**os.environ, **HOSTILE})
+    process = subprocess.Popen(_command(root), start_new_session=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
     try:
         while not (root / finished).exists():
             assert process.poll() is None, "the quickstart ended before it could be killed"
@@ -49,7 +50,7 @@ def test_a_killed_quickstart_is_finished_by_the_same_command(tmp_path: Path) -> 
     root = tmp_path / "quick"
     _kill_when(root, "stages/embed.json")
     _kill_when(root, "run/stats.jsonl")
-    done = subprocess.run(_command(root), capture_output=True, text=True, env={**os.environ, **HOSTILE})
+    done = subprocess.run(_command(root), capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:]
     summary = json.loads(done.stdout)
     page = Path(summary["report"]).read_text(encoding="utf-8")
@@ -57,6 +58,6 @@ def test_a_killed_quickstart_is_finished_by_the_same_command(tmp_path: Path) -> 
     assert 'src="http' not in page
 
     started = time.monotonic()
-    again = subprocess.run(_command(root), capture_output=True, text=True, env={**os.environ, **HOSTILE})
+    again = subprocess.run(_command(root), capture_output=True, text=True, env=ENVIRONMENT)
     assert json.loads(again.stdout) == summary
     assert time.monotonic() - started < 60, "a complete quickstart is found complete, not run again"
