@@ -6,9 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rdm.errors import RdmError
+from rdm.errors import MissingDependencyError, RdmError, UsageError
 from rdm.homes import is_writable
+
+if TYPE_CHECKING:
+    from prefect.settings import Settings
 
 TIMEOUT_SECONDS = 5.0
 _OWN = "`rdm quickstart` needs no server of yours"
@@ -48,19 +52,35 @@ def prefect_errors(url: str) -> Iterator[None]:
         ) from error
 
 
-def check_flows() -> tuple[bool, str, str]:
-    """Return whether flows can run under the Prefect settings in force, what they are, and how to mend them."""
+def load_settings() -> Settings:
+    """Return the Prefect settings in force, which are read when Prefect is first imported.
+
+    Raises:
+        MissingDependencyError: Prefect is not installed, or not as it should be.
+        UsageError: a variable, file or profile cannot be understood.
+    """
     try:
-        import prefect.exceptions  # noqa: F401  settings are read with the first import
         from prefect.settings import get_current_settings
 
-        settings = get_current_settings()
+        return get_current_settings()
     except ImportError as error:
-        return False, f"Prefect cannot be imported: {error}", "pip install 'retrieval-diffusion[flows]'"
+        raise MissingDependencyError(
+            f"Prefect cannot be imported: {error}", fix="pip install 'retrieval-diffusion[flows]'"
+        ) from error
     except Exception as error:  # each reader of settings has errors of its own
-        cause = " ".join(str(error).split())[:200]
-        mend = "correct PREFECT_* variables, .env, prefect.toml, pyproject.toml or the profile"
-        return False, f"Prefect's settings cannot be read: {cause}", f"{mend}; {_OWN}"
+        raise UsageError(
+            f"Prefect's settings cannot be read: {' '.join(str(error).split())[:200]}",
+            fix=f"correct PREFECT_* variables, .env, prefect.toml, pyproject.toml or the profile; {_OWN}",
+        ) from error
+
+
+def check_flows() -> tuple[bool, str, str]:
+    """Return whether flows can run under the Prefect settings in force, what they are, and how to mend them.
+
+    Raises:
+        UsageError: the settings cannot be read.
+    """
+    settings = load_settings()
     if settings.api.url is not None:
         return _check_server(settings.api.url)
     if not settings.server.ephemeral.enabled:

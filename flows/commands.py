@@ -14,7 +14,7 @@ from rdm.cli.console import DryRunFlag, JsonFlag, show
 from rdm.errors import StorageError
 
 if TYPE_CHECKING:
-    from flows.quickstart_layout import QuickstartConfig
+    from flows.quickstart_layout import Layout, QuickstartConfig
 
 DONE = "quickstart.json"
 LOCK = ".quickstart.lock"
@@ -52,7 +52,8 @@ def quickstart(
 
     config = QuickstartConfig(train=tuple(set_ or []))
     recipe = recipe_config("rdm-tiny").with_overrides(config.train)
-    layout, folder = Layout(root), Folder(root)
+    folder = Folder(root)
+    layout = Layout(Path(folder.path()))
     key = digest_json([config.model_dump(mode="json"), recipe.model_dump(mode="json")])
     if dry_run:
         show(
@@ -61,16 +62,16 @@ def quickstart(
         )
         return
     if not (folder.exists(DONE) and folder.read_json(DONE)["key"] == key and layout.report.is_file()):
-        folder.write_json(DONE, {"key": key, **_run_quickstart(Path(folder.path()), config)})
+        folder.write_json(DONE, {"key": key, **_run_quickstart(layout, config)})
     show(_summary(layout, folder.read_json(DONE)), as_json=json, title="quickstart")
 
 
-def _run_quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
+def _run_quickstart(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
     """Run the flow on a server of its own below an absolute root; return what it took and what came of it."""
-    from flows.quickstart_layout import Layout
     from flows.server import own_server
     from rdm.storage.locks import lock_file
 
+    root = layout.root
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,7 +79,7 @@ def _run_quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
             f"the folder cannot be made: {error.strerror}", where=root, fix="give --root a folder that you may write"
         ) from error
     started = time.monotonic()
-    with lock_file(root / LOCK, "runs a quickstart in this folder"), own_server(Layout(root).prefect):
+    with lock_file(root / LOCK, "runs a quickstart in this folder"), own_server(layout.prefect):
         from flows.quickstart import quickstart as quickstart_flow
 
         result = quickstart_flow(root=root, config=config)
@@ -103,6 +104,9 @@ def deploy(
     """
     import subprocess
 
+    from flows.api import load_settings
+
+    load_settings()  # refused in three lines, before an import fails in many
     from flows.work_pools import create_work_pools, read_deployments_file
 
     pools, deployments = read_deployments_file(prefect_file)

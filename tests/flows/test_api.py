@@ -15,7 +15,15 @@ import pytest
 
 DEAD = "http://127.0.0.1:4/api"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-_CHECK = "import json; from flows.api import check_flows; print(json.dumps(check_flows()))"
+_CHECK = """
+import json
+from flows.api import check_flows
+from rdm.errors import RdmError
+try:
+    print(json.dumps(check_flows()))
+except RdmError as error:
+    print(json.dumps((False, error.what, error.fix)))
+"""
 
 
 class _Refusing(BaseHTTPRequestHandler):
