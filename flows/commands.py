@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from rdm.cli import doctor
 from rdm.cli.console import DryRunFlag, JsonFlag, show
+from rdm.errors import StorageError
+
+if TYPE_CHECKING:
+    from flows.quickstart_layout import Layout, QuickstartConfig
 
 DONE = "quickstart.json"
+LOCK = ".quickstart.lock"
 
 
 def register(app: App) -> None:
-    """Add the commands."""
+    """Add the commands, and to `rdm doctor` what would stop flows here."""
     app.command(quickstart)
     app.command(deploy)
+    doctor.add_check("flows", _check_flows)
 
 
 def quickstart(
@@ -33,20 +39,21 @@ def quickstart(
 ) -> None:
     """Build a database from embedded photographs, train on it, sample, measure, and write report.html.
 
+    It brings its own Prefect server, below the root: settings, profiles and servers of yours are left alone.
+
     At most ten minutes on two cores. Interrupted, the same command resumes; complete, it says so in seconds.
 
     Example: rdm quickstart --root quickstart
     """
-    prefect_defaults()
-    from flows.quickstart import Layout, QuickstartConfig
-    from flows.quickstart import quickstart as quickstart_flow
+    from flows.quickstart_layout import Layout, QuickstartConfig
     from rdm.config import digest_json
     from rdm.storage import Folder
     from rdm.training.recipes import recipe_config
 
     config = QuickstartConfig(train=tuple(set_ or []))
     recipe = recipe_config("rdm-tiny").with_overrides(config.train)
-    layout, folder = Layout(root), Folder(root)
+    folder = Folder(root)
+    layout = Layout(Path(folder.path()))
     key = digest_json([config.model_dump(mode="json"), recipe.model_dump(mode="json")])
     if dry_run:
         show(
@@ -55,18 +62,32 @@ def quickstart(
         )
         return
     if not (folder.exists(DONE) and folder.read_json(DONE)["key"] == key and layout.report.is_file()):
-        started = time.monotonic()
-        result = quickstart_flow(root=root, config=config)
-        folder.write_json(
-            DONE,
-            {
-                "key": key,
-                "seconds": time.monotonic() - started,
-                "held_out": result["held_out"],
-                "metrics": result["metrics"],
-            },
-        )
+        folder.write_json(DONE, {"key": key, **_run_quickstart(layout, config)})
     show(_summary(layout, folder.read_json(DONE)), as_json=json, title="quickstart")
+
+
+def _run_quickstart(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
+    """Run the flow on a server of its own below an absolute root; return what it took and what came of it."""
+    from flows.server import own_server
+    from rdm.storage.locks import lock_file
+
+    root = layout.root
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"the folder cannot be made: {error.strerror}", where=root, fix="give --root a folder that you may write"
+        ) from error
+    started = time.monotonic()
+    with lock_file(root / LOCK, "runs a quickstart in this folder"), own_server(layout.prefect):
+        from flows.quickstart import quickstart as quickstart_flow
+
+        result = quickstart_flow(root=root, config=config)
+    return {
+        "seconds": time.monotonic() - started,
+        "held_out": result["held_out"],
+        "metrics": result["metrics"],
+    }
 
 
 def deploy(
@@ -83,6 +104,9 @@ def deploy(
     """
     import subprocess
 
+    from flows.api import load_settings
+
+    load_settings()  # refused in three lines, before an import fails in many
     from flows.work_pools import create_work_pools, read_deployments_file
 
     pools, deployments = read_deployments_file(prefect_file)
@@ -114,17 +138,10 @@ def deploy(
     return code
 
 
-def prefect_defaults() -> None:
-    """Set what a temporary Prefect server needs here, unless the user has; call it before Prefect is imported."""
-    for name, value in {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "ERROR",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "rdm",
-        "PREFECT_CLI_COLORS": "false",
-    }.items():
-        os.environ.setdefault(name, value)
+def _check_flows() -> tuple[bool, str, str]:
+    from flows.api import check_flows
+
+    return check_flows()
 
 
 def _summary(layout: Any, done: dict[str, Any]) -> dict[str, Any]:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import Field
 
 from flows.build_database import build_database
 from flows.evaluate import evaluate
 from flows.measure import StageLog
 from flows.progress import artifact_progress
+from flows.quickstart_layout import Layout, QuickstartConfig
 from flows.train import train
-from rdm.config import Config
 from rdm.report.assemble import ReportInputs, assemble_report
 from rdm.report.data import Command
 from rdm.report.quickstart_report import write_report
-from rdm.report.showcase import ShowcaseConfig, ShowcaseInputs, draw_showcase
+from rdm.report.showcase import ShowcaseInputs, draw_showcase
 from rdm.training.presets import query_config
 from rdm.training.recipes import recipe_config
 
@@ -37,64 +35,6 @@ STAGES = (
     "sample",
     "evaluate",
 )
-
-
-class QuickstartConfig(Config):
-    """What may be changed about a quickstart."""
-
-    train: tuple[str, ...] = Field(default=(), description="settings of the recipe rdm-tiny, as key=value")
-    showcase: ShowcaseConfig = ShowcaseConfig()
-    evaluate: tuple[str, ...] = Field(
-        default=("num_draws=16", "num_samples=96", "num_reference=192", "settings.num_steps=50"),
-        description="settings of the evaluation, as key=value",
-    )
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a quickstart puts things."""
-
-    root: Path
-
-    @property
-    def database(self) -> Path:
-        """The database of one half of the photographs."""
-        return self.root / "database"
-
-    @property
-    def swapped(self) -> Path:
-        """The database of the other half."""
-        return self.root / "database-swapped"
-
-    @property
-    def cache(self) -> Path:
-        """The latents."""
-        return self.root / "cache"
-
-    @property
-    def run(self) -> Path:
-        """The training run."""
-        return self.root / "run"
-
-    @property
-    def samples(self) -> Path:
-        """The pictures of the report."""
-        return self.root / "samples"
-
-    @property
-    def evaluation(self) -> Path:
-        """The measurements."""
-        return self.root / "evaluation"
-
-    @property
-    def stages(self) -> Path:
-        """What each stage took."""
-        return self.root / "stages"
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.root / "report.html"
 
 
 @task(name="showcase", cache_policy=NO_CACHE)

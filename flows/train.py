@@ -18,7 +18,7 @@ from rdm.database.neighbors import build_neighbors
 from rdm.errors import JobError, RdmError, StorageError
 from rdm.training.assemble import check_inputs, reads_photographs
 from rdm.training.cache import CacheConfig, build_cache
-from rdm.training.cluster import MASTER_PORT, REMOTE_SHELL, Cluster
+from rdm.training.cluster import REMOTE_SHELL, Cluster
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.launch import run_training, settled
 from rdm.training.presets import cache_config, neighbor_config
@@ -71,7 +71,7 @@ def train(
     stage_log: str | None = None,
     hostfile: str | None = None,
     master_address: str | None = None,
-    master_port: int = MASTER_PORT,
+    master_port: int | None = None,
     remote_shell: str = REMOTE_SHELL,
     retries: int = 1,
     autoencoder: str = "assets://autoencoder-kl-f4",
@@ -93,7 +93,7 @@ def train(
         stage_log: folder for measurements; by default in `out`.
         hostfile: machines that train, as for `rdm train`; by default this one.
         master_address: where the other machines reach the first one; by default its name.
-        master_port: port of the first machine where the ranks meet.
+        master_port: port of the first machine where the ranks meet; by default a free one, or 29500 for several.
         remote_shell: how a command is run on a machine.
         retries: how often a job that crashed is started again; it resumes from the last checkpoint.
         autoencoder: first stage of the latents.
@@ -101,7 +101,9 @@ def train(
     """
     config = recipe_config(recipe).with_overrides(overrides or [])
     cluster = (
-        Cluster.from_hostfile(Path(hostfile), master_address, remote_shell, master_port) if hostfile else Cluster()
+        Cluster.from_hostfile(Path(hostfile), master_address, remote_shell, master_port)
+        if hostfile
+        else Cluster(master_port=master_port)
     )
     inputs = TrainInputs(out=out, cache=cache, database=database, source=queries)
     settled(config, inputs, cluster)  # what the job would refuse is refused before anything is prepared for it

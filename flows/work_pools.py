@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -14,8 +13,9 @@ from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
 from pydantic import Field, ValidationError
 
+from flows.api import prefect_errors
 from rdm.config import Config
-from rdm.errors import RdmError, UsageError
+from rdm.errors import UsageError
 
 
 class WorkPool(Config):
@@ -61,12 +61,9 @@ def create_work_pools(pools: list[WorkPool]) -> None:
             "PREFECT_API_URL is not set, so there is no server to deploy to",
             fix="prefect server start, then export PREFECT_API_URL=http://127.0.0.1:4200/api",
         )
-    try:
-        with get_client(sync_client=True) as client:
-            for pool in pools:
-                _create(client, pool)
-    except (httpx.TransportError, RuntimeError) as error:
-        raise RdmError(f"the Prefect server does not answer: {error}", where=url, fix="prefect server start") from error
+    with prefect_errors(url), get_client(sync_client=True) as client:
+        for pool in pools:
+            _create(client, pool)
 
 
 def _create(client: SyncPrefectClient, pool: WorkPool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import sys
@@ -15,6 +16,7 @@ from rdm.cli.console import JsonFlag, show, show_rows
 from rdm.compute.capabilities import memory_bytes, num_cores
 from rdm.config import format_bytes
 from rdm.errors import RdmError
+from rdm.homes import REPLACED
 
 Finding = tuple[bool, str, str]
 """Whether it is all right, what was found, and how to fix it."""
@@ -25,8 +27,16 @@ def register(app: App) -> None:
     app.command(doctor)
 
 
+_ADDED: dict[str, Callable[[], Finding]] = {}
+
+
+def add_check(name: str, check: Callable[[], Finding]) -> None:
+    """Add a check of a plugin."""
+    _ADDED[name] = check
+
+
 def doctor(*, json: JsonFlag = False) -> int:
-    """Check interpreter, memory, disk, packages, embedded data, weights and accelerators.
+    """Check interpreter, memory, disk, home, packages, embedded data, weights, accelerators, and what flows need.
 
     Example: rdm doctor
     """
@@ -34,6 +44,7 @@ def doctor(*, json: JsonFlag = False) -> int:
         "python": _python,
         "memory": _memory,
         "disk": _disk,
+        "home": _home,
         "packages": _packages,
         "conflicts": _conflicts,
         "samples": _samples,
@@ -41,6 +52,7 @@ def doctor(*, json: JsonFlag = False) -> int:
         "first stage": _first_stage,
         "FID network": _inception,
         "accelerator": _accelerator,
+        **_ADDED,
     }
     found = {name: _guarded(check) for name, check in checks.items()}
     healthy = all(ok for ok, _, _ in found.values())
@@ -79,6 +91,14 @@ def _memory() -> Finding:
 def _disk() -> Finding:
     free = shutil.disk_usage(".").free
     return free >= 2e9, f"{format_bytes(free)} free here", "free some space, or choose another folder"
+
+
+def _home() -> Finding:
+    changed = {name: value for name, value in REPLACED.items() if value}  # by `rdm` itself
+    if changed:
+        shown = ", ".join(f"{name}={value}" for name, value in changed.items())
+        return True, f"cannot be written; caches go to {shown}", ""
+    return True, f"{os.path.expanduser('~')} can be written", ""
 
 
 def _packages() -> Finding:
@@ -136,5 +156,9 @@ def _inception() -> Finding:
 def _accelerator() -> Finding:
     import torch
 
+    from rdm.training.masks import describe_masks
+
     count = torch.cuda.device_count()
-    return True, f"{count} x {torch.cuda.get_device_name(0)}" if count else "none: training runs on the CPU", ""
+    masks = f" ({describe_masks(os.environ)})" if describe_masks(os.environ) else ""
+    found = f"{count} x {torch.cuda.get_device_name(0)}" if count else "none: training runs on the CPU"
+    return True, f"{found}{masks}", ""

@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError
 from rdm import __version__
 from rdm.cli.console import console_progress, error_console
 from rdm.errors import RdmError
+from rdm.homes import use_writable_homes
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 _COMMANDS = (
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; every error is told as what, where and how to fix."""
     _configure_logging()
+    use_writable_homes()
     try:
         with console_progress():
             code = build_app()(arguments, exit_on_error=False, print_error=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import DryRunFlag, JsonFlag, SetOption, show
+from rdm.cli.console import DryRunFlag, JsonFlag, SetOption, in_range, show
 from rdm.cli.figures import cost_figures
 from rdm.training.cluster import MASTER_PORT, REMOTE_SHELL, Cluster
 
@@ -28,7 +28,14 @@ def train(
     set_: SetOption = None,
     hostfile: Annotated[Path | None, Parameter(help="machines of the job, `NAME slots=N` per line")] = None,
     master_address: Annotated[str | None, Parameter(help="where the others reach the first machine")] = None,
-    master_port: Annotated[int, Parameter(help="port of the first machine where the ranks meet")] = MASTER_PORT,
+    master_port: Annotated[
+        int | None,
+        Parameter(
+            help=f"port of the first machine where the ranks meet; by default a free one, or {MASTER_PORT} where the "
+            "hostfile names several machines",
+            validator=in_range(1, 65535),
+        ),
+    ] = None,
     remote_shell: Annotated[str, Parameter(help="how a command is run on a machine")] = REMOTE_SHELL,
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
@@ -45,7 +52,10 @@ def train(
 
     settings = recipe_config(recipe).merged_with_file(config).with_overrides(set_ or [])
     inputs = TrainInputs(out=out, cache=cache, database=database, source=source)
-    cluster = Cluster.from_hostfile(hostfile, master_address, remote_shell, master_port) if hostfile else Cluster()
+    if hostfile:
+        cluster = Cluster.from_hostfile(hostfile, master_address, remote_shell, master_port)
+    else:
+        cluster = Cluster(master_port=master_port)
     if dry_run:
         check_inputs(settled(settings, inputs, cluster), inputs)
         ranks = cluster.num_ranks or num_ranks(settings)

@@ -114,6 +114,28 @@ class ComputePool:
         if failures:
             _raise_failures(stage, failures)
 
+    def unseen(self, paths: Sequence[str]) -> list[tuple[str, str]]:
+        """Return `(worker's name, path)` of the given files and folders that a worker does not see.
+
+        The workers of a cluster that was started here see this machine's disks, and are not asked.
+
+        Raises:
+            RdmError: a worker cannot run this library.
+        """
+        if self.config.dask == "local":
+            return []
+        found: Any = self.client.run(_missing, list(paths), on_error="return")
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        names = {address: str(workers.get(address, {}).get("name", address)) for address in found}
+        for address, missing in found.items():
+            if isinstance(missing, BaseException):
+                raise RdmError(
+                    f"the Dask worker {names[address]} cannot run rdm: {type(missing).__name__}: {missing}",
+                    where=address,
+                    fix="start the workers in an environment with the same packages as here",
+                )
+        return [(names[address], path) for address, missing in found.items() for path in missing]
+
     def _as_completed(self, futures: list[Future]) -> Iterator[Future]:
         finished: Queue[Future] = Queue()
         for future in futures:
@@ -183,8 +205,17 @@ class _Inline(Generic[ShardT]):
         if failures:
             _raise_failures(stage, failures)
 
+    def unseen(self, paths: Sequence[str]) -> list[tuple[str, str]]:
+        """See ComputePool.unseen: this process sees what it sees."""
+        return []
+
 
 Pool = ComputePool | _Inline
+
+
+def _missing(paths: Sequence[str]) -> list[str]:
+    """Return the paths that do not exist where this runs."""
+    return [path for path in paths if not os.path.exists(path)]
 
 
 def count_workers(config: ComputeConfig) -> int:

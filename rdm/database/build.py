@@ -39,7 +39,7 @@ from rdm.database.patches import CutConfig, CutTask, cut_shards
 from rdm.database.settings import BuildConfig, has_changed, recorded
 from rdm.database.shards import count_living_images, describe_shard
 from rdm.database.tables import repair_tables
-from rdm.encoders import Precision, fastest_precision, load_encoder
+from rdm.encoders import Precision, fastest_precision, load_encoder, weights_path
 from rdm.errors import FailureBudgetError, SourceError
 from rdm.progress import tracking
 from rdm.sources import open_source
@@ -48,6 +48,7 @@ from rdm.sources.imported import is_imported
 from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.sources.ledger import FAILED, is_passing
 from rdm.sources.listing import fingerprint
+from rdm.sources.workers import require_visible
 from rdm.storage import Folder, Part, Version, VersionStore
 
 REMOVED_DIGESTS = "_markers/removed"  # lists of digests for the workers, while an update runs
@@ -143,6 +144,7 @@ class DatabaseBuilder:
         Raises:
             FailureBudgetError: fewer than `min_success_rate` of the pictures are usable.
         """
+        require_visible(pool, self.folder, source=self.config.source, others=(weights_path(self.config.encoder),))
         tasks = self._ingest_tasks(self._write_removed_digests())
         stats = [result for _, result in pool.map(ingest_shard, tasks, stage="ingest", names=[t.stem for t in tasks])]
         causes = sum((Counter(shard["status_dict"]) for shard in stats), Counter())

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import tarfile
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rdm.config import Config, digest_json
 from rdm.database.build import BuildConfig
@@ -28,12 +28,12 @@ from rdm.database.index import INDEX_NAME, INFOS_NAME, IndexConfig, build_index,
 from rdm.database.ivf import IndexedRows
 from rdm.database.parts import SHARD_KINDS, open_embeddings
 from rdm.database.patches import PATCH_SCHEMA, patches_path
-from rdm.encoders import Encoder, load_encoder
+from rdm.encoders import Encoder, EncoderName, load_encoder
 from rdm.errors import DatabaseError
 from rdm.progress import tracking
 from rdm.sources.imported import imported_listing, imported_source
 from rdm.sources.ledger import IMPORTED, LEDGER_SCHEMA
-from rdm.sources.listing import fingerprint
+from rdm.sources.listing import absolute_spec, fingerprint
 from rdm.storage import Folder, Markers, Part, Version, VersionStore, sha256_file
 
 NOT_CHECKED = "declared at import, not checked"
@@ -45,8 +45,10 @@ class ImportConfig(Config):
 
     format: ForeignFormat
     folder: str = Field(description="folder or URL of the embeddings")
-    encoder: str = Field(description="the encoder that made them, such as open_clip:ViT-B-32-quickgelu/openai")
-    photographs: str = Field(default="", description="source of photographs to check the encoder on; empty: none")
+    encoder: EncoderName = Field(description="the encoder that made them, such as open_clip:ViT-B-32-quickgelu/openai")
+    photographs: Annotated[str, AfterValidator(absolute_spec)] = Field(
+        default="", description="source of photographs to check the encoder on; empty: none"
+    )
     min_check_similarity: float = Field(
         default=0.98, ge=-1, le=1, description="cosine similarity of a photograph encoded again to its import"
     )

@@ -25,9 +25,10 @@ from rdm.database.neighbor_table import (
     with_lookup,
 )
 from rdm.database.photograph_matches import Exclusion, PhotographMatches, share_image_ids
-from rdm.encoders import load_encoder, normalize
+from rdm.encoders import load_encoder, normalize, weights_path
 from rdm.errors import DatabaseError, FailureBudgetError
 from rdm.sources import QuerySet
+from rdm.sources.workers import require_visible
 from rdm.storage import Folder, Markers, VersionStore, sha256_file
 
 
@@ -151,6 +152,8 @@ def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) ->
         return table.info
     with store.writer():  # a writer of the database would sweep this one's temporary files away
         database = RetrievalDatabase.open(root)
+        source, weights = config.queries.source, weights_path(database.encoder_name)
+        require_visible(pool, database.folder, source=source, others=(weights,))
         table = _standing_table(database, name, queries, config)
         if table is not None and _restore(database, table, config, pool):
             return table.info

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 
 from rdm.config import Config
 from rdm.database.index import IndexConfig
+from rdm.encoders import EncoderName
 from rdm.sources import CropConfig, FetchConfig
 from rdm.sources.boxes import BoxConfig
 from rdm.sources.filters import FilterConfig
@@ -21,7 +22,7 @@ class BuildConfig(Config):
     source: Annotated[str, AfterValidator(absolute_spec)] = Field(
         description="specification of the source, such as samples://openimages-birds/database"
     )
-    encoder: str = Field(default="assets://encoder-lite", description="image and text encoder")
+    encoder: EncoderName = Field(default="assets://encoder-lite", description="image and text encoder")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="number format of the image tower; auto: what is fast and good where the build runs"
     )

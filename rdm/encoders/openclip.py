@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rdm.encoders.chunks import encode_filled
+from rdm.encoders.names import is_weights_file
 from rdm.encoders.protocol import EncoderFingerprint, Precision, to_square
 from rdm.errors import ModelError, UsageError
 
@@ -114,7 +115,7 @@ def _parse(name: str) -> tuple[str, str]:
             where="--encoder",
             fix="write open_clip:MODEL/TAG or open_clip:MODEL//path/to/file.safetensors",
         )
-    looks_like_file = "/" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
+    looks_like_file = is_weights_file(weights)
     if looks_like_file and not Path(weights).expanduser().is_file():
         raise UsageError(
             "the checkpoint does not exist",

@@ -167,6 +167,12 @@ def absolute_spec(spec: str) -> str:
     return f"{scheme}://{absolute_path(rest)}"
 
 
+def local_part(spec: str) -> str | None:
+    """Return the absolute path of the file or folder that a specification names; None where it names none."""
+    scheme, _, rest = spec.strip().partition("://")
+    return absolute_path(rest) if scheme in _LOCAL and rest else None
+
+
 def _absolute_option(option: str) -> str:
     name, _, value = option.partition("=")
     path = unquote_plus(value)

@@ -7,19 +7,19 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import xxhash
 from PIL import Image
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rdm.config import Config, digest_json
 from rdm.errors import SourceError, UsageError
 from rdm.sources.crops import CropConfig, crop_boxes
 from rdm.sources.decode import ImageDecodeError, decode_image
 from rdm.sources.ledger import CANNOT_BE_READ
-from rdm.sources.listing import fingerprint, names_picture, open_source
+from rdm.sources.listing import absolute_spec, fingerprint, names_picture, open_source
 from rdm.sources.local import RefusedFileError
 from rdm.sources.remote import RemoteSource
 
@@ -27,7 +27,9 @@ from rdm.sources.remote import RemoteSource
 class QuerySetConfig(Config):
     """What is cut from which photographs. Neighbor tables and latent caches of one query set share its digest."""
 
-    source: str = Field(description="specification of the source, such as folder:///photos")
+    source: Annotated[str, AfterValidator(absolute_spec)] = Field(
+        description="specification of the source, such as folder:///photos"
+    )
     crop: CropConfig = CropConfig()
     images_per_shard: int = Field(default=1024, ge=1, description="photographs per shard")
 

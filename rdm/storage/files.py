@@ -33,16 +33,25 @@ def absolute_path(path: str | Path) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
+def absolute_url(url: str) -> str:
+    """Return a local path or an fsspec URL as it holds in every working directory, of this process and of others."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return absolute_path(url)
+    return f"{scheme}://{absolute_path(rest)}" if scheme in ("file", "local") and rest else url
+
+
 class Folder:
     """A directory addressed by a local path or any fsspec URL (`s3://...`, `memory://...`).
 
-    Every relative path is checked: it cannot be absolute and cannot leave the folder.
+    A relative path is meant from the working directory in which the object was made: workers elsewhere get the
+    absolute one. Every path inside the folder is checked: it cannot be absolute and cannot leave the folder.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         if not os.fspath(url):
             raise UsageError("the name of a folder is empty", fix="give a path, or a URL such as s3://bucket/folder")
-        self.url = os.fspath(url).rstrip("/") or "/"
+        self.url = absolute_url(os.fspath(url).rstrip("/") or "/")
 
     def __repr__(self) -> str:
         return f"Folder({self.url!r})"

@@ -26,6 +26,7 @@ from rdm.errors import CacheError, StorageError
 from rdm.models.first_stage import FirstStage, absolute_name, load_autoencoder
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.sources.ledger import is_passing
+from rdm.sources.workers import require_visible
 from rdm.storage import Folder, Markers
 from rdm.storage.verified import FileDigest, digest_file, read_verified
 from rdm.training.latent_tar import tar_rows, write_tar
@@ -142,6 +143,7 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     }
     identity = _identity(folder, described)
     key = digest_json([FORMAT_VERSION, identity])
+    require_visible(pool, folder, source=config.queries.source, others=(config.autoencoder,))
     tasks = [CacheTask(folder, stem, config, key) for stem in queries.stems]
     finished = dict(pool.map(cache_shard, tasks, stage="cache", names=queries.stems))
     stats = [finished[number] for number in range(len(tasks))]

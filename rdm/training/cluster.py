@@ -34,7 +34,12 @@ class Cluster(Config):
     master_address: str | None = Field(
         default=None, description="where the others reach the first machine; None: its name"
     )
-    master_port: int = Field(default=MASTER_PORT, ge=1, le=65535, description="where the ranks meet, on the first one")
+    master_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description=f"where the ranks meet, on the first one; None: a free one, or {MASTER_PORT} for several machines",
+    )
     remote_shell: str = Field(default=REMOTE_SHELL, description="with {host}, or empty for this machine itself")
 
     @model_validator(mode="after")
@@ -49,7 +54,7 @@ class Cluster(Config):
         path: Path,
         master_address: str | None = None,
         remote_shell: str = REMOTE_SHELL,
-        master_port: int = MASTER_PORT,
+        master_port: int | None = None,
     ) -> Cluster:
         """Read a hostfile in DeepSpeed's format: `NAME slots=N` per line, `#` begins a comment.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rdm.config import Config
 from rdm.errors import UsageError
 from rdm.models.precision import Precision
 from rdm.sources.listing import absolute_spec
-from rdm.storage.files import absolute_path
+from rdm.storage.files import absolute_path, absolute_url
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
@@ -102,22 +102,21 @@ class TrainConfig(Config):
         return self
 
 
+def _absolute(url: str | None) -> str | None:
+    return url and absolute_url(url)
+
+
+def _absolute_sources(specs: str | None) -> str | None:
+    return specs and ",".join(map(absolute_spec, specs.split(",")))
+
+
 class TrainInputs(Config):
-    """Where a run reads from and writes to."""
+    """Where a run reads from and writes to, under names that hold in every working directory and on other machines."""
 
-    out: str
-    cache: str | None = None
-    database: str | None = None
-    source: str | None = None
-
-    def absolute(self) -> TrainInputs:
-        """Return the same inputs under names that hold in every working directory, as on another machine."""
-        return TrainInputs(
-            out=absolute_path(self.out),
-            cache=self.cache and _absolute(self.cache),
-            database=self.database and _absolute(self.database),
-            source=self.source and ",".join(map(absolute_spec, self.source.split(","))),
-        )
+    out: Annotated[str, AfterValidator(absolute_path)]
+    cache: Annotated[str | None, AfterValidator(_absolute)] = None
+    database: Annotated[str | None, AfterValidator(_absolute)] = None
+    source: Annotated[str | None, AfterValidator(_absolute_sources)] = None
 
     def require(self, name: Literal["cache", "database", "source"], recipe: str) -> str:
         """Return an input, or raise UsageError that says which flag gives it."""
@@ -125,7 +124,3 @@ class TrainInputs(Config):
         if value is None:
             raise UsageError(f"the recipe {recipe} needs --{name}", fix=f"rdm train --recipe {recipe} --{name} ...")
         return str(value)
-
-
-def _absolute(url: str) -> str:
-    return url if "://" in url else absolute_path(url)

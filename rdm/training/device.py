@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -13,6 +15,7 @@ from rdm.errors import TrainingError
 from rdm.storage.files import atomic_path
 from rdm.training.cluster import Machine
 from rdm.training.config import TrainConfig
+from rdm.training.masks import describe_masks
 
 DEVICES = ".devices"
 
@@ -22,26 +25,50 @@ def distributed_place() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def training_device(config: TrainConfig) -> torch.device:
-    """Return the device of this rank.
+def device_type(config: TrainConfig) -> Literal["cpu", "cuda"]:
+    """Return the kind of device that this machine's ranks train on.
 
     Raises:
         TrainingError: `device=cuda` where there is none, or `precision=fp16` on a CPU that does not compute in it.
     """
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
+        masks = describe_masks(os.environ)
         raise TrainingError(
-            "device is cuda, but PyTorch finds no GPU here",
-            fix="check the driver with `rdm doctor`, or --set device=cpu",
+            f"device is cuda, but PyTorch finds no GPU {f'under {masks}' if masks else 'here'}",
+            fix=f"{'change the mask, ' if masks else ''}check the driver with `rdm doctor`, or --set device=cpu",
         )
     if available and config.device != "cpu":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return "cuda"
     if config.precision == "fp16":
         raise TrainingError(
             "precision is fp16, which DeepSpeed refuses on a CPU: it does not compute in 16-bit floats",
             fix="--set precision=bf16, which has the range of fp32 and needs no loss scale",
         )
-    return torch.device("cpu")
+    return "cpu"
+
+
+def training_device(config: TrainConfig) -> torch.device:
+    """Return the device of this rank: the one of its number among those that are visible.
+
+    Raises:
+        TrainingError: as `device_type`, or this machine has more ranks than visible devices.
+    """
+    if device_type(config) == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", require_device(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()))
+
+
+def require_device(local_rank: int, num_devices: int) -> int:
+    """Return a rank's number on its machine, or raise TrainingError where there is no device for it."""
+    if local_rank >= num_devices:
+        masks = describe_masks(os.environ)
+        raise TrainingError(
+            f"rank {local_rank} of {platform.node()} has no GPU: {num_devices} are visible"
+            + (f" under {masks}" if masks else ""),
+            fix=f"write slots={num_devices} in the hostfile, or change the mask",
+        )
+    return local_rank
 
 
 def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:

@@ -18,6 +18,7 @@ from rdm.compute.shards import Pool
 from rdm.config import Config, digest_json
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.errors import CacheError
+from rdm.sources.workers import require_visible
 from rdm.storage import Folder, Markers
 from rdm.storage.verified import FileDigest, digest_file
 from rdm.training.cache import LatentCache
@@ -91,9 +92,15 @@ def inline_neighbors(cache: str, root: str, pool: Pool) -> InlinedInfo:
     latents = LatentCache(cache)
     table, database = table_of(latents, root)
     digests = table_digests(table)
+    require_visible(pool, latents.folder, others=(database.folder.url,))
     tasks = [
         InlineTask(
-            cache, root, database.version.number, table.name, stem, _key(latents, database, stem, digests.get(stem))
+            latents.folder.url,
+            database.folder.url,
+            database.version.number,
+            table.name,
+            stem,
+            _key(latents, database, stem, digests.get(stem)),
         )
         for stem in latents.stems
     ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,8 +20,10 @@ from rdm.errors import JobError, RdmError, TrainingError, UsageError
 from rdm.progress import Tracker, tracking
 from rdm.storage.files import storage_errors
 from rdm.storage.locks import lock_file
-from rdm.training.cluster import Cluster
+from rdm.training.cluster import MASTER_PORT, Cluster
 from rdm.training.config import TrainConfig, TrainInputs
+from rdm.training.job_errors import ERROR_FILE, read_error, record_error
+from rdm.training.masks import device_masks, machine_id, unfulfilled_masks
 from rdm.training.node import Orders, command, end_group
 
 POLL_SECONDS = 0.5
@@ -29,6 +31,8 @@ LOG = "launcher.log"
 LOCK = ".job.lock"
 SHELL_FAILED = 255  # of ssh itself
 OnProgress = Callable[[], object]
+
+logger = logging.getLogger(__name__)
 
 
 def run_training(
@@ -70,12 +74,12 @@ def _run_job(config: TrainConfig, cluster: Cluster, out: Path, on_progress: OnPr
     """Run the job to its end. Why it failed is written down, for whoever asks later."""
     from rdm.training.checkpoints import Checkpoints
     from rdm.training.device import DEVICES
-    from rdm.training.worker import ERROR_FILE, record_error
 
     (out / ERROR_FILE).unlink(missing_ok=True)
     shutil.rmtree(out / DEVICES, ignore_errors=True)
     log_start = (out / LOG).stat().st_size if (out / LOG).exists() else 0
     done = max((checkpoint.step for checkpoint in Checkpoints(out, config).complete()), default=0)
+    _warn_of_masks(config, cluster)
     try:
         with tracking("train", config.max_steps, "steps", done) as tracker:
             code = run_nodes(orders_of(config, cluster, out), cluster, out, tracker, on_progress)
@@ -86,32 +90,43 @@ def _run_job(config: TrainConfig, cluster: Cluster, out: Path, on_progress: OnPr
         raise
 
 
+def _warn_of_masks(config: TrainConfig, cluster: Cluster) -> None:
+    """Say that masks meant for some accelerator show none, and that the run is therefore one on the CPU."""
+    masks = unfulfilled_masks(os.environ)
+    if masks and config.device == "auto" and not cluster.machines and _device(config) == "cpu":
+        logger.warning("PyTorch finds no GPU under %s: training on the CPU", masks)
+
+
 def orders_of(config: TrainConfig, cluster: Cluster, out: Path) -> list[Orders]:
     """Return the orders of every machine of a job, in the order of their node ranks.
 
     Raises:
         TrainingError: more accelerators were asked for than there are, or a device that is not there.
     """
-    alone = not cluster.machines
-    slots = (num_ranks(config),) if alone else tuple(machine.slots for machine in cluster.machines)
-    address = "127.0.0.1" if alone else cluster.master_address or cluster.machines[0].host
+    here = not cluster.machines
+    slots = (num_ranks(config),) if here else tuple(machine.slots for machine in cluster.machines)
+    alone = len(slots) == 1  # whichever machine it is, its ranks meet on its loopback interface
+    address = cluster.master_address or ("127.0.0.1" if alone else cluster.machines[0].host)
     shared = {
         "out": str(out.absolute()),
         "directory": os.getcwd(),
         "slots": slots,
         "master_address": address,
-        "master_port": _free_port() if alone else cluster.master_port,
-        "device": _device(config) if alone else config.device,  # the machines know what they have
+        "master_port": cluster.master_port or (None if alone else MASTER_PORT),
+        "device": _device(config) if here else config.device,  # the machines know what they have
         "pick_interface": not alone,
+        "masks": device_masks(os.environ),
+        "machine": machine_id(),
     }
     return [Orders(node_rank=number, **shared) for number in range(len(slots))]
 
 
 def launch_commands(config: TrainConfig, cluster: Cluster, out: Path) -> list[str]:
-    """Return, for people, what will be run on each machine."""
+    """Return, for people, what will be run on each machine; its own environment decides on device masks there."""
     prefixes = [cluster.shell_words(machine) for machine in cluster.machines] or [[]]
     orders = orders_of(config, cluster, out)
-    return [" ".join([*prefix, *command(own)]) for prefix, own in zip(prefixes, orders, strict=True)]
+    commands = (command(own, os.environ) for own in orders)
+    return [" ".join([*prefix, *words]) for prefix, words in zip(prefixes, commands, strict=True)]
 
 
 def num_ranks(config: TrainConfig) -> int:
@@ -132,9 +147,9 @@ def num_ranks(config: TrainConfig) -> int:
 
 
 def _device(config: TrainConfig) -> str:
-    from rdm.training.device import training_device
+    from rdm.training.device import device_type
 
-    return training_device(config).type
+    return device_type(config)
 
 
 def settled(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> TrainConfig:
@@ -275,15 +290,15 @@ def failure(out: Path, code: int, log_start: int) -> RdmError:
         code: with which the job ended.
         log_start: bytes of the log that earlier starts wrote.
     """
-    from rdm.training.worker import read_error
-
     if (found := read_error(out)) is not None:
         kind = getattr(errors, found["kind"], TrainingError)
         return kind(found["what"], where=found["where"], fix=found["fix"])
+    ending = _ending(code, out / LOG, log_start)
+    mend = "give a --master-port that is free on the first machine" if "EADDRINUSE" in ending else "mend the cause"
     return JobError(
-        f"the training job {_ending(code, out / LOG, log_start)}",
+        f"the training job {ending}",
         where=out / LOG,
-        fix="mend the cause and run the same command again: it resumes from the last checkpoint",
+        fix=f"{mend} and run the same command again: it resumes from the last checkpoint",
     )
 
 
@@ -298,9 +313,3 @@ def _ending(code: int, path: Path, log_start: int) -> str:
         lines = log.read().decode(errors="replace").strip().split("\n")
     cause = next((line for line in reversed(lines) if "Error" in line), lines[-1])
     return f"{f'was ended by signal {number}' if is_signal else f'ended with code {code}'}: {cause.strip()[:300]}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -10,12 +10,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,10 @@ from pydantic import Field
 
 from rdm.compute.capabilities import num_cores
 from rdm.config import Config
+from rdm.errors import TrainingError
+from rdm.homes import use_writable_homes
+from rdm.training.job_errors import record_error
+from rdm.training.masks import describe_masks, inherited_masks, restored_masks, without_other_jobs
 
 GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.2
@@ -38,15 +43,22 @@ class Orders(Config):
     slots: tuple[int, ...] = Field(description="ranks of every machine, in order")
     node_rank: int
     master_address: str
-    master_port: int
+    master_port: int | None = Field(description="None, for a job of one machine: a free one")
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto: the ranks decide, and tell it")
     pick_interface: bool = Field(
         description="talk over the interface that leads to the master, as several machines must"
     )
+    masks: dict[str, str] = Field(default={}, description="device masks where the job was started")
+    machine: str = Field(default="", description="machine_id() where the job was started")
 
 
-def command(orders: Orders) -> list[str]:
-    """Return the command line of DeepSpeed's launcher for this machine."""
+def command(orders: Orders, environment: Mapping[str, str]) -> list[str]:
+    """Return the command line of DeepSpeed's launcher for this machine.
+
+    Args:
+        orders: this machine's part; one without a port leaves it to DeepSpeed.
+        environment: of the launcher, whose device masks the ranks will have too.
+    """
     first = [sum(orders.slots[:number]) for number in range(len(orders.slots) + 1)]
     world = {f"node-{number}": list(range(first[number + 1] - first[number])) for number in range(len(orders.slots))}
     return [
@@ -56,8 +68,14 @@ def command(orders: Orders) -> list[str]:
         f"--world_info={base64.urlsafe_b64encode(json.dumps(world).encode()).decode()}",
         f"--node_rank={orders.node_rank}",
         f"--master_addr={orders.master_address}",
-        f"--master_port={orders.master_port}",
-        "--module",
+        *([] if orders.master_port is None else [f"--master_port={orders.master_port}"]),
+        "--log_level=warning",  # it would name masks that its ranks do not see
+        "--no_python",
+        "--no_local_rank",
+        *restored_masks(environment),
+        sys.executable,
+        "-u",
+        "-m",
         "rdm.training.worker",
         "--out",
         orders.out,
@@ -67,14 +85,28 @@ def command(orders: Orders) -> list[str]:
 def main() -> None:
     """Start the ranks, follow them to their end, and exit as they did."""
     orders = Orders.model_validate_json(sys.stdin.readline())
+    use_writable_homes()
     stop = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(sign, lambda *_: stop.set())
     threading.Thread(target=_wait_for_owner, args=(stop,), daemon=True).start()
+    sys.exit(_run_ranks(orders, stop))
+
+
+def _run_ranks(orders: Orders, stop: threading.Event) -> int:
+    """Run this machine's ranks until they end or are to stop; return the launcher's exit code."""
+    own = environment(orders)
+    try:
+        orders = with_port(orders)
+    except TrainingError as error:
+        sys.stderr.write(f"TrainingError: {error}\n")
+        record_error(Path(orders.out), error)
+        return 1
+    sys.stderr.write(f"ranks of {platform.node()} see {describe_masks(own) or 'all devices: no mask is set'}\n")
     process = subprocess.Popen(
-        command(orders),
+        command(orders, own),
         stdin=subprocess.DEVNULL,
-        env=environment(orders),
+        env=own,
         # A machine that lacks the folder can do without it where every name is absolute.
         cwd=orders.directory if Path(orders.directory).is_dir() else None,
         start_new_session=True,
@@ -83,18 +115,39 @@ def main() -> None:
         pass
     code = process.poll()
     end_group(process)  # also ranks that outlived DeepSpeed's launcher
-    sys.exit(1 if code is None else code & 255)  # a signal's number stays legible: -9 becomes 247
+    return 1 if code is None else code & 255  # a signal's number stays legible: -9 becomes 247
+
+
+def with_port(orders: Orders) -> Orders:
+    """Return orders with a port where the ranks can meet: a free one, or the given one where it is free.
+
+    Raises:
+        TrainingError: this is the machine where the ranks meet, and the given port cannot be had.
+    """
+    if orders.node_rank:
+        return orders
+    try:
+        # As torch's store will: on every interface. The kernel gives a free port for 0.
+        with socket.create_server(("", orders.master_port or 0)) as probe:
+            return orders.model_copy(update={"master_port": int(probe.getsockname()[1])})
+    except OSError as error:
+        raise TrainingError(
+            f"port {orders.master_port}, where the ranks meet, cannot be had: {error.strerror}",
+            where=platform.node(),
+            fix="give another one, such as --master-port 29777, that is free on the first machine",
+        ) from error
 
 
 def environment(orders: Orders) -> dict[str, str]:
     """Return the environment of the ranks."""
     threads = max(1, num_cores() // orders.slots[orders.node_rank])
     found = {
-        **os.environ,
+        **without_other_jobs(inherited_masks(orders.masks, orders.machine)),
         OWNER_VARIABLE: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(threads),
     }
+    found.pop(NODE_VARIABLE, None)  # of a job that started this one
     if orders.device == "cpu":
         found["DS_ACCELERATOR"] = "cpu"
     if orders.device == "auto":

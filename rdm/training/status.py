@@ -68,8 +68,9 @@ def read_status(out: Path) -> RunStatus:
     """
     from rdm.training.checkpoints import Checkpoints
     from rdm.training.grids import latest_grid
+    from rdm.training.job_errors import read_error
     from rdm.training.stats import read_stats
-    from rdm.training.worker import RUN_FILE, read_error, read_run
+    from rdm.training.worker import RUN_FILE, read_run
 
     if not (out / RUN_FILE).is_file():
         raise TrainingError("there is no run here", where=out, fix="give --run the folder of `rdm train --out`")

@@ -11,7 +11,7 @@ import torch
 from rdm.errors import UsageError
 from rdm.training.config import TrainConfig
 from rdm.training.cost import NetworkCost, training_case
-from rdm.training.device import autocast_dtype, training_device
+from rdm.training.device import autocast_dtype, device_type
 from rdm.training.networks import networks_of, prepare_networks
 
 PEAKS = {
@@ -71,7 +71,7 @@ def measured_throughput(config: TrainConfig, cost: NetworkCost, batch_size: int)
         TrainingError: the recipe asks for a device that is not here.
     """
 
-    device = training_device(config)
+    device = torch.device(device_type(config))
     dtype = autocast_dtype(config, device)
     with torch.device(device):
         case = training_case(config.objective, batch_size)

@@ -18,11 +18,11 @@ from rdm.storage.files import atomic_path
 from rdm.training.assemble import open_run
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.device import tell_device, training_device
+from rdm.training.job_errors import record_error
 from rdm.training.loop import train
 from rdm.training.node import NODE_VARIABLE, OWNER_VARIABLE
 
 RUN_FILE = "run.json"
-ERROR_FILE = "error.json"
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 def write_run(out: Path, config: TrainConfig, inputs: TrainInputs) -> None:
     """Write what a rank needs to know."""
     out.mkdir(parents=True, exist_ok=True)
-    run = {"config": config, "inputs": inputs.absolute()}
+    run = {"config": config, "inputs": inputs}
     text = json.dumps({name: part.model_dump(mode="json") for name, part in run.items()}, indent=1)
     with atomic_path(out / RUN_FILE) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -57,7 +57,6 @@ def main() -> None:
     """Train as the rank that the launcher's environment says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the run's folder, with its run.json")
-    parser.add_argument("--local_rank", type=int, help="set by the launcher")
     out: Path = parser.parse_args().out
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     _die_with_owner()
@@ -73,24 +72,6 @@ def main() -> None:
         logger.error("%s", error)
         record_error(out, error)
         raise SystemExit(str(error)) from error
-
-
-def read_error(out: Path) -> dict[str, str] | None:
-    """Return the error that ended the job: `kind`, `what`, `where` and `fix`."""
-    try:
-        return json.loads((out / ERROR_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def record_error(out: Path, error: RdmError) -> None:
-    """Write down what ended the job, for whoever asks later; where the disk is full, the log has to do."""
-    found = {"kind": type(error).__name__, "what": error.what, "where": str(error.where), "fix": error.fix}
-    try:
-        with atomic_path(out / ERROR_FILE) as temporary:
-            temporary.write_text(json.dumps(found), encoding="utf-8")
-    except RdmError as failed:
-        logger.error("%s", failed)
 
 
 def _die_with_owner() -> None:

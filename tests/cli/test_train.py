@@ -47,7 +47,7 @@ def test_what_the_training_would_refuse_is_refused(capsys, tmp_path, arguments, 
     ("option", "message"),
     [
         (("--set", "num_ranks=3"), "num_ranks is 3, but the machines of the hostfile have 2 slots"),
-        (("--master-port", "70000"), "less than or equal to 65535"),
+        (("--master-port", "70000"), "--master-port. Must be from 1 to 65535"),
         (("--remote-shell", "ssh"), "does not contain {host}"),
     ],
 )

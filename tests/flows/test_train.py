@@ -91,7 +91,8 @@ def _start(parameters: dict[str, object], encoder: Path) -> subprocess.Popen[str
 
 
 def _ranks(out: Path) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", f"worker.*--local_rank.*{out}"], capture_output=True, text=True, check=False)
+    pattern = f"^[^ ]+ -u -m rdm.training.worker .*{out}"  # the ranks, and not DeepSpeed's launcher
+    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
 
 

@@ -90,3 +90,13 @@ def test_photographs_behind_urls_are_no_query_set(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("http://example.org/a.jpg\n")
     with pytest.raises(SourceError, match="only into a database"):
         QuerySet(QuerySetConfig(source=f"urls://{tmp_path}/list.txt"))
+
+
+def test_relative_source_is_meant_from_where_it_was_named_in_a_file_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.json").write_text('{"source": "folder://photos"}')
+    named = QuerySetConfig(source="folder://photos")
+    assert named.source == f"folder://{tmp_path}/photos"
+    assert QuerySetConfig(source="samples://x").merged_with_file(tmp_path / "settings.json") == named
+    assert QuerySetConfig(source="samples://x").with_overrides(["source=folder://photos"]) == named
+    assert QuerySetConfig(source="samples://openimages-birds").source == "samples://openimages-birds"

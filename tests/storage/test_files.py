@@ -270,3 +270,23 @@ def test_full_disk_keeps_the_old_file(small_disk: Path, kind: str) -> None:
         write("x", big)
     assert folder.read_bytes("x") == before
     assert os.listdir(small_disk) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("ext", "{here}/ext"),
+        ("./a/../ext/", "{here}/ext"),
+        ("file://ext", "file://{here}/ext"),
+        ("file:///data/ext", "file:///data/ext"),
+        ("/data/ext", "/data/ext"),
+        ("memory://ext", "memory://ext"),
+        ("s3://bucket/ext", "s3://bucket/ext"),
+    ],
+)
+def test_folder_is_meant_from_where_it_was_named_and_not_from_where_it_is_used(tmp_path, monkeypatch, given, meant):
+    monkeypatch.chdir(tmp_path)
+    folder = pickle.dumps(Folder(given))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert pickle.loads(folder).url == meant.format(here=tmp_path)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 
 import pytest
 
@@ -9,8 +10,8 @@ from rdm.errors import TrainingError, UsageError
 from rdm.progress import tracking
 from rdm.training.cluster import Cluster, Machine
 from rdm.training.device import tell_device
-from rdm.training.launch import LOG, orders_of, run_nodes
-from rdm.training.node import Orders, command, environment, interface_to
+from rdm.training.launch import LOG, failure, orders_of, run_nodes
+from rdm.training.node import Orders, command, environment, interface_to, with_port
 from rdm.training.recipes import recipe_config
 
 
@@ -55,7 +56,7 @@ def test_every_machine_gets_its_number_and_the_first_ones_address(hostfile, tmp_
         (0, "10.0.0.1", (8, 4)),
         (1, "10.0.0.1", (8, 4)),
     ]
-    words = command(orders[1])
+    words = command(orders[1], {})
     world = next(word.removeprefix("--world_info=") for word in words if word.startswith("--world_info="))
     assert json.loads(base64.urlsafe_b64decode(world)) == {"node-0": list(range(8)), "node-1": [0, 1, 2, 3]}
     assert {"--node_rank=1", "--master_addr=10.0.0.1", "--master_port=29500"} <= set(words)
@@ -102,3 +103,54 @@ def test_a_machine_that_ends_before_it_was_told_its_part_gives_its_exit_code_and
     with tracking("train", 1, "steps") as tracker:
         assert run_nodes([orders], cluster, tmp_path, tracker) == 7
     assert (tmp_path / LOG).read_text() == "no route to far\n"
+
+
+def one_machine(**changes: object) -> Orders:
+    orders = Orders(
+        out="run",
+        directory="/",
+        slots=(2,),
+        node_rank=0,
+        master_address="127.0.0.1",
+        master_port=None,
+        device="cpu",
+        pick_interface=False,
+    )
+    return orders.model_copy(update=changes)
+
+
+@pytest.mark.parametrize("text", ["", "far slots=2\n"], ids=["this machine", "one machine of a hostfile"])
+def test_ranks_of_one_machine_meet_on_its_loopback_at_a_free_port(tmp_path, text):
+    (tmp_path / "hosts").write_text(text)
+    cluster = Cluster.from_hostfile(tmp_path / "hosts") if text else Cluster()
+    (orders,) = orders_of(recipe_config("rdm-tiny").with_overrides(["num_ranks=2"] * (not text)), cluster, tmp_path)
+    assert (orders.master_address, orders.master_port, orders.pick_interface) == ("127.0.0.1", None, False)
+    assert with_port(orders).master_port not in (None, 0, 29500)
+
+
+def test_a_port_that_was_asked_for_is_taken_where_it_is_free():
+    with socket.create_server(("", 0)) as probe:
+        port = probe.getsockname()[1]
+    assert with_port(one_machine(master_port=port)).master_port == port
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1"])
+def test_a_port_that_is_taken_is_refused_with_the_option_that_gives_another(address):
+    with socket.create_server((address, 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(TrainingError, match=f"port {port}.*in use") as refused:
+            with_port(one_machine(master_port=port))
+        assert "--master-port" in refused.value.fix
+        assert with_port(one_machine(master_port=port, node_rank=1)).master_port == port  # another machine holds it
+
+
+def test_a_taken_port_ends_the_job_within_seconds_and_before_any_rank_starts(tmp_path, hostfile):
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        cluster = Cluster.from_hostfile(hostfile, remote_shell="env X={host}", master_port=port)
+        orders = orders_of(recipe_config("rdm-tiny"), cluster, tmp_path)[:1]
+        with tracking("train", 1, "steps") as tracker:
+            assert run_nodes(orders, Cluster(), tmp_path, tracker) == 1
+    error = failure(tmp_path, 1, 0)
+    assert f"port {port}" in error.what
+    assert "--master-port" in error.fix

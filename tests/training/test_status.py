@@ -9,10 +9,11 @@ from rdm.cli.main import run
 from rdm.errors import TrainingError
 from rdm.storage.locks import lock_file
 from rdm.training.config import TrainInputs
+from rdm.training.job_errors import ERROR_FILE
 from rdm.training.launch import LOCK
 from rdm.training.recipes import recipe_config
 from rdm.training.status import means, read_status, sparkline
-from rdm.training.worker import ERROR_FILE, write_run
+from rdm.training.worker import write_run
 
 
 @pytest.fixture

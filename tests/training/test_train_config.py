@@ -16,12 +16,14 @@ def test_a_seed_that_no_generator_takes_is_refused(seed):
         recipe_config("rdm-tiny").with_overrides([f"seed={seed}"])
 
 
-def test_inputs_are_recorded_under_names_that_hold_everywhere(tmp_path, monkeypatch):
+def test_inputs_have_names_that_hold_everywhere_and_are_recorded_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ada")
     inputs = TrainInputs(out="run", cache="~/cache", database="s3://bucket/db", source="folder://a,folder:///b")
     write_run(tmp_path / "run", recipe_config("rdm-tiny"), inputs)
-    assert read_run(tmp_path / "run")[1] == TrainInputs(
+    monkeypatch.chdir("/")
+    assert read_run(tmp_path / "run")[1] == inputs
+    assert inputs == TrainInputs(
         out=f"{tmp_path}/run",
         cache="/home/ada/cache",
         database="s3://bucket/db",

@@ -9,12 +9,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
 from rdm.config import Config
@@ -22,7 +22,7 @@ from rdm.errors import TrainingError
 from rdm.models.autoencoder import AutoencoderConfig, autoencoder_kl_f4_lite, build_autoencoder
 from rdm.models.block_projection import BlockProjection
 from rdm.models.codebook import fit_codebook, perplexity, quantize, revival_loss, row_counts, used_share
-from rdm.models.first_stage import FirstStage, encoder_output, load_autoencoder, to_signed, to_uint8
+from rdm.models.first_stage import FirstStage, absolute_name, encoder_output, load_autoencoder, to_signed, to_uint8
 from rdm.models.first_stage_losses import (
     adaptive_weight,
     last_layer_gradient,
@@ -40,6 +40,7 @@ from rdm.models.patch_discriminator import (
     smallest_side,
 )
 from rdm.models.perceptual import EMBEDDED, open_perceptual
+from rdm.storage.files import absolute_path
 from rdm.training.objective import Objective
 from rdm.training.photos import PhotoConfig, PhotoShards
 
@@ -50,16 +51,28 @@ _LARGEST_SHIFT = 8  # pixels
 _RECONSTRUCTION = {"root_mse": root_mean_squared_error, "l1": mean_absolute_error}
 
 
+def _absolute_network(name: str) -> str:
+    return name if name == EMBEDDED else absolute_path(name)
+
+
+def _absolute_heads(name: str | None) -> str | None:
+    return name and absolute_path(name)
+
+
+def _absolute_start(name: str) -> str:
+    return name if name in ("projection", "random") else absolute_name(name)
+
+
 class PerceptualConfig(Config):
     """The perceptual term: the distance of photograph and reconstruction in a frozen network's features."""
 
     weight: float = Field(default=0.0, ge=0, description="0: no perceptual term")
-    network: str = Field(
+    network: Annotated[str, AfterValidator(_absolute_network)] = Field(
         default=EMBEDDED,
         description="embedded: EfficientNet-Lite0, which is not LPIPS; or a file of VGG-16's weights with "
         "torchvision's names",
     )
-    heads: str | None = Field(
+    heads: Annotated[str | None, AfterValidator(_absolute_heads)] = Field(
         default=None, description="a file of LPIPS's learned weights for VGG-16; null: uniform weights"
     )
 
@@ -99,7 +112,7 @@ class AutoencoderObjectiveConfig(Config):
     perceptual: PerceptualConfig = PerceptualConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
     codebook: CodebookConfig = CodebookConfig()
-    start: str = Field(
+    start: Annotated[str, AfterValidator(_absolute_start)] = Field(
         default="projection",
         description="weights to start from: projection (principal components of "
         "pixel blocks), random, or a first stage of the same shape to go on from; a VQ autoencoder also goes on from a "

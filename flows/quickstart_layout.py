@@ -1,0 +1,74 @@
+"""What may be changed about a quickstart, and where it puts things; nothing here needs Prefect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from rdm.config import Config
+from rdm.report.showcase import ShowcaseConfig
+
+
+class QuickstartConfig(Config):
+    """What may be changed about a quickstart."""
+
+    train: tuple[str, ...] = Field(default=(), description="settings of the recipe rdm-tiny, as key=value")
+    showcase: ShowcaseConfig = ShowcaseConfig()
+    evaluate: tuple[str, ...] = Field(
+        default=("num_draws=16", "num_samples=96", "num_reference=192", "settings.num_steps=50"),
+        description="settings of the evaluation, as key=value",
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a quickstart puts things."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """The database of one half of the photographs."""
+        return self.root / "database"
+
+    @property
+    def swapped(self) -> Path:
+        """The database of the other half."""
+        return self.root / "database-swapped"
+
+    @property
+    def cache(self) -> Path:
+        """The latents."""
+        return self.root / "cache"
+
+    @property
+    def run(self) -> Path:
+        """The training run."""
+        return self.root / "run"
+
+    @property
+    def samples(self) -> Path:
+        """The pictures of the report."""
+        return self.root / "samples"
+
+    @property
+    def evaluation(self) -> Path:
+        """The measurements."""
+        return self.root / "evaluation"
+
+    @property
+    def stages(self) -> Path:
+        """What each stage took."""
+        return self.root / "stages"
+
+    @property
+    def prefect(self) -> Path:
+        """Files of the temporary Prefect server."""
+        return self.root / ".prefect"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.root / "report.html"

@@ -1,0 +1,43 @@
+"""What workers on other machines must see before work is handed out to them."""
+
+from __future__ import annotations
+
+import os
+import uuid
+
+from rdm.compute.shards import Pool
+from rdm.errors import StorageError
+from rdm.sources.listing import local_part
+from rdm.storage import Folder
+from rdm.storage.files import TEMPORARY_SUFFIX
+
+
+def require_visible(pool: Pool, folder: Folder, *, source: str = "", others: tuple[str | None, ...] = ()) -> None:
+    """Raise StorageError unless every worker sees the disk that it is to write to, and what it is to read.
+
+    Args:
+        pool: the workers.
+        folder: where they write. That they see it, and no other folder of this name, is tried with a file.
+        source: specification of the photographs that they read; empty: none.
+        others: further local files and folders that they read, where there are any.
+    """
+    # What is no path here, such as a pattern of names, cannot be asked for there.
+    asked = [path for path in (local_part(source), *others) if path and os.path.exists(path)]
+    token = f".workers-{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
+    if folder.is_local:
+        folder.write_bytes(token, b"")
+        asked.append(folder.path(token))
+    try:
+        unseen = pool.unseen(asked)
+    finally:
+        if folder.is_local:
+            folder.delete(token)
+    if unseen:
+        name, path = unseen[0]
+        more = len({worker for worker, _ in unseen}) - 1
+        raise StorageError(
+            f"the Dask worker {name} does not see a path of this job"
+            + (f" (nor do {more} more workers)" if more else ""),
+            where=folder.url if folder.is_local and path == folder.path(token) else path,
+            fix="mount the disk under the same path on every machine of the cluster, or give a path that all share",
+        )
