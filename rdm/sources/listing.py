@@ -124,7 +124,7 @@ def listing_of(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
 
 def names_picture(location: str) -> bool:
     """Return whether a location looks like a picture: by its ending, or as the member of a tar (`TAR:OFFSET:SIZE`)."""
-    return location.lower().endswith(tuple(IMAGE_SUFFIXES)) or re.search(r":\d+:\d+$", location) is not None
+    return location.lower().endswith(tuple(IMAGE_SUFFIXES)) or re.search(r":\d+:\d+(:sparse)?$", location) is not None
 
 
 def fingerprint(listing: pa.Table) -> str:
