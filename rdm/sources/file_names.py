@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 
 _OF_THE_SYSTEM = frozenset({"lost+found", "__MACOSX"})  # at a disk's root, and what macOS adds to archives
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
@@ -29,3 +30,15 @@ def file_below(root: str | os.PathLike[str], text: str) -> bytes:
     if _ESCAPE.search(name) and not os.path.lexists(path):
         return os.path.join(base, _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), name))
     return path
+
+
+def text_of_path(path: str) -> str:
+    """Return a path as text that names the same file in every locale.
+
+    Args:
+        path: such a text already, or what Python made of bytes in this locale, as from the command line.
+    """
+    spellings = [path.encode("utf-8", "surrogateescape")]
+    with suppress(UnicodeEncodeError):  # a text that this locale cannot write is none of its own
+        spellings.append(os.fsencode(path))
+    return text_of_name(next(filter(os.path.lexists, spellings), spellings[0]))

@@ -22,7 +22,7 @@ class FolderSource(LocalSource):
 
     def __init__(self, rest: str) -> None:
         self.root = local_path("folder", rest)
-        self.spec = f"folder://{self.root}"
+        self.spec = f"folder://{text_of_name(os.fsencode(self.root))}"
         if not self.root.is_dir():
             raise SourceError(
                 "the folder does not exist" if not self.root.exists() else "this is a file, not a folder",

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field
 
 from rdm.config import Config, digest_json
-from rdm.errors import SourceError, UsageError
+from rdm.errors import RdmError, SourceError, UsageError
 from rdm.sources.crops import CropConfig, crop_boxes
 from rdm.sources.decode import ImageDecodeError, decode_image
 from rdm.sources.ledger import CANNOT_BE_READ
@@ -93,6 +93,10 @@ class QuerySet:
                 failures.append((row["image_id"], str(error)))
             except OSError as error:
                 failures.append((row["image_id"], f"{CANNOT_BE_READ}: {error.strerror or error}"))
+            except RdmError:
+                raise
+            except Exception as error:  # whatever it is, it is one photograph's, and no reason to lose the others
+                failures.append((row["image_id"], f"{CANNOT_BE_READ}: {type(error).__name__}: {error}"))
 
     def picked(self, keys: Collection[str]) -> dict[str, QueryCrop]:
         """Return those of some crops, by key, that can still be cut; reads their photographs alone."""

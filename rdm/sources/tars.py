@@ -31,7 +31,7 @@ class WebDatasetSource(LocalSource):
 
     def __init__(self, rest: str) -> None:
         self.root = local_path("webdataset", rest)
-        self.spec = f"webdataset://{self.root}"
+        self.spec = f"webdataset://{text_of_name(os.fsencode(self.root))}"
         if not self.root.exists():
             raise SourceError(
                 "the WebDataset does not exist",
