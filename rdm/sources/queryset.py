@@ -52,7 +52,8 @@ class QuerySet:
 
     def __init__(self, config: QuerySetConfig) -> None:
         if config.crop.mode == "boxes":
-            raise UsageError("a query set is not cut by boxes", where=config.source, fix="crop.mode=random or grid")
+            fix = "crop.mode=random, grid or whole"
+            raise UsageError("a query set is not cut by boxes", where=config.source, fix=fix)
         self.config = config
         self._source = open_source(config.source)
         if isinstance(self._source, RemoteSource):

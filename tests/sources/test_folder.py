@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rdm.errors import SourceError
-from rdm.sources import open_source
+from rdm.sources import FetchConfig, open_source
 from rdm.sources.listing import names_picture
 from rdm.sources.local import RefusedFileError
 
@@ -132,3 +132,15 @@ def test_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x.jpg").write_bytes(b"1")
     assert open_source("folder://~").listing().num_rows == 1
+
+
+@pytest.mark.parametrize("location", ["a\0b.jpg", "\ud800.jpg"])
+def test_error_of_another_kind_costs_the_row_of_one_photograph(photos: Path, tmp_path: Path, location: str) -> None:
+    source = open_source(f"folder://{photos}")
+    entries = source.listing().to_pylist()[:3]
+    entries[1]["location"] = location
+    rows = [row for row, _ in source.take(entries, tmp_path / "scratch", FetchConfig())]
+    assert [row["status"] for row in rows] == ["success", "failed", "success"]
+    assert rows[1]["image_id"] == "p01.jpg"
+    assert rows[1]["error_message"].startswith("cannot be read: ")
+    assert "Error: " in rows[1]["error_message"]
