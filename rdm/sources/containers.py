@@ -78,6 +78,7 @@ class _Png:
         self.exif: bytes | memoryview = b""
         self.xmp: bytes | memoryview = b""
         self.profile = b""
+        self.num_to_check = 4 * len(data)  # bytes of what may be chunks: bounds the work on a hostile file
 
     def parts(self) -> Parts:
         kept: list[tuple[int, int]] = []
@@ -119,14 +120,13 @@ class _Png:
 
     def _next_chunk(self, place: int) -> int:
         """Return where the next chunk begins whose checksum is right."""
-        to_check = 4 * len(self.view)
         for found in _PNG_CHUNK.finditer(self.view, place + 4):
             start = found.start() - 4
             end = found.end() + struct.unpack(">I", self.view[start : start + 4])[0]
             if end + 4 > len(self.view):
                 continue
-            to_check -= end - start
-            if to_check < 0:
+            self.num_to_check -= end - start
+            if self.num_to_check < 0:
                 break
             if zlib.crc32(self.view[start + 4 : end]) == struct.unpack(">I", self.view[end : end + 4])[0]:
                 return start
@@ -168,8 +168,9 @@ class _Png:
         found = self.chunks.get(b"cICP", b"")
         if len(found) == 4 and found[0] in _CICP_PRIMARIES and found[1] in _CICP_CURVES and found[2:4] == b"\0\1":
             return b"", Primaries(_CICP_PRIMARIES[found[0]], _CICP_CURVES[found[1]])
-        _, _, packed = bytes(self.chunks.get(b"iCCP", b"")).partition(b"\0")
-        profile, is_whole = inflated(packed[1:], MAX_PROFILE_BYTES)
+        packed = memoryview(self.chunks.get(b"iCCP", b""))
+        name = bytes(packed[:80]).partition(b"\0")[0]  # a zero ends it, and another says how it is compressed
+        profile, is_whole = inflated(packed[len(name) + 2 :], MAX_PROFILE_BYTES)
         if is_whole and profile:
             return profile, None
         if self.profile or b"sRGB" in self.chunks:
