@@ -143,7 +143,7 @@ class PhotoShards:
                     try:
                         num_squares = self._num_squares(_size(source, location))
                         yield Photograph(source, image_id, location, rotation, num_squares)
-                    except (OSError, ImageDecodeError) as error:
+                    except (OSError, ValueError) as error:  # what cannot be decoded, too, and strange names
                         broken.append(f"{source.spec} {image_id}: {error}")
                     tracker.advance()
         _raise_broken(broken)
@@ -170,7 +170,7 @@ def _decode(photographs: Sequence[Photograph]) -> Iterator[tuple[Photograph, Ima
     for photograph in photographs:
         try:
             image = decode_image(photograph.source.read(photograph.location), rotation=photograph.rotation)
-        except (OSError, ImageDecodeError) as error:
+        except (OSError, ValueError) as error:  # what cannot be decoded, too, and strange names
             broken.append(f"{photograph.source.spec} {photograph.image_id}: {error}")
             continue
         yield photograph, image

@@ -335,13 +335,13 @@ def test_profile_of_a_gif_is_converted() -> None:
 
 
 def test_bands_and_reductions_of_a_profile_agree_with_the_whole(tmp_path: Path) -> None:
-    large = Image.fromarray(np.random.default_rng(2).integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((2600, 2000))
+    large = Image.fromarray(np.random.default_rng(2).integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((2200, 1900))
     data = encode("JPEG", large, icc_profile=primaries_profile(P3))  # over one band of 4 million pixels
     whole = np.asarray(decode_image(data), np.float64)
     assert whole[-1].std() > 10
     half = decode_image(data, reduction=2)
-    assert half.size == (1300, 1000)
-    blocks = whole.reshape(1000, 2, 1300, 2, 3).mean(axis=(1, 3))
+    assert half.size == (1100, 950)
+    blocks = whole.reshape(950, 2, 1100, 2, 3).mean(axis=(1, 3))
     assert np.abs(np.asarray(half, np.float64) - blocks).mean() < 2
 
 
@@ -354,7 +354,7 @@ for picture in data:
 best = []
 for picture in data:
     times = []
-    for _ in range(9):
+    for _ in range(7):
         started = time.thread_time()
         decode_image(picture)
         times.append(time.thread_time() - started)
@@ -365,7 +365,7 @@ print(*best)
 
 def test_profile_of_srgb_costs_nothing_and_another_less_than_the_decoding(tmp_path: Path) -> None:
     noise = np.random.default_rng(3).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    image = Image.fromarray(noise).resize((1600, 1200), Image.Resampling.BICUBIC)
+    image = Image.fromarray(noise).resize((1000, 800), Image.Resampling.BICUBIC)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     paths = []
     for name, profile in {"none": None, "srgb": srgb, "p3": primaries_profile(P3)}.items():

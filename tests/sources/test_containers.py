@@ -147,9 +147,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_metadata_is_not_held_in_memory(tmp_path: Path) -> None:
-    bomb = zlib.compress(bytes(100_000_000), 1)
+    bomb = zlib.compress(bytes(60_000_000), 1)
     kinds = (b"zTXt", b"Raw profile type exif\0\0"), (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0"), (b"iCCP", b"icc\0\0")
-    text = chunk(b"tEXt", b"workflow\0" + bytes(50_000_000))
+    text = chunk(b"tEXt", b"workflow\0" + bytes(40_000_000))
     path = tmp_path / "bomb.png"
     path.write_bytes(png_with(text + b"".join(chunk(kind, head + bomb) for kind, head in kinds)))
     peak = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, check=True).stdout
@@ -371,7 +371,7 @@ def test_tiff_of_jpegs_is_decoded() -> None:
 def test_long_comment_of_a_gif_is_passed_over() -> None:
     clean = encode("GIF", NOISE.convert("P"))
     place = 13 + 3 * 2 ** ((clean[10] & 7) + 1)
-    comment = b"\x21\xfe" + b"".join(b"\xff" + bytes(255) for _ in range(100_000)) + b"\0"  # 25 MB
+    comment = b"\x21\xfe" + b"".join(b"\xff" + bytes(255) for _ in range(20_000)) + b"\0"  # 5 MB
     np.testing.assert_array_equal(pixels(clean[:place] + comment + clean[place:]), pixels(clean))
 
 
