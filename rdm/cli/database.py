@@ -53,7 +53,12 @@ def build(
     source: Annotated[
         str, Parameter(help="e.g. folder:///photos, urls:///lists/birds.csv or openimages://validation?limit=500")
     ],
-    preset: Annotated[str, Parameter(help="paper, or samples for the embedded 120 px photographs")] = "",
+    preset: Annotated[
+        str,
+        Parameter(
+            help="paper; whole, for small photographs: one patch, the central square; samples, for the embedded 120 px"
+        ),
+    ] = "",
     config: Annotated[Path | None, Parameter(help="a JSON file of settings")] = None,
     set_: SetOption = None,
     dask: DaskOption = "local",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -62,6 +63,8 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; every error is told as what, where and how to fix."""
     _configure_logging()
     use_writable_homes()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of every script, in a terminal of one
     try:
         with console_progress():
             code = build_app()(arguments, exit_on_error=False, print_error=True)

@@ -35,7 +35,8 @@ from rdm.database.index import (
 from rdm.database.ivf import IndexedRows
 from rdm.database.neighbor_table import TABLE_KINDS, sort_table_parts
 from rdm.database.parts import count_rows
-from rdm.database.patches import CutConfig, CutTask, cut_shards
+from rdm.database.patch_sizes import measure_patches
+from rdm.database.patches import CutConfig, CutTask, cut_shards, patches_path
 from rdm.database.settings import BuildConfig, has_changed, recorded
 from rdm.database.shards import count_living_images, describe_shard
 from rdm.database.tables import repair_tables
@@ -44,6 +45,7 @@ from rdm.errors import FailureBudgetError, SourceError
 from rdm.progress import tracking
 from rdm.sources import open_source
 from rdm.sources.boxes import Boxes, open_boxes
+from rdm.sources.decode import DECODING_REVISION
 from rdm.sources.imported import is_imported
 from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.sources.ledger import FAILED, is_passing
@@ -189,7 +191,14 @@ class DatabaseBuilder:
         counts = {name: sum(shard[name] for shard in stats) for name in ("num_patches", "num_images")}
         living = self._first_new_patch + counts["num_patches"] - len(self.changes.tombstones)
         check_index_fits(self.parent, self.config, living)
-        return {**counts, "dropped": dict(self._dropped - Counter(before)), "near_duplicates": len(left_out)}
+        paths = [patches_path(self._first_new_part + number) for number in range(len(self._new_stems))]
+        sizes = measure_patches(self.folder, paths, self.config.crop)
+        return {
+            **counts,
+            "dropped": dict(self._dropped - Counter(before)),
+            "near_duplicates": len(left_out),
+            "patch_pixels": sizes.model_dump(mode="json") if sizes is not None else {},
+        }
 
     def _cut_tasks(self, left_out: set[str]) -> list[CutTask]:
         config = CutConfig(crop=self.config.crop, boxes=self.config.boxes, filters=self.config.filters)
@@ -292,6 +301,7 @@ class DatabaseBuilder:
             dropped_patches=dict(self._dropped),
             config=recorded(self.config, paths_of=before),
             oldest_version=self.parent.oldest_version if self.parent else 1,
+            decoding=self.parent.decoding if self.parent else DECODING_REVISION,
         )
 
     @property

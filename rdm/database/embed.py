@@ -17,6 +17,7 @@ from rdm.config import digest_json
 from rdm.database.patches import patches_path
 from rdm.database.photos import iterate_patches
 from rdm.encoders import Encoder, Precision, load_encoder, normalize
+from rdm.sources.decode import DECODING_REVISION
 from rdm.storage import Folder, Markers, sha256_file
 
 STAGE = "embed"
@@ -47,7 +48,7 @@ def embed_part(task: EmbedTask) -> dict[str, Any]:
     shards = dict.fromkeys(patches.column("image_shard").to_pylist())
     inputs = [patches_path(task.part), *(f"images/{shard}.parquet" for shard in shards)]
     digests = [sha256_file(task.folder.local(path)) for path in inputs]
-    key = digest_json([task.encoder_digest, task.batch_size, task.precision, digests])
+    key = digest_json([task.encoder_digest, task.batch_size, task.precision, digests, DECODING_REVISION])
     markers = Markers(task.folder, STAGE)
     if (marker := markers.find(f"{task.part:04d}", key)) is not None:
         return marker.stats

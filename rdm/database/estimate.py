@@ -82,6 +82,7 @@ def _scaled(builder: DatabaseBuilder, trial: DatabaseBuilder, config: EstimateCo
     return {
         "trial_photographs": trial.changes.new_rows.num_rows,
         "patches": num_patches,
+        "patch_pixels": patches["patch_pixels"],
         "num_bytes": round(_part_bytes(trial, count)) + index_bytes,
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
         "hours": round(hours, 6),  # to the hundredth of a second, as the stages

@@ -252,6 +252,7 @@ class RetrievalDatabase:
             "encoder_origin": version.encoder.get("origin", "made the embeddings here"),
             "has_pixels": self.has_pixels,
             "precision": version.encoder.get("precision", "float32"),
+            "decoding": version.decoding,
             "index": version.index,
             "num_bytes": version.num_bytes,
         }

@@ -31,6 +31,7 @@ from rdm.database.patches import PATCH_SCHEMA, patches_path
 from rdm.encoders import Encoder, EncoderName, load_encoder
 from rdm.errors import DatabaseError
 from rdm.progress import tracking
+from rdm.sources.decode import DECODING_REVISION
 from rdm.sources.imported import imported_listing, imported_source
 from rdm.sources.ledger import IMPORTED, LEDGER_SCHEMA
 from rdm.sources.listing import absolute_spec, fingerprint
@@ -269,6 +270,7 @@ def _version(
         deleted_image_ids=[],
         parts=parts,
         config=settings.model_dump(mode="json"),
+        decoding=DECODING_REVISION,
     )
 
 

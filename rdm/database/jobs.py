@@ -8,7 +8,7 @@ from typing import Any
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database.build import BuildConfig, DatabaseBuilder
 from rdm.database.changes import Removal
-from rdm.database.checks import delisted
+from rdm.database.checks import decoding_note, delisted
 from rdm.errors import DatabaseError, UsageError
 from rdm.sources import CropConfig
 from rdm.storage import Folder, Version, VersionStore
@@ -23,7 +23,8 @@ def samples_crop() -> CropConfig:
 
 
 def build_config(source: str, preset: str = "") -> BuildConfig:
-    """Return a preset: `paper` as RDM's Open Images database was cut, `samples` for the embedded photographs.
+    """Return a preset: `paper` as RDM's Open Images database was cut, `samples` for the embedded photographs, `whole`
+    for small ones.
 
     Without a name, `samples` is chosen for `samples://` and `paper` for everything else.
 
@@ -35,7 +36,9 @@ def build_config(source: str, preset: str = "") -> BuildConfig:
         return BuildConfig(source=source, crop=samples_crop(), images_per_shard=128)
     if name == "paper":
         return BuildConfig(source=source)
-    raise UsageError(f"there is no preset {name!r}", fix="presets: paper, samples")
+    if name == "whole":
+        return BuildConfig(source=source, crop=CropConfig(mode="whole"))
+    raise UsageError(f"there is no preset {name!r}", fix="presets: paper, samples, whole")
 
 
 def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any]:
@@ -49,13 +52,14 @@ def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any
             if builder.is_current:
                 assert builder.parent is not None
                 return {**_summary(builder.parent), "failed": counts["failed"], "unchanged": True}
-            builder.patchify(pool)
+            patches = builder.patchify(pool)
             builder.embed(pool)
             builder.build_index(pool)
             tables = builder.repair_neighbors(pool)
         version = builder.commit()
     return {
         **_summary(version),
+        "patch_pixels": patches["patch_pixels"],
         "failed": counts["failed"],
         "causes": counts["causes"],
         "query_sets": tables,
@@ -106,7 +110,9 @@ def update_builder(
 def update_plan(builder: DatabaseBuilder) -> dict[str, Any]:
     """Return what an update would do, in photographs and patches; and what a list has no more, where it is one."""
     plan = builder.plan()  # first, because it refuses what cannot be
-    return {"changed": not builder.is_current, **plan, **delisted(builder.changes, builder.config)}
+    told = delisted(builder.changes, builder.config)
+    note = decoding_note(builder.parent, builder.folder.url) if builder.parent is not None else ""
+    return {"changed": not builder.is_current, **plan, **told, **({"decoding": note} if note else {})}
 
 
 def _summary(version: Version) -> dict[str, Any]:

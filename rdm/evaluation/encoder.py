@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from rdm.encoders import Encoder, normalize
 from rdm.encoders.contrastive import recall_at_k, top_k_accuracy, zero_shot_classifier
 from rdm.errors import SourceError
 from rdm.sources.decode import decode_image
+from rdm.sources.tar_members import iterate_files, picture_of, split_name
 from rdm.training.objectives.contrastive_features import read_captioned_tar
 
 _BATCH = 64
@@ -106,14 +106,10 @@ def _embed_images(encoder: Encoder, images: Iterator[bytes]) -> np.ndarray:
 def _labelled(tars: Sequence[Path]) -> Iterator[tuple[bytes, int]]:
     for path in tars:
         members: dict[str, dict[str, bytes]] = {}
-        try:
-            with tarfile.open(path) as tar:
-                for member in tar:
-                    name = PurePosixPath(member.name)
-                    if (file := tar.extractfile(member)) is not None:
-                        members.setdefault(name.stem, {})[name.suffix] = file.read()
-        except tarfile.TarError as error:
-            raise SourceError(f"the tar is damaged: {error}", where=path, fix="fetch it again") from error
+        for name, data in iterate_files(path):
+            key, ending = split_name(name)
+            members.setdefault(key, {})[f".{ending.lower()}"] = data
         for files in members.values():
-            if ".jpg" in files and ".cls" in files:
-                yield files[".jpg"], int(files[".cls"])
+            image = picture_of(files)
+            if image is not None and ".cls" in files:
+                yield image, int(files[".cls"])

@@ -17,12 +17,15 @@ class CropConfig(Config):
 
     The photograph is thought of as resized so that its shortest side has `frame_size` pixels and centre-cropped to a
     square of that size; patches are squares of `patch_size` pixels in that frame. (RDM's Open Images database: frame
-    1200, patches of 256, two or three per photograph.) Stored coordinates are pixels of the photograph as it lies in
-    `images/`.
+    1200, patches of 256, two or three per photograph.) Of a photograph much smaller than the frame, patches are small
+    details: `whole` takes all of its centre square instead, and looks at no size. Stored coordinates are pixels of the
+    photograph as it lies in `images/`.
     """
 
-    mode: Literal["random", "grid", "boxes"] = Field(
-        default="random", description="random crops, an aligned grid, or boxes that people drew (of a database only)"
+    mode: Literal["random", "grid", "whole", "boxes"] = Field(
+        default="random",
+        description="random crops, an aligned grid, whole: one patch, the central square (for small photographs), or "
+        "boxes that people drew (of a database only)",
     )
     frame_size: int = Field(
         default=1200, ge=1, description="side of the centre square, in pixels of the resized photograph"
@@ -58,6 +61,8 @@ def crop_boxes(image_id: str, width: int, height: int, config: CropConfig) -> ND
     """
     if config.mode == "boxes":
         raise ValueError("boxes are read from a file: see BoxConfig")
+    if config.mode == "whole":
+        config = config.model_copy(update={"mode": "grid", "frame_size": 1, "patch_size": 1})
     corners = _grid_corners(config) if config.mode == "grid" else _random_corners(image_id, config)
     scale = min(width, height) / config.frame_size
     offset = np.array([(width - config.frame_size * scale) / 2, (height - config.frame_size * scale) / 2])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from rdm.errors import SourceError
+from rdm.sources.file_names import file_below, is_hidden, text_of_name
 from rdm.sources.listing import Author, make_listing
 from rdm.sources.local import LINKED_FOLDER, PATH_HINT, LocalSource, RefusedFileError, local_path, read_file
 
@@ -21,7 +22,7 @@ class FolderSource(LocalSource):
 
     def __init__(self, rest: str) -> None:
         self.root = local_path("folder", rest)
-        self.spec = f"folder://{self.root}"
+        self.spec = f"folder://{text_of_name(os.fsencode(self.root))}"
         if not self.root.is_dir():
             raise SourceError(
                 "the folder does not exist" if not self.root.exists() else "this is a file, not a folder",
@@ -37,19 +38,19 @@ class FolderSource(LocalSource):
         """
         rows = []
         for directory, folders, names in os.walk(self.root, onerror=_raise_unreadable):
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _OF_THE_DISK)
-            for path in (Path(directory, name) for name in names if not name.startswith(".")):
-                relative = _printable(path.relative_to(self.root))
+            folders[:] = sorted(name for name in folders if not is_hidden(name))
+            for path in (Path(directory, name) for name in names if not is_hidden(name)):
+                relative = text_of_name(os.fsencode(path.relative_to(self.root)))
                 rows.append({"image_id": relative, "location": relative, "etag": _etag(path)})
             for path in (Path(directory, name) for name in folders):
                 if path.is_symlink():
-                    relative = _printable(path.relative_to(self.root))
+                    relative = text_of_name(os.fsencode(path.relative_to(self.root)))
                     rows.append({"image_id": relative, "location": f"{relative}/", "etag": LINKED_FOLDER})
         return make_listing(rows)
 
     def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
-        path = self.root / location
+        path = Path(os.fsdecode(file_below(self.root, location)))
         target = Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
         if target.exists() and not target.is_relative_to(os.path.realpath(self.root)):
             raise RefusedFileError(f"leads out of the folder: {location}")
@@ -58,9 +59,6 @@ class FolderSource(LocalSource):
     def credits(self) -> tuple[Author, ...]:
         """Return nobody: a folder does not say who made its pictures."""
         return ()
-
-
-_OF_THE_DISK = ("lost+found",)  # at a disk's root, and for its administrator alone
 
 
 def _raise_unreadable(error: OSError) -> None:
@@ -75,8 +73,3 @@ def _etag(path: Path) -> str:
     except OSError:  # a link to nothing: reading it will say so in the ledger
         return "unreadable"
     return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def _printable(path: Path) -> str:
-    # Tables hold UTF-8. A name that is not gets escapes, under which it cannot be read: the ledger has a row for it.
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from rdm.errors import SourceError
 from rdm.sources.delimited import Table, check_urls, read_delimited
 from rdm.sources.list_layout import Lines, ListFormatError, check_unique, column_name
-from rdm.sources.patterns import check_finished, count_suffixes, expand_pattern, visible_files
+from rdm.sources.patterns import check_finished, count_suffixes, expand_pattern, files_below
 
 ResultT = TypeVar("ResultT")
 SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
@@ -79,7 +79,7 @@ def list_parts(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     # Names with `_` are the notes of Spark and others beside their parts: _SUCCESS, _temporary.
-    visible = visible_files(path)
+    visible = files_below(path)
     files = [file for file in visible if "/_" not in f"/{file.relative_to(path).as_posix()}"]
     check_finished(files)
     parts = [file for file in files if _kind(file)]

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from rdm.errors import SourceError, UsageError
 from rdm.sources.decode import IMAGE_SUFFIXES
+from rdm.sources.file_names import text_of_path
 from rdm.sources.ledger import Row
 from rdm.sources.transfer import FetchConfig
 from rdm.sources.web import public_url
@@ -124,7 +125,7 @@ def listing_of(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
 
 def names_picture(location: str) -> bool:
     """Return whether a location looks like a picture: by its ending, or as the member of a tar (`TAR:OFFSET:SIZE`)."""
-    return location.lower().endswith(tuple(IMAGE_SUFFIXES)) or re.search(r":\d+:\d+$", location) is not None
+    return location.lower().endswith(tuple(IMAGE_SUFFIXES)) or re.search(r":\d+:\d+(:sparse)?$", location) is not None
 
 
 def fingerprint(listing: pa.Table) -> str:
@@ -164,7 +165,7 @@ def absolute_spec(spec: str) -> str:
         return f"{scheme}://{split}{mark}{'&'.join(map(_absolute_option, query.split('&')))}"
     if scheme not in _LOCAL or not separator or not rest:
         return spec
-    return f"{scheme}://{absolute_path(rest)}"
+    return f"{scheme}://{text_of_path(absolute_path(rest))}"
 
 
 def local_part(spec: str) -> str | None:

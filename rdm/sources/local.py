@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rdm.errors import UsageError
+from rdm.errors import RdmError, UsageError
+from rdm.sources.file_names import file_below, text_of_path
 from rdm.sources.ledger import CANNOT_BE_READ, FAILED, SKIPPED, Row, examined, unusable_row
 from rdm.sources.listing import names_picture
 from rdm.sources.shelf import Shelf
@@ -36,7 +38,7 @@ def local_path(scheme: str, rest: str) -> Path:
     """
     if not rest:
         raise UsageError(f"{scheme}:// names no path", fix=f"{scheme}:///PATH (an absolute path has three slashes)")
-    return Path(absolute_path(rest))
+    return Path(os.fsdecode(file_below("/", text_of_path(absolute_path(rest)))))
 
 
 def read_file(path: Path, limit: int | None = None, *, start: int = 0, size: int | None = None) -> bytes:
@@ -89,4 +91,8 @@ class LocalSource(ABC):
             return unusable_row(entry, str(error), error.status), b""
         except OSError as error:
             return unusable_row(entry, f"{CANNOT_BE_READ}: {error.strerror or error}"), b""
+        except RdmError:
+            raise
+        except Exception as error:  # whatever it is, it is one photograph's, and no reason to lose the others
+            return unusable_row(entry, f"{CANNOT_BE_READ}: {type(error).__name__}: {error}"), b""
         return examined(entry, data, location)

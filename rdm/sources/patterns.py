@@ -12,6 +12,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from rdm.errors import SourceError
+from rdm.sources.file_names import is_hidden
 
 _UNFINISHED = (
     ".part",
@@ -64,7 +65,7 @@ def expand_pattern(pattern: str) -> Expanded:
     return Expanded(sorted(paths), missing)
 
 
-def visible_files(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
     """Return the files of a folder and of those below, sorted, without hidden ones.
 
     Raises:
@@ -72,8 +73,8 @@ def visible_files(folder: Path) -> list[Path]:
     """
     files: list[Path] = []
     for directory, folders, names in os.walk(folder, onerror=_raise_unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(directory, name) for name in names if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        files += [Path(directory, name) for name in names if not is_hidden(name)]
     return sorted(files)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import AfterValidator, Field
 
 from rdm.config import Config, digest_json
-from rdm.errors import SourceError, UsageError
+from rdm.errors import RdmError, SourceError, UsageError
 from rdm.sources.crops import CropConfig, crop_boxes
 from rdm.sources.decode import ImageDecodeError, decode_image
 from rdm.sources.ledger import CANNOT_BE_READ
@@ -54,7 +54,8 @@ class QuerySet:
 
     def __init__(self, config: QuerySetConfig) -> None:
         if config.crop.mode == "boxes":
-            raise UsageError("a query set is not cut by boxes", where=config.source, fix="crop.mode=random or grid")
+            fix = "crop.mode=random, grid or whole"
+            raise UsageError("a query set is not cut by boxes", where=config.source, fix=fix)
         self.config = config
         self._source = open_source(config.source)
         if isinstance(self._source, RemoteSource):
@@ -95,6 +96,10 @@ class QuerySet:
                 failures.append((row["image_id"], str(error)))
             except OSError as error:
                 failures.append((row["image_id"], f"{CANNOT_BE_READ}: {error.strerror or error}"))
+            except RdmError:
+                raise
+            except Exception as error:  # whatever it is, it is one photograph's, and no reason to lose the others
+                failures.append((row["image_id"], f"{CANNOT_BE_READ}: {type(error).__name__}: {error}"))
 
     def picked(self, keys: Collection[str]) -> dict[str, QueryCrop]:
         """Return those of some crops, by key, that can still be cut; reads their photographs alone."""

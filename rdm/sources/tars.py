@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
 from rdm.errors import SourceError
 from rdm.sources.decode import IMAGE_SUFFIXES
+from rdm.sources.file_names import file_below, text_of_name
 from rdm.sources.listing import Author, make_listing
-from rdm.sources.local import PATH_HINT, LocalSource, local_path, read_file
-from rdm.sources.patterns import check_finished, count_suffixes, expand_pattern, fixed_part, visible_files
+from rdm.sources.local import PATH_HINT, LocalSource, RefusedFileError, local_path, read_file
+from rdm.sources.patterns import check_finished, count_suffixes, expand_pattern, files_below, fixed_part
+from rdm.sources.tar_members import open_tar, read_sparse, visible_files
 
+logger = logging.getLogger(__name__)
+LINK_TO_NOTHING = "link to nothing: its target is not in the tar"  # cause and detail
 _COMPRESSED = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 
 
@@ -26,7 +34,7 @@ class WebDatasetSource(LocalSource):
 
     def __init__(self, rest: str) -> None:
         self.path = local_path("webdataset", rest)
-        self.spec = f"webdataset://{self.path}"
+        self.spec = f"webdataset://{text_of_name(os.fsencode(self.path))}"
         self._is_pattern = not self.path.exists()
         self.root = fixed_part(str(self.path)) if self._is_pattern else self.path
         if self._is_pattern and not self.tars:
@@ -45,7 +53,7 @@ class WebDatasetSource(LocalSource):
         """
         if self.root.is_file():
             return [self.root]
-        found = self._named() if self._is_pattern else visible_files(self.root)
+        found = self._named() if self._is_pattern else files_below(self.root)
         tars = [path for path in found if self._is_pattern or path.suffix.lower() == ".tar"]
         return sorted(tars, key=lambda path: (len(path.relative_to(self.root).parts), path))
 
@@ -61,11 +69,12 @@ class WebDatasetSource(LocalSource):
 
     def _name(self, tar: Path) -> str:
         """Return the name of a tar in ids and locations: its path in the folder."""
-        return tar.name if self.root.is_file() else tar.relative_to(self.root).as_posix()
+        name = tar.name if self.root.is_file() else tar.relative_to(self.root)
+        return text_of_name(os.fsencode(name))
 
     def _check_found(self, tars: list[Path]) -> None:
         """Raise SourceError where there is no tar, or one beside others that is compressed or not whole."""
-        files = [] if self._is_pattern or self.root.is_file() else visible_files(self.root)
+        files = [] if self._is_pattern or self.root.is_file() else files_below(self.root)
         check_finished(files)
         compressed = [file for file in files if file.name.lower().endswith(_COMPRESSED)]
         if compressed:
@@ -82,52 +91,87 @@ class WebDatasetSource(LocalSource):
             )
 
     def listing(self) -> pa.Table:
-        """See Source. A location is `TAR:OFFSET:SIZE`."""
+        """See Source. A location is `TAR:OFFSET:SIZE`, of a sparse file `TAR:HEADER:SIZE:sparse`.
+
+        What counts is what `tar` would extract, without hidden files: see `tar_members`.
+        """
         rows: dict[str, dict[str, str]] = {}
         repeats = []
         tars = self.tars
         self._check_found(tars)
         for path in tars:
-            for member, etag in _pictures(path):
-                key = str(PurePosixPath(member.name).with_suffix(""))
-                row = {"location": f"{self._name(path)}:{member.offset_data}:{member.size}", "etag": etag}
+            tar = self._name(path)
+            for picture in _pictures(path):
+                key = str(PurePosixPath(picture.name).with_suffix(""))
+                row = {"location": f"{tar}:{picture.place}", "etag": picture.etag}
                 if key in rows:
-                    repeats.append({"image_id": f"{self._name(path)}/{member.name}", **row})
+                    repeats.append({"image_id": f"{tar}/{picture.name}", **row})
                 else:
                     rows[key] = {"image_id": key, **row}
         return make_listing([*rows.values(), *repeats])
 
     def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
-        name, offset, size = location.rsplit(":", 2)
-        inside = [part for part in PurePosixPath(name).parts if part not in ("..", "/")]
-        path = self.root if self.root.is_file() else self.root.joinpath(*inside)
-        return read_file(path, limit, start=int(offset), size=int(size))
+        place = re.fullmatch(r"(.*):(\d+):(\d+)(:sparse)?", location, re.DOTALL)
+        if place is None:
+            raise RefusedFileError(LINK_TO_NOTHING)
+        path = self._tar(place[1])
+        if place[4] is None:
+            return read_file(path, limit, start=int(place[2]), size=int(place[3]))
+        read_file(path, 0, size=int(place[3]))  # refused where it is too large
+        return read_sparse(path, int(place[2]))[:limit]
+
+    def _tar(self, name: str) -> Path:
+        """Return the tar of a name in a location; whatever the name says, it lies below the folder."""
+        if self.root.is_file():
+            return self.root
+        inside = PurePosixPath(*[part for part in PurePosixPath(name).parts if part not in ("..", "/")])
+        return Path(os.fsdecode(file_below(self.root, str(inside))))
 
     def credits(self) -> tuple[Author, ...]:
         """Return nobody: tars carry credits, if any, beside each picture."""
         return ()
 
 
-def _pictures(path: Path) -> Iterator[tuple[tarfile.TarInfo, str]]:
-    """Yield the pictures of a tar, and the etag of each: its size and time, or without a time those of the tar too."""
-    members, status = _members(path), path.stat()
-    for member in members:
-        if member.isfile() and PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES:
+@dataclass(frozen=True)
+class _Picture:
+    """A picture of a tar: its path there, the end of its location, and its etag."""
+
+    name: str
+    place: str
+    etag: str
+
+
+def _pictures(path: Path) -> Iterator[_Picture]:
+    """Yield the pictures of a tar. The etag of each is its size and time, or without a time those of the tar too."""
+    files, status = visible_files(_members(path)), path.stat()
+    if replaced := [name for name in files.replaced if _names_picture(name)]:
+        message = "%s: members that a later one of the same name replaces, left out: %d, such as %s"
+        logger.warning(message, path, len(replaced), replaced[0])
+    for name, member in files.members.items():
+        if _names_picture(name):
             tar = "" if member.mtime else f"-{status.st_size}-{status.st_mtime_ns}"
-            yield member, f"{member.size}-{member.mtime}{tar}"
+            sparse = member.issparse()
+            place = f"{member.offset if sparse else member.offset_data}:{member.size}{':sparse' if sparse else ''}"
+            yield _Picture(name, place, f"{member.size}-{member.mtime}{tar}")
+    yield from (_Picture(name, name, LINK_TO_NOTHING) for name in files.lost if _names_picture(name))
+
+
+def _names_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _members(path: Path) -> list[tarfile.TarInfo]:
     try:
         if not path.is_file():
             raise tarfile.ReadError("not a regular file")  # a pipe would be waited for
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:  # compressed ones have no offsets
+        with open_tar(path, is_plain=True) as tar:  # compressed ones have no offsets
             members = tar.getmembers()
             # At a damaged header tarfile ends as at the end of the archive, and what follows would vanish in silence.
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"no end of archive after {len(members)} members")
+            with open(path, "rb") as file:
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError(f"no end of archive after {len(members)} members")
     except (tarfile.TarError, OSError) as error:
         raise SourceError(
             f"the tar is damaged or compressed: {error}", where=path, fix="fetch it again, or unpack it to a plain tar"

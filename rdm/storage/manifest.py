@@ -61,6 +61,8 @@ class Version(Config):
     """Patches that filters left out when photographs were cut, by cause; those of photographs since deleted count."""
     deleted_patches: dict[str, list[Box]] = {}
     """Boxes of single patches that were removed on request, by photograph: they are never cut again."""
+    decoding: int = 1
+    """Revision of decoding (`rdm.sources.decode`) of the oldest photographs; versions before it was recorded have 1."""
     deleted_sha256: list[str] = []
     """Digests of photographs that were removed on request: equal bytes are refused, whatever their name."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +16,7 @@ from pydantic import Field
 from rdm.config import Config, digest_json
 from rdm.errors import SourceError
 from rdm.progress import tracking
-from rdm.sources.decode import ImageDecodeError, decode_image
+from rdm.sources.decode import ImageDecodeError, decode_image, image_size
 from rdm.sources.listing import Source, fingerprint, open_source
 from rdm.sources.queryset import is_held_out
 from rdm.training.objective import Shard
@@ -145,7 +143,7 @@ class PhotoShards:
                     try:
                         num_squares = self._num_squares(_size(source, location))
                         yield Photograph(source, image_id, location, rotation, num_squares)
-                    except (OSError, ImageDecodeError) as error:
+                    except (OSError, ValueError) as error:  # what cannot be decoded, too, and strange names
                         broken.append(f"{source.spec} {image_id}: {error}")
                     tracker.advance()
         _raise_broken(broken)
@@ -162,17 +160,9 @@ def _without_folders(listing: pa.Table) -> pa.Table:
 def _size(source: Source, location: str) -> tuple[int, int]:
     """Return width and height in pixels. All is read where they do not stand at the beginning, as in a TIFF file."""
     try:
-        return _header_size(source.read(location, _HEAD_BYTES))
+        return image_size(source.read(location, _HEAD_BYTES))
     except ImageDecodeError:
-        return _header_size(source.read(location))
-
-
-def _header_size(data: bytes) -> tuple[int, int]:
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageDecodeError("not a picture", type(error).__name__) from error
+        return image_size(source.read(location))
 
 
 def _decode(photographs: Sequence[Photograph]) -> Iterator[tuple[Photograph, Image.Image]]:
@@ -180,7 +170,7 @@ def _decode(photographs: Sequence[Photograph]) -> Iterator[tuple[Photograph, Ima
     for photograph in photographs:
         try:
             image = decode_image(photograph.source.read(photograph.location), rotation=photograph.rotation)
-        except (OSError, ImageDecodeError) as error:
+        except (OSError, ValueError) as error:  # what cannot be decoded, too, and strange names
             broken.append(f"{photograph.source.spec} {photograph.image_id}: {error}")
             continue
         yield photograph, image

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from rdm.compute import ComputeConfig
 from rdm.database.changes import Removal
 from rdm.database.compact import compact_database
-from rdm.database.jobs import run_build, update_builder
+from rdm.database.jobs import run_build, update_builder, update_plan
+from rdm.sources.decode import DECODING_REVISION
 from rdm.storage import Folder, Version, VersionStore
 
 INLINE = ComputeConfig(dask="inline")
@@ -28,7 +30,7 @@ def make_older(root: Path, source: str | None = None) -> None:
     """Take from the newest version what earlier releases did not write, and write its source as they did."""
     path = root / "versions" / f"{current(root).number:06d}.json"
     version = json.loads(path.read_text())
-    del version["deleted_sha256"], version["deleted_patches"]
+    del version["deleted_sha256"], version["deleted_patches"], version["decoding"]
     if source is not None:
         version["source"] = version["config"]["source"] = source
     path.write_text(json.dumps(version))
@@ -83,3 +85,20 @@ def test_removal_leaves_a_relative_source_as_it_is(
     assert version.source == version.config["source"] == "folder://photos"
     monkeypatch.chdir(tmp_path)
     assert update(living_root)["unchanged"]
+
+
+def test_photographs_of_an_earlier_decoding_keep_their_vectors_and_updates_say_so(
+    living_root: Path, tmp_path: Path, encoded: Callable[..., bytes]
+) -> None:
+    assert current(living_root).decoding == DECODING_REVISION
+    assert "decoding" not in update_plan(update_builder(str(living_root)))
+    part = current(living_root).parts_of("embeddings")[0]
+    make_older(living_root)
+    (tmp_path / "photos" / "new.jpg").write_bytes(encoded(77))
+    plan = update_plan(update_builder(str(living_root)))
+    assert plan["new"] == 1
+    assert f"--config {living_root}/run.json" in plan["decoding"]
+    update(living_root)
+    assert current(living_root).decoding == 1
+    assert current(living_root).parts_of("embeddings")[0] == part
+    assert "decoding revision 1" in update_plan(update_builder(str(living_root)))["decoding"]

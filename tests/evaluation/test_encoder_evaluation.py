@@ -95,3 +95,21 @@ def test_tar_without_labels_is_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(SourceError, match="no photograph with a label"):
         evaluate_zero_shot(ColorEncoder(), [tmp_path / "empty.tar"], ["red"])
+
+
+def test_labels_of_folders_and_of_hidden_members_are_kept_apart(tmp_path: Path) -> None:
+    members = {"./red/0.jpg": (255, 0, 0), "./red/0.cls": b"0", "./._0.jpg": b"\0\5\x16\7", "./._0.cls": b"x"}
+    members |= {"./blue/0.jpg": (0, 0, 255), "./blue/0.cls": b"1"}
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, value in members.items():
+            buffer = io.BytesIO()
+            if isinstance(value, bytes):
+                buffer.write(value)
+            else:
+                Image.new("RGB", (8, 8), value).save(buffer, "JPEG")
+            member = tarfile.TarInfo(name)
+            member.size = buffer.tell()
+            buffer.seek(0)
+            tar.addfile(member, buffer)
+    found = evaluate_zero_shot(ColorEncoder(), [tmp_path / "a.tar"], ["red", "blue"])
+    assert (found["num_photos"], found["top1"]) == (2, 1.0)

@@ -106,3 +106,11 @@ def test_smallest_photographs_give_patches_of_one_pixel(width: int, height: int)
 def test_inconsistent_sizes_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         CropConfig.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("size", "box"), [((128, 128), [0, 0, 128, 128]), ((48, 41), [4, 0, 45, 41]), ((1, 9), [0, 4, 1, 5])]
+)
+def test_whole_is_the_central_square_whatever_the_sizes(size: tuple[int, int], box: list[int]) -> None:
+    assert crop_boxes("a", *size, CropConfig(mode="whole")).tolist() == [box]
+    assert crop_boxes("a", *size, CropConfig(mode="whole", frame_size=77, patch_size=3)).tolist() == [box]

@@ -140,3 +140,15 @@ def test_jpeg_of_every_usual_ending_is_taken(tmp_path: Path, encoded: Callable[.
     source = open_source(f"folder://{tmp_path}")
     rows = [row for row, _ in source.take(source.listing().to_pylist(), tmp_path / ".scratch", FetchConfig())]
     assert [(row["image_id"], row["status"], row["extension"]) for row in rows] == [(f"a{suffix}", "success", "jpg")]
+
+
+@pytest.mark.parametrize("location", ["a\0b.jpg", "\ud800.jpg"])
+def test_error_of_another_kind_costs_the_row_of_one_photograph(photos: Path, tmp_path: Path, location: str) -> None:
+    source = open_source(f"folder://{photos}")
+    entries = source.listing().to_pylist()[:3]
+    entries[1]["location"] = location
+    rows = [row for row, _ in source.take(entries, tmp_path / "scratch", FetchConfig())]
+    assert [row["status"] for row in rows] == ["success", "failed", "success"]
+    assert rows[1]["image_id"] == "p01.jpg"
+    assert rows[1]["error_message"].startswith("cannot be read: ")
+    assert "Error: " in rows[1]["error_message"]

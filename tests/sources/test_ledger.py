@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import pyarrow as pa
 import pytest
+from PIL import Image, PngImagePlugin
 
 from rdm.sources.ledger import LEDGER_SCHEMA, SKIPPED, examined, is_passing, shard_stats, unusable_row, usable_row
 from rdm.sources.listing import make_listing
@@ -66,3 +68,14 @@ def test_rows_fit_the_schema(encoded: Callable[..., bytes]) -> None:
     rows = [usable_row(entry(), encoded(1), SECRET_URL), unusable_row(entry(), "not found")]
     table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
     assert table["num_bytes"].to_pylist() == [len(encoded(1)), 0]
+
+
+def test_picture_with_a_long_text_has_a_row_with_its_orientation(picture: Callable[..., Image.Image]) -> None:
+    info, tags, buffer = PngImagePlugin.PngInfo(), Image.Exif(), io.BytesIO()
+    info.add_text("parameters", "x=1 " * 600_000, zip=True)
+    tags[0x0112] = 6
+    picture(0).save(buffer, "PNG", pnginfo=info, exif=tags)
+    row, data = examined(entry(), buffer.getvalue(), SECRET_URL)
+    assert data == buffer.getvalue()
+    assert (row["status"], row["width"], row["height"], row["orientation"]) == ("success", 40, 48, 6)
+    assert row["extension"] == "png"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rdm.sources.patterns import count_suffixes, expand_pattern, fixed_part, is_pattern, visible_files
+from rdm.sources.patterns import count_suffixes, expand_pattern, fixed_part, is_pattern, files_below
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_fixed_part_is_the_folder_above_the_first_wildcard() -> None:
 
 
 def test_visible_files_are_those_of_folders_that_are_not_hidden(folder: Path) -> None:
-    names = [path.relative_to(folder).as_posix() for path in visible_files(folder)]
+    names = [path.relative_to(folder).as_posix() for path in files_below(folder)]
     assert names == ["000.tar", "001.tar", "006.tar/notes.txt", "a/002.tar", "a/b/003.tar"]
-    assert count_suffixes(visible_files(folder)) == "4 .tar, 1 .txt"
+    assert count_suffixes(files_below(folder)) == "4 .tar, 1 .txt"
     assert count_suffixes([]) == "nothing"

@@ -2,14 +2,24 @@ from __future__ import annotations
 
 import io
 import os
+import posixpath
+import random
+import shutil
+import subprocess
 import tarfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from rdm.errors import SourceError
-from rdm.sources import decode_image, open_source
+from rdm.sources import FetchConfig, decode_image, open_source
+from rdm.sources.folder import FolderSource
 
 
 def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
@@ -211,3 +221,248 @@ def test_time_of_a_member_counts_where_there_is_one(tmp_path: Path, photos: Path
     before = etags(tmp_path / "a.tar")
     os.utime(tmp_path / "a.tar", ns=(1, 1))
     assert etags(tmp_path / "a.tar") == before
+
+
+# What tar itself would extract, without hidden files
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes = b"", **fields: Any) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime = len(data), 1_700_000_000
+    for field, value in fields.items():
+        setattr(member, field, value)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return what a source lists and reads, by id."""
+    source = open_source(f"webdataset://{path}")
+    return {row["image_id"]: source.read(row["location"]) for row in source.listing().to_pylist()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["._0.jpg", "./._0.jpg", "a/._0.jpg", ".hidden/0.jpg", "a/.b/0.jpg", "__MACOSX/0.jpg", "a/__MACOSX/._0.jpg", ".jpg"]
+    + [".DS_Store", "lost+found/0.jpg"],
+)
+def test_hidden_members_are_left_out(tmp_path: Path, encoded: Callable[..., bytes], name: str) -> None:
+    write_tar(tmp_path / "a.tar", {"0.jpg": encoded(0), name: b"not a picture", "a/1.jpg": encoded(1)})
+    assert contents(tmp_path) == {"0": encoded(0), "a/1": encoded(1)}
+
+
+@pytest.mark.parametrize("copies", [2, 3, 5])
+@pytest.mark.parametrize("again", ["0.jpg", "./0.jpg", "/0.jpg", ".//a/../0.jpg"])
+def test_of_members_of_one_name_the_last_counts(
+    tmp_path: Path, encoded: Callable[..., bytes], caplog: pytest.LogCaptureFixture, copies: int, again: str
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "0.jpg", encoded(0))
+        add(tar, "1.jpg", encoded(1))
+        for number in range(1, copies):
+            add(tar, again, encoded(10 + number))
+    assert contents(tmp_path) == {"0": encoded(9 + copies), "1": encoded(1)}
+    assert f"left out: {copies - 1}, such as 0.jpg" in caplog.text
+
+
+def test_key_stays_with_the_member_that_had_it_first(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, seed in (("0.jpg", 0), ("0.png", 1), ("0.jpg", 2)):
+            add(tar, name, encoded(seed))
+    assert contents(tmp_path) == {"0": encoded(2), "a.tar/0.png": encoded(1)}
+
+
+def test_copies_that_are_no_pictures_warn_of_nothing(
+    tmp_path: Path, encoded: Callable[..., bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("0.json", "0.json", "._0.jpg", "._0.jpg"):
+            add(tar, name, b"{}")
+        add(tar, "0.jpg", encoded(0))
+    assert list(contents(tmp_path)) == ["0"]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_names_of_every_length_and_script_are_right(tmp_path: Path, encoded: Callable[..., bytes], format: int) -> None:
+    names = ["n" * 150, "d" * 90 + "/" + "e" * 200, "写真/鳥", "a/b/c/d", "train.v1/22.0/1.1", "a b", "new\nline"]
+    with tarfile.open(tmp_path / "a.tar", "w", format=format, encoding="utf-8") as tar:
+        for number, name in enumerate(names):
+            add(tar, f"{name}.jpg", encoded(number))
+    assert contents(tmp_path) == {name: encoded(number) for number, name in enumerate(names)}
+
+
+def test_name_that_is_no_utf8_is_taken(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        add(tar, "café.jpg", encoded(0))
+    assert contents(tmp_path) == {r"caf\xe9": encoded(0)}
+
+
+def test_links_are_what_they_lead_to(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "a/0.jpg", encoded(0))
+        add(tar, "hard.jpg", type=tarfile.LNKTYPE, linkname="a/0.jpg")
+        add(tar, "a/soft.jpg", type=tarfile.SYMTYPE, linkname="0.jpg")
+        add(tar, "b/up.jpg", type=tarfile.SYMTYPE, linkname="../a/./soft.jpg")
+        add(tar, "annexed.jpg", type=tarfile.SYMTYPE, linkname=".git/annex/objects/x")
+        add(tar, ".git/annex/objects/x", encoded(5))
+    found = contents(tmp_path)
+    assert found == {**dict.fromkeys(["a/0", "hard", "a/soft", "b/up"], encoded(0)), "annexed": encoded(5)}
+
+
+def test_hard_link_keeps_what_it_led_to_and_a_soft_one_follows(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "0.jpg", encoded(0))
+        add(tar, "hard.jpg", type=tarfile.LNKTYPE, linkname="./0.jpg")
+        add(tar, "soft.jpg", type=tarfile.SYMTYPE, linkname="0.jpg")
+        add(tar, "0.jpg", encoded(1))
+    assert contents(tmp_path) == {"0": encoded(1), "hard": encoded(0), "soft": encoded(1)}
+
+
+@pytest.mark.parametrize("target", ["none.jpg", "../0.jpg", "/0.jpg", "circle.jpg", "folder.jpg", ""])
+def test_link_to_nothing_costs_a_row_of_the_ledger(tmp_path: Path, encoded: Callable[..., bytes], target: str) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "0.jpg", encoded(0))
+        add(tar, "folder.jpg", type=tarfile.DIRTYPE)
+        add(tar, "circle.jpg", type=tarfile.SYMTYPE, linkname=target)
+    source = open_source(f"webdataset://{tmp_path}")
+    rows = [row for row, _ in source.take(source.listing().to_pylist(), tmp_path / "scratch", FetchConfig())]
+    assert [(row["image_id"], row["status"], row["error_message"]) for row in rows] == [
+        ("0", "success", ""),
+        ("circle", "failed", "link to nothing: its target is not in the tar"),
+    ]
+
+
+def test_directory_and_device_named_like_pictures_are_none(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "d.jpg", type=tarfile.DIRTYPE)
+        add(tar, "old.jpg/", type=tarfile.AREGTYPE)
+        add(tar, "pipe.jpg", type=tarfile.FIFOTYPE)
+        add(tar, "tty.jpg", type=tarfile.CHRTYPE)
+        add(tar, "d.jpg/0.jpg", encoded(0))
+    assert contents(tmp_path) == {"d.jpg/0": encoded(0)}
+
+
+SPARSE = ["--format=gnu", *(f"--format=posix --sparse-version={version}" for version in ("0.0", "0.1", "1.0"))]
+
+
+def bitmap(height: int = 400) -> bytes:
+    """Return a picture whose file is mostly holes: noise, black, noise."""
+    rows = np.zeros((height, 300, 3), np.uint8)
+    rows[:9] = rows[-5:] = np.random.default_rng(0).integers(1, 256, (1, 300, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(rows).save(buffer, "BMP")
+    return buffer.getvalue()
+
+
+def write_with_holes(path: Path, data: bytes) -> None:
+    """Write a file whose blocks of zeros take no place on the disk, so that `tar -S` leaves them out."""
+    with open(path, "wb") as file:
+        for start in range(0, len(data), 4096):
+            if any(block := data[start : start + 4096]):
+                file.seek(start)
+                file.write(block)
+        file.truncate(len(data))
+
+
+@pytest.mark.parametrize("options", SPARSE)
+def test_holes_of_a_sparse_member_are_filled(tmp_path: Path, encoded: Callable[..., bytes], options: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, data in {
+        "0.jpg": encoded(0),
+        "s.bmp": bitmap(),
+        f"{'n' * 120}.bmp": bitmap(300),
+        "z.jpg": encoded(1),
+    }.items():
+        write_with_holes(folder / name, data)
+    tar = ["tar", "-c", "-S", *options.split(), "-f", str(tmp_path / "a.tar"), "-C", str(folder)]
+    subprocess.run([*tar, "--sort=name", "."], check=True)
+    assert (tmp_path / "a.tar").stat().st_size < 120_000  # 630 kB without holes
+    assert contents(tmp_path / "a.tar") == {"0": encoded(0), "s": bitmap(), "n" * 120: bitmap(300), "z": encoded(1)}
+    source = open_source(f"webdataset://{tmp_path / 'a.tar'}")
+    locations = dict(zip(*(source.listing()[name].to_pylist() for name in ("image_id", "location")), strict=True))
+    assert source.read(locations["s"], 70) == bitmap()[:70]
+
+
+def test_sparse_member_of_a_huge_size_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "huge.bmp"
+    with open(path, "wb") as file:
+        file.truncate(2**40)
+    subprocess.run(["tar", "-c", "-S", "-f", tmp_path / "a.tar", "-C", tmp_path, "huge.bmp"], check=True)
+    source = open_source(f"webdataset://{tmp_path / 'a.tar'}")
+    with pytest.raises(OSError, match="too large"):
+        source.read(source.listing()["location"][0].as_py())
+
+
+def test_tar_that_lost_its_sparse_member_is_a_read_error(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+    write_with_holes(tmp_path / "s.bmp", bitmap())
+    tar = ["tar", "-c", "-S", "-f", tmp_path / "a.tar", "-C", tmp_path, "s.bmp"]
+    subprocess.run(tar, check=True)
+    source = open_source(f"webdataset://{tmp_path / 'a.tar'}")
+    location = source.listing()["location"][0].as_py()
+    write_tar(tmp_path / "a.tar", {"0.jpg": bytes(4000)})
+    data = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(b"\1" + data[1:])
+    with pytest.raises(OSError, match="the tar has changed"):
+        source.read(location)
+
+
+def random_members(rng: random.Random, pictures: list[bytes]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+    """Yield name, fields and contents of members: repeated, hidden, nested, linked, sparse and long ones."""
+    folders = ["", "a/", "./", "a/b.c/", ".h/", "__MACOSX/", "d" * 60 + "/" + "e" * 60 + "/", "写/"]
+    names = ["0", "1", "2.x", "._0", "n" * 101]
+    regular: list[str] = []
+    for _ in range(rng.randint(3, 25)):
+        name = f"{rng.choice(folders)}{rng.choice(names)}.jpg"
+        kind = rng.random()
+        if kind < 0.65 or not regular:
+            regular.append(name)
+            yield name, {"mtime": rng.randint(0, 2)}, rng.choice(pictures)
+        elif kind < 0.75:
+            yield f"{rng.choice(folders)}dir.jpg", {"type": tarfile.DIRTYPE}, b""
+        elif kind < 0.85:
+            target = rng.choice(regular)
+            if posixpath.normpath(target) != posixpath.normpath(name):
+                yield name, {"type": tarfile.LNKTYPE, "linkname": target}, b""
+        elif kind < 0.93:
+            target = posixpath.relpath(rng.choice([*regular, "none.jpg"]), posixpath.dirname(name) or ".")
+            yield name, {"type": tarfile.SYMTYPE, "linkname": target}, b""
+        else:
+            data = rng.choice(pictures)
+            spans = b"2\n0\n512\n%d\n%d\n" % (len(data), 700)  # of what is stored: two pieces, a hole between them
+            fields = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": name}
+            fields["GNU.sparse.realsize"] = str(len(data) + 700)
+            stored = spans.ljust(512, b"\0") + data[:512].ljust(512, b"\1") + b"\2" * 700
+            yield name, {"pax_headers": fields}, stored
+
+
+@pytest.mark.slow
+def test_tars_hold_what_tar_extracts(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+    pictures = [encoded(number, size=(20 + number, 9)) for number in range(6)]
+    ended = time.monotonic() + 50
+    for seed in range(400):
+        if time.monotonic() > ended:
+            break
+        rng, path, folder = random.Random(seed), tmp_path / f"{seed}.tar", tmp_path / f"out{seed}"
+        format = rng.choice([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+        members = list(random_members(rng, pictures))
+        if any("pax_headers" in fields for _, fields, _ in members):
+            format = tarfile.PAX_FORMAT
+        with tarfile.open(path, "w", format=format, encoding="utf-8") as tar:
+            for name, fields, data in members:
+                add(tar, name, data, **fields)
+        folder.mkdir()
+        subprocess.run(["tar", "-xPf", path, "-C", folder], capture_output=True, check=False, env={"LC_ALL": "C.UTF-8"})
+        extracted = FolderSource(str(folder))
+        right = {}
+        for row in extracted.listing().to_pylist():
+            with suppress(OSError):  # a link to nothing
+                right[row["image_id"].removesuffix(".jpg")] = extracted.read(row["location"])
+        source, found = open_source(f"webdataset://{path}"), {}
+        for row in source.listing().to_pylist():
+            with suppress(OSError):
+                found[row["image_id"]] = source.read(row["location"])
+        assert found == right, seed
+        shutil.rmtree(folder)
+        path.unlink()
+    assert seed > 100

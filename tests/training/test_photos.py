@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from rdm.errors import SourceError, UsageError
 from rdm.sources.folder import FolderSource
@@ -176,3 +176,11 @@ def test_a_fraction_that_holds_nothing_out_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_source_is_refused() -> None:
     with pytest.raises(UsageError, match="is not a source"):
         PhotoShards("nowhere", KEEP_ALL)
+
+
+def test_picture_behind_a_long_text_is_listed_and_decoded(tmp_path: Path) -> None:
+    info, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    info.add_text("workflow", "x=1 " * 600_000)  # the size stands at the beginning, the pixels do not
+    Image.new("RGB", (40, 40), (200, 100, 50)).save(buffer, "PNG", pnginfo=info)
+    shards = PhotoShards(write_folder(tmp_path / "a", {"0.png": buffer.getvalue()}), KEEP_ALL)
+    assert shards.load_shard(0)["images"][0, :, 5, 5].tolist() == [200, 100, 50]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from rdm.encoders.text_tower import TextTower, load_text_tower, text_weights_fol
 from rdm.errors import SourceError
 from rdm.progress import tracking
 from rdm.sources.decode import ImageDecodeError, decode_image
+from rdm.sources.tar_members import iterate_files, picture_of, split_name
 from rdm.sources.tars import WebDatasetSource
 from rdm.storage import Folder, Markers, sha256_file
 
@@ -173,14 +173,9 @@ def read_captioned_tar(path: Path) -> list[CaptionedPhoto]:
         SourceError: the tar is damaged, or a photograph has no captions.
     """
     members: dict[str, dict[str, bytes]] = {}
-    try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                key, _, ending = member.name.partition(".")
-                if member.isfile() and (file := tar.extractfile(member)) is not None:
-                    members.setdefault(key, {})[ending] = file.read()
-    except tarfile.TarError as error:
-        raise SourceError(f"the tar is damaged: {error}", where=path, fix="fetch it again") from error
+    for name, data in iterate_files(path):
+        key, ending = split_name(name)
+        members.setdefault(key, {})[f".{ending.lower()}"] = data
     return [_captioned(path, key, files) for key, files in sorted(members.items())]
 
 
@@ -228,8 +223,8 @@ def _resized(image: Image.Image, side: int, box: tuple[float, float, float, floa
 
 
 def _captioned(path: Path, key: str, files: dict[str, bytes]) -> CaptionedPhoto:
-    image = next((files[ending] for ending in ("jpg", "jpeg", "png", "webp") if ending in files), None)
-    captions = json.loads(files["json"]).get("captions", []) if "json" in files else []
+    image = picture_of(files)
+    captions = json.loads(files[".json"]).get("captions", []) if ".json" in files else []
     if image is None or not captions:
         raise SourceError(
             "a sample has no picture or no `captions`",

@@ -100,3 +100,22 @@ def test_cache_has_a_row_per_picture_and_only_missing_shards_are_extracted_again
     paths["00001.npz"].unlink()
     build_feature_cache(f"webdataset://{source}", tmp_path / "features", config)
     assert {name for name, path in paths.items() if path.stat().st_mtime_ns != times[name]} == {"00001.npz"}
+
+
+def test_hidden_members_are_left_out_and_the_last_of_a_name_counts(tmp_path: Path) -> None:
+    members = [("./a.jpg", jpeg(0)), ("./a.json", b'{"captions": ["old"]}'), ("._a.jpg", b"\0\5\x16\7")]
+    members += [
+        ("./b.v1/a.JPEG", jpeg(1)),
+        ("./b.v1/a.json", b'{"captions": ["x"]}'),
+        ("a.json", b'{"captions": ["y"]}'),
+    ]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    photos = read_captioned_tar(tmp_path / "a.tar")
+    assert [(photo.key, photo.image, photo.captions[0]) for photo in photos] == [
+        ("a", jpeg(0), "y"),
+        ("b.v1/a", jpeg(1), "x"),
+    ]
