@@ -53,9 +53,9 @@ class Bert(nn.Module):
         width = config.hidden_size
         self.embeddings = nn.ModuleDict(
             {
-                "word_embeddings": nn.Embedding(config.vocab_size, width),
-                "position_embeddings": nn.Embedding(config.max_position_embeddings, width),
-                "token_type_embeddings": nn.Embedding(config.type_vocab_size, width),
+                "word_embeddings": _table(config.vocab_size, width),
+                "position_embeddings": _table(config.max_position_embeddings, width),
+                "token_type_embeddings": _table(config.type_vocab_size, width),
                 "LayerNorm": nn.LayerNorm(width, eps=config.layer_norm_eps),
             }
         )
@@ -122,6 +122,11 @@ class _Layer(nn.Module):
         heads = F.scaled_dot_product_attention(query, key, value, attn_mask=attended)
         x = _added(output, heads.transpose(1, 2).contiguous().reshape(x.shape), x)
         return _added(self.output, F.gelu(self.intermediate["dense"](x)), x)
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """Return an embedding without a draw of its weights: on the meta device that would load PyTorch's compiler."""
+    return nn.Embedding(rows, width, _weight=torch.zeros(rows, width))
 
 
 def _residual(inner: int, width: int, epsilon: float) -> nn.ModuleDict:
