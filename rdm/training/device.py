@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from rdm.compute.capabilities import has_fast_bfloat16
+from rdm.compute.device import compute_device
 from rdm.errors import TrainingError
 from rdm.storage.files import atomic_path
 from rdm.training.cluster import Machine
@@ -26,22 +27,18 @@ def training_device(config: TrainConfig) -> torch.device:
     """Return the device of this rank.
 
     Raises:
-        TrainingError: `device=cuda` where there is none, or `precision=fp16` on a CPU that does not compute in it.
+        DeviceError: `device=cuda` where there is none.
+        TrainingError: `precision=fp16` on a CPU, which does not compute in it.
     """
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        raise TrainingError(
-            "device is cuda, but PyTorch finds no GPU here",
-            fix="check the driver with `rdm doctor`, or --set device=cpu",
-        )
-    if available and config.device != "cpu":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = compute_device(config.device, int(os.environ.get("LOCAL_RANK", "0")), "--set device=cpu")
+    if device.type == "cuda":
+        return device
     if config.precision == "fp16":
         raise TrainingError(
             "precision is fp16, which DeepSpeed refuses on a CPU: it does not compute in 16-bit floats",
             fix="--set precision=bf16, which has the range of fp32 and needs no loss scale",
         )
-    return torch.device("cpu")
+    return device
 
 
 def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
