@@ -22,6 +22,7 @@ _COMMANDS = (
     "train",
     "status",
     "sample",
+    "inspect",
     "evaluate",
     "evaluate_autoencoder",
     "import_checkpoint",

@@ -17,7 +17,7 @@ from rdm.models.first_stage import to_uint8
 from rdm.progress import tracking
 from rdm.sampling.model import DrawStep, OnDrawStep, RetrievalModel, SampleSettings
 from rdm.sampling.queries import Query, null_queries, query_set_proposal, unconditional_queries
-from rdm.sampling.record import DatabaseReference, SampleRecord, credits_of
+from rdm.sampling.record import Credit, DatabaseReference, SampleRecord, credits_of
 from rdm.training.latents import ConditioningConfig, condition
 
 Pair = tuple[Query, int]
@@ -47,11 +47,12 @@ def records_of(
     files: Sequence[str],
 ) -> list[SampleRecord]:
     """Return the records of pictures that are written to files."""
-    credits: list[tuple] = [()] * len(samples)
+    credits: list[tuple[Credit, ...]] = [()] * len(samples)
+    reference = None
     if database is not None and not model.unconditional:
         queries = [item.query for item in samples]
         credits = credits_of(database, [q.neighbor_ids for q in queries], [q.similarities for q in queries])
-    reference = database and DatabaseReference(root=database.folder.url, version=database.version.number)
+        reference = DatabaseReference(root=database.folder.url, version=database.version.number)
     return [
         SampleRecord(
             file=file,
