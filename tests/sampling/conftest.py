@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from small_denoiser import SMALL_DENOISER
+from random_model import write_random_model
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
 from rdm.database.build import BuildConfig, DatabaseBuilder
 from rdm.database.jobs import run_build
-from rdm.models.first_stage import load_autoencoder
 from rdm.sampling import RetrievalDiffusionModel
 from rdm.sources import CropConfig
-from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig, RetrievalDiffusionObjective
 
 
 @pytest.fixture(scope="session")
@@ -31,22 +28,4 @@ def database(tmp_path_factory: pytest.TempPathFactory, encoded, tiny_encoder: st
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory, database: RetrievalDatabase) -> RetrievalDiffusionModel:
-    directory = tmp_path_factory.mktemp("model")
-    denoiser = SMALL_DENOISER.model_copy(update={"cross_attention_dim": 16})
-    config = RetrievalDiffusionConfig(denoiser=denoiser)
-    name = "assets://autoencoder-kl-f4"
-    torch.manual_seed(0)
-    objective = RetrievalDiffusionObjective(
-        config,
-        {
-            "autoencoder": name,
-            "autoencoder_digest": load_autoencoder(name).digest,
-            "resolution": 32,
-            "encoder": database.encoder_name,
-            "encoder_digest": database.encoder_digest,
-            "queries_digest": "",
-        },
-        (0.0, 1.0),
-    )
-    objective.export(directory, dict(objective.named_parameters()))
-    return RetrievalDiffusionModel.open(directory)
+    return RetrievalDiffusionModel.open(write_random_model(tmp_path_factory.mktemp("model"), database))
