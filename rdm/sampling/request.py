@@ -32,15 +32,6 @@ class SampleRequest(Config):
     top_m: float = Field(default=0.01, gt=0, le=1, description="share of the likeliest patches that p_D keeps")
     settings: SampleSettings = SampleSettings()
 
-    @cached_property
-    def seed_numbers(self) -> Sequence[int]:
-        """The seeds.
-
-        Raises:
-            UsageError: `seeds` is no list of them.
-        """
-        return parse_seeds(self.seeds)
-
 
 class RequestIdentity(Config):
     """What decides the pictures of a request, without the places where things lie."""
@@ -63,7 +54,7 @@ class RequestedPairs:
     """The (query, seed) pairs of a request, in order; neighbors are looked up when a slice is asked for.
 
     Raises:
-        UsageError: nothing is asked for, or what the model cannot be asked.
+        UsageError: nothing is asked for, what the model cannot be asked, or `seeds` is no list of them.
         EncoderMismatchError: database and model do not belong to the same encoder.
         SourceError: a query picture cannot be read.
     """
@@ -73,6 +64,7 @@ class RequestedPairs:
             raise UsageError("nothing to sample", fix='give --text "...", --image FILE or --unconditional')
         check_asked(model, database, texts_or_images=bool(request.texts or request.images))
         self.request, self.model, self.database = request, model, database
+        self.seeds = parse_seeds(request.seeds)
         self._pictures = [load_query_image(Path(path)) for path in request.images]
         self._block: tuple[int, list[Query]] = (-1, [])
 
@@ -88,17 +80,17 @@ class RequestedPairs:
 
     @property
     def _num_asked(self) -> int:
-        return (len(self.request.texts) + len(self.request.images)) * len(self.request.seed_numbers)
+        return (len(self.request.texts) + len(self.request.images)) * len(self.seeds)
 
     def __len__(self) -> int:
-        return self._num_asked + (len(self.request.seed_numbers) if self.request.unconditional else 0)
+        return self._num_asked + (len(self.seeds) if self.request.unconditional else 0)
 
     def rows(self, start: int, stop: int) -> list[Pair]:
         """Return the pairs start .. stop - 1, fewer at the end."""
         return [self._pair(number) for number in range(start, min(stop, len(self)))]
 
     def _pair(self, number: int) -> Pair:
-        seeds = self.request.seed_numbers
+        seeds = self.seeds
         if number < self._num_asked:
             query, seed = divmod(number, len(seeds))
             return self._asked[query], seeds[seed]
@@ -108,7 +100,7 @@ class RequestedPairs:
     def _proposed(self, place: int) -> Query:
         block, row = divmod(place, _LOOKED_UP)
         if self._block[0] != block:
-            seeds = self.request.seed_numbers[block * _LOOKED_UP : (block + 1) * _LOOKED_UP]
+            seeds = self.seeds[block * _LOOKED_UP : (block + 1) * _LOOKED_UP]
             k, top_m = self.request.settings.k, self.request.top_m
             self._block = (block, proposed_queries(self.model, self.database, seeds, top_m=top_m, k=k))
         return self._block[1][row]
@@ -121,7 +113,7 @@ class RequestedPairs:
             images=tuple(sha256_file(Path(path)) for path in request.images),
             unconditional=request.unconditional,
             top_m=request.top_m if request.unconditional and not self.model.unconditional else None,
-            seeds=format_seeds(request.seed_numbers),
+            seeds=format_seeds(self.seeds),
             settings=self.model.acting(request.settings),
             model=self.model.digest,
             database=database and digest_json(database.version.model_dump(mode="json")),

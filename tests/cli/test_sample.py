@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,15 +9,40 @@ import torch
 from random_model import write_random_model
 
 from rdm.cli.main import run
+from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
+from rdm.database.build import BuildConfig, DatabaseBuilder
+from rdm.database.jobs import run_build
+from rdm.sources import CropConfig
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 QUICK = ("--guidance", 1, "--set", "num_steps=1")
 
 
-@pytest.fixture
-def model(root: Path, tmp_path: Path) -> Path:
-    return write_random_model(tmp_path / "model", RetrievalDatabase.open(str(root)))
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., bytes]) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(6):
+        (folder / f"p{number}.jpg").write_bytes(encoded(number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_encoder: str) -> Path:
+    """A database of twelve patches, the same for every test here: none of them changes its patches."""
+    config = BuildConfig(
+        source=f"folder://{photos}",
+        encoder=tiny_encoder,
+        crop=CropConfig(frame_size=40, patch_size=24, min_patches=2, max_patches=2),
+    )
+    folder = tmp_path_factory.mktemp("database") / "db"
+    run_build(DatabaseBuilder(str(folder), config), ComputeConfig(dask="inline"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    return write_random_model(tmp_path_factory.mktemp("model"), RetrievalDatabase.open(str(root)))
 
 
 def rows(out: Path) -> list[dict]:

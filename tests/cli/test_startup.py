@@ -35,7 +35,7 @@ def test_help_loads_no_heavy_library() -> None:
     assert found.stdout.split() == []
 
 
-@pytest.mark.parametrize("command", ["sample", "evaluate", "inspect", "database search", "cache build"])
+@pytest.mark.parametrize("command", ["sample", "evaluate", "database search"])
 def test_help_of_a_command_loads_no_heavy_library(command: str) -> None:
     assert loaded(HEAVY, *command.split(), "--help") == ["0"]
 

@@ -100,7 +100,7 @@ def test_only_the_batch_in_work_is_held(model, database):
     settings = SampleSettings(k=1, num_steps=1, guidance_scale=1.0, batch_size=4)
     most = 0
     for _ in sample(model, database, [query] * 24, list(range(24)), settings):
-        most = max(most, sum(isinstance(item, Sample) for item in gc.get_objects()))
+        most = max(most, sum(type(item) is Sample for item in gc.get_objects()))
     assert most <= 8  # a batch, and the one that it takes the place of
 
 
