@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rdm.sampling.model import (
+        DrawStep,
         RetrievalAutoregressionModel,
         RetrievalDiffusionModel,
         RetrievalModel,
@@ -16,9 +17,16 @@ if TYPE_CHECKING:
     from rdm.sampling.pipeline import Sample, check_asked, proposed_queries, sample
     from rdm.sampling.proposal import Proposal
     from rdm.sampling.queries import Query, image_queries, text_queries, unconditional_queries
+    from rdm.sampling.record import SampleRecord
+    from rdm.sampling.request import SampleRequest
+    from rdm.sampling.run import draw_request
 
 # A name is imported when it is asked for: a search needs the queries, and not the networks that draw.
 _HOMES = {
+    "DrawStep": "model",
+    "SampleRecord": "record",
+    "SampleRequest": "request",
+    "draw_request": "run",
     "RetrievalAutoregressionModel": "model",
     "RetrievalDiffusionModel": "model",
     "RetrievalModel": "model",
@@ -36,14 +44,18 @@ _HOMES = {
 }
 
 __all__ = [
+    "DrawStep",
     "Proposal",
     "Query",
     "RetrievalAutoregressionModel",
     "RetrievalDiffusionModel",
     "RetrievalModel",
     "Sample",
+    "SampleRecord",
+    "SampleRequest",
     "SampleSettings",
     "check_asked",
+    "draw_request",
     "image_queries",
     "open_model",
     "proposed_queries",
