@@ -30,6 +30,13 @@ def test_a_picture_depends_on_its_own_seed_and_query_only(model, database):
     assert np.abs(together[1].pixels.astype(int) - alone[0].pixels.astype(int)).max() <= 2
 
 
+def test_a_picture_has_the_same_bits_whatever_shares_its_batch(model, database):
+    a, b, c, d = text_queries(database, ["a", "b", "c", "d"], 3)
+    one = list(sample(model, database, [a, b, c], [5, 6, 7], SETTINGS))[1]
+    other = list(sample(model, database, [d, b, a], [8, 6, 9], SETTINGS))[1]
+    assert np.array_equal(one.pixels, other.pixels)
+
+
 def test_the_same_call_gives_the_same_pictures(model, database):
     queries = text_queries(database, ["a"], 3)
     first, second = (next(sample(model, database, queries, [1], SETTINGS)).pixels for _ in range(2))
