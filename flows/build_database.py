@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.measure import StageLog
 from flows.progress import artifact_progress
 from rdm.compute import ComputeConfig, compute_pool
+from rdm.compute.device import DeviceName
 from rdm.compute.shards import Pool
 from rdm.config import format_bytes
 from rdm.database.build import DatabaseBuilder
@@ -67,6 +68,7 @@ def build_database(
     overrides: list[str] | None = None,
     dask: str = "local",
     stage_log: str | None = None,
+    device: DeviceName = "auto",
 ) -> dict[str, Any]:
     """Build a retrieval database, or finish one that was interrupted; a finished one is left as it is.
 
@@ -77,18 +79,20 @@ def build_database(
         overrides: settings as `key=value`.
         dask: `local`, or a scheduler's address.
         stage_log: folder for measurements; by default beside the database.
+        device: what the encoder computes on; `auto`: a GPU where a worker finds one.
     """
     builder = DatabaseBuilder(root, build_config(source, preset).with_overrides(overrides or []))
-    return run_stages(builder, dask, StageLog(stage_log or f"{root.rstrip('/')}.stages"))
+    log = StageLog(stage_log or f"{root.rstrip('/')}.stages")
+    return run_stages(builder, ComputeConfig(dask=dask, device=device), log)
 
 
-def run_stages(builder: DatabaseBuilder, dask: str, log: StageLog) -> dict[str, Any]:
+def run_stages(builder: DatabaseBuilder, compute: ComputeConfig, log: StageLog) -> dict[str, Any]:
     """Run the stages as tasks, measured, and publish what came of them."""
     with artifact_progress(), builder.writing():
         if builder.is_current:
             assert builder.parent is not None
             return {"version": builder.parent.number, "unchanged": True}
-        with compute_pool(ComputeConfig(dask=dask)) as pool:
+        with compute_pool(compute) as pool:
             with log.stage("ingest") as facts:
                 facts.update(ingest(builder, pool))
             if builder.is_current:
@@ -97,12 +101,13 @@ def run_stages(builder: DatabaseBuilder, dask: str, log: StageLog) -> dict[str, 
             with log.stage("patchify") as facts:
                 facts.update(patchify(builder, pool))
             with log.stage("embed") as facts:
-                facts.update(embed(builder, pool))
+                facts.update(embedded := embed(builder, pool))
+                device_used = {"device": pool.describe_device()} if embedded["num_patches"] else {}
             with log.stage("index") as facts:
                 facts.update(index(builder, pool))
             with log.stage("repair") as facts:
                 facts.update(tables := repair(builder, pool))
-        result = {**commit(builder), "query_sets": tables}
+        result = {**commit(builder), "query_sets": tables, **device_used}
     create_table_artifact(
         key="database",
         description=f"version {result['version']} of {builder.folder.url}",

@@ -10,19 +10,28 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.progress import artifact_progress
+from rdm.compute.device import DeviceName
 from rdm.evaluation.run import EvaluationConfig, EvaluationInputs, evaluate_model
 from rdm.training.presets import query_config
 
 
 @task(name="measure", cache_policy=NO_CACHE)
-def measure_task(inputs: EvaluationInputs, config: EvaluationConfig, out: str) -> dict[str, Any]:
+def measure_task(
+    inputs: EvaluationInputs, config: EvaluationConfig, out: str, device: DeviceName
+) -> dict[str, Any]:
     """Measure the model."""
-    return evaluate_model(inputs, config, Path(out))
+    return evaluate_model(inputs, config, Path(out), device)
 
 
 @flow(name="evaluate", validate_parameters=True)
 def evaluate(
-    model: str, database: str, reference: str, out: str, cache: str | None = None, overrides: list[str] | None = None
+    model: str,
+    database: str,
+    reference: str,
+    out: str,
+    cache: str | None = None,
+    overrides: list[str] | None = None,
+    device: DeviceName = "auto",
 ) -> dict[str, Any]:
     """Measure a model.
 
@@ -33,11 +42,12 @@ def evaluate(
         out: folder for evaluation.json.
         cache: latent cache with held-out photographs, for the losses.
         overrides: settings of the evaluation as `key=value`.
+        device: what networks compute on; `auto`: a GPU where there is one.
     """
     inputs = EvaluationInputs(Path(model), database, cache, query_config(reference))
     config = EvaluationConfig().with_overrides(overrides or [])
     with artifact_progress():
-        result = measure_task(inputs, config, out)
+        result = measure_task(inputs, config, out, device)
     rows = [{"metric": row["name"], "value": row["value"], "reference": row["reference"]} for row in result["metrics"]]
     for name, interval in (result["held_out"] or {"losses": {}})["losses"].items():
         rows.append(

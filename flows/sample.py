@@ -10,29 +10,22 @@ from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.progress import artifact_progress
+from rdm.compute.device import DeviceName, compute_device, describe_device
 from rdm.database import RetrievalDatabase
 from rdm.report.pages import write_sample_gallery
-from rdm.sampling import SampleSettings, check_asked, open_model, proposed_queries, text_queries
-from rdm.sampling import sample as draw
-from rdm.sampling.output import write_samples
+from rdm.sampling import SampleSettings, open_model
+from rdm.sampling.request import SampleRequest
+from rdm.sampling.run import draw_request
 
 
 @task(name="draw", cache_policy=NO_CACHE)
-def draw_task(
-    model: str, database: str, out: str, texts: list[str], num_seeds: int, top_m: float, settings: SampleSettings
-) -> int:
-    """Draw and write the pictures; return how many."""
-    opened, source = open_model(Path(model)), RetrievalDatabase.open(database)
-    check_asked(opened, source, texts_or_images=bool(texts))
-    seeds = list(range(num_seeds))
-    if texts:
-        pairs = [(query, seed) for query in text_queries(source, texts, settings.k) for seed in seeds]
-    else:
-        pairs = list(zip(proposed_queries(opened, source, seeds, top_m=top_m, k=settings.k), seeds, strict=True))
-    samples = draw(opened, source, [query for query, _ in pairs], [seed for _, seed in pairs], settings)
-    write_samples(Path(out), samples, opened, source, settings)
-    write_sample_gallery(Path(out) / "index.html", samples, source)
-    return len(samples)
+def draw_task(model: str, database: str, out: str, request: SampleRequest, device: DeviceName) -> dict[str, Any]:
+    """Draw and write the pictures that are missing; return how many there are, and what drew them."""
+    used = compute_device(device)
+    opened, source = open_model(Path(model), used), RetrievalDatabase.open(database, device=device)
+    counts = draw_request(request, opened, source, Path(out))
+    gallery = write_sample_gallery(Path(out), source, counts.pictures)
+    return {**counts.model_dump(), "gallery": str(gallery.resolve()), "device": describe_device(used)}
 
 
 @flow(name="sample", validate_parameters=True)
@@ -42,23 +35,31 @@ def sample(
     out: str,
     texts: list[str] | None = None,
     num_seeds: int = 8,
-    top_m: float = 1.0,
+    top_m: float = 0.01,
     overrides: list[str] | None = None,
+    device: DeviceName = "auto",
 ) -> dict[str, Any]:
     """Draw pictures for texts, or unconditional ones where there are none.
 
     Args:
         model: a `model` folder.
         database: folder of the database to look neighbors up in.
-        out: folder for pictures, provenance and gallery.
+        out: folder for pictures, records and gallery; the same request goes on where it stopped.
         texts: queries in words; empty: draw queries from p_D.
         num_seeds: pictures per text, or in all.
         top_m: share of the likeliest patches that p_D keeps.
         overrides: settings of the sampler as `key=value`.
+        device: what networks compute on; `auto`: a GPU where there is one.
     """
-    settings = SampleSettings().with_overrides(overrides or [])
+    request = SampleRequest(
+        texts=tuple(texts or ()),
+        unconditional=not texts,
+        seeds=f"0-{num_seeds - 1}",
+        top_m=top_m,
+        settings=SampleSettings().with_overrides(overrides or []),
+    )
     with artifact_progress():
-        count = draw_task(model, database, out, texts or [], num_seeds, top_m, settings)
-    gallery = (Path(out) / "index.html").resolve()
-    create_link_artifact(key="gallery", link=gallery.as_uri(), description=f"{count} pictures")
-    return {"pictures": count, "gallery": str(gallery)}
+        result = draw_task(model, database, out, request, device)
+    link = Path(result["gallery"]).as_uri()
+    create_link_artifact(key="gallery", link=link, description=f"{result['pictures']} pictures")
+    return result

@@ -13,6 +13,7 @@ from flows.measure import StageLog
 from flows.progress import artifact_progress
 from flows.training_artifacts import TrainingArtifacts
 from rdm.compute import ComputeConfig, compute_pool
+from rdm.compute.device import DeviceName
 from rdm.compute.shards import Pool
 from rdm.database.neighbors import build_neighbors
 from rdm.errors import JobError, RdmError, StorageError
@@ -76,6 +77,7 @@ def train(
     retries: int = 1,
     autoencoder: str = "assets://autoencoder-kl-f4",
     cache_overrides: list[str] | None = None,
+    prepare_device: DeviceName = "auto",
 ) -> dict[str, Any]:
     """Prepare neighbors and latents of a query set where they are missing, and train on them.
 
@@ -98,6 +100,7 @@ def train(
         retries: how often a job that crashed is started again; it resumes from the last checkpoint.
         autoencoder: first stage of the latents.
         cache_overrides: settings of the latents as `key=value`, such as `content=indices` for RARM.
+        prepare_device: what neighbors and latents are computed on; the training's own is the setting `device`.
     """
     config = recipe_config(recipe).with_overrides(overrides or [])
     cluster = (
@@ -113,17 +116,20 @@ def train(
             check_inputs(config, inputs)
         else:
             latents = cache_config(queries, autoencoder).with_overrides(cache_overrides or [])
-            _prepare(inputs, latents, name, config.recipe, dask, log)
+            compute = ComputeConfig(dask=dask, device=prepare_device)
+            _prepare(inputs, latents, name, config.recipe, compute, log)
         with log.stage("train") as facts:
             result = train_task.with_options(retries=retries)(config, inputs, cluster)
             facts["steps"] = result["step"]
     return result
 
 
-def _prepare(inputs: TrainInputs, latents: CacheConfig, name: str, recipe: str, dask: str, log: StageLog) -> None:
+def _prepare(
+    inputs: TrainInputs, latents: CacheConfig, name: str, recipe: str, compute: ComputeConfig, log: StageLog
+) -> None:
     """Precompute neighbors and latents of the query set."""
     database, cache, queries = (inputs.require(part, recipe) for part in ("database", "cache", "source"))
-    with compute_pool(ComputeConfig(dask=dask)) as pool:
+    with compute_pool(compute) as pool:
         with log.stage("neighbors") as facts:
             facts.update(neighbors_task(database, queries, name, pool))
         with log.stage("cache") as facts:

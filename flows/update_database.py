@@ -13,6 +13,8 @@ from prefect.logging import get_run_logger
 
 from flows.build_database import run_stages
 from flows.measure import StageLog
+from rdm.compute import ComputeConfig
+from rdm.compute.device import DeviceName
 from rdm.database import RetrievalDatabase
 from rdm.database.announcements import News, announce, ensure_announced, news
 from rdm.database.changes import Removal
@@ -47,6 +49,7 @@ def update_database(
     overrides: list[str] | None = None,
     dask: str = "local",
     stage_log: str | None = None,
+    device: DeviceName = "auto",
 ) -> dict[str, Any]:
     """Bring a database up to date with its source: add what is new, delete what is gone or asked to go.
 
@@ -60,6 +63,7 @@ def update_database(
         overrides: settings as `key=value`, where they are not fixed, for this run and later ones.
         dask: `local`, or a scheduler's address.
         stage_log: folder for measurements; by default beside the database.
+        device: what the encoder computes on; `auto`: a GPU where a worker finds one.
     """
     removal = Removal(frozenset(delete_images or ()), frozenset(delete_patches or ()), delete_where)
     builder = update_builder(
@@ -68,7 +72,8 @@ def update_database(
     plan = update_plan(builder)
     if plan["changed"]:
         ensure_announced(builder.folder)
-        plan |= run_stages(builder, dask, StageLog(stage_log or f"{root.rstrip('/')}.stages"))
+        log = StageLog(stage_log or f"{root.rstrip('/')}.stages")
+        plan |= run_stages(builder, ComputeConfig(dask=dask, device=device), log)
     else:
         get_run_logger().info("nothing changed: %d photographs in %s", plan["photographs"], builder.config.source)
     if (untold := news(builder.folder)) is not None:

@@ -52,6 +52,19 @@ class Context:
             **{f.name: None if (port := getattr(self, f.name)) is None else function(port) for f in fields(self)}
         )
 
+    def require_read(self, ports: Collection[str], network: str) -> None:
+        """Refuse what a network would leave out in silence.
+
+        Args:
+            ports: names of those that the network reads.
+            network: its name, for the message.
+
+        Raises:
+            ValueError: another port is set.
+        """
+        if unread := [name for name in PORTS if name not in ports and getattr(self, name) is not None]:
+            raise ValueError(f"{network} reads {', '.join(ports)} alone, but the context sets {', '.join(unread)}")
+
     def to(self, *args: object, **kwargs: object) -> Context:
         """Return the context moved or cast as `torch.Tensor.to` does it."""
         return self.map(lambda port: port.to(*args, **kwargs))  # type: ignore[call-overload]

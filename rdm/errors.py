@@ -75,6 +75,10 @@ class TrainingError(RdmError):
     """A training run that cannot start, go on or be resumed."""
 
 
+class DeviceError(TrainingError):
+    """A device that was asked for and is not there, in training and everywhere else."""
+
+
 class JobError(TrainingError):
     """A training job that no setting ended, as when a rank is killed: the same command again may succeed."""
 

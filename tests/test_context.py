@@ -128,3 +128,12 @@ def test_dropout_of_no_port_or_no_probability_is_refused(rates):
 def test_context_survives_pickling():
     context = pickle.loads(pickle.dumps(full()))
     assert all(torch.equal(a, b) for a, b in zip(ports(context), ports(full()), strict=True))
+
+
+def test_a_port_that_a_network_does_not_read_is_refused_by_name():
+    with pytest.raises(ValueError, match="the net reads tokens, vector alone, but the context sets channels, ground"):
+        full().require_read(("tokens", "vector"), "the net")
+
+
+def test_ports_that_are_read_or_absent_are_accepted():
+    Context(tokens=torch.zeros(1, 1, 1)).require_read(("tokens", "vector"), "the net")

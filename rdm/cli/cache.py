@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, show
+from rdm.cli.console import DaskOption, DeviceOption, DryRunFlag, JsonFlag, SetOption, show
 
 
 def register(app: App) -> None:
@@ -30,6 +30,7 @@ def build(
     ] = None,
     set_: SetOption = None,
     dask: DaskOption = "local",
+    device: DeviceOption = "auto",
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> int:
@@ -65,11 +66,11 @@ def build(
             as_json=json,
         )
         return 0
-    with compute_pool(ComputeConfig(dask=dask)) as pool:
+    with compute_pool(ComputeConfig(dask=dask, device=device)) as pool:
         info = build_cache(out, config, pool)
         causes = Counter(cause_of(reason) for _, reason in info["failures"])
         result = {"out": out, "latents": info["num_latents"], "shards": len(info["stems"])}
-        result |= {"failures": len(info["failures"]), "causes": dict(causes)}
+        result |= {"failures": len(info["failures"]), "causes": dict(causes), "device": pool.describe_device()}
         if inline_neighbors is not None:
             inlined = inline(out, inline_neighbors, pool)
             result |= {"inlined_neighbors": inlined.k_stored, "database_version": inlined.database_version}

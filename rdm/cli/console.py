@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -33,6 +33,10 @@ SetOption = Annotated[
 ]
 DaskOption = Annotated[
     str, Parameter(name="--dask", help="`local`, `inline`, or a scheduler's address tcp://HOST:PORT")
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    Parameter(name="--device", help="what networks compute on; auto: a GPU where there is one"),
 ]
 
 

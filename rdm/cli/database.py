@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from rdm.cli import exchange
-from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, in_range, show, show_rows
+from rdm.cli.console import DaskOption, DeviceOption, DryRunFlag, JsonFlag, SetOption, in_range, show, show_rows
 from rdm.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
+    from rdm.compute import ComputeConfig
     from rdm.database import RetrievalDatabase
     from rdm.database.build import DatabaseBuilder
     from rdm.sampling.queries import Query
@@ -62,6 +63,7 @@ def build(
     config: Annotated[Path | None, Parameter(help="a JSON file of settings")] = None,
     set_: SetOption = None,
     dask: DaskOption = "local",
+    device: DeviceOption = "auto",
     dry_run: DryRunFlag = False,
     trial: TrialOption = 48,
     price_per_hour: PriceOption = None,
@@ -81,11 +83,11 @@ def build(
     if dry_run:
         builder.store.check_writable()
         plan = update_plan(builder)
-        takes = _estimate(builder, dask, trial, price_per_hour)
+        takes = _estimate(builder, ComputeConfig(dask=dask, device=device), trial, price_per_hour)
         resolved = settings.model_dump(mode="json")
         show({"root": root, "would": "build", **plan, "takes": takes, "config": resolved}, as_json=json)
         return 0
-    result = run_build(builder, ComputeConfig(dask=dask))
+    result = run_build(builder, ComputeConfig(dask=dask, device=device))
     show(result, as_json=json, title="database")
     return PARTIAL if result["failed"] else 0
 
@@ -110,6 +112,7 @@ def update(
     ] = False,
     set_: SetOption = None,
     dask: DaskOption = "local",
+    device: DeviceOption = "auto",
     dry_run: DryRunFlag = False,
     trial: TrialOption = 48,
     price_per_hour: PriceOption = None,
@@ -132,21 +135,28 @@ def update(
     builder = update_builder(root, removal, retry_failed=retry_failed, only_delete=only_delete, overrides=set_ or [])
     plan = update_plan(builder)
     if dry_run or not plan["changed"]:
-        takes = {"takes": _estimate(builder, dask, trial, price_per_hour)} if plan["changed"] else {}
+        compute = ComputeConfig(dask=dask, device=device)
+        takes = {"takes": _estimate(builder, compute, trial, price_per_hour)} if plan["changed"] else {}
         show({"root": root, **plan, **takes}, as_json=json, title="plan" if dry_run else "nothing changed")
         return 0
-    result = run_build(builder, ComputeConfig(dask=dask))
+    result = run_build(builder, ComputeConfig(dask=dask, device=device))
     show({**plan, **result}, as_json=json, title="database")
     return PARTIAL if result["failed"] else 0
 
 
-def _estimate(builder: DatabaseBuilder, dask: str, trial: int, price_per_hour: float | None) -> dict[str, Any]:
+def _estimate(
+    builder: DatabaseBuilder, compute: ComputeConfig, trial: int, price_per_hour: float | None
+) -> dict[str, Any]:
     """Return what a run would take, on a cluster of this machine or with the workers of a scheduler."""
-    from rdm.compute import ComputeConfig, count_workers
+    from rdm.compute import count_workers
     from rdm.database.estimate import EstimateConfig, estimate
 
-    workers = count_workers(ComputeConfig(dask=dask))
-    config = EstimateConfig(num_photographs=trial, num_workers=workers, price_per_hour=price_per_hour)
+    config = EstimateConfig(
+        num_photographs=trial,
+        num_workers=count_workers(compute),
+        price_per_hour=price_per_hour,
+        device=compute.device,
+    )
     return estimate(builder, config)
 
 
@@ -200,18 +210,20 @@ def search(
     k: Annotated[int, Parameter(name=["-k", "--k"], help="how many neighbors", validator=in_range(1))] = 20,
     exact: Annotated[bool, Parameter(negative="", help="compare with every vector, do not ask the index")] = False,
     gallery: Annotated[Path | None, Parameter(help="write the result as an HTML page")] = None,
+    device: DeviceOption = "auto",
     json: JsonFlag = False,
 ) -> None:
     """Find the patches nearest to a text or a picture.
 
     Example: rdm database search --root birds --text "an owl at night" -k 5
     """
+    from rdm.compute.device import compute_device, describe_device
     from rdm.database import RetrievalDatabase
     from rdm.sampling.queries import image_queries, load_query_image, text_queries
 
     if (text is None) == (image is None):
         raise UsageError("give --text or --image, and only one of them", fix='--text "an owl"')
-    database = RetrievalDatabase.open(root)
+    database = RetrievalDatabase.open(root, device=device)
     if image is not None:
         query = image_queries(database, [load_query_image(image)], [str(image)], k, exact=exact)[0]
     else:
@@ -220,14 +232,14 @@ def search(
         from rdm.report.pages import write_search_gallery
 
         write_search_gallery(gallery, database, query.label, query.neighbor_ids, query.similarities)
-    rows = _found_rows(database, query)
+    rows, used = _found_rows(database, query), describe_device(compute_device(device))
     if json:
-        found = {"query": query.label, "kind": query.kind, "version": database.version.number}
+        found = {"query": query.label, "kind": query.kind, "version": database.version.number, "device": used}
         show({**found, "results": rows}, as_json=True)
     else:
         columns = ("patch_id", "similarity", "image_id", "box")
         shown = [[row[column] for column in columns] for row in rows]
-        show_rows(["patch", "similarity", "image", "box"], shown, query.label)
+        show_rows(["patch", "similarity", "image", "box"], shown, f"{query.label} (embedded on {used})")
 
 
 def _found_rows(database: RetrievalDatabase, query: Query) -> list[dict[str, Any]]:

@@ -156,7 +156,7 @@ def _inception() -> Finding:
 def _accelerator() -> Finding:
     import torch
 
-    from rdm.training.masks import describe_masks
+    from rdm.compute.masks import describe_masks
 
     count = torch.cuda.device_count()
     masks = f" ({describe_masks(os.environ)})" if describe_masks(os.environ) else ""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import JsonFlag, SetOption, show
+from rdm.cli.console import DeviceOption, JsonFlag, SetOption, show
 
 
 def register(app: App) -> None:
@@ -23,6 +23,7 @@ def evaluate(
     cache: Annotated[str | None, Parameter(help="latent cache with held-out photographs, for the losses")] = None,
     out: Annotated[Path, Parameter(help="folder for evaluation.json")] = Path("evaluation"),
     set_: SetOption = None,
+    device: DeviceOption = "auto",
     json: JsonFlag = False,
 ) -> None:
     """Measure a model: held-out loss with true, shuffled and no neighbors; FID and KID of unconditional samples.
@@ -33,4 +34,5 @@ def evaluate(
     from rdm.training.presets import query_config
 
     inputs = EvaluationInputs(model, database, cache, query_config(reference))
-    show(evaluate_model(inputs, EvaluationConfig().with_overrides(set_ or []), out), as_json=json, title="measured")
+    result = evaluate_model(inputs, EvaluationConfig().with_overrides(set_ or []), out, device)
+    show(result, as_json=json, title="measured")

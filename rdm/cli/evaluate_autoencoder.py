@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import JsonFlag, in_range, show
+from rdm.cli.console import DeviceOption, JsonFlag, in_range, show
 
 
 def register(app: App) -> None:
@@ -31,6 +31,7 @@ def evaluate_autoencoder(
         str, Parameter(help="`embedded` (EfficientNet-Lite0, not LPIPS), or a file of VGG-16's weights for LPIPS")
     ] = "embedded",
     heads: Annotated[str | None, Parameter(help="a file of LPIPS's learned weights for VGG-16")] = None,
+    device: DeviceOption = "auto",
     json: JsonFlag = False,
 ) -> None:
     """Measure a first stage on held-out photographs: PSNR, perceptual distance, rFID, latents, codebook usage.
@@ -38,14 +39,16 @@ def evaluate_autoencoder(
     Example: rdm evaluate-autoencoder --autoencoder assets://autoencoder-kl-f4 --source samples://openimages-birds
     --held-out-fraction 0.2
     """
+    from rdm.compute.device import compute_device, describe_device
     from rdm.evaluation.autoencoder import Judges, evaluate_on_source
     from rdm.evaluation.fid import InceptionFeatures
     from rdm.models.first_stage import load_autoencoder
     from rdm.models.perceptual import open_perceptual
     from rdm.training.photos import PhotoConfig
 
-    first_stage = load_autoencoder(autoencoder)
+    used = compute_device(device)
+    first_stage = load_autoencoder(autoencoder).to(used)
     config = PhotoConfig(image_size=image_size, held_out_fraction=held_out_fraction)
-    judges = Judges(open_perceptual(perceptual, heads), InceptionFeatures() if fid else None)
+    judges = Judges(open_perceptual(perceptual, heads).to(used), InceptionFeatures(used) if fid else None)
     result = evaluate_on_source(first_stage, source, config, num_images, judges)
-    show({"autoencoder": autoencoder, **result}, as_json=json, title="measured")
+    show({"autoencoder": autoencoder, **result, "device": describe_device(used)}, as_json=json, title="measured")

@@ -24,6 +24,7 @@ _COMMANDS = (
     "train",
     "status",
     "sample",
+    "inspect",
     "evaluate",
     "evaluate_autoencoder",
     "import_checkpoint",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import DaskOption, DryRunFlag, JsonFlag, SetOption, in_range, show, show_rows
+from rdm.cli.console import DaskOption, DeviceOption, DryRunFlag, JsonFlag, SetOption, in_range, show, show_rows
 
 SHOWN_PAIRS = 20
 
@@ -38,6 +38,7 @@ def build(
     ] = None,
     set_: SetOption = None,
     dask: DaskOption = "local",
+    device: DeviceOption = "auto",
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> int:
@@ -64,11 +65,12 @@ def build(
         resolved = config.model_dump(mode="json")
         show({"root": root, "would": "look up neighbors", **counts, "config": resolved}, as_json=json)
         return 0
-    with compute_pool(ComputeConfig(dask=dask)) as pool:
+    with compute_pool(ComputeConfig(dask=dask, device=device)) as pool:
         info = build_neighbors(root, name, config, pool)
+        used = pool.describe_device()
     facts = {"queries": info["num_queries"], "failures": len(info["failures"]), "excluded": info["num_excluded"]}
     similarity = info["mean_top1_similarity"]
-    show({"name": name, **facts, "mean_top1_similarity": similarity}, as_json=json, title="neighbors")
+    show({"name": name, **facts, "mean_top1_similarity": similarity, "device": used}, as_json=json, title="neighbors")
     return 3 if info["failures"] else 0
 
 

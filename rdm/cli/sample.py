@@ -7,8 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import JsonFlag, SetOption, in_range, show
-from rdm.errors import UsageError
+from rdm.cli.console import DeviceOption, JsonFlag, SetOption, in_range, show
 
 
 def register(app: App) -> None:
@@ -25,58 +24,47 @@ def sample(
     image: Annotated[list[Path] | None, Parameter(help="query as a picture; any number of times", negative="")] = None,
     unconditional: Annotated[bool, Parameter(help="draw queries from p_D", negative="")] = False,
     k: Annotated[
-        int, Parameter(name=["-k", "--k"], help="neighbors that condition a sample", validator=in_range(1))
+        int, Parameter(name=["-k", "--k"], help="neighbors that condition a sample; --set k", validator=in_range(1))
     ] = 4,
-    guidance: Annotated[float, Parameter(help="guidance scale s; 1: none", validator=in_range(0))] = 2.0,
+    guidance: Annotated[
+        float, Parameter(help="guidance scale s; 1: none; --set guidance_scale", validator=in_range(0))
+    ] = 2.0,
     top_m: Annotated[
         float, Parameter(help="fraction of the likeliest patches that p_D keeps", validator=in_range(0, 1, excluding=0))
     ] = 0.01,
     seeds: Annotated[str, Parameter(help="e.g. 0-7 or 3,5,9; picture i depends on seed i only")] = "0-7",
     set_: SetOption = None,
+    device: DeviceOption = "auto",
     json: JsonFlag = False,
 ) -> None:
-    """Draw pictures for queries, each with a sidecar that names its neighbors, and a gallery page.
+    """Draw pictures for queries, each with a record that names its neighbors, and a gallery page.
+
+    The same command again draws what is missing; another one needs another --out. Flags are short for settings:
+    --set k=8 is -k 8, and where both are given --set holds.
 
     Example: rdm sample --model run/model --database birds --text "an owl" --seeds 0-15
     """
+    from rdm.compute.device import compute_device, describe_device
     from rdm.database import RetrievalDatabase
     from rdm.report.pages import write_sample_gallery
-    from rdm.sampling import SampleSettings, check_asked, image_queries, open_model, proposed_queries, text_queries
-    from rdm.sampling import sample as draw
-    from rdm.sampling.output import write_samples
-    from rdm.sampling.queries import load_query_image
+    from rdm.sampling import SampleSettings, open_model
+    from rdm.sampling.request import SampleRequest
+    from rdm.sampling.run import draw_request
 
-    if not (text or image or unconditional):
-        raise UsageError("nothing to sample", fix='give --text "...", --image FILE or --unconditional')
-    opened, source = open_model(model), None if database is None else RetrievalDatabase.open(database)
-    check_asked(opened, source, texts_or_images=bool(text or image))
-    settings = SampleSettings(k=k, guidance_scale=guidance).with_overrides(set_ or [])
-    numbers = parse_seeds(seeds)
-    queries = text_queries(source, text, k) if source and text else []
-    if source and image:
-        queries += image_queries(source, [load_query_image(path) for path in image], [str(path) for path in image], k)
-    pairs = [(query, seed) for query in queries for seed in numbers]
-    if unconditional:
-        pairs += zip(proposed_queries(opened, source, numbers, top_m=top_m, k=k), numbers, strict=True)
-    samples = draw(opened, source, [query for query, _ in pairs], [seed for _, seed in pairs], settings)
-    write_samples(out, samples, opened, source, settings)
-    write_sample_gallery(out / "index.html", samples, source)
-    show({"out": out, "pictures": len(samples), "gallery": out / "index.html"}, as_json=json, title="sampled")
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Return seeds from `0-7`, `3,5,9` or a mixture.
-
-    Raises:
-        UsageError: the text is neither.
-    """
-    seeds: list[int] = []
-    try:
-        for piece in text.split(","):
-            first, _, last = piece.partition("-")
-            seeds += range(int(first), int(last or first) + 1)
-    except ValueError as error:
-        raise UsageError(f"{text!r} is no list of seeds", where="--seeds", fix="write 0-7 or 3,5,9") from error
-    if not seeds:
-        raise UsageError("there are no seeds", where="--seeds", fix="write 0-7 or 3,5,9")
-    return seeds
+    request = SampleRequest(
+        texts=tuple(text or ()),
+        images=tuple(map(str, image or ())),
+        unconditional=unconditional,
+        seeds=seeds,
+        top_m=top_m,
+        settings=SampleSettings(k=k, guidance_scale=guidance).with_overrides(set_ or []),
+    )
+    used = compute_device(device)
+    opened = open_model(model, used)
+    source = None if database is None else RetrievalDatabase.open(database, device=device)
+    counts = draw_request(request, opened, source, out)
+    gallery = out / "index.html"
+    if counts.drawn or not gallery.exists():
+        write_sample_gallery(out, source, counts.pictures)
+    facts = {**counts.model_dump(), "gallery": gallery, "device": describe_device(used)}
+    show({"out": out, **facts}, as_json=json, title="sampled" if counts.drawn else "nothing to draw")

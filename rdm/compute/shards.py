@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from pydantic import Field
 
 from rdm.compute.capabilities import memory_bytes, num_cores
+from rdm.compute.device import DeviceName, compute_device, describe_device, worker_device
 from rdm.config import Config
 from rdm.errors import RdmError, UsageError
 from rdm.progress import tracking
@@ -44,6 +45,9 @@ class ComputeConfig(Config):
     memory_fraction: float = Field(
         default=0.7, gt=0, le=1, description="share of this machine's, or container's, memory the local workers may use"
     )
+    device: DeviceName = Field(
+        default="auto", description="what networks compute on: cpu, cuda, or auto, a GPU where a worker finds one"
+    )
     retries: int = Field(
         default=2, ge=0, description="further attempts for a shard whose worker died; an error is not retried"
     )
@@ -72,6 +76,12 @@ class ComputePool:
     def dashboard(self) -> str:
         """The address of Dask's dashboard, or an empty string where it has none."""
         return self.client.dashboard_link or ""
+
+    def describe_device(self) -> str:
+        """Return in words what networks compute on: on this machine, or on a worker of the scheduler at an address."""
+        if self.config.dask == "local":
+            return _device_of_worker(self.config.device)
+        return cast(str, self.client.submit(_device_of_worker, self.config.device, pure=False).result())
 
     def map(
         self,
@@ -180,6 +190,13 @@ class _Inline(Generic[ShardT]):
 
     dashboard = ""
 
+    def __init__(self, config: ComputeConfig) -> None:
+        self.config = config
+
+    def describe_device(self) -> str:
+        """See ComputePool."""
+        return _device_of_worker(self.config.device)
+
     def map(
         self,
         function: Callable[[Any], Any],
@@ -218,6 +235,10 @@ def _missing(paths: Sequence[str]) -> list[str]:
     return [path for path in paths if not os.path.exists(path)]
 
 
+def _device_of_worker(requested: DeviceName) -> str:
+    return describe_device(worker_device(requested))
+
+
 def count_workers(config: ComputeConfig) -> int:
     """Return the worker processes that a configuration has: of a local cluster, or of the scheduler at the address.
 
@@ -243,9 +264,12 @@ def compute_pool(config: ComputeConfig) -> Iterator[Pool]:
 
     Raises:
         UsageError: no scheduler answers at the address.
+        DeviceError: a GPU was asked for, and this machine, where the workers would be, has none.
     """
+    if config.device == "cuda" and config.dask in ("local", "inline"):
+        compute_device(config.device)  # refused before a cluster starts
     if config.dask == "inline":
-        yield _Inline()
+        yield _Inline(config)
         return
     from distributed import Client
 

@@ -216,7 +216,15 @@ class DatabaseBuilder:
         """Embed the new patches; return counts."""
         config, digest = self.config, self._encoder["digest"]
         tasks = [
-            EmbedTask(self.folder, self._first_new_part + n, config.encoder, digest, config.batch_size, self.precision)
+            EmbedTask(
+                self.folder,
+                self._first_new_part + n,
+                config.encoder,
+                digest,
+                config.batch_size,
+                self.precision,
+                pool.config.device,
+            )
             for n in range(len(self._new_stems))
         ]
         stats = [result for _, result in pool.map(embed_part, tasks, stage="embed", names=[str(t.part) for t in tasks])]

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from rdm.compute.device import DeviceName, worker_device
 from rdm.config import digest_json
 from rdm.database.patches import patches_path
 from rdm.database.photos import iterate_patches
@@ -34,6 +35,7 @@ class EmbedTask:
     encoder_digest: str
     batch_size: int
     precision: Precision = "float32"
+    device: DeviceName = "auto"
 
     @property
     def outputs(self) -> tuple[str, str]:
@@ -52,7 +54,7 @@ def embed_part(task: EmbedTask) -> dict[str, Any]:
     markers = Markers(task.folder, STAGE)
     if (marker := markers.find(f"{task.part:04d}", key)) is not None:
         return marker.stats
-    encoder = load_encoder(task.encoder, precision=task.precision)
+    encoder = load_encoder(task.encoder, device=str(worker_device(task.device)), precision=task.precision)
     raw = encode_images(encoder, iterate_patches(task.folder, patches), task.batch_size)
     unit = normalize(raw).astype(np.float16)
     task.folder.write_array(task.outputs[0], unit)

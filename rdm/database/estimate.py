@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rdm.compute import ComputeConfig, compute_pool
+from rdm.compute.device import DeviceName, worker_device
 from rdm.config import Config
 from rdm.database.build import BuildConfig, DatabaseBuilder
 from rdm.database.checks import check_index_fits
 from rdm.database.index import ParentIndex, build_index, update_index
 from rdm.database.ivf import IndexedRows
-from rdm.encoders import load_encoder
+from rdm.encoders import Encoder, load_encoder
 from rdm.errors import FailureBudgetError
 from rdm.storage import Folder
 
@@ -36,6 +37,7 @@ class EstimateConfig(Config):
     num_photographs: int = Field(default=48, ge=0, description="photographs of the trial; 0: no trial, only counts")
     num_vectors: int = Field(default=10_000, ge=1, description="vectors, at most, of the trial of the index")
     num_workers: int = Field(default=1, ge=1, description="worker processes of the run")
+    device: DeviceName = Field(default="auto", description="what the trial's networks compute on")
     price_per_hour: float | None = Field(default=None, ge=0, description="of all machines of the run together")
 
 
@@ -63,8 +65,8 @@ def estimate(builder: DatabaseBuilder, config: EstimateConfig) -> dict[str, Any]
 
 
 def _scaled(builder: DatabaseBuilder, trial: DatabaseBuilder, config: EstimateConfig) -> dict[str, Any]:
-    _, load_seconds = _timed(lambda: load_encoder(trial.config.encoder, precision=trial.precision))
-    with compute_pool(ComputeConfig(dask="inline")) as pool:
+    _, load_seconds = _timed(lambda: _load(trial, config))
+    with compute_pool(ComputeConfig(dask="inline", device=config.device)) as pool:
         _, ingest_seconds = _timed(lambda: trial.ingest(pool))
         patches, patchify_seconds = _timed(lambda: trial.patchify(pool))
         _, embed_seconds = _timed(lambda: trial.embed(pool))
@@ -90,6 +92,11 @@ def _scaled(builder: DatabaseBuilder, trial: DatabaseBuilder, config: EstimateCo
         "worker_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "cost": None if config.price_per_hour is None else round(hours * config.price_per_hour, 2),
     }
+
+
+def _load(trial: DatabaseBuilder, config: EstimateConfig) -> Encoder:
+    device = str(worker_device(config.device))
+    return load_encoder(trial.config.encoder, device=device, precision=trial.precision)
 
 
 def _timed(work: Callable[[], ResultT]) -> tuple[ResultT, float]:

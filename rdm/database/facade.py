@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from rdm.compute.device import DeviceName, compute_device
 from rdm.database.index import approximate_candidates, index_place, open_index
 from rdm.database.parts import gather, open_embeddings
 from rdm.database.patches import PATCH_SCHEMA
@@ -44,19 +45,25 @@ class PatchRecord:
 class RetrievalDatabase:
     """A reader of one version. Later versions do not disturb it: parts are immutable."""
 
-    def __init__(self, folder: Folder, version: Version) -> None:
+    def __init__(self, folder: Folder, version: Version, device: DeviceName = "cpu") -> None:
         self.folder = folder
         self.version = version
+        self.device: DeviceName = device
 
     @classmethod
-    def open(cls, root: str, *, version: int | None = None) -> RetrievalDatabase:
+    def open(cls, root: str, *, version: int | None = None, device: DeviceName = "cpu") -> RetrievalDatabase:
         """Open a database at its current version, or at a given one.
+
+        Args:
+            root: folder or URL.
+            version: None: the current one.
+            device: what its encoder computes on, for queries.
 
         Raises:
             DatabaseError: the root is no retrieval database, or has no such version.
         """
         folder = Folder(root)
-        return cls(folder, VersionStore(folder).require(version))
+        return cls(folder, VersionStore(folder).require(version), device)
 
     @property
     def encoder_name(self) -> str:
@@ -74,8 +81,9 @@ class RetrievalDatabase:
 
         Raises:
             EncoderMismatchError: the encoder of that name is no longer the same.
+            DeviceError: its device is `cuda`, and there is no GPU.
         """
-        encoder = load_encoder(self.encoder_name)
+        encoder = load_encoder(self.encoder_name, device=str(compute_device(self.device)))
         self.check_encoder(encoder)
         return encoder
 

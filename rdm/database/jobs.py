@@ -53,7 +53,8 @@ def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any
                 assert builder.parent is not None
                 return {**_summary(builder.parent), "failed": counts["failed"], "unchanged": True}
             patches = builder.patchify(pool)
-            builder.embed(pool)
+            embedded = builder.embed(pool)["num_patches"]
+            device = {"device": pool.describe_device()} if embedded else {}
             builder.build_index(pool)
             tables = builder.repair_neighbors(pool)
         version = builder.commit()
@@ -63,6 +64,7 @@ def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any
         "failed": counts["failed"],
         "causes": counts["causes"],
         "query_sets": tables,
+        **device,
         "unchanged": False,
     }
 

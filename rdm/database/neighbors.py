@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rdm.compute.device import DeviceName, worker_device
 from rdm.compute.shards import Pool
 from rdm.config import digest_json
 from rdm.database.embed import encode_images
@@ -44,6 +45,7 @@ class NeighborTask:
     encoder: str
     outputs: tuple[str, str]
     key: str
+    device: DeviceName = "auto"
 
 
 def neighbor_shard(task: NeighborTask) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def neighbor_shard(task: NeighborTask) -> dict[str, Any]:
     markers = Markers(folder, f"neighbors-{task.name}")
     if (marker := markers.find(task.stem, task.key)) is not None:
         return marker.stats
-    encoder = load_encoder(task.encoder)
+    encoder = load_encoder(task.encoder, device=str(worker_device(task.device)))
     failures: list[tuple[str, str]] = []
     keys: list[str] = []
     sha256: list[str] = []
@@ -151,7 +153,7 @@ def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) ->
     if table is not None and not table.lost_stems():
         return table.info
     with store.writer():  # a writer of the database would sweep this one's temporary files away
-        database = RetrievalDatabase.open(root)
+        database = RetrievalDatabase.open(root, device=pool.config.device)
         source, weights = config.queries.source, weights_path(database.encoder_name)
         require_visible(pool, database.folder, source=source, others=(weights,))
         table = _standing_table(database, name, queries, config)
@@ -198,7 +200,17 @@ def _task(
     searched = [version.encoder, version.tombstones]
     searched += [part.sha256 for part in version.parts if part.kind in SEARCHED_KINDS]
     key = digest_json([config.model_dump(mode="json"), queries_digest, searched, outputs])
-    return NeighborTask(database.folder.url, version.number, name, stem, config, database.encoder_name, outputs, key)
+    return NeighborTask(
+        database.folder.url,
+        version.number,
+        name,
+        stem,
+        config,
+        database.encoder_name,
+        outputs,
+        key,
+        database.device,
+    )
 
 
 def _build_table(

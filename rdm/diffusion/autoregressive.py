@@ -69,6 +69,7 @@ def autoregressive_sample(
     seeds: Sequence[int],
     guidance_scale: float = 1.0,
     settings: DrawSettings | None = None,
+    on_token: Callable[[Tensor], object] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw tokens int64 [B, length], and the log-probability with which each was drawn, float64 [B, length].
 
@@ -79,6 +80,7 @@ def autoregressive_sample(
         seeds: one per sample; a sample depends on its own seed only.
         guidance_scale: s of l_u + s (l_c - l_u) on logits; 1 is no guidance, 0 unconditional.
         settings: how a token is drawn; from the whole distribution where it is None.
+        on_token: is told the tokens so far, int64 [B, n], after each; an exception that it raises ends the drawing.
 
     Raises:
         ValueError: the context's batch is not len(seeds).
@@ -95,6 +97,8 @@ def autoregressive_sample(
         token, log_prob = draw_token(logits, draws[:, position].to(logits.device), chosen)
         tokens.append(token)
         log_probs.append(log_prob)
+        if on_token is not None:
+            on_token(torch.stack(tokens, dim=1))
     return torch.stack(tokens, dim=1), torch.stack(log_probs, dim=1)
 
 

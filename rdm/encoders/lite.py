@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,20 @@ from torch import Tensor
 
 from rdm.encoders.chunks import encode_filled
 from rdm.encoders.heads import load_heads
-from rdm.encoders.image_tower import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, image_weights_file, load_image_tower
+from rdm.encoders.image_tower import (
+    IMAGE_SIZE,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    ImageTower,
+    image_weights_file,
+    load_image_tower,
+)
 from rdm.encoders.protocol import EncoderFingerprint, to_square
 from rdm.encoders.text_tower import load_text_tower, text_weights_folder
 from rdm.storage import sha256_file
 
-_CHUNK = 8
+_PROCESSOR_CHUNK = 8
+_ACCELERATOR_CHUNK = 128
 _TEXT_CHUNK = 64
 
 
@@ -41,7 +50,7 @@ class LiteEncoder:
     def __init__(self, directory: Path, *, name: str, device: str = "cpu") -> None:
         self._heads = load_heads(directory).to(device)
         config = self._heads.config
-        self._image_tower = load_image_tower().to(device)
+        self._device = device
         self._text_tower = load_text_tower(config.text_layers).to(device)
         mean, std = PIXEL_MEAN / 255, PIXEL_STD / 255
         self._fingerprint = EncoderFingerprint(
@@ -57,6 +66,11 @@ class LiteEncoder:
             pooling="+".join(config.image_parts),
             embedding_dim=config.embedding_dim,
         )
+
+    @cached_property
+    def _image_tower(self) -> ImageTower:
+        """The image tower, opened for the first picture: a search in words needs none."""
+        return load_image_tower().to(self._device)
 
     @property
     def fingerprint(self) -> EncoderFingerprint:
@@ -78,7 +92,7 @@ class LiteEncoder:
         return encode_filled(
             lambda pixels: self._heads.embed_images(self._image_tower(pixels)),
             torch.as_tensor(batch),
-            _CHUNK,
+            _PROCESSOR_CHUNK if self._device == "cpu" else _ACCELERATOR_CHUNK,
             self.embedding_dim,
         )
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from rdm.config import Config, digest_json
 from rdm.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["float32", "bfloat16"]

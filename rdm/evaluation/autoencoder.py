@@ -70,11 +70,11 @@ def evaluate_autoencoder(
         `codebook_perplexity` of a VQ autoencoder; `perceptual` (mean distance), `rfid`, and what both were measured
         with.
     """
-    latents = first_stage.encode(images)
-    reconstructions = to_8_bit(first_stage.decode(latents))
+    latents = first_stage.encode(images).cpu()
+    reconstructions = to_8_bit(first_stage.decode(latents).cpu())
     values = psnr(images, reconstructions)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    noisy = first_stage.decode(latents + 0.1 * noise)
+    noisy = first_stage.decode(latents + 0.1 * noise).cpu()
     result = {
         "num_images": len(images),
         "psnr_db": float(values.mean()),
@@ -87,7 +87,7 @@ def evaluate_autoencoder(
         linear = to_8_bit(baseline.reconstruct(to_signed(images)))
         result["linear_psnr_db"] = float(psnr(images, linear).mean())
     if first_stage.codebook is not None:
-        counts = row_counts(first_stage.encode_indices(images), len(first_stage.codebook))
+        counts = row_counts(first_stage.encode_indices(images).cpu(), len(first_stage.codebook))
         result["codebook_size"] = len(counts)
         result["codebook_used"] = float(used_share(counts))
         result["codebook_perplexity"] = float(perplexity(counts))
@@ -119,7 +119,10 @@ def _judged(images: Tensor, reconstructions: Tensor, judges: Judges) -> dict[str
     result: dict[str, Any] = {}
     if judges.perceptual is not None:
         parts = zip(images.split(_BATCH), reconstructions.split(_BATCH), strict=True)
-        distances = [judges.perceptual(to_signed(one), to_signed(other)) for one, other in parts]
+        device = next(judges.perceptual.parameters()).device
+        distances = [
+            judges.perceptual(to_signed(one).to(device), to_signed(other).to(device)).cpu() for one, other in parts
+        ]
         result["perceptual"] = float(torch.cat(distances).mean())
         result["perceptual_network"] = judges.perceptual.description
     if judges.inception is not None:

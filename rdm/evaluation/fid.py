@@ -23,13 +23,18 @@ _SIDE = 299
 
 
 class InceptionFeatures:
-    """Pictures to Inception features."""
+    """Pictures to Inception features.
 
-    def __init__(self) -> None:
+    Args:
+        device: computes them.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
             warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-            self._network = torch.jit.load(str(_weights()), map_location="cpu").eval()
+            self._network = torch.jit.load(str(_weights()), map_location=self._device).eval()
 
     @torch.no_grad()
     def __call__(self, images: Iterable[NDArray[np.uint8]], batch_size: int = 32) -> NDArray[np.float64]:
@@ -46,7 +51,8 @@ class InceptionFeatures:
         return np.concatenate(features)
 
     def _run(self, batch: list[NDArray[np.float32]]) -> NDArray[np.float64]:
-        return self._network((torch.from_numpy(np.stack(batch)) - 128) / 128).double().numpy()
+        scaled = (torch.from_numpy(np.stack(batch)) - 128) / 128
+        return self._network(scaled.to(self._device)).double().cpu().numpy()
 
 
 def frechet_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

@@ -104,7 +104,8 @@ def held_out_losses(
                 counts[column] += 1
                 for start in range(0, len(values), batch_size):
                     rows = slice(start, start + batch_size)
-                    totals[rows, column] += losses_of(rows, Context(tokens=contexts[name][rows])).numpy()
+                    context = Context(tokens=contexts[name][rows].to(model.device))
+                    totals[rows, column] += losses_of(rows, context).cpu().numpy()
             tracker.advance()
     owners, inverse = np.unique(images, return_inverse=True)
     per_image = np.stack([np.bincount(inverse, totals[:, column]) for column in range(len(conditions))], axis=1)
@@ -132,7 +133,8 @@ def _noise_draws(model: RetrievalDiffusionModel, latents: Tensor, num_draws: int
         t = (part * steps).long().clamp(max=steps - 1)
 
         def losses_of(rows: slice, context: Context, noise: Tensor = noise, t: Tensor = t) -> Tensor:
-            return model.head.loss_at(model.denoiser, latents[rows], t[rows], noise[rows], context)
+            x0, times, drawn = (part[rows].to(model.device) for part in (latents, t, noise))
+            return model.head.loss_at(model.denoiser, x0, times, drawn, context)
 
         yield losses_of
 
@@ -140,7 +142,7 @@ def _noise_draws(model: RetrievalDiffusionModel, latents: Tensor, num_draws: int
 def _token_draws(model: RetrievalAutoregressionModel, tokens: Tensor, num_draws: int) -> Draws:
     """Yield the loss itself: nothing in it is drawn, but another photograph lends its neighbors each time."""
     for _ in range(num_draws):
-        yield lambda rows, context: autoregressive_loss(model.predictor, tokens[rows], context)
+        yield lambda rows, context: autoregressive_loss(model.predictor, tokens[rows].to(model.device), context)
 
 
 def _held_out(data: LatentData) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

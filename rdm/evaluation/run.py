@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
+from rdm.compute.device import DeviceName, compute_device, describe_device
 from rdm.config import Config, digest_json
 from rdm.database import RetrievalDatabase
 from rdm.errors import CacheError
@@ -28,6 +29,7 @@ from rdm.sampling import (
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.storage import Folder
 from rdm.training.latents import LatentData
+from rdm.training.model_folder import INFO
 
 RESULT = "evaluation.json"
 FORMAT = 3  # of that file; an older one is measured again
@@ -54,15 +56,25 @@ class EvaluationInputs:
     reference: QuerySetConfig
 
 
-def evaluate_model(inputs: EvaluationInputs, config: EvaluationConfig, out: Path) -> dict[str, Any]:
+def evaluate_model(
+    inputs: EvaluationInputs, config: EvaluationConfig, out: Path, device: DeviceName = "auto"
+) -> dict[str, Any]:
     """Measure and write `evaluation.json`; a finished measurement of the same things is read, not repeated.
+
+    Args:
+        inputs: what is measured with what.
+        config: how much.
+        out: folder for the result.
+        device: what networks compute on.
 
     Raises:
         ModelError: the model cannot be opened.
         CacheError: the cache is of another first stage or content than the model's.
         EncoderMismatchError: model and database do not belong together.
+        DeviceError: the device is `cuda`, and there is no GPU.
     """
-    model, database = open_model(inputs.model), RetrievalDatabase.open(inputs.database)
+    used = compute_device(device)
+    model, database = open_model(inputs.model, used), RetrievalDatabase.open(inputs.database, device=device)
     model.check_database(database)
     folder = Folder(out)
     key = digest_json(
@@ -72,12 +84,13 @@ def evaluate_model(inputs: EvaluationInputs, config: EvaluationConfig, out: Path
             inputs.reference.model_dump(mode="json"),
             inputs.cache,
             database.version.number,
-            (inputs.model / "model.json").read_text(encoding="utf-8"),
+            (inputs.model / INFO).read_text(encoding="utf-8"),
         ]
     )
     if folder.exists(RESULT) and (found := folder.read_json(RESULT)).get("key") == key:
         return found
-    result: dict[str, Any] = {"key": key, "config": config.model_dump(mode="json"), "held_out": None}
+    facts = {"config": config.model_dump(mode="json"), "device": describe_device(used)}
+    result: dict[str, Any] = {"key": key, **facts, "held_out": None}
     if inputs.cache is not None:
         data = LatentData.open(inputs.cache, inputs.database, model.objective, held_out=True)
         _check_first_stage(model, data)
@@ -104,13 +117,11 @@ def _feature_metrics(
 ) -> list[dict[str, Any]]:
     seeds = [1_000_000 + config.seed + number for number in range(config.num_samples)]
     queries = proposed_queries(model, database, seeds, top_m=config.top_m, k=config.settings.k)
-    drawn = [item.pixels for item in sample(model, database, queries, seeds, config.settings)]
-    inception = InceptionFeatures()
-    real = reference_pictures(reference, model.info["resolution"], config.num_reference)
-    with tracking("FID features", 2, "sets") as tracker:
-        features = inception(drawn)
-        tracker.advance()
-        truth = inception(real)
+    inception = InceptionFeatures(model.device)
+    # A batch of pictures at a time: of the others only their features are kept.
+    features = inception(item.pixels for item in sample(model, database, queries, seeds, config.settings))
+    with tracking("FID features", 1, "sets") as tracker:
+        truth = inception(reference_pictures(reference, model.info["resolution"], config.num_reference))
         tracker.advance()
     return compare(features, truth, f"{reference.source}, crops at {model.info['resolution']} px")
 

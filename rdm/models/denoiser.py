@@ -88,11 +88,13 @@ class Denoiser(nn.Module):
         Args:
             x_t: noisy latents [B, C, H, W].
             t: int64 timesteps [B].
-            context: `tokens` [B, L, D] is required.
+            context: `tokens` [B, L, D] is required, and read alone.
 
         Raises:
-            ValueError: there are no tokens. (A cross-attention block without context would silently attend to itself.)
+            ValueError: there are no tokens (a cross-attention block without context would silently attend to itself),
+                or another port is set, which would not be read.
         """
+        context.require_read(("tokens",), "the denoiser")
         if context.tokens is None:
             raise ValueError("the denoiser needs context tokens; use Context.null() for an unconditional prediction")
         return self.unet(x_t, t, encoder_hidden_states=context.tokens).sample

@@ -69,10 +69,11 @@ class TokenPredictor(nn.Module):
 
         Args:
             tokens: int64 [B, n], n < side^2.
-            context: `tokens` [B, L, D] is required.
+            context: `tokens` [B, L, D] is required, and read alone.
 
         Raises:
-            ValueError: there is no context. (Without it, GPT-2 would leave its cross-attention out.)
+            ValueError: there is no context (without it, GPT-2 would leave its cross-attention out), or another port is
+                set, which would not be read.
         """
         start = tokens.new_full((len(tokens), 1), self.config.codebook_size)
         inputs = torch.cat([start, tokens], dim=1)
@@ -98,6 +99,7 @@ class TokenPredictor(nn.Module):
         return advance
 
     def _projected(self, context: Context) -> Tensor:
+        context.require_read(("tokens",), "the predictor")
         if context.tokens is None:
             raise ValueError("the predictor needs context tokens; use Context.null() for an unconditional prediction")
         return self.context_projection(context.tokens)

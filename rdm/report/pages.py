@@ -14,7 +14,10 @@ from rdm.report.data import Draw, Neighbor, Query, QueryNeighbors, SampleGroup
 from rdm.report.data import Sample as DrawnSample
 from rdm.report.gallery import GallerySection, write_gallery
 from rdm.report.page import render, write_text
+from rdm.sampling.output import GALLERY, read_samples
 from rdm.sampling.pipeline import Sample
+
+MAX_GALLERY = 256  # pictures on a page that holds them all
 
 
 def neighbors_of(
@@ -98,7 +101,10 @@ def sample_groups(
     return groups
 
 
-def write_sample_gallery(path: Path, samples: Sequence[Sample], database: RetrievalDatabase | None) -> None:
-    """Write pictures beside the neighbors that conditioned them as a page."""
+def write_sample_gallery(out: Path, database: RetrievalDatabase | None, total: int) -> Path:
+    """Write a page of a folder's first pictures beside the neighbors that conditioned them, and return its path."""
+    path, samples = out / GALLERY, read_samples(out, MAX_GALLERY)
     sections = [GallerySection("Samples", samples=tuple(sample_groups(samples, database)))]
-    write_gallery(sections, path, f"{len(samples)} samples")
+    shown = f"{total} samples" if len(samples) == total else f"The first {len(samples)} of {total} samples"
+    write_gallery(sections, path, shown)
+    return path

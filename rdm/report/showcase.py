@@ -101,8 +101,8 @@ def draw_showcase(inputs: ShowcaseInputs, config: ShowcaseConfig, out: Path) -> 
             queries = [query for query in make_queries() for _ in range(repeats)]
             numbers = list(range(len(queries))) if repeats == 1 else seeds * (len(queries) // repeats)
             drawn = sample(model, source, queries, numbers, config.settings)
-            write_samples(out / name, drawn, model, source, config.settings)
-            markers.write(name, key, [f"{name}/{INDEX}"], {"count": len(drawn)})
+            count = write_samples(out / name, drawn, model, source, config.settings)
+            markers.write(name, key, [f"{name}/{INDEX}"], {"count": count})
         total += len(read_samples(out / name))
     return total
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from rdm.config import Config
+from rdm.config import Config, digest_json
 from rdm.context import Context
 from rdm.database import RetrievalDatabase
 from rdm.diffusion.autoregressive import DrawSettings, autoregressive_sample
 from rdm.diffusion.heads import GaussianHead
+from rdm.diffusion.samplers import Step
 from rdm.errors import EncoderMismatchError, ModelError, UsageError
 from rdm.models.denoiser import Denoiser, load_denoiser
-from rdm.models.first_stage import FirstStage, load_autoencoder
+from rdm.models.first_stage import FirstStage, to_uint8
 from rdm.models.precision import autocast
 from rdm.models.token_predictor import TokenPredictor, load_token_predictor
+from rdm.storage import sha256_file
 from rdm.training.latents import ConditioningConfig, RetrievalConfig
+from rdm.training.model_folder import INFO, open_first_stage
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
 
@@ -44,12 +50,35 @@ class SampleSettings(Config):
 
 
 @dataclass(frozen=True)
+class DrawStep:
+    """What is reported after each step of a batch: a denoising step of a diffusion model, a token of a RARM.
+
+    Attributes:
+        seeds: of the batch's pictures.
+        index: 1 .. total.
+        total: steps of the batch.
+        preview: returns the pictures as they would be now, uint8 [B, H, W, 3]; they are decoded only when it is called.
+    """
+
+    seeds: tuple[int, ...]
+    index: int
+    total: int
+    preview: Callable[[], NDArray[np.uint8]]
+
+
+OnDrawStep = Callable[[DrawStep], object]
+
+
+@dataclass(frozen=True)
 class RetrievalModel(ABC):
     """Everything that turns neighbors into pictures."""
 
     directory: Path
     info: dict[str, Any]
     first_stage: FirstStage
+
+    # Settings that say nothing to this kind of model.
+    idle_settings: ClassVar[frozenset[str]]
 
     @property
     @abstractmethod
@@ -76,13 +105,33 @@ class RetrievalModel(ABC):
     def device(self) -> torch.device:
         """Where the network lies."""
 
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the model's files, its first stage's included."""
+        digests = [self.first_stage.digest]
+        for path in sorted(self.directory.rglob("*")):
+            if path.is_file() and path.suffix in (".json", ".safetensors"):
+                digests.append(f"{path.relative_to(self.directory)} {sha256_file(path)}")
+        return digest_json(digests)
+
     @abstractmethod
-    def draw(self, context: Context, seeds: Sequence[int], settings: SampleSettings) -> Tensor:
+    def draw(
+        self,
+        context: Context,
+        seeds: Sequence[int],
+        settings: SampleSettings,
+        on_step: OnDrawStep | None = None,
+    ) -> Tensor:
         """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context."""
 
     def effective(self, settings: SampleSettings) -> SampleSettings:
         """Return the settings as they act: without neighbors there is nothing to be guided towards."""
         return settings.model_copy(update={"guidance_scale": 1.0}) if self.unconditional else settings
+
+    def acting(self, settings: SampleSettings) -> dict[str, float | int | None]:
+        """Return the settings that act on this model, by name: neither a RARM's steps nor an LDM's neighbors."""
+        idle = {*self.idle_settings, *(("k",) if self.unconditional else ())}
+        return self.effective(settings).model_dump(mode="json", exclude=idle)
 
     def check_database(self, database: RetrievalDatabase) -> None:
         """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the model was trained
@@ -101,12 +150,13 @@ class RetrievalModel(ABC):
 class RetrievalDiffusionModel(RetrievalModel):
     """RDM: a denoiser with the Gaussian head."""
 
+    idle_settings: ClassVar[frozenset[str]] = frozenset({"temperature", "top_k", "top_p"})
     config: RetrievalDiffusionConfig
     denoiser: Denoiser
     head: GaussianHead
 
     @classmethod
-    def open(cls, directory: Path, device: str = "cpu") -> RetrievalDiffusionModel:
+    def open(cls, directory: Path, device: torch.device | str = "cpu") -> RetrievalDiffusionModel:
         """Open a model directory: `model.json`, and `denoiser/` in diffusers' layout.
 
         Raises:
@@ -114,7 +164,7 @@ class RetrievalDiffusionModel(RetrievalModel):
         """
         info = _read_info(directory)
         config = _validated(RetrievalDiffusionConfig, info, directory)
-        first_stage = _open_first_stage(info)
+        first_stage = open_first_stage(directory, info).to(device)
         denoiser = load_denoiser(directory / "denoiser").to(device)
         return cls(directory, info, first_stage, config, denoiser, config.head().to(device))
 
@@ -139,7 +189,13 @@ class RetrievalDiffusionModel(RetrievalModel):
         """See RetrievalModel."""
         return next(self.denoiser.parameters()).device
 
-    def draw(self, context: Context, seeds: Sequence[int], settings: SampleSettings) -> Tensor:
+    def draw(
+        self,
+        context: Context,
+        seeds: Sequence[int],
+        settings: SampleSettings,
+        on_step: OnDrawStep | None = None,
+    ) -> Tensor:
         """See RetrievalModel: DDIM in latents, then the first stage's decoder.
 
         Raises:
@@ -147,6 +203,11 @@ class RetrievalDiffusionModel(RetrievalModel):
         """
         if settings.num_steps > (most := self.config.schedule.num_timesteps):
             raise UsageError(f"{settings.num_steps} steps, but the model has {most} timesteps", fix=f"num_steps={most}")
+
+        def report(step: Step) -> None:
+            assert on_step is not None
+            on_step(DrawStep(tuple(seeds), step.index, step.total, lambda: self._decoded(step.x0)))
+
         with autocast(self.device):
             latents = self.head.sample(
                 self.denoiser,
@@ -156,19 +217,25 @@ class RetrievalDiffusionModel(RetrievalModel):
                 num_steps=settings.num_steps,
                 eta=settings.eta,
                 guidance_scale=settings.guidance_scale,
+                on_step=None if on_step is None else report,
             )
-        return self.first_stage.decode(latents.float().cpu())
+        return self.first_stage.decode(latents.float())
+
+    def _decoded(self, latents: Tensor) -> NDArray[np.uint8]:
+        with torch.autocast(self.device.type, enabled=False):
+            return to_uint8(self.first_stage.decode(latents.float()))
 
 
 @dataclass(frozen=True)
 class RetrievalAutoregressionModel(RetrievalModel):
     """RARM: a causal transformer over the codebook rows of a VQ first stage."""
 
+    idle_settings: ClassVar[frozenset[str]] = frozenset({"num_steps", "eta"})
     config: RetrievalAutoregressionConfig
     predictor: TokenPredictor
 
     @classmethod
-    def open(cls, directory: Path, device: str = "cpu") -> RetrievalAutoregressionModel:
+    def open(cls, directory: Path, device: torch.device | str = "cpu") -> RetrievalAutoregressionModel:
         """Open a model directory: `model.json`, and `predictor/` in transformers' layout.
 
         Raises:
@@ -177,7 +244,7 @@ class RetrievalAutoregressionModel(RetrievalModel):
         info = _read_info(directory)
         config = _validated(RetrievalAutoregressionConfig, info, directory)
         predictor = load_token_predictor(directory / "predictor", config.predictor).to(device)
-        return cls(directory, info, _open_first_stage(info), config, predictor)
+        return cls(directory, info, open_first_stage(directory, info).to(device), config, predictor)
 
     @property
     def objective(self) -> RetrievalConfig:
@@ -194,9 +261,20 @@ class RetrievalAutoregressionModel(RetrievalModel):
         """See RetrievalModel."""
         return next(self.predictor.parameters()).device
 
-    def draw(self, context: Context, seeds: Sequence[int], settings: SampleSettings) -> Tensor:
+    def draw(
+        self,
+        context: Context,
+        seeds: Sequence[int],
+        settings: SampleSettings,
+        on_step: OnDrawStep | None = None,
+    ) -> Tensor:
         """See RetrievalModel: token by token, then the first stage's decoder."""
         side = self.config.predictor.side
+
+        def report(drawn: Tensor) -> None:
+            assert on_step is not None
+            on_step(DrawStep(tuple(seeds), drawn.shape[1], side * side, lambda: self._decoded(drawn)))
+
         with autocast(self.device):
             tokens, _ = autoregressive_sample(
                 self.predictor.begin,
@@ -205,11 +283,19 @@ class RetrievalAutoregressionModel(RetrievalModel):
                 seeds=seeds,
                 guidance_scale=settings.guidance_scale,
                 settings=DrawSettings(settings.temperature, settings.top_k, settings.top_p),
+                on_token=None if on_step is None else report,
             )
-        return self.first_stage.decode_indices(tokens.cpu().reshape(-1, side, side))
+        return self.first_stage.decode_indices(tokens.reshape(-1, side, side))
+
+    def _decoded(self, drawn: Tensor) -> NDArray[np.uint8]:
+        """Return the pictures of the tokens so far [B, n]; the rest is that of row 0."""
+        side = self.config.predictor.side
+        tokens = torch.nn.functional.pad(drawn, (0, side * side - drawn.shape[1]))
+        with torch.autocast(self.device.type, enabled=False):
+            return to_uint8(self.first_stage.decode_indices(tokens.reshape(-1, side, side)))
 
 
-def open_model(directory: Path, device: str = "cpu") -> RetrievalModel:
+def open_model(directory: Path, device: torch.device | str = "cpu") -> RetrievalModel:
     """Open a model directory of either kind.
 
     Raises:
@@ -222,7 +308,7 @@ def open_model(directory: Path, device: str = "cpu") -> RetrievalModel:
 
 
 def _read_info(directory: Path) -> dict[str, Any]:
-    path = directory / "model.json"
+    path = directory / INFO
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -242,7 +328,7 @@ def _validated(kind: Any, info: dict[str, Any], directory: Path) -> Any:
     try:
         return kind.model_validate(info["objective"])
     except ValueError as error:
-        path = directory / "model.json"
+        path = directory / INFO
         found = info["objective"].get("kind")
         expected = kind.model_fields["kind"].default
         if found is not None and found != expected:
@@ -250,14 +336,3 @@ def _validated(kind: Any, info: dict[str, Any], directory: Path) -> Any:
                 f"this is a model of {found}, but one of {expected} is needed", where=path, fix="name another model"
             ) from error
         raise ModelError(f"model.json is damaged: {error}", where=path, fix="export the model again") from error
-
-
-def _open_first_stage(info: dict[str, Any]) -> FirstStage:
-    first_stage = load_autoencoder(info["autoencoder"])
-    if first_stage.digest != info["autoencoder_digest"]:
-        raise ModelError(
-            "the model was trained with another first stage",
-            where=info["autoencoder"],
-            fix="restore that first stage, or train again",
-        )
-    return first_stage

@@ -1,49 +1,182 @@
-"""Samples on disk: one PNG each, and one `samples.json` that says where every picture came from."""
+"""Samples on disk: one PNG each, and `samples.json` that says where every picture came from.
+
+While pictures are drawn, their records are lines of `samples.jsonl`; each line is written after its PNG, so that a
+picture with a line is finished. At the end the lines become `samples.json`, one row a line, whatever their number.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
+from pydantic import ValidationError
 
 from rdm.database import RetrievalDatabase
+from rdm.errors import StorageError, UsageError
 from rdm.sampling.model import RetrievalModel, SampleSettings
-from rdm.sampling.pipeline import Sample
+from rdm.sampling.pipeline import Sample, records_of
 from rdm.sampling.queries import Query
+from rdm.sampling.record import SampleRecord, png_text
+from rdm.sampling.request import RequestIdentity
 from rdm.storage import Folder
+from rdm.storage.files import storage_errors
+from rdm.storage.locks import lock_file
 
 INDEX = "samples.json"
+JOURNAL = "samples.jsonl"
+REQUEST = "request.json"
+GALLERY = "index.html"
+_LOCK = ".samples.lock"
+_PICTURE = re.compile(r"[0-9]{5,}\.png")
+
+
+def picture_name(number: int) -> str:
+    """Return the file name of a picture: `00000.png`, ..."""
+    return f"{number:05d}.png"
+
+
+class SampleFolder:
+    """A folder of the pictures of one request, written as they come; use it in a `with` statement.
+
+    Raises:
+        UsageError: the folder holds pictures of another request, or of none.
+        ConcurrentWriterError: another process is drawing into it.
+    """
+
+    def __init__(self, out: Path, identity: RequestIdentity) -> None:
+        self.folder = Folder(out)
+        self.out = out
+        self._identity = identity
+        self._lines: dict[int, tuple[str, int]] = {}  # file and offset of each finished picture's record
+
+    def __enter__(self) -> SampleFolder:
+        self.folder.make()
+        self._lock = lock_file(self.out / _LOCK, "is drawing into this folder")
+        try:
+            self._claim()
+            self.folder.sweep_temporaries()
+            self._lines = _finished(self.out)
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def _claim(self) -> None:
+        """Write down whose folder this is, or refuse the pictures of another request."""
+        if self.folder.exists(REQUEST):
+            found = self._read_identity()
+            if differing := self._identity.differing(found):
+                raise UsageError(
+                    f"the folder holds the pictures of another request: {', '.join(differing)} differ",
+                    where=self.out,
+                    fix="give --out a new folder, or delete this one",
+                )
+            return
+        known = {INDEX, JOURNAL, GALLERY}
+        if taken := [name for name in self.folder.names() if name in known or _PICTURE.fullmatch(name)]:
+            raise UsageError(
+                f"the folder holds files that this command would replace, such as {taken[0]}",
+                where=self.out,
+                fix="give --out a new folder, or delete these files",
+            )
+        self.folder.write_json(REQUEST, self._identity.model_dump(mode="json"))
+
+    def _read_identity(self) -> RequestIdentity:
+        try:
+            return RequestIdentity.model_validate(self.folder.read_json(REQUEST))
+        except ValidationError as error:
+            raise UsageError(
+                f"{REQUEST} is not that of an `rdm sample`",
+                where=self.out / REQUEST,
+                fix="give --out a new folder, or delete this one",
+            ) from error
+
+    def finished(self, number: int) -> bool:
+        """Return whether a picture and its record stand."""
+        return number in self._lines
+
+    @property
+    def num_finished(self) -> int:
+        """How many pictures stand."""
+        return len(self._lines)
+
+    def add(self, pictures: Sequence[tuple[int, Sample, SampleRecord]]) -> None:
+        """Write the pictures that are not there yet, each with its record."""
+        with storage_errors(self.out), open(self.out / JOURNAL, "ab") as journal:
+            for number, item, record in pictures:
+                if number not in self._lines:
+                    write_picture(self.folder, item, record)
+                    self._lines[number] = (JOURNAL, _append_line(journal, record))
+            journal.flush()
+            os.fsync(journal.fileno())
+
+    def finish(self) -> None:
+        """Write `samples.json`, where it is not there or a picture was drawn again."""
+        if self.folder.exists(INDEX) and not self.folder.exists(JOURNAL):
+            return
+        _write_index(self.out, [self._lines[number] for number in sorted(self._lines)])
+
+
+def write_picture(folder: Folder, item: Sample, record: SampleRecord) -> None:
+    """Write a PNG that carries its record."""
+    buffer = io.BytesIO()
+    Image.fromarray(item.pixels).save(buffer, "PNG", pnginfo=png_text(record))
+    folder.write_bytes(record.file, buffer.getvalue())
+
+
+def _append_line(journal: BinaryIO, record: SampleRecord) -> int:
+    """Append a record to the journal and return the offset of its line."""
+    offset = journal.tell()
+    journal.write(record.model_dump_json().encode() + b"\n")
+    journal.flush()  # the line of a picture that stands survives a kill
+    return offset
 
 
 def write_samples(
     out: Path,
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     model: RetrievalModel,
     database: RetrievalDatabase | None,
     settings: SampleSettings,
-) -> None:
-    """Write `00000.png`, ... and, last, `samples.json` with the provenance of each."""
+) -> int:
+    """Write pictures as they come, and `samples.json` last; return how many. An earlier call's pictures go."""
     folder = Folder(out)
-    rows: list[dict[str, Any]] = []
-    for number, sample in enumerate(samples):
-        buffer = io.BytesIO()
-        Image.fromarray(sample.pixels).save(buffer, "PNG")
-        folder.write_bytes(f"{number:05d}.png", buffer.getvalue())
-        rows.append({"file": f"{number:05d}.png", **sample.provenance(model, database, settings)})
-    folder.write_json(INDEX, rows)
+    folder.make()
+    for name in (INDEX, JOURNAL):
+        folder.delete(name)
+    lines: list[tuple[str, int]] = []
+    iterator = iter(samples)
+    with storage_errors(out), open(out / JOURNAL, "ab") as journal:
+        while batch := list(islice(iterator, settings.batch_size)):
+            names = [picture_name(len(lines) + place) for place in range(len(batch))]
+            for item, record in zip(batch, records_of(batch, model, database, settings, names), strict=True):
+                write_picture(folder, item, record)
+                lines.append((JOURNAL, _append_line(journal, record)))
+    _write_index(out, lines)
+    described = {picture_name(number) for number in range(len(lines))}
+    for name in folder.names():
+        if _PICTURE.fullmatch(name) and name not in described:
+            folder.delete(name)
+    return len(lines)
 
 
-def read_samples(out: Path) -> list[Sample]:
-    """Return what `write_samples` wrote (without the query's embedding); an unfinished folder has none."""
-    folder = Folder(out)
-    if not folder.exists(INDEX):
+def read_samples(out: Path, limit: int | None = None) -> list[Sample]:
+    """Return the first pictures that were written (without the query's embedding); an unfinished folder has none."""
+    if not (out / INDEX).exists():
         return []
     samples = []
-    for row in folder.read_json(INDEX):
+    for _, row in islice(_rows(out / INDEX), limit):
         with Image.open(out / Path(row["file"]).name) as image:
             pixels = np.asarray(image.convert("RGB"))
         ids = np.array([neighbor["patch_id"] for neighbor in row["neighbors"]], np.int64)
@@ -51,3 +184,66 @@ def read_samples(out: Path) -> list[Sample]:
         query = Query(row["kind"], row["label"], np.zeros(0, np.float32), ids, similarities)
         samples.append(Sample(query, row["seed"], pixels))
     return samples
+
+
+def _finished(out: Path) -> dict[int, tuple[str, int]]:
+    """Return where the record of each finished picture is; what a killed run was writing is cut off."""
+    found: dict[int, tuple[str, int]] = {}
+    for name in (INDEX, JOURNAL):
+        path = out / name
+        if not path.exists():
+            continue
+        if name == JOURNAL:
+            _cut_torn_line(path)
+        for offset, row in _rows(path):
+            if (out / Path(str(row["file"])).name).is_file():
+                found[int(Path(str(row["file"])).stem)] = (name, offset)
+    return found
+
+
+def _cut_torn_line(path: Path) -> None:
+    with storage_errors(path), open(path, "rb+") as file:
+        data_end = 0
+        for line in file:
+            if line.endswith(b"\n"):
+                data_end += len(line)
+        file.truncate(data_end)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (offset, row) of `samples.json` or its journal, a line at a time.
+
+    Raises:
+        StorageError: a line is no row.
+    """
+    offset = 0
+    with open(path, "rb") as file:
+        for line in file:
+            text = line.strip().rstrip(b",")
+            if text not in (b"[", b"]", b"[]", b""):
+                try:
+                    yield offset, json.loads(text)
+                except ValueError as error:
+                    raise StorageError(
+                        f"the file is damaged: {error}",
+                        where=path,
+                        fix="delete the folder and draw again; PNGs carry their records too",
+                    ) from error
+            offset += len(line)
+
+
+def _write_index(out: Path, lines: Sequence[tuple[str, int]]) -> None:
+    """Write `samples.json` of records at their places, and delete the journal; memory does not grow with their number.
+    """
+    with Folder(out).writing(INDEX) as temporary, open(temporary, "wb") as target:
+        sources = {name: open(out / name, "rb") for name in {name for name, _ in lines}}  # noqa: SIM115
+        try:
+            for place, (name, offset) in enumerate(lines):
+                sources[name].seek(offset)
+                line = sources[name].readline().strip().rstrip(b",")
+                target.write((b",\n" if place else b"[\n") + line)
+            target.write(b"\n]\n" if lines else b"[]\n")
+        finally:
+            for source in sources.values():
+                source.close()
+    (out / JOURNAL).unlink(missing_ok=True)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rdm.compute.device import describe_device
 from rdm.context import Context
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.models.first_stage import to_uint8
 from rdm.progress import tracking
-from rdm.sampling.model import RetrievalModel, SampleSettings
+from rdm.sampling.model import DrawStep, OnDrawStep, RetrievalModel, SampleSettings
 from rdm.sampling.queries import Query, null_queries, query_set_proposal, unconditional_queries
+from rdm.sampling.record import Credit, DatabaseReference, SampleRecord, credits_of
 from rdm.training.latents import ConditioningConfig, condition
+
+Pair = tuple[Query, int]
+"""A query and the seed of one picture."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture, and everything that it came from."""
+    """One picture, and everything that it came from; the query's neighbors are those that conditioned it."""
 
     query: Query
     seed: int
@@ -30,29 +34,40 @@ class Sample:
 
     def provenance(
         self, model: RetrievalModel, database: RetrievalDatabase | None, settings: SampleSettings
-    ) -> dict[str, Any]:
-        """Return the sidecar of the picture: query, seed, settings, and every neighbor with its source and licence."""
-        neighbors = [] if database is None or model.unconditional else [
-            {
-                "patch_id": r.patch_id,
-                "similarity": float(s),
-                "image_id": r.image_id,
-                "url": r.url,
-                "author": r.author,
-                "license": r.license,
-                "box": r.box,
-            }
-            for r, s in zip(database.records(self.query.neighbor_ids), self.query.similarities, strict=True)
-        ]
-        return {
-            "kind": self.query.kind,
-            "label": self.query.label,
-            "seed": self.seed,
-            "neighbors": neighbors,
-            "settings": model.effective(settings).model_dump(mode="json"),
-            "model": str(model.directory),
-            "database": database and {"root": database.folder.url, "version": database.version.number},
-        }
+    ) -> SampleRecord:
+        """Return the picture's record: query, seed, settings, and every neighbor with its source and license."""
+        return records_of([self], model, database, settings, [""])[0]
+
+
+def records_of(
+    samples: Sequence[Sample],
+    model: RetrievalModel,
+    database: RetrievalDatabase | None,
+    settings: SampleSettings,
+    files: Sequence[str],
+) -> list[SampleRecord]:
+    """Return the records of pictures that are written to files."""
+    credits: list[tuple[Credit, ...]] = [()] * len(samples)
+    reference = None
+    if database is not None and not model.unconditional:
+        queries = [item.query for item in samples]
+        credits = credits_of(database, [q.neighbor_ids for q in queries], [q.similarities for q in queries])
+        reference = DatabaseReference(root=database.folder.url, version=database.version.number)
+    return [
+        SampleRecord(
+            file=file,
+            kind=item.query.kind,
+            label=item.query.label,
+            seed=item.seed,
+            neighbors=neighbors,
+            settings=model.acting(settings),
+            model=str(model.directory),
+            model_digest=model.digest,
+            device=describe_device(model.device),
+            database=reference,
+        )
+        for item, neighbors, file in zip(samples, credits, files, strict=True)
+    ]
 
 
 def context_tokens(
@@ -103,40 +118,90 @@ def _no_database() -> UsageError:
     return UsageError("the model reads neighbors, so it needs a database to look them up in", fix="--database DIR")
 
 
-@torch.no_grad()
 def sample(
     model: RetrievalModel,
     database: RetrievalDatabase | None,
     queries: Sequence[Query],
     seeds: Sequence[int],
     settings: SampleSettings,
-) -> list[Sample]:
-    """Draw one picture per (query, seed) pair; sequences of equal length, so repeat a query to draw several seeds.
+    *,
+    on_step: OnDrawStep | None = None,
+) -> Iterator[Sample]:
+    """Draw one picture per (query, seed) pair, and yield each batch's as it is done.
 
-    Picture i depends on its own query and seed only, not on the batch that it was drawn in.
+    Picture i depends on its own query and seed only; in the last bits also on the size of the batch that it is drawn
+    in, because a processor's kernels do.
+
+    Args:
+        model: draws.
+        database: where the queries' neighbors are; None for a model that reads none.
+        queries: of each picture; repeat one to draw several seeds. A query's nearest `settings.k` neighbors condition.
+        seeds: as many.
+        settings: how to draw; `batch_size` pictures are held in memory.
+        on_step: is told of every step of every batch. An exception that it raises ends the drawing between two steps
+            and reaches the caller; pictures of earlier batches were yielded already.
 
     Raises:
         EncoderMismatchError: database and model do not belong to the same encoder.
-        UsageError: neighbors for a model that reads none, or no database for one that does.
+        UsageError: neighbors for a model that reads none, no database for one that does, or fewer neighbors than k.
         ValueError: the sequences differ in length.
     """
     check_asked(model, database, texts_or_images=any(query.kind != "unconditional" for query in queries))
-    effective = model.effective(settings)
     pairs = list(zip(queries, seeds, strict=True))
-    results: list[Sample] = []
+    return _drawn(model, database, pairs, settings, on_step)
+
+
+def _drawn(
+    model: RetrievalModel,
+    database: RetrievalDatabase | None,
+    pairs: Sequence[Pair],
+    settings: SampleSettings,
+    on_step: OnDrawStep | None,
+) -> Iterator[Sample]:
     with tracking("sample", len(pairs), "pictures") as tracker:
+
+        def report(step: DrawStep) -> None:
+            tracker.set(tracker.done, note_of(step))
+            if on_step is not None:
+                on_step(step)
+
         for start in range(0, len(pairs), settings.batch_size):
-            batch = pairs[start : start + settings.batch_size]
-            context = _context(model, database, [query.neighbor_ids[: settings.k] for query, _ in batch])
-            images = to_uint8(model.draw(context, [seed for _, seed in batch], effective))
-            results += [Sample(query, seed, image) for (query, seed), image in zip(batch, images, strict=True)]
+            batch = draw_batch(model, database, pairs[start : start + settings.batch_size], settings, report)
+            yield from batch
             tracker.advance(len(batch))
-    return results
 
 
-def _context(
-    model: RetrievalModel, database: RetrievalDatabase | None, ids: Sequence[NDArray[np.int64]]
-) -> Context:
+def note_of(step: DrawStep) -> str:
+    """Return how far the batch in work is, for progress: `step 12/100`."""
+    return f"step {step.index}/{step.total}"
+
+
+@torch.no_grad()
+def draw_batch(
+    model: RetrievalModel,
+    database: RetrievalDatabase | None,
+    pairs: Sequence[Pair],
+    settings: SampleSettings,
+    on_step: OnDrawStep | None = None,
+) -> list[Sample]:
+    """Draw one batch of pictures; arguments and errors as `sample`."""
+    uses_neighbors = database is not None and not model.unconditional
+    queries = [_conditioning(query, settings.k if uses_neighbors else 0) for query, _ in pairs]
     if database is None or model.unconditional:
-        return Context(tokens=torch.zeros(len(ids), 1, model.context_dim, device=model.device))
-    return context_tokens(database, np.stack(ids), model.conditioning, model.device)
+        context = Context(tokens=torch.zeros(len(pairs), 1, model.context_dim, device=model.device))
+    else:
+        ids = np.stack([query.neighbor_ids for query in queries])
+        context = context_tokens(database, ids, model.conditioning, model.device)
+    images = to_uint8(model.draw(context, [seed for _, seed in pairs], model.effective(settings), on_step))
+    return [Sample(query, seed, image) for query, (_, seed), image in zip(queries, pairs, images, strict=True)]
+
+
+def _conditioning(query: Query, k: int) -> Query:
+    """Return a query with the neighbors that condition: its nearest k."""
+    if len(query.neighbor_ids) < k:
+        raise UsageError(
+            f"{k} neighbors are to condition a picture, but {len(query.neighbor_ids)} were looked up for "
+            f"{query.label[:80]!r}",
+            fix=f"look up k={k} neighbors, or lower the setting k",
+        )
+    return replace(query, neighbor_ids=query.neighbor_ids[:k], similarities=query.similarities[:k])

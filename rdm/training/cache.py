@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import Field
 
+from rdm.compute.device import DeviceName, worker_device
 from rdm.compute.shards import Pool
 from rdm.config import Config, digest_json
 from rdm.errors import CacheError, StorageError
@@ -73,6 +74,7 @@ class CacheTask:
     stem: str
     config: CacheConfig
     key: str
+    device: DeviceName = "auto"
 
 
 def cache_shard(task: CacheTask) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def _latents(
 ) -> Iterator[NDArray[Any]]:
     """Yield the latents of a shard's crops; append what each of them is, and which photographs have none and why."""
     config = task.config
-    first_stage = load_autoencoder(config.autoencoder)
+    first_stage = load_autoencoder(config.autoencoder).to(worker_device(task.device))
     content = content_of(config, first_stage)
     crops = QuerySet(config.queries).crops(task.stem, failures)
     while batch := list(itertools.islice(crops, config.batch_size)):
@@ -144,7 +146,7 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     identity = _identity(folder, described)
     key = digest_json([FORMAT_VERSION, identity])
     require_visible(pool, folder, source=config.queries.source, others=(config.autoencoder,))
-    tasks = [CacheTask(folder, stem, config, key) for stem in queries.stems]
+    tasks = [CacheTask(folder, stem, config, key, pool.config.device) for stem in queries.stems]
     finished = dict(pool.map(cache_shard, tasks, stage="cache", names=queries.stems))
     stats = [finished[number] for number in range(len(tasks))]
     info = {
@@ -301,7 +303,7 @@ def _encode(first_stage: FirstStage, pixels: NDArray[np.uint8], content: Content
 
     images = torch.from_numpy(pixels)
     if content == "indices":
-        return first_stage.encode_indices(images).numpy().astype(np.int32)
+        return first_stage.encode_indices(images).cpu().numpy().astype(np.int32)
     if content == "latents":
-        return (first_stage.encode(images) / first_stage.scale + first_stage.shift).numpy().astype(np.float16)
-    return torch.cat(first_stage.encode_moments(images), dim=1).numpy().astype(np.float16)
+        return (first_stage.encode(images) / first_stage.scale + first_stage.shift).cpu().numpy().astype(np.float16)
+    return torch.cat(first_stage.encode_moments(images), dim=1).cpu().numpy().astype(np.float16)

@@ -11,11 +11,12 @@ from typing import Literal
 import torch
 
 from rdm.compute.capabilities import has_fast_bfloat16
+from rdm.compute.device import compute_device
+from rdm.compute.masks import describe_masks
 from rdm.errors import TrainingError
 from rdm.storage.files import atomic_path
 from rdm.training.cluster import Machine
 from rdm.training.config import TrainConfig
-from rdm.training.masks import describe_masks
 
 DEVICES = ".devices"
 
@@ -29,16 +30,10 @@ def device_type(config: TrainConfig) -> Literal["cpu", "cuda"]:
     """Return the kind of device that this machine's ranks train on.
 
     Raises:
-        TrainingError: `device=cuda` where there is none, or `precision=fp16` on a CPU that does not compute in it.
+        DeviceError: `device=cuda` where there is none.
+        TrainingError: `precision=fp16` on a CPU, which does not compute in it.
     """
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        masks = describe_masks(os.environ)
-        raise TrainingError(
-            f"device is cuda, but PyTorch finds no GPU {f'under {masks}' if masks else 'here'}",
-            fix=f"{'change the mask, ' if masks else ''}check the driver with `rdm doctor`, or --set device=cpu",
-        )
-    if available and config.device != "cpu":
+    if compute_device(config.device, fix="--set device=cpu").type == "cuda":
         return "cuda"
     if config.precision == "fp16":
         raise TrainingError(

@@ -14,7 +14,8 @@ from rdm.models.first_stage import absolute_name, load_autoencoder
 from rdm.models.import_checkpoint import Imported
 from rdm.models.unconditional import UnconditionalConfig
 from rdm.storage.files import storage_errors
-from rdm.training.latents import ConditioningConfig, model_info, write_info
+from rdm.training.latents import ConditioningConfig
+from rdm.training.model_folder import model_info, write_info
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
 
 

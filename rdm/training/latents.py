@@ -1,13 +1,11 @@
-"""What retrieval recipes train on: cached latents with their neighbors' embeddings; and how a model is described."""
+"""What retrieval recipes train on: cached latents with their neighbors' embeddings."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -280,13 +278,3 @@ def provenance(data: LatentData) -> dict[str, Any]:
         "cache_digest": data.cache.digest,
         "cache_rows": digest_json(data.cache.info["counts"]),
     }
-
-
-def model_info(config: Config, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the description of a model: its objective, and what it was trained with."""
-    return {"format": "retrieval-diffusion-model", "objective": config.model_dump(mode="json"), **provenance}
-
-
-def write_info(directory: Path, info: Mapping[str, Any]) -> None:
-    """Write a model's description, `model.json`."""
-    (directory / "model.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from rdm import errors
 from rdm.compute.capabilities import num_cores
+from rdm.compute.masks import device_masks, machine_id, unfulfilled_masks
 from rdm.errors import JobError, RdmError, TrainingError, UsageError
 from rdm.progress import Tracker, tracking
 from rdm.storage.files import storage_errors
@@ -23,7 +24,6 @@ from rdm.storage.locks import lock_file
 from rdm.training.cluster import MASTER_PORT, Cluster
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.job_errors import ERROR_FILE, read_error, record_error
-from rdm.training.masks import device_masks, machine_id, unfulfilled_masks
 from rdm.training.node import Orders, command, end_group
 
 POLL_SECONDS = 0.5

@@ -23,11 +23,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from rdm.compute.capabilities import num_cores
+from rdm.compute.masks import describe_masks, inherited_masks, restored_masks, without_other_jobs
 from rdm.config import Config
 from rdm.errors import TrainingError
 from rdm.homes import use_writable_homes
 from rdm.training.job_errors import record_error
-from rdm.training.masks import describe_masks, inherited_masks, restored_masks, without_other_jobs
 
 GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.2

@@ -53,7 +53,8 @@ def test_an_rdm_becomes_a_model_folder_that_samples(
     database = RetrievalDatabase.open(str(tmp_path / "db"))
     opened = RetrievalDiffusionModel.open(Path(model))
     queries = text_queries(database, ["a"], 2)
-    assert sample(opened, database, queries, [0], SampleSettings(num_steps=2))[0].pixels.shape == (16, 16, 3)
+    drawn = next(sample(opened, database, queries, [0], SampleSettings(k=2, num_steps=2)))
+    assert drawn.pixels.shape == (16, 16, 3)
     assert run(["import-checkpoint", str(checkpoint), "--kind", "rdm-unet", "--out", model]) == 2  # not empty
 
 

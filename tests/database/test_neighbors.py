@@ -126,6 +126,8 @@ def test_shards_may_finish_in_any_order(root: Path, photos: Path, tmp_path: Path
     (photos / "p09.jpg").write_bytes(b"")
 
     class Backwards:
+        config = ComputeConfig()
+
         def map(self, function: Callable[[Any], Any], shards: list[Any], **_: object) -> list[tuple[int, Any]]:
             return [(position, function(shard)) for position, shard in reversed(list(enumerate(shards)))]
 

@@ -73,6 +73,14 @@ def test_a_context_without_tokens_is_refused_and_not_read_as_self_attention(deno
         denoiser(torch.zeros(1, 4, 8, 8), torch.tensor([1]), Context())
 
 
+@pytest.mark.parametrize("port", ["vector", "channels", "grounding"])
+def test_a_port_that_the_denoiser_does_not_read_is_refused_by_name(denoiser, port):
+    shapes = {"vector": (1, 3), "channels": (1, 3, 8, 8), "grounding": (1, 2, 3)}
+    context = Context(**{"tokens": torch.zeros(1, 1, 12), port: torch.zeros(shapes[port])})
+    with pytest.raises(ValueError, match=f"reads tokens alone, but the context sets {port}"):
+        denoiser(torch.zeros(1, 4, 8, 8), torch.tensor([1]), context)
+
+
 def test_a_saved_denoiser_opens_with_the_same_bits(denoiser, tmp_path):
     denoiser.unet.save_pretrained(str(tmp_path), safe_serialization=True)
     assert torch.equal(_predict(load_denoiser(tmp_path), _tokens(4)), _predict(denoiser, _tokens(4)))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -94,6 +96,13 @@ def test_the_null_context_does_not_depend_on_the_number_of_neighbors(predictor):
 def test_a_context_without_tokens_is_refused(predictor):
     with pytest.raises(ValueError, match="context tokens"):
         predictor(tokens(), Context())
+
+
+@pytest.mark.parametrize("begins", [False, True], ids=["forward", "begin"])
+def test_a_port_that_the_predictor_does_not_read_is_refused_by_name(predictor, begins):
+    context = replace(neighbors(), vector=torch.zeros(neighbors().batch_size or 0, 3))
+    with pytest.raises(ValueError, match="reads tokens alone, but the context sets vector"):
+        predictor.begin(context) if begins else predictor(tokens(), context)
 
 
 @torch.no_grad()

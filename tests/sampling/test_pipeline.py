@@ -1,78 +1,45 @@
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
-from small_denoiser import SMALL_DENOISER
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
 from rdm.database.build import BuildConfig, DatabaseBuilder
 from rdm.database.jobs import run_build
 from rdm.errors import EncoderMismatchError, ModelError, UsageError
-from rdm.sampling import RetrievalDiffusionModel, SampleSettings, image_queries, sample, text_queries
+from rdm.progress import progress_to
+from rdm.sampling import RetrievalDiffusionModel, Sample, SampleSettings, image_queries, sample, text_queries
+from rdm.sampling.model import DrawStep
 from rdm.sampling.output import read_samples, write_samples
 from rdm.sources import CropConfig
-from rdm.training.objectives.retrieval_diffusion import (
-    RetrievalDiffusionConfig,
-    RetrievalDiffusionObjective,
-)
 
 SETTINGS = SampleSettings(k=3, num_steps=4, guidance_scale=2.0)
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory, encoded, tiny_encoder) -> RetrievalDatabase:
-    root = tmp_path_factory.mktemp("sampling")
-    (root / "photos").mkdir()
-    for number in range(8):
-        (root / "photos" / f"{number}.jpg").write_bytes(encoded(number))
-    config = BuildConfig(
-        source=f"folder://{root}/photos", encoder=tiny_encoder, crop=CropConfig(frame_size=40, patch_size=32)
-    )
-    run_build(DatabaseBuilder(str(root / "db"), config), ComputeConfig(dask="inline"))
-    return RetrievalDatabase.open(str(root / "db"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, database) -> RetrievalDiffusionModel:
-    directory = tmp_path_factory.mktemp("model")
-    denoiser = SMALL_DENOISER.model_copy(update={"cross_attention_dim": 16})
-    config = RetrievalDiffusionConfig(denoiser=denoiser)
-    from rdm.models.first_stage import load_autoencoder
-
-    name = "assets://autoencoder-kl-f4"
-    torch.manual_seed(0)
-    objective = RetrievalDiffusionObjective(
-        config,
-        {
-            "autoencoder": name,
-            "autoencoder_digest": load_autoencoder(name).digest,
-            "resolution": 32,
-            "encoder": database.encoder_name,
-            "encoder_digest": database.encoder_digest,
-            "queries_digest": "",
-        },
-        (0.0, 1.0),
-    )
-    objective.export(directory, dict(objective.named_parameters()))
-    return RetrievalDiffusionModel.open(directory)
-
-
 def test_a_picture_depends_on_its_own_seed_and_query_only(model, database):
     queries = text_queries(database, ["a", "b", "c"], 3)
-    together = sample(model, database, queries, [5, 6, 7], SETTINGS)
-    alone = sample(model, database, queries[1:2], [6], SETTINGS)
+    together = list(sample(model, database, queries, [5, 6, 7], SETTINGS))
+    alone = list(sample(model, database, queries[1:2], [6], SETTINGS))
     # The convolutions' blocking may depend on the batch; the pictures may differ in the last bit only.
     assert np.abs(together[1].pixels.astype(int) - alone[0].pixels.astype(int)).max() <= 2
 
 
+def test_a_picture_has_the_same_bits_whatever_shares_its_batch(model, database):
+    a, b, c, d = text_queries(database, ["a", "b", "c", "d"], 3)
+    one = list(sample(model, database, [a, b, c], [5, 6, 7], SETTINGS))[1]
+    other = list(sample(model, database, [d, b, a], [8, 6, 9], SETTINGS))[1]
+    assert np.array_equal(one.pixels, other.pixels)
+
+
 def test_the_same_call_gives_the_same_pictures(model, database):
     queries = text_queries(database, ["a"], 3)
-    first, second = (sample(model, database, queries, [1], SETTINGS)[0].pixels for _ in range(2))
+    first, second = (next(sample(model, database, queries, [1], SETTINGS)).pixels for _ in range(2))
     assert np.array_equal(first, second)
 
 
@@ -85,7 +52,7 @@ def test_seeds_differ(model, database):
 @pytest.mark.parametrize("k", [1, 3, 7])
 def test_the_number_of_neighbors_need_not_be_the_trainings(model, database, k):
     settings = SampleSettings(k=k, num_steps=2)
-    drawn = sample(model, database, text_queries(database, ["a"], k), [0], settings)
+    drawn = list(sample(model, database, text_queries(database, ["a"], k), [0], settings))
     assert drawn[0].pixels.shape == (32, 32, 3)
 
 
@@ -97,7 +64,7 @@ def test_a_query_finds_the_patch_that_it_is(database):
 
 
 def test_a_written_sample_says_where_it_came_from(model, database, tmp_path):
-    drawn = sample(model, database, text_queries(database, ["a"], 3), [9], SETTINGS)
+    drawn = list(sample(model, database, text_queries(database, ["a"], 3), [9], SETTINGS))
     write_samples(tmp_path, drawn, model, database, SETTINGS)
     row = json.loads((tmp_path / "samples.json").read_text())[0]
     assert (row["label"], row["seed"], row["database"]["version"]) == ("a", 9, 1)
@@ -108,7 +75,88 @@ def test_a_written_sample_says_where_it_came_from(model, database, tmp_path):
 def test_more_steps_than_the_model_has_timesteps_are_refused(model, database):
     queries = text_queries(database, ["a"], 3)
     with pytest.raises(UsageError, match="1001 steps, but the model has 1000 timesteps"):
-        sample(model, database, queries, [0], SampleSettings(k=3, num_steps=1001))
+        list(sample(model, database, queries, [0], SampleSettings(k=3, num_steps=1001)))
+
+
+def test_a_picture_is_credited_to_the_neighbors_that_conditioned_it_and_to_no_others(model, database):
+    query = text_queries(database, ["a"], 7)[0]
+    settings = SampleSettings(k=2, num_steps=1)
+    record = next(sample(model, database, [query], [0], settings)).provenance(model, database, settings)
+    assert [credit.patch_id for credit in record.neighbors] == query.neighbor_ids[:2].tolist()
+    assert [credit.similarity for credit in record.neighbors] == query.similarities[:2].tolist()
+    assert record.settings["k"] == 2
+
+
+def test_seven_neighbors_looked_up_and_two_used_draw_as_two_looked_up(model, database):
+    settings = SampleSettings(k=2, num_steps=1)
+    many, few = (next(sample(model, database, text_queries(database, ["a"], k), [0], settings)) for k in (7, 2))
+    assert np.array_equal(many.pixels, few.pixels)
+
+
+def test_fewer_neighbors_than_k_are_refused(model, database):
+    with pytest.raises(UsageError, match="8 neighbors are to condition a picture, but 4 were looked up for 'a'"):
+        list(sample(model, database, text_queries(database, ["a"], 4), [0], SampleSettings(k=8, num_steps=1)))
+
+
+def test_settings_that_say_nothing_to_a_model_are_not_recorded(model):
+    assert set(model.acting(SampleSettings())) == {"k", "guidance_scale", "batch_size", "num_steps", "eta"}
+
+
+def test_only_the_batch_in_work_is_held(model, database):
+    query = text_queries(database, ["a"], 1)[0]
+    settings = SampleSettings(k=1, num_steps=1, guidance_scale=1.0, batch_size=4)
+    most = 0
+    for _ in sample(model, database, [query] * 24, list(range(24)), settings):
+        most = max(most, sum(type(item) is Sample for item in gc.get_objects()))
+    assert most <= 8  # a batch, and the one that it takes the place of
+
+
+def test_every_step_is_told_with_a_preview(model, database):
+    steps: list[DrawStep] = []
+    drawn = list(
+        sample(model, database, text_queries(database, ["a", "b"], 3), [5, 6], SETTINGS, on_step=steps.append)
+    )
+    assert [(step.index, step.total, step.seeds) for step in steps] == [(n, 4, (5, 6)) for n in (1, 2, 3, 4)]
+    assert steps[0].preview().shape == (2, *drawn[0].pixels.shape)
+
+
+def test_being_told_of_steps_changes_no_bit(model, database):
+    queries = text_queries(database, ["a"], 3)
+    told = next(sample(model, database, queries, [5], SETTINGS, on_step=lambda step: step.preview()))
+    assert np.array_equal(told.pixels, next(sample(model, database, queries, [5], SETTINGS)).pixels)
+
+
+def test_an_exception_of_the_listener_ends_the_drawing_between_two_steps(model, database):
+    class Cancelled(Exception):
+        pass
+
+    steps: list[int] = []
+
+    def cancel(step: DrawStep) -> None:
+        steps.append(step.index)
+        if len(steps) == 6:  # the second step of the second picture
+            raise Cancelled
+
+    settings = SETTINGS.model_copy(update={"batch_size": 1})
+    drawing = sample(model, database, text_queries(database, ["a", "b"], 3), [5, 6], settings, on_step=cancel)
+    assert next(drawing).seed == 5
+    with pytest.raises(Cancelled):
+        next(drawing)
+    assert steps == [1, 2, 3, 4, 1, 2]
+
+
+def test_progress_tells_the_step_of_the_batch_in_work(model, database):
+    class Notes:
+        notes: ClassVar[list[tuple[int, str]]] = []
+
+        def start(self, stage: str, total: int, unit: str, done: int) -> None: ...
+        def finish(self) -> None: ...
+        def update(self, done: int, note: str) -> None:
+            self.notes.append((done, note))
+
+    with progress_to(Notes()):
+        list(sample(model, database, text_queries(database, ["a"], 3), [0], SETTINGS))
+    assert Notes.notes == [(0, f"step {n}/4") for n in (1, 2, 3, 4)] + [(1, "")]
 
 
 def test_a_database_of_another_encoder_is_refused(model, database, make_encoder, tmp_path, photos):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rdm.sources.patterns import count_suffixes, expand_pattern, fixed_part, is_pattern, files_below
+from rdm.sources.patterns import count_suffixes, expand_pattern, files_below, fixed_part, is_pattern
 
 
 @pytest.fixture

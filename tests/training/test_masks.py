@@ -14,11 +14,7 @@ from pathlib import Path
 import pytest
 from training_jobs import start_job
 
-from rdm.errors import TrainingError
-from rdm.training.cluster import Cluster, Machine
-from rdm.training.device import device_type, require_device
-from rdm.training.launch import LOG, orders_of
-from rdm.training.masks import (
+from rdm.compute.masks import (
     LAUNCHER_MASKS,
     describe_masks,
     device_masks,
@@ -28,6 +24,10 @@ from rdm.training.masks import (
     unfulfilled_masks,
     without_other_jobs,
 )
+from rdm.errors import TrainingError
+from rdm.training.cluster import Cluster, Machine
+from rdm.training.device import device_type, require_device
+from rdm.training.launch import LOG, orders_of
 from rdm.training.node import environment
 from rdm.training.recipes import recipe_config
 
@@ -115,8 +115,9 @@ def test_a_remote_shell_to_this_machine_gets_its_masks_and_another_machine_does_
 def test_no_gpu_under_a_mask_names_the_mask(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert device_type(recipe_config("rdm-tiny")) == "cpu"
-    with pytest.raises(TrainingError, match="no GPU under CUDA_VISIBLE_DEVICES="):
+    with pytest.raises(TrainingError, match="finds no GPU") as refused:
         device_type(recipe_config("rdm-tiny").with_overrides(["device=cuda"]))
+    assert refused.value.where == "CUDA_VISIBLE_DEVICES="
 
 
 def test_a_rank_without_a_device_is_refused_by_its_number(monkeypatch):

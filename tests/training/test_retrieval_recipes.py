@@ -117,8 +117,8 @@ def test_a_rarm_learns_the_same_with_checkpointed_activations(rarm, prepared, to
 def test_a_rarm_samples_by_text_and_unconditionally(rarm, prepared, tmp_path):
     model, database = open_model(rarm / "model"), RetrievalDatabase.open(prepared.database)
     queries = text_queries(database, ["a", "b"], 3) + proposed_queries(model, database, [5, 6], top_m=1.0, k=3)
-    drawn = sample(model, database, queries, [5, 6, 5, 6], SETTINGS)
-    alone = sample(model, database, queries[1:2], [6], SETTINGS)
+    drawn = list(sample(model, database, queries, [5, 6, 5, 6], SETTINGS))
+    alone = list(sample(model, database, queries[1:2], [6], SETTINGS))
     assert [item.pixels.shape for item in drawn] == [(32, 32, 3)] * 4
     assert np.abs(drawn[1].pixels.astype(int) - alone[0].pixels.astype(int)).max() <= 2
     write_samples(tmp_path, drawn, model, database, SETTINGS)
@@ -168,7 +168,7 @@ def test_an_ldm_does_not_train_what_reads_neighbors(ldm):
 def test_an_ldm_samples_without_a_database(ldm, tmp_path):
     model = open_model(ldm / "model")
     queries = proposed_queries(model, None, [3, 4], top_m=1.0, k=4)
-    drawn = sample(model, None, queries, [3, 4], SETTINGS)
+    drawn = list(sample(model, None, queries, [3, 4], SETTINGS))
     assert not np.array_equal(drawn[0].pixels, drawn[1].pixels)
     write_samples(tmp_path, drawn, model, None, SETTINGS)
     row = json.loads((tmp_path / "samples.json").read_text())[0]

@@ -25,13 +25,12 @@ from rdm.models.token_predictor import (
 from rdm.training.latents import (
     ConditioningConfig,
     LatentData,
-    model_info,
     neighbor_context,
     open_latents,
     provenance,
     training_context,
-    write_info,
 )
+from rdm.training.model_folder import model_info, write_info
 from rdm.training.objective import Objective
 
 

@@ -22,13 +22,12 @@ from rdm.models.first_stage import load_autoencoder, to_uint8
 from rdm.training.latents import (
     ConditioningConfig,
     LatentData,
-    model_info,
     neighbor_context,
     open_latents,
     provenance,
     training_context,
-    write_info,
 )
+from rdm.training.model_folder import model_info, write_info
 from rdm.training.objective import Objective
 
 _LATENTS = ("moments", "latents")  # what a cache may hold for this objective

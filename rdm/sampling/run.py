@@ -1,0 +1,65 @@
+"""Draw the pictures of a request into a folder, resumable: what the command line and the flow share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rdm.config import Config
+from rdm.database import RetrievalDatabase
+from rdm.progress import tracking
+from rdm.sampling.model import DrawStep, OnDrawStep, RetrievalModel
+from rdm.sampling.output import SampleFolder, picture_name
+from rdm.sampling.pipeline import draw_batch, note_of, records_of
+from rdm.sampling.request import RequestedPairs, SampleRequest
+
+
+class DrawnCounts(Config):
+    """How many pictures a folder has, and how many of them this run wrote."""
+
+    pictures: int
+    drawn: int
+
+
+def draw_request(
+    request: SampleRequest,
+    model: RetrievalModel,
+    database: RetrievalDatabase | None,
+    out: Path,
+    *,
+    on_step: OnDrawStep | None = None,
+) -> DrawnCounts:
+    """Draw what is missing of a request's pictures, and write each batch when it is done.
+
+    A batch with a missing picture is drawn whole, so that a picture has the bits of a run that was not interrupted. A
+    kill, or an exception of `on_step`, loses the batch in work.
+
+    Raises:
+        UsageError: the folder holds pictures of another request, or the model cannot be asked this.
+        EncoderMismatchError: database and model do not belong to the same encoder.
+        ConcurrentWriterError: another process is drawing into the folder.
+    """
+    pairs, settings = RequestedPairs(request, model, database), request.settings
+    total, drawn = len(pairs), 0
+    with (
+        SampleFolder(out, pairs.identity()) as folder,
+        tracking("sample", total, "pictures", folder.num_finished) as tracker,
+    ):
+
+        def report(step: DrawStep) -> None:
+            tracker.set(tracker.done, note_of(step))
+            if on_step is not None:
+                on_step(step)
+
+        for start in range(0, total, settings.batch_size):
+            numbers = range(start, min(start + settings.batch_size, total))
+            missing = [number for number in numbers if not folder.finished(number)]
+            if not missing:
+                continue
+            batch = draw_batch(model, database, pairs.rows(numbers.start, numbers.stop), settings, report)
+            names = [picture_name(number) for number in numbers]
+            records = records_of(batch, model, database, settings, names)
+            folder.add(list(zip(numbers, batch, records, strict=True)))
+            drawn += len(missing)
+            tracker.advance(len(missing))
+        folder.finish()
+    return DrawnCounts(pictures=total, drawn=drawn)

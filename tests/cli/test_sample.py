@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from random_model import write_random_model
+
+from rdm.cli.main import run
+from rdm.compute import ComputeConfig
+from rdm.database import RetrievalDatabase
+from rdm.database.build import BuildConfig, DatabaseBuilder
+from rdm.database.jobs import run_build
+from rdm.sources import CropConfig
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+QUICK = ("--guidance", 1, "--set", "num_steps=1")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., bytes]) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(6):
+        (folder / f"p{number}.jpg").write_bytes(encoded(number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_encoder: str) -> Path:
+    """A database of twelve patches, the same for every test here: none of them changes its patches."""
+    config = BuildConfig(
+        source=f"folder://{photos}",
+        encoder=tiny_encoder,
+        crop=CropConfig(frame_size=40, patch_size=24, min_patches=2, max_patches=2),
+    )
+    folder = tmp_path_factory.mktemp("database") / "db"
+    run_build(DatabaseBuilder(str(folder), config), ComputeConfig(dask="inline"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    return write_random_model(tmp_path_factory.mktemp("model"), RetrievalDatabase.open(str(root)))
+
+
+def rows(out: Path) -> list[dict]:
+    return json.loads((out / "samples.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("flags", "k"),
+    [
+        (("-k", 3), 3),
+        (("--set", "k=2"), 2),
+        (("-k", 4, "--set", "k=2"), 2),
+        (("-k", 4, "--set", "k=8"), 8),
+        (("--set", "k=8", "-k", 4), 8),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
+)
+def test_a_flag_and_its_setting_are_one(rdm, root: Path, model: Path, tmp_path: Path, flags, k: int) -> None:
+    out = tmp_path / "samples"
+    arguments = ("--model", model, "--database", root, "--text", "owl", "--seeds", "0-1", "--out", out)
+    code, result, _ = rdm("sample", *arguments, *QUICK, *flags)
+    assert (code, result["pictures"], result["drawn"], result["device"]) == (0, 2, 2, "cpu")
+    _, found, _ = rdm("database", "search", "--root", root, "--text", "owl", "-k", k, "--exact")
+    nearest = [row["patch_id"] for row in found["results"]]
+    for row in rows(out):
+        assert [neighbor["patch_id"] for neighbor in row["neighbors"]] == nearest
+        assert row["settings"]["k"] == k
+        assert row["settings"]["guidance_scale"] == 1.0
+
+
+def test_one_picture_after_ten_into_the_same_folder_is_refused(rdm, root: Path, model: Path, tmp_path: Path) -> None:
+    ask = ("sample", "--model", model, "--database", root, "--text", "owl", "--out", tmp_path / "out", *QUICK)
+    assert rdm(*ask, "--seeds", "0-9")[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    code, _, error = rdm(*ask, "--seeds", "0")
+    assert code == 2
+    assert "another request: seeds differ" in error
+    assert "fix: give --out a new folder" in error
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    code, result, _ = rdm(*ask, "--seeds", "0-9")
+    assert (code, result["drawn"]) == (0, 0)
+
+
+def test_inspect_shows_what_a_picture_was_drawn_from(rdm, root: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ask = ("sample", "--model", model, "--database", root, "--text", "owl", "--seeds", "3", "--out", out)
+    assert rdm(*ask, "-k", 2, *QUICK)[0] == 0
+    code, found, _ = rdm("inspect", out / "00000.png")
+    assert (code, found["label"], found["seed"]) == (0, "owl", 3)
+    assert found["neighbors"] == rows(out)[0]["neighbors"]
+
+
+@NO_GPU
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sample --model {model} --database {root} --text owl --out {new}",
+        "evaluate --model {model} --database {root} --reference folder://{photos} --out {new}",
+        "evaluate-autoencoder --autoencoder assets://autoencoder-kl-f4 --source folder://{photos}",
+        "database search --root {root} --text owl",
+        "database build --root {new} --source folder://{photos}",
+        "neighbors build --root {root} --queries folder://{photos} --name t",
+        "cache build --queries folder://{photos} --out {new}",
+    ],
+    ids=lambda command: " ".join(command.split(" --")[0].split()),
+)
+def test_a_gpu_that_is_not_there_is_refused(
+    command: str, root: Path, model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"root": root, "model": model, "photos": photos, "new": tmp_path / "new"}
+    code = run([*command.format(**places).split(), "--device", "cuda"])
+    error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("20")]  # log lines
+    assert code == 1
+    assert error[0] == "error: device is cuda, but PyTorch finds no GPU here"
+    assert error[-1].endswith("or --device cpu")
+    assert len(error) <= 3
+
+
+def test_commands_say_what_they_computed_on(rdm, root: Path, photos: Path, tmp_path: Path) -> None:
+    small = ("--set", "queries.crop.frame_size=32", "--set", "queries.crop.patch_size=32", "--dask", "inline")
+    queries = ("--queries", f"folder://{photos}")
+    assert rdm("database", "search", "--root", root, "--text", "owl", "-k", 1)[1]["device"] == "cpu"
+    assert rdm("neighbors", "build", "--root", root, *queries, "--name", "t", "--set", "k_stored=2", *small)[1][
+        "device"
+    ] == "cpu"
+    cache = ("--out", tmp_path / "cache", "--set", "resolution=32", "--device", "cpu")
+    assert rdm("cache", "build", *queries, *cache, *small)[1]["device"] == "cpu"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import importlib.resources
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rdm.errors import ModelError
+from rdm.models.first_stage import load_autoencoder
+from rdm.training.model_folder import FIRST_STAGE, INFO, open_first_stage, portable_name, write_info
+
+ASSET = "assets://autoencoder-kl-f4"
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Path:
+    """A first stage in a folder of its own."""
+    embedded = Path(str(importlib.resources.files("rdm"))) / "assets" / "autoencoder-kl-f4"
+    return Path(shutil.copytree(embedded, tmp_path / "stage"))
+
+
+def info_of(autoencoder: str) -> dict[str, object]:
+    return {
+        "autoencoder": autoencoder,
+        "autoencoder_digest": load_autoencoder(autoencoder).digest,
+        "encoder": "lite:/home/me/heads",
+        "database": {"version": 3, "source": "folder:///home/me/birds"},
+    }
+
+
+def read_info(directory: Path) -> dict[str, object]:
+    return json.loads((directory / INFO).read_text())
+
+
+def test_a_model_opens_where_it_is_copied_to_without_the_folders_of_its_machine(stage: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    info = info_of(str(stage))
+    write_info(tmp_path / "model", info)
+    shutil.rmtree(stage)
+    moved = tmp_path / "elsewhere" / "copied"
+    shutil.copytree(tmp_path / "model", moved)
+    shutil.rmtree(tmp_path / "model")
+    assert open_first_stage(moved, read_info(moved)).digest == info["autoencoder_digest"]
+
+
+def test_no_absolute_path_is_written(stage: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    write_info(tmp_path / "model", info_of(str(stage)))
+    texts = [path.read_text() for path in (tmp_path / "model").rglob("*.json")]
+    assert not [text for text in texts if "/home/me" in text or str(tmp_path) in text]
+    assert read_info(tmp_path / "model")["database"] == {"version": 3, "source": "folder://birds"}
+
+
+def test_an_asset_is_not_copied(tmp_path: Path) -> None:
+    write_info(tmp_path, info_of(ASSET))
+    assert not (tmp_path / FIRST_STAGE).exists()
+    assert open_first_stage(tmp_path, read_info(tmp_path)).name == ASSET
+
+
+def test_an_older_model_with_an_absolute_path_opens_where_that_exists(stage: Path, tmp_path: Path) -> None:
+    assert open_first_stage(tmp_path, info_of(str(stage))).name == str(stage)
+
+
+def test_an_older_model_on_another_machine_says_what_to_copy_where(stage: Path, tmp_path: Path) -> None:
+    info = info_of(str(stage))
+    shutil.rmtree(stage)
+    with pytest.raises(ModelError, match="names a folder of the machine that wrote it") as error:
+        open_first_stage(tmp_path, info)
+    assert error.value.where == str(stage)
+    assert str(tmp_path / FIRST_STAGE) in error.value.fix
+
+
+def test_another_first_stage_in_its_place_is_refused(stage: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="trained with another first stage"):
+        open_first_stage(tmp_path, {**info_of(str(stage)), "autoencoder": "assets://autoencoder-vq-f4"})
+
+
+def test_an_export_whose_first_stage_is_gone_is_refused(stage: Path, tmp_path: Path) -> None:
+    info = info_of(str(stage))
+    (stage / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="is gone, so the model would not open"):
+        write_info(tmp_path, info)
+
+
+@pytest.mark.parametrize(
+    ("name", "portable"),
+    [
+        ("folder:///home/me/birds?limit=3", "folder://birds?limit=3"),
+        ("urls:///home/me/list.csv?boxes=/home/me/b.csv", "urls://list.csv"),
+        ("open_clip:ViT-B-32//home/me/w.pt", "open_clip:ViT-B-32/w.pt"),
+        ("lite:~/heads", "lite:heads"),
+        ("open_clip:ViT-B-32-quickgelu/openai", "open_clip:ViT-B-32-quickgelu/openai"),
+        ("samples://openimages-birds/database", "samples://openimages-birds/database"),
+        ("assets://encoder-lite", "assets://encoder-lite"),
+    ],
+)
+def test_of_a_path_in_a_name_the_last_part_stays(name: str, portable: str) -> None:
+    assert portable_name(name) == portable
