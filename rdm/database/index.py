@@ -96,10 +96,14 @@ def build_index(
         pool: where shards are filled; None: in this process.
 
     Raises:
-        DatabaseError: no index fits into the memory, or recall@20 is under `min_recall`.
+        DatabaseError: there is no row, no index fits into the memory, or recall@20 is under `min_recall`.
     """
     folder, target = rows.folder, f"{place}/{INDEX_NAME}"
     living = rows.living
+    if len(living) == 0:
+        raise DatabaseError(
+            "there is nothing to index: no patch is left", where=folder.url, fix="add photographs to the source"
+        )
     key = choose_key(len(living), rows.parts[0][1].shape[1], config)
     with storage_errors(folder.describe(target)):
         sample = audit_sample(living, train_rows(key, rows.parts[0][1].shape[1], config), config.seed + 2)
