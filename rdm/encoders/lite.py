@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from rdm.encoders.chunks import encode_filled
 from rdm.encoders.heads import load_heads
 from rdm.encoders.image_tower import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, image_weights_file, load_image_tower
 from rdm.encoders.protocol import EncoderFingerprint, to_square
-from rdm.encoders.text_tower import load_text_tower, text_weights_folder
+from rdm.encoders.text_tower import TextTower, load_text_tower, text_weights_folder
+from rdm.errors import ModelError
 from rdm.storage import sha256_file
 
 _CHUNK = 8
@@ -42,7 +44,7 @@ class LiteEncoder:
         self._heads = load_heads(directory).to(device)
         config = self._heads.config
         self._image_tower = load_image_tower().to(device)
-        self._text_tower = load_text_tower(config.text_layers).to(device)
+        self._device = device
         mean, std = PIXEL_MEAN / 255, PIXEL_STD / 255
         self._fingerprint = EncoderFingerprint(
             name=name,
@@ -57,6 +59,11 @@ class LiteEncoder:
             pooling="+".join(config.image_parts),
             embedding_dim=config.embedding_dim,
         )
+
+    @cached_property
+    def _text_tower(self) -> TextTower:
+        """Loaded for the first text: workers embed pictures alone, and transformers takes seconds to import."""
+        return load_text_tower(self._heads.config.text_layers).to(self._device)
 
     @property
     def fingerprint(self) -> EncoderFingerprint:
@@ -101,7 +108,12 @@ def _digest(directory: Path) -> str:
         directory / "heads.safetensors",
         directory / "config.json",
     )
-    return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[:16]
+    try:
+        return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[:16]
+    except FileNotFoundError as error:
+        raise ModelError(
+            "a file of the embedded encoder is missing", where=error.filename, fix="install its packages again"
+        ) from error
 
 
 def bundled_directory() -> Path:

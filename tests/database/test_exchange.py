@@ -157,7 +157,8 @@ def test_folder_of_clip_retrieval_itself_becomes_a_database(
 def add_part(folder: Path, number: int, vectors: np.ndarray, paths: list[str]) -> None:
     """Add a part to a folder of clip-retrieval's layout."""
     np.save(folder / "img_emb" / f"img_emb_{number}.npy", vectors)
-    pq.write_table(pa.table({"image_path": pa.array(paths, pa.string())}), folder / f"metadata/metadata_{number}.parquet")
+    table = pa.table({"image_path": pa.array(paths, pa.string())})
+    pq.write_table(table, folder / "metadata" / f"metadata_{number}.parquet")
 
 
 @pytest.mark.parametrize("vectors", [np.empty(0), np.empty((0, 16), np.float16)])
@@ -166,10 +167,9 @@ def test_part_without_rows_is_imported_as_no_rows(
 ) -> None:
     for number in (1, 11):  # the first part and the last
         add_part(clip_folder, number, vectors, [])
-    database, photographs = RetrievalDatabase.open(str(built / "db")), f"folder://{built / 'photos'}"
-    again = imported(
-        clip_folder, tmp_path / "again", "clip-retrieval", tiny_encoder, photographs=photographs, min_check_similarity=-1
-    )
+    database = RetrievalDatabase.open(str(built / "db"))
+    checked = {"photographs": f"folder://{built / 'photos'}", "min_check_similarity": -1}
+    again = imported(clip_folder, tmp_path / "again", "clip-retrieval", tiny_encoder, **checked)
     ids = database.living_ids()
     assert len(again.version.parts_of("embeddings")) == 5
     assert again.embeddings(ids).tobytes() == database.embeddings(ids).tobytes()
