@@ -14,6 +14,7 @@ from flows.measure import StageLog
 from flows.progress import artifact_progress
 from flows.quickstart_layout import Layout, QuickstartConfig
 from flows.train import train
+from rdm.compute import warm_clusters
 from rdm.report.assemble import ReportInputs, assemble_report
 from rdm.report.data import Command
 from rdm.report.quickstart_report import write_report
@@ -28,10 +29,10 @@ STAGES = (
     "patchify",
     "embed",
     "index",
+    "swapped database",
     "neighbors",
     "cache",
     "train",
-    "swapped database",
     "sample",
     "evaluate",
 )
@@ -102,19 +103,20 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
     layout = Layout(root)
     stages = str(layout.stages)
     log = StageLog(stages)
-    build_database(root=str(layout.database), source=DATABASE_HALF, stage_log=stages)
-    train(
-        database=str(layout.database),
-        queries=QUERY_HALF,
-        cache=str(layout.cache),
-        out=str(layout.run),
-        overrides=list(config.train),
-        stage_log=stages,
-    )
-    with log.stage("swapped database") as facts:
-        build_database(root=str(layout.swapped), source=QUERY_HALF, stage_log=str(layout.stages / "swapped"))
-        facts["patches"] = (StageLog(str(layout.stages / "swapped")).read("embed") or {"facts": {}})["facts"].get(
-            "num_patches"
+    with warm_clusters():
+        build_database(root=str(layout.database), source=DATABASE_HALF, stage_log=stages)
+        with log.stage("swapped database") as facts:
+            build_database(root=str(layout.swapped), source=QUERY_HALF, stage_log=str(layout.stages / "swapped"))
+            facts["patches"] = (StageLog(str(layout.stages / "swapped")).read("embed") or {"facts": {}})["facts"].get(
+                "num_patches"
+            )
+        train(
+            database=str(layout.database),
+            queries=QUERY_HALF,
+            cache=str(layout.cache),
+            out=str(layout.run),
+            overrides=list(config.train),
+            stage_log=stages,
         )
     with artifact_progress(), log.stage("sample") as facts:
         facts.update(showcase_task(layout, config))

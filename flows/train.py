@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import TaskRun
 from flows.measure import StageLog
 from flows.progress import artifact_progress
 from flows.training_artifacts import TrainingArtifacts
-from rdm.compute import ComputeConfig, compute_pool
+from rdm.compute import ComputeConfig, close_warm_clusters, compute_pool
 from rdm.compute.device import DeviceName
 from rdm.compute.shards import Pool
 from rdm.database.neighbors import build_neighbors
@@ -118,6 +118,7 @@ def train(
             latents = cache_config(queries, autoencoder).with_overrides(cache_overrides or [])
             compute = ComputeConfig(dask=dask, device=prepare_device)
             _prepare(inputs, latents, name, config.recipe, compute, log)
+        close_warm_clusters()  # the job wants the memory and the cores
         with log.stage("train") as facts:
             result = train_task.with_options(retries=retries)(config, inputs, cluster)
             facts["steps"] = result["step"]

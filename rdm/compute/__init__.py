@@ -1,5 +1,19 @@
 """Map a function over shards on Dask: the only folder that imports dask."""
 
-from rdm.compute.shards import ComputeConfig, ShardFailure, compute_pool, count_workers
+from rdm.compute.shards import (
+    ComputeConfig,
+    ShardFailure,
+    close_warm_clusters,
+    compute_pool,
+    count_workers,
+    warm_clusters,
+)
 
-__all__ = ["ComputeConfig", "ShardFailure", "compute_pool", "count_workers"]
+__all__ = [
+    "ComputeConfig",
+    "ShardFailure",
+    "close_warm_clusters",
+    "compute_pool",
+    "count_workers",
+    "warm_clusters",
+]

@@ -6,8 +6,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -65,17 +66,17 @@ class ShardFailure(Exception):
 
 
 class ComputePool:
-    """Maps functions over shards on one Dask client."""
+    """Maps functions over shards on one Dask client, which connects when there is something to map."""
 
-    def __init__(self, client: Client, config: ComputeConfig) -> None:
-        self.client = client
+    def __init__(self, connect: Callable[[], Client], config: ComputeConfig) -> None:
+        self._connect = connect
         self.config = config
         self._lived = self._complete = 0.0  # when there was a worker, and when there were all
 
-    @property
-    def dashboard(self) -> str:
-        """The address of Dask's dashboard, or an empty string where it has none."""
-        return self.client.dashboard_link or ""
+    @cached_property
+    def client(self) -> Client:
+        """The Dask client; asking for it starts a local cluster."""
+        return self._connect()
 
     def describe_device(self) -> str:
         """Return in words what networks compute on: on this machine, or on a worker of the scheduler at an address."""
@@ -102,6 +103,9 @@ class ComputePool:
             RdmError: what the first failing shard raised, with the shard named; or no worker lives.
         """
         names = names or [str(position) for position in range(len(shards))]
+        if not shards:  # nothing is worth starting workers for
+            with tracking(stage, done_before, unit, done_before):
+                return
         futures: dict[Future, int] = {
             self.client.submit(
                 function, shard, key=f"{stage}-{names[position]}-{os.urandom(4).hex()}", pure=False
@@ -188,8 +192,6 @@ class ComputePool:
 class _Inline(Generic[ShardT]):
     """Computes shards in this process, one after another: for small work and for tests."""
 
-    dashboard = ""
-
     def __init__(self, config: ComputeConfig) -> None:
         self.config = config
 
@@ -262,6 +264,8 @@ def _num_workers(config: ComputeConfig) -> int:
 def compute_pool(config: ComputeConfig) -> Iterator[Pool]:
     """Open the pool that a configuration names: `local`, `inline`, or a scheduler's address.
 
+    A local cluster starts when the first shards are mapped. Inside `warm_clusters` it outlives the pool.
+
     Raises:
         UsageError: no scheduler answers at the address.
         DeviceError: a GPU was asked for, and this machine, where the workers would be, has none.
@@ -270,13 +274,61 @@ def compute_pool(config: ComputeConfig) -> Iterator[Pool]:
         compute_device(config.device)  # refused before a cluster starts
     if config.dask == "inline":
         yield _Inline(config)
+    elif config.dask == "local" and _warm is not None:
+        yield _warm.setdefault(config, _local_pool(config, _warm_stack))
+    elif config.dask == "local":
+        with ExitStack() as stack:
+            yield _local_pool(config, stack)
+    else:
+        with _remote_pool(config) as pool:
+            yield pool
+
+
+_warm: dict[ComputeConfig, ComputePool] | None = None  # the pools that stages share; None: each has its own
+_warm_stack = ExitStack()  # closes their clusters
+
+
+@contextmanager
+def warm_clusters() -> Iterator[None]:
+    """Let the stages of a job share one local cluster: its workers keep what they have imported and loaded.
+
+    The cluster ends with this context, or with `close_warm_clusters`; a stage after that starts another.
+    """
+    global _warm
+    if _warm is not None:
+        yield
         return
+    _warm = {}
+    try:
+        yield
+    finally:
+        close_warm_clusters()
+        _warm = None
+
+
+def close_warm_clusters() -> None:
+    """End the clusters that stages share, so that their memory and cores are free for a stage without workers."""
+    if _warm is not None:
+        _warm.clear()
+    _warm_stack.close()
+
+
+def _local_pool(config: ComputeConfig, stack: ExitStack) -> ComputePool:
+    """Return a pool whose local cluster, once there is one, is closed by a stack."""
+
+    def connect() -> Client:
+        from distributed import Client
+
+        return stack.enter_context(Client(stack.enter_context(_local_cluster(config))))
+
+    return ComputePool(connect, config)
+
+
+@contextmanager
+def _remote_pool(config: ComputeConfig) -> Iterator[ComputePool]:
+    """Open a pool on the workers of the scheduler at an address."""
     from distributed import Client
 
-    if config.dask == "local":
-        with _local_cluster(config) as cluster, Client(cluster) as client:
-            yield ComputePool(client, config)
-        return
     try:
         client = Client(config.dask, timeout="10s")
     except (OSError, ValueError) as error:
@@ -294,7 +346,7 @@ def compute_pool(config: ComputeConfig) -> Iterator[Pool]:
                 raise UsageError(
                     "the Dask scheduler has no workers", where=config.dask, fix="start some with `dask worker ADDRESS`"
                 ) from error
-        yield ComputePool(client, config)
+        yield ComputePool(lambda: client, config)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from rdm.database.index import (
     build_index,
     drop_indexes,
     index_place,
+    lacks_parameters,
     publish_index,
     update_index,
     version_place,
@@ -126,7 +127,9 @@ class DatabaseBuilder:
     @property
     def is_current(self) -> bool:
         """Whether the parent version already holds exactly what the source has, with these settings."""
-        return self.changes.is_empty and self.parent is not None and not has_changed(self.config, self.parent)
+        if self.parent is None or not self.changes.is_empty or has_changed(self.config, self.parent):
+            return False
+        return not lacks_parameters(self.folder, index_place(self.parent), self.parent.index)
 
     def plan(self) -> dict[str, int]:
         """Return what a run would do, in photographs and patches; raises what `writing` does of the request."""
@@ -256,7 +259,8 @@ class DatabaseBuilder:
         if BuildConfig.model_validate(self.parent.config).index != config:
             return place, build_index(rows, config, place, "its settings were changed", pool)
         first, before = self.parent.next_patch_id, index_place(self.parent)
-        if count_rows(rows.parts) == first and len(self.changes.newly_dead) == 0:
+        same_rows = count_rows(rows.parts) == first and len(self.changes.newly_dead) == 0
+        if same_rows and not lacks_parameters(self.folder, before, self.parent.index):
             return before, self.parent.index
         parent = ParentIndex(before, self.parent.index, first, self.changes.newly_dead)
         return place, update_index(rows, config, place, parent, pool)

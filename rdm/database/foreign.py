@@ -59,7 +59,7 @@ class ForeignPart:
         return self.folder.describe(self.files[0])
 
     def load(self) -> ForeignRows:
-        """Read and check the part.
+        """Read and check the part. One without rows is sound whatever the shape of its arrays.
 
         Raises:
             DatabaseError: the file is not what it should be; the message says what, and in which row.
@@ -67,6 +67,8 @@ class ForeignPart:
         """
         found = self.read(self.folder, self.files)
         vectors = found.vectors
+        if vectors.shape[:1] == (0,) and found.rows.num_rows == 0:  # numpy writes no rows as (0,) and in float64
+            return found
         if vectors.ndim != 2 or vectors.dtype.kind != "f" or vectors.shape[1] == 0:
             raise _damaged(f"the embeddings are {vectors.dtype} {vectors.shape}, not rows of numbers", self.where)
         if len(vectors) != found.rows.num_rows:
@@ -167,6 +169,8 @@ def _read_npz(folder: Folder, files: tuple[str, ...]) -> ForeignRows:
     where = folder.describe(files[0])
     arrays = _npz_arrays(folder, files[0])
     coordinates, image_ids = arrays["patch_coords"], _names(arrays["img_id"], where)
+    if not image_ids and coordinates.shape[:1] == (0,):
+        coordinates = np.zeros((0, 4), np.int64)
     if coordinates.shape != (len(image_ids), 4) or coordinates.dtype.kind not in "iuf":
         raise _damaged(f"patch_coords are {coordinates.dtype} {coordinates.shape}, not four numbers a row", where)
     rounded = np.rint(coordinates.astype(np.float64))
@@ -216,7 +220,9 @@ def _check_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -
 
 
 def _names(values: NDArray[Any], where: str) -> list[str]:
-    if values.dtype.kind not in "iuUS" or values.size != len(values):
+    if values.shape[:1] == (0,):  # numpy's kind for no values is float64
+        return []
+    if values.ndim == 0 or values.dtype.kind not in "iuUS" or values.size != len(values):
         raise _damaged(f"img_id is {values.dtype} {values.shape}, not one name or number a row", where)
     flat = values.reshape(-1)
     return (np.char.decode(flat, "utf-8", "replace") if values.dtype.kind == "S" else flat.astype(str)).tolist()

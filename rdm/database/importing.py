@@ -10,7 +10,7 @@ made these vectors is checked on photographs where they are at hand, else record
 from __future__ import annotations
 
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -97,6 +97,12 @@ def import_database(root: str, config: ImportConfig) -> dict[str, Any]:
                 )
             return _summary(current, unchanged=True)
         written = _import_parts(store.folder, foreign, digests, encoder.embedding_dim)
+        if all(part.num_images == 0 for part in written):
+            raise DatabaseError(
+                "there is nothing to import: no part has a row",
+                where=config.folder,
+                fix="check the path, and that the program that writes the embeddings has finished",
+            )
         origin = _origin(store.folder, written, encoder, config)
         version = _version(store, written, encoder, config, {"origin": origin, "import_digest": digest})
         delete_unnamed_files(store.folder, version)  # of an unfinished import of something else
@@ -123,6 +129,8 @@ def _import_part(folder: Folder, part: ForeignPart, number: int, first: int, dim
     if (marker := markers.find(stem, key)) is not None:
         return _Written(outputs, first, **marker.stats)
     found = part.load()
+    if len(found.vectors) == 0:
+        found = replace(found, vectors=np.zeros((0, dim), np.float16))
     if found.vectors.shape[1] != dim:
         raise DatabaseError(
             f"the embeddings have {found.vectors.shape[1]} dimensions, the encoder {dim}",

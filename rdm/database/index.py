@@ -24,6 +24,7 @@ from rdm.config import ByteSize, Config, parse_bytes
 from rdm.database.ivf import IndexedRows, add_rows, build_sharded, head_bytes, one_thread, write_index
 from rdm.database.parts import EmbeddingParts, count_rows, gather, since
 from rdm.database.search import blocks_of, exact_search, quantize
+from rdm.database.search_parameters import holds_parameters, open_mapped, set_parameters, write_parameters
 from rdm.errors import DatabaseError, StorageError
 from rdm.storage import Folder, Version
 from rdm.storage.files import read_error, storage_errors
@@ -95,17 +96,22 @@ def build_index(
         pool: where shards are filled; None: in this process.
 
     Raises:
-        DatabaseError: no index fits into the memory, or recall@20 is under `min_recall`.
+        DatabaseError: there is no row, no index fits into the memory, or recall@20 is under `min_recall`.
     """
     folder, target = rows.folder, f"{place}/{INDEX_NAME}"
     living = rows.living
+    if len(living) == 0:
+        raise DatabaseError(
+            "there is nothing to index: no patch is left", where=folder.url, fix="add photographs to the source"
+        )
     key = choose_key(len(living), rows.parts[0][1].shape[1], config)
     with storage_errors(folder.describe(target)):
         sample = audit_sample(living, train_rows(key, rows.parts[0][1].shape[1], config), config.seed + 2)
-        with _pool(pool) as workers:
-            build_sharded(rows, key, sample, target, config.shard_rows, workers)
+        with _pool(pool) as workers, folder.writing(target) as path:
+            build_sharded(rows, key, sample, path, config.shard_rows, workers)
+            parameters = _tune(open_mapped(path), rows, config)
+            write_parameters(path, parameters)
     index = open_index(folder, place, {})
-    parameters = _tune(index, rows, config)
     audit = audit_recall(index, rows.parts, rows.tombstones, config.audit_queries, config.seed)
     if audit["recall_at_20"] < config.min_recall:
         folder.delete(target)
@@ -200,7 +206,7 @@ def update_index(
     with one_thread():
         for first, vectors in since(parts, parent.first_added):
             add_rows(index, first, vectors, tombstones)
-    faiss.ParameterSpace().set_index_parameters(index, parent.infos["index_param"])
+    set_parameters(index, parent.infos["index_param"])
     audit = audit_recall(index, parts, tombstones, config.audit_queries, config.seed)
     if reason := rebuild_reason(parent.infos, audit["recall_at_20"], int(index.ntotal), config):
         return build_index(rows, config, place, reason, pool)
@@ -258,6 +264,7 @@ def _describe(folder: Folder, place: str, index: faiss.Index, infos: dict[str, A
         digest = hashlib.sha256(file.read(head)).hexdigest()
     complete = {
         **infos,
+        "index_param_in_file": True,
         "num_vectors": int(index.ntotal),
         "dim": int(index.d),
         "head_bytes": head,
@@ -282,6 +289,20 @@ def check_head(folder: Folder, place: str, infos: Mapping[str, Any]) -> None:
         raise StorageError("the index is damaged", where=folder.describe(path), fix="run `rdm database verify`")
 
 
+def lacks_parameters(folder: Folder, place: str, infos: Mapping[str, Any]) -> bool:
+    """Return whether an index file lacks the search parameters of its infos, as those of earlier releases do.
+
+    Other tools then search it less deep than it was audited. A file that cannot be read lacks them, too.
+    """
+    if infos.get("index_param_in_file"):
+        return False
+    try:
+        open_index(folder, place, infos)  # raises where faiss would crash on a damaged head
+    except StorageError:
+        return True
+    return not holds_parameters(folder.local(f"{place}/{INDEX_NAME}"), infos["index_param"])
+
+
 def _tune(index: faiss.Index, rows: IndexedRows, config: IndexConfig) -> str:
     """Probe the least power of two of lists that reaches `target_recall`; return that setting as faiss writes it.
 
@@ -290,7 +311,7 @@ def _tune(index: faiss.Index, rows: IndexedRows, config: IndexConfig) -> str:
     lists, probed = faiss.extract_index_ivf(index).nlist, 1
     while True:
         parameters = f"nprobe={probed}" + (f",quantizer_efSearch={max(2 * probed, 16)}" if _has_graph(index) else "")
-        faiss.ParameterSpace().set_index_parameters(index, parameters)
+        set_parameters(index, parameters)
         found = audit_recall(index, rows.parts, rows.tombstones, config.audit_queries, config.seed + 1)
         if found["recall_at_20"] >= config.target_recall or probed == lists:
             return parameters
@@ -316,11 +337,10 @@ def open_index(folder: Folder, place: str = PUBLISHED, infos: Mapping[str, Any] 
     facts: Mapping[str, Any] = folder.read_json(f"{place}/{INFOS_NAME}") if infos is None else infos
     try:
         check_head(folder, place, facts)
-        index = faiss.read_index(str(folder.local(path)), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+        index = open_mapped(folder.local(path))
     except (RuntimeError, OSError) as error:
         raise read_error(error, folder.describe(path)) from error
-    if parameters := facts.get("index_param"):
-        faiss.ParameterSpace().set_index_parameters(index, parameters)
+    set_parameters(index, facts.get("index_param", ""))
     return index
 
 

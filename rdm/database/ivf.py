@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from rdm.compute.shards import Pool
 from rdm.config import digest_json
 from rdm.database.parts import EmbeddingParts, count_rows, gather
+from rdm.database.search_parameters import open_mapped, written_lists
 from rdm.storage import Folder, sha256_file
 from rdm.storage.files import storage_errors
 
@@ -75,7 +76,7 @@ def fill_shard(task: FillTask) -> int:
     """Add a shard's living rows to a copy of the trained index, write it and return how many; a finished one stays."""
     folder = task.folder
     if folder.exists(task.output):
-        return int(_opened(folder, task.output).ntotal)
+        return int(open_mapped(folder.local(task.output)).ntotal)
     index = faiss.read_index(str(folder.local(task.trained)))
     with one_thread():
         for first, part in task.parts:
@@ -103,7 +104,7 @@ def train(rows: IndexedRows, key: str, sample: NDArray[np.int64]) -> faiss.Index
 
 
 def build_sharded(
-    rows: IndexedRows, key: str, sample: NDArray[np.int64], target: str, shard_rows: int, pool: Pool
+    rows: IndexedRows, key: str, sample: NDArray[np.int64], target: Path, shard_rows: int, pool: Pool
 ) -> None:
     """Train an index, fill its shards on the workers and merge them into the file `target`.
 
@@ -121,8 +122,7 @@ def build_sharded(
         for number, shard in enumerate(_deal(rows, shard_rows))
     ]
     list(pool.map(fill_shard, tasks, stage="index", names=[task.output for task in tasks]))
-    with folder.writing(target) as path:
-        merge_shards(folder, trained, [task.output for task in tasks], path)
+    merge_shards(folder, trained, [task.output for task in tasks], target)
     folder.delete(SCRATCH)
 
 
@@ -144,14 +144,14 @@ def merge_shards(folder: Folder, trained: str, shards: Sequence[str], target: Pa
     The file is what faiss would write of it in memory: its head, then the sizes of the lists, then the lists.
     """
     empty = faiss.read_index(str(folder.local(trained)))
-    opened = [_opened(folder, shard) for shard in shards]  # held: their lists are parts of them
+    opened = [open_mapped(folder.local(shard)) for shard in shards]  # held: their lists are parts of them
     lists: list[Any] = [faiss.extract_index_ivf(index).invlists for index in opened]
     inverted: Any = faiss.extract_index_ivf(empty).invlists
     sizes = np.array([[part.list_size(n) for n in range(inverted.nlist)] for part in lists], np.uint64)
     totals = sizes.sum(axis=0)
     faiss.extract_index_ivf(empty).ntotal = empty.ntotal = int(totals.sum())
     head = faiss.serialize_index(empty).tobytes()
-    tail = _written_lists(inverted)
+    tail = written_lists(inverted)
     if not head.endswith(tail):
         raise AssertionError("this release of faiss does not write the inverted lists last")
     with open(target, "wb") as file:
@@ -193,12 +193,6 @@ _PIECE_BYTES = 1 << 20
 _SPARSE_BYTES = 12  # of an empty index: "sprs" and the number of lists that are not empty, 0
 
 
-def _written_lists(inverted: faiss.InvertedLists) -> bytes:
-    writer = faiss.VectorIOWriter()
-    faiss.write_InvertedLists(inverted, writer)
-    return faiss.vector_to_array(writer.data).tobytes()
-
-
 def _written_sizes(totals: NDArray[np.uint64]) -> bytes:
     """Return the sizes of lists [N] as faiss writes them: all, or number and size of those that are not empty."""
     used = np.flatnonzero(totals)
@@ -218,10 +212,6 @@ def _copy_list(shards: Sequence[Any], number: int, code_size: int, file: BinaryI
         ids = shard.get_ids(number)
         file.write(faiss.rev_swig_ptr(ids, shard.list_size(number)).tobytes())
         shard.release_ids(number, ids)
-
-
-def _opened(folder: Folder, path: str) -> faiss.Index:
-    return faiss.read_index(str(folder.local(path)), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
 
 
 @contextmanager

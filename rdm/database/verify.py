@@ -27,6 +27,7 @@ from rdm.database.invariants import Shard, open_shards
 from rdm.database.neighbor_table import NeighborConfig, NeighborTable, stored_lookup
 from rdm.database.neighbors import look_up
 from rdm.database.search import canonical_similarities
+from rdm.database.search_parameters import holds_parameters
 from rdm.errors import DatabaseError, RdmError
 from rdm.progress import tracking
 from rdm.storage import Folder, VersionStore, sha256_file
@@ -130,6 +131,11 @@ def _check_index(database: RetrievalDatabase) -> list[str]:
         findings.append(f"{path} has {version.index['num_vectors']} rows for {version.num_live_patches} patches")
     elif not np.array_equal(_indexed_ids(database), database.living_ids()):
         findings.append(f"{path} holds other patches than the living ones")
+    elif not holds_parameters(folder.local(path), parameters := version.index["index_param"]):
+        findings.append(
+            f"{path} lacks its search parameters ({parameters}), so that other tools find less: "
+            "`rdm database update` writes them"
+        )
     for part in (*version.parts_of("index"), *version.parts_of("infos")):
         name = part.path.rpartition("/")[2]
         for published in (f"{PUBLISHED}/{name}", *([SERVED_NAME] if name == INDEX_NAME else [])):

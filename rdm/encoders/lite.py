@@ -28,7 +28,8 @@ from rdm.encoders.image_tower import (
     load_image_tower,
 )
 from rdm.encoders.protocol import EncoderFingerprint, to_square
-from rdm.encoders.text_tower import load_text_tower, text_weights_folder
+from rdm.encoders.text_tower import TextTower, load_text_tower, text_weights_folder
+from rdm.errors import ModelError
 from rdm.storage import sha256_file
 
 _PROCESSOR_CHUNK = 8
@@ -51,7 +52,6 @@ class LiteEncoder:
         self._heads = load_heads(directory).to(device)
         config = self._heads.config
         self._device = device
-        self._text_tower = load_text_tower(config.text_layers).to(device)
         mean, std = PIXEL_MEAN / 255, PIXEL_STD / 255
         self._fingerprint = EncoderFingerprint(
             name=name,
@@ -71,6 +71,11 @@ class LiteEncoder:
     def _image_tower(self) -> ImageTower:
         """The image tower, opened for the first picture: a search in words needs none."""
         return load_image_tower().to(self._device)
+
+    @cached_property
+    def _text_tower(self) -> TextTower:
+        """Loaded for the first text: workers embed pictures alone, and transformers takes seconds to import."""
+        return load_text_tower(self._heads.config.text_layers).to(self._device)
 
     @property
     def fingerprint(self) -> EncoderFingerprint:
@@ -115,7 +120,12 @@ def _digest(directory: Path) -> str:
         directory / "heads.safetensors",
         directory / "config.json",
     )
-    return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[:16]
+    try:
+        return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[:16]
+    except FileNotFoundError as error:
+        raise ModelError(
+            "a file of the embedded encoder is missing", where=error.filename, fix="install its packages again"
+        ) from error
 
 
 def bundled_directory() -> Path:

@@ -99,14 +99,18 @@ def evaluate_on_source(
 ) -> dict[str, Any]:
     """Measure a first stage on a source's held-out photographs, beside the linear baseline of its other photographs.
 
+    Where all photographs are held out, there is no other one, and no baseline.
+
     Raises:
         SourceError: the source holds nothing out, or cannot be read.
     """
-    training = torch.from_numpy(PhotoShards(source, config).sample(_NUM_BASELINE))
     held_out = torch.from_numpy(PhotoShards(source, config, held_out=True).sample(num_images))
-    baseline = BlockProjection.fit(
-        to_signed(training), block=first_stage.factor, num_components=first_stage.latent_channels
-    )
+    baseline = None
+    if config.held_out_fraction < 1:
+        training = torch.from_numpy(PhotoShards(source, config).sample(_NUM_BASELINE))
+        baseline = BlockProjection.fit(
+            to_signed(training), block=first_stage.factor, num_components=first_stage.latent_channels
+        )
     return {
         "source": source,
         "image_size": config.image_size,

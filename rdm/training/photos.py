@@ -31,7 +31,9 @@ class PhotoConfig(Config):
     crops_per_photograph: int = Field(
         default=1, ge=0, description="details of photographs at least twice as large, besides the whole photograph"
     )
-    held_out_fraction: float = Field(default=0.02, ge=0, lt=1, description="share of photographs kept for measuring")
+    held_out_fraction: float = Field(
+        default=0.02, ge=0, le=1, description="share of photographs kept for measuring; 1: all, none to train on"
+    )
     photographs_per_shard: int = Field(default=2000, ge=1, description="photographs decoded at once: bounds the memory")
 
 

@@ -23,6 +23,17 @@ def test_a_first_stage_is_measured_on_held_out_photographs(
     assert "rfid" not in result
 
 
+def test_all_of_a_folder_that_no_training_has_seen_is_measured(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--source", f"folder://{photos}", "--held-out-fraction", "1", "--image-size", "32"]
+    assert run(["evaluate-autoencoder", "--autoencoder", ASSET, *arguments, "--no-fid", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["num_images"] == len(list(photos.iterdir()))
+    assert result["psnr_db"] > 10
+    assert "linear_psnr_db" not in result
+
+
 def test_weights_that_are_missing_are_told_with_what_to_download(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from distributed import LocalCluster
 
-from rdm.compute import ComputeConfig, compute_pool, shards
+from rdm.compute import ComputeConfig, close_warm_clusters, compute_pool, shards, warm_clusters
 from rdm.errors import RdmError, StorageError, UsageError
 from rdm.progress import progress_to
 
@@ -45,6 +45,27 @@ def test_inline_yields_positions_and_results() -> None:
 def test_no_shards_give_no_results() -> None:
     with compute_pool(INLINE) as pool:
         assert list(pool.map(lambda x: x, [], stage="nothing")) == []
+
+
+def test_local_pool_without_shards_starts_no_worker() -> None:
+    counts = Counts()
+    with progress_to(counts), compute_pool(ComputeConfig()) as pool:
+        assert list(pool.map(abs, [], stage="nothing", done_before=2)) == []
+        assert "client" not in vars(pool)
+    assert (counts.total, counts.done) == (2, [2])
+
+
+def test_warm_pools_of_one_configuration_are_one() -> None:
+    with warm_clusters():
+        with compute_pool(LOCAL) as first, warm_clusters(), compute_pool(LOCAL) as second:
+            assert first is second
+        with compute_pool(LOCAL) as third, compute_pool(ComputeConfig(num_workers=1)) as other:
+            assert first is third is not other
+        close_warm_clusters()
+        with compute_pool(LOCAL) as fourth:
+            assert fourth is not first
+    with compute_pool(LOCAL) as one, compute_pool(LOCAL) as another:
+        assert one is not another
 
 
 def test_progress_counts_shards_done_before() -> None:
@@ -134,6 +155,47 @@ def test_cluster_maps_in_other_processes_and_carries_errors_home() -> None:
 
     with compute_pool(LOCAL) as outer, compute_pool(ComputeConfig(dask=outer.client.scheduler.address)) as pool:  # type: ignore[union-attr]
         assert dict(pool.map(work, [5], stage="square"))[0][0] == 25
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_stages_that_share_a_warm_cluster_find_in_its_workers_what_earlier_ones_loaded() -> None:
+    one = LOCAL.model_copy(update={"num_workers": 1})
+
+    def load(shard: int) -> tuple[int, bool]:
+        loaded = "colorsys" in sys.modules
+        import colorsys  # noqa: F401  # any module that nothing else imports
+
+        return os.getpid(), loaded
+
+    def stage() -> tuple[int, bool]:
+        with compute_pool(one) as pool:
+            return dict(pool.map(load, [0], stage="load"))[0]
+
+    with warm_clusters():
+        (first, loaded), (second, kept) = stage(), stage()
+        assert (first, loaded, kept) == (second, False, True)
+        close_warm_clusters()
+        assert not psutil.pid_exists(first)
+        third, loaded = stage()
+        assert third != first
+        assert not loaded
+    assert not psutil.pid_exists(third)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_warm_cluster_goes_on_after_a_stage_that_failed() -> None:
+    def work(shard: int) -> int:
+        if shard < 0:
+            raise StorageError("the disk is full", where="/data", fix="free space")
+        return os.getpid()
+
+    with warm_clusters():
+        with compute_pool(LOCAL) as pool, pytest.raises(StorageError):
+            list(pool.map(work, [-1], stage="embed"))
+        with compute_pool(LOCAL) as pool:
+            assert len(dict(pool.map(work, [1, 2], stage="embed"))) == 2
 
 
 @pytest.mark.slow

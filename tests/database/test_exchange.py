@@ -154,6 +154,54 @@ def test_folder_of_clip_retrieval_itself_becomes_a_database(
     assert "import://clip-retrieval" in database_card(again, "")
 
 
+def add_part(folder: Path, number: int, vectors: np.ndarray, paths: list[str]) -> None:
+    """Add a part to a folder of clip-retrieval's layout."""
+    np.save(folder / "img_emb" / f"img_emb_{number}.npy", vectors)
+    table = pa.table({"image_path": pa.array(paths, pa.string())})
+    pq.write_table(table, folder / "metadata" / f"metadata_{number}.parquet")
+
+
+@pytest.mark.parametrize("vectors", [np.empty(0), np.empty((0, 16), np.float16)])
+def test_part_without_rows_is_imported_as_no_rows(
+    built: Path, clip_folder: Path, tmp_path: Path, tiny_encoder: str, vectors: np.ndarray
+) -> None:
+    for number in (1, 11):  # the first part and the last
+        add_part(clip_folder, number, vectors, [])
+    database = RetrievalDatabase.open(str(built / "db"))
+    checked = {"photographs": f"folder://{built / 'photos'}", "min_check_similarity": -1}
+    again = imported(clip_folder, tmp_path / "again", "clip-retrieval", tiny_encoder, **checked)
+    ids = database.living_ids()
+    assert len(again.version.parts_of("embeddings")) == 5
+    assert again.embeddings(ids).tobytes() == database.embeddings(ids).tobytes()
+    queries = database.embeddings(ids[:7])
+    np.testing.assert_array_equal(again.search_vectors(queries, 9)[0], database.search_vectors(queries, 9)[0])
+    assert verify_database(str(tmp_path / "again")) == []
+
+
+@pytest.mark.parametrize("vectors", [np.empty(0), np.empty((0, 16), np.float16)])
+def test_import_of_no_rows_at_all_is_an_error(tmp_path: Path, tiny_encoder: str, vectors: np.ndarray) -> None:
+    for name in ("img_emb", "metadata"):
+        (tmp_path / "clip" / name).mkdir(parents=True)
+    for number in range(2):
+        add_part(tmp_path / "clip", number, vectors, [])
+    with pytest.raises(DatabaseError, match="nothing to import: no part has a row") as caught:
+        imported(tmp_path / "clip", tmp_path / "db", "clip-retrieval", tiny_encoder)
+    assert len(str(caught.value).splitlines()) == 3
+    assert not (tmp_path / "db" / "manifest.json").exists()
+
+
+def test_root_of_an_import_without_rows_takes_a_later_one(
+    clip_folder: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
+    (tmp_path / "none" / "img_emb").mkdir(parents=True)
+    (tmp_path / "none" / "metadata").mkdir()
+    add_part(tmp_path / "none", 0, np.empty(0), [])
+    with pytest.raises(DatabaseError):
+        imported(tmp_path / "none", tmp_path / "db", "clip-retrieval", tiny_encoder)
+    imported(clip_folder, tmp_path / "db", "clip-retrieval", tiny_encoder)
+    assert verify_database(str(tmp_path / "db")) == []
+
+
 def test_lengths_of_vectors_that_are_not_unit_are_kept(clip_folder: Path, tmp_path: Path, tiny_encoder: str) -> None:
     path = clip_folder / "img_emb" / "img_emb_8.npy"
     unit = np.load(path)

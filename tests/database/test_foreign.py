@@ -66,6 +66,43 @@ def test_damaged_clip_retrieval_part_names_the_file_and_the_row(
     assert "_0." in caught.value.where
 
 
+NO_ROWS = [np.empty(0), np.empty((0, 8), np.float16), np.empty((0, 0), np.float32), np.empty(0, np.int64)]
+
+
+@pytest.mark.parametrize("vectors", NO_ROWS)
+@pytest.mark.parametrize("table", [NAMED.slice(4), pa.table({}), pa.table({"image_path": pa.nulls(0), "x0": []})])
+def test_part_without_rows_beside_metadata_without_rows_is_sound(
+    tmp_path: Path, vectors: np.ndarray, table: pa.Table
+) -> None:
+    found, (unit, norms) = load("clip-retrieval", write_clip(tmp_path, vectors, table))
+    assert (len(found.vectors), found.rows.num_rows, len(unit), len(norms)) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("vectors", [*NO_ROWS, np.array(1.0)])
+def test_part_without_rows_beside_metadata_with_rows_is_an_error(tmp_path: Path, vectors: np.ndarray) -> None:
+    with pytest.raises(DatabaseError, match=r"not rows of numbers|0 embeddings, but 4 rows"):
+        load("clip-retrieval", write_clip(tmp_path, vectors, NAMED))
+
+
+def test_metadata_without_rows_beside_vectors_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match="4 embeddings, but 0 rows"):
+        load("clip-retrieval", write_clip(tmp_path, VECTORS, NAMED.slice(4)))
+
+
+@pytest.mark.parametrize("vectors", NO_ROWS)
+@pytest.mark.parametrize("coordinates", [np.empty((0, 4), np.int64), np.empty(0)])
+def test_npz_part_without_rows_is_sound(tmp_path: Path, vectors: np.ndarray, coordinates: np.ndarray) -> None:
+    folder = write_npz(tmp_path, embedding=vectors, img_id=np.empty(0), patch_coords=coordinates)
+    found, (unit, _) = load("rdm-npz", folder)
+    assert (len(found.vectors), found.rows.num_rows, len(unit)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("changed", [{"embedding": np.empty(0)}, {"img_id": np.empty(0)}, {"img_id": np.array(3)}])
+def test_npz_part_in_which_one_array_alone_has_no_rows_is_an_error(tmp_path: Path, changed: dict[str, Any]) -> None:
+    with pytest.raises(DatabaseError, match=r"not rows of numbers|0 embeddings|not four numbers|not one name"):
+        load("rdm-npz", write_npz(tmp_path, **changed))
+
+
 def test_vectors_without_metadata_are_an_error(tmp_path: Path) -> None:
     write_clip(tmp_path, VECTORS, NAMED)
     (tmp_path / "metadata" / "metadata_0.parquet").unlink()

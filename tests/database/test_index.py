@@ -215,6 +215,23 @@ def test_recall_under_the_least_is_an_error(tmp_path: Path) -> None:
     assert not Folder(tmp_path).exists("index/knn.index")
 
 
+@pytest.mark.parametrize("dead", [NONE, np.arange(600)])
+def test_index_of_no_rows_is_an_error(vectors: np.ndarray, tmp_path: Path, dead: np.ndarray) -> None:
+    parts = [vectors] if len(dead) else [vectors[:0]]
+    with pytest.raises(DatabaseError, match="nothing to index"):
+        build_index(stored(Folder(tmp_path), *parts, dead=dead), IndexConfig())
+
+
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_part_without_rows_changes_nothing_in_the_index(vectors: np.ndarray, tmp_path: Path, empty: int) -> None:
+    parts = [vectors[:400], vectors[400:]]
+    build_index(stored(Folder(tmp_path / "without"), *parts), IndexConfig())
+    parts.insert(empty, vectors[:0])
+    build_index(stored(Folder(tmp_path / "with"), *parts), IndexConfig())
+    files = [(tmp_path / name / "index" / "knn.index").read_bytes() for name in ("without", "with")]
+    assert files[0] == files[1]
+
+
 @pytest.mark.parametrize("field", ["build_memory", "max_index_memory"])
 def test_too_little_memory_is_an_error(vectors: np.ndarray, tmp_path: Path, field: str) -> None:
     with pytest.raises(DatabaseError, match="too little memory"):

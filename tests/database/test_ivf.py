@@ -27,8 +27,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> IndexedRows:
 
 
 def sharded(rows: IndexedRows, key: str, shard_rows: int, dask: str = "inline") -> bytes:
-    with compute_pool(ComputeConfig(dask=dask, num_workers=2, memory_fraction=0.2)) as pool:
-        build_sharded(rows, key, rows.living, "merged.index", shard_rows, pool)
+    config = ComputeConfig(dask=dask, num_workers=2, memory_fraction=0.2)
+    with compute_pool(config) as pool, rows.folder.writing("merged.index") as path:
+        build_sharded(rows, key, rows.living, path, shard_rows, pool)
     return rows.folder.read_bytes("merged.index")
 
 

@@ -10,12 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database.changes import Removal
 from rdm.database.compact import compact_database
+from rdm.database.facade import RetrievalDatabase
+from rdm.database.importing import ImportConfig, import_database
+from rdm.database.index import index_place, publish_index
 from rdm.database.jobs import run_build, update_builder, update_plan
+from rdm.database.search_parameters import write_parameters
+from rdm.database.verify import verify_database
 from rdm.sources.decode import DECODING_REVISION
 from rdm.storage import Folder, Version, VersionStore
 
@@ -102,3 +111,53 @@ def test_photographs_of_an_earlier_decoding_keep_their_vectors_and_updates_say_s
     assert current(living_root).decoding == 1
     assert current(living_root).parts_of("embeddings")[0] == part
     assert "decoding revision 1" in update_plan(update_builder(str(living_root)))["decoding"]
+
+
+@pytest.fixture
+def many_lists(tmp_path: Path, tiny_encoder: str) -> Path:
+    """A database of an earlier release over 3,000 vectors: its index file looks into one list of many."""
+    noise = np.random.default_rng(0).standard_normal((3000, 16))
+    for name in ("img_emb", "metadata"):
+        (tmp_path / "clip" / name).mkdir(parents=True)
+    unit = noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    np.save(tmp_path / "clip/img_emb/img_emb_0.npy", unit.astype(np.float16))
+    table = pa.table({"image_path": [f"{number}.jpg" for number in range(3000)]})
+    pq.write_table(table, tmp_path / "clip/metadata/metadata_0.parquet")
+    source = {"format": "clip-retrieval", "folder": str(tmp_path / "clip"), "encoder": tiny_encoder}
+    import_database(str(tmp_path / "db"), ImportConfig.model_validate(source))
+    store = VersionStore(Folder(tmp_path / "db"))
+    version = store.require()
+    write_parameters(tmp_path / "db" / version.parts_of("index")[0].path, "nprobe=1")
+    infos = {name: version.index[name] for name in version.index if name not in ("head_sha256", "index_param_in_file")}
+    store.folder.write_json(version.parts_of("infos")[0].path, infos)
+    publish_index(store.folder, index_place(version))
+    parts = [store.describe_part(part.kind, part.path, part.num_rows) for part in version.parts]
+    store.commit(version.model_copy(update={"parts": parts, "index": infos}))
+    return tmp_path / "db"
+
+
+def bare_recall(root: Path) -> float:
+    """Return recall@20 of the published index, opened by faiss alone, on 200 rows."""
+    database = RetrievalDatabase.open(str(root))
+    queries = database.embeddings(database.living_ids()[:200])
+    truth, _ = database.search_vectors(queries, 20, exact=True)
+    found = faiss.read_index(str(root / "image.index")).search(queries.astype(np.float32), 20)[1]
+    return float(np.mean([len(np.intersect1d(*pair)) / 20 for pair in zip(truth, found, strict=True)]))
+
+
+def test_verify_tells_that_an_index_file_lacks_its_search_parameters(many_lists: Path) -> None:
+    assert current(many_lists).index["index_param"] == "nprobe=64"
+    (finding,) = verify_database(str(many_lists))
+    assert "lacks its search parameters (nprobe=64)" in finding
+    assert "`rdm database update` writes them" in finding
+
+
+def test_update_without_changes_writes_the_search_parameters_and_the_next_does_nothing(many_lists: Path) -> None:
+    before = bare_recall(many_lists)
+    assert not update(many_lists)["unchanged"]
+    after, version = bare_recall(many_lists), current(many_lists)
+    assert (version.number, version.num_live_patches) == (2, 3000)
+    assert before < 0.5
+    assert after == pytest.approx(version.index["recall_at_20"], abs=0.02)
+    assert verify_database(str(many_lists)) == []
+    assert update(many_lists)["unchanged"]

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,16 @@ def test_preprocessing_gives_bytes_of_the_input_size(encoder: LiteEncoder) -> No
     pixels = encoder.preprocess(Image.new("RGBA", (30, 500)))
     assert pixels.shape == (3, 224, 224)
     assert pixels.dtype == np.uint8
+
+
+@pytest.mark.slow
+def test_pictures_are_encoded_without_the_libraries_of_the_text_tower() -> None:
+    code = (
+        "import sys, numpy as np; from rdm.encoders import load_encoder; "
+        "load_encoder('assets://encoder-lite').encode_images(np.zeros((1, 3, 224, 224), np.uint8)); "
+        "print([name for name in ('transformers', 'torchvision', 'torch._dynamo') if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
 def test_folded_tower_agrees_with_the_network_of_the_wheel(pictures: np.ndarray) -> None:

@@ -19,13 +19,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
 from rdm.database.changes import Removal
 from rdm.database.compact import compact_database
+from rdm.database.importing import ImportConfig, import_database
 from rdm.database.jobs import run_build, update_builder
 from rdm.sources import CropConfig
 
@@ -72,6 +76,22 @@ def served(tmp_path_factory: pytest.TempPathFactory, encoder: str, encoded: Call
     for number in range(50, 60):
         (base / "photos" / f"p{number:02d}.jpg").write_bytes(encoded(number))
     run_build(update_builder(str(base / "db"), Removal(frozenset(["p07.jpg", "p31.jpg"]))), INLINE)
+    return base / "db"
+
+
+@pytest.fixture(scope="session")
+def many_lists(tmp_path_factory: pytest.TempPathFactory, encoder: str) -> Path:
+    """A database of 3,000 random vectors: their neighbors lie in many lists of the index."""
+    base, rng = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
+    for name in ("img_emb", "metadata"):
+        (base / "clip" / name).mkdir(parents=True)
+    noise = rng.standard_normal((3000, 256))
+    unit = (noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float16)
+    np.save(base / "clip/img_emb/img_emb_0.npy", unit)
+    table = pa.table({"image_path": [f"{number}.jpg" for number in range(3000)]})
+    pq.write_table(table, base / "clip/metadata/metadata_0.parquet")
+    source = {"format": "clip-retrieval", "folder": str(base / "clip"), "encoder": encoder}
+    import_database(str(base / "db"), ImportConfig.model_validate(source))
     return base / "db"
 
 
@@ -155,6 +175,24 @@ def test_back_and_client_return_the_neighbors_of_a_search(
         for row in rows:
             assert row["patch_id"] == row["id"]
             assert row["image_id"] == records[row["id"]].image_id
+
+
+def test_back_finds_in_an_index_of_many_lists_what_the_index_was_audited_for(
+    clip_python: Path, many_lists: Path, encoder: str, tmp_path: Path
+) -> None:
+    database = RetrievalDatabase.open(str(many_lists))
+    index = faiss.read_index(str(many_lists / "image.index"))
+    assert faiss.extract_index_ivf(index).nlist >= 64
+    assert faiss.extract_index_ivf(index).nprobe >= 16
+    unit = database.embeddings(np.arange(0, 3000, 30))
+    with back(clip_python, many_lists, encoder, tmp_path) as address:
+        found = ask(clip_python, address, 20, [{"embedding_input": row} for row in unit.astype(float).tolist()])
+    truth, _ = database.search_vectors(unit, 20, exact=True)
+    ids = [[row["id"] for row in rows] for rows in found]
+    recalls = [len(np.intersect1d(*pair)) / 20 for pair in zip(truth, ids, strict=True)]
+    half = 1.96 * np.std(recalls, ddof=1) / np.sqrt(len(recalls))
+    audited = database.version.index
+    assert np.mean(recalls) == pytest.approx(audited["recall_at_20"], abs=half + audited["recall_ci95"])
 
 
 def test_texts_are_embedded_by_the_same_model_and_find_the_same(
