@@ -105,7 +105,7 @@ class Engine:
         trainable = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         self._engine, *_ = deepspeed.initialize(
             model=_Step(self.objective, config, self.device),
-            optimizer=_optimizer(list(trainable.values()), config),
+            optimizer=_optimizer(list(trainable.values()), config, self.device),
             model_parameters=list(trainable.values()),
             config=_deepspeed_config(config, micro_batch_size, self.accumulation, trainable),
         )
@@ -338,10 +338,11 @@ def zero_settings(stage: int, sizes: Sequence[int]) -> dict[str, int]:
     return settings
 
 
-def _optimizer(trainable: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+def _optimizer(trainable: list[nn.Parameter], config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
     betas = (0.9, config.beta2)
     if config.optimizer == "muon":
-        return Muon(trainable, lr=config.learning_rate, matrix_scale=config.muon_scale, betas=betas)
+        dtype = autocast_dtype(config, device) or torch.float32
+        return Muon(trainable, lr=config.learning_rate, matrix_scale=config.muon_scale, betas=betas, dtype=dtype)
     return torch.optim.AdamW(
         trainable, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay, fused=True
     )
