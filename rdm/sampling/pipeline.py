@@ -17,7 +17,7 @@ from rdm.models.first_stage import to_uint8
 from rdm.progress import tracking
 from rdm.sampling.model import RetrievalModel, SampleSettings
 from rdm.sampling.queries import Query, null_queries, query_set_proposal, unconditional_queries
-from rdm.training.latents import ConditioningConfig, condition
+from rdm.training.latents import ConditioningConfig, condition, with_mean_vector
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def context_tokens(
 ) -> Context:
     """Return the context of neighbors [B, k]: tokens [B, k, D], as training made them."""
     vectors = condition(database, ids, config).astype(np.float32)
-    return Context(tokens=torch.from_numpy(vectors).to(device) * config.scale)
+    return with_mean_vector(Context(tokens=torch.from_numpy(vectors).to(device) * config.scale), config)
 
 
 def proposed_queries(
@@ -138,5 +138,6 @@ def _context(
     model: RetrievalModel, database: RetrievalDatabase | None, ids: Sequence[NDArray[np.int64]]
 ) -> Context:
     if database is None or model.unconditional:
-        return Context(tokens=torch.zeros(len(ids), 1, model.context_dim, device=model.device))
+        tokens = torch.zeros(len(ids), 1, model.context_dim, device=model.device)
+        return with_mean_vector(Context(tokens=tokens), model.conditioning)
     return context_tokens(database, np.stack(ids), model.conditioning, model.device)
