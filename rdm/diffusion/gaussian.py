@@ -155,10 +155,23 @@ def diffusion_loss(
     return loss_at(predict, x0, t, noise, context, schedule, prediction_type, weighting)
 
 
-def draw_noise(x0: Tensor, schedule: NoiseSchedule, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return uniform timesteps, int64 [B], then standard normal noise shaped like x0 [B, ...]. [H] algorithm 1."""
-    device = generator.device
-    t = torch.randint(schedule.num_timesteps, (x0.shape[0],), generator=generator, device=device).to(x0.device)
+def draw_noise(
+    x0: Tensor, schedule: NoiseSchedule, generator: torch.Generator, probabilities: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return timesteps, int64 [B], then standard normal noise shaped like x0 [B, ...]. [H] algorithm 1.
+
+    Args:
+        x0: clean samples.
+        schedule: how many timesteps there are.
+        generator: draws both.
+        probabilities: [T], of each timestep; None: uniform.
+    """
+    device, count = generator.device, x0.shape[0]
+    if probabilities is None:
+        t = torch.randint(schedule.num_timesteps, (count,), generator=generator, device=device).to(x0.device)
+    else:
+        drawn = torch.multinomial(probabilities.to(device), count, replacement=True, generator=generator)
+        t = drawn.to(x0.device)
     noise = torch.randn(x0.shape, generator=generator, device=device).to(x0.device)
     return t, noise
 

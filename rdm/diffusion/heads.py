@@ -40,12 +40,14 @@ class GaussianHead:
         prediction_type: what the network predicts.
         weighting: of the training loss, see `loss_weights`.
         spacing: of DDIM's timesteps: `leading` is latent diffusion's rule, `linspace` starts at the noisiest level.
+        timestep_probabilities: float64 [T], of the timesteps that training draws; None: uniform.
     """
 
     schedule: NoiseSchedule = field(default_factory=lambda: rdm().build())
     prediction_type: PredictionType = "eps"
     weighting: Weighting = "plain"
     spacing: Spacing = "leading"
+    timestep_probabilities: Tensor | None = None
 
     def to(self, device: torch.device | str) -> GaussianHead:
         """Return the head with its schedule on another device."""
@@ -66,7 +68,7 @@ class GaussianHead:
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return the timesteps and the noise of a training step, as `loss` draws them; see `draw_noise`."""
-        return draw_noise(x0, self.schedule, generator)
+        return draw_noise(x0, self.schedule, generator, self.timestep_probabilities)
 
     def loss_at(self, predict: Predictor, x0: Tensor, t: Tensor, noise: Tensor, context: Context) -> Tensor:
         """Return each sample's loss, float32 [B], at given timesteps, int64 [B], and noise: to compare contexts."""

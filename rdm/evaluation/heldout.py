@@ -17,7 +17,7 @@ from rdm.errors import CacheError
 from rdm.evaluation.intervals import Interval, mean_interval, within_subject_intervals
 from rdm.progress import tracking
 from rdm.sampling.model import RetrievalAutoregressionModel, RetrievalDiffusionModel, RetrievalModel
-from rdm.training.latents import LatentData
+from rdm.training.latents import LatentData, with_mean_vector
 
 CONDITIONS = ("true", "shuffled", "none")
 LossKind = Literal["eps", "v", "x0", "tokens"]
@@ -104,13 +104,17 @@ def held_out_losses(
                 counts[column] += 1
                 for start in range(0, len(values), batch_size):
                     rows = slice(start, start + batch_size)
-                    context = Context(tokens=contexts[name][rows].to(model.device))
+                    context = _context(contexts[name][rows].to(model.device), model)
                     totals[rows, column] += losses_of(rows, context).cpu().numpy()
             tracker.advance()
     owners, inverse = np.unique(images, return_inverse=True)
     per_image = np.stack([np.bincount(inverse, totals[:, column]) for column in range(len(conditions))], axis=1)
     per_image /= counts * np.bincount(inverse, minlength=len(owners))[:, None]
     return HeldOutResult(per_image, num_draws, model.conditioning.dropout, loss_kind, conditions)
+
+
+def _context(tokens: Tensor, model: RetrievalModel) -> Context:
+    return with_mean_vector(Context(tokens=tokens), model.conditioning)
 
 
 def _draws(model: RetrievalModel, values: Tensor, num_draws: int, seed: int) -> tuple[LossKind, Draws]:

@@ -31,6 +31,14 @@ class DenoiserConfig(Config):
     )
     cross_attention_dim: int = Field(default=512, ge=1, description="length of a context token")
     norm_num_groups: int = Field(default=16, ge=1)
+    time_scale_shift: bool = Field(
+        default=False, description="the time embedding scales and shifts every residual block, not only shifts it"
+    )
+    vector_dim: int | None = Field(
+        default=None,
+        ge=1,
+        description="length of the context's vector, which a small network adds to the time embedding; None: none",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -88,16 +96,23 @@ class Denoiser(nn.Module):
         Args:
             x_t: noisy latents [B, C, H, W].
             t: int64 timesteps [B].
-            context: `tokens` [B, L, D] is required, and read alone.
+            context: `tokens` [B, L, D] is required, and `vector` [B, D] where the network has a `vector_dim`.
 
         Raises:
             ValueError: there are no tokens (a cross-attention block without context would silently attend to itself),
-                or another port is set, which would not be read.
+                or the vector is missing, or is not read.
         """
-        context.require_read(("tokens",), "the denoiser")
+        context.require_read(("tokens", "vector") if self.reads_vector else ("tokens",), "the denoiser")
         if context.tokens is None:
             raise ValueError("the denoiser needs context tokens; use Context.null() for an unconditional prediction")
-        return self.unet(x_t, t, encoder_hidden_states=context.tokens).sample
+        if self.reads_vector and context.vector is None:
+            raise ValueError("the denoiser needs the context's vector, because it has a vector_dim")
+        return self.unet(x_t, t, encoder_hidden_states=context.tokens, class_labels=context.vector).sample
+
+    @property
+    def reads_vector(self) -> bool:
+        """Whether the context's vector is added to the time embedding."""
+        return self.unet.config.class_embed_type == "projection"
 
 
 def build_denoiser(config: DenoiserConfig) -> Denoiser:
@@ -120,6 +135,9 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
             attention_head_dim=config.heads,  # pyright: ignore[reportArgumentType]
             cross_attention_dim=config.cross_attention_dim,
             norm_num_groups=config.norm_num_groups,
+            resnet_time_scale_shift="scale_shift" if config.time_scale_shift else "default",
+            class_embed_type=None if config.vector_dim is None else "projection",
+            projection_class_embeddings_input_dim=config.vector_dim,
         )
     )
 

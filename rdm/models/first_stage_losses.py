@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
@@ -29,6 +30,26 @@ def mean_absolute_error(images: Tensor, reconstructions: Tensor) -> Tensor:
 def standard_normal_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     """Return D(N(mean, e^logvar) || N(0, 1)) in nats, the mean over latent numbers: a scalar."""
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+def scaled_and_turned(latents: Tensor, images: Tensor, scale: float, quarter_turns: int) -> tuple[Tensor, Tensor]:
+    """Return latents [B, C, h, w] and pictures [B, 3, f h, f w] scaled and turned alike (EQ-VAE, 2502.09509, eq. 5).
+
+    Args:
+        latents: of the pictures.
+        images: float pictures, f times as large.
+        scale: in (0, 1]; the latents' sides are rounded to whole numbers, at least 1, and the pictures' follow.
+        quarter_turns: counterclockwise.
+    """
+    factor = images.shape[-1] // latents.shape[-1]
+    sides = [max(1, round(side * scale)) for side in latents.shape[-2:]]
+    if sides != list(latents.shape[-2:]):
+        latents = F.interpolate(latents, sides, mode="bilinear", antialias=True, align_corners=False)
+        larger = [side * factor for side in sides]
+        images = F.interpolate(images, larger, mode="bilinear", antialias=True, align_corners=False)
+    turned = (torch.rot90(tensor, quarter_turns, (-2, -1)) for tensor in (latents, images))
+    latents, images = (tensor.contiguous(memory_format=torch.channels_last) for tensor in turned)
+    return latents, images
 
 
 def adaptive_weight(reconstruction_gradient: Tensor, adversarial_gradient: Tensor) -> Tensor:

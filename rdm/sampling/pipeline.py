@@ -18,7 +18,7 @@ from rdm.progress import tracking
 from rdm.sampling.model import DrawStep, OnDrawStep, RetrievalModel, SampleSettings
 from rdm.sampling.queries import Query, null_queries, query_set_proposal, unconditional_queries
 from rdm.sampling.record import Credit, DatabaseReference, SampleRecord, credits_of
-from rdm.training.latents import ConditioningConfig, condition
+from rdm.training.latents import ConditioningConfig, condition, with_mean_vector
 
 Pair = tuple[Query, int]
 """A query and the seed of one picture."""
@@ -75,7 +75,7 @@ def context_tokens(
 ) -> Context:
     """Return the context of neighbors [B, k]: tokens [B, k, D], as training made them."""
     vectors = condition(database, ids, config).astype(np.float32)
-    return Context(tokens=torch.from_numpy(vectors).to(device) * config.scale)
+    return with_mean_vector(Context(tokens=torch.from_numpy(vectors).to(device) * config.scale), config)
 
 
 def proposed_queries(
@@ -188,7 +188,8 @@ def draw_batch(
     uses_neighbors = database is not None and not model.unconditional
     queries = [_conditioning(query, settings.k if uses_neighbors else 0) for query, _ in pairs]
     if database is None or model.unconditional:
-        context = Context(tokens=torch.zeros(len(pairs), 1, model.context_dim, device=model.device))
+        tokens = torch.zeros(len(pairs), 1, model.context_dim, device=model.device)
+        context = with_mean_vector(Context(tokens=tokens), model.conditioning)
     else:
         ids = np.stack([query.neighbor_ids for query in queries])
         context = context_tokens(database, ids, model.conditioning, model.device)

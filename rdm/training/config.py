@@ -34,7 +34,10 @@ class TrainConfig(Config):
     )
     muon_scale: float = Field(default=2.5, gt=0, description="learning rate of matrices under muon, in learning_rate")
     learning_rate: float = Field(gt=0, description="peak learning rate")
-    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "constant", "wsd"] = Field(
+        default="cosine", description="after the warm-up; wsd: constant, then linear to 0 in the last decay_share"
+    )
+    decay_share: float = Field(default=0.2, gt=0, le=1, description="share of max_steps in which wsd decays")
     warmup_steps: int = Field(default=100, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(default=0.01, ge=0, description="of adamw; muon has none")
     beta2: float = Field(default=0.999, gt=0, lt=1, description="AdamW's second moment decay")

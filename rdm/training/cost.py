@@ -18,6 +18,7 @@ from rdm.models.autoencoder import build_autoencoder
 from rdm.models.denoiser import build_denoiser
 from rdm.models.token_predictor import build_token_predictor
 from rdm.training.config import ObjectiveConfig, TrainConfig
+from rdm.training.latents import with_mean_vector
 from rdm.training.networks import checkpoint_activations, networks_of
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
@@ -161,7 +162,8 @@ def _denoiser_case(objective: RetrievalDiffusionConfig, batch_size: int) -> Case
     latents = torch.zeros(batch_size, config.in_channels, config.sample_size, config.sample_size)
     times = torch.zeros(batch_size, dtype=torch.int64)
     tokens = torch.zeros(batch_size, objective.conditioning.k_train, config.cross_attention_dim)
-    return network, lambda: network(latents, times, Context(tokens=tokens))
+    context = with_mean_vector(Context(tokens=tokens), objective.conditioning)
+    return network, lambda: network(latents, times, context)
 
 
 def _predictor_case(objective: RetrievalAutoregressionConfig, batch_size: int) -> Case:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rdm.errors import MissingDependencyError
 from rdm.training.config import TrainConfig
@@ -66,8 +68,15 @@ class _Step(nn.Module):
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See Objective."""
         dtype = self._dtype or torch.bfloat16
-        with torch.autocast(self._device_type, dtype, self._dtype is not None, cache_enabled=self._keeps_casts):
+        autocast = torch.autocast(self._device_type, dtype, self._dtype is not None, cache_enabled=self._keeps_casts)
+        with autocast, self._attention():
             return self.objective(batch, generator)
+
+    def _attention(self) -> AbstractContextManager[object]:
+        """Choose plain products for attention in 16 bits on a CPU, whose fused kernel is slower backward."""
+        if self._device_type == "cpu" and self._dtype is not None:
+            return sdpa_kernel(SDPBackend.MATH)
+        return nullcontext()
 
 
 class Engine:
@@ -105,7 +114,7 @@ class Engine:
         trainable = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         self._engine, *_ = deepspeed.initialize(
             model=_Step(self.objective, config, self.device),
-            optimizer=_optimizer(list(trainable.values()), config),
+            optimizer=_optimizer(list(trainable.values()), config, self.device),
             model_parameters=list(trainable.values()),
             config=_deepspeed_config(config, micro_batch_size, self.accumulation, trainable),
         )
@@ -338,10 +347,11 @@ def zero_settings(stage: int, sizes: Sequence[int]) -> dict[str, int]:
     return settings
 
 
-def _optimizer(trainable: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+def _optimizer(trainable: list[nn.Parameter], config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
     betas = (0.9, config.beta2)
     if config.optimizer == "muon":
-        return Muon(trainable, lr=config.learning_rate, matrix_scale=config.muon_scale, betas=betas)
+        dtype = autocast_dtype(config, device) or torch.float32
+        return Muon(trainable, lr=config.learning_rate, matrix_scale=config.muon_scale, betas=betas, dtype=dtype)
     return torch.optim.AdamW(
         trainable, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay, fused=True
     )

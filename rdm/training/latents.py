@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, Self
 
@@ -43,6 +43,15 @@ class ConditioningConfig(Config):
         description="the nearest neighbors that each training step draws k_train of, so that a small query set is not "
         "learned by heart from its neighbors; None: k_train, as the released recipe",
     )
+    k_choices: tuple[int, ...] = Field(
+        default=(),
+        description="numbers of neighbors that training steps draw from, so that sampling may take any of them; none: "
+        "k_train at every step",
+    )
+    mean_vector: bool = Field(
+        default=False,
+        description="the mean of the tokens is the context's vector too, for a network with a vector_dim",
+    )
     dropout: float = Field(
         default=0.1,
         ge=0,
@@ -53,8 +62,11 @@ class ConditioningConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.pool is not None and self.pool < self.k_train:
-            raise ValueError(f"a pool of {self.pool} neighbors is smaller than k_train {self.k_train}")
+        most = max(self.k_train, *self.k_choices, 0)
+        if self.pool is not None and self.pool < most:
+            raise ValueError(f"a pool of {self.pool} neighbors is smaller than k_train or k_choices, {most}")
+        if any(k < 1 for k in self.k_choices):
+            raise ValueError(f"k_choices are 1 or more, not {self.k_choices}")
         return self
 
     @property
@@ -65,7 +77,7 @@ class ConditioningConfig(Config):
     @property
     def num_loaded(self) -> int:
         """Neighbors that training loads per sample."""
-        return self.k_train if self.pool is None else self.pool
+        return max(self.k_train, *self.k_choices, 0) if self.pool is None else self.pool
 
 
 class RetrievalConfig(Protocol):
@@ -235,14 +247,26 @@ def draw_neighbors(neighbors: Tensor, k: int, generator: torch.Generator) -> Ten
 
 
 def training_context(neighbors: Tensor, config: ConditioningConfig, generator: torch.Generator) -> Context:
-    """Return the context of a step: k_train of each sample's neighbors [B, K, D], or null with its probability."""
-    drawn = draw_neighbors(neighbors, config.k_train, generator)
-    return Context(tokens=drawn.float() * config.scale).dropped({"tokens": config.dropout}, generator)
+    """Return the context of a step: k of each sample's neighbors [B, K, D], or null with its probability."""
+    k = config.k_train
+    if config.k_choices:
+        choice = torch.randint(len(config.k_choices), (), generator=generator, device=generator.device)
+        k = config.k_choices[int(choice)]
+    drawn = draw_neighbors(neighbors, k, generator)
+    context = Context(tokens=drawn.float() * config.scale).dropped({"tokens": config.dropout}, generator)
+    return with_mean_vector(context, config)
+
+
+def with_mean_vector(context: Context, config: ConditioningConfig) -> Context:
+    """Return the context with the mean of its tokens [B, L, D] as its vector [B, D], where the settings ask for it."""
+    if not config.mean_vector or context.tokens is None:
+        return context
+    return replace(context, vector=context.tokens.mean(1))
 
 
 def neighbor_context(neighbors: Tensor, config: ConditioningConfig) -> Context:
     """Return the context of neighbors [B, K, D]: the nearest k_train; the null one where no sample sees any."""
-    context = Context(tokens=neighbors[:, : config.k_train].float() * config.scale)
+    context = with_mean_vector(Context(tokens=neighbors[:, : config.k_train].float() * config.scale), config)
     return context.null() if config.unconditional else context
 
 

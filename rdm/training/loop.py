@@ -135,11 +135,17 @@ def export_model(objective: Objective, state: dict[str, Tensor], config: TrainCo
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Return the learning rate of a step: linear warm-up from 1/warmup, then cosine to zero or constant."""
+    """Return the learning rate of a step: linear warm-up from 1/warmup, then by `lr_schedule`.
+
+    wsd ("warmup, stable, decay", Hu et al. 2024) is constant and falls in a line to zero over the last `decay_share`.
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.lr_schedule == "constant":
         return config.learning_rate
+    if config.lr_schedule == "wsd":
+        left = (config.max_steps - step) / (config.decay_share * config.max_steps)
+        return config.learning_rate * min(1.0, left)
     progress = (step - config.warmup_steps) / max(config.max_steps - config.warmup_steps, 1)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -28,6 +28,7 @@ from rdm.models.first_stage_losses import (
     last_layer_gradient,
     mean_absolute_error,
     root_mean_squared_error,
+    scaled_and_turned,
     standard_normal_divergence,
     with_gradient,
 )
@@ -94,6 +95,16 @@ class CodebookConfig(Config):
     revival_weight: float = Field(default=0.01, ge=0, description="of the pull on unused rows; 0: they stay unused")
 
 
+class EquivarianceConfig(Config):
+    """Steps that decode a scaled and turned latent to the photograph scaled and turned alike (EQ-VAE, 2502.09509).
+
+    Latents that scale and turn as pictures do are smoother, and a diffusion model learns them sooner.
+    """
+
+    probability: float = Field(default=0.0, ge=0, le=1, description="share of the steps; 0: none")
+    smallest_scale: float = Field(default=0.5, gt=0, le=1, description="scales are uniform from here to 1")
+
+
 class AutoencoderObjectiveConfig(Config):
     """Configuration of the objective `autoencoder`."""
 
@@ -112,6 +123,17 @@ class AutoencoderObjectiveConfig(Config):
     perceptual: PerceptualConfig = PerceptualConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
     codebook: CodebookConfig = CodebookConfig()
+    equivariance: EquivarianceConfig = EquivarianceConfig()
+    latent_noise: float = Field(
+        default=0.0,
+        ge=0,
+        description="largest standard deviation of noise on what the decoder gets, uniform per picture from 0, so that "
+        "it tolerates a diffusion model's errors",
+    )
+    trained: Literal["all", "decoder"] = Field(
+        default="all",
+        description="decoder: the encoder stays as `start` has it, and its latents stay interchangeable",
+    )
     start: Annotated[str, AfterValidator(_absolute_start)] = Field(
         default="projection",
         description="weights to start from: projection (principal components of "
@@ -134,6 +156,10 @@ class AutoencoderObjectiveConfig(Config):
                 f"{smallest_side(self.adversarial.num_layers)} or more"
             )
         network = self.network
+        if network.codebook_size and (self.equivariance.probability or self.latent_noise):
+            raise ValueError("equivariance and latent_noise change latents between codebook rows: leave them at 0")
+        if self.trained == "decoder" and (network.codebook_size or self.start in ("projection", "random")):
+            raise ValueError("trained=decoder needs a KL autoencoder to start from: set objective.start to its folder")
         problem = start_problem(network.block_out_channels, network.latent_channels, network.norm_num_groups)
         if self.start == "projection" and problem:
             raise ValueError(f"start=projection: {problem}")
@@ -168,6 +194,10 @@ class AutoencoderObjective(Objective):
             self.discriminator = (
                 PatchDiscriminator(adversarial.channels, adversarial.num_layers) if adversarial.weight else None
             )
+        if config.trained == "decoder":
+            self.autoencoder.encoder.requires_grad_(False)
+            self.autoencoder.quant_conv.requires_grad_(False)
+        self._scaling_factor: float | None = None  # of the first stage whose encoder is kept
         # In a tuple, so that it is no submodule: the engine must neither cast, share out nor save frozen weights.
         self._perceptual = (open_perceptual(perceptual.network, perceptual.heads) if perceptual.weight else None,)
 
@@ -179,7 +209,9 @@ class AutoencoderObjective(Objective):
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See Objective. `batch["images"]` is uint8 [B, 3, S, S]; crops, mirror images and posterior are drawn anew."""
         images = self._augment(batch["images"], generator)
-        latents, latent_loss, latent_metrics = self._encode(images, generator)
+        with torch.set_grad_enabled(self.config.trained == "all" and torch.is_grad_enabled()):
+            latents, latent_loss, latent_metrics = self._encode(images, generator)
+        latents, images = self._transformed(latents, images, generator)
         with _recorded_input(self.autoencoder.decoder.conv_out) as seen:
             decoded = self._decode(latents)
         picture_loss, picture_metrics = self._picture_loss(images, decoded, seen[0], generator)
@@ -215,6 +247,20 @@ class AutoencoderObjective(Objective):
             loss = loss + settings.revival_weight * revival
             metrics["revival"] = revival.detach()
         return quantized.latents, loss, metrics
+
+    def _transformed(self, latents: Tensor, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return latents and pictures scaled and turned alike in some steps, with noise on the latents if asked for."""
+        equivariance = self.config.equivariance
+        if equivariance.probability:
+            draws = torch.rand(3, generator=generator, device=generator.device).tolist()
+            if draws[0] < equivariance.probability:
+                scale = equivariance.smallest_scale + (1 - equivariance.smallest_scale) * draws[1]
+                latents, images = scaled_and_turned(latents, images, scale, int(4 * draws[2]))
+        if self.config.latent_noise:
+            levels = torch.rand(len(latents), generator=generator, device=generator.device).to(latents.device)
+            noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents.device)
+            latents = latents + self.config.latent_noise * levels.view(-1, 1, 1, 1) * noise
+        return latents, images
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Return pictures float32 of the decoder's own latents: a posterior's draw, or codebook rows."""
@@ -278,6 +324,8 @@ class AutoencoderObjective(Objective):
         """
         own = self.autoencoder.state_dict()
         self.autoencoder.load_state_dict(weights_to_go_on_from(stage, own), strict=False)
+        if self.config.trained == "decoder":
+            self._scaling_factor = stage.scale
 
     def start_from_projection(self, photographs: NDArray[np.uint8]) -> None:
         """Take the weights of the linear autoencoder that is fitted to photographs uint8 [N, 3, S, S]."""
@@ -312,6 +360,10 @@ class AutoencoderObjective(Objective):
         The discriminator is no part of it.
         """
         rounded = self._autoencoder_with(state).half().float().eval()  # measured as it will be opened: from float16
+        if self._scaling_factor is not None:
+            rounded.register_to_config(scaling_factor=self._scaling_factor)
+            rounded.half().save_pretrained(str(directory), safe_serialization=True)
+            return
         outputs = torch.cat(
             [encoder_output(rounded, to_signed(part)) for part in torch.from_numpy(self.calibration).split(64)]
         )
@@ -323,7 +375,8 @@ class AutoencoderObjective(Objective):
         autoencoder = build_autoencoder(self.config.network)
         prefix = "autoencoder."
         weights = {name.removeprefix(prefix): value.cpu() for name, value in state.items() if name.startswith(prefix)}
-        autoencoder.load_state_dict(weights)
+        kept = {name: value.cpu() for name, value in self.autoencoder.state_dict().items() if name not in weights}
+        autoencoder.load_state_dict({**kept, **weights} if self.config.trained == "decoder" else weights)
         return autoencoder
 
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:

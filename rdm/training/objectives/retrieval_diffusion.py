@@ -9,15 +9,15 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from rdm.config import Config
 from rdm.diffusion.heads import GaussianHead
-from rdm.diffusion.schedules import ScheduleConfig
+from rdm.diffusion.schedules import ScheduleConfig, TimestepConfig
 from rdm.diffusion.schedules import rdm as rdm_schedule
-from rdm.errors import CacheError
-from rdm.models.denoiser import Denoiser, DenoiserConfig, build_denoiser, rdm_tiny_denoiser
+from rdm.errors import CacheError, ModelError
+from rdm.models.denoiser import Denoiser, DenoiserConfig, build_denoiser, load_denoiser, rdm_tiny_denoiser
 from rdm.models.first_stage import load_autoencoder, to_uint8
 from rdm.training.latents import (
     ConditioningConfig,
@@ -43,14 +43,30 @@ class RetrievalDiffusionConfig(Config):
     schedule: ScheduleConfig = Field(default_factory=rdm_schedule)
     prediction_type: Literal["eps", "v", "x0"] = "eps"
     weighting: Literal["plain", "min_snr"] = "plain"
+    timesteps: TimestepConfig = TimestepConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
     held_out_fraction: float = Field(
         default=0.12, ge=0, lt=1, description="share of the query photographs kept for measuring"
     )
+    start: str | None = Field(
+        default=None, description="a model folder whose network training goes on from; None: random weights"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.conditioning.mean_vector != (self.denoiser.vector_dim is not None):
+            raise ValueError("conditioning.mean_vector and denoiser.vector_dim belong together: set both or neither")
+        return self
 
     def head(self) -> GaussianHead:
         """Return the decoding head of this configuration."""
-        return GaussianHead(self.schedule.build(), self.prediction_type, self.weighting)
+        schedule = self.schedule.build()
+        return GaussianHead(
+            schedule,
+            self.prediction_type,
+            self.weighting,
+            timestep_probabilities=self.timesteps.probabilities(schedule),
+        )
 
 
 class RetrievalDiffusionObjective(Objective):
@@ -154,4 +170,19 @@ def open_training(
             fix=f"--set objective.denoiser.sample_size={side}, or a cache of --set "
             f"resolution={config.denoiser.sample_size * first_stage.factor}",
         )
-    return data, RetrievalDiffusionObjective(config, provenance(data), (first_stage.shift, first_stage.scale))
+    objective = RetrievalDiffusionObjective(config, provenance(data), (first_stage.shift, first_stage.scale))
+    if config.start is not None:
+        _take_weights(objective.denoiser, config.start)
+    return data, objective
+
+
+def _take_weights(denoiser: Denoiser, start: str) -> None:
+    weights = load_denoiser(Path(start) / "denoiser").state_dict()
+    shapes = {name: value.shape for name, value in denoiser.state_dict().items()}
+    if {name: value.shape for name, value in weights.items()} != shapes:
+        raise ModelError(
+            "this model has another network than the one to be trained",
+            where=start,
+            fix="set objective.denoiser to its sizes, or leave objective.start out",
+        )
+    denoiser.load_state_dict(weights)
