@@ -7,6 +7,7 @@ from rdm.context import Context
 from rdm.diffusion import schedules
 from rdm.diffusion.gaussian import (
     diffusion_loss,
+    draw_noise,
     eps_and_x0,
     eps_from_x0,
     loss_weights,
@@ -200,3 +201,13 @@ def test_prediction_of_another_shape_is_refused():
         diffusion_loss(
             lambda x, t, c: torch.cat([x, x], 1), torch.zeros(4, 3), Context(), DDPM, torch.Generator().manual_seed(0)
         )
+
+
+def test_timesteps_are_drawn_with_their_probabilities():
+    schedule = schedules.rdm().build()
+    probabilities = torch.zeros(1000, dtype=torch.float64)
+    probabilities[[3, 700]] = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    t, noise = draw_noise(torch.zeros(4000, 1), schedule, torch.Generator().manual_seed(0), probabilities)
+    assert set(t.tolist()) == {3, 700}
+    assert (t == 700).float().mean().item() == pytest.approx(0.75, abs=0.03)
+    assert noise.std().item() == pytest.approx(1, abs=0.05)

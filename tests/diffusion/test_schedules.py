@@ -8,10 +8,12 @@ from rdm.diffusion import schedules
 from rdm.diffusion.schedules import (
     NoiseSchedule,
     ScheduleConfig,
+    TimestepConfig,
     ancestral_timesteps,
     ddim_timesteps,
     gather,
     linspace_timesteps,
+    rdm,
 )
 
 PRESETS = [schedules.ddpm_linear, schedules.rdm, schedules.rdm_768, schedules.stable_diffusion, schedules.cosine]
@@ -131,3 +133,21 @@ def test_timesteps_rise_within_the_schedule(num_train, data):
 def test_impossible_number_of_steps_is_refused(rule, num_steps):
     with pytest.raises(ValueError, match="steps"):
         rule(1000, num_steps)
+
+
+def test_probabilities_of_timesteps_sum_to_one_and_spread_as_asked():
+    schedule = rdm().build()
+    drawn = TimestepConfig(kind="log_snr_normal", mean=0.4, std=2.0, uniform_share=0.0).probabilities(schedule)
+    log_snr = torch.logit(schedule.alphas_cumprod)
+    assert drawn.sum().item() == pytest.approx(1, abs=1e-12)
+    assert (drawn * log_snr).sum().item() == pytest.approx(0.4, abs=0.01)
+    assert ((drawn * log_snr.square()).sum() - 0.4**2).sqrt().item() == pytest.approx(2.0, abs=0.03)
+
+
+def test_every_timestep_keeps_its_uniform_share():
+    drawn = TimestepConfig(kind="log_snr_normal", std=0.1, uniform_share=0.2).probabilities(rdm().build())
+    assert drawn.min().item() == pytest.approx(0.2 / 1000)
+
+
+def test_uniform_timesteps_need_no_probabilities():
+    assert TimestepConfig().probabilities(rdm().build()) is None

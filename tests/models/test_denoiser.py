@@ -95,3 +95,13 @@ def test_an_empty_folder_is_no_denoiser(tmp_path):
 def test_configurations_that_cannot_be_built_are_refused(change):
     with pytest.raises(ValueError, match="attention levels|multiple"):
         DenoiserConfig.model_validate({**_config().model_dump(), **change})
+
+
+def test_a_vector_is_read_where_the_network_has_a_vector_dim():
+    tested = build_denoiser(_config().model_copy(update={"vector_dim": 12, "time_scale_shift": True})).eval()
+    x_t, t, tokens = torch.randn(2, 4, 8, 8), torch.tensor([10, 20]), torch.randn(2, 3, 12)
+    with torch.no_grad():
+        one, other = (tested(x_t, t, Context(tokens=tokens, vector=vector * torch.ones(2, 12))) for vector in (0, 5))
+    assert not torch.allclose(one, other)
+    with pytest.raises(ValueError, match="needs the context's vector"):
+        tested(x_t, t, Context(tokens=tokens))

@@ -9,6 +9,7 @@ from rdm.models.first_stage_losses import (
     last_layer_gradient,
     mean_absolute_error,
     root_mean_squared_error,
+    scaled_and_turned,
     standard_normal_divergence,
     with_gradient,
 )
@@ -62,3 +63,27 @@ def test_a_scalar_can_have_a_given_value_and_a_given_gradient() -> None:
     assert found.item() == 7
     assert at.grad is not None
     assert torch.equal(at.grad, gradient)
+
+
+def test_latents_and_pictures_scale_and_turn_alike() -> None:
+    latents = torch.arange(16.0).view(1, 1, 4, 4)
+    images = latents.repeat_interleave(4, 2).repeat_interleave(4, 3).expand(1, 3, 16, 16)
+    scaled, pictures = scaled_and_turned(latents, images, scale=0.5, quarter_turns=1)
+    assert scaled.shape == (1, 1, 2, 2)
+    assert pictures.shape == (1, 3, 8, 8)
+    assert torch.equal(scaled, torch.rot90(scaled_and_turned(latents, images, 0.5, 0)[0], 1, (-2, -1)))
+
+
+def test_whole_scale_without_a_turn_changes_nothing() -> None:
+    latents, images = torch.randn(2, 4, 3, 3), torch.randn(2, 3, 12, 12)
+    same = scaled_and_turned(latents, images, scale=1.0, quarter_turns=4)
+    assert torch.equal(same[0], latents)
+    assert torch.equal(same[1], images)
+
+
+def test_a_turned_picture_belongs_to_its_turned_latent() -> None:
+    images = torch.rand(1, 3, 8, 8)
+    latents = torch.nn.functional.avg_pool2d(images, 4)  # a linear encoder that knows no direction
+    for turns in range(4):
+        turned, pictures = scaled_and_turned(latents, images, scale=1.0, quarter_turns=turns)
+        assert torch.allclose(torch.nn.functional.avg_pool2d(pictures, 4), turned, atol=1e-6)

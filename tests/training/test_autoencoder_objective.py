@@ -11,8 +11,15 @@ from torch import Tensor, nn
 from rdm.errors import ModelError
 from rdm.models.autoencoder import AutoencoderConfig
 from rdm.models.first_stage import load_autoencoder
-from rdm.training.objectives.autoencoder import AutoencoderObjective, AutoencoderObjectiveConfig, open_training
+from rdm.training.objectives.autoencoder import (
+    AutoencoderObjective,
+    AutoencoderObjectiveConfig,
+    EquivarianceConfig,
+    open_training,
+)
 from rdm.training.photos import PhotoConfig
+
+VQ_NETWORK = AutoencoderConfig(block_out_channels=(8, 8, 16), sample_size=16, codebook_size=8)
 
 
 def config(**changes: object) -> AutoencoderObjectiveConfig:
@@ -199,3 +206,39 @@ def test_a_first_stage_of_another_shape_cannot_be_gone_on_from(tmp_path: Path) -
 
 def test_weights_lie_as_the_engine_broadcasts_them() -> None:
     assert all(parameter.is_contiguous() for parameter in objective().parameters())
+
+
+def test_a_trained_decoder_leaves_the_encoder_and_its_latents_as_they_were(tmp_path: Path) -> None:
+    first = objective()
+    first.export(tmp_path / "first", trainable(first))
+    before = load_autoencoder(str(tmp_path / "first"))
+    tested = objective(trained="decoder", start=str(tmp_path / "first"))
+    tested.start_from_first_stage(before)
+    step(tested)["loss"].backward()
+    assert {name.split(".")[1] for name in trainable(tested)} == {"decoder", "post_quant_conv"}
+    with torch.no_grad():
+        tested.autoencoder.decoder.conv_out.bias += 0.1
+    tested.export(tmp_path / "second", trainable(tested))
+    after = load_autoencoder(str(tmp_path / "second"))
+    images = torch.from_numpy(pictures())
+    assert torch.equal(after.encode(images), before.encode(images))
+    assert not torch.equal(after.decode(after.encode(images)), before.decode(before.encode(images)))
+
+
+def test_noise_on_the_latents_and_scaled_steps_change_what_is_reconstructed() -> None:
+    plain = step(objective())["reconstruction"]
+    noisy = step(objective(latent_noise=1.0))["reconstruction"]
+    scaled = step(objective(equivariance=EquivarianceConfig(probability=1.0)))["reconstruction"]
+    assert len({value.item() for value in (plain, noisy, scaled)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"trained": "decoder"}, "needs a KL autoencoder to start from"),
+        ({"network": VQ_NETWORK, "latent_noise": 0.1}, "between codebook rows"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        config(**changes)

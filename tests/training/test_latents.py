@@ -2,7 +2,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from rdm.training.latents import ConditioningConfig, draw_neighbors
+from rdm.training.latents import ConditioningConfig, draw_neighbors, training_context
 
 
 def _numbered(samples: int, stored: int) -> torch.Tensor:
@@ -38,3 +38,27 @@ def test_a_pool_smaller_than_k_is_refused():
 def test_without_a_pool_k_train_neighbors_are_loaded():
     assert ConditioningConfig(k_train=4).num_loaded == 4
     assert ConditioningConfig(k_train=4, pool=9).num_loaded == 9
+
+
+def test_steps_draw_the_number_of_neighbors_from_the_choices():
+    config = ConditioningConfig(k_train=4, k_choices=(1, 3, 8), dropout=0.0)
+    neighbors = torch.randn(2, 8, 5)
+    lengths = {
+        training_context(neighbors, config, torch.Generator().manual_seed(seed)).tokens.shape[1] for seed in range(40)
+    }
+    assert config.num_loaded == 8
+    assert lengths == {1, 3, 8}
+
+
+def test_a_pool_smaller_than_a_choice_is_refused():
+    with pytest.raises(ValueError, match="smaller than k_train or k_choices, 6"):
+        ConditioningConfig(k_train=4, k_choices=(1, 6), pool=5)
+
+
+def test_the_vector_is_the_mean_of_the_tokens_that_were_kept():
+    config = ConditioningConfig(k_train=2, mean_vector=True, dropout=0.5, scale=3.0)
+    context = training_context(torch.randn(64, 2, 5), config, torch.Generator().manual_seed(0))
+    assert torch.equal(context.vector, context.tokens.mean(1))
+    dropped = (context.tokens == 0).all(2).all(1)
+    assert 0 < dropped.sum() < 64
+    assert torch.equal(dropped, (context.vector == 0).all(1))

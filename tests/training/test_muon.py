@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rdm.errors import UsageError
-from rdm.training.muon import Muon, orthogonalized
+from rdm.training.muon import Muon, _shares, orthogonalized, shared_out
 from rdm.training.recipes import recipe_config
 
 
@@ -68,3 +68,21 @@ def test_a_restored_state_continues_to_the_same_bits():
     run(optimizer, weight, 1)
     run(restored, other, 1)
     assert torch.equal(weight, other)
+
+
+def test_work_is_shared_out_by_its_size():
+    shapes = [torch.Size(shape) for shape in ((64, 64), (8, 8), (64, 64), (16, 16))]
+    assert _shares(shapes, 2) == [[0, 3], [2, 1]]
+
+
+def test_two_ranks_share_the_work_and_get_the_bits_of_one(tmp_path):
+    torch.multiprocessing.spawn(_share_with_the_other_rank, (str(tmp_path / "meet"),), nprocs=2)
+
+
+def _share_with_the_other_rank(rank, meeting):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    generator = torch.Generator().manual_seed(0)
+    matrices = [torch.randn(shape, generator=generator) for shape in ((5, 7), (8, 3), (2, 2))]
+    found = shared_out(matrices)
+    torch.distributed.destroy_process_group()
+    assert all(torch.equal(one, orthogonalized(matrix)) for one, matrix in zip(found, matrices, strict=True))
