@@ -49,9 +49,8 @@ def pixel_file(data: bytes, parts: Parts) -> IO[bytes]:
 
 # JPEG
 
-_JPEG_START = re.compile(
-    rb"\xff[\xc0-\xc2\xc4\xdb\xdd\xe0-\xef\xfe]"
-)  # where to go on behind damage
+# Where to go on behind damage.
+_JPEG_START = re.compile(rb"\xff[\xc0-\xc2\xc4\xdb\xdd\xe0-\xef\xfe]")
 _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xfe]")
 _APP1_HEAD = re.compile(rb"Exif\0\0|http://ns\.adobe\.com/xap/1\.0/\0")
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -117,9 +116,8 @@ def _segments(view: memoryview, place: int, seen: set[int]) -> _Segments:
             found.num_pixels = int.from_bytes(body[1:3]) * int.from_bytes(body[3:5])
         if not is_metadata:
             found.spans.append(view[place:end])
-        following = _JPEG_MARKER.search(
-            view, end
-        )  # bytes of no segment are passed over, as libjpeg does
+        # Bytes of no segment are passed over, as libjpeg does.
+        following = _JPEG_MARKER.search(view, end)
         place = following.start() if following else len(view)
     found.broken_at = place
     return found
@@ -137,9 +135,8 @@ def _jpeg_metadata(app: list[tuple[int, memoryview]]) -> Metadata:
     exif, xmp, pieces = b"", memoryview(b""), {}
     for marker, body in app:
         if marker == 0xE1 and bytes(body[:6]) == EXIF_HEAD:
-            exif += (
-                bytes(body[6:]) if len(exif) < MAX_TEXT_BYTES else b""
-            )  # a block may go on in the next segment
+            # A large block goes on in the next segment.
+            exif += bytes(body[6:]) if len(exif) < MAX_TEXT_BYTES else b""
         elif marker == 0xE1 and bytes(body[: len(_XMP_HEAD)]) == _XMP_HEAD:
             xmp = body[len(_XMP_HEAD) :]
         elif marker == 0xE2 and bytes(body[:12]) == _ICC_HEAD and len(body) > 14:

@@ -142,7 +142,6 @@ def _target(found: dict[str, tarfile.TarInfo | str], path: str) -> tarfile.TarIn
         entry = found.get(path)
         if not isinstance(entry, str):
             return entry
-        path = posixpath.normpath(
-            posixpath.join(posixpath.dirname(path), entry)
-        )  # an absolute one is in no tar
+        # An absolute one is in no tar.
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(path), entry))
     return None
