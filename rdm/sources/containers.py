@@ -5,24 +5,22 @@ from __future__ import annotations
 import io
 import re
 import struct
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import IO
 
 from rdm.sources.metadata import (
+    EXIF_HEAD,
     MAX_PROFILE_BYTES,
     MAX_TEXT_BYTES,
     Exif,
     Metadata,
     Parts,
-    Primaries,
     SplicedBytes,
     described,
-    inflated,
+    without_exif_head,
 )
+from rdm.sources.png import PngFile
 
-_EXIF_HEAD = b"Exif\0\0"
 _XMP_HEAD = b"http://ns.adobe.com/xap/1.0/\0"
 _ICC_HEAD = b"ICC_PROFILE\0"
 
@@ -30,7 +28,7 @@ _ICC_HEAD = b"ICC_PROFILE\0"
 def take_apart(data: bytes) -> Parts:
     """Return the pixels and the metadata of a picture's file; of any other bytes, nothing."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _Png(data).parts()
+        return PngFile(data).parts()
     if data.startswith(b"\xff\xd8\xff"):
         return _jpeg(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
@@ -49,160 +47,10 @@ def pixel_file(data: bytes, parts: Parts) -> IO[bytes]:
     return io.BufferedReader(SplicedBytes(parts.spans)) if parts.spans else io.BytesIO(data)
 
 
-def _without_head(exif: memoryview) -> memoryview:
-    return exif[len(_EXIF_HEAD) :] if bytes(exif[: len(_EXIF_HEAD)]) == _EXIF_HEAD else exif
-
-
-# PNG
-
-_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_PNG_CHUNK = re.compile(rb"PLTE|tRNS|IDAT|IEND")
-_TRANSPARENCY_BYTES = {0: 2, 2: 6}  # least length of tRNS, by color type
-# Code points of ITU-T H.273: chromaticities (white, red, green, blue), and curves.
-_CICP_PRIMARIES = {
-    1: (),
-    9: (0.3127, 0.329, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046),  # BT.2020
-    11: (0.314, 0.351, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),  # DCI-P3
-    12: (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),  # Display P3
-}
-_CICP_CURVES = {1: "bt709", 4: 2.2, 5: 2.8, 6: "bt709", 8: 1.0, 13: "srgb", 14: "bt709", 15: "bt709"}
-
-
-class _Png:
-    """A PNG: critical chunks and transparency are kept. Of an animation they make the picture that comes first."""
-
-    def __init__(self, data: bytes) -> None:
-        self.view = memoryview(data)
-        self.color_type = data[25] if len(data) > 25 else 0
-        self.chunks: dict[bytes, memoryview] = {}  # the first of each kind
-        self.exif: bytes | memoryview = b""
-        self.xmp: bytes | memoryview = b""
-        self.profile = b""
-        self.num_to_check = 4 * len(data)  # bytes of what may be chunks: bounds the work on a hostile file
-
-    def parts(self) -> Parts:
-        kept: list[tuple[int, int]] = []
-        for start, end, kind in self._pieces():
-            body = self.view[start + 8 : end - 4]
-            is_needed = kind == b"tRNS" and len(body) >= _TRANSPARENCY_BYTES.get(self.color_type, 0)
-            if not kind or kind[0] & 0x20 == 0 or is_needed:  # critical, or illegible: Pillow says what is wrong
-                if kept and kept[-1][1] == start:
-                    start = kept.pop()[0]
-                kept.append((start, end))
-            elif kind in _PNG_TEXTS:
-                self._read_text(kind, body)
-            else:
-                self.chunks.setdefault(kind, body)
-        spans = (self.view[:8], *(self.view[start:end] for start, end in kept))
-        exif = _without_head(memoryview(self.chunks.get(b"eXIf", self.exif)))
-        return Parts(spans, described(exif, self.xmp, *self._colors()))
-
-    def _pieces(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield begin, end and kind of each chunk; what cannot be understood is a last one without a kind."""
-        start, size = 8, len(self.view)
-        while start + 8 <= size:
-            length, kind = struct.unpack(">I4s", self.view[start : start + 8])
-            end = start + 12 + length
-            if not kind.isalpha():
-                break
-            if kind[0] & 0x20 and not self._is_chunk(end):
-                start = self._next_chunk(start + 8)  # a damaged length
-                continue
-            yield start, min(end, size), kind
-            if kind == b"IEND":
-                return
-            start = end
-        if start < size:
-            yield start, size, b""
-
-    def _is_chunk(self, place: int) -> bool:
-        return place == len(self.view) or bytes(self.view[place + 4 : place + 8]).isalpha()
-
-    def _next_chunk(self, place: int) -> int:
-        """Return where the next chunk begins whose checksum is right."""
-        for found in _PNG_CHUNK.finditer(self.view, place + 4):
-            start = found.start() - 4
-            end = found.end() + struct.unpack(">I", self.view[start : start + 4])[0]
-            if end + 4 > len(self.view):
-                continue
-            self.num_to_check -= end - start
-            if self.num_to_check < 0:
-                break
-            if zlib.crc32(self.view[start + 4 : end]) == struct.unpack(">I", self.view[end : end + 4])[0]:
-                return start
-        return len(self.view)
-
-    def _read_text(self, kind: bytes, body: memoryview) -> None:
-        keyword, separator, _ = bytes(body[:80]).partition(b"\0")
-        if not separator or keyword not in _TEXT_READERS:
-            return
-        rest = body[len(keyword) + 1 :]
-        is_compressed = kind == b"zTXt" or (kind == b"iTXt" and rest[:1] == b"\1")
-        if kind == b"zTXt":
-            rest = rest[1:]
-        elif kind == b"iTXt":  # two flags, a language and a translated keyword, each ended by a zero
-            head = bytes(rest[2:4096]).split(b"\0", 2)
-            rest = rest[2 + len(head[0]) + len(head[1]) + 2 :] if len(head) == 3 else rest[:0]
-        text = inflated(rest, MAX_TEXT_BYTES)[0] if is_compressed else rest
-        _TEXT_READERS[keyword](self, text)
-
-    def _read_xmp(self, text: bytes | memoryview) -> None:
-        self.xmp = text
-
-    def _read_raw_profile(self, text: bytes | memoryview) -> None:
-        """Read what ImageMagick writes: a name, a length, and hexadecimal digits."""
-        digits = b"".join(bytes(text[: 2 * MAX_TEXT_BYTES]).split(b"\n")[3:])
-        try:
-            block = bytes.fromhex(re.sub(rb"\s", b"", digits).decode("ascii"))
-        except ValueError:
-            return
-        if block.startswith((_EXIF_HEAD, b"II", b"MM")):
-            self.exif = block
-        elif block[36:40] == b"acsp":
-            self.profile = block
-        else:
-            self.xmp = block
-
-    def _colors(self) -> tuple[bytes, Primaries | None]:
-        """Return a profile, or what other chunks say: the more exact first, as the third edition orders them."""
-        found = self.chunks.get(b"cICP", b"")
-        if len(found) == 4 and found[0] in _CICP_PRIMARIES and found[1] in _CICP_CURVES and found[2:4] == b"\0\1":
-            return b"", Primaries(_CICP_PRIMARIES[found[0]], _CICP_CURVES[found[1]])
-        packed = memoryview(self.chunks.get(b"iCCP", b""))
-        name = bytes(packed[:80]).partition(b"\0")[0]  # a zero ends it, and another says how it is compressed
-        profile, is_whole = inflated(packed[len(name) + 2 :], MAX_PROFILE_BYTES)
-        if is_whole and profile:
-            return profile, None
-        if self.profile or b"sRGB" in self.chunks:
-            return self.profile, None
-        return b"", self._calibration()
-
-    def _calibration(self) -> Primaries | None:
-        gamma, chromaticities = self.chunks.get(b"gAMA", b""), self.chunks.get(b"cHRM", b"")
-        if len(gamma) != 4:
-            return None  # chromaticities alone do not say what the values mean
-        exponent = struct.unpack(">I", gamma)[0] / 100_000
-        if not 0.2 <= exponent <= 2:
-            return None
-        # Writers say 1/2.2 where they mean the curve of sRGB, as readers do.
-        curve = "srgb" if abs(exponent * 2.2 - 1) < 0.05 else 1 / exponent
-        values = struct.unpack(">8I", chromaticities) if len(chromaticities) == 32 else ()
-        return Primaries(tuple(value / 100_000 for value in values), curve)
-
-
-_TEXT_READERS = {
-    b"XML:com.adobe.xmp": _Png._read_xmp,
-    b"Raw profile type xmp": _Png._read_raw_profile,
-    b"Raw profile type exif": _Png._read_raw_profile,
-    b"Raw profile type APP1": _Png._read_raw_profile,
-    b"Raw profile type icc": _Png._read_raw_profile,
-    b"Raw profile type icm": _Png._read_raw_profile,
-}
-
-
 # JPEG
 
-_JPEG_START = re.compile(rb"\xff[\xc0-\xc2\xc4\xdb\xdd\xe0-\xef\xfe]")  # where to go on behind damage
+# Where to go on behind damage.
+_JPEG_START = re.compile(rb"\xff[\xc0-\xc2\xc4\xdb\xdd\xe0-\xef\xfe]")
 _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xfe]")
 _APP1_HEAD = re.compile(rb"Exif\0\0|http://ns\.adobe\.com/xap/1\.0/\0")
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -215,7 +63,9 @@ class _Segments:
     spans: list[memoryview] = field(default_factory=list)
     app: list[tuple[int, memoryview]] = field(default_factory=list)  # marker and body
     num_pixels: int = 0
-    broken_at: int | None = None  # a segment that cannot be read, or does not end where another begins
+    broken_at: int | None = (
+        None  # a segment that cannot be read, or does not end where another begins
+    )
 
 
 def _jpeg(data: bytes) -> Parts:
@@ -232,7 +82,9 @@ def _jpeg(data: bytes) -> Parts:
             return Parts()
         damaged = view[found.broken_at : start]
         legible = [(0xE1, damaged[match.start() :]) for match in _APP1_HEAD.finditer(damaged)]
-        found = replace(best, spans=[*found.spans, *best.spans], app=[*found.app, *legible, *best.app])
+        found = replace(
+            best, spans=[*found.spans, *best.spans], app=[*found.app, *legible, *best.app]
+        )
     return Parts((view[:2], *found.spans), _jpeg_metadata(found.app))
 
 
@@ -264,7 +116,8 @@ def _segments(view: memoryview, place: int, seen: set[int]) -> _Segments:
             found.num_pixels = int.from_bytes(body[1:3]) * int.from_bytes(body[3:5])
         if not is_metadata:
             found.spans.append(view[place:end])
-        following = _JPEG_MARKER.search(view, end)  # bytes of no segment are passed over, as libjpeg does
+        # Bytes of no segment are passed over, as libjpeg does.
+        following = _JPEG_MARKER.search(view, end)
         place = following.start() if following else len(view)
     found.broken_at = place
     return found
@@ -281,8 +134,9 @@ def _color_segment(segment: memoryview) -> list[memoryview]:
 def _jpeg_metadata(app: list[tuple[int, memoryview]]) -> Metadata:
     exif, xmp, pieces = b"", memoryview(b""), {}
     for marker, body in app:
-        if marker == 0xE1 and bytes(body[:6]) == _EXIF_HEAD:
-            exif += bytes(body[6:]) if len(exif) < MAX_TEXT_BYTES else b""  # a block may go on in the next segment
+        if marker == 0xE1 and bytes(body[:6]) == EXIF_HEAD:
+            # A large block goes on in the next segment.
+            exif += bytes(body[6:]) if len(exif) < MAX_TEXT_BYTES else b""
         elif marker == 0xE1 and bytes(body[: len(_XMP_HEAD)]) == _XMP_HEAD:
             xmp = body[len(_XMP_HEAD) :]
         elif marker == 0xE2 and bytes(body[:12]) == _ICC_HEAD and len(body) > 14:
@@ -315,15 +169,59 @@ def _webp(data: bytes) -> Parts:
         place = end
     head = b"RIFF" + struct.pack("<I", 4 + sum(map(len, spans))) + b"WEBP"
     profile = bytes(found[b"ICCP"][: MAX_PROFILE_BYTES + 1])
-    return Parts((head, *spans), described(_without_head(memoryview(found[b"EXIF"])), found[b"XMP "], profile))
+    return Parts(
+        (head, *spans),
+        described(without_exif_head(memoryview(found[b"EXIF"])), found[b"XMP "], profile),
+    )
 
 
 # TIFF
 
 # Sizes, samples, compression, strips, tiles, palettes and what decoders of JPEG and of fax codes need.
 _TIFF_PIXELS = frozenset(
-    {254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 297, 317, 318, 319, 320, 322, 323}
-    | {324, 325, 332, 334, 336, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532, 32995, 32996}
+    {
+        254,
+        255,
+        256,
+        257,
+        258,
+        259,
+        262,
+        266,
+        273,
+        277,
+        278,
+        279,
+        284,
+        292,
+        293,
+        297,
+        317,
+        318,
+        319,
+        320,
+        322,
+        323,
+    }
+    | {
+        324,
+        325,
+        332,
+        334,
+        336,
+        338,
+        339,
+        340,
+        341,
+        347,
+        *range(512, 522),
+        529,
+        530,
+        531,
+        532,
+        32995,
+        32996,
+    }
 )
 _COMPRESSION, _XMP_TAG, _ICC_TAG = 259, 700, 34675
 _UNCOMPRESSED = 1
@@ -335,8 +233,12 @@ def _tiff(data: bytes) -> Parts:
     entries = tags.entries(tags.first)
     if not entries:
         return Parts()
-    profile, xmp = (tags.value(entries[tag]) if tag in entries else None for tag in (_ICC_TAG, _XMP_TAG))
-    metadata = described(data, xmp or b"", bytes(profile[: MAX_PROFILE_BYTES + 1]) if profile else b"")
+    profile, xmp = (
+        tags.value(entries[tag]) if tag in entries else None for tag in (_ICC_TAG, _XMP_TAG)
+    )
+    metadata = described(
+        data, xmp or b"", bytes(profile[: MAX_PROFILE_BYTES + 1]) if profile else b""
+    )
     kept = b"".join(entries[tag] for tag in sorted(_TIFF_PIXELS & entries.keys()))
     count = len(kept) // struct.calcsize(tags.entry_format)
     directory = struct.pack(tags.order + ("Q" if tags.is_big else "H"), count) + kept + bytes(8)
@@ -377,4 +279,8 @@ def _bmp(data: bytes) -> Parts:
     if len(data) < 138 or data[14:18] != struct.pack("<I", 124) or data[70:74] != b"DEBM":
         return Parts()
     start, size = struct.unpack_from("<II", data, 126)
-    return Parts(metadata=described(b"", b"", data[14 + start : 14 + start + min(size, MAX_PROFILE_BYTES + 1)]))
+    return Parts(
+        metadata=described(
+            b"", b"", data[14 + start : 14 + start + min(size, MAX_PROFILE_BYTES + 1)]
+        )
+    )

@@ -6,7 +6,8 @@ import os
 import re
 from contextlib import suppress
 
-_OF_THE_SYSTEM = frozenset({"lost+found", "__MACOSX"})  # at a disk's root, and what macOS adds to archives
+# At a disk's root, and what macOS adds to archives.
+_OF_THE_SYSTEM = frozenset({"lost+found", "__MACOSX"})
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 
 

@@ -1,7 +1,7 @@
 """What in a picture's file decides how its pixels are shown: orientation and color space, whatever else is damaged.
 
 Pillow refuses a picture for much of its metadata: text that inflates over a limit, an APP segment that is too short,
-a wrong checksum. So it never sees any: `read_file` gives it a view of the file that holds the pixels alone.
+a wrong checksum. So it never sees any: it is given a view of the file that holds the pixels alone, see `containers`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,31 @@ from typing import Any
 
 Buffer = bytes | memoryview
 
+EXIF_HEAD = b"Exif\0\0"
 MAX_TEXT_BYTES = 2**20
 """So much of a compressed text is inflated, and searched for an orientation."""
 MAX_PROFILE_BYTES = 2**22
 """Profiles over this size are passed over: printers' have 3 MB, decompression bombs much more."""
 _ORIENTATION, _EXIF_IFD, _INTEROP_IFD, _INTEROP_INDEX = 0x0112, 0x8769, 0xA005, 0x0001  # EXIF tags
 _XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|>)\s*([1-8])""")
-_SIZE_OF_KIND = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_SIZE_OF_KIND = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,9 @@ class Exif:
         self.data = memoryview(data)
         head = bytes(self.data[:16])
         self.order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
-        version = struct.unpack(f"{self.order}H", head[2:4])[0] if self.order and len(head) >= 4 else 0
+        version = (
+            struct.unpack(f"{self.order}H", head[2:4])[0] if self.order and len(head) >= 4 else 0
+        )
         self.is_big = version == 43
         self.first = 0
         if version in (42, 43) and len(head) >= (16 if self.is_big else 8):
@@ -205,7 +225,9 @@ class Exif:
 ADOBE_RGB = Primaries((0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06), 2.19921875)
 
 
-def described(exif: Buffer, xmp: Buffer, profile: bytes = b"", primaries: Primaries | None = None) -> Metadata:
+def described(
+    exif: Buffer, xmp: Buffer, profile: bytes = b"", primaries: Primaries | None = None
+) -> Metadata:
     """Return how to show a picture from its EXIF block (from the byte order on), its XMP packet and its profile.
 
     EXIF goes before XMP, and a profile before what EXIF says of colors.
@@ -215,3 +237,8 @@ def described(exif: Buffer, xmp: Buffer, profile: bytes = b"", primaries: Primar
     if not profile and primaries is None and block.is_adobe_rgb:
         primaries = ADOBE_RGB
     return Metadata(orientation, profile if len(profile) <= MAX_PROFILE_BYTES else b"", primaries)
+
+
+def without_exif_head(exif: memoryview) -> memoryview:
+    """Return an EXIF block from its byte order on, without the head that JPEG puts before it."""
+    return exif[len(EXIF_HEAD) :] if bytes(exif[: len(EXIF_HEAD)]) == EXIF_HEAD else exif
