@@ -75,7 +75,8 @@ class LiteEncoder:
     @cached_property
     def _text_tower(self) -> TextTower:
         """Loaded for the first text: workers embed pictures alone, and transformers takes seconds to import."""
-        return load_text_tower(self._heads.config.text_layers).to(self._device)
+        with torch.inference_mode(False):  # the first text may come inside one; weights are ordinary tensors
+            return load_text_tower(self._heads.config.text_layers).to(self._device)
 
     @property
     def fingerprint(self) -> EncoderFingerprint:
