@@ -1,6 +1,6 @@
 """BERT's encoder in plain PyTorch, under the parameter names of transformers' `BertModel`.
 
-transformers itself takes longer to import than a small database takes to search (2.5 to 9 s of processor time). The
+transformers itself takes seconds of processor time to import, longer than a small database takes to search. The
 states are those of its `BertModel` to the bit, which `tests/encoders/test_bert.py` checks against the library.
 """
 

@@ -15,8 +15,9 @@ ASSET = "assets://autoencoder-kl-f4"
 
 
 def write_random_model(directory: Path, database: RetrievalDatabase, autoencoder: str = ASSET) -> Path:
-    """Write an RDM of 32 px pictures for a database whose embeddings have 16 dimensions, and return its folder."""
-    config = RetrievalDiffusionConfig(denoiser=SMALL_DENOISER.model_copy(update={"cross_attention_dim": 16}))
+    """Write an RDM of 32 px pictures for a database, and return its folder."""
+    network = SMALL_DENOISER.model_copy(update={"cross_attention_dim": database.version.embedding_dim})
+    config = RetrievalDiffusionConfig(denoiser=network)
     provenance = {
         "autoencoder": autoencoder,
         "autoencoder_digest": load_autoencoder(autoencoder).digest,
