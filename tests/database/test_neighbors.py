@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
+from rdm.compute.shards import Pool
 from rdm.database import NeighborConfig, NeighborTable, RetrievalDatabase, build_neighbors
 from rdm.errors import ConcurrentWriterError, DatabaseError, FailureBudgetError, StorageError
 from rdm.sources import CropConfig, QuerySetConfig
@@ -126,7 +127,9 @@ def test_shards_may_finish_in_any_order(root: Path, photos: Path, tmp_path: Path
     (photos / "p09.jpg").write_bytes(b"")
 
     class Backwards:
-        config = ComputeConfig()
+        def __init__(self, pool: Pool) -> None:
+            self.pool = pool
+            self.config, self.unseen = pool.config, pool.unseen
 
         def map(self, function: Callable[[Any], Any], shards: list[Any], **_: object) -> list[tuple[int, Any]]:
             return [(position, function(shard)) for position, shard in reversed(list(enumerate(shards)))]
@@ -134,7 +137,8 @@ def test_shards_may_finish_in_any_order(root: Path, photos: Path, tmp_path: Path
     shutil.copytree(root, tmp_path / "other")
     config = config_of(photos, min_success_rate=0.5)
     build_table(root, config)
-    build_neighbors(str(tmp_path / "other"), "train", config, Backwards())  # type: ignore[arg-type]
+    with compute_pool(ComputeConfig(dask="inline")) as pool:
+        build_neighbors(str(tmp_path / "other"), "train", config, Backwards(pool))  # type: ignore[arg-type]
     assert contents(root) == contents(tmp_path / "other")
 
 

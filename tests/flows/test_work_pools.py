@@ -41,7 +41,7 @@ def test_without_a_server_there_is_nothing_to_deploy_to(monkeypatch: pytest.Monk
 
 def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    with fresh_settings(), pytest.raises(RdmError, match="does not answer") as caught:
+    with fresh_settings(), pytest.raises(RdmError, match="cannot be reached") as caught:
         create_work_pools([WorkPool(name="here")])
     assert caught.value.where == "http://127.0.0.1:9/api"
 

@@ -31,7 +31,7 @@ def test_a_pool_of_k_is_used_whole_and_draws_nothing():
 
 
 def test_a_pool_smaller_than_k_is_refused():
-    with pytest.raises(ValidationError, match="a pool of 3 neighbors is smaller than k_train 4"):
+    with pytest.raises(ValidationError, match="a pool of 3 neighbors is smaller than k_train or k_choices, 4"):
         ConditioningConfig(k_train=4, pool=3)
 
 

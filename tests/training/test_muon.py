@@ -1,11 +1,13 @@
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from rdm.errors import UsageError
-from rdm.training.muon import Muon, _shares, orthogonalized, shared_out
+from rdm.training.muon import Muon, _shares, orthogonalized
 from rdm.training.recipes import recipe_config
 
 
@@ -75,14 +77,20 @@ def test_work_is_shared_out_by_its_size():
     assert _shares(shapes, 2) == [[0, 3], [2, 1]]
 
 
+TWO_RANKS = """
+import sys, torch
+from rdm.training.muon import orthogonalized, shared_out
+torch.distributed.init_process_group("gloo", init_method=sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+generator = torch.Generator().manual_seed(0)
+matrices = [torch.randn(shape, generator=generator) for shape in ((5, 7), (8, 3), (2, 2))]
+found = shared_out(matrices)
+torch.distributed.destroy_process_group()
+sys.exit(not all(torch.equal(one, orthogonalized(matrix)) for one, matrix in zip(found, matrices, strict=True)))
+"""
+
+
+@pytest.mark.slow
 def test_two_ranks_share_the_work_and_get_the_bits_of_one(tmp_path):
-    torch.multiprocessing.spawn(_share_with_the_other_rank, (str(tmp_path / "meet"),), nprocs=2)
-
-
-def _share_with_the_other_rank(rank, meeting):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    generator = torch.Generator().manual_seed(0)
-    matrices = [torch.randn(shape, generator=generator) for shape in ((5, 7), (8, 3), (2, 2))]
-    found = shared_out(matrices)
-    torch.distributed.destroy_process_group()
-    assert all(torch.equal(one, orthogonalized(matrix)) for one, matrix in zip(found, matrices, strict=True))
+    command = [sys.executable, "-c", TWO_RANKS, f"file://{tmp_path}/meet"]
+    ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    assert [rank.wait(60) for rank in ranks] == [0, 0]

@@ -127,8 +127,8 @@ class AutoencoderObjectiveConfig(Config):
     latent_noise: float = Field(
         default=0.0,
         ge=0,
-        description="largest standard deviation of noise on what the decoder gets, uniform per picture from 0, so that "
-        "it tolerates a diffusion model's errors",
+        description="largest standard deviation of noise on what the decoder gets, in those of the latents, uniform "
+        "per picture from 0, so that it tolerates a diffusion model's errors",
     )
     trained: Literal["all", "decoder"] = Field(
         default="all",
@@ -259,7 +259,8 @@ class AutoencoderObjective(Objective):
         if self.config.latent_noise:
             levels = torch.rand(len(latents), generator=generator, device=generator.device).to(latents.device)
             noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents.device)
-            latents = latents + self.config.latent_noise * levels.view(-1, 1, 1, 1) * noise
+            # In units of the latents' own spread: the encoder could outgrow any other.
+            latents = latents + self.config.latent_noise * latents.detach().std() * levels.view(-1, 1, 1, 1) * noise
         return latents, images
 
     def _decode(self, latents: Tensor) -> Tensor:
