@@ -138,6 +138,7 @@ def test_impossible_number_of_steps_is_refused(rule, num_steps):
 def test_probabilities_of_timesteps_sum_to_one_and_spread_as_asked():
     schedule = rdm().build()
     drawn = TimestepConfig(kind="log_snr_normal", mean=0.4, std=2.0, uniform_share=0.0).probabilities(schedule)
+    assert drawn is not None
     log_snr = torch.logit(schedule.alphas_cumprod)
     assert drawn.sum().item() == pytest.approx(1, abs=1e-12)
     assert (drawn * log_snr).sum().item() == pytest.approx(0.4, abs=0.01)
@@ -146,6 +147,7 @@ def test_probabilities_of_timesteps_sum_to_one_and_spread_as_asked():
 
 def test_every_timestep_keeps_its_uniform_share():
     drawn = TimestepConfig(kind="log_snr_normal", std=0.1, uniform_share=0.2).probabilities(rdm().build())
+    assert drawn is not None
     assert drawn.min().item() == pytest.approx(0.2 / 1000)
 
 
