@@ -21,9 +21,9 @@ from autofaiss.external.optimize import get_optimal_index_keys_v2
 
 from benchmarks.clusters import DIM, write_clusters
 from benchmarks.timing import paired_ratio
-from rdm.database.index import IndexConfig, audit_sample, choose_key, train_rows
-from rdm.database.ivf import ADD_ROWS, IndexedRows
-from rdm.database.search import blocks_of, exact_search
+from rdm.database.search.exact import blocks_of, exact_search
+from rdm.database.search.index import IndexConfig, audit_sample, choose_key, train_rows
+from rdm.database.search.sharded_index import ADD_ROWS, IndexedRows
 from rdm.storage import Folder
 
 RECALL, K, QUERIES = 0.95, 20, 500

@@ -26,9 +26,9 @@ from PIL import Image
 from benchmarks.timing import paired_ratio
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder
-from rdm.database.embed import EmbedTask, embed_part
-from rdm.database.patches import patches_path
-from rdm.database.photos import iterate_patches
+from rdm.database.building.embed import EmbedTask, embed_part
+from rdm.database.building.patchify import patches_path
+from rdm.database.pixels import iterate_patches
 from rdm.encoders import fastest_precision, load_encoder
 from rdm.encoders.openclip import OpenClipEncoder
 from rdm.sources import CropConfig, decode_image, open_source

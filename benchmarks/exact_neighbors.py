@@ -16,9 +16,9 @@ import torch
 
 from benchmarks.clusters import write_clusters
 from benchmarks.timing import paired_ratio
-from rdm.compute.capabilities import has_fast_int8
-from rdm.database.search import QUERY_ROWS, blocks_of, exact_search
-from rdm.database.shortlist import PANEL_ROWS
+from rdm.compute.machine import has_fast_int8
+from rdm.database.search.exact import QUERY_ROWS, blocks_of, exact_search
+from rdm.database.search.shortlist import PANEL_ROWS
 
 K = 20
 

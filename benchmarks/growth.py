@@ -24,11 +24,12 @@ from PIL import Image
 from benchmarks.clusters import DIM, write_clusters
 from benchmarks.embedding import SIDE, write_tar
 from rdm.compute import ComputeConfig, compute_pool
-from rdm.database import BuildConfig, DatabaseBuilder, embed
-from rdm.database.index import IndexConfig, ParentIndex, build_index, open_index, update_index
-from rdm.database.ivf import IndexedRows
-from rdm.database.patches import patches_path
-from rdm.database.search import blocks_of, exact_search
+from rdm.database import BuildConfig, DatabaseBuilder
+from rdm.database.building import embed
+from rdm.database.building.patchify import patches_path
+from rdm.database.search.exact import blocks_of, exact_search
+from rdm.database.search.index import IndexConfig, ParentIndex, build_index, open_index, update_index
+from rdm.database.search.sharded_index import IndexedRows
 from rdm.encoders import Encoder
 from rdm.sources import CropConfig
 from rdm.storage import Folder

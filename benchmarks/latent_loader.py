@@ -18,10 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.latent_shards import SHAPE, Latents, write_cache
 from benchmarks.timing import paired_ratio
 from rdm.context import Context
-from rdm.models.denoiser import build_denoiser, rdm_imagenet_denoiser
-from rdm.training.cache import LatentCache
-from rdm.training.order import DataOrder
-from rdm.training.reader import BatchReader
+from rdm.models.unet import build_denoiser, rdm_imagenet_denoiser
+from rdm.training.data.batches import BatchReader
+from rdm.training.data.latent_cache import LatentCache
+from rdm.training.data.order import DataOrder
 
 SHARDS, ROWS, BATCH = 4, 1000, 64
 H200_FLOPS, UTILIZATION, CORES = 989e12, 0.45, 16

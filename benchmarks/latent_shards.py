@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rdm.database.exclusion import Lookup, no_neighbors
-from rdm.database.neighbor_table import NeighborConfig, with_lookup
+from rdm.database.neighbors.exclusion import Lookup, no_neighbors
+from rdm.database.neighbors.table import NeighborConfig, with_lookup
 from rdm.sources import QuerySetConfig
 from rdm.storage import Folder, Part, Version, VersionStore
 from rdm.storage.verified import digest_file
-from rdm.training.cache import CONFIG_PATH, FORMAT, FORMAT_VERSION, CacheConfig, LatentCache
-from rdm.training.latent_tar import write_tar
-from rdm.training.objective import Shard
+from rdm.training.data.latent_cache import CONFIG_PATH, FORMAT, FORMAT_VERSION, CacheConfig, LatentCache
+from rdm.training.data.latent_tar import write_tar
+from rdm.training.objectives.objective import Shard
 
 QUERIES = QuerySetConfig(source="folder:///random")
 DIGEST = "0" * 16

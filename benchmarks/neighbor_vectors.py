@@ -12,11 +12,11 @@ import numpy as np
 
 from benchmarks.latent_shards import write_cache, write_database
 from rdm.compute import ComputeConfig, compute_pool
-from rdm.training.inline import inline_neighbors
-from rdm.training.latents import LatentData, RetrievalConfig
+from rdm.training.data.batches import BatchReader
+from rdm.training.data.inlined_neighbors import inline_neighbors
+from rdm.training.data.latents import LatentData, RetrievalConfig
+from rdm.training.data.order import DataOrder
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
-from rdm.training.order import DataOrder
-from rdm.training.reader import BatchReader
 
 SHARDS, ROWS, BATCH = 4, 1000, 64
 PATCHES, DIM, STORED = 200_000, 512, 20

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from benchmarks.timing import paired_ratio
-from rdm.models.denoiser import rdm_imagenet_denoiser
-from rdm.models.import_checkpoint import import_unet
+from rdm.models.compvis.import_checkpoint import import_unet
+from rdm.models.unet import rdm_imagenet_denoiser
 
 BATCH, THREADS, ROUNDS = 2, 2, int(os.environ.get("RDM_BENCHMARK_ROUNDS", "2"))
 

@@ -13,9 +13,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from benchmarks.latent_shards import Latents, write_cache
 from rdm.storage import Folder
-from rdm.training.cache import LatentCache
-from rdm.training.order import DataOrder
-from rdm.training.reader import BatchReader
+from rdm.training.data.batches import BatchReader
+from rdm.training.data.latent_cache import LatentCache
+from rdm.training.data.order import DataOrder
 
 SHARDS, ROWS, BATCH = 6, 640, 64
 STORE = "slow://prefetch"

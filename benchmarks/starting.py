@@ -25,10 +25,10 @@ import torch
 
 from rdm.compute import ComputeConfig, compute_pool, warm_clusters
 from rdm.database import DatabaseBuilder, build_neighbors
-from rdm.database.jobs import build_config
+from rdm.database.building.jobs import build_config
 from rdm.encoders import load_encoder
-from rdm.models.first_stage import load_autoencoder
-from rdm.training.cache import build_cache
+from rdm.models.first_stage.first_stage import load_autoencoder
+from rdm.training.data.latent_cache import build_cache
 from rdm.training.presets import cache_config, neighbor_config
 
 DATABASE_HALF, QUERY_HALF = "samples://openimages-birds/database", "samples://openimages-birds/queries"

@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks.training_ranks import build_engine, micro_batches, run_ranks, tiny_config
 from rdm.training.checkpoints import Checkpoints
-from rdm.training.ema import Ema
-from rdm.training.engine import Engine, StepResult
+from rdm.training.engine.deepspeed_engine import Engine, StepResult
+from rdm.training.engine.ema import Ema
 from rdm.training.stats import StatsLog
 
 ROUNDS = 25

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rdm.training.config import TrainConfig
-from rdm.training.engine import Engine, MicroBatch
+from rdm.training.engine.deepspeed_engine import Engine, MicroBatch
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionObjective
 from rdm.training.recipes import recipe_config
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import DatabaseBuilder, NeighborConfig, build_neighbors
-from rdm.database.jobs import build_config, run_build, samples_crop, update_builder
+from rdm.database.building.jobs import build_config, run_build, samples_crop, update_builder
 from rdm.sources import open_source
-from rdm.sources.queryset import QuerySetConfig
+from rdm.sources.query_set import QuerySetConfig
 
 SIZES = (1_000, 4_000)
 INLINE = ComputeConfig(dask="inline")

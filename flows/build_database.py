@@ -12,10 +12,10 @@ from flows.measure import StageLog
 from flows.progress import artifact_progress
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.compute.device import DeviceName
-from rdm.compute.shards import Pool
+from rdm.compute.pool import Pool
 from rdm.config import format_bytes
-from rdm.database.build import DatabaseBuilder
-from rdm.database.jobs import build_config
+from rdm.database.building.builder import DatabaseBuilder
+from rdm.database.building.jobs import build_config
 
 
 @task(cache_policy=NO_CACHE)

@@ -14,14 +14,14 @@ from flows.progress import artifact_progress
 from flows.training_artifacts import TrainingArtifacts
 from rdm.compute import ComputeConfig, close_warm_clusters, compute_pool
 from rdm.compute.device import DeviceName
-from rdm.compute.shards import Pool
-from rdm.database.neighbors import build_neighbors
+from rdm.compute.pool import Pool
+from rdm.database.neighbors.lookup import build_neighbors
 from rdm.errors import JobError, RdmError, StorageError
 from rdm.training.assemble import check_inputs, reads_photographs
-from rdm.training.cache import CacheConfig, build_cache
-from rdm.training.cluster import REMOTE_SHELL, Cluster
 from rdm.training.config import TrainConfig, TrainInputs
-from rdm.training.launch import run_training, settled
+from rdm.training.data.latent_cache import CacheConfig, build_cache
+from rdm.training.job.hostfile import REMOTE_SHELL, Cluster
+from rdm.training.job.launch import run_training, settled
 from rdm.training.presets import cache_config, neighbor_config
 from rdm.training.recipes import recipe_config
 

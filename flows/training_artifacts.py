@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
-from rdm.training.status import RunStatus, read_status
+from rdm.training.job.status import RunStatus, read_status
 
 PUBLISH_SECONDS = 30.0
 KEY = "training"

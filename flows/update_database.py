@@ -16,10 +16,10 @@ from flows.measure import StageLog
 from rdm.compute import ComputeConfig
 from rdm.compute.device import DeviceName
 from rdm.database import RetrievalDatabase
-from rdm.database.announcements import News, announce, ensure_announced, news
-from rdm.database.changes import Removal
-from rdm.database.history import CHANGES_PAGE, describe_changes
-from rdm.database.jobs import update_builder, update_plan
+from rdm.database.building.jobs import update_builder, update_plan
+from rdm.database.changes.announcements import News, announce, ensure_announced, news
+from rdm.database.changes.plan import Removal
+from rdm.database.changes.version_diff import CHANGES_PAGE, describe_changes
 from rdm.report.changes import change_rows, write_changes_page
 
 UPDATED_EVENT = "rdm.database.updated"

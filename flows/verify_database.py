@@ -10,8 +10,8 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.progress import artifact_progress
 from rdm.database import RetrievalDatabase
-from rdm.database.verify import require_sound
-from rdm.database.verify import verify_database as find_damage
+from rdm.database.verify.verify import require_sound
+from rdm.database.verify.verify import verify_database as find_damage
 
 
 @task(name="verify", cache_policy=NO_CACHE)

@@ -27,4 +27,4 @@ echo "installing the locked packages into $venv (about 8 GB with the accelerator
 "$uv" pip sync --quiet --compile-bytecode --python "$venv/bin/python" --require-hashes requirements.lock
 "$uv" pip install --quiet --python "$venv/bin/python" --no-deps --editable .
 "$venv/bin/python" -m compileall -q rdm flows
-"$venv/bin/python" -c "import rdm.database.kernels"
+"$venv/bin/python" -c "import rdm.database.search.kernels"

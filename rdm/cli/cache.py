@@ -47,8 +47,8 @@ def build(
     from rdm.compute import ComputeConfig, compute_pool
     from rdm.sources import QuerySet
     from rdm.sources.ledger import cause_of
-    from rdm.training.cache import build_cache
-    from rdm.training.inline import inline_neighbors as inline
+    from rdm.training.data.inlined_neighbors import inline_neighbors as inline
+    from rdm.training.data.latent_cache import build_cache
     from rdm.training.presets import cache_config
 
     config = cache_config(queries, autoencoder).with_overrides(set_ or [])

@@ -16,7 +16,7 @@ from rdm.errors import SourceError, UsageError
 if TYPE_CHECKING:
     from rdm.compute import ComputeConfig
     from rdm.database import RetrievalDatabase
-    from rdm.database.build import DatabaseBuilder
+    from rdm.database.building.builder import DatabaseBuilder
     from rdm.sampling.queries import Query
 
 Root = Annotated[str, Parameter(name="--root", help="the database's folder or URL")]
@@ -74,8 +74,8 @@ def build(
     Example: rdm database build --root birds --source folder:///home/me/birds
     """
     from rdm.compute import ComputeConfig
-    from rdm.database.build import DatabaseBuilder
-    from rdm.database.jobs import build_config, run_build, update_plan
+    from rdm.database.building.builder import DatabaseBuilder
+    from rdm.database.building.jobs import build_config, run_build, update_plan
 
     settings = build_config(source, preset).merged_with_file(config).model_copy(update={"source": source})
     settings = settings.with_overrides(set_ or [])
@@ -127,8 +127,8 @@ def update(
     Example: rdm database update --root birds --delete-images removed.txt --only-delete
     """
     from rdm.compute import ComputeConfig
-    from rdm.database.changes import Removal
-    from rdm.database.jobs import run_build, update_builder, update_plan
+    from rdm.database.building.jobs import run_build, update_builder, update_plan
+    from rdm.database.changes.plan import Removal
 
     images, patches = _read_ids(delete_images, "image"), _read_patch_ids(delete_patches)
     removal = Removal(frozenset(images), frozenset(patches), delete_where)
@@ -149,7 +149,7 @@ def _estimate(
 ) -> dict[str, Any]:
     """Return what a run would take, on a cluster of this machine or with the workers of a scheduler."""
     from rdm.compute import count_workers
-    from rdm.database.estimate import EstimateConfig, estimate
+    from rdm.database.building.estimate import EstimateConfig, estimate
 
     config = EstimateConfig(
         num_photographs=trial,
@@ -173,7 +173,7 @@ def changes(
     Example: rdm database changes --root birds --gallery changes.html
     """
     from rdm.database import RetrievalDatabase
-    from rdm.database.history import describe_changes
+    from rdm.database.changes.version_diff import describe_changes
     from rdm.report.changes import change_rows, write_changes_page
 
     database = RetrievalDatabase.open(root)
@@ -194,7 +194,7 @@ def compact(*, root: Root, dry_run: DryRunFlag = False, json: JsonFlag = False) 
 
     Example: rdm database compact --root birds --dry-run
     """
-    from rdm.database.compact import compact_database, compaction_plan
+    from rdm.database.changes.compact import compact_database, compaction_plan
 
     if dry_run:
         show({"root": root, "would": "compact", **compaction_plan(root)}, as_json=json, title="plan")
@@ -278,7 +278,7 @@ def verify(
 
     Example: rdm database verify --root birds
     """
-    from rdm.database.verify import verify_database
+    from rdm.database.verify.verify import verify_database
 
     findings = verify_database(root, since=since)
     show({"root": root, "ok": not findings, "findings": findings}, as_json=json)
@@ -339,7 +339,7 @@ def card(
 def _read_ids(path: Path | None, kind: str) -> list[str]:
     if path is None:
         return []
-    from rdm.sources.list_files import read_lines
+    from rdm.sources.lists.list_files import read_lines
 
     try:
         return read_lines(path)

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from cyclopts import App
 
 from rdm.cli.console import JsonFlag, show, show_rows
-from rdm.compute.capabilities import memory_bytes, num_cores
+from rdm.compute.machine import memory_bytes, num_cores
 from rdm.config import format_bytes
 from rdm.errors import RdmError
 from rdm.homes import REPLACED
@@ -141,7 +141,7 @@ def _encoder() -> Finding:
 
 
 def _first_stage() -> Finding:
-    from rdm.models.first_stage import load_autoencoder
+    from rdm.models.first_stage.first_stage import load_autoencoder
 
     return True, f"autoencoder-kl-f4 {load_autoencoder('assets://autoencoder-kl-f4').digest}", ""
 

@@ -40,7 +40,7 @@ def export(
     Example: rdm database export --root birds --to datasets --out birds-parquet
     """
     from rdm.database import RetrievalDatabase
-    from rdm.database.export import export_database, export_plan
+    from rdm.database.exchange.export import export_database, export_plan
 
     database = RetrievalDatabase.open(root, version=version)
     if dry_run:
@@ -72,7 +72,7 @@ def import_(
 
     Example: rdm database import laion --from clip-retrieval --root birds --encoder open_clip:ViT-B-32-quickgelu/openai
     """
-    from rdm.database.importing import ImportConfig, import_database, import_plan
+    from rdm.database.exchange.import_embeddings import ImportConfig, import_database, import_plan
 
     config = ImportConfig(format=from_, folder=folder, encoder=encoder, photographs=photographs)
     config = config.with_overrides(set_ or [])

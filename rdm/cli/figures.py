@@ -10,8 +10,8 @@ from rdm.errors import UsageError
 
 if TYPE_CHECKING:
     from rdm.training.config import TrainConfig
-    from rdm.training.cost import NetworkCost
-    from rdm.training.throughput import Throughput
+    from rdm.training.planning.cost import NetworkCost
+    from rdm.training.planning.throughput import Throughput
 
 
 class Figure(NamedTuple):
@@ -29,7 +29,7 @@ def cost_figures(config: TrainConfig, cost: NetworkCost | None, num_ranks: int =
     Raises:
         UsageError: there are no ranks.
     """
-    from rdm.training.cost import memory_need, state_bytes
+    from rdm.training.planning.cost import memory_need, state_bytes
 
     if num_ranks < 1:
         raise UsageError(f"{num_ranks} ranks cannot train", where="--ranks", fix="give 1 or more")

@@ -51,7 +51,7 @@ def build(
     """
     from rdm.compute import ComputeConfig, compute_pool
     from rdm.database import RetrievalDatabase
-    from rdm.database.neighbors import build_neighbors, check_name
+    from rdm.database.neighbors.lookup import build_neighbors, check_name
     from rdm.sources import QuerySet
     from rdm.training.presets import neighbor_config
 
@@ -89,7 +89,7 @@ def drop(
     Example: rdm neighbors drop --root birds --name train
     """
     from rdm.database import NeighborTable, RetrievalDatabase
-    from rdm.database.neighbors import drop_neighbors
+    from rdm.database.neighbors.lookup import drop_neighbors
 
     database = RetrievalDatabase.open(root)
     table = NeighborTable(database.folder, name, database.version)
@@ -120,7 +120,7 @@ def contamination(
     Example: rdm neighbors contamination --root birds --name test --gallery pairs.html
     """
     from rdm.database import RetrievalDatabase
-    from rdm.database.contamination import measure_contamination
+    from rdm.database.neighbors.contamination import measure_contamination
 
     database = RetrievalDatabase.open(root)
     found = measure_contamination(database, name, threshold)

@@ -31,9 +31,14 @@ def recipes(
 
     Example: rdm recipes rdm-imagenet --device h200 --utilization 0.45
     """
-    from rdm.training.cost import network_cost
+    from rdm.training.planning.cost import network_cost
+    from rdm.training.planning.throughput import (
+        DEFAULT_DEVICE,
+        DEFAULT_UTILIZATION,
+        expected_throughput,
+        measured_throughput,
+    )
     from rdm.training.recipes import RECIPES, recipe_config
-    from rdm.training.throughput import DEFAULT_DEVICE, DEFAULT_UTILIZATION, expected_throughput, measured_throughput
 
     if name is None:
         _show_list(as_json=json)

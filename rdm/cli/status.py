@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from rdm.cli.console import JsonFlag, in_range, show
 
 if TYPE_CHECKING:
-    from rdm.training.status import RunStatus
+    from rdm.training.job.status import RunStatus
 
 
 def register(app: App) -> None:
@@ -30,7 +30,7 @@ def status(
 
     Example: rdm status --run run --watch
     """
-    from rdm.training.status import read_status
+    from rdm.training.job.status import read_status
 
     while True:
         found = read_status(run)

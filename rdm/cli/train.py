@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from rdm.cli.console import DryRunFlag, JsonFlag, SetOption, in_range, show
 from rdm.cli.figures import cost_figures
-from rdm.training.cluster import MASTER_PORT, REMOTE_SHELL, Cluster
+from rdm.training.job.hostfile import MASTER_PORT, REMOTE_SHELL, Cluster
 
 
 def register(app: App) -> None:
@@ -46,8 +46,8 @@ def train(
     """
     from rdm.training.assemble import check_inputs
     from rdm.training.config import TrainInputs
-    from rdm.training.cost import network_cost
-    from rdm.training.launch import launch_commands, num_ranks, run_training, settled
+    from rdm.training.job.launch import launch_commands, num_ranks, run_training, settled
+    from rdm.training.planning.cost import network_cost
     from rdm.training.recipes import recipe_config
 
     settings = recipe_config(recipe).merged_with_file(config).with_overrides(set_ or [])

@@ -1,6 +1,6 @@
 """Map a function over shards on Dask: the only folder that imports dask."""
 
-from rdm.compute.shards import (
+from rdm.compute.pool import (
     ComputeConfig,
     ShardFailure,
     close_warm_clusters,

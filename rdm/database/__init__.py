@@ -1,9 +1,9 @@
 """The retrieval database: patches, embeddings, index, neighbors, updates, and the facade over them."""
 
-from rdm.database.build import BuildConfig, DatabaseBuilder
-from rdm.database.facade import PatchRecord, RetrievalDatabase
-from rdm.database.neighbor_table import NeighborConfig, NeighborTable
-from rdm.database.neighbors import build_neighbors
+from rdm.database.building.builder import BuildConfig, DatabaseBuilder
+from rdm.database.neighbors.lookup import build_neighbors
+from rdm.database.neighbors.table import NeighborConfig, NeighborTable
+from rdm.database.reader import PatchRecord, RetrievalDatabase
 
 __all__ = [
     "BuildConfig",

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from rdm.config import Config
-from rdm.database.index import IndexConfig
+from rdm.database.search.index import IndexConfig
 from rdm.encoders import EncoderName
 from rdm.sources import CropConfig, FetchConfig
-from rdm.sources.boxes import BoxConfig
-from rdm.sources.filters import FilterConfig
 from rdm.sources.listing import absolute_spec, same_source
+from rdm.sources.photographs.boxes import BoxConfig
+from rdm.sources.photographs.filters import FilterConfig
 from rdm.storage import Version
 
 

@@ -6,7 +6,7 @@ import threading
 from functools import lru_cache
 from pathlib import Path
 
-from rdm.compute.capabilities import has_fast_bfloat16
+from rdm.compute.machine import has_fast_bfloat16
 from rdm.encoders.protocol import Encoder, Precision
 from rdm.errors import UsageError
 

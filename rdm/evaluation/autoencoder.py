@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from rdm.evaluation.fid import FEATURE_NETWORK, RESIZE, InceptionFeatures, frechet_distance
-from rdm.models.block_projection import BlockProjection
-from rdm.models.codebook import perplexity, row_counts, used_share
-from rdm.models.first_stage import FirstStage, to_signed
-from rdm.models.perceptual import PerceptualDistance
+from rdm.models.first_stage.block_projection import BlockProjection
+from rdm.models.first_stage.codebook import perplexity, row_counts, used_share
+from rdm.models.first_stage.first_stage import FirstStage, to_signed
+from rdm.models.first_stage.perceptual import PerceptualDistance
 from rdm.progress import tracking
-from rdm.training.photos import PhotoConfig, PhotoShards
+from rdm.training.data.photographs import PhotoConfig, PhotoShards
 
 _NUM_BASELINE = 2000  # photographs that the linear baseline is fitted to
 _BATCH = 32

@@ -17,7 +17,7 @@ from rdm.errors import CacheError
 from rdm.evaluation.intervals import Interval, mean_interval, within_subject_intervals
 from rdm.progress import tracking
 from rdm.sampling.model import RetrievalAutoregressionModel, RetrievalDiffusionModel, RetrievalModel
-from rdm.training.latents import LatentData, with_mean_vector
+from rdm.training.data.latents import LatentData, with_mean_vector
 
 CONDITIONS = ("true", "shuffled", "none")
 LossKind = Literal["eps", "v", "x0", "tokens"]

@@ -28,7 +28,7 @@ from rdm.sampling import (
 )
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.storage import Folder
-from rdm.training.latents import LatentData
+from rdm.training.data.latents import LatentData
 from rdm.training.model_folder import INFO
 
 RESULT = "evaluation.json"

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from rdm.compute.capabilities import has_fast_bfloat16
+from rdm.compute.machine import has_fast_bfloat16
 
 Precision = Literal["auto", "bf16", "fp32"]
 

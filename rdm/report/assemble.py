@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from rdm.compute.capabilities import memory_bytes, num_cores
+from rdm.compute.machine import memory_bytes, num_cores
 from rdm.config import format_bytes
 from rdm.database import NeighborTable, RetrievalDatabase
-from rdm.models.denoiser import load_denoiser, num_parameters
+from rdm.models.unet import load_denoiser, num_parameters
 from rdm.report.data import (
     LOSS_NAMES,
     Command,
@@ -44,8 +44,8 @@ from rdm.report.pages import neighbors_of, sample_groups
 from rdm.report.showcase import ShowcaseConfig, held_out_pictures, read_showcase
 from rdm.sampling import Sample, image_queries, text_queries
 from rdm.sources import QuerySetConfig, open_source
+from rdm.training.job.rank import read_run
 from rdm.training.stats import read_stats
-from rdm.training.worker import read_run
 
 MEANINGS = {
     "ingest": "photographs checked and stored in tars",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdm.database import RetrievalDatabase
-from rdm.database.history import RemovedPatch, VersionChanges
+from rdm.database.changes.version_diff import RemovedPatch, VersionChanges
 from rdm.report.data import Pixels
 from rdm.report.page import render, write_text
 

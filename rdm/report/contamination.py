@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rdm.database import NeighborTable, RetrievalDatabase
-from rdm.database.contamination import Contamination, Pair
+from rdm.database.neighbors.contamination import Contamination, Pair
 from rdm.report.data import Neighbor, Query, QueryNeighbors
 from rdm.report.gallery import GallerySection, write_gallery
 from rdm.report.pages import neighbors_of

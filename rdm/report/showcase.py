@@ -17,7 +17,7 @@ from rdm.sampling import RetrievalDiffusionModel, Sample, SampleSettings, sample
 from rdm.sampling.output import INDEX, read_samples, write_samples
 from rdm.sampling.queries import Query, image_queries, query_set_proposal, unconditional_queries
 from rdm.sources import QuerySet, QuerySetConfig
-from rdm.sources.queryset import is_held_out
+from rdm.sources.query_set import is_held_out
 from rdm.storage import Folder, Markers
 
 

@@ -23,12 +23,12 @@ from rdm.diffusion.autoregressive import DrawSettings, autoregressive_sample
 from rdm.diffusion.heads import GaussianHead
 from rdm.diffusion.samplers import Step
 from rdm.errors import EncoderMismatchError, ModelError, UsageError
-from rdm.models.denoiser import Denoiser, load_denoiser
-from rdm.models.first_stage import FirstStage, to_uint8
+from rdm.models.first_stage.first_stage import FirstStage, to_uint8
 from rdm.models.precision import autocast
 from rdm.models.token_predictor import TokenPredictor, load_token_predictor
+from rdm.models.unet import Denoiser, load_denoiser
 from rdm.storage import sha256_file
-from rdm.training.latents import ConditioningConfig, RetrievalConfig
+from rdm.training.data.latents import ConditioningConfig, RetrievalConfig
 from rdm.training.model_folder import INFO, open_first_stage
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig

@@ -13,12 +13,12 @@ from rdm.compute.device import describe_device
 from rdm.context import Context
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
-from rdm.models.first_stage import to_uint8
+from rdm.models.first_stage.first_stage import to_uint8
 from rdm.progress import tracking
 from rdm.sampling.model import DrawStep, OnDrawStep, RetrievalModel, SampleSettings
 from rdm.sampling.queries import Query, null_queries, query_set_proposal, unconditional_queries
 from rdm.sampling.record import Credit, DatabaseReference, SampleRecord, credits_of
-from rdm.training.latents import ConditioningConfig, condition, with_mean_vector
+from rdm.training.data.latents import ConditioningConfig, condition, with_mean_vector
 
 Pair = tuple[Query, int]
 """A query and the seed of one picture."""

@@ -1,10 +1,10 @@
 """Where photographs come from, how they are cut, and how they are laid down for a database."""
 
-from rdm.sources.crops import CropConfig, crop_boxes
-from rdm.sources.decode import ImageDecodeError, decode_image
+from rdm.sources.http.client import FetchConfig
 from rdm.sources.listing import Source, open_source
-from rdm.sources.queryset import QuerySet, QuerySetConfig
-from rdm.sources.transfer import FetchConfig
+from rdm.sources.photographs.crops import CropConfig, crop_boxes
+from rdm.sources.photographs.decode import ImageDecodeError, decode_image
+from rdm.sources.query_set import QuerySet, QuerySetConfig
 
 __all__ = [
     "CropConfig",

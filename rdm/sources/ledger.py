@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from rdm.sources.decode import ImageDecodeError, decode_image, image_extension, image_orientation
-from rdm.sources.filters import perceptual_hash
-from rdm.sources.web import public_url
+from rdm.sources.http.urls import public_url
+from rdm.sources.photographs.decode import ImageDecodeError, decode_image, image_extension, image_orientation
+from rdm.sources.photographs.filters import perceptual_hash
 
 SUCCESS, FAILED, SKIPPED = "success", "failed", "skipped"
 REMOVED = "removed on request"  # cause: bytes of a photograph, or the box of a patch, that may not come back

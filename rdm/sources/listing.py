@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rdm.errors import SourceError, UsageError
-from rdm.sources.decode import IMAGE_SUFFIXES
 from rdm.sources.file_names import text_of_path
+from rdm.sources.http.client import FetchConfig
+from rdm.sources.http.urls import public_url
 from rdm.sources.ledger import Row
-from rdm.sources.transfer import FetchConfig
-from rdm.sources.web import public_url
+from rdm.sources.photographs.decode import IMAGE_SUFFIXES
 from rdm.storage.files import absolute_path
 
 LISTING_SCHEMA = pa.schema(
@@ -198,37 +198,37 @@ def _without_mirror(spec: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _samples(rest: str) -> Source:
-    from rdm.sources.samples import SampleSource
+    from rdm.sources.kinds.samples import SampleSource
 
     return SampleSource(rest)
 
 
 def _folder(rest: str) -> Source:
-    from rdm.sources.folder import FolderSource
+    from rdm.sources.kinds.folder import FolderSource
 
     return FolderSource(rest)
 
 
 def _webdataset(rest: str) -> Source:
-    from rdm.sources.tars import WebDatasetSource
+    from rdm.sources.kinds.webdataset import WebDatasetSource
 
     return WebDatasetSource(rest)
 
 
 def _database(rest: str) -> Source:
-    from rdm.sources.stored import DatabaseSource
+    from rdm.sources.kinds.database import DatabaseSource
 
     return DatabaseSource(rest)
 
 
 def _urls(rest: str) -> Source:
-    from rdm.sources.urls import UrlListSource
+    from rdm.sources.kinds.url_list import UrlListSource
 
     return UrlListSource(rest)
 
 
 def _openimages(rest: str) -> Source:
-    from rdm.sources.openimages import OpenImagesSource
+    from rdm.sources.kinds.open_images import OpenImagesSource
 
     return OpenImagesSource(rest)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rdm.errors import SourceError
-from rdm.sources.decode import IMAGE_SUFFIXES
 from rdm.sources.file_names import is_hidden, text_of_name
+from rdm.sources.photographs.decode import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)

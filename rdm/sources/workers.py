@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 
-from rdm.compute.shards import Pool
+from rdm.compute.pool import Pool
 from rdm.errors import StorageError
 from rdm.sources.listing import local_part
 from rdm.storage import Folder

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rdm.sources import open_source
 from rdm.training.config import TrainConfig, TrainInputs
-from rdm.training.objective import Objective, TrainingData
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
+from rdm.training.objectives.objective import Objective, TrainingData
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 
 

@@ -22,8 +22,8 @@ from rdm.config import digest_json
 from rdm.errors import StorageError, TrainingError
 from rdm.storage.files import sha256_file, storage_errors
 from rdm.training.config import TrainConfig
-from rdm.training.ema import Ema
-from rdm.training.engine import Engine, OptimizerState
+from rdm.training.engine.deepspeed_engine import Engine, OptimizerState
+from rdm.training.engine.ema import Ema
 
 logger = logging.getLogger(__name__)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from rdm.models.autoencoder import autoencoder_kl_f4_lite, official_autoencoder
+from rdm.models.first_stage.autoencoder import autoencoder_kl_f4_lite, official_autoencoder
 from rdm.training.config import TrainConfig
+from rdm.training.data.photographs import PhotoConfig
 from rdm.training.objectives.autoencoder import (
     AdversarialConfig,
     AutoencoderObjectiveConfig,
     CodebookConfig,
     PerceptualConfig,
 )
-from rdm.training.photos import PhotoConfig
 
 _CODEBOOK_SIZES = {4: 8192, 8: 16384, 16: 16384}
 

@@ -9,12 +9,12 @@ from typing import Any
 from rdm.database import RetrievalDatabase
 from rdm.diffusion.schedules import rdm, rdm_768
 from rdm.errors import ModelError, UsageError
-from rdm.models.denoiser import DenoiserConfig
-from rdm.models.first_stage import absolute_name, load_autoencoder
-from rdm.models.import_checkpoint import Imported
+from rdm.models.compvis.import_checkpoint import Imported
+from rdm.models.first_stage.first_stage import absolute_name, load_autoencoder
 from rdm.models.unconditional import UnconditionalConfig
+from rdm.models.unet import DenoiserConfig
 from rdm.storage.files import storage_errors
-from rdm.training.latents import ConditioningConfig
+from rdm.training.data.latents import ConditioningConfig
 from rdm.training.model_folder import model_info, write_info
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
 

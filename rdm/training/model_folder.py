@@ -10,7 +10,7 @@ from typing import Any
 
 from rdm.config import Config
 from rdm.errors import ModelError
-from rdm.models.first_stage import ASSET_PREFIX, WEIGHTS_NAME, FirstStage, load_autoencoder
+from rdm.models.first_stage.first_stage import ASSET_PREFIX, WEIGHTS_NAME, FirstStage, load_autoencoder
 from rdm.storage.files import storage_errors
 
 INFO = "model.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rdm.database import NeighborConfig
 from rdm.sources import CropConfig, QuerySetConfig
-from rdm.training.cache import CacheConfig
+from rdm.training.data.latent_cache import CacheConfig
 
 
 def query_config(source: str) -> QuerySetConfig:

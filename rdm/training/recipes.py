@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from rdm.errors import UsageError
 from rdm.training.config import TrainConfig
-from rdm.training.cost import NetworkCost
 from rdm.training.first_stage_recipes import FIRST_STAGE_RECIPES
 from rdm.training.objectives.contrastive import ContrastiveConfig
+from rdm.training.planning.cost import NetworkCost
 from rdm.training.retrieval_recipes import (
     COSTS,
     ldm_imagenet,

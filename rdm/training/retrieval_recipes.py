@@ -5,13 +5,13 @@ What the official configurations say is taken as it is; they are silent about th
 
 from __future__ import annotations
 
-from rdm.models.denoiser import DenoiserConfig, rdm_ffhq_denoiser, rdm_imagenet_denoiser
 from rdm.models.token_predictor import TokenPredictorConfig, rarm_imagenet_predictor
+from rdm.models.unet import DenoiserConfig, rdm_ffhq_denoiser, rdm_imagenet_denoiser
 from rdm.training.config import TrainConfig
-from rdm.training.cost import NetworkCost
-from rdm.training.latents import ConditioningConfig
+from rdm.training.data.latents import ConditioningConfig
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
+from rdm.training.planning.cost import NetworkCost
 
 RAW_NEIGHBORS = ConditioningConfig(embedding="raw", scale=1.0, k_train=4, dropout=0.0)
 """The official conditioning: four neighbors, their vectors as the encoder gives them, always there."""

@@ -22,12 +22,12 @@ from mutations import mutate
 
 from rdm.compute import ComputeConfig
 from rdm.database import NeighborTable, RetrievalDatabase
-from rdm.database.compact import compact_database
-from rdm.database.jobs import run_build, update_builder
-from rdm.database.verify import verify_database
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.compact import compact_database
+from rdm.database.verify.verify import verify_database
 from rdm.errors import RdmError
 from rdm.storage import Folder, VersionStore
-from rdm.storage.manifest import version_path
+from rdm.storage.versions import version_path
 
 
 def search_index(root: Path) -> None:

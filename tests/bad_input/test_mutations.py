@@ -14,8 +14,8 @@ import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder, NeighborConfig, build_neighbors
-from rdm.database.changes import Removal
-from rdm.database.jobs import run_build, update_builder
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.plan import Removal
 from rdm.sources import CropConfig, QuerySetConfig
 
 INLINE = ComputeConfig(dask="inline")

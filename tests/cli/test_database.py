@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rdm.cli.main import run
-from rdm.database import facade
+from rdm.database import reader as facade
 
 Command = Callable[..., tuple[int, dict[str, Any], str]]
 

@@ -14,9 +14,9 @@ from official_layout import first_stage, unet
 from rdm.cli.main import run
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
-from rdm.database.build import BuildConfig, DatabaseBuilder
-from rdm.database.jobs import run_build
-from rdm.models.import_checkpoint import import_unet
+from rdm.database.building.builder import BuildConfig, DatabaseBuilder
+from rdm.database.building.jobs import run_build
+from rdm.models.compvis.import_checkpoint import import_unet
 from rdm.sampling import RetrievalDiffusionModel, SampleSettings, sample, text_queries
 from rdm.sources import CropConfig
 from rdm.training import imported

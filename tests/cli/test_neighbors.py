@@ -11,7 +11,7 @@ import pytest
 
 from rdm.cli.main import run
 from rdm.database import NeighborConfig
-from rdm.database.neighbor_table import build_command
+from rdm.database.neighbors.table import build_command
 from rdm.sources import CropConfig, QuerySetConfig
 
 Command = Callable[..., tuple[int, dict[str, Any], str]]

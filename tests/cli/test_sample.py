@@ -11,8 +11,8 @@ from random_model import write_random_model
 from rdm.cli.main import run
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
-from rdm.database.build import BuildConfig, DatabaseBuilder
-from rdm.database.jobs import run_build
+from rdm.database.building.builder import BuildConfig, DatabaseBuilder
+from rdm.database.building.jobs import run_build
 from rdm.sources import CropConfig
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

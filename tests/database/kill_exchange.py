@@ -18,9 +18,9 @@ from file_kills import assert_same, was_killed, watch_changes
 from killed_work import INLINE, contents
 
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
-from rdm.database.export import export_database
-from rdm.database.importing import ImportConfig, import_database
-from rdm.database.jobs import run_build
+from rdm.database.building.jobs import run_build
+from rdm.database.exchange.export import export_database
+from rdm.database.exchange.import_embeddings import ImportConfig, import_database
 from rdm.encoders import load_encoder
 from rdm.sources import CropConfig
 

@@ -15,10 +15,10 @@ from file_kills import assert_same
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder, NeighborConfig, RetrievalDatabase, build_neighbors
-from rdm.database.changes import Removal
-from rdm.database.compact import compact_database
-from rdm.database.jobs import run_build, update_builder
-from rdm.database.verify import verify_database
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.compact import compact_database
+from rdm.database.changes.plan import Removal
+from rdm.database.verify.verify import verify_database
 from rdm.encoders import load_encoder
 from rdm.sources import CropConfig, QuerySetConfig
 from rdm.storage import Folder, VersionStore

@@ -15,13 +15,13 @@ from PIL import Image
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, RetrievalDatabase, build_neighbors
-from rdm.database.changes import Removal
-from rdm.database.compact import compact_database
-from rdm.database.contamination import measure_contamination
-from rdm.database.export import export_database
-from rdm.database.importing import NOT_CHECKED, ImportConfig, import_database
-from rdm.database.jobs import run_build, update_builder
-from rdm.database.verify import verify_database
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.compact import compact_database
+from rdm.database.changes.plan import Removal
+from rdm.database.exchange.export import export_database
+from rdm.database.exchange.import_embeddings import NOT_CHECKED, ImportConfig, import_database
+from rdm.database.neighbors.contamination import measure_contamination
+from rdm.database.verify.verify import verify_database
 from rdm.errors import DatabaseError, EncoderMismatchError, SourceError, StorageError
 from rdm.report.database_card import database_card
 from rdm.sources import CropConfig, QuerySetConfig

@@ -15,15 +15,15 @@ from PIL import Image
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
-from rdm.database.changes import Removal
-from rdm.database.compact import compact_database
-from rdm.database.jobs import run_build, update_builder
-from rdm.database.verify import verify_database
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.compact import compact_database
+from rdm.database.changes.plan import Removal
+from rdm.database.verify.verify import verify_database
 from rdm.errors import DatabaseError
 from rdm.report.database_card import database_card
 from rdm.sources import CropConfig
-from rdm.sources.boxes import BoxConfig
-from rdm.sources.filters import FilterConfig
+from rdm.sources.photographs.boxes import BoxConfig
+from rdm.sources.photographs.filters import FilterConfig
 
 Build = Callable[..., dict[str, Any]]
 Picture = Callable[..., Image.Image]

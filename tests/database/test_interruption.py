@@ -11,7 +11,7 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder
-from rdm.database.jobs import run_build
+from rdm.database.building.jobs import run_build
 from rdm.errors import StorageError
 from rdm.sources import CropConfig
 

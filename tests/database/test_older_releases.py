@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from rdm.compute import ComputeConfig
-from rdm.database.changes import Removal
-from rdm.database.compact import compact_database
-from rdm.database.facade import RetrievalDatabase
-from rdm.database.importing import ImportConfig, import_database
-from rdm.database.index import index_place, publish_index
-from rdm.database.jobs import run_build, update_builder, update_plan
-from rdm.database.search_parameters import write_parameters
-from rdm.database.verify import verify_database
-from rdm.sources.decode import DECODING_REVISION
+from rdm.database.building.jobs import run_build, update_builder, update_plan
+from rdm.database.changes.compact import compact_database
+from rdm.database.changes.plan import Removal
+from rdm.database.exchange.import_embeddings import ImportConfig, import_database
+from rdm.database.reader import RetrievalDatabase
+from rdm.database.search.index import index_place, publish_index
+from rdm.database.search.search_parameters import write_parameters
+from rdm.database.verify.verify import verify_database
+from rdm.sources.photographs.decode import DECODING_REVISION
 from rdm.storage import Folder, Version, VersionStore
 
 INLINE = ComputeConfig(dask="inline")

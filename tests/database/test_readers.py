@@ -16,7 +16,7 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
-from rdm.database.jobs import run_build, update_builder
+from rdm.database.building.jobs import run_build, update_builder
 
 NUM_UPDATES = 50
 K = 5

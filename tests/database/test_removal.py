@@ -10,12 +10,12 @@ from PIL import Image
 
 from rdm.compute import ComputeConfig
 from rdm.database import NeighborTable, RetrievalDatabase
-from rdm.database.changes import Removal
-from rdm.database.compact import compact_database
-from rdm.database.jobs import run_build, update_builder, update_plan
-from rdm.database.verify import verify_database
+from rdm.database.building.jobs import run_build, update_builder, update_plan
+from rdm.database.changes.compact import compact_database
+from rdm.database.changes.plan import Removal
+from rdm.database.verify.verify import verify_database
 from rdm.errors import DatabaseError, UsageError
-from rdm.sources.filters import FilterConfig
+from rdm.sources.photographs.filters import FilterConfig
 from rdm.storage import Folder
 
 

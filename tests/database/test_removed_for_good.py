@@ -12,10 +12,10 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
-from rdm.database.changes import Removal
-from rdm.database.compact import compact_database
-from rdm.database.jobs import run_build, update_builder, update_plan
-from rdm.database.verify import verify_database
+from rdm.database.building.jobs import run_build, update_builder, update_plan
+from rdm.database.changes.compact import compact_database
+from rdm.database.changes.plan import Removal
+from rdm.database.verify.verify import verify_database
 from rdm.storage import Folder, VersionStore
 
 GONE = Removal(frozenset(["p02.jpg"]))
@@ -129,6 +129,6 @@ def test_removal_needs_no_encoder(tabled: Any, monkeypatch: pytest.MonkeyPatch) 
     def refuse(name: str, **_: Any) -> None:
         raise AssertionError(f"{name} was opened")
 
-    monkeypatch.setattr("rdm.database.build.load_encoder", refuse)
+    monkeypatch.setattr("rdm.database.building.builder.load_encoder", refuse)
     builder = update_builder(str(tabled.root), GONE, only_delete=True)
     assert run_build(builder, ComputeConfig(dask="inline"))["photographs"] == 11

@@ -14,10 +14,10 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import NeighborTable, RetrievalDatabase
-from rdm.database.changes import Removal
-from rdm.database.compact import compact_database
-from rdm.database.jobs import run_build, update_builder
-from rdm.database.verify import verify_database
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.compact import compact_database
+from rdm.database.changes.plan import Removal
+from rdm.database.verify.verify import verify_database
 
 Contents = Callable[[Path], dict[str, bytes]]
 INLINE = ComputeConfig(dask="inline")

@@ -10,13 +10,13 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
-from rdm.database.changes import Removal
-from rdm.database.compact import compact_database
-from rdm.database.jobs import run_build, update_builder
-from rdm.database.verify import verify_database
-from rdm.sources.filters import FilterConfig
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.compact import compact_database
+from rdm.database.changes.plan import Removal
+from rdm.database.verify.verify import verify_database
+from rdm.sources.kinds.local import LocalSource
 from rdm.sources.ledger import Row, unusable_row
-from rdm.sources.local import LocalSource
+from rdm.sources.photographs.filters import FilterConfig
 from rdm.storage import Folder, VersionStore
 
 

@@ -10,12 +10,12 @@ from PIL import Image
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, RetrievalDatabase, build_neighbors
-from rdm.database.changes import Removal
-from rdm.database.jobs import run_build, update_builder, update_plan
-from rdm.database.verify import verify_database
+from rdm.database.building.jobs import run_build, update_builder, update_plan
+from rdm.database.changes.plan import Removal
+from rdm.database.verify.verify import verify_database
 from rdm.errors import DatabaseError, FailureBudgetError, StorageError
 from rdm.sources import CropConfig, QuerySetConfig
-from rdm.sources.filters import FilterConfig
+from rdm.sources.photographs.filters import FilterConfig
 
 INLINE = ComputeConfig(dask="inline")
 

@@ -16,10 +16,10 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import NeighborTable, RetrievalDatabase
-from rdm.database.changes import Removal
-from rdm.database.index import open_index
-from rdm.database.jobs import run_build, update_builder
-from rdm.database.verify import verify_database
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.plan import Removal
+from rdm.database.search.index import open_index
+from rdm.database.verify.verify import verify_database
 from rdm.errors import ConcurrentWriterError, DatabaseError
 from rdm.storage import Folder, VersionStore
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder, NeighborConfig, build_neighbors
-from rdm.database.jobs import run_build
+from rdm.database.building.jobs import run_build
 from rdm.errors import RdmError
 from rdm.sources import CropConfig, QuerySetConfig
 from rdm.storage import Folder
@@ -104,7 +104,7 @@ def encoding_bytes() -> int:
 import resource
 import distributed
 import numpy as np
-from rdm.database.embed import load_encoder
+from rdm.database.building.embed import load_encoder
 load_encoder("assets://encoder-lite").encode_images(np.zeros((8, 3, 224, 224), np.uint8))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """

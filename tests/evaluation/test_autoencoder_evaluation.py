@@ -7,12 +7,12 @@ from torch import Tensor
 
 from rdm.evaluation.autoencoder import Judges, evaluate_autoencoder, evaluate_on_source, psnr, to_8_bit
 from rdm.evaluation.fid import InceptionFeatures, frechet_distance
-from rdm.models.autoencoder import AutoencoderConfig, build_autoencoder
-from rdm.models.block_projection import BlockProjection
-from rdm.models.first_stage import FirstStage, to_signed
-from rdm.models.linear_start import start_from_projection
-from rdm.models.perceptual import open_perceptual
-from rdm.training.photos import PhotoConfig
+from rdm.models.first_stage.autoencoder import AutoencoderConfig, build_autoencoder
+from rdm.models.first_stage.block_projection import BlockProjection
+from rdm.models.first_stage.first_stage import FirstStage, to_signed
+from rdm.models.first_stage.linear_start import start_from_projection
+from rdm.models.first_stage.perceptual import open_perceptual
+from rdm.training.data.photographs import PhotoConfig
 
 
 def pictures(count: int = 4, side: int = 16) -> Tensor:

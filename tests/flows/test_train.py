@@ -45,8 +45,8 @@ SETTINGS = [
 def inputs(tmp_path_factory: pytest.TempPathFactory, encoded, tiny_encoder: str) -> dict[str, str]:
     """A database, and photographs to train on."""
     from rdm.compute import ComputeConfig
-    from rdm.database.build import BuildConfig, DatabaseBuilder
-    from rdm.database.jobs import run_build
+    from rdm.database.building.builder import BuildConfig, DatabaseBuilder
+    from rdm.database.building.jobs import run_build
     from rdm.sources import CropConfig
 
     root = tmp_path_factory.mktemp("flow")
@@ -91,7 +91,7 @@ def _start(parameters: dict[str, object], encoder: Path) -> subprocess.Popen[str
 
 
 def _ranks(out: Path) -> list[int]:
-    pattern = f"^[^ ]+ -u -m rdm.training.worker .*{out}"  # the ranks, and not DeepSpeed's launcher
+    pattern = f"^[^ ]+ -u -m rdm.training.job.rank .*{out}"  # the ranks, and not DeepSpeed's launcher
     found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
 

@@ -27,10 +27,10 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
-from rdm.database.changes import Removal
-from rdm.database.compact import compact_database
-from rdm.database.importing import ImportConfig, import_database
-from rdm.database.jobs import run_build, update_builder
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.compact import compact_database
+from rdm.database.changes.plan import Removal
+from rdm.database.exchange.import_embeddings import ImportConfig, import_database
 from rdm.sources import CropConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]

@@ -14,8 +14,8 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
-from rdm.database.export import export_database
-from rdm.database.jobs import run_build
+from rdm.database.building.jobs import run_build
+from rdm.database.exchange.export import export_database
 from rdm.sources import CropConfig
 
 READ = """

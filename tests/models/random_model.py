@@ -8,7 +8,7 @@ import torch
 from small_denoiser import SMALL_DENOISER
 
 from rdm.database import RetrievalDatabase
-from rdm.models.first_stage import load_autoencoder
+from rdm.models.first_stage.first_stage import load_autoencoder
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig, RetrievalDiffusionObjective
 
 ASSET = "assets://autoencoder-kl-f4"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rdm.models.denoiser import DenoiserConfig
+from rdm.models.unet import DenoiserConfig
 
 SMALL_DENOISER = DenoiserConfig(
     block_out_channels=(16, 32),

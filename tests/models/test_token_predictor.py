@@ -8,7 +8,6 @@ import torch
 from rdm.context import Context
 from rdm.diffusion.autoregressive import autoregressive_sample, token_losses
 from rdm.errors import ModelError
-from rdm.models.denoiser import num_parameters
 from rdm.models.token_predictor import (
     TokenPredictor,
     TokenPredictorConfig,
@@ -17,6 +16,7 @@ from rdm.models.token_predictor import (
     rarm_imagenet_predictor,
     save_token_predictor,
 )
+from rdm.models.unet import num_parameters
 
 CONFIG = TokenPredictorConfig(codebook_size=11, side=3, num_layers=2, num_heads=2, width=16, cross_attention_dim=6)
 

@@ -8,9 +8,9 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
-from rdm.database.changes import Removal
-from rdm.database.history import describe_changes
-from rdm.database.jobs import run_build, update_builder
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.plan import Removal
+from rdm.database.changes.version_diff import describe_changes
 from rdm.report import changes as pages
 from rdm.report.changes import change_rows, write_changes_page
 from rdm.report.images import data_uri

@@ -10,8 +10,8 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
-from rdm.database.changes import Removal
-from rdm.database.jobs import run_build, update_builder
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.plan import Removal
 from rdm.report.cards import NOT_UNLEARNED
 from rdm.report.database_card import database_card
 from rdm.sources import CropConfig

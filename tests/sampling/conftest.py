@@ -7,8 +7,8 @@ from random_model import write_random_model
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
-from rdm.database.build import BuildConfig, DatabaseBuilder
-from rdm.database.jobs import run_build
+from rdm.database.building.builder import BuildConfig, DatabaseBuilder
+from rdm.database.building.jobs import run_build
 from rdm.sampling import RetrievalDiffusionModel
 from rdm.sources import CropConfig
 

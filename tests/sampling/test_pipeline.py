@@ -10,8 +10,8 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
-from rdm.database.build import BuildConfig, DatabaseBuilder
-from rdm.database.jobs import run_build
+from rdm.database.building.builder import BuildConfig, DatabaseBuilder
+from rdm.database.building.jobs import run_build
 from rdm.errors import EncoderMismatchError, ModelError, UsageError
 from rdm.progress import progress_to
 from rdm.sampling import RetrievalDiffusionModel, Sample, SampleSettings, image_queries, sample, text_queries

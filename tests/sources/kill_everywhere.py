@@ -12,7 +12,7 @@ from pathlib import Path
 
 from file_kills import assert_same, was_killed, watch_changes
 
-import rdm.sources.urls  # noqa: F401  loaded before the forks
+import rdm.sources.kinds.url_list  # noqa: F401  loaded before the forks
 from rdm.sources import FetchConfig, open_source
 from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.storage import Folder

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rdm.sources import local, open_source
+from rdm.sources import open_source
 from rdm.sources.ingest import LEDGER_SCHEMA, IngestTask, ingest_shard
+from rdm.sources.kinds import local
 from rdm.storage import Folder
 
 OUTPUTS = ("images/00000.tar", "images/00000.parquet", "images/00000_stats.json")

@@ -11,11 +11,11 @@ import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, build_neighbors
-from rdm.database.build import BuildConfig, DatabaseBuilder
-from rdm.database.jobs import run_build
+from rdm.database.building.builder import BuildConfig, DatabaseBuilder
+from rdm.database.building.jobs import run_build
 from rdm.sources import CropConfig, QuerySetConfig
-from rdm.training.cache import CacheConfig, build_cache
 from rdm.training.config import TrainConfig, TrainInputs
+from rdm.training.data.latent_cache import CacheConfig, build_cache
 from rdm.training.recipes import recipe_config
 
 CROP = CropConfig(frame_size=40, patch_size=32, min_patches=2, max_patches=2)

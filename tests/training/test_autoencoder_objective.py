@@ -9,15 +9,15 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from rdm.errors import ModelError
-from rdm.models.autoencoder import AutoencoderConfig
-from rdm.models.first_stage import load_autoencoder
+from rdm.models.first_stage.autoencoder import AutoencoderConfig
+from rdm.models.first_stage.first_stage import load_autoencoder
+from rdm.training.data.photographs import PhotoConfig
 from rdm.training.objectives.autoencoder import (
     AutoencoderObjective,
     AutoencoderObjectiveConfig,
     EquivarianceConfig,
     open_training,
 )
-from rdm.training.photos import PhotoConfig
 
 VQ_NETWORK = AutoencoderConfig(block_out_channels=(8, 8, 16), sample_size=16, codebook_size=8)
 

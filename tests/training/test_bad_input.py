@@ -17,17 +17,17 @@ import torch
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborTable
-from rdm.database.changes import Removal
-from rdm.database.jobs import run_build, update_builder
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.plan import Removal
 from rdm.errors import CacheError, DatabaseError, StorageError, TrainingError, UsageError
 from rdm.storage import Folder
 from rdm.storage.verified import digest_file
-from rdm.training.cache import LatentCache, build_cache
 from rdm.training.checkpoints import Checkpoints
 from rdm.training.config import TrainConfig
-from rdm.training.latent_tar import write_tar
-from rdm.training.latents import LatentData
-from rdm.training.launch import run_training
+from rdm.training.data.latent_cache import LatentCache, build_cache
+from rdm.training.data.latent_tar import write_tar
+from rdm.training.data.latents import LatentData
+from rdm.training.job.launch import run_training
 from rdm.training.objectives.retrieval_diffusion import open_training
 from rdm.training.stats import read_stats
 

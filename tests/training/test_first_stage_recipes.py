@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rdm.models.autoencoder import build_autoencoder
-from rdm.models.codebook import quantize
+from rdm.models.first_stage.autoencoder import build_autoencoder
+from rdm.models.first_stage.codebook import quantize
 from rdm.training.first_stage_recipes import FIRST_STAGE_RECIPES
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.recipes import recipe_config

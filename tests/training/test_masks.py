@@ -25,10 +25,10 @@ from rdm.compute.masks import (
     without_other_jobs,
 )
 from rdm.errors import TrainingError
-from rdm.training.cluster import Cluster, Machine
-from rdm.training.device import device_type, require_device
-from rdm.training.launch import LOG, orders_of
-from rdm.training.node import environment
+from rdm.training.engine.device import device_type, require_device
+from rdm.training.job.hostfile import Cluster, Machine
+from rdm.training.job.launch import LOG, orders_of
+from rdm.training.job.machine import environment
 from rdm.training.recipes import recipe_config
 
 OTHER_JOB = {
@@ -130,7 +130,7 @@ def test_a_rank_without_a_device_is_refused_by_its_number(monkeypatch):
 
 def ranks_environments(out: Path, process: subprocess.Popen[bytes], count: int) -> list[dict[str, str]]:
     """Return the environments of a job's ranks, as the kernel has them, as soon as all are there."""
-    command = [sys.executable, "-u", "-m", "rdm.training.worker", "--out", str(out)]
+    command = [sys.executable, "-u", "-m", "rdm.training.job.rank", "--out", str(out)]
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         found = []

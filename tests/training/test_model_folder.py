@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rdm.errors import ModelError
-from rdm.models.first_stage import load_autoencoder
+from rdm.models.first_stage.first_stage import load_autoencoder
 from rdm.training.model_folder import FIRST_STAGE, INFO, open_first_stage, portable_name, write_info
 
 ASSET = "assets://autoencoder-kl-f4"

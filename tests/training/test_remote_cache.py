@@ -9,10 +9,10 @@ from http_store import serving
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.errors import CacheError
-from rdm.training.inline import inline_neighbors
-from rdm.training.latents import LatentData
-from rdm.training.order import DataOrder
-from rdm.training.reader import BatchReader
+from rdm.training.data.batches import BatchReader
+from rdm.training.data.inlined_neighbors import inline_neighbors
+from rdm.training.data.latents import LatentData
+from rdm.training.data.order import DataOrder
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from training_jobs import kill_all, start_job, wait_for_step, weights_of
 
-from rdm.training.launch import run_training
+from rdm.training.job.launch import run_training
 from rdm.training.stats import read_stats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -18,10 +18,10 @@ from rdm.evaluation.heldout import held_out_losses
 from rdm.sampling import SampleSettings, open_model, proposed_queries, sample, text_queries
 from rdm.sampling.output import write_samples
 from rdm.sources import QuerySet
-from rdm.training.cache import CacheConfig, LatentCache, build_cache
 from rdm.training.config import TrainInputs
-from rdm.training.latents import LatentData
-from rdm.training.launch import run_training
+from rdm.training.data.latent_cache import CacheConfig, LatentCache, build_cache
+from rdm.training.data.latents import LatentData
+from rdm.training.job.launch import run_training
 from rdm.training.recipes import recipe_config
 from rdm.training.stats import read_stats
 

@@ -14,9 +14,9 @@ from rdm.database import RetrievalDatabase
 from rdm.errors import CacheError, TrainingError
 from rdm.sampling import RetrievalDiffusionModel
 from rdm.training.checkpoints import Checkpoints
-from rdm.training.launch import run_training
+from rdm.training.job.launch import run_training
+from rdm.training.job.status import read_status
 from rdm.training.stats import read_stats
-from rdm.training.status import read_status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -7,9 +7,9 @@ import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
-from rdm.database.changes import Removal
-from rdm.database.jobs import run_build, update_builder
-from rdm.training.latents import LatentData
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.plan import Removal
+from rdm.training.data.latents import LatentData
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 
 from rdm.errors import TrainingError, UsageError
 from rdm.training.config import TrainInputs
+from rdm.training.job.rank import read_run, write_run
 from rdm.training.recipes import recipe_config
-from rdm.training.worker import read_run, write_run
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])

@@ -14,8 +14,8 @@ import pytest
 from training_jobs import ranks_of, start_job, wait_for_step, weights_of
 
 from rdm.errors import TrainingError
-from rdm.training.cluster import Cluster
-from rdm.training.launch import run_training
+from rdm.training.job.hostfile import Cluster
+from rdm.training.job.launch import run_training
 from rdm.training.stats import read_stats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -11,14 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-from rdm.training.cluster import Cluster
 from rdm.training.config import TrainConfig, TrainInputs
+from rdm.training.job.hostfile import Cluster
 from rdm.training.stats import read_stats
 
 _TRAIN = """
 import json, sys
-from rdm.training.cluster import Cluster
-from rdm.training.launch import run_training
+from rdm.training.job.hostfile import Cluster
+from rdm.training.job.launch import run_training
 from rdm.training.config import TrainConfig, TrainInputs
 config, inputs, cluster = json.loads(sys.argv[1])
 run_training(
@@ -53,7 +53,8 @@ def kill_all(process: subprocess.Popen[bytes], out: Path) -> None:
 
 def ranks_of(out: Path) -> list[int]:
     """Return the processes of a run's ranks and of DeepSpeed's launcher."""
-    found = subprocess.run(["pgrep", "-f", f"rdm.training.worker.*{out}"], capture_output=True, text=True, check=False)
+    command = ["pgrep", "-f", f"rdm.training.job.rank.*{out}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
 
 

@@ -8,8 +8,8 @@ import faiss
 import torch
 from torch import Tensor
 
-from rdm.models.autoencoder import autoencoder_kl_f4_lite, build_autoencoder
-from rdm.models.first_stage import load_autoencoder
+from rdm.models.first_stage.autoencoder import autoencoder_kl_f4_lite, build_autoencoder
+from rdm.models.first_stage.first_stage import load_autoencoder
 
 
 @torch.no_grad()

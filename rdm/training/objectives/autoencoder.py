@@ -19,11 +19,19 @@ from torch import Tensor, nn
 
 from rdm.config import Config
 from rdm.errors import TrainingError
-from rdm.models.autoencoder import AutoencoderConfig, autoencoder_kl_f4_lite, build_autoencoder
-from rdm.models.block_projection import BlockProjection
-from rdm.models.codebook import fit_codebook, perplexity, quantize, revival_loss, row_counts, used_share
-from rdm.models.first_stage import FirstStage, absolute_name, encoder_output, load_autoencoder, to_signed, to_uint8
-from rdm.models.first_stage_losses import (
+from rdm.models.first_stage.autoencoder import AutoencoderConfig, autoencoder_kl_f4_lite, build_autoencoder
+from rdm.models.first_stage.block_projection import BlockProjection
+from rdm.models.first_stage.codebook import fit_codebook, perplexity, quantize, revival_loss, row_counts, used_share
+from rdm.models.first_stage.first_stage import (
+    FirstStage,
+    absolute_name,
+    encoder_output,
+    load_autoencoder,
+    to_signed,
+    to_uint8,
+)
+from rdm.models.first_stage.linear_start import start_from_projection, start_problem
+from rdm.models.first_stage.losses import (
     adaptive_weight,
     last_layer_gradient,
     mean_absolute_error,
@@ -32,18 +40,17 @@ from rdm.models.first_stage_losses import (
     standard_normal_divergence,
     with_gradient,
 )
-from rdm.models.first_stage_start import weights_to_go_on_from
-from rdm.models.linear_start import start_from_projection, start_problem
-from rdm.models.patch_discriminator import (
+from rdm.models.first_stage.patch_discriminator import (
     PatchDiscriminator,
     discriminator_hinge_loss,
     generator_hinge_loss,
     smallest_side,
 )
-from rdm.models.perceptual import EMBEDDED, open_perceptual
+from rdm.models.first_stage.perceptual import EMBEDDED, open_perceptual
+from rdm.models.first_stage.start import weights_to_go_on_from
 from rdm.storage.files import absolute_path
-from rdm.training.objective import Objective
-from rdm.training.photos import PhotoConfig, PhotoShards
+from rdm.training.data.photographs import PhotoConfig, PhotoShards
+from rdm.training.objectives.objective import Objective
 
 _NUM_START = 512
 _NUM_CALIBRATION = 256

@@ -17,8 +17,8 @@ from rdm.config import Config
 from rdm.encoders.contrastive import LOGIT_SCALE_INIT, contrastive_logits, info_nce
 from rdm.encoders.heads import HeadsConfig, LiteHeads, save_heads
 from rdm.errors import SourceError
-from rdm.training.objective import Objective, Shard
-from rdm.training.objectives.contrastive_features import FeatureCache, FeatureConfig, build_feature_cache, key_hash
+from rdm.training.data.captions import FeatureCache, FeatureConfig, build_feature_cache, key_hash
+from rdm.training.objectives.objective import Objective, Shard
 
 
 class ContrastiveConfig(Config):

@@ -15,14 +15,14 @@ from torch import Tensor
 from rdm.config import Config
 from rdm.diffusion.autoregressive import autoregressive_loss, autoregressive_sample
 from rdm.errors import CacheError
-from rdm.models.first_stage import load_autoencoder, to_uint8
+from rdm.models.first_stage.first_stage import load_autoencoder, to_uint8
 from rdm.models.token_predictor import (
     TokenPredictor,
     TokenPredictorConfig,
     build_token_predictor,
     save_token_predictor,
 )
-from rdm.training.latents import (
+from rdm.training.data.latents import (
     ConditioningConfig,
     LatentData,
     neighbor_context,
@@ -31,7 +31,7 @@ from rdm.training.latents import (
     training_context,
 )
 from rdm.training.model_folder import model_info, write_info
-from rdm.training.objective import Objective
+from rdm.training.objectives.objective import Objective
 
 
 class RetrievalAutoregressionConfig(Config):

@@ -17,9 +17,9 @@ from rdm.diffusion.heads import GaussianHead
 from rdm.diffusion.schedules import ScheduleConfig, TimestepConfig
 from rdm.diffusion.schedules import rdm as rdm_schedule
 from rdm.errors import CacheError, ModelError
-from rdm.models.denoiser import Denoiser, DenoiserConfig, build_denoiser, load_denoiser, rdm_tiny_denoiser
-from rdm.models.first_stage import load_autoencoder, to_uint8
-from rdm.training.latents import (
+from rdm.models.first_stage.first_stage import load_autoencoder, to_uint8
+from rdm.models.unet import Denoiser, DenoiserConfig, build_denoiser, load_denoiser, rdm_tiny_denoiser
+from rdm.training.data.latents import (
     ConditioningConfig,
     LatentData,
     neighbor_context,
@@ -28,7 +28,7 @@ from rdm.training.latents import (
     training_context,
 )
 from rdm.training.model_folder import model_info, write_info
-from rdm.training.objective import Objective
+from rdm.training.objectives.objective import Objective
 
 _LATENTS = ("moments", "latents")  # what a cache may hold for this objective
 _PREVIEW_STEPS = 25

@@ -12,6 +12,7 @@ from rdm.encoders.heads import HeadsConfig, load_heads
 from rdm.encoders.image_tower import FEATURE_DIM, NUM_CLASSES
 from rdm.encoders.text_tower import HIDDEN_DIM
 from rdm.storage import Folder
+from rdm.training.data.captions import FeatureCache
 from rdm.training.objectives import contrastive
 from rdm.training.objectives.contrastive import (
     ContrastiveConfig,
@@ -19,7 +20,6 @@ from rdm.training.objectives.contrastive import (
     ContrastiveObjective,
     held_out_keys,
 )
-from rdm.training.objectives.contrastive_features import FeatureCache
 
 HEADS = HeadsConfig(hidden_dim=32, embedding_dim=48, naming_dim=16, text_layers=(6,), dropout=0)
 CONFIG = ContrastiveConfig(heads=HEADS, num_validation=4, num_test=4)

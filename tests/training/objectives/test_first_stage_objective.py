@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from rdm.errors import ModelError, TrainingError
-from rdm.models.autoencoder import AutoencoderConfig
-from rdm.models.first_stage import load_autoencoder
-from rdm.models.first_stage_losses import adaptive_weight, root_mean_squared_error
-from rdm.models.patch_discriminator import generator_hinge_loss
+from rdm.models.first_stage.autoencoder import AutoencoderConfig
+from rdm.models.first_stage.first_stage import load_autoencoder
+from rdm.models.first_stage.losses import adaptive_weight, root_mean_squared_error
+from rdm.models.first_stage.patch_discriminator import generator_hinge_loss
 from rdm.training.config import TrainConfig
-from rdm.training.cost import count_cost, training_case
-from rdm.training.networks import prepare_networks
+from rdm.training.data.photographs import PhotoConfig
+from rdm.training.engine.network_settings import prepare_networks
 from rdm.training.objectives.autoencoder import (
     AdversarialConfig,
     AutoencoderObjective,
@@ -30,7 +30,7 @@ from rdm.training.objectives.autoencoder import (
     PerceptualConfig,
     open_training,
 )
-from rdm.training.photos import PhotoConfig
+from rdm.training.planning.cost import count_cost, training_case
 
 KL = AutoencoderConfig(block_out_channels=(8, 8, 16), sample_size=16)
 VQ = KL.model_copy(update={"codebook_size": 16})

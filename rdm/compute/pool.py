@@ -1,0 +1,399 @@
+"""`compute_pool`: a Dask cluster, local or at an address, that maps functions over shards."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from queue import Empty, Queue
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from pydantic import Field
+
+from rdm.compute.device import DeviceName, compute_device, describe_device, worker_device
+from rdm.compute.machine import memory_bytes, num_cores
+from rdm.config import Config
+from rdm.errors import RdmError, UsageError
+from rdm.progress import tracking
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+logger = logging.getLogger(__name__)
+WAIT_FOR_WORKERS_SECONDS = 300
+WATCH_SECONDS = 5.0  # between looks at whether workers live, while no shard is finished
+LOST_WORKER_SECONDS = 60  # in which a worker that died must have started again, or another is started for it
+ShardT = TypeVar("ShardT")
+ResultT = TypeVar("ResultT")
+
+# Threads of the numerical libraries in a worker: one, because the workers themselves fill the cores.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+class ComputeConfig(Config):
+    """Where shards are computed."""
+
+    dask: str = Field(
+        default="local", description="`local` starts a cluster here; else a scheduler's address, tcp://HOST:PORT"
+    )
+    num_workers: int | None = Field(
+        default=None, ge=1, description="worker processes of a local cluster; None: one per core"
+    )
+    memory_fraction: float = Field(
+        default=0.7, gt=0, le=1, description="share of this machine's, or container's, memory the local workers may use"
+    )
+    device: DeviceName = Field(
+        default="auto", description="what networks compute on: cpu, cuda, or auto, a GPU where a worker finds one"
+    )
+    retries: int = Field(
+        default=2, ge=0, description="further attempts for a shard whose worker died; an error is not retried"
+    )
+
+
+@dataclass(frozen=True)
+class ShardFailure(Exception):
+    """A shard that failed, with the error that its function raised."""
+
+    shard: str
+    error: BaseException
+
+    def __str__(self) -> str:
+        return f"shard {self.shard}: {self.error}"
+
+
+class ComputePool:
+    """Maps functions over shards on one Dask client, which connects when there is something to map."""
+
+    def __init__(self, connect: Callable[[], Client], config: ComputeConfig) -> None:
+        self._connect = connect
+        self.config = config
+        self._lived = self._complete = 0.0  # when there was a worker, and when there were all
+
+    @cached_property
+    def client(self) -> Client:
+        """The Dask client; asking for it starts a local cluster."""
+        return self._connect()
+
+    def describe_device(self) -> str:
+        """Return in words what networks compute on: on this machine, or on a worker of the scheduler at an address."""
+        if self.config.dask == "local":
+            return _device_of_worker(self.config.device)
+        return cast(str, self.client.submit(_device_of_worker, self.config.device, pure=False).result())
+
+    def map(
+        self,
+        function: Callable[[ShardT], ResultT],
+        shards: Sequence[ShardT],
+        *,
+        stage: str,
+        unit: str = "shards",
+        names: Sequence[str] | None = None,
+        done_before: int = 0,
+    ) -> Iterator[tuple[int, ResultT]]:
+        """Yield `(position, result)` of each shard as it finishes.
+
+        Every shard is tried before the first error is raised, so that one bad shard costs one shard and a rerun does
+        only that one again.
+
+        Raises:
+            RdmError: what the first failing shard raised, with the shard named; or no worker lives.
+        """
+        names = names or [str(position) for position in range(len(shards))]
+        if not shards:  # nothing is worth starting workers for
+            with tracking(stage, done_before, unit, done_before):
+                return
+        futures: dict[Future, int] = {
+            self.client.submit(
+                function, shard, key=f"{stage}-{names[position]}-{os.urandom(4).hex()}", pure=False
+            ): position
+            for position, shard in enumerate(shards)
+        }
+        failures: list[ShardFailure] = []
+        try:
+            with tracking(stage, len(shards) + done_before, unit, done_before) as tracker:
+                for future in self._as_completed(list(futures)):
+                    position = futures[future]
+                    if future.status == "error":
+                        failures.append(ShardFailure(names[position], cast(BaseException, future.exception())))
+                    else:
+                        yield position, future.result()
+                    tracker.advance(note=f"{len(failures)} failed" if failures else "")
+                    future.release()
+        finally:
+            self.client.cancel([future for future in futures if not future.done()])
+        if failures:
+            _raise_failures(stage, failures)
+
+    def unseen(self, paths: Sequence[str]) -> list[tuple[str, str]]:
+        """Return `(worker's name, path)` of the given files and folders that a worker does not see.
+
+        The workers of a cluster that was started here see this machine's disks, and are not asked.
+
+        Raises:
+            RdmError: a worker cannot run this library.
+        """
+        if self.config.dask == "local":
+            return []
+        found: Any = self.client.run(_missing, list(paths), on_error="return")
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        names = {address: str(workers.get(address, {}).get("name", address)) for address in found}
+        for address, missing in found.items():
+            if isinstance(missing, BaseException):
+                raise RdmError(
+                    f"the Dask worker {names[address]} cannot run rdm: {type(missing).__name__}: {missing}",
+                    where=address,
+                    fix="start the workers in an environment with the same packages as here",
+                )
+        return [(names[address], path) for address, missing in found.items() for path in missing]
+
+    def _as_completed(self, futures: list[Future]) -> Iterator[Future]:
+        finished: Queue[Future] = Queue()
+        for future in futures:
+            future.add_done_callback(finished.put)
+        for _ in futures:
+            self._lived = self._complete = time.monotonic()
+            while True:
+                try:
+                    yield finished.get(timeout=WATCH_SECONDS)
+                    break
+                except Empty:
+                    self._look_after_workers()
+
+    def _look_after_workers(self) -> None:
+        """Replace workers of a local cluster that do not start again: Dask gives up after their first failure to."""
+        wanted = _num_workers(self.config) if self.config.dask == "local" else 1
+        alive = len(self.client.scheduler_info(n_workers=-1)["workers"])
+        now = time.monotonic()
+        if alive:
+            self._lived = now
+        if alive >= wanted:
+            self._complete = now
+        elif now - self._complete > LOST_WORKER_SECONDS:
+            logger.warning("%d of %d workers are left", alive, wanted)
+            self._complete = now
+            if self.config.dask == "local":
+                cluster: Any = self.client.cluster
+                cluster.scale(alive)  # lets go of those that have not started, and of no other
+                cluster.scale(wanted)
+        if now - self._lived > WAIT_FOR_WORKERS_SECONDS:
+            local = self.config.dask == "local"
+            raise RdmError(
+                f"no worker has lived for {WAIT_FOR_WORKERS_SECONDS} seconds",
+                where="the local Dask cluster" if local else self.config.dask,
+                fix="most likely a worker needs more memory than it has: run the same command with "
+                f"{'fewer workers' if local else 'larger workers'}; finished shards are kept",
+            )
+
+
+class _Inline(Generic[ShardT]):
+    """Computes shards in this process, one after another: for small work and for tests."""
+
+    def __init__(self, config: ComputeConfig) -> None:
+        self.config = config
+
+    def describe_device(self) -> str:
+        """See ComputePool."""
+        return _device_of_worker(self.config.device)
+
+    def map(
+        self,
+        function: Callable[[Any], Any],
+        shards: Sequence[Any],
+        *,
+        stage: str,
+        unit: str = "shards",
+        names: Sequence[str] | None = None,
+        done_before: int = 0,
+    ) -> Iterator[tuple[int, Any]]:
+        """See ComputePool.map."""
+        names = names or [str(position) for position in range(len(shards))]
+        failures: list[ShardFailure] = []
+        with tracking(stage, len(shards) + done_before, unit, done_before) as tracker:
+            for position, shard in enumerate(shards):
+                try:
+                    result = function(shard)
+                except Exception as error:
+                    failures.append(ShardFailure(names[position], error))
+                else:
+                    yield position, result
+                tracker.advance()
+        if failures:
+            _raise_failures(stage, failures)
+
+    def unseen(self, paths: Sequence[str]) -> list[tuple[str, str]]:
+        """See ComputePool.unseen: this process sees what it sees."""
+        return []
+
+
+Pool = ComputePool | _Inline
+
+
+def _missing(paths: Sequence[str]) -> list[str]:
+    """Return the paths that do not exist where this runs."""
+    return [path for path in paths if not os.path.exists(path)]
+
+
+def _device_of_worker(requested: DeviceName) -> str:
+    return describe_device(worker_device(requested))
+
+
+def count_workers(config: ComputeConfig) -> int:
+    """Return the worker processes that a configuration has: of a local cluster, or of the scheduler at the address.
+
+    Raises:
+        UsageError: no scheduler answers at the address.
+    """
+    if config.dask == "inline":
+        return 1
+    if config.dask == "local":
+        return _num_workers(config)
+    with compute_pool(config) as pool:
+        assert isinstance(pool, ComputePool)
+        return len(pool.client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _num_workers(config: ComputeConfig) -> int:
+    return config.num_workers or num_cores()
+
+
+@contextmanager
+def compute_pool(config: ComputeConfig) -> Iterator[Pool]:
+    """Open the pool that a configuration names: `local`, `inline`, or a scheduler's address.
+
+    A local cluster starts when the first shards are mapped. Inside `warm_clusters` it outlives the pool.
+
+    Raises:
+        UsageError: no scheduler answers at the address.
+        DeviceError: a GPU was asked for, and this machine, where the workers would be, has none.
+    """
+    if config.device == "cuda" and config.dask in ("local", "inline"):
+        compute_device(config.device)  # refused before a cluster starts
+    if config.dask == "inline":
+        yield _Inline(config)
+    elif config.dask == "local" and _warm is not None:
+        yield _warm.setdefault(config, _local_pool(config, _warm_stack))
+    elif config.dask == "local":
+        with ExitStack() as stack:
+            yield _local_pool(config, stack)
+    else:
+        with _remote_pool(config) as pool:
+            yield pool
+
+
+_warm: dict[ComputeConfig, ComputePool] | None = None  # the pools that stages share; None: each has its own
+_warm_stack = ExitStack()  # closes their clusters
+
+
+@contextmanager
+def warm_clusters() -> Iterator[None]:
+    """Let the stages of a job share one local cluster: its workers keep what they have imported and loaded.
+
+    The cluster ends with this context, or with `close_warm_clusters`; a stage after that starts another.
+    """
+    global _warm
+    if _warm is not None:
+        yield
+        return
+    _warm = {}
+    try:
+        yield
+    finally:
+        close_warm_clusters()
+        _warm = None
+
+
+def close_warm_clusters() -> None:
+    """End the clusters that stages share, so that their memory and cores are free for a stage without workers."""
+    if _warm is not None:
+        _warm.clear()
+    _warm_stack.close()
+
+
+def _local_pool(config: ComputeConfig, stack: ExitStack) -> ComputePool:
+    """Return a pool whose local cluster, once there is one, is closed by a stack."""
+
+    def connect() -> Client:
+        from distributed import Client
+
+        return stack.enter_context(Client(stack.enter_context(_local_cluster(config))))
+
+    return ComputePool(connect, config)
+
+
+@contextmanager
+def _remote_pool(config: ComputeConfig) -> Iterator[ComputePool]:
+    """Open a pool on the workers of the scheduler at an address."""
+    from distributed import Client
+
+    try:
+        client = Client(config.dask, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"no Dask scheduler answers: {error}",
+            where=config.dask,
+            fix="start one with `dask scheduler`, or leave --dask out for a local cluster",
+        ) from error
+    with client:
+        if not client.scheduler_info()["workers"]:
+            logger.warning("the Dask scheduler at %s has no workers yet; waiting for one", config.dask)
+            try:
+                client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_SECONDS)
+            except TimeoutError as error:
+                raise UsageError(
+                    "the Dask scheduler has no workers", where=config.dask, fix="start some with `dask worker ADDRESS`"
+                ) from error
+        yield ComputePool(lambda: client, config)
+
+
+@contextmanager
+def _local_cluster(config: ComputeConfig) -> Iterator[Any]:
+    import dask.config
+    from distributed import LocalCluster
+
+    num_workers = _num_workers(config)
+    memory_limit = int(memory_bytes() * config.memory_fraction / num_workers)
+    settings = {
+        "distributed.nanny.environ": _ONE_THREAD,
+        "distributed.nanny.pre-spawn-environ": _ONE_THREAD,
+        "distributed.worker.daemon": True,
+        "distributed.worker.memory.pause": False,  # a worker that waits for memory that it fills itself waits forever
+        "distributed.scheduler.allowed-failures": config.retries,
+        "distributed.deploy.lost-worker-timeout": "1000 days",  # it would close and not replace: see ComputePool
+    }
+    # Not every machine has a free port 8787, and Dask warns when it is taken.
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=num_workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=memory_limit,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.ERROR,
+        ) as cluster,
+    ):
+        yield cluster
+
+
+def _raise_failures(stage: str, failures: list[ShardFailure]) -> None:
+    first = failures[0]
+    others = f" (and {len(failures) - 1} more shards failed)" if len(failures) > 1 else ""
+    if isinstance(first.error, RdmError):
+        first.error.what = f"{first.error.what}{others}"
+        raise first.error
+    if type(first.error).__name__ == "KilledWorker":  # its own class, without an import of dask for inline work
+        raise RdmError(
+            f"{stage}: every worker that took the shard died{others}",
+            where=f"shard {first.shard}",
+            fix="most likely it needs more memory: run the same command with fewer or larger workers; "
+            "finished shards are kept",
+        ) from first.error
+    raise RdmError(
+        f"{stage}: {type(first.error).__name__}: {first.error}{others}",
+        where=f"shard {first.shard}",
+        fix="finished shards are kept: mend the cause and run the same command again",
+    ) from first.error

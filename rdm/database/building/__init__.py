@@ -1,0 +1,1 @@
+"""Building and updating a database: stages in order, and what they will cost."""

@@ -1,0 +1,103 @@
+"""What is refused before it could become the next version of a database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rdm.database.changes.plan import Changes
+from rdm.database.search.index import check_fits
+from rdm.database.settings import BuildConfig, differing_fixed
+from rdm.encoders import load_encoder
+from rdm.errors import DatabaseError, SourceError
+from rdm.sources.kinds.imported import is_imported
+from rdm.sources.photographs.decode import DECODING_REVISION
+from rdm.storage import Folder, Version
+
+MANY_VANISHED = 10
+FEW_DELISTED = 3
+_LISTS = ("urls://", "openimages://")
+_SHOWN = 3
+
+
+def check_settings(folder: Folder, parent: Version, config: BuildConfig) -> None:
+    """Raise DatabaseError where a setting differs that the first build fixed."""
+    if differing := differing_fixed(config, parent):
+        raise DatabaseError(
+            f"the database was built with another {', '.join(differing)}",
+            where=folder.url,
+            fix="give --root a new folder, or the configuration in its run.json",
+        )
+
+
+def check_vanished(changes: Changes, config: BuildConfig) -> None:
+    """Raise SourceError where the source lacks so many photographs that it may be incomplete.
+
+    A disk that is not mounted looks like an emptied folder, a damaged list like a shorter one.
+    """
+    if changes.is_known_source:
+        return
+    vanished, held = len(changes.vanished_images), len(changes.living_images)
+    if is_listed(config):
+        _check_delisted(changes, config, vanished, held)
+    elif vanished >= MANY_VANISHED and vanished > config.max_vanished_share * held:
+        raise SourceError(
+            f"{vanished} of the {held} photographs in the database are no longer in the source",
+            where=config.source,
+            fix="see that the source is complete; if they are to be deleted, --set max_vanished_share=1",
+        )
+
+
+def is_listed(config: BuildConfig) -> bool:
+    """Return whether the rows of a list or table say which photographs there are."""
+    return config.source.startswith(_LISTS) or config.crop.mode == "boxes"
+
+
+def delisted(changes: Changes, config: BuildConfig) -> dict[str, Any]:
+    """Return how many photographs the list has no more, and the first of them; nothing where it has them all."""
+    if changes.is_known_source or not is_listed(config) or not changes.vanished_images:
+        return {}
+    first = sorted(changes.vanished_images)[:_SHOWN]
+    return {"delisted": len(changes.vanished_images), "first_delisted": first}
+
+
+def _check_delisted(changes: Changes, config: BuildConfig, vanished: int, held: int) -> None:
+    if vanished <= max(FEW_DELISTED, config.max_delisted_share * held):
+        return
+    first = sorted(changes.vanished_images)[:_SHOWN]
+    more = f" and {vanished - len(first)} more" if vanished > len(first) else ""
+    raise SourceError(
+        f"{vanished} of the {held} photographs in the database are in no row of the list any more, which has "
+        f"{changes.source.num_rows}: {', '.join(first)}{more}",
+        where=config.boxes.path if config.crop.mode == "boxes" and config.boxes.path else config.source,
+        fix="see that the list is whole; if they are to be deleted, --set max_delisted_share=1",
+    )
+
+
+def check_index_fits(parent: Version | None, config: BuildConfig, num_patches: int) -> None:
+    """Raise DatabaseError where the index must be built and does not fit into its memory: before patches are embedded.
+
+    An index that is extended grows without a look at the memory.
+    """
+    if parent is None or BuildConfig.model_validate(parent.config).index != config.index:
+        dim = parent.embedding_dim if parent is not None else load_encoder(config.encoder).embedding_dim
+        check_fits(num_patches, dim, config.index)
+
+
+def decoding_note(version: Version, root: str) -> str:
+    """Return what to know of a version whose oldest photographs an earlier release decoded otherwise, or nothing."""
+    if version.decoding >= DECODING_REVISION or is_imported(version.source):
+        return ""
+    return (
+        f"photographs that were stored under decoding revision {version.decoding} (now {DECODING_REVISION}) keep their "
+        "vectors: those in another color space than sRGB were embedded as if they were in sRGB, and would have others "
+        f"now, as new photographs do. To embed all anew: rdm database build --root NEW --source {version.source} "
+        f"--config {root}/run.json"
+    )
+
+
+def check_left(folder: Folder, num_patches: int) -> None:
+    """Raise DatabaseError where no patch would be left."""
+    if num_patches == 0:
+        raise DatabaseError(
+            "no patch would be left", where=folder.url, fix="keep at least one photograph, or remove the whole folder"
+        )

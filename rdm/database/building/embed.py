@@ -1,0 +1,106 @@
+"""Embed: one pass over an image shard that decodes each photograph once, cuts its patches and encodes them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from rdm.compute.device import DeviceName, worker_device
+from rdm.config import digest_json
+from rdm.database.building.patchify import patches_path
+from rdm.database.pixels import iterate_patches
+from rdm.encoders import Encoder, Precision, load_encoder, normalize
+from rdm.sources.photographs.decode import DECODING_REVISION
+from rdm.storage import Folder, Markers, sha256_file
+
+STAGE = "embed"
+BatchT = TypeVar("BatchT")
+
+
+@dataclass(frozen=True)
+class EmbedTask:
+    """One part to embed."""
+
+    folder: Folder
+    part: int
+    encoder: str
+    encoder_digest: str
+    batch_size: int
+    precision: Precision = "float32"
+    device: DeviceName = "auto"
+
+    @property
+    def outputs(self) -> tuple[str, str]:
+        """The paths of the embeddings and of their metadata, in clip-retrieval's layout."""
+        return f"img_emb/img_emb_{self.part:04d}.npy", f"metadata/metadata_{self.part:04d}.parquet"
+
+
+def embed_part(task: EmbedTask) -> dict[str, Any]:
+    """Write a part's embeddings (float16 [rows, dim], unit norm) and metadata, row by row; return counts."""
+    patches = task.folder.read_table(patches_path(task.part))
+    # The boxes, and through the ledgers the pictures' digests: what decides every embedded pixel.
+    shards = dict.fromkeys(patches.column("image_shard").to_pylist())
+    inputs = [patches_path(task.part), *(f"images/{shard}.parquet" for shard in shards)]
+    digests = [sha256_file(task.folder.local(path)) for path in inputs]
+    key = digest_json([task.encoder_digest, task.batch_size, task.precision, digests, DECODING_REVISION])
+    markers = Markers(task.folder, STAGE)
+    if (marker := markers.find(f"{task.part:04d}", key)) is not None:
+        return marker.stats
+    encoder = load_encoder(task.encoder, device=str(worker_device(task.device)), precision=task.precision)
+    raw = encode_images(encoder, iterate_patches(task.folder, patches), task.batch_size)
+    unit = normalize(raw).astype(np.float16)
+    task.folder.write_array(task.outputs[0], unit)
+    task.folder.write_table(task.outputs[1], _metadata(task.folder, patches, raw))
+    stats = {"num_patches": len(unit)}
+    markers.write(f"{task.part:04d}", key, task.outputs, stats)
+    return stats
+
+
+def encode_images(encoder: Encoder, images: Iterator[Image.Image], batch_size: int) -> NDArray[np.float32]:
+    """Return the raw embeddings [N, dim] of pictures, holding two batches of pixels at a time.
+
+    While a batch is encoded, a thread decodes the next.
+    """
+    prepared = iter(lambda: [encoder.preprocess(image) for image in itertools.islice(images, batch_size)], [])
+    rows = [np.zeros((0, encoder.embedding_dim), np.float32)]
+    rows += [encoder.encode_images(np.stack(batch)) for batch in _one_ahead(prepared)]
+    return np.concatenate(rows)
+
+
+def _one_ahead(batches: Iterator[BatchT]) -> Iterator[BatchT]:
+    """Yield what an iterator does, while a thread asks it for the next."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
+
+
+def _metadata(folder: Folder, patches: pa.Table, raw: NDArray[np.float32]) -> pa.Table:
+    shards = patches.column("image_shard").to_pylist()
+    rows = patches.column("image_row").to_pylist()
+    ledgers = {
+        stem: folder.read_table(f"images/{stem}.parquet", columns=["key", "url", "author", "license"])
+        for stem in dict.fromkeys(shards)
+    }
+    picked = [ledgers[shard].slice(row, 1).to_pylist()[0] for shard, row in zip(shards, rows, strict=True)]
+    return pa.table(
+        {
+            "patch_id": patches.column("patch_id"),
+            "image_id": patches.column("image_id"),
+            "image_path": [f"{shard}.tar/{row['key']}" for shard, row in zip(shards, picked, strict=True)],
+            "url": [row["url"] for row in picked],
+            "author": [row["author"] for row in picked],
+            "license": [row["license"] for row in picked],
+            # What conditions a network trained on raw embeddings is the unit vector times this norm.
+            "norm": np.linalg.norm(raw, axis=1).astype(np.float32),
+        }
+    )

@@ -1,0 +1,114 @@
+"""Near-duplicates among a database's photographs, by their perceptual hashes."""
+
+# pyright: reportAttributeAccessIssue=false
+# pyarrow ships no types for the functions that it makes at run time.
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from rdm.database.changes.plan import Changes
+from rdm.sources.ingest import SUCCESS
+from rdm.storage import Folder
+
+DUPLICATES_KIND = "duplicates"
+HASH_BYTES = 16
+DUPLICATE_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),  # of the photograph that is left out
+        ("duplicate_of", pa.string()),  # the first photograph by id that looks like it
+        ("num_bits", pa.int16()),  # in how many bits their hashes differ
+    ]
+)
+"""Columns of a version's table of near-duplicates, which also has the `etag` of the photograph that is left out."""
+
+
+def near_duplicates(image_ids: Sequence[str], hashes: NDArray[np.uint8], max_bits: int) -> pa.Table:
+    """Return the photographs that look like one with a smaller id, as a table of DUPLICATE_SCHEMA sorted by id.
+
+    Whether a photograph is in the table depends on the photographs before it alone, not on what became of them. So an
+    added photograph can only make others near-duplicates, and never makes one cease to be.
+
+    Args:
+        image_ids: N different ids.
+        hashes: [N, 16] bytes of their perceptual hashes.
+        max_bits: near-duplicates differ in at most so many bits.
+    """
+    order = np.argsort(np.array(image_ids, dtype=object), kind="stable")
+    values, first, group = np.unique(
+        np.ascontiguousarray(hashes[order]).view(f"V{HASH_BYTES}").ravel(), return_index=True, return_inverse=True
+    )
+    nearest = _first_similar(values.view(np.uint8).reshape(-1, HASH_BYTES), first, max_bits)
+    earliest = nearest[group]  # position, in the order of ids, of the first photograph that looks like it
+    found = np.flatnonzero(earliest < np.arange(len(order)))
+    ordered, sorted_hashes = np.array(image_ids, dtype=object)[order], hashes[order]
+    distances = _num_bits(sorted_hashes[found], sorted_hashes[earliest[found]])
+    columns = [ordered[found].tolist(), ordered[earliest[found]].tolist(), distances]
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, DUPLICATE_SCHEMA, strict=True)],
+        schema=DUPLICATE_SCHEMA,
+    )
+
+
+def _first_similar(hashes: NDArray[np.uint8], first: NDArray[np.int64], max_bits: int) -> NDArray[np.int64]:
+    """Return for each of M different hashes the least `first` among those that differ in at most `max_bits`.
+
+    Cut into max_bits + 1 bands, two such hashes agree in one band at least: only those that do are compared.
+    """
+    result, bits = first.copy(), np.unpackbits(hashes, axis=1)
+    for band in np.array_split(np.arange(bits.shape[1]), max_bits + 1) if max_bits else ():
+        keys = np.zeros((len(hashes), 8), np.uint8)
+        packed = np.packbits(bits[:, band], axis=1)
+        keys[:, : packed.shape[1]] = packed
+        for one, other in _equal_pairs(keys.view(np.uint64).ravel()):
+            near = _num_bits(hashes[one], hashes[other]) <= max_bits
+            one, other = one[near], other[near]
+            np.minimum.at(result, one, first[other])
+            np.minimum.at(result, other, first[one])
+    return result
+
+
+def _equal_pairs(keys: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield every pair of positions with equal keys once, in batches of at most as many pairs as there are keys."""
+    order = np.argsort(keys, kind="stable")
+    ends = np.searchsorted(keys[order], keys[order], side="right")
+    left, distance = np.arange(len(keys)), 1
+    while len(left := left[left + distance < ends[left]]):
+        yield order[left], order[left + distance]
+        distance += 1
+
+
+def _num_bits(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.int64]:
+    return np.unpackbits(one ^ other, axis=1).sum(axis=1, dtype=np.int64)
+
+
+def duplicates_path(version: int) -> str:
+    """Return the path of a version's table of near-duplicates."""
+    return f"dropped/duplicates_{version:06d}.parquet"
+
+
+def find_near_duplicates(folder: Folder, changes: Changes, new_stems: Sequence[str], max_bits: int) -> pa.Table:
+    """Return the near-duplicates among the photographs that an update keeps or brings: DUPLICATE_SCHEMA and `etag`.
+
+    Args:
+        folder: of the database.
+        changes: what the update adds and deletes.
+        new_stems: the image shards that it has stored.
+        max_bits: near-duplicates differ in at most so many bits.
+    """
+    hashes = dict(changes.staying_hashes)
+    for stem in new_stems:
+        ledger = folder.read_table(f"images/{stem}.parquet", ["image_id", "status", "phash"])
+        stored = ledger.filter(pc.equal(ledger["status"], SUCCESS))
+        hashes |= dict(zip(stored["image_id"].to_pylist(), stored["phash"].to_pylist(), strict=True))
+    values = np.frombuffer(bytes.fromhex("".join(hashes.values())), np.uint8).reshape(-1, HASH_BYTES)
+    table = near_duplicates(list(hashes), values, max_bits)
+    etags = dict(zip(*(changes.taken[name].to_pylist() for name in ("image_id", "etag")), strict=True))
+    found = table["image_id"].to_pylist()
+    table = table.append_column("etag", pa.array([etags.get(image_id) for image_id in found], pa.string()))
+    return table.filter(pc.is_valid(table["etag"]))  # what was removed on request is in the listing no more

@@ -1,0 +1,1 @@
+"""What an update changes, what changed between versions, and compaction."""

@@ -1,0 +1,1 @@
+"""Embeddings from and to other tools."""

@@ -1,0 +1,231 @@
+"""Export a version's living patches: to clip-retrieval's folders, to Parquet for `datasets`, to RDM's npz parts.
+
+One output part at a time, each with a marker: killed anywhere, the same command goes on. What is exported holds no
+deleted patch, so rows move up; `patch_id` is written beside every row.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from rdm.config import digest_json
+from rdm.database.pixels import iterate_patches
+from rdm.database.reader import RetrievalDatabase
+from rdm.errors import DatabaseError
+from rdm.progress import tracking
+from rdm.storage import Folder, Markers
+
+ExportFormat = Literal["clip-retrieval", "datasets", "npz"]
+DESCRIPTION = "export.json"
+NPZ_ROWS = 2_000_000  # per part of the official release
+BOX = ("x0", "y0", "x1", "y1")
+_ABOUT = ("image_id", "image_path", "url", "caption", "author", "license", "norm", *BOX, "patch_id")
+
+
+@dataclass(frozen=True, eq=False)
+class ExportPart:
+    """Living patches that become one output part: their rows, and their unit vectors float16 [N, dim]."""
+
+    number: int
+    count: int
+    rows: pa.Table
+    vectors: NDArray[np.float16]
+
+
+def export_plan(database: RetrievalDatabase, to: ExportFormat, *, images: bool = True) -> dict[str, Any]:
+    """Return what an export would write; raises what it would of a database without pixels."""
+    _check_pixels(database, to, images)
+    return {"to": to, "patches": database.version.num_live_patches, "parts": len(_groups(database, to))}
+
+
+def export_database(database: RetrievalDatabase, to: ExportFormat, out: str, *, images: bool = True) -> dict[str, Any]:
+    """Write the living patches of a version into a folder; return what was written. A rerun resumes or does nothing.
+
+    Args:
+        database: the version.
+        to: `clip-retrieval`: `img_emb/*.npy` and `metadata/*.parquet`. `datasets`: `data/*.parquet` with the patch's
+            PNG, its unit vector and its facts. `npz`: parts with `embedding` (not normalized), `img_id` and
+            `patch_coords`, as the official release has them, and beside each what these cannot hold.
+        out: folder or URL.
+        images: whether `datasets` gets the pixels.
+
+    Raises:
+        DatabaseError: the folder holds something else, or pixels are asked for that the database has not.
+        StorageError: a part cannot be read or written.
+    """
+    _check_pixels(database, to, images)
+    folder, key = Folder(out), digest_json([database.version.model_dump(mode="json"), to, images])
+    description = _description(database, to, key)
+    if _is_finished(folder, key):
+        folder.delete("_markers")  # what a run that was killed on its last steps left
+        return _summary(description, out, unchanged=True)
+    folder.make()
+    folder.sweep_temporaries()
+    folder.write_json(DESCRIPTION, {**description, "finished": False})
+    markers, groups = Markers(folder, "export"), _groups(database, to)
+    with tracking("export", len(groups), "parts") as tracker:
+        for number, parts in enumerate(groups):
+            if markers.find(f"{number:05d}", key) is None:
+                part = _export_part(database, number, len(groups), parts)
+                outputs = _WRITERS[to](database, folder, part, images)
+                markers.write(f"{number:05d}", key, outputs, {})
+            tracker.advance()
+    folder.write_json(DESCRIPTION, {**description, "finished": True})
+    folder.delete("_markers")
+    return _summary(description, out, unchanged=False)
+
+
+def _check_pixels(database: RetrievalDatabase, to: ExportFormat, images: bool) -> None:
+    """Refuse what the database has not before the folder is that of this export."""
+    if to == "datasets" and images and not database.has_pixels:
+        raise DatabaseError(
+            "the pixels are not stored: only embeddings were imported", where=database.folder.url, fix="--no-images"
+        )
+
+
+def _description(database: RetrievalDatabase, to: ExportFormat, key: str) -> dict[str, Any]:
+    version = database.version
+    return {
+        "format": to,
+        "key": key,
+        "version": version.number,
+        "encoder": version.encoder,
+        "embedding_dim": version.embedding_dim,
+        "num_patches": version.num_live_patches,
+    }
+
+
+def _summary(description: dict[str, Any], out: str, *, unchanged: bool) -> dict[str, Any]:
+    shown = {name: description[name] for name in ("format", "version", "num_patches", "embedding_dim")}
+    return {**shown, "encoder": description["encoder"]["name"], "out": out, "unchanged": unchanged}
+
+
+def _is_finished(folder: Folder, key: str) -> bool:
+    """Return whether the folder holds this very export, finished; refuse one that holds something else."""
+    if not folder.exists(DESCRIPTION):
+        if names := [name for name in folder.names() if name != "_markers"]:
+            raise DatabaseError(
+                f"the folder is not an export: it holds {', '.join(names[:3])}",
+                where=folder.url,
+                fix="give a new or empty folder",
+            )
+        return False
+    found = folder.read_json(DESCRIPTION)
+    if found.get("key") != key:
+        raise DatabaseError(
+            f"the folder holds the export of version {found.get('version')} to {found.get('format')}",
+            where=folder.url,
+            fix=f"give a new or empty folder; --version {found.get('version')} goes on with an unfinished one",
+        )
+    return bool(found.get("finished"))
+
+
+def _groups(database: RetrievalDatabase, to: ExportFormat) -> list[list[int]]:
+    """Return the numbers of the database's parts that make up each output part; parts without living rows are out."""
+    groups: list[list[int]] = []
+    rows = NPZ_ROWS
+    for number, alive in enumerate(_living(database)):
+        if not alive.any():
+            continue
+        if to != "npz" or rows + alive.sum() > NPZ_ROWS:
+            groups.append([])
+            rows = 0
+        groups[-1].append(number)
+        rows += int(alive.sum())
+    return groups
+
+
+def _living(database: RetrievalDatabase) -> Iterator[NDArray[np.bool_]]:
+    for first, vectors in database.parts:
+        low, high = np.searchsorted(database.tombstones, [first, first + len(vectors)])
+        alive = np.ones(len(vectors), np.bool_)
+        alive[database.tombstones[low:high] - first] = False
+        yield alive
+
+
+def _export_part(database: RetrievalDatabase, number: int, count: int, parts: Sequence[int]) -> ExportPart:
+    living, version = list(_living(database)), database.version
+    tables, vectors = [], []
+    for part in parts:
+        table = database.folder.read_table(version.parts_of("patches")[part].path)
+        metadata = database.folder.read_table(version.parts_of("metadata")[part].path)
+        for name in metadata.column_names:
+            if name not in table.column_names:
+                table = table.append_column(name, metadata[name])
+        if "caption" not in table.column_names:
+            table = table.append_column("caption", pa.array([""] * table.num_rows))
+        tables.append(table.filter(pa.array(living[part])))
+        vectors.append(np.asarray(database.parts[part][1])[living[part]])
+    return ExportPart(number, count, pa.concat_tables(tables, promote_options="default"), np.concatenate(vectors))
+
+
+def _write_clip_retrieval(database: RetrievalDatabase, folder: Folder, part: ExportPart, images: bool) -> list[str]:
+    del database, images
+    outputs = [f"img_emb/img_emb_{part.number:04d}.npy", f"metadata/metadata_{part.number:04d}.parquet"]
+    folder.write_array(outputs[0], part.vectors)
+    folder.write_table(outputs[1], part.rows.select(_ABOUT))
+    return outputs
+
+
+def _write_datasets(database: RetrievalDatabase, folder: Folder, part: ExportPart, images: bool) -> list[str]:
+    dim = part.vectors.shape[1]
+    table = part.rows.select(_ABOUT)
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(part.vectors.ravel()), dim)
+    table = table.add_column(0, "embedding", embedding)
+    if images:
+        names = [f"{patch_id}.png" for patch_id in part.rows["patch_id"].to_pylist()]
+        pictures = [_png(image) for image in iterate_patches(database.folder, part.rows)]
+        table = table.add_column(0, "image", pa.StructArray.from_arrays([pictures, names], ["bytes", "path"]))
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": _features(table.schema)}})})
+    output = f"data/train-{part.number:05d}-of-{part.count:05d}.parquet"
+    folder.write_table(output, table)
+    return [output]
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """Return what `datasets` reads from a Parquet file's metadata to know its columns by."""
+    features: dict[str, Any] = {}
+    for field in schema:
+        if field.name == "image":
+            features[field.name] = {"_type": "Image"}
+        elif field.name == "embedding":
+            value = {"dtype": "float16", "_type": "Value"}
+            features[field.name] = {"feature": value, "length": field.type.list_size, "_type": "Sequence"}
+        else:
+            features[field.name] = {"dtype": _VALUE_TYPES.get(str(field.type), str(field.type)), "_type": "Value"}
+    return features
+
+
+def _write_npz(database: RetrievalDatabase, folder: Folder, part: ExportPart, images: bool) -> list[str]:
+    del database, images
+    stem = f"{len(part.vectors)}x{part.vectors.shape[1]}-part_{part.number + 1}"
+    norm = part.rows["norm"].to_numpy().astype(np.float32)
+    image_ids = part.rows["image_id"].to_pylist()
+    numbers = {image_id: number for number, image_id in enumerate(dict.fromkeys(image_ids))}
+    arrays = {
+        "embedding": part.vectors.astype(np.float32) * norm[:, None],
+        "img_id": np.array([numbers[image_id] for image_id in image_ids], np.int64),
+        "patch_coords": np.stack([part.rows[name].to_numpy() for name in BOX], axis=1),
+    }
+    with folder.writing(f"{stem}.npz") as path, open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    folder.write_table(f"{stem}.parquet", part.rows.select(_ABOUT))
+    return [f"{stem}.npz", f"{stem}.parquet"]
+
+
+_VALUE_TYPES = {"float": "float32", "double": "float64"}  # as `datasets` calls them
+_WRITERS = {"clip-retrieval": _write_clip_retrieval, "datasets": _write_datasets, "npz": _write_npz}
+
+
+def _png(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,305 @@
+"""Make a database of embeddings that were computed elsewhere: without pixels, whole in everything else.
+
+The encoder that made them must be named. Its fingerprint is recorded, and compared before any search; whether it truly
+made these vectors is checked on photographs where they are at hand, else recorded as declared and not checked.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# pyarrow ships no types for the functions that it makes at run time.
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
+
+from rdm.config import Config, digest_json
+from rdm.database.building.builder import BuildConfig
+from rdm.database.building.patchify import PATCH_SCHEMA, patches_path
+from rdm.database.changes.compact import delete_unnamed_files
+from rdm.database.embedding_parts import SHARD_KINDS, open_embeddings
+from rdm.database.exchange.encoder_check import ImportedPart, check_encoder
+from rdm.database.exchange.foreign_layouts import BOX, TEXTS, ForeignFormat, ForeignPart, foreign_parts, unit_vectors
+from rdm.database.search.index import INDEX_NAME, INFOS_NAME, IndexConfig, build_index, publish_index, version_place
+from rdm.database.search.sharded_index import IndexedRows
+from rdm.encoders import Encoder, EncoderName, load_encoder
+from rdm.errors import DatabaseError
+from rdm.progress import tracking
+from rdm.sources.kinds.imported import imported_listing, imported_source
+from rdm.sources.ledger import IMPORTED, LEDGER_SCHEMA
+from rdm.sources.listing import absolute_spec, fingerprint
+from rdm.sources.photographs.decode import DECODING_REVISION
+from rdm.storage import Folder, Markers, Part, Version, VersionStore, sha256_file
+
+NOT_CHECKED = "declared at import, not checked"
+_GAPS = 100_000  # places that patch ids may leave empty beside nine times the rows
+
+
+class ImportConfig(Config):
+    """What is imported, and as whose embeddings."""
+
+    format: ForeignFormat
+    folder: str = Field(description="folder or URL of the embeddings")
+    encoder: EncoderName = Field(description="the encoder that made them, such as open_clip:ViT-B-32-quickgelu/openai")
+    photographs: Annotated[str, AfterValidator(absolute_spec)] = Field(
+        default="", description="source of photographs to check the encoder on; empty: none"
+    )
+    min_check_similarity: float = Field(
+        default=0.98, ge=-1, le=1, description="cosine similarity of a photograph encoded again to its import"
+    )
+    index: IndexConfig = IndexConfig()
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What one part became: its files in the order of the kinds, its rows, and the ids that it leaves empty."""
+
+    outputs: list[str]
+    first: int
+    count: int
+    num_images: int
+    empty: list[int]
+
+
+def import_plan(config: ImportConfig) -> dict[str, Any]:
+    """Return what an import would read."""
+    parts = foreign_parts(config.format, config.folder)
+    num_bytes = sum(part.folder.size(path) for part in parts for path in part.files)
+    return {"format": config.format, "parts": len(parts), "num_bytes": num_bytes}
+
+
+def import_database(root: str, config: ImportConfig) -> dict[str, Any]:
+    """Make a database of foreign embeddings; the same command again resumes, or does nothing.
+
+    Patch ids are those of a `patch_id` column where there is one, else the rows counted over the parts.
+
+    Raises:
+        DatabaseError: a file is not what it should be, dimensions differ, or the root holds something else.
+        EncoderMismatchError: a photograph encoded again is too far from its imported vector.
+        ConcurrentWriterError: another process is writing the database.
+    """
+    foreign = foreign_parts(config.format, config.folder)
+    encoder = load_encoder(config.encoder)
+    store = VersionStore(Folder(root))
+    digests = [[sha256_file(part.folder.local(path)) for path in part.files] for part in foreign]
+    digest = digest_json([config.model_dump(mode="json", exclude={"folder"}), digests])
+    with store.writer():
+        if (current := store.current()) is not None:
+            if current.encoder.get("import_digest") != digest:
+                raise DatabaseError(
+                    "the root holds a database of something else", where=root, fix="give --root a new folder"
+                )
+            return _summary(current, unchanged=True)
+        written = _import_parts(store.folder, foreign, digests, encoder.embedding_dim)
+        if all(part.num_images == 0 for part in written):
+            raise DatabaseError(
+                "there is nothing to import: no part has a row",
+                where=config.folder,
+                fix="check the path, and that the program that writes the embeddings has finished",
+            )
+        origin = _origin(store.folder, written, encoder, config)
+        version = _version(store, written, encoder, config, {"origin": origin, "import_digest": digest})
+        delete_unnamed_files(store.folder, version)  # of an unfinished import of something else
+        publish_index(store.folder, version_place(version.number))
+        store.commit(version)
+    return _summary(version, unchanged=False)
+
+
+def _import_parts(folder: Folder, foreign: list[ForeignPart], digests: list[list[str]], dim: int) -> list[_Written]:
+    written, first = [], 0
+    with tracking("import", len(foreign), "parts") as tracker:
+        for number, (part, of_part) in enumerate(zip(foreign, digests, strict=True)):
+            key = digest_json([of_part, number, first, dim])
+            written.append(_import_part(folder, part, number, first, dim, key))
+            first = written[-1].first + written[-1].count
+            tracker.advance()
+    return written
+
+
+def _import_part(folder: Folder, part: ForeignPart, number: int, first: int, dim: int, key: str) -> _Written:
+    stem, markers = f"{number:05d}", Markers(folder, "import")
+    names = ("img_emb/img_emb_{:04d}.npy", "metadata/metadata_{:04d}.parquet")
+    outputs = [f"images/{stem}.tar", f"images/{stem}.parquet", patches_path(number), *(n.format(number) for n in names)]
+    if (marker := markers.find(stem, key)) is not None:
+        return _Written(outputs, first, **marker.stats)
+    found = part.load()
+    if len(found.vectors) == 0:
+        found = replace(found, vectors=np.zeros((0, dim), np.float16))
+    if found.vectors.shape[1] != dim:
+        raise DatabaseError(
+            f"the embeddings have {found.vectors.shape[1]} dimensions, the encoder {dim}",
+            where=part.where,
+            fix="name the encoder that made them: --encoder",
+        )
+    unit, norms = unit_vectors(found, part.where)
+    places, count = _places(found.rows, first, part.where)
+    table = _spread(found.rows.append_column("length", pa.array(norms)), places, first, count)
+    vectors = np.zeros((count, dim), np.float16)
+    vectors[places] = unit
+    empty = np.setdiff1d(np.arange(count), places)
+    num_images = _write_part(folder, stem, outputs, table, vectors, empty)
+    done = {"count": count, "num_images": num_images, "empty": (empty + first).tolist()}
+    markers.write(stem, key, [*outputs, f"images/{stem}_stats.json"], done)
+    return _Written(outputs, first, **done)
+
+
+def _write_part(
+    folder: Folder,
+    stem: str,
+    outputs: list[str],
+    table: pa.Table,
+    vectors: NDArray[np.float16],
+    empty: NDArray[np.int64],
+) -> int:
+    """Write a part's files and return the number of its photographs."""
+    ledger, image_rows = _ledger(table, empty, stem)
+    with folder.writing(outputs[0]) as path, tarfile.open(path, "w", format=tarfile.USTAR_FORMAT):
+        pass  # no pixels: a tar without members
+    folder.write_table(outputs[1], ledger)
+    counts = {"count": ledger.num_rows, "successes": 0, "failed": 0, "status_dict": {IMPORTED: ledger.num_rows}}
+    folder.write_json(f"images/{stem}_stats.json", counts)
+    folder.write_table(outputs[2], _patches(table, image_rows, stem))
+    folder.write_array(outputs[3], vectors)
+    folder.write_table(outputs[4], table.select(["patch_id", *TEXTS, "norm"]))
+    return ledger.num_rows
+
+
+def _places(rows: pa.Table, first: int, where: str) -> tuple[NDArray[np.int64], int]:
+    """Return each row's place [N] counted from the part's first patch id, and how many places the part has."""
+    if "patch_id" not in rows.column_names:
+        return np.arange(rows.num_rows), rows.num_rows
+    places = rows["patch_id"].to_numpy().astype(np.int64) - first
+    wrong = np.diff(places, prepend=-1) <= 0
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DatabaseError(
+            f"the patch id in row {row} is {places[row] + first}: ids must ascend, over the parts too",
+            where=where,
+            fix="sort the rows, or leave the column patch_id out",
+        )
+    count = int(places[-1]) + 1 if len(places) else 0
+    if count > 10 * rows.num_rows + _GAPS:
+        raise DatabaseError(
+            f"patch ids up to {count + first - 1} for {rows.num_rows} rows leave too many empty places",
+            where=where,
+            fix="leave the column patch_id out: rows are counted then",
+        )
+    return places, count
+
+
+def _spread(rows: pa.Table, places: NDArray[np.int64], first: int, count: int) -> pa.Table:
+    """Return `count` rows, those found in their places, the others empty."""
+    taken = np.full(count, -1, np.int64)
+    taken[places] = np.arange(rows.num_rows)
+    picked = rows.take(pa.array(taken, mask=taken < 0))
+    columns: dict[str, Any] = {"patch_id": pa.array(np.arange(first, first + count, dtype=np.int64))}
+    columns |= {name: pc.fill_null(picked[name], "") for name in TEXTS}
+    columns |= {name: pc.fill_null(picked[name], 0) for name in BOX}
+    return pa.table({**columns, "norm": pc.fill_null(picked["length"], 0.0)})
+
+
+def _ledger(table: pa.Table, empty: NDArray[np.int64], stem: str) -> tuple[pa.Table, NDArray[np.int32]]:
+    """Return one ledger row for each photograph of a part, and each patch's row in it; -1 of an empty place."""
+    encoded = table["image_id"].combine_chunks().dictionary_encode()
+    names, rows = encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int32)
+    if len(empty):  # the empty places are a photograph without a name: take it out
+        gone = names.index("")
+        names.pop(gone)
+        rows = np.where(rows == gone, -1, rows - (rows > gone)).astype(np.int32)
+    firsts = np.unique(rows[rows >= 0], return_index=True)[1]
+    described = table.filter(pa.array(rows >= 0)).take(pa.array(firsts))
+    columns: dict[str, Any] = {field.name: pa.nulls(len(names), field.type) for field in LEDGER_SCHEMA}
+    columns |= {
+        "key": [f"{stem}{number:06d}" for number in range(len(names))],
+        "image_id": names,
+        "status": [IMPORTED] * len(names),
+        "num_bytes": [0] * len(names),
+        **dict.fromkeys(("error_message", "landing_page", "etag"), [""] * len(names)),
+        **{name: described[name] for name in ("url", "author", "license")},
+    }
+    return pa.table(columns).cast(LEDGER_SCHEMA), rows
+
+
+def _patches(table: pa.Table, image_rows: NDArray[np.int32], stem: str) -> pa.Table:
+    shards = np.where(image_rows >= 0, stem, "")
+    columns = [table["patch_id"], table["image_id"], shards, image_rows, *(table[name] for name in BOX)]
+    return pa.table(columns, names=PATCH_SCHEMA.names).cast(PATCH_SCHEMA)
+
+
+def _origin(folder: Folder, written: list[_Written], encoder: Encoder, config: ImportConfig) -> str:
+    if not config.photographs:
+        return NOT_CHECKED
+    parts = [ImportedPart(part.first, part.outputs[3], part.outputs[2], part.outputs[4]) for part in written]
+    return check_encoder(folder, parts, encoder, config.photographs, config.min_check_similarity)
+
+
+def _version(
+    store: VersionStore, written: list[_Written], encoder: Encoder, config: ImportConfig, facts: dict[str, str]
+) -> Version:
+    parts = [
+        store.describe_part(kind, path, part.num_images if kind in ("images", "ledger") else part.count)
+        for part in written
+        for kind, path in zip(SHARD_KINDS, part.outputs, strict=True)
+    ]
+    embeddings = [part for part in parts if part.kind == "embeddings"]
+    open_embeddings(store.folder, embeddings, encoder.embedding_dim)  # raises where one has another shape
+    tombstones = [patch_id for part in written for patch_id in part.empty]
+    place = version_place(1)
+    rows = IndexedRows(store.folder, tuple(part.path for part in embeddings), np.array(tombstones, np.int64))
+    infos = build_index(rows, config.index, place)
+    parts += [_index_part(store, place, kind, infos["num_vectors"]) for kind in ("index", "infos")]
+    image_ids = _image_ids(store.folder, written)
+    count = sum(part.count for part in written)
+    source = imported_source(config.format)
+    settings = BuildConfig(source=source, encoder=config.encoder, index=config.index)
+    return Version(
+        number=1,
+        parent=None,
+        source=source,
+        source_fingerprint=fingerprint(imported_listing(image_ids)),
+        num_images=len(image_ids),
+        num_patches=count,
+        next_patch_id=count,
+        embedding_dim=encoder.embedding_dim,
+        encoder={
+            "name": config.encoder,
+            "digest": encoder.fingerprint.digest(),
+            "fingerprint": encoder.fingerprint.model_dump(mode="json"),
+            **facts,
+        },
+        index=infos,
+        tombstones=tombstones,
+        deleted_image_ids=[],
+        parts=parts,
+        config=settings.model_dump(mode="json"),
+        decoding=DECODING_REVISION,
+    )
+
+
+def _index_part(store: VersionStore, place: str, kind: str, rows: int) -> Part:
+    name, count = (INDEX_NAME, rows) if kind == "index" else (INFOS_NAME, 1)
+    return store.describe_part(kind, f"{place}/{name}", count)
+
+
+def _image_ids(folder: Folder, written: list[_Written]) -> list[str]:
+    ledgers = [folder.read_table(part.outputs[1], ["image_id"]) for part in written]
+    return pa.concat_tables(ledgers)["image_id"].unique().to_pylist()
+
+
+def _summary(version: Version, *, unchanged: bool) -> dict[str, Any]:
+    return {
+        "version": version.number,
+        "photographs": version.num_images,
+        "patches": version.num_live_patches,
+        "encoder": version.encoder["name"],
+        "encoder_origin": version.encoder["origin"],
+        "recall_at_20": version.index["recall_at_20"],
+        "pixels": "none: search and conditioning work, galleries cannot show patches",
+        "unchanged": unchanged,
+    }

@@ -1,0 +1,1 @@
+"""Neighbor tables of query sets: lookup, exact repair, and what is excluded."""

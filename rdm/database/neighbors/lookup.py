@@ -1,0 +1,283 @@
+"""Look up the nearest patches of every crop of a query set, and commit them as a neighbor table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from rdm.compute.device import DeviceName, worker_device
+from rdm.compute.pool import Pool
+from rdm.config import digest_json
+from rdm.database.building.embed import encode_images
+from rdm.database.neighbors.exclusion import Exclude, Lookup, Neighbors, require_full, search_allowed
+from rdm.database.neighbors.same_photographs import Exclusion, PhotographMatches, share_image_ids
+from rdm.database.neighbors.table import (
+    SEARCHED_KINDS,
+    NeighborConfig,
+    NeighborTable,
+    lookup_sums,
+    sort_table_parts,
+    table_facts,
+    table_parts,
+    with_lookup,
+)
+from rdm.database.reader import RetrievalDatabase
+from rdm.encoders import load_encoder, normalize, weights_path
+from rdm.errors import DatabaseError, FailureBudgetError
+from rdm.sources import QuerySet
+from rdm.sources.workers import require_visible
+from rdm.storage import Folder, Markers, VersionStore, sha256_file
+
+
+@dataclass(frozen=True)
+class NeighborTask:
+    """One shard of a query set to look up: `outputs` are the paths of its table and of its query embeddings."""
+
+    root: str
+    version: int
+    name: str
+    stem: str
+    config: NeighborConfig
+    encoder: str
+    outputs: tuple[str, str]
+    key: str
+    device: DeviceName = "auto"
+
+
+def neighbor_shard(task: NeighborTask) -> dict[str, Any]:
+    """Embed a query shard's crops, look up their neighbors and write both; return counts."""
+    folder = Folder(task.root)
+    markers = Markers(folder, f"neighbors-{task.name}")
+    if (marker := markers.find(task.stem, task.key)) is not None:
+        return marker.stats
+    encoder = load_encoder(task.encoder, device=str(worker_device(task.device)))
+    failures: list[tuple[str, str]] = []
+    keys: list[str] = []
+    sha256: list[str] = []
+
+    def pixels() -> Any:
+        for crop in QuerySet(task.config.queries).crops(task.stem, failures):
+            keys.append(crop.key)
+            sha256.append(crop.sha256)
+            yield crop.image
+
+    raw = encode_images(encoder, pixels(), task.config.batch_size)
+    database = RetrievalDatabase.open(task.root, version=task.version)
+    unit = normalize(raw).astype(np.float16)
+    crops = pa.table({"key": pa.array(keys, pa.string()), "sha256": pa.array(sha256, pa.string())})
+    lookup = look_up(database, unit, crops, task.config)
+    require_full(keys, lookup, folder.describe(f"neighbors/{task.name}"))
+    norm = np.linalg.norm(raw, axis=1).astype(np.float32)
+    folder.write_table(task.outputs[0], with_lookup(crops.append_column("norm", pa.array(norm)), lookup, task.config))
+    folder.write_array(task.outputs[1], unit)
+    stats = {"num_queries": len(keys), "failures": failures, **lookup_sums(lookup)}
+    markers.write(task.stem, task.key, task.outputs, stats)
+    return stats
+
+
+def look_up(
+    database: RetrievalDatabase, queries: NDArray[np.float16], crops: pa.Table, config: NeighborConfig
+) -> Lookup:
+    """Return the nearest allowed patches of a shard's crops.
+
+    Args:
+        database: the version to search.
+        queries: the crops' unit vectors [N, dim].
+        crops: a row for each with `key` and `sha256` of its photograph's file.
+        config: how many, how, and what is excluded.
+
+    Raises:
+        DatabaseError: there are fewer patches than are asked for.
+    """
+    living = database.version.num_live_patches
+
+    def search(some: NDArray[np.float16], width: int) -> Neighbors:
+        return database.search_vectors(some, max(config.k_stored, min(width, living)), exact=config.exact)
+
+    return search_allowed(search, queries, config.k_stored, exclusion_rule(database, crops, config))
+
+
+def exclusion_rule(database: RetrievalDatabase, crops: pa.Table, config: NeighborConfig) -> Exclude | None:
+    """Return which patches may not be neighbors of a shard's crops (rows of `key` and `sha256`); None: all may.
+
+    Raises:
+        DatabaseError: see photograph_matches.
+    """
+    matches = photograph_matches(database, crops, config) if config.exclude_self else None
+    return Exclusion(matches, config.exclude_above) if matches or config.exclude_above is not None else None
+
+
+def photograph_matches(database: RetrievalDatabase, crops: pa.Table, config: NeighborConfig) -> PhotographMatches:
+    """Return the comparison of crops' photographs (rows of `key` and `sha256`) with those of the database.
+
+    Raises:
+        DatabaseError: the database was imported, and nobody says whether its image ids are the query set's.
+    """
+    shared = config.shared_image_ids
+    if shared is None:
+        shared = share_image_ids(database.version.source, config.queries.source)
+        if not shared and not database.has_pixels:
+            raise DatabaseError(
+                "an imported database knows its photographs by image id alone: are these ids the query set's too?",
+                where=database.folder.url,
+                fix="rdm neighbors build ... --set shared_image_ids=true, or =false to go by similarity alone",
+            )
+    return PhotographMatches(database, crops, by_image_id=shared)
+
+
+def check_name(name: str) -> None:
+    """Raise DatabaseError unless a name can be a query set's."""
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise DatabaseError(f"{name!r} cannot name a query set", fix="use letters, digits, - and _")
+
+
+def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) -> dict[str, Any]:
+    """Look up every crop of a query set and commit a version with the table; return counts.
+
+    A rerun does only what is missing; of a table that stands it does nothing, or replaces the files that were lost.
+
+    Raises:
+        DatabaseError: the root is no database, or the name is not a plain word.
+        ConcurrentWriterError: another process is writing the database.
+        FailureBudgetError: too few photographs were usable.
+    """
+    check_name(name)
+    store = VersionStore(Folder(root))
+    store.require()
+    queries = QuerySet(config.queries)
+    table = _standing_table(RetrievalDatabase.open(root), name, queries, config)
+    if table is not None and not table.lost_stems():
+        return table.info
+    with store.writer():  # a writer of the database would sweep this one's temporary files away
+        database = RetrievalDatabase.open(root, device=pool.config.device)
+        source, weights = config.queries.source, weights_path(database.encoder_name)
+        require_visible(pool, database.folder, source=source, others=(weights,))
+        table = _standing_table(database, name, queries, config)
+        if table is not None and _restore(database, table, config, pool):
+            return table.info
+        return _build_table(database, name, queries, config, pool)
+
+
+def _standing_table(
+    database: RetrievalDatabase, name: str, queries: QuerySet, config: NeighborConfig
+) -> NeighborTable | None:
+    if name not in NeighborTable.names(database.folder, database.version):
+        return None
+    table = NeighborTable(database.folder, name, database.version)
+    asked = {
+        "queries_digest": queries.digest,
+        "config": config.model_dump(mode="json"),
+        "encoder_digest": database.encoder_digest,
+        "database_version": database.version.number,
+    }
+    return table if {field: table.info.get(field) for field in asked} == asked else None
+
+
+def _restore(database: RetrievalDatabase, table: NeighborTable, config: NeighborConfig, pool: Pool) -> bool:
+    """Make lost shards again in their places; return whether they came out as they were."""
+    stems, digest = table.lost_stems(), table.info["queries_digest"]
+    tasks = [_task(database, table.name, stem, config, table.paths(stem), digest) for stem in stems]
+    list(pool.map(neighbor_shard, tasks, stage="neighbors", names=stems))
+    lost = {path for task in tasks for path in task.outputs}
+    return all(
+        sha256_file(database.folder.local(part.path)) == part.sha256 for part in table.parts if part.path in lost
+    )
+
+
+def _task(
+    database: RetrievalDatabase,
+    name: str,
+    stem: str,
+    config: NeighborConfig,
+    outputs: tuple[str, str],
+    queries_digest: str,
+) -> NeighborTask:
+    version = database.version
+    searched = [version.encoder, version.tombstones]
+    searched += [part.sha256 for part in version.parts if part.kind in SEARCHED_KINDS]
+    key = digest_json([config.model_dump(mode="json"), queries_digest, searched, outputs])
+    return NeighborTask(
+        database.folder.url,
+        version.number,
+        name,
+        stem,
+        config,
+        database.encoder_name,
+        outputs,
+        key,
+        database.device,
+    )
+
+
+def _build_table(
+    database: RetrievalDatabase, name: str, queries: QuerySet, config: NeighborConfig, pool: Pool
+) -> dict[str, Any]:
+    number = database.version.number + 1
+    place = f"neighbors/{name}/{number:06d}"
+    outputs = [(f"{place}/{stem}.parquet", f"{place}/{stem}.npy") for stem in queries.stems]
+    tasks = [
+        _task(database, name, stem, config, paths, queries.digest)
+        for stem, paths in zip(queries.stems, outputs, strict=True)
+    ]
+    finished = dict(pool.map(neighbor_shard, tasks, stage="neighbors", names=queries.stems))
+    stats = [finished[number] for number in range(len(tasks))]  # shards finish in any order; sums must not show it
+    failures = [failure for shard in stats for failure in shard["failures"]]
+    num_queries = sum(shard["num_queries"] for shard in stats)
+    _check_budget(queries, failures, config.min_success_rate)
+    info = {
+        "queries": config.queries.model_dump(mode="json"),
+        "queries_digest": queries.digest,
+        "name": name,
+        "config": config.model_dump(mode="json"),
+        "stems": queries.stems,
+        "num_queries": num_queries,
+        "failures": failures,
+        "encoder_digest": database.encoder_digest,
+        **table_facts(stats, num_queries),
+    }
+    database.folder.write_json(f"{place}/queryset.json", info)
+    store = VersionStore(database.folder)
+    counts = [shard["num_queries"] for shard in stats]
+    parts = [
+        store.describe_part("queryset", f"{place}/queryset.json", 1),
+        *(store.describe_part("neighbors", task.outputs[0], n) for task, n in zip(tasks, counts, strict=True)),
+        *(store.describe_part("queries", task.outputs[1], n) for task, n in zip(tasks, counts, strict=True)),
+    ]
+    before = table_parts(database.version, name)
+    parts = sort_table_parts([*(part for part in database.version.parts if part not in before), *parts])
+    store.commit(database.version.model_copy(update={"number": number, "parent": number - 1, "parts": parts}))
+    return {**info, "database_version": number}
+
+
+def drop_neighbors(root: str, name: str) -> int:
+    """Commit a version without a query set's table and return its number; older versions keep the table.
+
+    Raises:
+        DatabaseError: the root is no database, or has no table of that name.
+        ConcurrentWriterError: another process is writing the database.
+    """
+    folder = Folder(root)
+    store = VersionStore(folder)
+    NeighborTable(folder, name)  # refuse an unknown name before the lock, which makes a file
+    with store.writer():
+        version = store.require()
+        dropped = NeighborTable(folder, name, version).parts
+        parts = [part for part in version.parts if part not in dropped]
+        number = version.number + 1
+        store.commit(version.model_copy(update={"number": number, "parent": version.number, "parts": parts}))
+    return number
+
+
+def _check_budget(queries: QuerySet, failures: list[tuple[str, str]], least: float) -> None:
+    rate = 1 - len(failures) / queries.listing.num_rows
+    if rate < least:
+        first = ", ".join(f"{image_id} ({reason})" for image_id, reason in failures[:3])
+        raise FailureBudgetError(
+            f"only {rate:.1%} of the query photographs are usable, under {least:.1%}: {first}",
+            where=queries.config.source,
+            fix="mend the source, or lower min_success_rate",
+        )

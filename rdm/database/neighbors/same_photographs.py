@@ -1,0 +1,125 @@
+"""The rule by which patches are excluded: photographs of a query set that are in the database too, near-duplicates."""
+
+# pyright: reportAttributeAccessIssue=false
+# pyarrow ships no types for the functions that it makes at run time.
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from rdm.database.neighbors.exclusion import Neighbors
+from rdm.database.reader import RetrievalDatabase
+
+GLOBAL_IDS = ("openimages", "samples")  # schemes whose image ids name the same photograph in every source
+_NONE = -2  # a patch whose photograph is none of those compared
+
+
+def share_image_ids(one: str, other: str) -> bool:
+    """Return whether equal image ids of two sources mean the same photograph."""
+    return one == other or (_scheme(one) == _scheme(other) and _scheme(one) in GLOBAL_IDS)
+
+
+class PhotographMatches:
+    """Which patches of a database were cut from which of some photographs, part by part and read when asked."""
+
+    def __init__(self, database: RetrievalDatabase, crops: pa.Table, *, by_image_id: bool) -> None:
+        """Prepare the comparison.
+
+        Args:
+            database: whose photographs are compared.
+            crops: a row for each crop [M]: its `key`, which begins with the image id, and the `sha256` of its
+                photograph's file.
+            by_image_id: whether an equal image id means the same photograph, besides equal bytes.
+        """
+        self.database = database
+        self._bytes, self.byte_group = _distinct(crops["sha256"])
+        self._ids, self.id_group = _distinct(
+            pc.replace_substring_regex(crops["key"], pattern="/[0-9]+$", replacement="")
+        )
+        self._by_image_id = by_image_id
+        self._known: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._starts = np.array([first for first, _ in database.parts], np.int64)
+
+    def groups(self, patch_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the groups [...] of patches [...] by equal bytes and by equal image id; negative: of none."""
+        result = np.full((2, *patch_ids.shape), _NONE, np.int64)
+        owner = np.searchsorted(self._starts, patch_ids, side="right") - 1
+        for part in np.unique(owner[patch_ids >= 0]):
+            inside = (owner == part) & (patch_ids >= 0)
+            for values, own in zip(result, self.part(int(part)), strict=True):
+                values[inside] = own[patch_ids[inside] - self._starts[part]]
+        return result[0], result[1]
+
+    def part(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the two groups [N] of the patches of one part."""
+        if number not in self._known:
+            version, folder = self.database.version, self.database.folder
+            patches = folder.read_table(version.parts_of("patches")[number].path, ["image_id", "image_row"])
+            ledger = folder.read_table(version.parts_of("ledger")[number].path, ["sha256"])
+            rows = patches["image_row"].to_numpy()
+            places = pa.array(rows, mask=rows < 0)  # a compacted row is dead, and never asked for
+            digests = ledger["sha256"].combine_chunks().take(places)
+            image_ids = patches["image_id"] if self._by_image_id else pa.nulls(patches.num_rows, pa.string())
+            self._known[number] = (_index_in(digests, self._bytes), _index_in(image_ids, self._ids))
+        return self._known[number]
+
+    def same_patches(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return crop numbers, ascending, and patch ids [P]: all living patches of the crops' own photographs."""
+        crops, ids = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        members = [(group, np.argsort(group, kind="stable")) for group in (self.byte_group, self.id_group)]
+        for number, (first, vectors) in enumerate(self.database.parts):
+            alive = np.isin(np.arange(first, first + len(vectors)), self.database.tombstones, invert=True)
+            for groups, (own, order) in zip(self.part(number), members, strict=True):
+                positions = np.flatnonzero((groups >= 0) & alive)
+                starts = np.searchsorted(own, groups[positions], "left", order)
+                counts = np.searchsorted(own, groups[positions], "right", order) - starts
+                within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+                crops.append(order[np.repeat(starts, counts) + within])
+                ids.append(np.repeat(positions + first, counts))
+        pairs = np.unique(np.stack([np.concatenate(crops), np.concatenate(ids)], axis=1), axis=0)
+        return pairs[:, 0], pairs[:, 1]
+
+
+class Exclusion:
+    """The rule for the crops of one shard of a query set.
+
+    Args:
+        matches: the photographs of the crops among those of the database; None: they are not looked at.
+        above: a patch this similar or more is a near-duplicate; None: however similar, it is a neighbor.
+    """
+
+    def __init__(self, matches: PhotographMatches | None, above: float | None) -> None:
+        self.matches = matches
+        self.above = above
+
+    def __call__(self, rows: NDArray[np.intp], candidates: Neighbors) -> NDArray[np.bool_]:
+        """See Exclude."""
+        ids, similarities = candidates
+        result = np.zeros(ids.shape, np.bool_)
+        if self.above is not None:
+            result |= similarities >= np.float32(self.above)
+        if self.matches is not None:
+            by_bytes, by_id = self.matches.groups(ids)
+            result |= by_bytes == self.matches.byte_group[rows][:, None]
+            result |= by_id == self.matches.id_group[rows][:, None]
+        return result
+
+
+def _distinct(values: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Return the different values, and for each of [M] its position among them."""
+    encoded = values.combine_chunks().dictionary_encode()
+    return encoded.dictionary, encoded.indices.to_numpy().astype(np.int64)
+
+
+def _index_in(values: Any, among: pa.Array) -> NDArray[np.int64]:
+    found = pc.index_in(values, value_set=among, skip_nulls=True)
+    return pc.fill_null(found, _NONE).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _scheme(spec: str) -> str:
+    return spec.partition("://")[0]

@@ -1,0 +1,240 @@
+"""Neighbor tables: the k nearest patches of every crop of a query set, precomputed into Parquet.
+
+A table belongs to a version of the database, like every other part: a version's tables are immutable, and an update
+commits repaired ones together with the patches that it adds and deletes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from rdm.config import Config
+from rdm.database.neighbors.exclusion import Lookup, Neighbors, no_neighbors, padded_lists, variable_lists
+from rdm.errors import DatabaseError, StorageError
+from rdm.sources import QuerySetConfig
+from rdm.storage import Folder, Part, Version, VersionStore
+
+TABLE_KINDS = ("queryset", "neighbors", "queries")
+SEARCHED_KINDS = ("embeddings", "index", "patches", "ledger")  # what decides a lookup
+
+
+class NeighborConfig(Config):
+    """What is looked up for every crop."""
+
+    queries: QuerySetConfig
+    k_stored: int = Field(
+        default=20, ge=1, description="neighbors stored, more than are used, so that deletions rarely need a search"
+    )
+    exact: bool = Field(default=True, description="compare with every vector; false: use the index")
+    exclude_self: bool = Field(
+        default=False, description="no neighbors from the crop's own photograph, should the database hold it"
+    )
+    exclude_above: float | None = Field(
+        default=None, gt=0, le=1, description="a patch at least this similar is a near-duplicate, and no neighbor"
+    )
+    shared_image_ids: bool | None = Field(
+        default=None,
+        description="whether equal image ids mean the same photograph, besides equal bytes; by default where the query "
+        "set and the database are of one source, or both of Open Images",
+    )
+    batch_size: int = Field(default=64, ge=1, description="crops encoded at once")
+    min_success_rate: float = Field(default=0.9, ge=0, le=1, description="share of the photographs that must be usable")
+
+    @property
+    def excludes(self) -> bool:
+        """Whether any patch may be excluded."""
+        return self.exclude_self or self.exclude_above is not None
+
+
+def build_command(root: str, name: str, config: NeighborConfig) -> str:
+    """Return the command that builds a table with all settings of a configuration, for people to type."""
+    words = ["rdm", "neighbors", "build", "--root", root, "--queries", config.queries.source, "--name", name]
+    words += ["--exclude-self"] if config.exclude_self else []
+    words += [] if config.exclude_above is None else ["--exclude-above", f"{config.exclude_above:g}"]
+    fields = config.model_dump(mode="json", exclude_defaults=True, exclude={"queries", "exclude_self", "exclude_above"})
+    fields["queries.crop"] = config.queries.crop.model_dump(mode="json", exclude_defaults=True)
+    fields["queries.images_per_shard"] = config.queries.images_per_shard
+    for field, value in fields.items():
+        words += ["--set", f"{field}={json.dumps(value, separators=(',', ':'))}"]
+    return shlex.join(words)
+
+
+def table_parts(version: Version, name: str) -> list[Part]:
+    """Return the parts of one query set's table: what describes it, its shards, their query embeddings."""
+    return [part for part in version.parts if part.kind in TABLE_KINDS and part.path.split("/")[1] == name]
+
+
+def sort_table_parts(parts: Sequence[Part]) -> list[Part]:
+    """Return parts with those of the tables last, by name, so that the order of the work does not show."""
+    tables = [part for part in parts if part.kind in TABLE_KINDS]
+    tables.sort(key=lambda p: (p.path.split("/")[1], TABLE_KINDS.index(p.kind), p.path.rpartition("/")[2]))
+    return [*(part for part in parts if part.kind not in TABLE_KINDS), *tables]
+
+
+class NeighborTable:
+    """The stored neighbors of one query set, in one version of a database, by default the current one.
+
+    Raises:
+        DatabaseError: the version has none of that name.
+    """
+
+    def __init__(self, folder: Folder, name: str, version: Version | None = None) -> None:
+        self.folder = folder
+        self.name = name
+        version = version or VersionStore(folder).require()
+        self.parts = table_parts(version, name)
+        if name not in self.names(folder, version):
+            raise DatabaseError(
+                f"there are no neighbors of a query set {name!r}",
+                where=folder.url,
+                fix=f"query sets here: {', '.join(self.names(folder, version)) or 'none'}; "
+                f"rdm neighbors build --root {folder.url} --queries SPEC --name {name} makes them",
+            )
+        self.info: dict[str, Any] = {"database_version": version.number, **_description(folder, name, self.parts)}
+
+    @cached_property
+    def config(self) -> NeighborConfig:
+        """What was looked up, and how."""
+        return NeighborConfig.model_validate(self.info["config"])
+
+    @staticmethod
+    def names(folder: Folder, version: Version | None = None) -> list[str]:
+        """Return the query sets whose neighbors are stored."""
+        version = version or VersionStore(folder).require()
+        found = {part.path.split("/")[1] for part in version.parts_of("queryset")}
+        older = {name for name in folder.names("neighbors") if folder.exists(_older_description(name))}
+        return sorted(found | older)
+
+    @classmethod
+    def of_query_set(cls, folder: Folder, queries_digest: str, version: Version | None = None) -> NeighborTable | None:
+        """Return the table of a query set, the first by name where there are several; None where there is none.
+
+        Raises:
+            DatabaseError: there are several, and they exclude different patches: which one is meant is not known.
+        """
+        tables = [cls(folder, name, version) for name in cls.names(folder, version)]
+        matching = [table for table in tables if table.info["queries_digest"] == queries_digest]
+        if len({(table.config.exclude_self, table.config.exclude_above) for table in matching}) > 1:
+            names = ", ".join(table.name for table in matching)
+            raise DatabaseError(
+                f"the tables {names} are of one query set and exclude different patches",
+                where=folder.url,
+                fix="build all of them again with the same --exclude-self and --exclude-above",
+            )
+        return matching[0] if matching else None
+
+    def paths(self, stem: str) -> tuple[str, str]:
+        """Return the paths of a shard's table and of its query embeddings."""
+        names = (("neighbors", f"{stem}.parquet"), ("queries", f"{stem}.npy"))
+        found = [p.path for kind, name in names for p in self.parts if p.kind == kind and p.path.endswith(f"/{name}")]
+        table, queries = found or [f"neighbors/{self.name}/{name}" for _, name in names]  # the latter: format 1
+        return table, queries
+
+    def shard(self, stem: str) -> tuple[list[str], NDArray[np.int64], NDArray[np.float32]]:
+        """Return keys [N], neighbor ids [N, k] and similarities [N, k] of one shard."""
+        table = self.table(stem)
+        return table.column("key").to_pylist(), *stored_lookup(table, self.config.k_stored).neighbors
+
+    def excluded(self, stem: str) -> Neighbors:
+        """Return the ids and similarities [N, m] of what was excluded and ranks before the last neighbor, padded."""
+        return stored_lookup(self.table(stem), self.config.k_stored).excluded
+
+    def table(self, stem: str) -> pa.Table:
+        """Return the rows of one shard as they are stored."""
+        return self.folder.read_table(self.paths(stem)[0])
+
+    def embeddings(self, stem: str) -> NDArray[np.float16]:
+        """Return the crops' own unit embeddings [N, dim] of one shard."""
+        return self.folder.read_array(self.paths(stem)[1])
+
+    @cached_property
+    def all_ids(self) -> NDArray[np.int64]:
+        """The neighbor ids [N, k] of the whole query set."""
+        return np.concatenate([self.shard(stem)[1] for stem in self.info["stems"]])
+
+    def lost_stems(self) -> list[str]:
+        """Return the shards of which a file is missing or not of its recorded size."""
+        lost = {p.path for p in self.parts if not self.folder.exists(p.path) or self.folder.size(p.path) != p.num_bytes}
+        return [stem for stem in self.info["stems"] if not lost.isdisjoint(self.paths(stem))]
+
+
+def with_lookup(table: pa.Table, lookup: Lookup, config: NeighborConfig) -> pa.Table:
+    """Return a shard's table with the columns of what was found: new ones, or in their places."""
+    columns: dict[str, pa.Array] = dict(
+        zip(("neighbor_ids", "similarities"), map(_fixed_lists, lookup.neighbors), strict=True)
+    )
+    if config.excludes:
+        columns |= zip(("excluded_ids", "excluded_similarities"), variable_lists(lookup.excluded), strict=True)
+    for name, values in columns.items():
+        present = name in table.column_names
+        place = table.column_names.index(name) if present else table.num_columns
+        table = table.set_column(place, name, values) if present else table.add_column(place, name, values)
+    return table
+
+
+def stored_lookup(table: pa.Table, k: int) -> Lookup:
+    """Return what a shard's table holds: neighbors [N, k], and the excluded ones that rank before the last of them.
+
+    Raises:
+        DatabaseError: the table has lists of another length.
+    """
+    flat = [table.column(name).combine_chunks().flatten().to_numpy() for name in ("neighbor_ids", "similarities")]
+    if any(len(values) != table.num_rows * k for values in flat):
+        raise DatabaseError(
+            f"a neighbor table has {table.num_rows} rows with {len(flat[0])} neighbors in all, not {k} in each",
+            fix="build the neighbors again with `rdm neighbors build`",
+        )
+    ids, similarities = (values.reshape(-1, k) for values in flat)
+    if "excluded_ids" not in table.column_names:
+        return Lookup((ids, similarities), no_neighbors(len(ids), 0))
+    return Lookup((ids, similarities), padded_lists(table["excluded_ids"], table["excluded_similarities"]))
+
+
+def lookup_sums(lookup: Lookup) -> dict[str, Any]:
+    """Return a shard's share of the facts of its table."""
+    return {
+        "similarity_sum": float(lookup.neighbors[1][:, 0].sum()),
+        "num_excluded": int((lookup.excluded[0] >= 0).sum()),
+    }
+
+
+def table_facts(shards: Sequence[dict[str, Any]], num_queries: int) -> dict[str, Any]:
+    """Return the facts of a table from those of its shards: the mean first similarity, and how many were excluded."""
+    return {
+        "mean_top1_similarity": sum(shard["similarity_sum"] for shard in shards) / max(num_queries, 1),
+        "num_excluded": sum(shard["num_excluded"] for shard in shards),
+    }
+
+
+def _fixed_lists(values: NDArray[Any]) -> pa.Array:
+    """Return the rows of an array [N, k] as lists of fixed size."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def _description(folder: Folder, name: str, parts: Sequence[Part]) -> dict[str, Any]:
+    """Return what `queryset.json` says of a table; one whose digest is not the recorded one is a StorageError."""
+    described = [part for part in parts if part.kind == "queryset"]
+    if not described:
+        return folder.read_json(_older_description(name))
+    data = folder.read_bytes(described[0].path)
+    if hashlib.sha256(data).hexdigest() != described[0].sha256:
+        raise StorageError(
+            "the description of a query set is damaged",
+            where=folder.describe(described[0].path),
+            fix="restore the file from a copy; `rdm database verify` names every part that broke",
+        )
+    return json.loads(data)
+
+
+def _older_description(name: str) -> str:
+    return f"neighbors/{name}/queryset.json"  # where format 1 has it

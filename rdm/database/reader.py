@@ -1,0 +1,281 @@
+"""`RetrievalDatabase`: one pinned version of a database, to search and to look things up in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from rdm.compute.device import DeviceName, compute_device
+from rdm.database.building.patchify import PATCH_SCHEMA
+from rdm.database.embedding_parts import gather, open_embeddings
+from rdm.database.pixels import iterate_patches, read_photograph
+from rdm.database.search.exact import blocks_of, canonical_similarities, exact_search, quantize, rank
+from rdm.database.search.index import approximate_candidates, index_place, open_index
+from rdm.encoders import Encoder, load_encoder
+from rdm.errors import DatabaseError, EncoderMismatchError, UsageError
+from rdm.sources.kinds.imported import is_imported
+from rdm.storage import Folder, Version, VersionStore
+from rdm.storage.files import read_error
+
+logger = logging.getLogger(__name__)
+_METADATA = ("image_path", "url", "author", "license", "norm")
+
+
+@dataclass(frozen=True)
+class PatchRecord:
+    """One patch: where it was cut, and from whose photograph."""
+
+    patch_id: int
+    image_id: str
+    url: str
+    author: str
+    license: str
+    box: tuple[int, int, int, int]
+
+
+class RetrievalDatabase:
+    """A reader of one version. Later versions do not disturb it: parts are immutable."""
+
+    def __init__(self, folder: Folder, version: Version, device: DeviceName = "cpu") -> None:
+        self.folder = folder
+        self.version = version
+        self.device: DeviceName = device
+
+    @classmethod
+    def open(cls, root: str, *, version: int | None = None, device: DeviceName = "cpu") -> RetrievalDatabase:
+        """Open a database at its current version, or at a given one.
+
+        Args:
+            root: folder or URL.
+            version: None: the current one.
+            device: what its encoder computes on, for queries.
+
+        Raises:
+            DatabaseError: the root is no retrieval database, or has no such version.
+        """
+        folder = Folder(root)
+        return cls(folder, VersionStore(folder).require(version), device)
+
+    @property
+    def encoder_name(self) -> str:
+        """The name of the encoder that made the embeddings, such as `assets://encoder-lite`."""
+        return str(self.version.encoder["name"])
+
+    @property
+    def encoder_digest(self) -> str:
+        """The digest of that encoder's fingerprint."""
+        return str(self.version.encoder["digest"])
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder that made the embeddings, loaded and compared with the recorded fingerprint.
+
+        Raises:
+            EncoderMismatchError: the encoder of that name is no longer the same.
+            DeviceError: its device is `cuda`, and there is no GPU.
+        """
+        encoder = load_encoder(self.encoder_name, device=str(compute_device(self.device)))
+        self.check_encoder(encoder)
+        return encoder
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Raise EncoderMismatchError unless an encoder is the one that made the embeddings."""
+        if (found := encoder.fingerprint.digest()) == self.encoder_digest:
+            return
+        recorded = self.version.encoder["fingerprint"]
+        current = encoder.fingerprint.model_dump(mode="json")
+        differing = ", ".join(name for name in current if current[name] != recorded.get(name)) or "fingerprint"
+        raise EncoderMismatchError(
+            f"the database was built with another encoder ({differing} differ): "
+            f"{self.encoder_name} {self.encoder_digest}, not {found}",
+            where=self.folder.url,
+            fix="use the encoder that built it, or build a new database with this one",
+        )
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether photographs are stored; a database of embeddings computed elsewhere has none."""
+        return not is_imported(self.version.source)
+
+    @cached_property
+    def tombstones(self) -> NDArray[np.int64]:
+        """The sorted ids of deleted patches."""
+        return np.array(sorted(self.version.tombstones), np.int64)
+
+    @cached_property
+    def parts(self) -> list[tuple[int, NDArray[np.float16]]]:
+        """`(first patch id, memory-mapped vectors [N, dim])` of each embedding part."""
+        return open_embeddings(self.folder, self.version.parts_of("embeddings"), self.version.embedding_dim)
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.array([first for first, _ in self.parts], np.int64)
+
+    @cached_property
+    def _index(self) -> faiss.Index | None:
+        """The version's index, or None where the version is an old one whose index was dropped."""
+        place = index_place(self.version)
+        if not self.folder.exists(place) and VersionStore(self.folder).require().number > self.version.number:
+            logger.warning("version %d has no index any more: comparing with every vector", self.version.number)
+            return None
+        return open_index(self.folder, place, self.version.index)
+
+    def search_vectors(
+        self, queries: NDArray[np.floating], k: int, *, exact: bool = False
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return ids [B, k] and similarities [B, k] of the nearest living patches, best first, ties by id.
+
+        Args:
+            queries: unit vectors [B, dim]; they are rounded to float16, as stored vectors are.
+            k: how many.
+            exact: compare with every vector instead of asking the index. The similarities are the same ones either way.
+
+        Raises:
+            UsageError: k is under 1.
+            DatabaseError: the database has fewer than k living patches, or the dimension differs.
+        """
+        if k < 1:
+            raise UsageError(f"{k} is no number of neighbors", fix="give -k a number of 1 or more")
+        if queries.shape[1] != self.version.embedding_dim:
+            raise DatabaseError(
+                f"queries have {queries.shape[1]} dimensions, the database {self.version.embedding_dim}",
+                where=self.folder.url,
+                fix="use the encoder that built the database",
+            )
+        if k > self.version.num_live_patches:
+            raise DatabaseError(
+                f"k = {k}, but the database has {self.version.num_live_patches} patches",
+                where=self.folder.url,
+                fix="ask for fewer neighbors, or add photographs",
+            )
+        vectors = quantize(queries)
+        if exact or self._index is None:
+            return exact_search(vectors, blocks_of(self.parts), k, excluded=self.tombstones)
+        return self._approximate(self._index, vectors, k)
+
+    def _approximate(
+        self, index: faiss.Index, queries: NDArray[np.float16], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        # In format 1 the index is the newest version's and holds deleted patches: pass over them and what came later.
+        later = np.arange(self.version.next_patch_id, index.ntotal, dtype=np.int64)
+        candidates = approximate_candidates(index, queries, k, np.concatenate([self.tombstones, later]))
+        short = np.flatnonzero((candidates < 0).any(axis=1))  # an inverted list may hold fewer than k living vectors
+        if len(short):
+            candidates[short] = exact_search(queries[short], blocks_of(self.parts), k, excluded=self.tombstones)[0]
+        similarities = canonical_similarities(queries, self.embeddings(candidates))
+        order = np.stack([rank(ids, row, k) for ids, row in zip(candidates, similarities, strict=True)])
+        return np.take_along_axis(candidates, order, 1), np.take_along_axis(similarities, order, 1)
+
+    def embeddings(self, patch_ids: NDArray[np.integer]) -> NDArray[np.float16]:
+        """Return the unit vectors [..., dim] of patches [...], by arithmetic on the memory maps.
+
+        Raises:
+            DatabaseError: an id was never given out.
+        """
+        flat = np.asarray(patch_ids, np.int64).ravel()
+        self._check_ids(flat)
+        return gather(self.parts, flat).reshape(*np.shape(patch_ids), self.version.embedding_dim)
+
+    def patch_rows(self, patch_ids: NDArray[np.integer]) -> pa.Table:
+        """Return the patches' rows (patches and metadata joined), in the order of the ids."""
+        flat = np.asarray(patch_ids, np.int64).ravel()
+        self._check_ids(flat)
+        owner = np.searchsorted(self._starts, flat, side="right") - 1
+        patches, metadata = self.version.parts_of("patches"), self.version.parts_of("metadata")
+        tables, positions = [], []
+        for part in np.unique(owner) if len(flat) else [0]:  # no ids: no rows, but the same columns
+            rows = np.flatnonzero(owner == part)
+            local = flat[rows] - self.parts[part][0]
+            left = self._table(patches[part].path, PATCH_SCHEMA.names).take(local)
+            right = self._table(metadata[part].path, _METADATA).take(local)
+            for column in _METADATA:
+                left = left.append_column(column, right.column(column))
+            tables.append(left)
+            positions.append(rows)
+        order = np.argsort(np.concatenate(positions), kind="stable")
+        return pa.concat_tables(tables).take(order)
+
+    def _table(self, path: str, required: Sequence[str]) -> pa.Table:
+        """Return all columns of a Parquet part; one that lacks a required column is damaged."""
+        table = self.folder.read_table(path)
+        if missing := set(required) - set(table.column_names):
+            raise read_error(ValueError(f"it has no column {min(missing)}"), self.folder.describe(path))
+        return table
+
+    def records(self, patch_ids: NDArray[np.integer]) -> list[PatchRecord]:
+        """Return what is known of each patch; a deleted one is a DatabaseError."""
+        self._refuse_deleted(patch_ids)
+        return [
+            PatchRecord(
+                row["patch_id"],
+                row["image_id"],
+                row["url"],
+                row["author"],
+                row["license"],
+                (row["x0"], row["y0"], row["x1"], row["y1"]),
+            )
+            for row in self.patch_rows(patch_ids).to_pylist()
+        ]
+
+    def pixels(self, patch_ids: NDArray[np.integer]) -> list[Image.Image]:
+        """Return the patches' pixels, cut from their photographs now; a deleted one is a DatabaseError."""
+        self._refuse_deleted(patch_ids)
+        return list(iterate_patches(self.folder, self.patch_rows(patch_ids))) if np.size(patch_ids) else []
+
+    def photograph(self, patch_id: int) -> Image.Image:
+        """Return the whole photograph that a patch was cut from; of a deleted patch it is a DatabaseError."""
+        self._refuse_deleted(np.array([patch_id]))
+        row = self.patch_rows(np.array([patch_id])).to_pylist()[0]
+        return read_photograph(self.folder, row["image_shard"], row["image_row"])
+
+    def living_ids(self) -> NDArray[np.int64]:
+        """Return the ids of all patches that are not deleted, ascending."""
+        return np.setdiff1d(np.arange(self.version.next_patch_id, dtype=np.int64), self.tombstones)
+
+    def status(self) -> dict[str, Any]:
+        """Return the facts that `rdm database status` shows."""
+        version = self.version
+        return {
+            "root": self.folder.url,
+            "version": version.number,
+            "versions": VersionStore(self.folder).numbers(),
+            "source": version.source,
+            "num_images": version.num_images,
+            "num_patches": version.num_live_patches,
+            "num_deleted_patches": len(version.tombstones),
+            "num_near_duplicates": sum(part.num_rows for part in version.parts_of("duplicates")),
+            "dropped_patches": version.dropped_patches,
+            "embedding_dim": version.embedding_dim,
+            "encoder": self.encoder_name,
+            "encoder_digest": self.encoder_digest,
+            "encoder_origin": version.encoder.get("origin", "made the embeddings here"),
+            "has_pixels": self.has_pixels,
+            "precision": version.encoder.get("precision", "float32"),
+            "decoding": version.decoding,
+            "index": version.index,
+            "num_bytes": version.num_bytes,
+        }
+
+    def _refuse_deleted(self, patch_ids: NDArray[np.integer]) -> None:
+        deleted = np.intersect1d(np.asarray(patch_ids, np.int64), self.tombstones)
+        if len(deleted):
+            raise DatabaseError(
+                f"patch {deleted[0]} was deleted", where=self.folder.url, fix="search again: no search finds it"
+            )
+
+    def _check_ids(self, flat: NDArray[np.int64]) -> None:
+        if len(flat) and not (flat.min() >= 0 and flat.max() < self.version.next_patch_id):
+            raise DatabaseError(
+                f"patch ids run from 0 to {self.version.next_patch_id - 1}; asked for {flat.min()}..{flat.max()}",
+                where=self.folder.url,
+                fix="the ids belong to another database, or to a later version",
+            )

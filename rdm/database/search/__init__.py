@@ -1,0 +1,1 @@
+"""Nearest neighbors: exact search, and the index that approximates it."""

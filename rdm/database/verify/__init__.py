@@ -1,0 +1,1 @@
+"""Checks of a stored database against its records."""

@@ -1,0 +1,1 @@
+"""Checkpoints in the released layout of latent diffusion."""

@@ -1,0 +1,1 @@
+"""First stages: autoencoders between pictures and latents, and what trains them."""

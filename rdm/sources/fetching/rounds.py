@@ -1,0 +1,194 @@
+"""Fetch the photographs of one shard: candidate after candidate, each round by img2dataset, resumable at any moment."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rdm.errors import RdmError
+from rdm.sources.fetching.fetched import Shelf
+from rdm.sources.fetching.img2dataset import LOG, OUTPUT, ROWS, run_img2dataset
+from rdm.sources.http.client import FetchConfig
+from rdm.sources.http.urls import fetchable_url
+from rdm.sources.ledger import FAILED, REMOVED, SKIPPED, Row, cause_of, unusable_row, usable_row
+from rdm.sources.photographs.decode import ImageDecodeError
+from rdm.sources.photographs.filters import TOO_LONG, TOO_SMALL
+from rdm.storage.files import storage_errors
+
+OPTED_OUT = "opted out"
+_ROBOTS = "Use of image disallowed by X-Robots-Tag directive"  # img2dataset's words
+_SHARD = "00000"
+LOCK_SECONDS = 30  # a worker that was given up may still be about to end
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One place where a photograph may be had; `checksum` is the base64 of its MD5, or empty where it is not known."""
+
+    url: str
+    checksum: str = ""
+
+
+def fetch_photographs(
+    entries: Sequence[Row],
+    candidates: Callable[[Row], Sequence[Candidate]],
+    scratch: Path,
+    config: FetchConfig,
+) -> Iterator[tuple[Row, bytes]]:
+    """Yield the ledger row of every listed photograph, in order, and its bytes (none where it cannot be had).
+
+    What failed at one candidate is tried at the next, unless its owner opted out. What a killed run left in `scratch`
+    is not fetched again.
+
+    Raises:
+        RdmError: img2dataset cannot run, or another process works in the same folder.
+        StorageError: the disk is full or cannot be written.
+    """
+    with storage_errors(scratch):
+        scratch.mkdir(parents=True, exist_ok=True)
+    with _alone(scratch):
+        fetching = _Fetching(entries, [tuple(candidates(entry)) for entry in entries], scratch, config)
+        fetching.run()
+        yield from map(fetching.result, range(len(entries)))
+
+
+class _Fetching:
+    """The rounds over one shard. A round asks for one candidate of every photograph that is still missing."""
+
+    def __init__(
+        self, entries: Sequence[Row], options: Sequence[Sequence[Candidate]], scratch: Path, config: FetchConfig
+    ) -> None:
+        self.entries, self.options, self.scratch, self.config = entries, options, scratch, config
+        self.shelf = Shelf(scratch)
+
+    def run(self) -> None:
+        """Fetch until nothing is left to try."""
+        for left in sorted(self.scratch.glob("round-*")):
+            self._collect(left, ended=False)
+        for left in self.scratch.glob("done-*"):
+            shutil.rmtree(left)
+        while wanted := self._wanted():
+            directory = self.scratch / f"round-{uuid.uuid4().hex[:8]}"
+            with storage_errors(directory):
+                directory.mkdir()
+                pq.write_table(pa.Table.from_pylist(wanted), directory / ROWS)
+            run_img2dataset(directory, self.config, len(wanted))
+            self._collect(directory, ended=True)
+
+    def result(self, number: int) -> tuple[Row, bytes]:
+        """Return one photograph's ledger row and bytes."""
+        if self.shelf.has(number):
+            return self.shelf.get(number)
+        message = self.shelf.message(number) or "not known to the source"
+        status = SKIPPED if cause_of(message) in (OPTED_OUT, REMOVED, TOO_SMALL, TOO_LONG) else FAILED
+        return unusable_row(self.entries[number], message, status), b""
+
+    def _wanted(self) -> list[dict[str, Any]]:
+        wanted = []
+        for number, options in enumerate(self.options):
+            if self.shelf.has(number):
+                continue
+            while (candidate := self.shelf.next_candidate(number)) is not None and candidate < len(options):
+                if (url := fetchable_url(options[candidate].url)) is not None:
+                    wanted.append({"row": number, "url": url, "candidate": candidate})
+                    break
+                self.shelf.fail(number, candidate, "not a usable URL")
+        return wanted
+
+    def _collect(self, directory: Path, *, ended: bool) -> None:
+        """Take over what a round fetched and what failed in it; `ended`: what it does not tell of has failed too."""
+        asked = _read_rows(directory)
+        failures = dict(_read_failures(directory / OUTPUT))
+        for number, path in _read_successes(directory / OUTPUT):
+            if (message := self._keep(number, asked[number], path.read_bytes())) is not None:
+                failures[number] = message
+        missing = [number for number in asked if number not in failures and not self.shelf.has(number)]
+        if ended and len(missing) == len(asked):
+            raise RdmError(
+                "img2dataset fetched nothing and did not say why",
+                where=directory / LOG,
+                fix="read its log, and run the same command again",
+            )
+        for number, candidate in asked.items():
+            if number in failures:
+                self._fail(number, candidate, failures[number])
+            elif ended and number in missing:
+                self._fail(number, candidate, "no result")
+        self.shelf.save()
+        done = directory.rename(directory.with_name(f"done-{directory.name}"))  # half deleted it could not be read
+        shutil.rmtree(done)
+
+    def _keep(self, number: int, candidate: int, data: bytes) -> str | None:
+        """Put a picture on the shelf; return why not, where it cannot be used."""
+        option = self.options[number][candidate]
+        digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        if option.checksum and option.checksum != digest:
+            return "checksum differs"
+        try:
+            row = usable_row(self.entries[number], data, option.url)
+        except ImageDecodeError as error:
+            return str(error)
+        self.shelf.put(number, row, data)
+        return None
+
+    def _fail(self, number: int, candidate: int, message: str) -> None:
+        if cause_of(message) == OPTED_OUT:
+            self.shelf.settle(number, message)
+        else:
+            self.shelf.fail(number, candidate, message)
+
+
+def _read_rows(directory: Path) -> dict[int, int]:
+    """Return the candidate asked for by photograph; nothing where the round was killed before it began."""
+    try:
+        table = pq.read_table(directory / ROWS)
+    except (OSError, pa.ArrowException):
+        return {}
+    return dict(zip(table["row"].to_pylist(), table["candidate"].to_pylist(), strict=True))
+
+
+def _read_successes(output: Path) -> Iterator[tuple[int, Path]]:
+    for path in sorted((output / _SHARD).glob("*.json")):  # written after the picture that it tells of
+        try:
+            yield json.loads(path.read_bytes())["row"], path.with_suffix(".jpg")
+        except ValueError:  # img2dataset was killed while it wrote this
+            continue
+
+
+def _read_failures(output: Path) -> Iterator[tuple[int, str]]:
+    if not (output / f"{_SHARD}_stats.json").exists():  # written after the ledger is whole
+        return
+    for row in pq.read_table(output / f"{_SHARD}.parquet", columns=["row", "status", "error_message"]).to_pylist():
+        if row["status"] != "success":
+            message = row["error_message"] or "download failed"
+            yield row["row"], f"{OPTED_OUT}: X-Robots-Tag" if message == _ROBOTS else message
+
+
+@contextmanager
+def _alone(scratch: Path) -> Iterator[None]:
+    deadline = time.monotonic() + LOCK_SECONDS
+    with open(scratch / ".lock", "w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise RdmError(
+                        "another process fetches the same photographs", where=scratch, fix="wait for it, or end it"
+                    ) from error
+            time.sleep(0.2)
+        yield

@@ -1,0 +1,1 @@
+"""The sources that users name, one file a scheme."""

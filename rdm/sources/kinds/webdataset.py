@@ -1,0 +1,179 @@
+"""`webdataset:///DIR_OR_TAR_OR_PATTERN`: pictures in WebDataset tars, read in place by offset."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+
+from rdm.errors import SourceError
+from rdm.sources.file_names import file_below, text_of_name
+from rdm.sources.kinds.local import PATH_HINT, LocalSource, RefusedFileError, local_path, read_file
+from rdm.sources.listing import Author, make_listing
+from rdm.sources.patterns import check_finished, count_suffixes, expand_pattern, files_below, fixed_part
+from rdm.sources.photographs.decode import IMAGE_SUFFIXES
+from rdm.sources.tar_members import open_tar, read_sparse, visible_files
+
+logger = logging.getLogger(__name__)
+LINK_TO_NOTHING = "link to nothing: its target is not in the tar"  # cause and detail
+_COMPRESSED = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
+
+
+class WebDatasetSource(LocalSource):
+    """The pictures of one tar, of every tar in a folder and below, or of those that a pattern names.
+
+    The image id is the member's key. Tars may number their members alike: the key belongs to the first tar by name,
+    those of folders below last, and `TAR/MEMBER` to the others.
+    """
+
+    def __init__(self, rest: str) -> None:
+        self.path = local_path("webdataset", rest)
+        self.spec = f"webdataset://{text_of_name(os.fsencode(self.path))}"
+        self._is_pattern = not self.path.exists()
+        self.root = fixed_part(str(self.path)) if self._is_pattern else self.path
+        if self._is_pattern and not self.tars:
+            raise SourceError(
+                "the WebDataset does not exist",
+                where=self.path,
+                fix=f"name a .tar file, a folder of them or a pattern such as {{000..003}}.tar {PATH_HINT}",
+            )
+
+    @property
+    def tars(self) -> list[Path]:
+        """The tar files, sorted by name, those of folders below last.
+
+        Raises:
+            SourceError: a pattern names tars that do not exist.
+        """
+        if self.root.is_file():
+            return [self.root]
+        found = self._named() if self._is_pattern else files_below(self.root)
+        tars = [path for path in found if self._is_pattern or path.suffix.lower() == ".tar"]
+        return sorted(tars, key=lambda path: (len(path.relative_to(self.root).parts), path))
+
+    def _named(self) -> list[Path]:
+        found = expand_pattern(str(self.path))
+        if found.paths and found.missing:
+            raise SourceError(
+                f"{len(found.missing)} of the tars of the pattern do not exist",
+                where=found.missing[0],
+                fix="check the pattern, or fetch them",
+            )
+        return found.paths
+
+    def _name(self, tar: Path) -> str:
+        """Return the name of a tar in ids and locations: its path in the folder."""
+        name = tar.name if self.root.is_file() else tar.relative_to(self.root)
+        return text_of_name(os.fsencode(name))
+
+    def _check_found(self, tars: list[Path]) -> None:
+        """Raise SourceError where there is no tar, or one beside others that is compressed or not whole."""
+        files = [] if self._is_pattern or self.root.is_file() else files_below(self.root)
+        check_finished(files)
+        compressed = [file for file in files if file.name.lower().endswith(_COMPRESSED)]
+        if compressed:
+            raise SourceError(
+                f"compressed tars are not read: {count_suffixes(compressed)}",
+                where=compressed[0],
+                fix="unpack them to plain tars: gunzip; or move them elsewhere",
+            )
+        if not tars:
+            raise SourceError(
+                f"there is no .tar in the folder or below, which hold {count_suffixes(files)}",
+                where=self.root,
+                fix="name a folder of .tar files; pictures are folder://DIR, lists urls://DIR",
+            )
+
+    def listing(self) -> pa.Table:
+        """See Source. A location is `TAR:OFFSET:SIZE`, of a sparse file `TAR:HEADER:SIZE:sparse`.
+
+        What counts is what `tar` would extract, without hidden files: see `tar_members`.
+        """
+        rows: dict[str, dict[str, str]] = {}
+        repeats = []
+        tars = self.tars
+        self._check_found(tars)
+        for path in tars:
+            tar = self._name(path)
+            for picture in _pictures(path):
+                key = str(PurePosixPath(picture.name).with_suffix(""))
+                row = {"location": f"{tar}:{picture.place}", "etag": picture.etag}
+                if key in rows:
+                    repeats.append({"image_id": f"{tar}/{picture.name}", **row})
+                else:
+                    rows[key] = {"image_id": key, **row}
+        return make_listing([*rows.values(), *repeats])
+
+    def read(self, location: str, limit: int | None = None) -> bytes:
+        """See Source."""
+        place = re.fullmatch(r"(.*):(\d+):(\d+)(:sparse)?", location, re.DOTALL)
+        if place is None:
+            raise RefusedFileError(LINK_TO_NOTHING)
+        path = self._tar(place[1])
+        if place[4] is None:
+            return read_file(path, limit, start=int(place[2]), size=int(place[3]))
+        read_file(path, 0, size=int(place[3]))  # refused where it is too large
+        return read_sparse(path, int(place[2]))[:limit]
+
+    def _tar(self, name: str) -> Path:
+        """Return the tar of a name in a location; whatever the name says, it lies below the folder."""
+        if self.root.is_file():
+            return self.root
+        inside = PurePosixPath(*[part for part in PurePosixPath(name).parts if part not in ("..", "/")])
+        return Path(os.fsdecode(file_below(self.root, str(inside))))
+
+    def credits(self) -> tuple[Author, ...]:
+        """Return nobody: tars carry credits, if any, beside each picture."""
+        return ()
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture of a tar: its path there, the end of its location, and its etag."""
+
+    name: str
+    place: str
+    etag: str
+
+
+def _pictures(path: Path) -> Iterator[_Picture]:
+    """Yield the pictures of a tar. The etag of each is its size and time, or without a time those of the tar too."""
+    files, status = visible_files(_members(path)), path.stat()
+    if replaced := [name for name in files.replaced if _names_picture(name)]:
+        message = "%s: members that a later one of the same name replaces, left out: %d, such as %s"
+        logger.warning(message, path, len(replaced), replaced[0])
+    for name, member in files.members.items():
+        if _names_picture(name):
+            tar = "" if member.mtime else f"-{status.st_size}-{status.st_mtime_ns}"
+            sparse = member.issparse()
+            place = f"{member.offset if sparse else member.offset_data}:{member.size}{':sparse' if sparse else ''}"
+            yield _Picture(name, place, f"{member.size}-{member.mtime}{tar}")
+    yield from (_Picture(name, name, LINK_TO_NOTHING) for name in files.lost if _names_picture(name))
+
+
+def _names_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _members(path: Path) -> list[tarfile.TarInfo]:
+    try:
+        if not path.is_file():
+            raise tarfile.ReadError("not a regular file")  # a pipe would be waited for
+        with open_tar(path, is_plain=True) as tar:  # compressed ones have no offsets
+            members = tar.getmembers()
+            # At a damaged header tarfile ends as at the end of the archive, and what follows would vanish in silence.
+            with open(path, "rb") as file:
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError(f"no end of archive after {len(members)} members")
+    except (tarfile.TarError, OSError) as error:
+        raise SourceError(
+            f"the tar is damaged or compressed: {error}", where=path, fix="fetch it again, or unpack it to a plain tar"
+        ) from error
+    return members

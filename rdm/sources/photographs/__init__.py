@@ -1,0 +1,1 @@
+"""One photograph: decoding it, cutting it, and what is left out."""

@@ -1,0 +1,286 @@
+"""Take a picture's file apart, format by format: the pixels, and what of its metadata decides how they are shown."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from dataclasses import dataclass, field, replace
+from typing import IO
+
+from rdm.sources.photographs.metadata import (
+    EXIF_HEAD,
+    MAX_PROFILE_BYTES,
+    MAX_TEXT_BYTES,
+    Exif,
+    Metadata,
+    Parts,
+    SplicedBytes,
+    described,
+    without_exif_head,
+)
+from rdm.sources.photographs.png import PngFile
+
+_XMP_HEAD = b"http://ns.adobe.com/xap/1.0/\0"
+_ICC_HEAD = b"ICC_PROFILE\0"
+
+
+def take_apart(data: bytes) -> Parts:
+    """Return the pixels and the metadata of a picture's file; of any other bytes, nothing."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngFile(data).parts()
+    if data.startswith(b"\xff\xd8\xff"):
+        return _jpeg(data)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return _webp(data)
+    if data.startswith((b"II", b"MM")):
+        return _tiff(data)
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return _gif(data)
+    if data.startswith(b"BM"):
+        return _bmp(data)
+    return Parts()
+
+
+def pixel_file(data: bytes, parts: Parts) -> IO[bytes]:
+    """Return a file to decode the pixels from."""
+    return io.BufferedReader(SplicedBytes(parts.spans)) if parts.spans else io.BytesIO(data)
+
+
+# JPEG
+
+# Where to go on behind damage.
+_JPEG_START = re.compile(rb"\xff[\xc0-\xc2\xc4\xdb\xdd\xe0-\xef\xfe]")
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xfe]")
+_APP1_HEAD = re.compile(rb"Exif\0\0|http://ns\.adobe\.com/xap/1\.0/\0")
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+
+
+@dataclass
+class _Segments:
+    """The segments of a JPEG up to its first scan."""
+
+    spans: list[memoryview] = field(default_factory=list)
+    app: list[tuple[int, memoryview]] = field(default_factory=list)  # marker and body
+    num_pixels: int = 0
+    broken_at: int | None = (
+        None  # a segment that cannot be read, or does not end where another begins
+    )
+
+
+def _jpeg(data: bytes) -> Parts:
+    view, seen = memoryview(data), set[int]()
+    found = _segments(view, 2, seen)
+    if found.broken_at is not None:
+        # Go on behind the damage, with what leads to the largest picture: a thumbnail may lie in the damaged segment.
+        best, start = None, 0
+        for match in _JPEG_START.finditer(view, found.broken_at + 2):
+            chain = _segments(view, match.start(), seen)
+            if chain.broken_at is None and (best is None or chain.num_pixels > best.num_pixels):
+                best, start = chain, match.start()
+        if best is None:
+            return Parts()
+        damaged = view[found.broken_at : start]
+        legible = [(0xE1, damaged[match.start() :]) for match in _APP1_HEAD.finditer(damaged)]
+        found = replace(
+            best, spans=[*found.spans, *best.spans], app=[*found.app, *legible, *best.app]
+        )
+    return Parts((view[:2], *found.spans), _jpeg_metadata(found.app))
+
+
+def _segments(view: memoryview, place: int, seen: set[int]) -> _Segments:
+    """Walk from one marker to the next, up to the first scan. `seen` has the places where walks were, and gets these.
+
+    A walk ends as broken where another one was: each place of a file is seen once.
+    """
+    found = _Segments()
+    while True:
+        while view[place : place + 2] == b"\xff\xff":  # fill bytes
+            place += 1
+        head, is_new = bytes(view[place : place + 4]), place not in seen
+        seen.add(place)
+        if not is_new or len(head) < 4 or not _JPEG_MARKER.match(head) or 0xD0 <= head[1] < 0xDA:
+            break
+        marker, end = head[1], place + 2 + int.from_bytes(head[2:])
+        if marker == 0xDA and found.num_pixels:
+            found.spans.append(view[place:])
+            return found
+        is_metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
+        found.spans += _color_segment(view[place:])
+        if end < place + 4 or end >= len(view) or (is_metadata and view[end] != 0xFF):
+            break
+        body = view[place + 4 : end]
+        if is_metadata:
+            found.app.append((marker, body))
+        elif marker in _FRAMES and len(body) >= 6:
+            found.num_pixels = int.from_bytes(body[1:3]) * int.from_bytes(body[3:5])
+        if not is_metadata:
+            found.spans.append(view[place:end])
+        # Bytes of no segment are passed over, as libjpeg does.
+        following = _JPEG_MARKER.search(view, end)
+        place = following.start() if following else len(view)
+    found.broken_at = place
+    return found
+
+
+def _color_segment(segment: memoryview) -> list[memoryview]:
+    """Return a segment that says which colors the components are: JFIF's or Adobe's, without what may follow there."""
+    for head, name, size in ((b"\xff\xe0", b"JFIF\0", 14), (b"\xff\xee", b"Adobe", 12)):
+        if bytes(segment[:2]) == head and bytes(segment[4:9]) == name and len(segment) >= 4 + size:
+            return [memoryview(head + (2 + size).to_bytes(2)), segment[4 : 4 + size]]
+    return []
+
+
+def _jpeg_metadata(app: list[tuple[int, memoryview]]) -> Metadata:
+    exif, xmp, pieces = b"", memoryview(b""), {}
+    for marker, body in app:
+        if marker == 0xE1 and bytes(body[:6]) == EXIF_HEAD:
+            # A large block goes on in the next segment.
+            exif += bytes(body[6:]) if len(exif) < MAX_TEXT_BYTES else b""
+        elif marker == 0xE1 and bytes(body[: len(_XMP_HEAD)]) == _XMP_HEAD:
+            xmp = body[len(_XMP_HEAD) :]
+        elif marker == 0xE2 and bytes(body[:12]) == _ICC_HEAD and len(body) > 14:
+            pieces.setdefault(body[12], (body[13], body[14:]))
+    profile = b""
+    if pieces and sorted(pieces) == list(range(1, pieces[min(pieces)][0] + 1)):
+        profile = b"".join(pieces[number][1] for number in sorted(pieces))
+    return described(exif, xmp, profile)
+
+
+# WebP
+
+_WEBP_PIXELS = frozenset({b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"})
+
+
+def _webp(data: bytes) -> Parts:
+    view, place = memoryview(data), 12
+    spans, found = [], {b"ICCP": b"", b"EXIF": memoryview(b""), b"XMP ": memoryview(b"")}
+    while place + 8 <= len(view):
+        kind, length = struct.unpack("<4sI", view[place : place + 8])
+        end = place + 8 + length + length % 2
+        if kind in _WEBP_PIXELS:
+            if place + 8 + length > len(view):
+                return Parts()  # cut short: Pillow says so
+            spans.append(view[place:end])
+            if end > len(view):
+                spans.append(b"\0")
+        elif kind in found:
+            found[kind] = view[place + 8 : place + 8 + length]
+        place = end
+    head = b"RIFF" + struct.pack("<I", 4 + sum(map(len, spans))) + b"WEBP"
+    profile = bytes(found[b"ICCP"][: MAX_PROFILE_BYTES + 1])
+    return Parts(
+        (head, *spans),
+        described(without_exif_head(memoryview(found[b"EXIF"])), found[b"XMP "], profile),
+    )
+
+
+# TIFF
+
+# Sizes, samples, compression, strips, tiles, palettes and what decoders of JPEG and of fax codes need.
+_TIFF_PIXELS = frozenset(
+    {
+        254,
+        255,
+        256,
+        257,
+        258,
+        259,
+        262,
+        266,
+        273,
+        277,
+        278,
+        279,
+        284,
+        292,
+        293,
+        297,
+        317,
+        318,
+        319,
+        320,
+        322,
+        323,
+    }
+    | {
+        324,
+        325,
+        332,
+        334,
+        336,
+        338,
+        339,
+        340,
+        341,
+        347,
+        *range(512, 522),
+        529,
+        530,
+        531,
+        532,
+        32995,
+        32996,
+    }
+)
+_COMPRESSION, _XMP_TAG, _ICC_TAG = 259, 700, 34675
+_UNCOMPRESSED = 1
+
+
+def _tiff(data: bytes) -> Parts:
+    """Take a TIFF apart: its first directory is written anew behind the file, with what tells the pixels."""
+    tags = Exif(data)
+    entries = tags.entries(tags.first)
+    if not entries:
+        return Parts()
+    profile, xmp = (
+        tags.value(entries[tag]) if tag in entries else None for tag in (_ICC_TAG, _XMP_TAG)
+    )
+    metadata = described(
+        data, xmp or b"", bytes(profile[: MAX_PROFILE_BYTES + 1]) if profile else b""
+    )
+    kept = b"".join(entries[tag] for tag in sorted(_TIFF_PIXELS & entries.keys()))
+    count = len(kept) // struct.calcsize(tags.entry_format)
+    directory = struct.pack(tags.order + ("Q" if tags.is_big else "H"), count) + kept + bytes(8)
+    start = len(data) + len(data) % 2
+    place = struct.pack(tags.order + ("Q" if tags.is_big else "I"), start)
+    head = 8 if tags.is_big else 4
+    view = memoryview(data)
+    spans = (view[:head], place, view[head + len(place) :], bytes(start - len(data)), directory)
+    is_copied = tags.number(entries, _COMPRESSION) > _UNCOMPRESSED  # libtiff wants it in one piece
+    return Parts(spans, metadata, len(data) if is_copied else 0)
+
+
+# GIF and BMP
+
+
+def _gif(data: bytes) -> Parts:
+    """Leave out the extensions before the first frame, but for the one that says what is transparent."""
+    view = memoryview(data)
+    if len(view) < 13:
+        return Parts()
+    place = 13 + (3 << (view[10] & 7) + 1 if view[10] & 0x80 else 0)
+    spans, profile = [view[:place]], b""
+    while view[place : place + 1] == b"\x21":
+        blocks, end = [], place + 2
+        while end < len(view) and view[end]:
+            blocks.append(view[end + 1 : end + 1 + view[end]])
+            end += 1 + view[end]
+        if view[place + 1 : place + 2] == b"\xf9":
+            spans.append(view[place : end + 1])
+        elif blocks and bytes(blocks[0]) == b"ICCRGBG1012":
+            profile = b"".join(blocks[1:])
+        place = end + 1
+    return Parts((*spans, view[place:]), described(b"", b"", profile))
+
+
+def _bmp(data: bytes) -> Parts:
+    """Find the profile that a header of version 5 embeds."""
+    if len(data) < 138 or data[14:18] != struct.pack("<I", 124) or data[70:74] != b"DEBM":
+        return Parts()
+    start, size = struct.unpack_from("<II", data, 126)
+    return Parts(
+        metadata=described(
+            b"", b"", data[14 + start : 14 + start + min(size, MAX_PROFILE_BYTES + 1)]
+        )
+    )

@@ -1,0 +1,88 @@
+"""What a latent cache's crops are in a database: the neighbor table of its query set, and checks of what it holds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdm.database import NeighborTable, RetrievalDatabase
+from rdm.errors import CacheError, DatabaseError
+from rdm.training.data.latent_cache import LatentCache
+
+
+def table_of(cache: LatentCache, root: str) -> tuple[NeighborTable, RetrievalDatabase]:
+    """Return the neighbors that a database has of a cache's query set, and the version that they belong to.
+
+    Raises:
+        CacheError: it has none.
+        DatabaseError: it has several that exclude different patches, or they were looked up with another encoder.
+    """
+    current = RetrievalDatabase.open(root)
+    table = NeighborTable.of_query_set(current.folder, cache.info["queries_digest"], current.version)
+    if table is None:
+        raise CacheError(
+            "the database has no neighbors of the query set that this cache was made from",
+            where=cache.folder.url,
+            fix=f"rdm neighbors build --root {root} --queries SPEC --name NAME, with the same crops",
+        )
+    if (found := table.info["encoder_digest"]) != current.encoder_digest:
+        raise DatabaseError(
+            f"the neighbors {table.name} were looked up with another encoder: {found}, not {current.encoder_digest}",
+            where=root,
+            fix=f"rdm neighbors build --root {root} --queries SPEC --name {table.name}",
+        )
+    number = table.info["database_version"]
+    return table, current if number == current.version.number else RetrievalDatabase.open(root, version=number)
+
+
+def ids_of_crops(table: NeighborTable, stem: str, keys: list[str]) -> NDArray[np.int64]:
+    """Return the stored neighbors [N, k_stored] of crops by key, nearest first.
+
+    Raises:
+        CacheError: a crop has none.
+    """
+    stored, ids, _ = table.shard(stem)
+    place = {key: row for row, key in enumerate(stored)}
+    try:
+        return ids[[place[key] for key in keys]]
+    except KeyError as error:
+        raise CacheError(
+            f"the crop {error} has no neighbors",
+            where=f"shard {stem}",
+            fix="build the cache and the neighbors again from the same source",
+        ) from error
+
+
+def table_digests(table: NeighborTable) -> dict[str, str]:
+    """Return the SHA-256 of each shard of a table.
+
+    Raises:
+        DatabaseError: the database has format 1, which keeps none.
+    """
+    shards = [part for part in table.parts if part.kind == "neighbors"]
+    digests = {part.path.rpartition("/")[2].removesuffix(".parquet"): part.sha256 for part in shards}
+    if set(digests) != set(table.info["stems"]):
+        raise DatabaseError(
+            "the neighbors have no digests, so that nobody could tell when they change",
+            where=table.folder.url,
+            fix="build the database again: its format is an older one",
+        )
+    return digests
+
+
+def refuse_unusable(database: RetrievalDatabase, ids: NDArray[np.int64], stem: str) -> None:
+    """Raise DatabaseError where neighbors [...] were never given out, or are deleted in the database's version."""
+    count = database.version.next_patch_id
+    if ids.size and not (ids.min() >= 0 and ids.max() < count):
+        raise DatabaseError(
+            f"neighbors of shard {stem} are the patches {ids.min()}..{ids.max()}, but ids run from 0 to {count - 1}",
+            where=database.folder.url,
+            fix="the neighbors belong to another database: build them again with `rdm neighbors build`",
+        )
+    deleted = np.intersect1d(ids, database.tombstones)
+    if len(deleted):
+        raise DatabaseError(
+            f"neighbors of shard {stem} are deleted patches, the first of {len(deleted)} is {deleted[0]}",
+            where=database.folder.url,
+            fix="build the neighbors again with `rdm neighbors build`: what was deleted conditions nothing",
+        )

@@ -1,0 +1,309 @@
+"""Latent cache: the crops of a query set as first-stage latents, in WebDataset tars with members of one fixed size.
+
+A member is a `.npy` with what the cache's `content` says. All members of a tar have the same size, so row r lies at r
+times a constant stride, and a whole shard is one memory map, or one request to an object store. `STEM.parquet` beside
+it says what each row is, and `cache.json` the size and digest of every file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from pydantic import Field
+
+from rdm.compute.device import DeviceName, worker_device
+from rdm.compute.pool import Pool
+from rdm.config import Config, digest_json
+from rdm.errors import CacheError, StorageError
+from rdm.models.first_stage.first_stage import FirstStage, absolute_name, load_autoencoder
+from rdm.sources import QuerySet, QuerySetConfig
+from rdm.sources.ledger import is_passing
+from rdm.sources.workers import require_visible
+from rdm.storage import Folder, Markers
+from rdm.storage.verified import FileDigest, digest_file, read_verified
+from rdm.training.data.latent_tar import tar_rows, write_tar
+
+FORMAT = "latent-cache"
+FORMAT_VERSION = 2  # 1 had no digests
+CONFIG_PATH = "cache.json"
+STAGE = "cache"
+_EARLIER_IDENTITY = ("config", "queries_digest", "autoencoder_digest", "content")  # of caches without `identity`
+_FACTS = {
+    "resolution": "resolution",
+    "flips": "setting of flips",
+    "queries_digest": "query set",
+    "autoencoder_digest": "first stage",
+    "content": "content",
+}
+
+Content = Literal["moments", "latents", "indices"]
+
+
+class CacheConfig(Config):
+    """What a latent cache holds."""
+
+    queries: QuerySetConfig
+    autoencoder: str = Field(
+        default="assets://autoencoder-kl-f4", description="first stage: an asset or a diffusers folder"
+    )
+    resolution: int = Field(default=64, ge=8, description="side to which each crop is resized, in pixels")
+    flips: bool = Field(default=True, description="store every crop's mirror image too")
+    content: Content | None = Field(
+        default=None,
+        description="moments: mean above log-variance of a KL posterior, float16 [2C, H, W]; latents: of a VQ "
+        "autoencoder before its codebook, float16 [C, H, W]; indices: its codebook rows, int32 [H, W]; None: "
+        "moments or latents, by the autoencoder",
+    )
+    batch_size: int = Field(default=64, ge=1, description="crops encoded at once")
+
+
+@dataclass(frozen=True)
+class CacheTask:
+    """One shard to encode."""
+
+    folder: Folder
+    stem: str
+    config: CacheConfig
+    key: str
+    device: DeviceName = "auto"
+
+
+def cache_shard(task: CacheTask) -> dict[str, Any]:
+    """Encode the crops of one query shard; return counts, and why photographs were not usable.
+
+    A finished shard is not done again, unless a photograph that could not be read can be now.
+    """
+    markers = Markers(task.folder, STAGE)
+    marker = markers.find(task.stem, task.key)
+    if marker is not None and not _readable_now(task, marker.stats.get("failures", [])):
+        return marker.stats
+    rows: list[dict[str, Any]] = []
+    failures: list[tuple[str, str]] = []
+    tar, table = f"{task.stem}.tar", f"{task.stem}.parquet"
+    with task.folder.writing(tar) as path:
+        write_tar(path, task.stem, _latents(task, rows, failures))
+        files = {tar: digest_file(path)}
+    with task.folder.writing(table) as path:
+        written = pa.Table.from_pylist(rows, schema=_ROW_SCHEMA)
+        pq.write_table(written, path, compression="zstd", write_page_checksum=True)
+        files[table] = digest_file(path)
+    digests = {name: digest.model_dump() for name, digest in files.items()}
+    stats = {"num_latents": len(rows), "failures": failures, "files": digests}
+    markers.write(task.stem, task.key, [tar, table], stats)
+    return stats
+
+
+def _readable_now(task: CacheTask, failures: Sequence[tuple[str, str]]) -> bool:
+    first_crops = [f"{image_id}/0" for image_id, reason in failures if is_passing(reason)]
+    return bool(first_crops and QuerySet(task.config.queries).picked(first_crops))
+
+
+_ROW_SCHEMA = pa.schema([("key", pa.string()), ("image_id", pa.string()), ("flipped", pa.bool_())])
+
+
+def _latents(
+    task: CacheTask, rows: list[dict[str, Any]], failures: list[tuple[str, str]]
+) -> Iterator[NDArray[Any]]:
+    """Yield the latents of a shard's crops; append what each of them is, and which photographs have none and why."""
+    config = task.config
+    first_stage = load_autoencoder(config.autoencoder).to(worker_device(task.device))
+    content = content_of(config, first_stage)
+    crops = QuerySet(config.queries).crops(task.stem, failures)
+    while batch := list(itertools.islice(crops, config.batch_size)):
+        views = [(crop, flipped) for crop in batch for flipped in ((False, True) if config.flips else (False,))]
+        pixels = np.stack([_pixels(crop.image, flipped, config.resolution) for crop, flipped in views])
+        rows += [{"key": crop.key, "image_id": crop.image_id, "flipped": flipped} for crop, flipped in views]
+        yield from _encode(first_stage, pixels, content)
+
+
+def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
+    """Encode a query set into a folder and describe it in `cache.json`; return that description. A rerun resumes.
+
+    `failures` lists `[image_id, "cause: detail"]` of every photograph that was not usable.
+
+    Raises:
+        CacheError: the folder holds another cache.
+    """
+    folder = Folder(out)
+    queries = QuerySet(config.queries)
+    config = config.model_copy(update={"autoencoder": absolute_name(config.autoencoder)})
+    first_stage = load_autoencoder(config.autoencoder)
+    described = {
+        "config": config.model_dump(mode="json"),
+        "queries_digest": queries.digest,
+        "autoencoder_digest": first_stage.digest,
+        "content": content_of(config, first_stage),
+    }
+    identity = _identity(folder, described)
+    key = digest_json([FORMAT_VERSION, identity])
+    require_visible(pool, folder, source=config.queries.source, others=(config.autoencoder,))
+    tasks = [CacheTask(folder, stem, config, key, pool.config.device) for stem in queries.stems]
+    finished = dict(pool.map(cache_shard, tasks, stage="cache", names=queries.stems))
+    stats = [finished[number] for number in range(len(tasks))]
+    info = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **described,
+        "identity": identity,
+        "stems": queries.stems,
+        "num_latents": sum(shard["num_latents"] for shard in stats),
+        "counts": [shard["num_latents"] for shard in stats],
+        "failures": [failure for shard in stats for failure in shard.get("failures", [])],
+        "files": {name: digest for shard in stats for name, digest in shard["files"].items()},
+    }
+    folder.write_json(CONFIG_PATH, info)
+    return info
+
+
+def _identity(folder: Folder, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the latents, as the folder's cache records it where there is one.
+
+    Neither the place of the first stage nor the number of crops encoded at once does; earlier releases recorded them
+    too, and what was made by them keeps its digest.
+    """
+    facts = _facts(described)
+    if not folder.exists(CONFIG_PATH):
+        return facts
+    recorded = folder.read_json(CONFIG_PATH)
+    found = _facts(recorded)
+    if differing := [words for name, words in _FACTS.items() if found[name] != facts[name]]:
+        raise CacheError(
+            f"the folder holds latents of another {' and another '.join(differing)}",
+            where=folder.url,
+            fix="give --out a new folder, or delete this one",
+        )
+    return _recorded_identity(recorded)
+
+
+def _facts(described: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: described.get(name, described["config"].get(name)) for name in _FACTS}
+
+
+def _recorded_identity(info: Mapping[str, Any]) -> dict[str, Any]:
+    return info.get("identity") or {name: info.get(name) for name in _EARLIER_IDENTITY}
+
+
+class LatentCache:
+    """Reads a finished latent cache, on a local disk or at any fsspec URL.
+
+    Every file is fetched whole, by one request, and compared with its size and digest.
+
+    Raises:
+        CacheError: there is none, or one of another format.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.folder = Folder(url)
+        if not self.folder.exists(CONFIG_PATH):
+            raise CacheError(
+                "there is no finished latent cache here", where=url, fix="rdm cache build --queries SPEC --out DIR"
+            )
+        self.info: dict[str, Any] = self.folder.read_json(CONFIG_PATH)
+        if (found := self.info.get("format_version", 1)) != FORMAT_VERSION:
+            raise CacheError(
+                f"the latent cache has format {found}, this release reads format {FORMAT_VERSION}",
+                where=url,
+                fix="run `rdm cache build` again with the same --out",
+            )
+        self.config = CacheConfig.model_validate(self.info["config"])
+        self.stems: list[str] = self.info["stems"]
+
+    @property
+    def content(self) -> Content:
+        """What the members are, see `CacheConfig.content`."""
+        return self.info["content"]
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of what the latents are: query set, first stage, and how it was applied."""
+        return digest_json(_recorded_identity(self.info))
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many latents each shard has."""
+        return dict(zip(self.stems, self.info["counts"], strict=True))
+
+    @cached_property
+    def _files(self) -> Mapping[str, FileDigest]:
+        return {name: FileDigest.model_validate(values) for name, values in self.info["files"].items()}
+
+    def rows(self, stem: str) -> pa.Table:
+        """Return key, image_id and flipped of each latent of a shard.
+
+        Raises:
+            CacheError: the table is missing or damaged.
+        """
+        data = self.read(f"{stem}.parquet", self._files[f"{stem}.parquet"])
+        return pq.read_table(pa.BufferReader(data))
+
+    def latents(self, stem: str) -> NDArray[Any]:
+        """Return the members of a shard [N, ...]: shape and type follow from the content. Local ones are memory-mapped.
+
+        Raises:
+            CacheError: the tar is missing or damaged, or the shard has no latents.
+        """
+        name = f"{stem}.tar"
+        try:
+            return tar_rows(self.read(name, self._files[name]), self.counts[stem])
+        except ValueError as error:
+            raise self._unreadable(str(error), self.folder.describe(name)) from error
+
+    def read(self, name: str, expected: FileDigest) -> NDArray[np.uint8]:
+        """Return the bytes of a file of the cache, verified.
+
+        Raises:
+            CacheError: it is missing or damaged.
+        """
+        try:
+            return read_verified(self.folder, name, expected)
+        except StorageError as error:
+            raise self._unreadable(error.what, error.where) from error
+
+    def _unreadable(self, why: str, where: str) -> CacheError:
+        return CacheError(
+            f"a shard of the latent cache cannot be read: {why}",
+            where=where,
+            fix="delete this file where it is there, and run `rdm cache build` again: it writes what is missing",
+        )
+
+
+def _pixels(image: Image.Image, flipped: bool, resolution: int) -> NDArray[np.uint8]:
+    resized = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    return np.asarray(ImageOps.mirror(resized) if flipped else resized, np.uint8).transpose(2, 0, 1)
+
+
+def content_of(config: CacheConfig, first_stage: FirstStage) -> Content:
+    """Return what a cache of this configuration holds.
+
+    Raises:
+        CacheError: the autoencoder has nothing of the kind that the configuration names.
+    """
+    possible: tuple[Content, ...] = ("moments",) if first_stage.codebook is None else ("latents", "indices")
+    content = config.content or possible[0]
+    if content not in possible:
+        raise CacheError(
+            f"content={content} cannot be had of this autoencoder",
+            where=config.autoencoder,
+            fix=f"--set content={' or '.join(possible)}, or another --autoencoder",
+        )
+    return content
+
+
+def _encode(first_stage: FirstStage, pixels: NDArray[np.uint8], content: Content) -> NDArray[Any]:
+    import torch
+
+    images = torch.from_numpy(pixels)
+    if content == "indices":
+        return first_stage.encode_indices(images).cpu().numpy().astype(np.int32)
+    if content == "latents":
+        return (first_stage.encode(images) / first_stage.scale + first_stage.shift).cpu().numpy().astype(np.float16)
+    return torch.cat(first_stage.encode_moments(images), dim=1).cpu().numpy().astype(np.float16)

@@ -1,0 +1,1 @@
+"""One rank's step: DeepSpeed, the optimizer, averages, and the device."""

@@ -1,0 +1,1 @@
+"""Starting a training job on one or several machines, and watching it."""

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import pytest
+from distributed import LocalCluster
+
+from rdm.compute import ComputeConfig, close_warm_clusters, compute_pool, warm_clusters
+from rdm.compute import pool as shards
+from rdm.errors import RdmError, StorageError, UsageError
+from rdm.progress import progress_to
+
+INLINE = ComputeConfig(dask="inline")
+LOCAL = ComputeConfig(num_workers=2, memory_fraction=0.2, retries=1)
+
+
+class Counts:
+    def __init__(self) -> None:
+        self.done: list[int] = []
+
+    def start(self, stage: str, total: int, unit: str, done: int) -> None:
+        self.stage, self.total, self.done = stage, total, [done]
+
+    def update(self, done: int, note: str) -> None:
+        self.done.append(done)
+
+    def finish(self) -> None:
+        pass
+
+
+def test_inline_yields_positions_and_results() -> None:
+    with compute_pool(INLINE) as pool:
+        assert dict(pool.map(lambda x: x * x, [3, 1, 2], stage="square")) == {0: 9, 1: 1, 2: 4}
+
+
+def test_no_shards_give_no_results() -> None:
+    with compute_pool(INLINE) as pool:
+        assert list(pool.map(lambda x: x, [], stage="nothing")) == []
+
+
+def test_local_pool_without_shards_starts_no_worker() -> None:
+    counts = Counts()
+    with progress_to(counts), compute_pool(ComputeConfig()) as pool:
+        assert list(pool.map(abs, [], stage="nothing", done_before=2)) == []
+        assert "client" not in vars(pool)
+    assert (counts.total, counts.done) == (2, [2])
+
+
+def test_warm_pools_of_one_configuration_are_one() -> None:
+    with warm_clusters():
+        with compute_pool(LOCAL) as first, warm_clusters(), compute_pool(LOCAL) as second:
+            assert first is second
+        with compute_pool(LOCAL) as third, compute_pool(ComputeConfig(num_workers=1)) as other:
+            assert first is third is not other
+        close_warm_clusters()
+        with compute_pool(LOCAL) as fourth:
+            assert fourth is not first
+    with compute_pool(LOCAL) as one, compute_pool(LOCAL) as another:
+        assert one is not another
+
+
+def test_progress_counts_shards_done_before() -> None:
+    counts = Counts()
+    with progress_to(counts), compute_pool(INLINE) as pool:
+        list(pool.map(str, [1, 2], stage="embed", done_before=3))
+    assert (counts.stage, counts.total, counts.done) == ("embed", 5, [3, 4, 5])
+
+
+def test_every_shard_is_tried_before_the_first_error_is_raised() -> None:
+    tried, finished = [], []
+
+    def work(shard: int) -> int:
+        tried.append(shard)
+        if shard in (1, 2):
+            raise ValueError(f"bad {shard}")
+        return shard
+
+    with compute_pool(INLINE) as pool, pytest.raises(RdmError) as caught:  # noqa: PT012
+        for _, result in pool.map(work, [0, 1, 2, 3], stage="embed", names=["a", "b", "c", "d"]):
+            finished.append(result)
+    assert (tried, finished) == ([0, 1, 2, 3], [0, 3])
+    assert caught.value.what == "embed: ValueError: bad 1 (and 1 more shards failed)"
+    assert caught.value.where == "shard b"
+
+
+def test_error_for_the_user_keeps_its_kind_place_and_remedy() -> None:
+    def work(shard: int) -> int:
+        raise StorageError("the disk is full", where="/data", fix="free space")
+
+    with compute_pool(INLINE) as pool, pytest.raises(StorageError) as caught:
+        list(pool.map(work, [0], stage="embed"))
+    assert (caught.value.what, caught.value.where, caught.value.fix) == ("the disk is full", "/data", "free space")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"num_workers": 0}, {"memory_fraction": 0}, {"memory_fraction": 1.5}, {"retries": -1}]
+)
+def test_senseless_settings_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        ComputeConfig.model_validate(fields)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ftp://x:1"])
+def test_malformed_scheduler_address_is_a_usage_error(address: str) -> None:
+    with pytest.raises(UsageError, match="no Dask scheduler answers"), compute_pool(ComputeConfig(dask=address)):
+        pass
+
+
+@pytest.mark.slow
+def test_silent_scheduler_address_is_a_usage_error() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+        with (
+            pytest.raises(UsageError, match="no Dask scheduler answers") as caught,
+            compute_pool(ComputeConfig(dask=address)),
+        ):
+            pass
+    assert caught.value.where == address
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_cluster_maps_in_other_processes_and_carries_errors_home() -> None:
+    def work(shard: int) -> tuple[int, int, str | None]:
+        if shard < 0:
+            raise StorageError("the disk is full", where=f"/data/{shard}", fix="free space")
+        return shard * shard, os.getpid(), os.environ.get("OMP_NUM_THREADS")
+
+    with compute_pool(LOCAL) as pool:
+        results = dict(pool.map(work, list(range(6)), stage="square"))
+        assert [results[number][0] for number in range(6)] == [0, 1, 4, 9, 16, 25]
+        assert os.getpid() not in {pid for _, pid, _ in results.values()}
+        assert {threads for _, _, threads in results.values()} == {"1"}
+
+        finished = []
+        with pytest.raises(StorageError) as caught:  # noqa: PT012
+            for _, result in pool.map(work, [1, -1, 2, 3], stage="square"):
+                finished.append(result[0])
+        assert sorted(finished) == [1, 4, 9]
+        assert (caught.value.what, caught.value.where, caught.value.fix) == (
+            "the disk is full",
+            "/data/-1",
+            "free space",
+        )
+
+    with compute_pool(LOCAL) as outer, compute_pool(ComputeConfig(dask=outer.client.scheduler.address)) as pool:  # type: ignore[union-attr]
+        assert dict(pool.map(work, [5], stage="square"))[0][0] == 25
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_stages_that_share_a_warm_cluster_find_in_its_workers_what_earlier_ones_loaded() -> None:
+    one = LOCAL.model_copy(update={"num_workers": 1})
+
+    def load(shard: int) -> tuple[int, bool]:
+        loaded = "colorsys" in sys.modules
+        import colorsys  # noqa: F401  # any module that nothing else imports
+
+        return os.getpid(), loaded
+
+    def stage() -> tuple[int, bool]:
+        with compute_pool(one) as pool:
+            return dict(pool.map(load, [0], stage="load"))[0]
+
+    with warm_clusters():
+        (first, loaded), (second, kept) = stage(), stage()
+        assert (first, loaded, kept) == (second, False, True)
+        close_warm_clusters()
+        assert not psutil.pid_exists(first)
+        third, loaded = stage()
+        assert third != first
+        assert not loaded
+    assert not psutil.pid_exists(third)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_warm_cluster_goes_on_after_a_stage_that_failed() -> None:
+    def work(shard: int) -> int:
+        if shard < 0:
+            raise StorageError("the disk is full", where="/data", fix="free space")
+        return os.getpid()
+
+    with warm_clusters():
+        with compute_pool(LOCAL) as pool, pytest.raises(StorageError):
+            list(pool.map(work, [-1], stage="embed"))
+        with compute_pool(LOCAL) as pool:
+            assert len(dict(pool.map(work, [1, 2], stage="embed"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_worker_costs_a_retry_and_not_the_run(tmp_path: object) -> None:
+    def work(path: str) -> bool:
+        if os.path.exists(path):
+            return True
+        with open(path, "w"):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    with compute_pool(LOCAL) as pool:
+        assert list(pool.map(work, [f"{tmp_path}/killed"], stage="fragile")) == [(0, True)]
+
+
+def dying() -> Callable[[str], bool]:
+    """Return work that is killed, and leaves word to kill the workers that follow, until all that is over."""
+
+    def work(path: str) -> bool:
+        if os.path.exists(path + ".over"):
+            return True
+        with open(path, "w"):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    return work
+
+
+@contextmanager
+def killing_at_birth(path: Path) -> Iterator[None]:
+    """Kill every worker of this process as it starts, while a path exists."""
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.05):
+            for child in psutil.Process().children(recursive=True) if path.exists() else []:
+                with suppress(psutil.Error):
+                    if any("spawn_main" in part for part in child.cmdline()):
+                        child.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_worker_that_dies_while_it_starts_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "LOST_WORKER_SECONDS", 3)
+    path = tmp_path / "killed"
+
+    def relent() -> None:
+        (tmp_path / "killed.over").touch()
+        path.unlink()
+
+    with killing_at_birth(path), compute_pool(ComputeConfig(num_workers=1)) as pool:
+        timer = threading.Timer(10, relent)
+        timer.start()
+        assert list(pool.map(dying(), [str(path)], stage="fragile")) == [(0, True)]
+        timer.join()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_cluster_whose_workers_never_start_again_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "LOST_WORKER_SECONDS", 3)
+    monkeypatch.setattr(shards, "WAIT_FOR_WORKERS_SECONDS", 15)
+    path = tmp_path / "killed"
+    with (
+        killing_at_birth(path),
+        compute_pool(ComputeConfig(num_workers=1)) as pool,
+        pytest.raises(RdmError, match="no worker has lived for 15 seconds"),
+    ):
+        list(pool.map(dying(), [str(path)], stage="fragile"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_cluster_at_an_address_whose_workers_are_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "WAIT_FOR_WORKERS_SECONDS", 8)
+    with (
+        cast(Any, LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0")) as cluster,
+        compute_pool(ComputeConfig(dask=cluster.scheduler_address)) as pool,
+    ):
+        cluster.scale(0)
+        with pytest.raises(RdmError, match="no worker has lived for 8 seconds") as raised:
+            list(pool.map(abs, [1], stage="lonely"))
+        assert raised.value.where == cluster.scheduler_address
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_local_cluster_has_a_worker_for_each_core_that_the_process_may_use() -> None:
+    count = "from rdm.compute.pool import ComputeConfig, count_workers; print(count_workers(ComputeConfig()))"
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(own)})
+    try:
+        assert subprocess.check_output([sys.executable, "-c", count], text=True) == "1\n"
+    finally:
+        os.sched_setaffinity(0, own)

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from rdm.database.search.exact import exact_search, quantize
+from rdm.database.search.index import (
+    IndexConfig,
+    ParentIndex,
+    approximate_candidates,
+    audit_recall,
+    audit_sample,
+    build_index,
+    choose_key,
+    open_index,
+    rebuild_reason,
+    update_index,
+)
+from rdm.database.search.sharded_index import IndexedRows
+from rdm.errors import DatabaseError, StorageError, UsageError
+from rdm.storage import Folder
+
+NONE = np.zeros(0, np.int64)
+
+
+def stored(folder: Folder, *parts: np.ndarray, dead: np.ndarray = NONE) -> IndexedRows:
+    """Write embedding parts into a folder; return them as rows to index."""
+    paths = tuple(f"img_emb/{len(parts)}-{number}.npy" for number in range(len(parts)))
+    for path, vectors in zip(paths, parts, strict=True):
+        folder.write_array(path, vectors)
+    return IndexedRows(folder, paths, dead)
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    """Six hundred unit vectors in eight clusters."""
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((8, 16)).repeat(75, axis=0) + 0.3 * rng.standard_normal((600, 16))
+    return quantize((points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def built(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, dict[str, object]]:
+    folder = Folder(tmp_path_factory.mktemp("index"))
+    return folder, build_index(stored(folder, vectors), IndexConfig())
+
+
+def test_infos_are_written_and_measured(built: tuple[Folder, dict[str, object]]) -> None:
+    folder, infos = built
+    assert folder.read_json("index/index_infos.json") == infos
+    assert (infos["num_vectors"], infos["dim"], infos["audit_queries"]) == (600, 16, 500)
+    assert 0.8 <= infos["recall_at_20"] <= 1  # type: ignore[operator]
+
+
+def test_two_builds_give_equal_bytes(
+    built: tuple[Folder, dict[str, object]], vectors: np.ndarray, tmp_path: Path
+) -> None:
+    build_index(stored(Folder(tmp_path), vectors), IndexConfig())
+    for name in ("index/knn.index", "index/index_infos.json"):
+        assert Folder(tmp_path).read_bytes(name) == built[0].read_bytes(name)
+
+
+def test_opened_index_finds_what_it_was_audited_for(
+    built: tuple[Folder, dict[str, object]], vectors: np.ndarray
+) -> None:
+    audit = audit_recall(open_index(built[0]), [(0, vectors)], NONE, 500, IndexConfig().seed)
+    assert audit["recall_at_20"] == built[1]["recall_at_20"]
+
+
+def kinds() -> dict[str, faiss.Index]:
+    quantizer = faiss.IndexFlatIP(16)
+    ivf = faiss.IndexIVFFlat(quantizer, 16, 8, faiss.METRIC_INNER_PRODUCT)
+    ivf.nprobe = 8
+    rotated = faiss.index_factory(16, "OPQ4_16,IVF8,PQ4x4", faiss.METRIC_INNER_PRODUCT)
+    return {
+        "flat": faiss.IndexFlatIP(16),
+        "hnsw": faiss.IndexHNSWFlat(16, 16, faiss.METRIC_INNER_PRODUCT),
+        "ivf": ivf,
+        "rotated": rotated,
+    }
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "rotated"])
+def test_tombstones_are_never_candidates(kind: str, vectors: np.ndarray) -> None:
+    index = kinds()[kind]
+    wide = vectors.astype(np.float32)
+    index.train(wide)
+    index.add(wide)
+    dead = np.arange(0, 600, 3)
+    found = approximate_candidates(index, vectors[:50], 20, dead)
+    assert not np.isin(found, dead).any()
+    assert (found >= 0).mean() > 0.9
+
+
+def test_recall_of_a_complete_index_is_one(vectors: np.ndarray) -> None:
+    index = faiss.IndexFlatIP(16)
+    index.add(vectors.astype(np.float32))
+    assert audit_recall(index, [(0, vectors)], NONE, 500, 0) == {
+        "recall_at_20": 1.0,
+        "recall_ci95": 0.0,
+        "audit_queries": 500,
+    }
+
+
+def test_recall_of_an_index_over_half_the_rows_is_the_share_of_neighbors_there(vectors: np.ndarray) -> None:
+    index = faiss.IndexFlatIP(16)
+    index.add(vectors[:300].astype(np.float32))
+    truth, _ = exact_search(vectors, [(0, vectors)], 20, excluded=NONE)
+    audit = audit_recall(index, [(0, vectors)], NONE, 600, 0)
+    assert audit["recall_at_20"] == pytest.approx((truth < 300).mean())
+    assert audit["recall_ci95"] > 0
+
+
+def test_audit_with_few_living_rows_lowers_k(vectors: np.ndarray) -> None:
+    index = faiss.IndexFlatIP(16)
+    index.add(vectors.astype(np.float32))
+    assert audit_recall(index, [(0, vectors)], np.arange(3, 600), 500, 0)["recall_at_20"] == 1.0
+
+
+def infos(**fields: float) -> dict[str, float]:
+    return {"recall_at_20": 0.95, "built_recall_at_20": 0.95, "built_num_vectors": 1000, **fields}
+
+
+@pytest.mark.parametrize(
+    ("parent", "recall", "num_vectors", "reason"),
+    [
+        (infos(), 0.95, 1000, ""),
+        (infos(), 0.935, 1100, ""),
+        (infos(), 0.925, 1000, "recall@20 fell from 0.9500 to 0.9250"),
+        (infos(built_recall_at_20=0.96), 0.935, 1000, "recall@20 fell from 0.9600 to 0.9350"),
+        (infos(recall_at_20=0.99), 0.96, 1000, "recall@20 fell from 0.9900 to 0.9600"),
+        (infos(recall_at_20=0.81, built_recall_at_20=0.81), 0.795, 1000, "under min_recall 0.8"),
+        (infos(), 0.95, 2000, ""),
+        (infos(), 0.95, 2001, "it was built for 1000 rows and holds 2001"),
+        (infos(), 0.95, 499, "it was built for 1000 rows and holds 499"),
+    ],
+)
+def test_index_is_built_anew_when_its_recall_fell_or_its_size_changed_too_much(
+    parent: dict[str, float], recall: float, num_vectors: int, reason: str
+) -> None:
+    found = rebuild_reason(parent, recall, num_vectors, IndexConfig(drift_margin=0.02, max_growth=2))
+    assert found.startswith(reason) or reason in found
+    assert bool(found) == bool(reason)
+
+
+def test_updated_index_finds_what_was_added_and_not_what_was_deleted(vectors: np.ndarray, tmp_path: Path) -> None:
+    folder, first, second = Folder(tmp_path), vectors[:500], vectors[500:]
+    before = build_index(stored(folder, first), IndexConfig(), "index/1")
+    dead = np.arange(0, 600, 7)[:60]
+    after = update_index(
+        stored(folder, first, second, dead=dead), IndexConfig(), "index/2", ParentIndex("index/1", before, 500, dead)
+    )
+    assert (after["decision"]["action"], after["num_vectors"]) == ("extended", 600 - len(dead))
+    index = open_index(folder, "index/2")
+    found = approximate_candidates(index, vectors, 20, NONE)
+    assert not np.isin(found, dead).any()
+    assert set(range(500, 600)) - set(dead) <= set(found.ravel())
+
+
+def test_update_leaves_the_index_of_the_parent_as_it_is(vectors: np.ndarray, tmp_path: Path) -> None:
+    folder, first, second = Folder(tmp_path), vectors[:500], vectors[500:]
+    infos = build_index(stored(folder, first), IndexConfig(), "index/1")
+    before = folder.read_bytes("index/1/knn.index")
+    update_index(stored(folder, first, second), IndexConfig(), "index/2", ParentIndex("index/1", infos, 500, NONE))
+    assert folder.read_bytes("index/1/knn.index") == before
+
+
+def test_two_updates_give_equal_bytes(vectors: np.ndarray, tmp_path: Path) -> None:
+    folder, first, second = Folder(tmp_path), vectors[:500], vectors[500:]
+    infos = build_index(stored(folder, first), IndexConfig(), "index/1")
+    for place in ("index/2", "index/3"):
+        update_index(stored(folder, first, second), IndexConfig(), place, ParentIndex("index/1", infos, 500, NONE))
+    assert folder.read_bytes("index/2/knn.index") == folder.read_bytes("index/3/knn.index")
+
+
+def test_update_under_which_the_recall_falls_builds_the_index_anew(tmp_path: Path) -> None:
+    """Lists made for sixteen tight clusters, of which one is probed, are of little use for noise."""
+    rng = np.random.default_rng(0)
+    clusters = rng.standard_normal((16, 16)).repeat(250, axis=0) + 0.05 * rng.standard_normal((4000, 16))
+    noise = rng.standard_normal((4000, 16))
+    parts = [
+        quantize((points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32))
+        for points in (clusters, noise)
+    ]
+    folder, config = Folder(tmp_path), IndexConfig(target_recall=0, min_recall=0, drift_margin=0.03)
+    infos = build_index(stored(folder, parts[0]), config, "index/1")
+    after = update_index(stored(folder, *parts), config, "index/2", ParentIndex("index/1", infos, 4000, NONE))
+    assert after["decision"]["action"] == "built"
+    assert after["decision"]["reason"].startswith("recall@20 fell from ")
+    assert folder.read_json("index/2/index_infos.json") == after
+
+
+def test_audit_sample_changes_by_what_an_update_changes_alone() -> None:
+    before = audit_sample(np.arange(1000), 100, seed=0)
+    dead = before[:5]
+    after = audit_sample(np.setdiff1d(np.arange(1010), dead), 100, seed=0)
+    assert len(np.intersect1d(before, after)) >= 90
+    assert not np.isin(after, dead).any()
+
+
+def test_audit_sample_is_another_with_another_seed() -> None:
+    first, second = (audit_sample(np.arange(1000), 100, seed=seed) for seed in (0, 1))
+    assert len(np.intersect1d(first, second)) < 30
+
+
+def test_recall_under_the_least_is_an_error(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).standard_normal((3000, 16))
+    unit = quantize((noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32))
+    with pytest.raises(DatabaseError, match="under min_recall"):
+        build_index(stored(Folder(tmp_path), unit), IndexConfig(target_recall=0, min_recall=1))
+    assert not Folder(tmp_path).exists("index/knn.index")
+
+
+@pytest.mark.parametrize("dead", [NONE, np.arange(600)])
+def test_index_of_no_rows_is_an_error(vectors: np.ndarray, tmp_path: Path, dead: np.ndarray) -> None:
+    parts = [vectors] if len(dead) else [vectors[:0]]
+    with pytest.raises(DatabaseError, match="nothing to index"):
+        build_index(stored(Folder(tmp_path), *parts, dead=dead), IndexConfig())
+
+
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_part_without_rows_changes_nothing_in_the_index(vectors: np.ndarray, tmp_path: Path, empty: int) -> None:
+    parts = [vectors[:400], vectors[400:]]
+    build_index(stored(Folder(tmp_path / "without"), *parts), IndexConfig())
+    parts.insert(empty, vectors[:0])
+    build_index(stored(Folder(tmp_path / "with"), *parts), IndexConfig())
+    files = [(tmp_path / name / "index" / "knn.index").read_bytes() for name in ("without", "with")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("field", ["build_memory", "max_index_memory"])
+def test_too_little_memory_is_an_error(vectors: np.ndarray, tmp_path: Path, field: str) -> None:
+    with pytest.raises(DatabaseError, match="too little memory"):
+        build_index(stored(Folder(tmp_path), vectors), IndexConfig.model_validate({field: "10B"}))
+
+
+@pytest.mark.parametrize("field", ["build_memory", "max_index_memory"])
+def test_memory_that_is_no_size_is_a_usage_error(field: str) -> None:
+    with pytest.raises(UsageError, match=f"{field}: Value error, 'lots' is not a size"):
+        IndexConfig().with_overrides([f"{field}=lots"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "memory", "key"),
+    [
+        (600, "8GB", "IVF1,Flat"),
+        (5000, "8GB", "IVF256,Flat"),
+        (100_000, "8GB", "IVF1024,Flat"),
+        (1_000_000, "8GB", "IVF4096_HNSW32,Flat"),
+        (1_000_000, "2GB", "IVF4096_HNSW32,SQfp16"),
+        (20_900_000, "12GB", "IVF16384_HNSW32,SQ8"),
+        (20_900_000, "8GB", "OPQ256_768,IVF65536_HNSW32,PQ256x8"),
+    ],
+)
+def test_kind_of_index_is_the_most_exact_that_fits(rows: int, memory: str, key: str) -> None:
+    assert choose_key(rows, 512, IndexConfig(max_index_memory=memory)) == key
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:90] + b"\xff" + data[91:]])
+def test_damaged_head_is_a_storage_error(
+    damage: Callable[[bytes], bytes], vectors: np.ndarray, tmp_path: Path
+) -> None:
+    folder = Folder(tmp_path)
+    build_index(stored(folder, vectors), IndexConfig())
+    folder.write_bytes("index/knn.index", damage(folder.read_bytes("index/knn.index")))
+    with pytest.raises(StorageError, match="the index is damaged"):
+        open_index(folder)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nonsense" * 10])
+def test_missing_or_damaged_index_is_a_storage_error(content: bytes | None, tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    if content is not None:
+        folder.write_bytes("index/knn.index", content)
+    with pytest.raises(StorageError):
+        open_index(folder)

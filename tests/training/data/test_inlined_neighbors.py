@@ -1,0 +1,238 @@
+"""Neighbors inlined in a cache: the same bits as the database's, bound to the state of its table."""
+
+import json
+
+import numpy as np
+import pytest
+from training_jobs import weights_of
+
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.database import NeighborConfig, NeighborTable, RetrievalDatabase, build_neighbors
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.plan import Removal
+from rdm.errors import CacheError, DatabaseError, TrainingError
+from rdm.sources.kinds.folder import FolderSource
+from rdm.storage import Folder
+from rdm.training.config import TrainInputs
+from rdm.training.data.inlined_neighbors import InlinedInfo, inline_neighbors
+from rdm.training.data.latent_cache import LatentCache, build_cache
+from rdm.training.data.latents import LatentData
+from rdm.training.job.launch import run_training
+
+INLINE = ComputeConfig(dask="inline")
+
+
+def inline(cache, database):
+    with compute_pool(INLINE) as pool:
+        return inline_neighbors(str(cache), str(database), pool)
+
+
+def delete(database, patch_ids):
+    run_build(update_builder(str(database), Removal(patch_ids=frozenset(patch_ids))), INLINE)
+
+
+@pytest.fixture
+def inlined(own_cache, own_database):
+    """A cache with inlined neighbors of a database that is its own."""
+    inline(own_cache, own_database)
+    return own_cache
+
+
+def rebuild_table(database, k):
+    """Look the neighbors up again with another number of them."""
+    table = NeighborTable(Folder(str(database)), "train")
+    config = NeighborConfig.model_validate({**table.config.model_dump(), "k_stored": k})
+    with compute_pool(INLINE) as pool:
+        build_neighbors(str(database), "train", config, pool)
+
+
+def found_in_one_shard_alone(database, stem):
+    """Return a patch that is a neighbor in one shard and in no other."""
+    table = NeighborTable(Folder(str(database)), "train")
+    others = {i for other in table.info["stems"] if other != stem for i in table.shard(other)[1].ravel().tolist()}
+    return next(i for i in table.shard(stem)[1].ravel().tolist() if i not in others)
+
+
+@pytest.mark.parametrize("embedding", ["unit", "raw"])
+@pytest.mark.parametrize("held_out", [False, True])
+def test_inlined_neighbors_are_those_of_the_database_bit_for_bit(
+    prepared, own_cache, tiny_recipe, embedding, held_out
+):
+    config = tiny_recipe.with_overrides([f"objective.conditioning.embedding={embedding}"]).objective
+    mapped = LatentData.open(str(own_cache), prepared.database, config, held_out=held_out)
+    inline(own_cache, prepared.database)
+    inlined = LatentData.open(str(own_cache), prepared.database, config, held_out=held_out)
+    assert mapped.inlined is None
+    assert inlined.inlined is not None
+    for index in range(len(mapped.shards)):
+        one, other = mapped.load_shard(index), inlined.load_shard(index)
+        assert one["neighbors"].dtype == other["neighbors"].dtype
+        assert np.array_equal(one["neighbors"], other["neighbors"])
+        assert np.array_equal(one["moments"], other["moments"])
+
+
+def test_a_mirror_image_shares_the_neighbors_of_its_crop(inlined, own_database, tiny_recipe):
+    data = LatentData.open(str(inlined), str(own_database), tiny_recipe.objective)
+    assert data.inlined is not None
+    assert len(data.inlined.shard("00000", 16)) == 16  # of 8 photographs; 32 latents with mirror images
+    assert data.cache.counts["00000"] == 32
+
+
+def test_a_rerun_writes_no_shard_again(inlined, own_database):
+    path = inlined / "00000.neighbors.npy"
+    before = path.stat().st_mtime_ns
+    inline(inlined, own_database)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_deleted_neighbor_makes_what_is_inlined_stale(inlined, own_database, tiny_recipe):
+    gone = int(NeighborTable(Folder(str(own_database)), "train").shard("00000")[1][0, 0])
+    delete(own_database, [gone])
+    with pytest.raises(CacheError, match="the inlined neighbors are those of version 2") as caught:
+        LatentData.open(str(inlined), str(own_database), tiny_recipe.objective)
+    assert "--inline-neighbors" in caught.value.fix
+    inline(inlined, own_database)
+    data = LatentData.open(str(inlined), str(own_database), tiny_recipe.objective)
+    assert data.inlined is not None
+    assert all(gone not in data.inlined.shard(stem, size)["patch_ids"] for stem, size in (("00000", 16), ("00001", 8)))
+
+
+def test_after_an_update_only_the_shards_whose_neighbors_changed_are_written_again(own_cache, own_database):
+    rebuild_table(own_database, 1)  # few, so that the shards do not share them
+    inline(own_cache, own_database)
+    stamps = {stem: (own_cache / f"{stem}.neighbors.npy").stat().st_mtime_ns for stem in ("00000", "00001")}
+    delete(own_database, [found_in_one_shard_alone(own_database, "00000")])
+    inline(own_cache, own_database)
+    changed = [s for s, stamp in stamps.items() if (own_cache / f"{s}.neighbors.npy").stat().st_mtime_ns != stamp]
+    assert changed == ["00000"]
+
+
+def test_an_update_that_changes_no_neighbor_leaves_what_is_inlined_valid(own_cache, own_database, tiny_recipe):
+    rebuild_table(own_database, 1)
+    inline(own_cache, own_database)
+    neighbors = NeighborTable(Folder(str(own_database)), "train").all_ids
+    delete(own_database, [min(set(range(24)) - set(neighbors.ravel().tolist()))])
+    config = tiny_recipe.with_overrides(
+        ["objective.conditioning.k_train=1", "objective.conditioning.pool=null"]
+    ).objective
+    data = LatentData.open(str(own_cache), str(own_database), config)
+    assert data.inlined is not None
+    assert data.database.version.number == data.inlined.info.database_version + 1
+    assert data.load_shard(0)["neighbors"].shape[1] == 1
+
+
+def test_neighbors_of_another_k_make_what_is_inlined_stale(inlined, own_database, tiny_recipe):
+    rebuild_table(own_database, 8)
+    with pytest.raises(CacheError, match="2 of 2 shards have others"):
+        LatentData.open(str(inlined), str(own_database), tiny_recipe.objective)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("encoder_digest", "0" * 16, "another encoder"),
+        ("cache_digest", "0" * 16, "another latents"),
+        ("embedding_dim", 32, "another dimension"),
+        ("format_version", 9, "another format"),
+    ],
+)
+def test_what_is_inlined_for_something_else_is_refused(inlined, own_database, tiny_recipe, field, value, message):
+    folder = Folder(str(inlined))
+    folder.write_json("neighbors.json", {**folder.read_json("neighbors.json"), field: value})
+    with pytest.raises(CacheError, match=message):
+        LatentData.open(str(inlined), str(own_database), tiny_recipe.objective)
+
+
+def test_a_damaged_file_of_inlined_neighbors_is_named(inlined, own_database, tiny_recipe):
+    path = inlined / "00001.neighbors.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CacheError, match="damaged") as caught:
+        LatentData.open(str(inlined), str(own_database), tiny_recipe.objective).load_shard(1)
+    assert caught.value.where == str(path)
+
+
+def test_inlined_rows_of_another_k_than_recorded_are_refused(inlined, own_database, tiny_recipe):
+    folder = Folder(str(inlined))
+    folder.write_json("neighbors.json", {**folder.read_json("neighbors.json"), "k_stored": 5})
+    with pytest.raises(CacheError, match="not 5 of 16 dimensions for each of 16 crops"):
+        LatentData.open(str(inlined), str(own_database), tiny_recipe.objective).load_shard(0)
+
+
+def test_a_deleted_patch_among_inlined_neighbors_is_refused_though_the_digests_agree(
+    inlined, own_database, tiny_recipe
+):
+    data = LatentData.open(str(inlined), str(own_database), tiny_recipe.objective)
+    patch = int(data.neighbor_ids("00000")[0, 0])
+    version = data.database.version.model_copy(update={"tombstones": [patch]})
+    newer = LatentData(
+        data.cache, RetrievalDatabase(data.database.folder, version), data.table, data.config, False, data.inlined
+    )
+    with pytest.raises(DatabaseError, match=f"deleted patches, the first of 1 is {patch}"):
+        newer.load_shard(0)
+
+
+def test_a_database_without_neighbors_of_the_query_set_is_refused(own_cache, own_database):
+    folder = Folder(str(own_cache))
+    folder.write_json("cache.json", {**folder.read_json("cache.json"), "queries_digest": "0" * 16})
+    with pytest.raises(CacheError, match="no neighbors of the query set"):
+        inline(own_cache, own_database)
+
+
+def test_the_description_says_which_version_was_inlined(inlined, own_database):
+    info = InlinedInfo.model_validate(Folder(str(inlined)).read_json("neighbors.json"))
+    assert info.database_version == RetrievalDatabase.open(str(own_database)).version.number
+    assert info.k_stored == 6
+    assert set(info.files) == {"00000.neighbors.npy", "00001.neighbors.npy"}
+
+
+SHORT = ["max_steps=4", "checkpoint_every=2", "grids_per_decade=0", "precision=fp32"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_learns_the_same_from_inlined_neighbors(inlined, own_database, prepared, tiny_recipe, tmp_path):
+    config = tiny_recipe.with_overrides(SHORT)
+    for name, cache in (("mapped", prepared.cache), ("inlined", str(inlined))):
+        run_training(config, TrainInputs(out=str(tmp_path / name), cache=cache, database=str(own_database)))
+    assert weights_of(tmp_path / "mapped") == weights_of(tmp_path / "inlined")
+
+
+def test_a_photograph_that_can_be_read_again_brings_its_neighbors(prepared, tiny_recipe, tmp_path, monkeypatch):
+    read = FolderSource.read
+
+    def failing(source, location):
+        if location == "queries03.jpg":
+            raise OSError(5, "Input/output error")
+        return read(source, location)
+
+    config, out = LatentCache(prepared.cache).config, str(tmp_path / "cache")
+    for reading in (failing, read):
+        monkeypatch.setattr(FolderSource, "read", reading)
+        with compute_pool(INLINE) as pool:
+            build_cache(out, config, pool)
+            inline_neighbors(out, prepared.database, pool)
+    data = LatentData.open(out, prepared.database, tiny_recipe.objective)
+    assert len(data.load_shard(0)["neighbors"]) == data.shards[0].num_samples
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_resumed_run_takes_up_an_update_and_refuses_another_cache(
+    own_cache, own_database, tiny_recipe, tmp_path
+):
+    config = tiny_recipe.with_overrides(SHORT)
+    inputs = TrainInputs(out=str(tmp_path / "run"), cache=str(own_cache), database=str(own_database))
+    run_training(config, inputs)
+    longer = config.with_overrides(["max_steps=6"])
+    without_flips = LatentCache(str(own_cache)).config.model_copy(update={"flips": False})
+    with compute_pool(INLINE) as pool:
+        build_cache(str(tmp_path / "other"), without_flips, pool)
+    with pytest.raises(TrainingError, match="another latent cache"):
+        run_training(longer, inputs.model_copy(update={"cache": str(tmp_path / "other")}))
+    delete(own_database, [int(NeighborTable(Folder(str(own_database)), "train").shard("00000")[1][0, 0])])
+    assert run_training(longer, inputs)["step"] == 6
+    info = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    assert info["database"]["version"] == 3
+    assert info["database"]["earlier_versions"] == [2]

@@ -1,0 +1,219 @@
+import io
+import json
+import shutil
+import tarfile
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdm.compute import ComputeConfig, compute_pool
+from rdm.config import digest_json
+from rdm.errors import CacheError
+from rdm.sources import CropConfig, QuerySetConfig
+from rdm.sources.kinds.folder import FolderSource
+from rdm.storage import Folder
+from rdm.training.data.latent_cache import CacheConfig, LatentCache, build_cache
+from rdm.training.data.latents import LatentData
+from rdm.training.objectives.retrieval_diffusion import open_training
+
+
+def build(out, config):
+    with compute_pool(ComputeConfig(dask="inline")) as pool:
+        return build_cache(str(out), config, pool)
+
+
+def written(cache):
+    """Return when each file of a cache's latents was written."""
+    return {path.name: path.stat().st_mtime_ns for path in sorted(Path(cache).glob("0*"))}
+
+
+@pytest.fixture
+def stage_folder(tmp_path):
+    """A copy of the embedded first stage, in a folder."""
+    shutil.copytree(str(files("rdm") / "assets" / "autoencoder-kl-f4"), tmp_path / "stages" / "kl")
+    return tmp_path / "stages" / "kl"
+
+
+def test_every_crop_and_its_mirror_image_are_stored(prepared):
+    cache = LatentCache(prepared.cache)
+    rows = [row for stem in cache.stems for row in cache.rows(stem).to_pylist()]
+    assert len(rows) == 12 * 2 * 2
+    assert len({(row["key"], row["flipped"]) for row in rows}) == len(rows)
+
+
+def test_the_memory_map_holds_what_the_members_hold(prepared):
+    cache = LatentCache(prepared.cache)
+    path = cache.folder.local(f"{cache.stems[0]}.tar")
+    with tarfile.open(path) as tar:
+        members = [np.load(io.BytesIO(file.read())) for m in tar.getmembers() if (file := tar.extractfile(m))]
+    assert np.array_equal(cache.latents(cache.stems[0]), np.stack(members))
+    assert members[0].shape == (8, 8, 8)
+
+
+def test_a_rerun_writes_the_same_bytes(prepared, tmp_path):
+    config = LatentCache(prepared.cache).config
+    with compute_pool(ComputeConfig(dask="inline")) as pool:
+        build_cache(str(tmp_path / "again"), config, pool)
+    first, second = LatentCache(prepared.cache), LatentCache(str(tmp_path / "again"))
+    assert [first.folder.read_bytes(f"{s}.tar") for s in first.stems] == [
+        second.folder.read_bytes(f"{s}.tar") for s in second.stems
+    ]
+
+
+def test_a_folder_with_other_latents_is_refused(prepared):
+    config = LatentCache(prepared.cache).config
+    other = CacheConfig.model_validate({**config.model_dump(), "resolution": 64})
+    with pytest.raises(CacheError, match="latents of another resolution"):
+        build(prepared.cache, other)
+
+
+def test_a_first_stage_given_by_a_relative_path_opens_from_every_directory(
+    prepared, stage_folder, tiny_recipe, tmp_path, monkeypatch
+):
+    config = LatentCache(prepared.cache).config.model_copy(update={"autoencoder": "kl"})
+    monkeypatch.chdir(stage_folder.parent)
+    build(tmp_path / "cache", config)
+    monkeypatch.chdir(tmp_path)
+    _, objective = open_training(str(tmp_path / "cache"), prepared.database, tiny_recipe.objective)
+    assert objective.provenance["autoencoder"] == str(stage_folder)
+
+
+def test_a_model_names_the_whole_path_where_an_earlier_cache_has_a_relative_one(
+    prepared, own_cache, stage_folder, tiny_recipe, monkeypatch
+):
+    folder = Folder(str(own_cache))
+    info = folder.read_json("cache.json")
+    folder.write_json("cache.json", {**info, "config": {**info["config"], "autoencoder": "kl"}})
+    monkeypatch.chdir(stage_folder.parent)
+    _, objective = open_training(str(own_cache), prepared.database, tiny_recipe.objective)
+    assert objective.provenance["autoencoder"] == str(stage_folder)
+
+
+def test_the_same_latents_by_another_path_and_in_other_batches_are_the_same_cache(own_cache, stage_folder):
+    first, before = LatentCache(str(own_cache)), written(own_cache)
+    build(own_cache, first.config.model_copy(update={"autoencoder": str(stage_folder), "batch_size": 3}))
+    again = LatentCache(str(own_cache))
+    assert (again.digest, written(own_cache)) == (first.digest, before)
+    assert again.config.autoencoder == str(stage_folder)
+
+
+def test_a_cache_of_an_earlier_release_keeps_its_digest_and_its_shards(own_cache):
+    folder, before = Folder(str(own_cache)), written(own_cache)
+    info = folder.read_json("cache.json")
+    identity = {name: info[name] for name in ("config", "queries_digest", "autoencoder_digest", "content")}
+    folder.write_json("cache.json", {name: info[name] for name in info if name not in ("identity", "failures")})
+    for stem in info["stems"]:
+        path = f"_markers/cache/{stem}.json"
+        marker = folder.read_json(path)
+        stats = {name: value for name, value in marker["stats"].items() if name != "failures"}
+        folder.write_json(path, {**marker, "key": digest_json([2, identity]), "stats": stats})
+    earlier = LatentCache(str(own_cache))
+    assert earlier.digest == digest_json(identity)
+    build(own_cache, earlier.config.model_copy(update={"batch_size": 3}))
+    assert (LatentCache(str(own_cache)).digest, written(own_cache)) == (earlier.digest, before)
+
+
+@pytest.fixture
+def photo_cache(photos):
+    """The configuration of a cache of twelve photographs, four to a shard."""
+    crop = CropConfig(frame_size=40, patch_size=32, min_patches=2, max_patches=2)
+    queries = QuerySetConfig(source=f"folder://{photos}", crop=crop, images_per_shard=4)
+    return CacheConfig(queries=queries, resolution=32)
+
+
+@pytest.fixture
+def out_of_reach(monkeypatch):
+    """Photographs that cannot be read; a test takes them out again."""
+    names, read = {"p05.jpg"}, FolderSource.read
+
+    def reading(source, location):
+        if location in names:
+            raise OSError(5, "Input/output error")
+        return read(source, location)
+
+    monkeypatch.setattr(FolderSource, "read", reading)
+    return names
+
+
+def test_photographs_that_are_not_usable_are_listed_with_their_causes(photos, photo_cache, out_of_reach, tmp_path):
+    (photos / "p02.jpg").write_bytes(b"")
+    build(tmp_path / "cache", photo_cache)
+    cache = LatentCache(str(tmp_path / "cache"))
+    assert cache.info["failures"] == [["p02.jpg", "empty file"], ["p05.jpg", "cannot be read: Input/output error"]]
+    images = {image for stem in cache.stems for image in cache.rows(stem).column("image_id").to_pylist()}
+    assert images == {f"p{number:02d}.jpg" for number in range(12)} - {"p02.jpg", "p05.jpg"}
+
+
+def test_what_can_be_read_again_is_encoded_by_the_same_command_and_nothing_else(photo_cache, out_of_reach, tmp_path):
+    build(tmp_path / "cache", photo_cache)
+    before = written(tmp_path / "cache")
+    build(tmp_path / "cache", photo_cache)
+    assert written(tmp_path / "cache") == before
+    out_of_reach.clear()
+    info = build(tmp_path / "cache", photo_cache)
+    after = written(tmp_path / "cache")
+    assert (info["failures"], info["num_latents"]) == ([], 12 * 2 * 2)
+    assert {name for name in after if after[name] != before[name]} == {"00001.tar", "00001.parquet"}
+
+
+def test_a_shard_that_was_damaged_is_written_again_by_the_same_command(prepared, own_cache):
+    first = LatentCache(str(own_cache))
+    tar = own_cache / "00000.tar"
+    before = tar.read_bytes()
+    tar.unlink()
+    with compute_pool(ComputeConfig(dask="inline")) as pool:
+        build_cache(str(own_cache), first.config, pool)
+    assert tar.read_bytes() == before
+    assert LatentCache(str(own_cache)).info == first.info
+
+
+def test_a_cache_of_an_older_format_is_refused(own_cache):
+    folder = Folder(str(own_cache))
+    info = folder.read_json("cache.json")
+    folder.write_json("cache.json", {name: value for name, value in info.items() if not name.startswith("format")})
+    with pytest.raises(CacheError, match="has format 1, this release reads format 2"):
+        LatentCache(str(own_cache))
+
+
+def test_a_cache_on_another_filesystem_holds_the_same_bytes(prepared):
+    first = LatentCache(prepared.cache)
+    with compute_pool(ComputeConfig(dask="inline")) as pool:
+        build_cache("memory://latents/cache", first.config, pool)
+    second = LatentCache("memory://latents/cache")
+    assert second.info == first.info
+    assert all(np.array_equal(first.latents(stem), second.latents(stem)) for stem in first.stems)
+
+
+def test_an_empty_folder_is_no_cache(tmp_path):
+    with pytest.raises(CacheError, match="no finished latent cache"):
+        LatentCache(str(tmp_path))
+
+
+def test_training_and_held_out_photographs_are_disjoint_and_complete(prepared, tiny_recipe):
+    parts = [
+        LatentData.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
+        for held_out in (False, True)
+    ]
+    images = [{image for stem in part.cache.stems for image in part.image_ids(stem)} for part in parts]
+    assert images[0].isdisjoint(images[1])
+    assert len(images[0] | images[1]) == 12
+    assert images[1]
+
+
+@pytest.mark.parametrize(("held_out", "k"), [(False, 6), (True, 4)])
+def test_training_loads_the_pool_and_measuring_the_nearest(prepared, tiny_recipe, held_out, k):
+    data = LatentData.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
+    shard = data.load_shard(0)
+    assert shard["neighbors"].shape == (data.shards[0].num_samples, k, 16)
+    assert np.array_equal(shard["neighbors"], data.database.embeddings(data.neighbor_ids("00000")))
+
+
+def test_latents_of_another_query_set_do_not_match_the_neighbors(prepared, tiny_recipe, tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    info = json.loads(LatentCache(prepared.cache).folder.read_bytes("cache.json"))
+    (folder / "cache.json").write_text(json.dumps({**info, "queries_digest": "0" * 16}))
+    with pytest.raises(CacheError, match="no neighbors of the query set"):
+        LatentData.open(str(folder), prepared.database, tiny_recipe.objective)
