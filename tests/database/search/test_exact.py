@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rdm.database.search import exact as search
+from rdm.database.search import shortlist
 from rdm.database.search.exact import (
     blocks_of,
     canonical_similarities,
     exact_search,
     quantize,
     rank,
-    shortlist,
 )
-from rdm.database.search.exact import exact as search
 from rdm.database.search.shortlist import ShortlistPrecision, rounded
 
 NONE = np.zeros(0, np.int64)

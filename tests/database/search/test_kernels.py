@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba.core import caching, config
 
-from rdm.database.search.exact import canonical_similarities, kernels
+from rdm.database.search import kernels
+from rdm.database.search.exact import canonical_similarities
 from rdm.database.search.shortlist import DEAD
 
 
