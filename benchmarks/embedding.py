@@ -27,7 +27,7 @@ from benchmarks.timing import paired_ratio
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder
 from rdm.database.building.embed import EmbedTask, embed_part
-from rdm.database.building.patchify import patches_path
+from rdm.database.contract import patches_path
 from rdm.database.pixels import iterate_patches
 from rdm.encoders import fastest_precision, load_encoder
 from rdm.encoders.openclip import OpenClipEncoder

@@ -26,7 +26,7 @@ from benchmarks.embedding import SIDE, write_tar
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder
 from rdm.database.building import embed
-from rdm.database.building.patchify import patches_path
+from rdm.database.contract import patches_path
 from rdm.database.search.exact import blocks_of, exact_search
 from rdm.database.search.index import IndexConfig, ParentIndex, build_index, open_index, update_index
 from rdm.database.search.sharded_index import IndexedRows

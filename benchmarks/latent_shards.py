@@ -16,7 +16,7 @@ from rdm.storage import Folder, Part, Version, VersionStore
 from rdm.storage.verified import digest_file
 from rdm.training.data.latent_cache import CONFIG_PATH, FORMAT, FORMAT_VERSION, CacheConfig, LatentCache
 from rdm.training.data.latent_tar import write_tar
-from rdm.training.objectives.objective import Shard
+from rdm.training.data.training_data import Shard
 
 QUERIES = QuerySetConfig(source="folder:///random")
 DIGEST = "0" * 16

@@ -19,7 +19,8 @@ from rdm.database import RetrievalDatabase
 from rdm.database.building.jobs import update_builder, update_plan
 from rdm.database.changes.announcements import News, announce, ensure_announced, news
 from rdm.database.changes.plan import Removal
-from rdm.database.changes.version_diff import CHANGES_PAGE, describe_changes
+from rdm.database.changes.version_diff import describe_changes
+from rdm.database.contract import CHANGES_PAGE
 from rdm.report.changes import change_rows, write_changes_page
 
 UPDATED_EVENT = "rdm.database.updated"

@@ -46,7 +46,7 @@ def build(
     """
     from rdm.compute import ComputeConfig, compute_pool
     from rdm.sources import QuerySet
-    from rdm.sources.ledger import cause_of
+    from rdm.sources.causes import cause_of
     from rdm.training.data.inlined_neighbors import inline_neighbors as inline
     from rdm.training.data.latent_cache import build_cache
     from rdm.training.presets import cache_config

@@ -41,7 +41,8 @@ def import_checkpoint(
     Example: rdm import-checkpoint model.ckpt --kind vq-first-stage --out vq-f4
     rdm import-checkpoint model.ckpt --kind rdm-unet --autoencoder vq-f4 --database birds --out rdm-imagenet
     """
-    from rdm.models.compvis.import_checkpoint import import_first_stage, import_unet, read_checkpoint
+    from rdm.models.checkpoint_file import read_checkpoint
+    from rdm.models.compvis.import_checkpoint import import_first_stage, import_unet
     from rdm.models.unet import num_parameters
     from rdm.training.imported import describe_imported_model, save_network
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rdm.compute.device import DeviceName, compute_device
-from rdm.database.building.patchify import PATCH_SCHEMA
+from rdm.database.contract import PATCH_SCHEMA
 from rdm.database.embedding_parts import gather, open_embeddings
 from rdm.database.pixels import iterate_patches, read_photograph
 from rdm.database.search.exact import blocks_of, canonical_similarities, exact_search, quantize, rank

@@ -10,7 +10,7 @@ from rdm.config import Config
 from rdm.database.search.index import IndexConfig
 from rdm.encoders import EncoderName
 from rdm.sources import CropConfig, FetchConfig
-from rdm.sources.listing import absolute_spec, same_source
+from rdm.sources.open import absolute_spec, same_source
 from rdm.sources.photographs.boxes import BoxConfig
 from rdm.sources.photographs.filters import FilterConfig
 from rdm.storage import Version

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rdm.database.building.patchify import dropped_path, patches_path
+from rdm.database.contract import dropped_path, patches_path
 from rdm.storage import Folder, Part, VersionStore
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from rdm.database import RetrievalDatabase
 from rdm.report.cards import DatasetCard, dataset_card
 from rdm.report.data import recall_of
-from rdm.sources.ledger import FAILED, SKIPPED, cause_of
+from rdm.sources.causes import cause_of
+from rdm.sources.ledger import FAILED, SKIPPED
 from rdm.storage import Part
 
 NOT_STATED = "not stated"

@@ -1,10 +1,11 @@
 """Where photographs come from, how they are cut, and how they are laid down for a database."""
 
 from rdm.sources.http.client import FetchConfig
-from rdm.sources.listing import Source, open_source
+from rdm.sources.open import open_source
 from rdm.sources.photographs.crops import CropConfig, crop_boxes
 from rdm.sources.photographs.decode import ImageDecodeError, decode_image
 from rdm.sources.query_set import QuerySet, QuerySetConfig
+from rdm.sources.source import Source
 
 __all__ = [
     "CropConfig",

@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from rdm.config import digest_json
+from rdm.sources.causes import is_passing
 from rdm.sources.fetching.fetched import Shelf
 from rdm.sources.http.client import FetchConfig
-from rdm.sources.ledger import FAILED, LEDGER_SCHEMA, REMOVED, SKIPPED, SUCCESS, Row, is_passing, shard_stats
-from rdm.sources.listing import open_source
+from rdm.sources.ledger import FAILED, LEDGER_SCHEMA, REMOVED, SKIPPED, SUCCESS, Row, shard_stats
+from rdm.sources.open import open_source
 from rdm.sources.photographs.filters import FilterConfig, image_reason
 from rdm.storage import Folder, Markers
 from rdm.storage.local_places import scratch_path

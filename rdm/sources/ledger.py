@@ -9,13 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from rdm.sources.causes import cause_of, is_passing
 from rdm.sources.http.urls import public_url
 from rdm.sources.photographs.decode import ImageDecodeError, decode_image, image_extension, image_orientation
 from rdm.sources.photographs.filters import perceptual_hash
 
 SUCCESS, FAILED, SKIPPED = "success", "failed", "skipped"
 REMOVED = "removed on request"  # cause: bytes of a photograph, or the box of a patch, that may not come back
-CANNOT_BE_READ = "cannot be read"  # cause: a file at hand, for lack of permission or by a fault of its disk
+
+
 IMPORTED = "imported"  # embedded elsewhere; its pixels are not here
 LEDGER_SCHEMA = pa.schema(
     [
@@ -39,31 +41,9 @@ LEDGER_SCHEMA = pa.schema(
         ("etag", pa.string()),
     ]
 )
-PASSING_CAUSES = frozenset(
-    {
-        "too many requests",
-        "server error",
-        "timed out",
-        "cut short",
-        "no connection",
-        "host not reached",
-        "no result",
-        CANNOT_BE_READ,
-    }
-)
-"""Causes that may be gone the next time: worth another attempt. A picture that is not there never is."""
+
 
 Row = dict[str, Any]
-
-
-def cause_of(message: str) -> str:
-    """Return the countable cause of an error message `cause: detail`."""
-    return message.partition(":")[0]
-
-
-def is_passing(message: str) -> bool:
-    """Return whether what an error message tells may be gone the next time."""
-    return cause_of(message) in PASSING_CAUSES
 
 
 def usable_row(entry: Row, data: bytes, url: str) -> Row:

@@ -16,12 +16,13 @@ from pydantic import AfterValidator, Field
 
 from rdm.config import Config, digest_json
 from rdm.errors import RdmError, SourceError, UsageError
+from rdm.sources.causes import CANNOT_BE_READ
 from rdm.sources.kinds.local import RefusedFileError
 from rdm.sources.kinds.remote import RemoteSource
-from rdm.sources.ledger import CANNOT_BE_READ
-from rdm.sources.listing import absolute_spec, fingerprint, names_picture, open_source
+from rdm.sources.open import absolute_spec, open_source
 from rdm.sources.photographs.crops import CropConfig, crop_boxes
 from rdm.sources.photographs.decode import ImageDecodeError, decode_image
+from rdm.sources.source import fingerprint, names_picture
 
 
 class QuerySetConfig(Config):

@@ -7,7 +7,7 @@ import uuid
 
 from rdm.compute.pool import Pool
 from rdm.errors import StorageError
-from rdm.sources.listing import local_part
+from rdm.sources.open import local_part
 from rdm.storage import Folder
 from rdm.storage.files import TEMPORARY_SUFFIX
 

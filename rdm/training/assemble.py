@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rdm.sources import open_source
 from rdm.training.config import TrainConfig, TrainInputs
+from rdm.training.data.training_data import TrainingData
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
-from rdm.training.objectives.objective import Objective, TrainingData
+from rdm.training.objectives.objective import Objective
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 
 

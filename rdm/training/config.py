@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from rdm.config import Config
 from rdm.errors import UsageError
 from rdm.models.precision import Precision
-from rdm.sources.listing import absolute_spec
+from rdm.sources.open import absolute_spec
 from rdm.storage.files import absolute_path, absolute_url
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig

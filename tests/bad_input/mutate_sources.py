@@ -26,8 +26,8 @@ from PIL import Image
 
 from rdm.errors import SourceError
 from rdm.sources import open_source
+from rdm.sources.causes import cause_of
 from rdm.sources.ingest import FAILED, SUCCESS, IngestTask, ingest_shard
-from rdm.sources.ledger import cause_of
 from rdm.storage import Folder
 
 MEMORY_BYTES = 6 << 30

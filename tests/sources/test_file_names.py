@@ -19,7 +19,7 @@ LIST = """
 import json, sys
 from pathlib import Path
 from rdm.sources import FetchConfig, QuerySet, QuerySetConfig, open_source
-from rdm.sources.listing import absolute_spec
+from rdm.sources.open import absolute_spec
 spec = absolute_spec(sys.argv[1])
 source = open_source(spec)
 rows = [row for row, _ in source.take(source.listing().to_pylist(), Path(sys.argv[2]), FetchConfig())]

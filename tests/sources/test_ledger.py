@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image, PngImagePlugin
 
-from rdm.sources.ledger import LEDGER_SCHEMA, SKIPPED, examined, is_passing, shard_stats, unusable_row, usable_row
-from rdm.sources.listing import make_listing
+from rdm.sources.causes import is_passing
+from rdm.sources.ledger import LEDGER_SCHEMA, SKIPPED, examined, shard_stats, unusable_row, usable_row
+from rdm.sources.source import make_listing
 
 SECRET_URL = "http://example.org/a.jpg?token=abc"
 

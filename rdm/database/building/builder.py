@@ -17,11 +17,11 @@ from rdm.compute.pool import Pool
 from rdm.config import digest_json
 from rdm.database.building.checks import check_index_fits, check_left, check_settings, check_vanished
 from rdm.database.building.embed import EmbedTask, embed_part
-from rdm.database.building.near_duplicates import DUPLICATES_KIND, duplicates_path, find_near_duplicates
+from rdm.database.building.near_duplicates import duplicates_path, find_near_duplicates
 from rdm.database.building.patch_sizes import measure_patches
-from rdm.database.building.patchify import CutConfig, CutTask, cut_shards, patches_path
+from rdm.database.building.patchify import CutConfig, CutTask, cut_shards
 from rdm.database.changes.plan import Changes, Removal
-from rdm.database.changes.version_diff import CHANGES_PAGE
+from rdm.database.contract import CHANGES_PAGE, DUPLICATES_KIND, patches_path
 from rdm.database.embedding_parts import count_rows
 from rdm.database.neighbors.table import TABLE_KINDS, sort_table_parts
 from rdm.database.neighbors.update import repair_tables
@@ -45,12 +45,14 @@ from rdm.encoders import Precision, fastest_precision, load_encoder, weights_pat
 from rdm.errors import FailureBudgetError, SourceError
 from rdm.progress import tracking
 from rdm.sources import open_source
+from rdm.sources.causes import is_passing
 from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.sources.kinds.imported import is_imported
-from rdm.sources.ledger import FAILED, is_passing
-from rdm.sources.listing import fingerprint
-from rdm.sources.photographs.boxes import Boxes, open_boxes
+from rdm.sources.ledger import FAILED
+from rdm.sources.open import open_boxes
+from rdm.sources.photographs.boxes import Boxes
 from rdm.sources.photographs.decode import DECODING_REVISION
+from rdm.sources.source import fingerprint
 from rdm.sources.workers import require_visible
 from rdm.storage import Folder, Part, Version, VersionStore
 

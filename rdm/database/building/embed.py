@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 
 from rdm.compute.device import DeviceName, worker_device
 from rdm.config import digest_json
-from rdm.database.building.patchify import patches_path
+from rdm.database.contract import patches_path
 from rdm.database.pixels import iterate_patches
-from rdm.encoders import Encoder, Precision, load_encoder, normalize
+from rdm.encoders import Precision, load_encoder, normalize
+from rdm.encoders.batches import encode_images
 from rdm.sources.photographs.decode import DECODING_REVISION
 from rdm.storage import Folder, Markers, sha256_file
 
@@ -62,26 +59,6 @@ def embed_part(task: EmbedTask) -> dict[str, Any]:
     stats = {"num_patches": len(unit)}
     markers.write(f"{task.part:04d}", key, task.outputs, stats)
     return stats
-
-
-def encode_images(encoder: Encoder, images: Iterator[Image.Image], batch_size: int) -> NDArray[np.float32]:
-    """Return the raw embeddings [N, dim] of pictures, holding two batches of pixels at a time.
-
-    While a batch is encoded, a thread decodes the next.
-    """
-    prepared = iter(lambda: [encoder.preprocess(image) for image in itertools.islice(images, batch_size)], [])
-    rows = [np.zeros((0, encoder.embedding_dim), np.float32)]
-    rows += [encoder.encode_images(np.stack(batch)) for batch in _one_ahead(prepared)]
-    return np.concatenate(rows)
-
-
-def _one_ahead(batches: Iterator[BatchT]) -> Iterator[BatchT]:
-    """Yield what an iterator does, while a thread asks it for the next."""
-    with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(next, batches, None)
-        while (batch := following.result()) is not None:
-            following = thread.submit(next, batches, None)
-            yield batch
 
 
 def _metadata(folder: Folder, patches: pa.Table, raw: NDArray[np.float32]) -> pa.Table:

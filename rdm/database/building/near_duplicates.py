@@ -16,7 +16,6 @@ from rdm.database.changes.plan import Changes
 from rdm.sources.ingest import SUCCESS
 from rdm.storage import Folder
 
-DUPLICATES_KIND = "duplicates"
 HASH_BYTES = 16
 DUPLICATE_SCHEMA = pa.schema(
     [

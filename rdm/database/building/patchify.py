@@ -18,37 +18,18 @@ from numpy.typing import NDArray
 
 from rdm.compute.pool import Pool
 from rdm.config import Config, digest_json
+from rdm.database.contract import CORNERS, DROPPED_SCHEMA, PATCH_SCHEMA, dropped_path, patches_path
 from rdm.database.pixels import iterate_reduced_patches
 from rdm.progress import tracking
 from rdm.sources import CropConfig, crop_boxes
+from rdm.sources.causes import cause_of
 from rdm.sources.ingest import SUCCESS
-from rdm.sources.ledger import REMOVED, cause_of
+from rdm.sources.ledger import REMOVED
 from rdm.sources.photographs.boxes import BoxConfig, Boxes, box_patches
 from rdm.sources.photographs.filters import FilterConfig, contrast, patch_reason
 from rdm.storage import Box, Folder, Markers
 
 STAGE = "patchify"
-CORNERS = ("x0", "y0", "x1", "y1")
-PATCH_SCHEMA = pa.schema(
-    [
-        ("patch_id", pa.int64()),
-        ("image_id", pa.string()),
-        ("image_shard", pa.string()),
-        ("image_row", pa.int32()),  # row of images/SHARD.parquet
-        *((corner, pa.int32()) for corner in CORNERS),
-    ]
-)
-"""Columns of a patch part; where patches are boxes, there is also their `label`."""
-
-DROPPED_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("image_row", pa.int32()),
-        *((corner, pa.int32()) for corner in CORNERS),
-        ("reason", pa.string()),  # "cause: detail"
-    ]
-)
-"""Columns of `dropped/patches_PART.parquet`: the patches of a shard that the filters leave out."""
 
 
 class CutConfig(Config):
@@ -145,16 +126,6 @@ def cut_shards(tasks: Sequence[CutTask], first_patch_id: int, pool: Pool) -> lis
             first_patch_id += counts[-1]["num_patches"]
             tracker.advance()
     return counts
-
-
-def patches_path(part: int) -> str:
-    """Return the path of a patch part."""
-    return f"patches/patches_{part:04d}.parquet"
-
-
-def dropped_path(part: int) -> str:
-    """Return the path of the table of the patches that a part left out; it exists where there are any."""
-    return f"dropped/patches_{part:04d}.parquet"
 
 
 def find_blank(task: CutTask) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rdm.database.changes.conditions import matching_rows
-from rdm.sources.ledger import FAILED, SUCCESS, is_passing
-from rdm.sources.listing import fingerprint, make_listing
+from rdm.sources.causes import is_passing
+from rdm.sources.ledger import FAILED, SUCCESS
+from rdm.sources.source import fingerprint, make_listing
 from rdm.storage import Box, Folder, Version
 
 DELETED = "deleted"  # status of a ledger row whose photograph a compaction removed from the disk

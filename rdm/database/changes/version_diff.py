@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rdm.database.building.near_duplicates import DUPLICATES_KIND
+from rdm.database.contract import DUPLICATES_KIND
 from rdm.database.neighbors.exclusion import Lookup
 from rdm.database.neighbors.table import NeighborTable, stored_lookup
 from rdm.errors import UsageError
-from rdm.sources.ledger import FAILED, SKIPPED, cause_of
+from rdm.sources.causes import cause_of
+from rdm.sources.ledger import FAILED, SKIPPED
 from rdm.storage import Folder, Version, VersionStore
 
-CHANGES_PAGE = "changes.html"  # of the newest update, where one was written: a version that adds or removes deletes it
 REQUESTED, REPLACED, LOOKS_ALIKE, PATCH_REQUESTED, VANISHED = (
     "removed on request",
     "replaced in the source",

@@ -21,8 +21,8 @@ from pydantic import AfterValidator, Field
 
 from rdm.config import Config, digest_json
 from rdm.database.building.builder import BuildConfig
-from rdm.database.building.patchify import PATCH_SCHEMA, patches_path
 from rdm.database.changes.compact import delete_unnamed_files
+from rdm.database.contract import PATCH_SCHEMA, patches_path
 from rdm.database.embedding_parts import SHARD_KINDS, open_embeddings
 from rdm.database.exchange.encoder_check import ImportedPart, check_encoder
 from rdm.database.exchange.foreign_layouts import BOX, TEXTS, ForeignFormat, ForeignPart, foreign_parts, unit_vectors
@@ -33,8 +33,9 @@ from rdm.errors import DatabaseError
 from rdm.progress import tracking
 from rdm.sources.kinds.imported import imported_listing, imported_source
 from rdm.sources.ledger import IMPORTED, LEDGER_SCHEMA
-from rdm.sources.listing import absolute_spec, fingerprint
+from rdm.sources.open import absolute_spec
 from rdm.sources.photographs.decode import DECODING_REVISION
+from rdm.sources.source import fingerprint
 from rdm.storage import Folder, Markers, Part, Version, VersionStore, sha256_file
 
 NOT_CHECKED = "declared at import, not checked"

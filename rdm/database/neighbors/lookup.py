@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from rdm.compute.device import DeviceName, worker_device
 from rdm.compute.pool import Pool
 from rdm.config import digest_json
-from rdm.database.building.embed import encode_images
 from rdm.database.neighbors.exclusion import Exclude, Lookup, Neighbors, require_full, search_allowed
 from rdm.database.neighbors.same_photographs import Exclusion, PhotographMatches, share_image_ids
 from rdm.database.neighbors.table import (
@@ -27,6 +26,7 @@ from rdm.database.neighbors.table import (
 )
 from rdm.database.reader import RetrievalDatabase
 from rdm.encoders import load_encoder, normalize, weights_path
+from rdm.encoders.batches import encode_images
 from rdm.errors import DatabaseError, FailureBudgetError
 from rdm.sources import QuerySet
 from rdm.sources.workers import require_visible

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import boolean, float32, float64, int8, int32, int64, uint16, void
 from numba.extending import intrinsic
 
-from rdm.database.search.shortlist import DEAD
+from rdm.database.search.scores import DEAD
 
 SUMS = 32  # of products that are added at once
 _ANY_ORDER = {"reassoc", "contract", "nsz"}  # of sums: for bounds, which allow for it

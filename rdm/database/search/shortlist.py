@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rdm.database.search.scores import DEAD
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -28,7 +30,8 @@ ShortlistPrecision: TypeAlias = Literal["int8", "fp32"]
 
 PANEL_ROWS = 4096  # vectors compared at once: a panel's scores stay in the processor's cache
 GROUP_ROWS = 64  # vectors of one scale, whose greatest score is looked at before their own
-DEAD = -(2**31)  # the score of a vector that may not be found: no true one is as small
+
+
 SLACK = 2.0**-19  # above the error of a dozen operations in float32 with numbers below 2
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rdm.encoders.image_tower import PIXEL_MEAN, PIXEL_STD, ImageTower, load_image_tower
 from rdm.errors import ModelError
-from rdm.models.compvis.import_checkpoint import read_checkpoint
+from rdm.models.checkpoint_file import read_checkpoint
 
 EMBEDDED = "embedded"
 _VGG_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

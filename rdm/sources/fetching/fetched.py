@@ -6,7 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from rdm.sources.ledger import Row, is_passing
+from rdm.sources.causes import is_passing
+from rdm.sources.ledger import Row
 from rdm.storage.files import storage_errors
 
 

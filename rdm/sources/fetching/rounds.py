@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdm.errors import RdmError
+from rdm.sources.causes import cause_of
 from rdm.sources.fetching.fetched import Shelf
 from rdm.sources.fetching.img2dataset import LOG, OUTPUT, ROWS, run_img2dataset
 from rdm.sources.http.client import FetchConfig
 from rdm.sources.http.urls import fetchable_url
-from rdm.sources.ledger import FAILED, REMOVED, SKIPPED, Row, cause_of, unusable_row, usable_row
+from rdm.sources.ledger import FAILED, REMOVED, SKIPPED, Row, unusable_row, usable_row
 from rdm.sources.photographs.decode import ImageDecodeError
 from rdm.sources.photographs.filters import TOO_LONG, TOO_SMALL
 from rdm.storage.files import storage_errors

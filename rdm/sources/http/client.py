@@ -25,10 +25,10 @@ from urllib.response import addinfourl
 from pydantic import Field
 
 from rdm.config import Config
+from rdm.sources.causes import is_passing
 from rdm.sources.http.encodings import BodyDecoder, EncodingError
 from rdm.sources.http.public_addresses import PrivateAddressError, PublicHTTPHandler, PublicHTTPSHandler
 from rdm.sources.http.urls import fetchable_url
-from rdm.sources.ledger import is_passing
 
 CHUNK_BYTES = 1 << 16
 ResultT = TypeVar("ResultT")

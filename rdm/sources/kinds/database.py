@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from rdm.errors import SourceError
 from rdm.sources.kinds.local import PATH_HINT, LocalSource, local_path, read_file
-from rdm.sources.listing import Author, make_listing
+from rdm.sources.source import Author, make_listing
 from rdm.storage import Folder, Version, VersionStore
 
 _LEDGER_COLUMNS = ["image_id", "sha256", "tar_offset", "num_bytes", "rotation", "author", "license", "landing_page"]

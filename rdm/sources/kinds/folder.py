@@ -10,7 +10,7 @@ import pyarrow as pa
 from rdm.errors import SourceError
 from rdm.sources.file_names import file_below, is_hidden, text_of_name
 from rdm.sources.kinds.local import LINKED_FOLDER, PATH_HINT, LocalSource, RefusedFileError, local_path, read_file
-from rdm.sources.listing import Author, make_listing
+from rdm.sources.source import Author, make_listing
 
 
 class FolderSource(LocalSource):

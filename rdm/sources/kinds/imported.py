@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from rdm.sources.listing import LISTING_SCHEMA, make_listing
+from rdm.sources.source import LISTING_SCHEMA, make_listing
 
 _SCHEME = "import://"
 

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rdm.errors import RdmError, UsageError
+from rdm.sources.causes import CANNOT_BE_READ
 from rdm.sources.fetching.fetched import Shelf
 from rdm.sources.file_names import file_below, text_of_path
 from rdm.sources.http.client import FetchConfig
-from rdm.sources.ledger import CANNOT_BE_READ, FAILED, SKIPPED, Row, examined, unusable_row
-from rdm.sources.listing import names_picture
+from rdm.sources.ledger import FAILED, SKIPPED, Row, examined, unusable_row
+from rdm.sources.source import names_picture
 from rdm.storage.files import absolute_path
 
 MAX_BYTES = 500_000_000  # a picture at the limit of pixels has 480 MB without compression

@@ -22,8 +22,8 @@ from rdm.sources.http.metadata_files import download
 from rdm.sources.http.urls import fetchable_url
 from rdm.sources.kinds.remote import RemoteSource
 from rdm.sources.ledger import Row
-from rdm.sources.listing import listing_of
 from rdm.sources.lists.list_files import read_lines, read_list
+from rdm.sources.source import listing_of
 
 METADATA = {
     "train": "v6/oidv6-train-images-with-labels-with-rotation.csv",

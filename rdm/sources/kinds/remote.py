@@ -10,7 +10,7 @@ from rdm.errors import SourceError
 from rdm.sources.fetching.rounds import Candidate, fetch_photographs
 from rdm.sources.http.client import FetchConfig
 from rdm.sources.ledger import Row
-from rdm.sources.listing import Author
+from rdm.sources.source import Author
 
 
 class RemoteSource(ABC):

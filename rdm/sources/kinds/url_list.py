@@ -13,8 +13,8 @@ from rdm.sources.http.urls import public_url
 from rdm.sources.kinds.local import local_path
 from rdm.sources.kinds.remote import RemoteSource
 from rdm.sources.ledger import Row
-from rdm.sources.listing import listing_of
 from rdm.sources.lists.list_files import list_parts, read_list
+from rdm.sources.source import listing_of
 
 logger = logging.getLogger(__name__)
 

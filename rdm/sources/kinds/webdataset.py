@@ -15,9 +15,9 @@ import pyarrow as pa
 from rdm.errors import SourceError
 from rdm.sources.file_names import file_below, text_of_name
 from rdm.sources.kinds.local import PATH_HINT, LocalSource, RefusedFileError, local_path, read_file
-from rdm.sources.listing import Author, make_listing
 from rdm.sources.patterns import check_finished, count_suffixes, expand_pattern, files_below, fixed_part
 from rdm.sources.photographs.decode import IMAGE_SUFFIXES
+from rdm.sources.source import Author, make_listing
 from rdm.sources.tar_members import open_tar, read_sparse, visible_files
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from rdm.config import Config
-from rdm.errors import SourceError, UsageError
-from rdm.sources.kinds.open_images import OpenImagesSource
-from rdm.sources.listing import Source
+from rdm.errors import SourceError
 from rdm.sources.lists.list_files import read_list
 from rdm.storage.files import absolute_path
 
@@ -121,20 +119,6 @@ class Boxes:
     def _digest(self, image_id: str) -> str:
         corners, labels = self.of(image_id)
         return xxhash.xxh3_64_hexdigest(corners.tobytes() + "\0".join(labels).encode())
-
-
-def open_boxes(source: Source, config: BoxConfig) -> Boxes:
-    """Return the boxes of a source: those of the configured table, or those that Open Images publishes.
-
-    Raises:
-        UsageError: no table is named, and the source has none of its own.
-        SourceError: the table cannot be had or read.
-    """
-    if config.path:
-        return Boxes(Path(config.path), config)
-    if isinstance(source, OpenImagesSource):
-        return Boxes(source.boxes_path(), config)
-    raise UsageError("this source has no boxes of its own", where=source.spec, fix="--set boxes.path=FILE")
 
 
 def box_patches(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rdm.errors import CacheError
 from rdm.training.data.order import DataOrder
-from rdm.training.objectives.objective import TrainingData
+from rdm.training.data.training_data import TrainingData
 
 Arrays = dict[str, NDArray]
 MEMORY_BYTES = 1_000_000_000

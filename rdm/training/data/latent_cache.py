@@ -26,7 +26,7 @@ from rdm.config import Config, digest_json
 from rdm.errors import CacheError, StorageError
 from rdm.models.first_stage.first_stage import FirstStage, absolute_name, load_autoencoder
 from rdm.sources import QuerySet, QuerySetConfig
-from rdm.sources.ledger import is_passing
+from rdm.sources.causes import is_passing
 from rdm.sources.workers import require_visible
 from rdm.storage import Folder, Markers
 from rdm.storage.verified import FileDigest, digest_file, read_verified

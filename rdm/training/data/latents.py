@@ -23,7 +23,7 @@ from rdm.sources.query_set import is_held_out
 from rdm.training.data.cache_neighbors import ids_of_crops, refuse_unusable, table_of
 from rdm.training.data.inlined_neighbors import InlinedNeighbors, is_inlined
 from rdm.training.data.latent_cache import LatentCache
-from rdm.training.objectives.objective import Shard
+from rdm.training.data.training_data import Shard
 
 _EXPONENT_BITS = np.uint16(0x7C00)  # all set: a float16 that is infinite or not a number
 _NUM_READERS = 16

@@ -16,10 +16,11 @@ from pydantic import Field
 from rdm.config import Config, digest_json
 from rdm.errors import SourceError
 from rdm.progress import tracking
-from rdm.sources.listing import Source, fingerprint, open_source
+from rdm.sources.open import open_source
 from rdm.sources.photographs.decode import ImageDecodeError, decode_image, image_size
 from rdm.sources.query_set import is_held_out
-from rdm.training.objectives.objective import Shard
+from rdm.sources.source import Source, fingerprint
+from rdm.training.data.training_data import Shard
 
 _HEAD_BYTES = 65_536
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,11 +12,7 @@ from rdm.compute.device import compute_device
 from rdm.compute.machine import has_fast_bfloat16
 from rdm.compute.masks import describe_masks
 from rdm.errors import TrainingError
-from rdm.storage.files import atomic_path
 from rdm.training.config import TrainConfig
-from rdm.training.job.hostfile import Machine
-
-DEVICES = ".devices"
 
 
 def distributed_place() -> tuple[int, int]:
@@ -72,23 +66,3 @@ def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | N
         return torch.float16
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_fast_bfloat16(device.type))
     return torch.bfloat16 if bf16 else None
-
-
-def tell_device(out: Path, node_rank: int, device: str) -> None:
-    """Write down, below a run's folder, what a machine of its job computes on."""
-    with atomic_path(out / DEVICES / str(node_rank)) as temporary:
-        temporary.write_text(device, encoding="utf-8")
-
-
-def require_one_device(out: Path, machines: Sequence[Machine]) -> None:
-    """Raise TrainingError where the machines told different devices: their ranks would wait for each other in vain."""
-    told = {
-        machine.host: path.read_text(encoding="utf-8")
-        for node_rank, machine in enumerate(machines)
-        if (path := out / DEVICES / str(node_rank)).exists()
-    }
-    if len(set(told.values())) > 1:
-        raise TrainingError(
-            f"the machines do not train on the same device: {', '.join(f'{host} on {told[host]}' for host in told)}",
-            fix="--set device=cpu, or leave the machines without a GPU out of the hostfile",
-        )

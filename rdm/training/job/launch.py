@@ -25,10 +25,12 @@ from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.job.hostfile import MASTER_PORT, Cluster
 from rdm.training.job.job_errors import ERROR_FILE, read_error, record_error
 from rdm.training.job.machine import Orders, command, end_group
+from rdm.training.job.status import LOCK
 
 POLL_SECONDS = 0.5
 LOG = "launcher.log"
-LOCK = ".job.lock"
+
+
 SHELL_FAILED = 255  # of ssh itself
 OnProgress = Callable[[], object]
 
@@ -73,7 +75,7 @@ def run_training(
 def _run_job(config: TrainConfig, cluster: Cluster, out: Path, on_progress: OnProgress | None) -> None:
     """Run the job to its end. Why it failed is written down, for whoever asks later."""
     from rdm.training.checkpoints import Checkpoints
-    from rdm.training.engine.device import DEVICES
+    from rdm.training.job.devices import DEVICES
 
     (out / ERROR_FILE).unlink(missing_ok=True)
     shutil.rmtree(out / DEVICES, ignore_errors=True)
@@ -256,7 +258,7 @@ def _wait(
     tracker: Tracker,
     on_progress: OnProgress | None,
 ) -> int:
-    from rdm.training.engine.device import require_one_device
+    from rdm.training.job.devices import require_one_device
     from rdm.training.stats import last_stats
 
     seen = (last_stats(out) or {"step": 0})["step"]  # of an earlier start, which may have come further

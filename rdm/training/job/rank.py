@@ -17,7 +17,8 @@ from rdm.errors import RdmError, TrainingError
 from rdm.storage.files import atomic_path
 from rdm.training.assemble import open_run
 from rdm.training.config import TrainConfig, TrainInputs
-from rdm.training.engine.device import tell_device, training_device
+from rdm.training.engine.device import training_device
+from rdm.training.job.devices import tell_device
 from rdm.training.job.job_errors import record_error
 from rdm.training.job.machine import NODE_VARIABLE, OWNER_VARIABLE
 from rdm.training.loop import train

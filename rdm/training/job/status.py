@@ -138,7 +138,7 @@ def means(values: Sequence[float], count: int) -> list[float]:
 
 
 def _health(out: Path, finished: bool, last: dict[str, Any], failed: bool) -> Health:
-    from rdm.training.job.launch import LOCK
+    from rdm.training.job.status import LOCK
     from rdm.training.stats import STATS
 
     if is_locked(out / LOCK):
@@ -149,3 +149,6 @@ def _health(out: Path, finished: bool, last: dict[str, Any], failed: bool) -> He
     if finished:
         return "finished"
     return "failed" if failed else "stopped"
+
+
+LOCK = ".job.lock"

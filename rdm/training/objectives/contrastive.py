@@ -18,7 +18,8 @@ from rdm.encoders.contrastive import LOGIT_SCALE_INIT, contrastive_logits, info_
 from rdm.encoders.heads import HeadsConfig, LiteHeads, save_heads
 from rdm.errors import SourceError
 from rdm.training.data.captions import FeatureCache, FeatureConfig, build_feature_cache, key_hash
-from rdm.training.objectives.objective import Objective, Shard
+from rdm.training.data.training_data import Shard
+from rdm.training.objectives.objective import Objective
 
 
 class ContrastiveConfig(Config):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,31 +15,6 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from diffusers.models.modeling_utils import ModelMixin
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One shard of training data: its stem (file name without ending) and how many samples it holds."""
-
-    stem: str
-    num_samples: int
-
-
-class TrainingData(Protocol):
-    """Training samples in shards that are read whole, in an order that the loop decides."""
-
-    @property
-    def shards(self) -> Sequence[Shard]:
-        """Every shard, in a fixed order."""
-        ...
-
-    def load_shard(self, index: int) -> dict[str, np.ndarray]:
-        """Return the arrays of one shard; each has `shards[index].num_samples` rows. Threads call it at once."""
-        ...
-
-    def keys(self, index: int) -> Sequence[str]:
-        """Return the name of each sample of a shard, by which a user finds it again."""
-        ...
 
 
 class Objective(nn.Module, ABC):

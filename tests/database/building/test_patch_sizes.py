@@ -13,7 +13,7 @@ from rdm.database import BuildConfig, DatabaseBuilder
 from rdm.database.building.estimate import EstimateConfig, estimate
 from rdm.database.building.jobs import build_config
 from rdm.database.building.patch_sizes import measure_patches
-from rdm.database.building.patchify import CORNERS
+from rdm.database.contract import CORNERS
 from rdm.sources import CropConfig
 from rdm.storage import Folder, VersionStore
 

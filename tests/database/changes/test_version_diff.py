@@ -12,7 +12,8 @@ from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.database.changes.announcements import ANNOUNCED, announce, ensure_announced, news
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
-from rdm.database.changes.version_diff import CHANGES_PAGE, describe_changes
+from rdm.database.changes.version_diff import describe_changes
+from rdm.database.contract import CHANGES_PAGE
 from rdm.errors import DatabaseError, StorageError, UsageError
 from rdm.storage import Folder, VersionStore
 

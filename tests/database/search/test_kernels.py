@@ -9,7 +9,7 @@ from numba.core import caching, config
 
 from rdm.database.search import kernels
 from rdm.database.search.exact import canonical_similarities
-from rdm.database.search.shortlist import DEAD
+from rdm.database.search.scores import DEAD
 
 
 @given(st.integers(0, 2**32), st.integers(1, 100))

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rdm.errors import ModelError
-from rdm.models.compvis.import_checkpoint import import_first_stage, import_unet, read_checkpoint
+from rdm.models.checkpoint_file import read_checkpoint
+from rdm.models.compvis.import_checkpoint import import_first_stage, import_unet
 from rdm.models.compvis.layout import first_stage_config, first_stage_modules, official_name, unet_config, unet_modules
 from rdm.models.first_stage.autoencoder import official_autoencoder
 from rdm.models.first_stage.first_stage import load_autoencoder

@@ -21,11 +21,11 @@ import pytest
 
 from rdm.errors import RdmError
 from rdm.sources import FetchConfig, open_source
+from rdm.sources.causes import cause_of
 from rdm.sources.fetching import rounds as fetch
 from rdm.sources.fetching.rounds import Candidate, fetch_photographs
 from rdm.sources.ingest import IngestTask, ingest_shard
-from rdm.sources.ledger import cause_of
-from rdm.sources.listing import make_listing
+from rdm.sources.source import make_listing
 from rdm.storage import Folder, VersionStore
 
 QUICK = FetchConfig(
@@ -36,7 +36,7 @@ Encoded = Callable[..., bytes]
 INGEST = """
 import json, sys
 from rdm.sources.ingest import IngestTask, ingest_shard
-from rdm.sources.listing import make_listing
+from rdm.sources.source import make_listing
 from rdm.sources.http.client import FetchConfig
 from rdm.storage import Folder, VersionStore
 root, stem, source, rows, fetch = json.loads(sys.argv[1])

@@ -10,7 +10,7 @@ import pytest
 from rdm.errors import SourceError
 from rdm.sources import FetchConfig, open_source
 from rdm.sources.kinds.local import RefusedFileError
-from rdm.sources.listing import names_picture
+from rdm.sources.source import names_picture
 
 
 def listed(folder: Path) -> list[str]:

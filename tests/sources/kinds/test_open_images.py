@@ -10,7 +10,7 @@ from rdm.errors import SourceError, UsageError
 from rdm.sources import open_source
 from rdm.sources.fetching.rounds import Candidate
 from rdm.sources.kinds.open_images import OpenImagesSource
-from rdm.sources.listing import fingerprint
+from rdm.sources.source import fingerprint
 
 HEADER = (
     "ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,Title,"

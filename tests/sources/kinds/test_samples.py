@@ -4,7 +4,7 @@ import pytest
 
 from rdm.errors import UsageError
 from rdm.sources import decode_image, open_source
-from rdm.sources.listing import LISTING_SCHEMA
+from rdm.sources.source import LISTING_SCHEMA
 
 ROOT = "samples://openimages-birds"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rdm.errors import SourceError
 from rdm.sources import open_source
 from rdm.sources.kinds.url_list import UrlListSource
-from rdm.sources.listing import fingerprint
+from rdm.sources.source import fingerprint
 
 A, B = "http://example.org/a.jpg", "http://example.org/b.jpg"
 CSV = f'url,id,author,Licence,landing-page,rating\n{B},2,"Bo, B.",CC,http://example.org/b,5\n{A},1,,,,\n'

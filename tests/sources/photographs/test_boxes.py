@@ -15,7 +15,8 @@ from PIL import Image
 
 from rdm.errors import SourceError, UsageError
 from rdm.sources import QuerySet, QuerySetConfig, decode_image, open_source
-from rdm.sources.photographs.boxes import BoxConfig, Boxes, box_patches, open_boxes
+from rdm.sources.open import open_boxes
+from rdm.sources.photographs.boxes import BoxConfig, Boxes, box_patches
 from rdm.sources.photographs.crops import CropConfig
 from rdm.sources.photographs.decode import image_orientation
 

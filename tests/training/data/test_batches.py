@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rdm.errors import CacheError, StorageError
 from rdm.training.data.batches import BatchReader
 from rdm.training.data.order import DataOrder
-from rdm.training.objectives.objective import Shard
+from rdm.training.data.training_data import Shard
 
 sizes = st.lists(st.integers(0, 20), min_size=1, max_size=6).filter(lambda values: sum(values) > 0)
 

@@ -10,9 +10,8 @@ from rdm.errors import TrainingError
 from rdm.storage.locks import lock_file
 from rdm.training.config import TrainInputs
 from rdm.training.job.job_errors import ERROR_FILE
-from rdm.training.job.launch import LOCK
 from rdm.training.job.rank import write_run
-from rdm.training.job.status import means, read_status, sparkline
+from rdm.training.job.status import LOCK, means, read_status, sparkline
 from rdm.training.recipes import recipe_config
 
 

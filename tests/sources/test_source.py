@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from rdm.errors import SourceError, UsageError
 from rdm.sources import open_source
-from rdm.sources.listing import LISTING_SCHEMA, absolute_spec, fingerprint, make_listing, names_picture, same_source
+from rdm.sources.open import absolute_spec, same_source
+from rdm.sources.source import LISTING_SCHEMA, fingerprint, make_listing, names_picture
 
 rows = st.lists(st.tuples(st.text(max_size=5), st.text(max_size=5)), unique_by=lambda row: row[0], max_size=8)
 

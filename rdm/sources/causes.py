@@ -1,0 +1,30 @@
+"""Why a photograph could not be had, and which causes may be gone the next time."""
+
+from __future__ import annotations
+
+CANNOT_BE_READ = "cannot be read"  # cause: a file at hand, for lack of permission or by a fault of its disk
+
+
+PASSING_CAUSES = frozenset(
+    {
+        "too many requests",
+        "server error",
+        "timed out",
+        "cut short",
+        "no connection",
+        "host not reached",
+        "no result",
+        CANNOT_BE_READ,
+    }
+)
+"""Causes that may be gone the next time: worth another attempt. A picture that is not there never is."""
+
+
+def cause_of(message: str) -> str:
+    """Return the countable cause of an error message `cause: detail`."""
+    return message.partition(":")[0]
+
+
+def is_passing(message: str) -> bool:
+    """Return whether what an error message tells may be gone the next time."""
+    return cause_of(message) in PASSING_CAUSES

@@ -1,0 +1,34 @@
+"""What a recipe trains on: samples in shards that are read whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard of training data: its stem (file name without ending) and how many samples it holds."""
+
+    stem: str
+    num_samples: int
+
+
+class TrainingData(Protocol):
+    """Training samples in shards that are read whole, in an order that the loop decides."""
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """Every shard, in a fixed order."""
+        ...
+
+    def load_shard(self, index: int) -> dict[str, np.ndarray]:
+        """Return the arrays of one shard; each has `shards[index].num_samples` rows. Threads call it at once."""
+        ...
+
+    def keys(self, index: int) -> Sequence[str]:
+        """Return the name of each sample of a shard, by which a user finds it again."""
+        ...
