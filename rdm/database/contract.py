@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-CORNERS = ("x0", "y0", "x1", "y1")
-
+CORNERS = ("x0", "y0", "x1", "y1")  # of a patch, in pixels of its photograph
 
 PATCH_SCHEMA = pa.schema(
     [
@@ -18,7 +17,6 @@ PATCH_SCHEMA = pa.schema(
 )
 """Columns of a patch part; where patches are boxes, there is also their `label`."""
 
-
 DROPPED_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -29,6 +27,9 @@ DROPPED_SCHEMA = pa.schema(
 )
 """Columns of `dropped/patches_PART.parquet`: the patches of a shard that the filters leave out."""
 
+DUPLICATES_KIND = "duplicates"  # of a version's part: photographs that resemble another one
+CHANGES_PAGE = "changes.html"  # of the newest update, where one was written: a version that adds or removes deletes it
+
 
 def patches_path(part: int) -> str:
     """Return the path of a patch part."""
@@ -38,9 +39,3 @@ def patches_path(part: int) -> str:
 def dropped_path(part: int) -> str:
     """Return the path of the table of the patches that a part left out; it exists where there are any."""
     return f"dropped/patches_{part:04d}.parquet"
-
-
-DUPLICATES_KIND = "duplicates"
-
-
-CHANGES_PAGE = "changes.html"  # of the newest update, where one was written: a version that adds or removes deletes it

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 CANNOT_BE_READ = "cannot be read"  # cause: a file at hand, for lack of permission or by a fault of its disk
-
-
 PASSING_CAUSES = frozenset(
     {
         "too many requests",
