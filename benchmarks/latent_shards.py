@@ -129,6 +129,10 @@ def _version(parts: list[Part], num_patches: int, dim: int) -> Version:
         index={},
         tombstones=[],
         deleted_image_ids=[],
+        deleted_patches={},
+        deleted_sha256=[],
+        dropped_patches={},
+        oldest_version=1,
         parts=parts,
         config={},
     )

@@ -68,13 +68,14 @@ def recipes(
 
 
 def _show_list(*, as_json: bool) -> None:
-    """Show every recipe with what it states of itself, so that nothing has to be counted."""
+    """Show every recipe with the counted costs that are kept, so that nothing has to be counted."""
+    from rdm.training.costs import kept_costs
     from rdm.training.recipes import RECIPES
 
-    described = {}
+    costs, described = kept_costs(), {}
     for name, recipe in RECIPES.items():
         config = recipe.config()
-        figures = cost_figures(config, recipe.cost)
+        figures = cost_figures(config, costs[name])
         described[name] = (recipe, config, {figure.name: figure for figure in figures})
     if as_json:
         show(

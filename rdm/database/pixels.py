@@ -78,7 +78,7 @@ def _decode(folder: Folder, shard: str, row: int, places: _Places, reduction: in
     except OSError as error:
         raise read_error(error, path) from error
     try:
-        return decode_image(data, rotation=places["rotation"][row] or 0, reduction=reduction)
+        return decode_image(data, rotation=places["rotation"][row], reduction=reduction)
     except ImageDecodeError as error:
         raise DatabaseError(
             f"a stored photograph does not decode: {error}", where=f"{path}, row {row}", fix="run `rdm database verify`"
@@ -86,7 +86,5 @@ def _decode(folder: Folder, shard: str, row: int, places: _Places, reduction: in
 
 
 def _places(folder: Folder, shard: str) -> _Places:
-    table = folder.read_table(f"images/{shard}.parquet")
-    names = ("tar_offset", "num_bytes", "rotation", "width")
-    none = [0] * table.num_rows  # a ledger from before there were rotations
-    return {name: table[name].to_pylist() if name in table.column_names else none for name in names}
+    columns = ["tar_offset", "num_bytes", "rotation", "width"]
+    return folder.read_table(f"images/{shard}.parquet", columns).to_pydict()

@@ -165,9 +165,7 @@ class RetrievalDatabase:
     def _approximate(
         self, index: faiss.Index, queries: NDArray[np.float16], k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        # In format 1 the index is the newest version's and holds deleted patches: pass over them and what came later.
-        later = np.arange(self.version.next_patch_id, index.ntotal, dtype=np.int64)
-        candidates = approximate_candidates(index, queries, k, np.concatenate([self.tombstones, later]))
+        candidates = approximate_candidates(index, queries, k)
         short = np.flatnonzero((candidates < 0).any(axis=1))  # an inverted list may hold fewer than k living vectors
         if len(short):
             candidates[short] = exact_search(queries[short], blocks_of(self.parts), k, excluded=self.tombstones)[0]
@@ -259,8 +257,7 @@ class RetrievalDatabase:
             "encoder_digest": self.encoder_digest,
             "encoder_origin": version.encoder.get("origin", "made the embeddings here"),
             "has_pixels": self.has_pixels,
-            "precision": version.encoder.get("precision", "float32"),
-            "decoding": version.decoding,
+            "precision": version.encoder["precision"],
             "index": version.index,
             "num_bytes": version.num_bytes,
         }

@@ -53,21 +53,13 @@ class BuildConfig(Config):
     fetch: FetchConfig = FetchConfig()
 
 
-def recorded(config: BuildConfig, *, paths_of: Version | None = None) -> dict[str, Any]:
-    """Return the settings that a version and `run.json` record: leave to lose many photographs is given once.
-
-    Args:
-        config: the settings.
-        paths_of: a version whose paths stay as they are. A removal does not look at them, and older releases recorded
-            relative ones, which are meant from another folder.
-    """
-    before = paths_of.config if paths_of is not None else {}
-    paths = {name: before[name] for name in ("source", "boxes") if name in before}
-    return {**config.model_dump(mode="json", exclude={"max_vanished_share", "max_delisted_share"}), **paths}
+def recorded(config: BuildConfig) -> dict[str, Any]:
+    """Return the settings that a version and `run.json` record: leave to lose many photographs is given once."""
+    return config.model_dump(mode="json", exclude={"max_vanished_share", "max_delisted_share"})
 
 
 def has_changed(config: BuildConfig, parent: Version) -> bool:
-    """Return whether a version records other settings; one that it does not know has its default there."""
+    """Return whether a version records other settings."""
     before = BuildConfig.model_validate(parent.config)
     precision = {"precision": config.precision}  # fixed, and `auto` agrees with any
     return recorded(before.model_copy(update=precision)) != recorded(config)
@@ -80,6 +72,6 @@ def differing_fixed(config: BuildConfig, parent: Version) -> list[str]:
     differing = [name for name in fixed if getattr(before, name) != getattr(config, name)]
     if not same_source(before.source, config.source):
         differing.append("source")
-    if config.precision not in ("auto", parent.encoder.get("precision", "float32")):
+    if config.precision not in ("auto", parent.encoder["precision"]):
         differing.append("precision")
     return differing

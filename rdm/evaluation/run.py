@@ -32,7 +32,7 @@ from rdm.training.data.latents import LatentData
 from rdm.training.model_folder import INFO
 
 RESULT = "evaluation.json"
-FORMAT = 3  # of that file; an older one is measured again
+FORMAT = 3  # of that file; one of another format is measured again
 
 
 class EvaluationConfig(Config):

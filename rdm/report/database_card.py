@@ -103,16 +103,16 @@ def _credits(counts: _Counts) -> str:
 
 def _gaps(database: RetrievalDatabase, counts: _Counts) -> list[str]:
     config: dict[str, Any] = database.version.config
-    filters, gaps = config.get("filters", {}), []
+    filters, gaps = config["filters"], []
     if missing := sum(counts.left_out.values()):
         gaps.append(f"{missing:,} photographs that were asked for are not in it, see Left out.")
     for name, what in (("author", counts.authors), ("license", counts.licenses)):
         if (unstated := what[NOT_STATED]) and counts.photographs:
             gaps.append(f"{unstated:,} of {counts.photographs:,} photographs have no {name} stated.")
-    if filters.get("near_duplicate_bits") is None:
+    if filters["near_duplicate_bits"] is None:
         gaps.append("Near-duplicates were not looked for.")
     if not database.has_pixels:
         gaps.append("It holds no pixels: the embeddings were imported.")
-    elif config.get("crop", {}).get("mode") == "random":
+    elif config["crop"]["mode"] == "random":
         gaps.append("Patches are random crops: what lies outside of them cannot be found.")
     return [*gaps, f"{NOT_SCREENED}."]

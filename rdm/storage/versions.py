@@ -16,8 +16,7 @@ from rdm.storage.files import Folder, sha256_file
 from rdm.storage.locks import lock_file
 
 FORMAT = "retrieval-database"
-FORMAT_VERSION = 2
-_READABLE = (1, 2)  # 1: one index file for all versions, neighbor tables outside the versions
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 _LOCK = ".writer.lock"
 _DRAFT = "_draft.json"
@@ -56,14 +55,12 @@ class Version(Config):
     """Photographs that were removed on request, and never come back."""
     parts: list[Part]
     config: dict[str, Any]
-    oldest_version: int = 1
-    dropped_patches: dict[str, int] = {}
+    oldest_version: int
+    dropped_patches: dict[str, int]
     """Patches that filters left out when photographs were cut, by cause; those of photographs since deleted count."""
-    deleted_patches: dict[str, list[Box]] = {}
+    deleted_patches: dict[str, list[Box]]
     """Boxes of single patches that were removed on request, by photograph: they are never cut again."""
-    decoding: int = 1
-    """Revision of decoding (`photographs.decode`) of the oldest photographs; versions before it was recorded have 1."""
-    deleted_sha256: list[str] = []
+    deleted_sha256: list[str]
     """Digests of photographs that were removed on request: equal bytes are refused, whatever their name."""
 
     def parts_of(self, kind: str) -> list[Part]:
@@ -179,14 +176,9 @@ class VersionStore:
 
         Raises:
             ConcurrentWriterError: another process holds it.
-            DatabaseError: the folder holds something else than a database, or one of an older format.
+            DatabaseError: the folder holds something else than a database, or one of another format.
         """
-        if self.current() is not None and self._manifest()["format_version"] != FORMAT_VERSION:
-            raise DatabaseError(
-                "a database of an older format can be read, but not changed",
-                where=self.folder.url,
-                fix="build it again in a new folder: rdm database build --root NEW --source SPEC",
-            )
+        self.current()  # before a lock file is made in a folder of something else
         self.check_writable()
         self.folder.make()
         with lock_file(Path(self.folder.path(_LOCK)), "is writing this database"):
@@ -221,11 +213,11 @@ class VersionStore:
                 where=self.folder.url,
                 fix="point --root at a folder that `rdm database build` made, or at an empty one",
             )
-        if manifest.get("format_version") not in _READABLE:
+        if (found := manifest.get("format_version")) != FORMAT_VERSION:
             raise DatabaseError(
-                f"format version {manifest.get('format_version')} is unknown to this release",
+                f"the database has format {found}, this release reads format {FORMAT_VERSION}",
                 where=self.folder.url,
-                fix=f"this release reads versions {', '.join(map(str, _READABLE))}",
+                fix="build it again in a new folder: rdm database build --root NEW --source SPEC",
             )
         if not isinstance(manifest.get("current"), str):
             raise DatabaseError(
@@ -266,8 +258,6 @@ class VersionStore:
             "image.index",
             "neighbors",
             "versions",
-            "ledger",
-            "tombstones",
             _LOCK,
             _DRAFT,
             "run.json",

@@ -177,9 +177,7 @@ class Checkpoints:
                 moments = {name.removeprefix("optimizer-").removesuffix(".safetensors"): read[name] for name in kinds}
                 engine.load(read[_WEIGHTS].__getitem__, OptimizerState(moments, checkpoint.state["optimizer_counts"]))
                 for decay, averages in ema.averages.items():
-                    earlier = f"ema-{decay:g}.safetensors"  # six digits, in earlier releases
-                    name = _ema_file(decay)
-                    engine.scatter(read[name if name in read else earlier].__getitem__, averages)
+                    engine.scatter(read[_ema_file(decay)].__getitem__, averages)
             except (SafetensorError, KeyError, RuntimeError) as error:
                 raise TrainingError(
                     f"the checkpoint does not fit this run: {type(error).__name__}: {error}",

@@ -47,22 +47,15 @@ def write_info(directory: Path, info: Mapping[str, Any]) -> None:
 def open_first_stage(directory: Path, info: Mapping[str, Any]) -> FirstStage:
     """Open the first stage of a model: an asset, or a folder inside the model's.
 
-    Older models name an absolute path; it opens where it exists.
-
     Raises:
         ModelError: it is not there, cannot be opened, or is not the one that the model was trained with.
     """
     name = str(info["autoencoder"])
     if not name.startswith(ASSET_PREFIX):
-        place = directory / name  # an absolute name stays as it is
+        place = directory / FIRST_STAGE
         if not place.is_dir():
             raise ModelError(
-                "the model's first stage is not there: model.json names a folder of the machine that wrote it"
-                if Path(name).is_absolute()
-                else "the model's folder lacks its first stage",
-                where=place,
-                fix=f'copy the first stage to {directory / FIRST_STAGE}, and write "autoencoder": "{FIRST_STAGE}" '
-                f"into {directory / INFO}",
+                "the model's folder lacks its first stage", where=place, fix="copy the model's whole folder again"
             )
         name = str(place)
     first_stage = load_autoencoder(name)

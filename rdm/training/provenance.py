@@ -35,9 +35,7 @@ def resumed_provenance(recorded: Mapping[str, Any], opened: Mapping[str, Any], w
     Raises:
         TrainingError: latents, first stage, encoder, query set or photographs are not those of the checkpoint.
     """
-    both = [name for name in _FIXED if name in recorded and name in opened]
-    differing = [_FIXED[name] for name in both if recorded[name] != opened[name]]
-    if differing:
+    if differing := [words for name, words in _FIXED.items() if recorded.get(name) != opened.get(name)]:
         raise TrainingError(
             f"the checkpoint was trained with another {' and another '.join(differing)}",
             where=where,

@@ -9,9 +9,7 @@ from rdm.errors import UsageError
 from rdm.training.config import TrainConfig
 from rdm.training.first_stage_recipes import FIRST_STAGE_RECIPES
 from rdm.training.objectives.contrastive import ContrastiveConfig
-from rdm.training.planning.cost import NetworkCost
 from rdm.training.retrieval_recipes import (
-    COSTS,
     ldm_imagenet,
     ldm_tiny,
     rarm_imagenet,
@@ -26,11 +24,10 @@ from rdm.training.retrieval_recipes import (
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named configuration with one line about it, and what a sample costs in its network where that is stated."""
+    """A named configuration with one line about it."""
 
     summary: str
     config: Callable[[], TrainConfig]
-    cost: NetworkCost | None = None
 
 
 def clip_lite() -> TrainConfig:
@@ -51,15 +48,15 @@ def clip_lite() -> TrainConfig:
 
 
 RECIPES: dict[str, Recipe] = {
-    "rdm-tiny": Recipe("RDM, 64 px, 16x16x4 latents; minutes on two cores", rdm_tiny, COSTS["rdm-tiny"]),
-    "rdm-32": Recipe("RDM, 32 px, 8x8x4 latents; one accelerator, or a patient CPU", rdm_32, COSTS["rdm-32"]),
-    "rdm-64": Recipe("RDM, 64 px, 16x16x4 latents; one accelerator", rdm_64, COSTS["rdm-64"]),
-    "rdm-imagenet": Recipe("the official RDM of ImageNet, 256 px, VQ-f4", rdm_imagenet, COSTS["rdm-imagenet"]),
-    "rdm-ffhq": Recipe("the official RDM of FFHQ, 256 px, VQ-f4", rdm_ffhq, COSTS["rdm-ffhq"]),
-    "ldm-tiny": Recipe("rdm-tiny without neighbors: its baseline", ldm_tiny, COSTS["rdm-tiny"]),
-    "ldm-imagenet": Recipe("rdm-imagenet without neighbors: its baseline", ldm_imagenet, COSTS["rdm-imagenet"]),
-    "rarm-tiny": Recipe("RARM, 64 px, 16x16 tokens of VQ-f4; minutes on two cores", rarm_tiny, COSTS["rarm-tiny"]),
-    "rarm-imagenet": Recipe("RARM in the official size, 256 px, VQ-f16", rarm_imagenet, COSTS["rarm-imagenet"]),
+    "rdm-tiny": Recipe("RDM, 64 px, 16x16x4 latents; minutes on two cores", rdm_tiny),
+    "rdm-32": Recipe("RDM, 32 px, 8x8x4 latents; one accelerator, or a patient CPU", rdm_32),
+    "rdm-64": Recipe("RDM, 64 px, 16x16x4 latents; one accelerator", rdm_64),
+    "rdm-imagenet": Recipe("the official RDM of ImageNet, 256 px, VQ-f4", rdm_imagenet),
+    "rdm-ffhq": Recipe("the official RDM of FFHQ, 256 px, VQ-f4", rdm_ffhq),
+    "ldm-tiny": Recipe("rdm-tiny without neighbors: its baseline", ldm_tiny),
+    "ldm-imagenet": Recipe("rdm-imagenet without neighbors: its baseline", ldm_imagenet),
+    "rarm-tiny": Recipe("RARM, 64 px, 16x16 tokens of VQ-f4; minutes on two cores", rarm_tiny),
+    "rarm-imagenet": Recipe("RARM in the official size, 256 px, VQ-f16", rarm_imagenet),
     "clip-lite": Recipe("projection heads of the embedded encoder, on captioned photographs", clip_lite),
     **{name: Recipe(summary, config) for name, (summary, config) in FIRST_STAGE_RECIPES.items()},
 }

@@ -11,21 +11,9 @@ from rdm.training.config import TrainConfig
 from rdm.training.data.latents import ConditioningConfig
 from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
-from rdm.training.planning.cost import NetworkCost
 
 RAW_NEIGHBORS = ConditioningConfig(embedding="raw", scale=1.0, k_train=4, dropout=0.0)
 """The official conditioning: four neighbors, their vectors as the encoder gives them, always there."""
-
-COSTS = {
-    "rdm-tiny": NetworkCost(4_763_620, 264_192_000, 786_210_816, 4_390_792),
-    "rdm-32": NetworkCost(26_127_748, 1_170_341_888, 3_492_478_976, 10_631_432),
-    "rdm-64": NetworkCost(68_280_708, 5_831_327_744, 17_456_889_856, 45_475_848),
-    "rdm-imagenet": NetworkCost(400_920_579, 208_556_064_768, 625_538_924_544, 632_776_712),
-    "rdm-ffhq": NetworkCost(414_713_603, 263_791_173_632, 791_233_658_880, 723_971_720),
-    "rarm-tiny": NetworkCost(1_288_064, 674_824_192, 2_023_948_288, 33_686_528),
-    "rarm-imagenet": NetworkCost(183_307_008, 86_397_812_736, 259_190_292_480, 477_076_480),
-}
-"""What one sample costs in each network, so that they can be listed at once; a test counts them again."""
 
 
 def rdm_tiny() -> TrainConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +18,7 @@ from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.plan import Removal
 from rdm.database.search.index import open_index
-from rdm.database.verify.verify import verify_database
-from rdm.errors import ConcurrentWriterError, DatabaseError
+from rdm.errors import ConcurrentWriterError
 from rdm.storage import Folder, VersionStore
 
 INLINE = ComputeConfig(dask="inline")
@@ -163,47 +161,3 @@ def test_opened_index_searches_as_its_infos_say(tabled: Any) -> None:
     index = faiss.extract_index_ivf(open_index(Folder(tabled.root), "index/000001"))
     infos = Folder(tabled.root).read_json("index/000001/index_infos.json")
     assert infos["index_param"] == f"nprobe={index.nprobe}"
-
-
-@pytest.fixture
-def older_format(tabled: Any) -> Path:
-    """The database as format 1 had it: one index for all, and a table that no version names."""
-    store = VersionStore(Folder(tabled.root))
-    version = store.require()
-    table, place = NeighborTable(store.folder, "train"), tabled.root / "neighbors" / "train"
-    for stem in table.info["stems"]:
-        for path in table.paths(stem):
-            (tabled.root / path).rename(place / Path(path).name)
-    store.folder.write_json("neighbors/train/queryset.json", table.info)
-    parts = [part for part in version.parts if part.kind not in ("queryset", "neighbors", "queries")]
-    parts = [part.model_copy(update={"path": part.path.replace("index/000001/", "index/")}) for part in parts]
-    shutil.rmtree(tabled.root / "index" / "000001")
-    store.commit(version.model_copy(update={"parts": parts}))
-    manifest = store.folder.read_json("manifest.json")
-    store.folder.write_json("manifest.json", {**manifest, "format_version": 1})
-    return tabled.root
-
-
-def test_database_of_the_older_format_is_searched(older_format: Path) -> None:
-    database = RetrievalDatabase.open(str(older_format))
-    queries = database.embeddings(database.living_ids())
-    for found, expected in zip(
-        database.search_vectors(queries, 5), database.search_vectors(queries, 5, exact=True), strict=True
-    ):
-        np.testing.assert_array_equal(found, expected)
-
-
-def test_neighbor_table_of_the_older_format_is_read(older_format: Path) -> None:
-    table = NeighborTable(Folder(older_format), "train")
-    assert NeighborTable.names(Folder(older_format)) == ["train"]
-    assert table.all_ids.shape == (table.info["num_queries"], 5)
-    assert table.embeddings("00000").shape[1] == 16
-
-
-def test_database_of_the_older_format_is_whole(older_format: Path) -> None:
-    assert verify_database(str(older_format)) == []
-
-
-def test_database_of_the_older_format_cannot_be_updated(older_format: Path) -> None:
-    with pytest.raises(DatabaseError, match="older format"):
-        run_build(update_builder(str(older_format), Removal(frozenset(["p01.jpg"]))), INLINE)

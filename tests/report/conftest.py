@@ -76,7 +76,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def examples() -> SimpleNamespace:
     return SimpleNamespace(Page=Page, picture=picture, neighbors=neighbors, samples=samples, make_report=make_report)
 

@@ -1,6 +1,11 @@
+"""Plots as SVG: what is drawn, where, in which colors, and what the page reads of it."""
+
+from __future__ import annotations
+
 import re
 import xml.etree.ElementTree as ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -8,31 +13,47 @@ from rdm.report import plots
 from rdm.report.data import Estimate
 
 SVG = "{http://www.w3.org/2000/svg}"
+XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
 def parsed(svg: str) -> ElementTree.Element:
     return ElementTree.fromstring(svg)
 
 
-def with_class(svg: str, tag: str, name: str) -> list[ElementTree.Element]:
-    return [element for element in parsed(svg).iter(SVG + tag) if element.get("class") == name]
-
-
 def texts(svg: str) -> list[str]:
     return [element.text or "" for element in parsed(svg).iter(SVG + "text")]
 
 
-def test_loss_curve_puts_points_at_exact_coordinates() -> None:
-    svg = plots.loss_curve([0, 50, 100], [1.0, 0.5, 0.0], title="t", y_label="loss", size=(260, 170))
-    # x: 0..100 on 48..248; y: -0.06..1.06 on 126..26.
-    assert with_class(svg, "polyline", "raw")[0].get("points") == "48.0,31.4 148.0,76.0 248.0,120.6"
+def titles(svg: str) -> list[str]:
+    return [element.text or "" for element in parsed(svg).iter(SVG + "title")]
+
+
+def named(svg: str, name: str) -> ElementTree.Element:
+    return next(group for group in parsed(svg).iter(SVG + "g") if (group.findtext(SVG + "title") or "") == name)
+
+
+def points(element: ElementTree.Element) -> list[tuple[float, float]]:
+    """The corners of a path, or where markers stand."""
+    marks = [(float(use.get("x", 0)), float(use.get("y", 0))) for use in element.iter(SVG + "use")]
+    numbers = [float(number) for number in re.findall(r"-?[\d.]+", element.get("d", ""))]
+    return marks or list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def curves(svg: str) -> list[list[tuple[float, float]]]:
+    """The records and their running mean."""
+    return [points(path) for path in parsed(svg).iter(SVG + "path") if "var(--plot-1,#0b6e66)" in path.get("style", "")]
+
+
+def test_loss_curve_spans_the_axes_from_the_first_step_to_the_last() -> None:
+    records, _ = curves(plots.loss_curve([0, 50, 100], [1.0, 0.5, 0.0], title="t", y_label="loss", size=(260, 170)))
+    # x: 0..100 on 48..248; y: -0.05..1.05 on 126..26.
+    assert records == [(48.0, pytest.approx(30.5, abs=0.1)), (148.0, 76.0), (248.0, pytest.approx(121.4, abs=0.1))]
 
 
 def test_loss_curve_with_logarithmic_steps_spaces_decades_evenly() -> None:
     svg = plots.loss_curve([1, 10, 100], [1.0, 1.0, 0.0], title="t", y_label="loss", log_x=True, size=(260, 170))
-    points = with_class(svg, "polyline", "raw")[0].get("points") or ""
-    assert [point.split(",")[0] for point in points.split()] == ["48.0", "148.0", "248.0"]
-    assert "training step (logarithmic)" in texts(svg)
+    assert [x for x, _ in curves(svg)[0]] == [48.0, 148.0, 248.0]
+    assert {"1", "10", "100", "training step (logarithmic)"} <= set(texts(svg))
 
 
 def test_loss_curve_counts_records_that_are_not_finite() -> None:
@@ -41,13 +62,15 @@ def test_loss_curve_counts_records_that_are_not_finite() -> None:
     assert "nan" not in svg
 
 
-def test_loss_curve_shows_a_single_record_as_a_point() -> None:
-    assert len(with_class(plots.loss_curve([1], [0.5], title="t", y_label="loss"), "circle", "single")) == 1
+@pytest.mark.parametrize("log_x", [False, True])
+def test_loss_curve_shows_a_single_record_as_a_point(log_x: bool) -> None:
+    svg = plots.loss_curve([1], [0.5], title="t", y_label="loss", log_x=log_x)
+    assert len([use for use in parsed(svg).iter(SVG + "use") if "--plot-1" in use.get("style", "")]) == 1
 
 
-def test_loss_curve_draws_held_out_losses_as_points() -> None:
-    svg = plots.loss_curve([0, 100], [1.0, 0.0], title="t", y_label="loss", held_out=([50], [0.5]), size=(260, 170))
-    assert [(c.get("cx"), c.get("cy")) for c in with_class(svg, "circle", "held-out")] == [("148.0", "76.0")]
+def test_loss_curve_draws_and_names_held_out_losses_as_points() -> None:
+    svg = plots.loss_curve([0, 1000], [1.0, 0.0], title="t", y_label="l", held_out=([500], [0.5]), size=(260, 170))
+    assert points(named(svg, "held out, step 500: 0.5")) == [(148.0, 76.0)]
 
 
 def test_loss_curve_without_a_finite_loss_is_refused() -> None:
@@ -59,9 +82,9 @@ def test_loss_curve_of_many_records_stays_small_and_keeps_the_spike() -> None:
     losses = np.full(200_000, 0.5)
     losses[123_456] = 9.0
     svg = plots.loss_curve(range(200_000), losses.tolist(), title="t", y_label="loss", size=(260, 170))
-    points = (with_class(svg, "polyline", "raw")[0].get("points") or "").split()
-    assert len(points) <= 800
-    assert min(float(point.split(",")[1]) for point in points) == pytest.approx(26 + 100 * 0.06 / 1.12, abs=0.1)
+    records = curves(svg)[0]
+    assert len(records) <= 800
+    assert min(y for _, y in records) == pytest.approx(26 + 100 * 0.05 / 1.1, abs=0.2)
     assert len(svg) < 40_000
 
 
@@ -74,19 +97,21 @@ def test_running_mean_of_a_falling_line_does_not_lag() -> None:
     np.testing.assert_allclose(plots.running_mean(line, reach=10)[:91], line[:91])
 
 
-def test_interval_plot_puts_dot_and_whisker_at_exact_coordinates() -> None:
+def test_interval_plot_puts_the_dot_in_the_middle_of_its_whisker() -> None:
     svg = plots.interval_plot([("a", Estimate(0.5, 0.0, 1.0))], title="t", x_label="loss", width=600)
-    # x: -0.06..1.06 on 24..584.
-    circle = next(parsed(svg).iter(SVG + "circle"))
-    whisker = next(with_class(svg, "g", "interval")[0].iter(SVG + "line"))
-    assert (circle.get("cx"), circle.get("cy")) == ("304.0", "24")
-    assert (whisker.get("x1"), whisker.get("x2")) == ("54.0", "554.0")
+    groups = [g for g in parsed(svg).iter(SVG + "g") if (g.findtext(SVG + "title") or "").startswith("a: 0.5, 95%")]
+    (low, y), (high, _) = points(groups[0])
+    # The label takes 24 of 600 pixels and the margin 12; beyond the interval there is a twentieth of it at either end.
+    beyond = 564 * 0.05 / 1.1
+    assert [low, high] == pytest.approx([24 + beyond, 588 - beyond], abs=0.1)
+    assert points(groups[1]) == [(pytest.approx((low + high) / 2), y)]
 
 
 def test_interval_plot_marks_the_reference() -> None:
     svg = plots.interval_plot([("a", Estimate(1.0, 1.0, 1.0))], title="t", x_label="d", reference=0.0, width=600)
-    line = with_class(svg, "line", "reference")[0]
-    assert line.get("x1") == line.get("x2") == "54.0"
+    (line,) = (path for path in parsed(svg).iter(SVG + "path") if "stroke-dasharray" in path.get("style", ""))
+    (top, _), (bottom, _) = points(line)
+    assert top == bottom == pytest.approx(24 + 564 * 0.05 / 1.1, abs=0.1)
 
 
 def test_interval_plot_says_which_estimate_is_missing() -> None:
@@ -100,32 +125,60 @@ def test_interval_plot_shortens_long_labels() -> None:
 
 
 def test_histogram_bars_have_heights_proportional_to_counts() -> None:
-    svg = plots.histogram([0.1, 0.2, 0.9], title="t", x_label="x", num_bins=2, limits=(0.0, 1.0), size=(260, 176))
-    # y: 0..2.12 on 132..26, so one count is 50 pixels; x: 0..1 on 48..248.
-    bars = [(b.get("x"), b.get("width"), b.get("y"), b.get("height")) for b in with_class(svg, "rect", "bin")]
-    assert bars == [("48.5", "99.0", "32.0", "100.0"), ("148.5", "99.0", "82.0", "50.0")]
+    svg = plots.histogram([0.0, 0.2, 1.0], title="t", x_label="x", num_bins=2, size=(260, 170))
+    heights = []
+    for name in ("0 to 0.5: 2", "0.5 to 1: 1"):
+        ys = [y for path in named(svg, name).iter(SVG + "path") for _, y in points(path)]
+        heights.append(max(ys) - min(ys))
+    assert heights[0] == pytest.approx(2 * heights[1], abs=0.2) == pytest.approx(100 / 1.05, abs=0.2)
 
 
 def test_histogram_of_equal_values_has_one_bar() -> None:
-    assert len(with_class(plots.histogram([0.5] * 7, title="t", x_label="x"), "rect", "bin")) == 1
+    named_bars = [title for title in titles(plots.histogram([0.5] * 7, title="t", x_label="x")) if " to " in title]
+    assert [title.partition(": ")[2] for title in named_bars] == ["7"]
 
 
-def test_horizontal_bars_are_proportional_from_zero() -> None:
-    svg = plots.horizontal_bars([("a", 10.0, "10 s"), ("b", 5.0, "5 s")], title="t", width=600)
-    first, second = (float(bar.get("width") or 0) for bar in with_class(svg, "rect", "bar"))
-    assert first == pytest.approx(2 * second, abs=0.1)
-    assert "10 s" in texts(svg)
-
-
-@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", 'a" onload="x', "a & b", "]]>"])
-def test_plots_escape_labels_and_stay_well_formed(hostile: str) -> None:
+def every_plot(text: str) -> list[str]:
     estimate = Estimate(0.5, 0.4, 0.6)
-    for svg in (
-        plots.loss_curve([1, 2], [1.0, 0.5], title=hostile, y_label=hostile),
-        plots.interval_plot([(hostile, estimate)], title=hostile, x_label=hostile),
-        plots.histogram([0.1, 0.2], title=hostile, x_label=hostile),
-        plots.horizontal_bars([(hostile, 1.0, hostile)], title=hostile),
-    ):
+    return [
+        plots.loss_curve([1, 2], [1.0, 0.5], title=text, y_label=text, held_out=([2], [0.5])),
+        plots.interval_plot([(text, estimate)], title=text, x_label=text),
+        plots.histogram([0.1, 0.2], title=text, x_label=text),
+    ]
+
+
+@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", 'a" onload="x', "a & b", "]]>", "$x$", r"\frac"])
+def test_plots_escape_labels_and_stay_well_formed(hostile: str) -> None:
+    for svg in every_plot(hostile):
         names = {re.sub(r"\{.*\}", "", element.tag) for element in parsed(svg).iter()}
-        assert names <= {"svg", "title", "text", "line", "polyline", "circle", "rect", "g"}
-        assert hostile in texts(svg) or hostile == parsed(svg)[0].text
+        assert names <= {"svg", "title", "text", "path", "use", "g", "defs", "clipPath", "rect"}
+        assert hostile in texts(svg)
+        assert hostile == titles(svg)[0]
+
+
+def test_plots_take_every_color_and_the_font_from_the_page() -> None:
+    for svg in every_plot("a plot"):
+        assert set(re.findall(r"(?:fill|stroke): ([^;\"]+)", svg)) <= {
+            *(f"var(--plot-{name},{color})" for color, name in plots._VARIABLES.items()),
+            "none",
+        }
+        assert "font-family" not in svg
+        assert "<style" not in svg
+
+
+def test_plots_are_the_same_every_time_and_share_no_id() -> None:
+    first, second = every_plot("a plot"), every_plot("a plot")
+    assert first == second
+    identifiers = [element.get("id") for svg in first for element in parsed(svg).iter() if element.get("id")]
+    assert len(identifiers) == len(set(identifiers))
+    for svg in first:
+        own = {element.get("id") for element in parsed(svg).iter()}
+        links = {use.get(XLINK, "")[1:] for use in parsed(svg).iter(SVG + "use")}
+        assert links | set(re.findall(r"url\(#(.+?)\)", svg)) <= own
+
+
+def test_plots_do_not_depend_on_the_users_style_and_leave_it_as_it_is() -> None:
+    before = every_plot("a plot")
+    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "axes.grid": True, "svg.fonttype": "path"}):
+        assert every_plot("a plot") == before
+        assert matplotlib.rcParams["font.size"] == 30

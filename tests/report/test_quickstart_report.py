@@ -21,14 +21,19 @@ from rdm.report.quickstart_report import render_report, write_report
 HOSTILE = "<script>alert(1)</script><img src=https://evil.example/x onerror=y> \" ' & {{ 7 * 7 }} 鳥"
 
 
-def test_every_tag_is_closed(examples: SimpleNamespace) -> None:
-    page = examples.Page(render_report(examples.make_report()))
+@pytest.fixture(scope="module")
+def html(examples: SimpleNamespace) -> str:
+    """The page of the report that has everything."""
+    return render_report(examples.make_report())
+
+
+def test_every_tag_is_closed(examples: SimpleNamespace, html: str) -> None:
+    page = examples.Page(html)
     assert page.open == []
     assert page.mismatched == []
 
 
-def test_page_loads_nothing_from_elsewhere(examples: SimpleNamespace) -> None:
-    html = render_report(examples.make_report())
+def test_page_loads_nothing_from_elsewhere(examples: SimpleNamespace, html: str) -> None:
     page = examples.Page(html)
     assert {attributes["src"].split(";")[0] for attributes in page.all("img")} == {"data:image/png"}
     assert [attributes["href"] for attributes in page.all("link")] == ["data:,"]
@@ -39,13 +44,13 @@ def test_page_loads_nothing_from_elsewhere(examples: SimpleNamespace) -> None:
     assert "@import" not in style
 
 
-def test_content_security_policy_forbids_the_network(examples: SimpleNamespace) -> None:
-    page = examples.Page(render_report(examples.make_report()))
+def test_content_security_policy_forbids_the_network(examples: SimpleNamespace, html: str) -> None:
+    page = examples.Page(html)
     policies = [attributes["content"] for attributes in page.all("meta") if "http-equiv" in attributes]
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"]
 
 
-def test_hostile_text_is_shown_and_not_run(examples: SimpleNamespace) -> None:
+def test_hostile_text_is_shown_and_not_run(examples: SimpleNamespace, html: str) -> None:
     report = examples.make_report(HOSTILE)
     report = replace(
         report,
@@ -56,7 +61,7 @@ def test_hostile_text_is_shown_and_not_run(examples: SimpleNamespace) -> None:
         stages=(Stage(HOSTILE, 1.0, HOSTILE, 1, HOSTILE),),
     )
     page = examples.Page(render_report(report))
-    assert len(page.all("script")) == len(examples.Page(render_report(examples.make_report())).all("script")) == 1
+    assert len(page.all("script")) == len(examples.Page(html).all("script")) == 1
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert page.words.count("<script>alert(1)</script>") >= 8
 
@@ -77,21 +82,20 @@ def test_unlinked_credits_are_said_to_be_unlinked(examples: SimpleNamespace) -> 
     assert "does not say which file is whose" not in examples.Page(render_report(linked)).words
 
 
-def test_every_picture_has_an_alternative_text_and_a_size(examples: SimpleNamespace) -> None:
-    images = examples.Page(render_report(examples.make_report())).all("img")
+def test_every_picture_has_an_alternative_text_and_a_size(examples: SimpleNamespace, html: str) -> None:
+    images = examples.Page(html).all("img")
     assert images
     assert all(image["alt"] and image["width"] == image["height"] == "16" for image in images)
 
 
-def test_every_plot_has_a_title(examples: SimpleNamespace) -> None:
-    html = render_report(examples.make_report())
+def test_every_plot_has_a_title(html: str) -> None:
     plots = re.findall(r'<svg [^>]*class="plot"[^>]*>(<title>[^<]+</title>)?', html)
     assert len(plots) == 8
     assert all(plots)
 
 
-def test_contents_lead_to_existing_sections(examples: SimpleNamespace) -> None:
-    page = examples.Page(render_report(examples.make_report()))
+def test_contents_lead_to_existing_sections(examples: SimpleNamespace, html: str) -> None:
+    page = examples.Page(html)
     identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
     assert {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")} <= set(identifiers)
@@ -106,8 +110,8 @@ def test_empty_report_names_everything_it_leaves_out(examples: SimpleNamespace) 
     ) in page.words
 
 
-def test_full_report_leaves_nothing_out(examples: SimpleNamespace) -> None:
-    page = examples.Page(render_report(examples.make_report()))
+def test_full_report_leaves_nothing_out(examples: SimpleNamespace, html: str) -> None:
+    page = examples.Page(html)
     assert "Not part of this run" not in page.words
     assert [attributes["id"] for attributes in page.all("section")] == [
         "built",
@@ -139,8 +143,8 @@ def test_training_without_a_finite_loss_is_left_out(examples: SimpleNamespace) -
     assert "not shown: training." in examples.Page(render_report(broken)).words
 
 
-def test_headlines_are_the_numbers_of_the_data(examples: SimpleNamespace) -> None:
-    words = examples.Page(render_report(examples.make_report())).words
+def test_headlines_are_the_numbers_of_the_data(examples: SimpleNamespace, html: str) -> None:
+    words = examples.Page(html).words
     for headline in (
         "from photographs to this page 2 min 04 s",
         "patches of 827 photographs 3,240",
@@ -151,13 +155,11 @@ def test_headlines_are_the_numbers_of_the_data(examples: SimpleNamespace) -> Non
         assert headline in words
 
 
-def test_similarity_is_printed_and_drawn(examples: SimpleNamespace) -> None:
-    html = render_report(examples.make_report())
+def test_similarity_is_printed_and_drawn(html: str) -> None:
     assert '<i style="width:90%"></i></span><span class="caption">0.90</span>' in html
 
 
-def test_stage_bars_are_relative_to_the_longest(examples: SimpleNamespace) -> None:
-    html = render_report(examples.make_report())
+def test_stage_bars_are_relative_to_the_longest(html: str) -> None:
     assert 'style="width:50.0%"' in html
     assert 'style="width:100.0%"' in html
 
@@ -186,12 +188,12 @@ def test_credits_that_are_many_stay_small() -> None:
     assert len(render_report(QuickstartReport(photographs=photographs))) < 300_000
 
 
-def test_rendering_is_a_function_of_the_data(examples: SimpleNamespace) -> None:
-    assert render_report(examples.make_report()) == render_report(examples.make_report())
+def test_rendering_is_a_function_of_the_data(examples: SimpleNamespace, html: str) -> None:
+    assert html == render_report(examples.make_report())
 
 
-def test_report_is_written_as_one_file(examples: SimpleNamespace, tmp_path: Path) -> None:
+def test_report_is_written_as_one_file(examples: SimpleNamespace, html: str, tmp_path: Path) -> None:
     write_report(examples.make_report(), tmp_path / "report.html")
     write_report(examples.make_report(), tmp_path / "report.html")
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
-    assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_report(examples.make_report())
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == html

@@ -33,6 +33,10 @@ def make_version(number: int) -> Version:
         index={},
         tombstones=[1],
         deleted_image_ids=[],
+        deleted_patches={},
+        deleted_sha256=[],
+        dropped_patches={},
+        oldest_version=1,
         parts=[],
         config={},
     )
@@ -120,13 +124,16 @@ def test_draft_is_read_back_and_gone_after_the_commit(store: VersionStore) -> No
     assert store.folder.names() == ["manifest.json", "versions"]
 
 
-def test_database_of_the_older_format_can_be_read_but_not_changed(store: VersionStore) -> None:
+@pytest.mark.parametrize("found", [1, 2, 4, None])
+def test_database_of_another_format_is_refused_by_its_number(store: VersionStore, found: int | None) -> None:
     store.commit(make_version(1))
     manifest = json.loads(store.folder.read_bytes("manifest.json"))
-    store.folder.write_json("manifest.json", {**manifest, "format_version": 1})
-    assert store.current() == make_version(1)
-    with pytest.raises(DatabaseError, match="older format can be read, but not changed"), store.writer():
-        pass
+    store.folder.write_json("manifest.json", {**manifest, "format_version": found})
+    for refused in (store.current, store.require, store.numbers, store.writer().__enter__):
+        with pytest.raises(DatabaseError, match=f"has format {found}, this release reads format 3") as caught:
+            refused()
+        assert "build it again in a new folder" in caught.value.fix
+    assert store.folder.names() == ["manifest.json", "versions"]
 
 
 def test_equal_versions_give_equal_bytes(tmp_path: Path) -> None:
@@ -150,10 +157,10 @@ def test_tampered_version_is_detected(store: VersionStore) -> None:
         b"[]",
         b'{"format": "other"}',
         b'{"format": "retrieval-database"}',
-        b'{"format": "retrieval-database", "format_version": 3, "current": "versions/000001.json"}',
-        b'{"format": "retrieval-database", "format_version": 2}',
-        b'{"format": "retrieval-database", "format_version": 2, "current": "a/b"}',
-        b'{"format": "retrieval-database", "format_version": 2, "current": "../b"}',
+        b'{"format": "retrieval-database", "format_version": 4, "current": "versions/000001.json"}',
+        b'{"format": "retrieval-database", "format_version": 3}',
+        b'{"format": "retrieval-database", "format_version": 3, "current": "a/b"}',
+        b'{"format": "retrieval-database", "format_version": 3, "current": "../b"}',
         b"{",
     ],
 )
@@ -248,6 +255,6 @@ def test_manifest_names_the_format(store: VersionStore) -> None:
     manifest = json.loads(store.folder.read_bytes("manifest.json"))
     assert (manifest["format"], manifest["format_version"], manifest["current"]) == (
         "retrieval-database",
-        2,
+        3,
         "versions/000001.json",
     )

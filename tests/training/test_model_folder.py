@@ -59,17 +59,16 @@ def test_an_asset_is_not_copied(tmp_path: Path) -> None:
     assert open_first_stage(tmp_path, read_info(tmp_path)).name == ASSET
 
 
-def test_an_older_model_with_an_absolute_path_opens_where_that_exists(stage: Path, tmp_path: Path) -> None:
-    assert open_first_stage(tmp_path, info_of(str(stage))).name == str(stage)
-
-
-def test_an_older_model_on_another_machine_says_what_to_copy_where(stage: Path, tmp_path: Path) -> None:
-    info = info_of(str(stage))
-    shutil.rmtree(stage)
-    with pytest.raises(ModelError, match="names a folder of the machine that wrote it") as error:
-        open_first_stage(tmp_path, info)
-    assert error.value.where == str(stage)
-    assert str(tmp_path / FIRST_STAGE) in error.value.fix
+def test_a_model_without_its_first_stage_is_refused_though_the_one_that_it_was_copied_from_stands(
+    stage: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    write_info(tmp_path / "model", info_of(str(stage)))
+    shutil.rmtree(tmp_path / "model" / FIRST_STAGE)
+    for name in (FIRST_STAGE, str(stage)):
+        with pytest.raises(ModelError, match="lacks its first stage") as error:
+            open_first_stage(tmp_path / "model", {**read_info(tmp_path / "model"), "autoencoder": name})
+        assert error.value.where == str(tmp_path / "model" / FIRST_STAGE)
 
 
 def test_another_first_stage_in_its_place_is_refused(stage: Path, tmp_path: Path) -> None:

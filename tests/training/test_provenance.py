@@ -61,7 +61,14 @@ def test_the_same_photographs_in_another_place_are_the_same():
 
 
 def test_a_run_without_a_database_keeps_what_its_objective_says():
-    assert resumed_provenance({}, {"source": "folder:///photos"}, "there") == {"source": "folder:///photos"}
+    found = resumed_provenance({"source": "folder:///photos"}, {"source": "folder:///photos"}, "there")
+    assert found == {"source": "folder:///photos"}
+
+
+@pytest.mark.parametrize(("recorded", "opened"), [(BEGUN, DIGESTS), (DIGESTS, BEGUN)])
+def test_an_input_that_only_one_start_has_is_another_input(recorded, opened):
+    with pytest.raises(TrainingError, match="number of latents"):
+        resumed_provenance(recorded, opened, "there")
 
 
 class Meeting:

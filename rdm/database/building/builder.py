@@ -33,7 +33,6 @@ from rdm.database.search.index import (
     build_index,
     drop_indexes,
     index_place,
-    lacks_parameters,
     publish_index,
     update_index,
     version_place,
@@ -51,7 +50,6 @@ from rdm.sources.kinds.imported import is_imported
 from rdm.sources.ledger import FAILED
 from rdm.sources.open import open_boxes
 from rdm.sources.photographs.boxes import Boxes
-from rdm.sources.photographs.decode import DECODING_REVISION
 from rdm.sources.source import fingerprint
 from rdm.sources.workers import require_visible
 from rdm.storage import Folder, Part, Version, VersionStore
@@ -129,9 +127,7 @@ class DatabaseBuilder:
     @property
     def is_current(self) -> bool:
         """Whether the parent version already holds exactly what the source has, with these settings."""
-        if self.parent is None or not self.changes.is_empty or has_changed(self.config, self.parent):
-            return False
-        return not lacks_parameters(self.folder, index_place(self.parent), self.parent.index)
+        return self.parent is not None and self.changes.is_empty and not has_changed(self.config, self.parent)
 
     def plan(self) -> dict[str, int]:
         """Return what a run would do, in photographs and patches; raises what `writing` does of the request."""
@@ -239,7 +235,7 @@ class DatabaseBuilder:
     def precision(self) -> Precision:
         """All vectors of a database are made in one precision: that of its first build."""
         if self.parent is not None:
-            return self.parent.encoder.get("precision", "float32")
+            return self.parent.encoder["precision"]
         return fastest_precision(self.config.encoder) if self.config.precision == "auto" else self.config.precision
 
     def build_index(self, pool: Pool | None = None) -> dict[str, Any]:
@@ -261,8 +257,7 @@ class DatabaseBuilder:
         if BuildConfig.model_validate(self.parent.config).index != config:
             return place, build_index(rows, config, place, "its settings were changed", pool)
         first, before = self.parent.next_patch_id, index_place(self.parent)
-        same_rows = count_rows(rows.parts) == first and len(self.changes.newly_dead) == 0
-        if same_rows and not lacks_parameters(self.folder, before, self.parent.index):
+        if count_rows(rows.parts) == first and len(self.changes.newly_dead) == 0:
             return before, self.parent.index
         parent = ParentIndex(before, self.parent.index, first, self.changes.newly_dead)
         return place, update_index(rows, config, place, parent, pool)
@@ -295,11 +290,10 @@ class DatabaseBuilder:
         """The version to commit, without its neighbor tables."""
         parts = self._parts()
         patches = sum(part.num_rows for part in parts if part.kind == "patches")
-        before = self.parent if self.only_delete else None
         return Version(
             number=self._number,
             parent=self.parent.number if self.parent else None,
-            source=before.source if before else self.config.source,
+            source=self.config.source,
             source_fingerprint=fingerprint(self.changes.taken),
             num_images=count_living_images(self.folder, parts, self.changes.tombstones),
             num_patches=patches,
@@ -313,9 +307,8 @@ class DatabaseBuilder:
             deleted_patches=self.changes.removed_patches,
             deleted_sha256=sorted(self.changes.removed_digests),
             dropped_patches=dict(self._dropped),
-            config=recorded(self.config, paths_of=before),
+            config=recorded(self.config),
             oldest_version=self.parent.oldest_version if self.parent else 1,
-            decoding=self.parent.decoding if self.parent else DECODING_REVISION,
         )
 
     @property

@@ -9,8 +9,6 @@ from rdm.database.search.index import check_fits
 from rdm.database.settings import BuildConfig, differing_fixed
 from rdm.encoders import load_encoder
 from rdm.errors import DatabaseError, SourceError
-from rdm.sources.kinds.imported import is_imported
-from rdm.sources.photographs.decode import DECODING_REVISION
 from rdm.storage import Folder, Version
 
 MANY_VANISHED = 10
@@ -81,18 +79,6 @@ def check_index_fits(parent: Version | None, config: BuildConfig, num_patches: i
     if parent is None or BuildConfig.model_validate(parent.config).index != config.index:
         dim = parent.embedding_dim if parent is not None else load_encoder(config.encoder).embedding_dim
         check_fits(num_patches, dim, config.index)
-
-
-def decoding_note(version: Version, root: str) -> str:
-    """Return what to know of a version whose oldest photographs an earlier release decoded otherwise, or nothing."""
-    if version.decoding >= DECODING_REVISION or is_imported(version.source):
-        return ""
-    return (
-        f"photographs that were stored under decoding revision {version.decoding} (now {DECODING_REVISION}) keep their "
-        "vectors: those in another color space than sRGB were embedded as if they were in sRGB, and would have others "
-        f"now, as new photographs do. To embed all anew: rdm database build --root NEW --source {version.source} "
-        f"--config {root}/run.json"
-    )
 
 
 def check_left(folder: Folder, num_patches: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database.building.builder import BuildConfig, DatabaseBuilder
-from rdm.database.building.checks import decoding_note, delisted
+from rdm.database.building.checks import delisted
 from rdm.database.changes.plan import Removal
 from rdm.errors import DatabaseError, UsageError
 from rdm.sources import CropConfig
@@ -112,9 +112,7 @@ def update_builder(
 def update_plan(builder: DatabaseBuilder) -> dict[str, Any]:
     """Return what an update would do, in photographs and patches; and what a list has no more, where it is one."""
     plan = builder.plan()  # first, because it refuses what cannot be
-    told = delisted(builder.changes, builder.config)
-    note = decoding_note(builder.parent, builder.folder.url) if builder.parent is not None else ""
-    return {"changed": not builder.is_current, **plan, **told, **({"decoding": note} if note else {})}
+    return {"changed": not builder.is_current, **plan, **delisted(builder.changes, builder.config)}
 
 
 def _summary(version: Version) -> dict[str, Any]:

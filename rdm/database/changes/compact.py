@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rdm.config import digest_json
-from rdm.database.changes.plan import DELETED, Changes, Removal
+from rdm.database.changes.plan import DELETED
 from rdm.database.embedding_parts import SHARD_KINDS
 from rdm.database.search.index import INDEX_NAME, INFOS_NAME, PUBLISHED
 from rdm.progress import tracking
@@ -69,7 +69,7 @@ def compact_database(root: str) -> dict[str, Any]:
     """Compact a database and return what was removed; where there is nothing to remove, nothing is written.
 
     Raises:
-        DatabaseError: the root is no database, or one of an older format.
+        DatabaseError: the root is no database, or one of another format.
         ConcurrentWriterError: another process is writing it.
     """
     folder = Folder(root)
@@ -113,7 +113,7 @@ def blank_ledger(ledger: pa.Table, gone: NDArray[np.int64]) -> pa.Table:
     """Return ledger rows; those of deleted photographs keep their key, image id and perceptual hash alone."""
     rows = ledger.to_pylist()
     for number in gone.tolist():
-        kept = {name: rows[number][name] for name in _KEPT_OF_DELETED if name in rows[number]}
+        kept = {name: rows[number][name] for name in _KEPT_OF_DELETED}
         rows[number] = {**dict.fromkeys(rows[number]), **kept, "status": DELETED, "error_message": DELETED, "etag": ""}
     return pa.Table.from_pylist(rows, schema=ledger.schema)
 
@@ -166,15 +166,7 @@ def _rewrite(store: VersionStore, version: Version, shards: list[ShardCompaction
                 replaced[old.path] = store.describe_part(kind, path, old.num_rows)
             tracker.advance()
     parts = [replaced.get(part.path, part) for part in version.parts]
-    told = Changes(store.folder, version, None, Removal())  # earlier releases left it to the rows that are emptied now
-    update = {
-        "number": number,
-        "parent": version.number,
-        "parts": parts,
-        "oldest_version": number,
-        "deleted_sha256": sorted(told.removed_digests),
-        "deleted_patches": told.removed_patches,
-    }
+    update = {"number": number, "parent": version.number, "parts": parts, "oldest_version": number}
     compacted = version.model_copy(update=update)
     store.commit(compacted)
     return compacted

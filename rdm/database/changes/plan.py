@@ -122,14 +122,10 @@ class Changes:
         """The boxes of all patches that were removed on request, now or before, of photographs that were not."""
         before = self.parent.deleted_patches if self.parent else {}
         boxes = {image_id: set(known) for image_id, known in before.items()}
-        tombstones, asked = self.parent.tombstones if self.parent else [], self.removal.patch_ids
-        for part in self.parent.parts_of("patches") if self.parent and (tombstones or asked) else []:
-            table = self.folder.read_table(part.path, ["patch_id", "image_id", "image_row", "x0", "y0", "x1", "y1"])
-            dead = pc.is_in(table["patch_id"], pa.array(tombstones, pa.int64()))
-            # Some of a photograph's patches are dead only where they were removed on request, also by older releases.
-            partly = pc.is_in(table["image_row"], table["image_row"].filter(pc.invert(dead)).combine_chunks())
-            goes = pc.or_(pc.is_in(table["patch_id"], pa.array(sorted(asked), pa.int64())), pc.and_(dead, partly))
-            for row in table.filter(goes).to_pylist():
+        asked = pa.array(sorted(self.removal.patch_ids), pa.int64())
+        for part in self.parent.parts_of("patches") if self.parent and len(asked) else []:
+            table = self.folder.read_table(part.path, ["patch_id", "image_id", "x0", "y0", "x1", "y1"])
+            for row in table.filter(pc.is_in(table["patch_id"], asked)).to_pylist():
                 boxes.setdefault(row["image_id"], set()).add((row["x0"], row["y0"], row["x1"], row["y1"]))
         gone = self.removed_images | {""}  # a compaction has emptied the rows of earlier removals
         return {image_id: sorted(boxes[image_id]) for image_id in sorted(boxes) if image_id not in gone}
@@ -322,7 +318,7 @@ class Changes:
             for ledger, patches in zip(self.parent.parts_of("ledger"), self.parent.parts_of("patches"), strict=True):
                 table = self.folder.read_table(ledger.path)
                 if not self.removal.where:
-                    table = table.select([name for name in columns if name in table.column_names])
+                    table = table.select(columns)
                 cut = self.folder.read_table(patches.path, ["image_row"])["image_row"]
                 rows = pa.array(np.arange(table.num_rows, dtype=np.int32))
                 tables.append(table.append_column("was_cut", pc.is_in(rows, cut.combine_chunks())))

@@ -189,7 +189,7 @@ def _failures(folder: Folder, old: Version | None, new: Version) -> dict[str, in
 def _index_change(old: Version | None, new: Version) -> IndexChange:
     before, after = (old.index if old else {}), new.index
     stays = old is not None and old.parts_of("index") == new.parts_of("index")
-    decision: dict[str, Any] = {} if stays else after.get("decision", {})
+    decision: dict[str, Any] = {} if stays else after["decision"]
     return IndexChange(
         action=decision.get("action", "kept"),
         reason=decision.get("reason", "no patch came or went"),

@@ -34,7 +34,6 @@ from rdm.progress import tracking
 from rdm.sources.kinds.imported import imported_listing, imported_source
 from rdm.sources.ledger import IMPORTED, LEDGER_SCHEMA
 from rdm.sources.open import absolute_spec
-from rdm.sources.photographs.decode import DECODING_REVISION
 from rdm.sources.source import fingerprint
 from rdm.storage import Folder, Markers, Part, Version, VersionStore, sha256_file
 
@@ -271,15 +270,19 @@ def _version(
         encoder={
             "name": config.encoder,
             "digest": encoder.fingerprint.digest(),
+            "precision": "float32",
             "fingerprint": encoder.fingerprint.model_dump(mode="json"),
             **facts,
         },
         index=infos,
         tombstones=tombstones,
         deleted_image_ids=[],
+        deleted_patches={},
+        deleted_sha256=[],
+        dropped_patches={},
         parts=parts,
         config=settings.model_dump(mode="json"),
-        decoding=DECODING_REVISION,
+        oldest_version=1,
     )
 
 

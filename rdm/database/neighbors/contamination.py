@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from rdm.database.neighbors.exclusion import Lookup
 from rdm.database.neighbors.lookup import photograph_matches
 from rdm.database.neighbors.same_photographs import PhotographMatches
-from rdm.database.neighbors.table import NeighborConfig, NeighborTable, build_command, stored_lookup
+from rdm.database.neighbors.table import NeighborConfig, NeighborTable, stored_lookup
 from rdm.database.reader import RetrievalDatabase
 from rdm.database.search.exact import canonical_similarities
-from rdm.errors import DatabaseError, UsageError
+from rdm.errors import UsageError
 from rdm.progress import tracking
 
 Match = Literal["bytes", "image id", "similarity"]
@@ -78,13 +78,13 @@ def measure_contamination(database: RetrievalDatabase, name: str, threshold: flo
         threshold: cosine similarity in (0, 1] from which on a patch is a near-duplicate of a crop.
 
     Raises:
-        DatabaseError: there are no neighbors of that name, or they were stored without the photographs' digests.
+        DatabaseError: there are no neighbors of that name.
         UsageError: the threshold is no similarity.
     """
     if not 0 < threshold <= 1:
         raise UsageError(f"{threshold} is not a similarity", fix="give --threshold a number above 0, at most 1")
     table = NeighborTable(database.folder, name, database.version)
-    crops = pa.concat_tables([_rows(table, stem).select(["key", "sha256"]) for stem in table.info["stems"]])
+    crops = pa.concat_tables([table.table(stem).select(["key", "sha256"]) for stem in table.info["stems"]])
     matches = photograph_matches(database, crops, table.config)
     best: dict[tuple[str, str], Pair] = {}
     near_crops = 0
@@ -115,17 +115,6 @@ def _merged(one: Pair, other: Pair) -> Pair:
     return replace(nearer, excluded=one.excluded and other.excluded)
 
 
-def _rows(table: NeighborTable, stem: str) -> pa.Table:
-    rows = table.table(stem)
-    if "sha256" not in rows.column_names:
-        raise DatabaseError(
-            f"the neighbors of {table.name!r} are of an older release, without the digests of the photographs",
-            where=table.folder.describe(table.paths(stem)[0]),
-            fix=build_command(table.folder.url, table.name, table.config),
-        )
-    return rows
-
-
 def _near_patches(lookup: Lookup, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return rows and patch ids of what is at least so similar, neighbors and excluded ones."""
     ids = np.concatenate([lookup.excluded[0], lookup.neighbors[0]], axis=1)
@@ -150,7 +139,7 @@ def _shards(table: NeighborTable, matches: PhotographMatches, threshold: float) 
     same_crops, same_ids = matches.same_patches()
     first = 0
     for stem in table.info["stems"]:
-        rows = _rows(table, stem)
+        rows = table.table(stem)
         near = _near_patches(stored_lookup(rows, table.config.k_stored), threshold)
         own = slice(*np.searchsorted(same_crops, [first, first + rows.num_rows]))
         shard = _Shard(

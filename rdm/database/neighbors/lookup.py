@@ -172,9 +172,8 @@ def _standing_table(
         "queries_digest": queries.digest,
         "config": config.model_dump(mode="json"),
         "encoder_digest": database.encoder_digest,
-        "database_version": database.version.number,
     }
-    return table if {field: table.info.get(field) for field in asked} == asked else None
+    return table if {field: table.info[field] for field in asked} == asked else None
 
 
 def _restore(database: RetrievalDatabase, table: NeighborTable, config: NeighborConfig, pool: Pool) -> bool:

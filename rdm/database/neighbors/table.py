@@ -100,7 +100,7 @@ class NeighborTable:
                 fix=f"query sets here: {', '.join(self.names(folder, version)) or 'none'}; "
                 f"rdm neighbors build --root {folder.url} --queries SPEC --name {name} makes them",
             )
-        self.info: dict[str, Any] = {"database_version": version.number, **_description(folder, name, self.parts)}
+        self.info: dict[str, Any] = {"database_version": version.number, **_description(folder, self.parts)}
 
     @cached_property
     def config(self) -> NeighborConfig:
@@ -111,9 +111,7 @@ class NeighborTable:
     def names(folder: Folder, version: Version | None = None) -> list[str]:
         """Return the query sets whose neighbors are stored."""
         version = version or VersionStore(folder).require()
-        found = {part.path.split("/")[1] for part in version.parts_of("queryset")}
-        older = {name for name in folder.names("neighbors") if folder.exists(_older_description(name))}
-        return sorted(found | older)
+        return sorted({part.path.split("/")[1] for part in version.parts_of("queryset")})
 
     @classmethod
     def of_query_set(cls, folder: Folder, queries_digest: str, version: Version | None = None) -> NeighborTable | None:
@@ -136,8 +134,9 @@ class NeighborTable:
     def paths(self, stem: str) -> tuple[str, str]:
         """Return the paths of a shard's table and of its query embeddings."""
         names = (("neighbors", f"{stem}.parquet"), ("queries", f"{stem}.npy"))
-        found = [p.path for kind, name in names for p in self.parts if p.kind == kind and p.path.endswith(f"/{name}")]
-        table, queries = found or [f"neighbors/{self.name}/{name}" for _, name in names]  # the latter: format 1
+        table, queries = (
+            p.path for kind, name in names for p in self.parts if p.kind == kind and p.path.endswith(f"/{name}")
+        )
         return table, queries
 
     def shard(self, stem: str) -> tuple[list[str], NDArray[np.int64], NDArray[np.float32]]:
@@ -221,20 +220,14 @@ def _fixed_lists(values: NDArray[Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
-def _description(folder: Folder, name: str, parts: Sequence[Part]) -> dict[str, Any]:
+def _description(folder: Folder, parts: Sequence[Part]) -> dict[str, Any]:
     """Return what `queryset.json` says of a table; one whose digest is not the recorded one is a StorageError."""
-    described = [part for part in parts if part.kind == "queryset"]
-    if not described:
-        return folder.read_json(_older_description(name))
-    data = folder.read_bytes(described[0].path)
-    if hashlib.sha256(data).hexdigest() != described[0].sha256:
+    described = next(part for part in parts if part.kind == "queryset")
+    data = folder.read_bytes(described.path)
+    if hashlib.sha256(data).hexdigest() != described.sha256:
         raise StorageError(
             "the description of a query set is damaged",
-            where=folder.describe(described[0].path),
+            where=folder.describe(described.path),
             fix="restore the file from a copy; `rdm database verify` names every part that broke",
         )
     return json.loads(data)
-
-
-def _older_description(name: str) -> str:
-    return f"neighbors/{name}/queryset.json"  # where format 1 has it

@@ -23,7 +23,7 @@ from rdm.compute.pool import Pool
 from rdm.config import ByteSize, Config, parse_bytes
 from rdm.database.embedding_parts import EmbeddingParts, count_rows, gather, since
 from rdm.database.search.exact import blocks_of, exact_search, quantize
-from rdm.database.search.search_parameters import holds_parameters, open_mapped, set_parameters, write_parameters
+from rdm.database.search.search_parameters import open_mapped, set_parameters, write_parameters
 from rdm.database.search.sharded_index import IndexedRows, add_rows, build_sharded, head_bytes, one_thread, write_index
 from rdm.errors import DatabaseError, StorageError
 from rdm.storage import Folder, Version
@@ -111,7 +111,7 @@ def build_index(
             build_sharded(rows, key, sample, path, config.shard_rows, workers)
             parameters = _tune(open_mapped(path), rows, config)
             write_parameters(path, parameters)
-    index = open_index(folder, place, {})
+    index = open_mapped(folder.local(target))
     audit = audit_recall(index, rows.parts, rows.tombstones, config.audit_queries, config.seed)
     if audit["recall_at_20"] < config.min_recall:
         folder.delete(target)
@@ -206,7 +206,6 @@ def update_index(
     with one_thread():
         for first, vectors in since(parts, parent.first_added):
             add_rows(index, first, vectors, tombstones)
-    set_parameters(index, parent.infos["index_param"])
     audit = audit_recall(index, parts, tombstones, config.audit_queries, config.seed)
     if reason := rebuild_reason(parent.infos, audit["recall_at_20"], int(index.ntotal), config):
         return build_index(rows, config, place, reason, pool)
@@ -264,7 +263,6 @@ def _describe(folder: Folder, place: str, index: faiss.Index, infos: dict[str, A
         digest = hashlib.sha256(file.read(head)).hexdigest()
     complete = {
         **infos,
-        "index_param_in_file": True,
         "num_vectors": int(index.ntotal),
         "dim": int(index.d),
         "head_bytes": head,
@@ -281,26 +279,10 @@ def check_head(folder: Folder, place: str, infos: Mapping[str, Any]) -> None:
     The lists that follow may be large and are left to `verify`: whatever bytes are in them, searching is safe.
     """
     path = f"{place}/{INDEX_NAME}"
-    if "head_sha256" not in infos:  # of a version before there were digests
-        return
     with open(folder.local(path), "rb") as file:
         whole = hashlib.sha256(file.read(infos["head_bytes"])).hexdigest() == infos["head_sha256"]
     if not whole or folder.size(path) != infos["num_bytes"]:
         raise StorageError("the index is damaged", where=folder.describe(path), fix="run `rdm database verify`")
-
-
-def lacks_parameters(folder: Folder, place: str, infos: Mapping[str, Any]) -> bool:
-    """Return whether an index file lacks the search parameters of its infos, as those of earlier releases do.
-
-    Other tools then search it less deep than it was audited. A file that cannot be read lacks them, too.
-    """
-    if infos.get("index_param_in_file"):
-        return False
-    try:
-        open_index(folder, place, infos)  # raises where faiss would crash on a damaged head
-    except StorageError:
-        return True
-    return not holds_parameters(folder.local(f"{place}/{INDEX_NAME}"), infos["index_param"])
 
 
 def _tune(index: faiss.Index, rows: IndexedRows, config: IndexConfig) -> str:
@@ -323,7 +305,7 @@ def _has_graph(index: faiss.Index) -> bool:
 
 
 def open_index(folder: Folder, place: str = PUBLISHED, infos: Mapping[str, Any] | None = None) -> faiss.Index:
-    """Open an index memory-mapped, with the search parameters that its infos pin.
+    """Open an index memory-mapped; its file holds its search parameters.
 
     Args:
         folder: the database's.
@@ -337,33 +319,14 @@ def open_index(folder: Folder, place: str = PUBLISHED, infos: Mapping[str, Any] 
     facts: Mapping[str, Any] = folder.read_json(f"{place}/{INFOS_NAME}") if infos is None else infos
     try:
         check_head(folder, place, facts)
-        index = open_mapped(folder.local(path))
+        return open_mapped(folder.local(path))
     except (RuntimeError, OSError) as error:
         raise read_error(error, folder.describe(path)) from error
-    set_parameters(index, facts.get("index_param", ""))
-    return index
 
 
-def approximate_candidates(
-    index: faiss.Index, queries: NDArray[np.floating], k: int, excluded: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return candidate ids [B, k]; tombstones are passed over inside the search; -1 where there are fewer."""
-    wide = np.ascontiguousarray(queries, np.float32)
-    if len(excluded) == 0:
-        return index.search(wide, k)[1]
-    selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(excluded))
-    return index.search(wide, k, params=_parameters(index, selector))[1]
-
-
-def _parameters(index: faiss.Index, selector: faiss.IDSelector) -> faiss.SearchParameters:
-    inner = faiss.downcast_index(index)
-    if isinstance(inner, faiss.IndexPreTransform):
-        return faiss.SearchParametersPreTransform(index_params=_parameters(inner.index, selector))
-    if isinstance(inner, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(sel=selector, nprobe=inner.nprobe, max_codes=inner.max_codes)
-    if isinstance(inner, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(sel=selector, efSearch=inner.hnsw.efSearch)
-    return faiss.SearchParameters(sel=selector)
+def approximate_candidates(index: faiss.Index, queries: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+    """Return candidate ids [B, k] of an index, which holds no deleted patch; -1 where there are fewer."""
+    return index.search(np.ascontiguousarray(queries, np.float32), k)[1]
 
 
 def audit_recall(
@@ -378,7 +341,7 @@ def audit_recall(
     chosen = audit_sample(living, num_queries, seed)
     queries = quantize(gather(parts, chosen))
     truth, _ = exact_search(queries, blocks_of(parts), k, excluded=tombstones)
-    found = approximate_candidates(index, queries, k, tombstones)
+    found = approximate_candidates(index, queries, k)
     recalls = np.array([len(np.intersect1d(t, f)) / k for t, f in zip(truth, found, strict=True)])
     half = 1.96 * recalls.std(ddof=1) / math.sqrt(len(recalls)) if len(recalls) > 1 else 0.0
     return {"recall_at_20": float(recalls.mean()), "recall_ci95": float(half), "audit_queries": len(chosen)}

@@ -36,12 +36,6 @@ def write_parameters(path: Path, parameters: str) -> None:
         file.write(after)
 
 
-def holds_parameters(path: Path, parameters: str) -> bool:
-    """Return whether an index file has the given search parameters already."""
-    before, after = _heads(path, parameters)
-    return before == after
-
-
 def written_lists(inverted: Any) -> bytes:
     """Return the bytes that faiss writes of inverted lists."""
     writer = faiss.VectorIOWriter()

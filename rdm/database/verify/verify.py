@@ -26,7 +26,6 @@ from rdm.database.search.index import (
     open_index,
     version_place,
 )
-from rdm.database.search.search_parameters import holds_parameters
 from rdm.database.verify.shard_invariants import Shard, open_shards
 from rdm.errors import DatabaseError, RdmError
 from rdm.progress import tracking
@@ -131,11 +130,6 @@ def _check_index(database: RetrievalDatabase) -> list[str]:
         findings.append(f"{path} has {version.index['num_vectors']} rows for {version.num_live_patches} patches")
     elif not np.array_equal(_indexed_ids(database), database.living_ids()):
         findings.append(f"{path} holds other patches than the living ones")
-    elif not holds_parameters(folder.local(path), parameters := version.index["index_param"]):
-        findings.append(
-            f"{path} lacks its search parameters ({parameters}), so that other tools find less: "
-            "`rdm database update` writes them"
-        )
     for part in (*version.parts_of("index"), *version.parts_of("infos")):
         name = part.path.rpartition("/")[2]
         for published in (f"{PUBLISHED}/{name}", *([SERVED_NAME] if name == INDEX_NAME else [])):
@@ -183,8 +177,6 @@ def _check_table_shard(database: RetrievalDatabase, table: NeighborTable, stem: 
         return [f"{path} names patches that do not exist"]
     if np.any(np.diff(similarities, axis=1) > 0):
         return [f"{path} is not sorted by similarity"]
-    if table.info["database_version"] != version.number:  # a table of format 1 belongs to the version that made it
-        return []
     if np.isin(every, database.tombstones).any():
         return [f"{path} names deleted patches"]
     if not _similarities_hold(database, queries, ids, similarities):

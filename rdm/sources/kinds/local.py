@@ -19,7 +19,7 @@ from rdm.sources.source import names_picture
 from rdm.storage.files import absolute_path
 
 MAX_BYTES = 500_000_000  # a picture at the limit of pixels has 480 MB without compression
-PATH_HINT = "(an absolute path has three slashes); a relative one of an older database is meant from where it was built"
+PATH_HINT = "(an absolute path has three slashes)"
 LINKED_FOLDER = "linked folder"  # cause
 
 

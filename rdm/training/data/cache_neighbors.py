@@ -11,7 +11,7 @@ from rdm.training.data.latent_cache import LatentCache
 
 
 def table_of(cache: LatentCache, root: str) -> tuple[NeighborTable, RetrievalDatabase]:
-    """Return the neighbors that a database has of a cache's query set, and the version that they belong to.
+    """Return the neighbors that a database has of a cache's query set, and the database at its current version.
 
     Raises:
         CacheError: it has none.
@@ -31,8 +31,7 @@ def table_of(cache: LatentCache, root: str) -> tuple[NeighborTable, RetrievalDat
             where=root,
             fix=f"rdm neighbors build --root {root} --queries SPEC --name {table.name}",
         )
-    number = table.info["database_version"]
-    return table, current if number == current.version.number else RetrievalDatabase.open(root, version=number)
+    return table, current
 
 
 def ids_of_crops(table: NeighborTable, stem: str, keys: list[str]) -> NDArray[np.int64]:
@@ -54,20 +53,9 @@ def ids_of_crops(table: NeighborTable, stem: str, keys: list[str]) -> NDArray[np
 
 
 def table_digests(table: NeighborTable) -> dict[str, str]:
-    """Return the SHA-256 of each shard of a table.
-
-    Raises:
-        DatabaseError: the database has format 1, which keeps none.
-    """
+    """Return the SHA-256 of each shard of a table."""
     shards = [part for part in table.parts if part.kind == "neighbors"]
-    digests = {part.path.rpartition("/")[2].removesuffix(".parquet"): part.sha256 for part in shards}
-    if set(digests) != set(table.info["stems"]):
-        raise DatabaseError(
-            "the neighbors have no digests, so that nobody could tell when they change",
-            where=table.folder.url,
-            fix="build the database again: its format is an older one",
-        )
-    return digests
+    return {part.path.rpartition("/")[2].removesuffix(".parquet"): part.sha256 for part in shards}
 
 
 def refuse_unusable(database: RetrievalDatabase, ids: NDArray[np.int64], stem: str) -> None:

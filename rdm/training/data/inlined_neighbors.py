@@ -87,7 +87,6 @@ def inline_neighbors(cache: str, root: str, pool: Pool) -> InlinedInfo:
 
     Raises:
         CacheError: there is no cache, or the database has no neighbors of its query set.
-        DatabaseError: the table is of an older format, without digests.
     """
     latents = LatentCache(cache)
     table, database = table_of(latents, root)

@@ -33,10 +33,9 @@ from rdm.storage.verified import FileDigest, digest_file, read_verified
 from rdm.training.data.latent_tar import tar_rows, write_tar
 
 FORMAT = "latent-cache"
-FORMAT_VERSION = 2  # 1 had no digests
+FORMAT_VERSION = 2
 CONFIG_PATH = "cache.json"
 STAGE = "cache"
-_EARLIER_IDENTITY = ("config", "queries_digest", "autoencoder_digest", "content")  # of caches without `identity`
 _FACTS = {
     "resolution": "resolution",
     "flips": "setting of flips",
@@ -84,7 +83,7 @@ def cache_shard(task: CacheTask) -> dict[str, Any]:
     """
     markers = Markers(task.folder, STAGE)
     marker = markers.find(task.stem, task.key)
-    if marker is not None and not _readable_now(task, marker.stats.get("failures", [])):
+    if marker is not None and not _readable_now(task, marker.stats["failures"]):
         return marker.stats
     rows: list[dict[str, Any]] = []
     failures: list[tuple[str, str]] = []
@@ -157,7 +156,7 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
         "stems": queries.stems,
         "num_latents": sum(shard["num_latents"] for shard in stats),
         "counts": [shard["num_latents"] for shard in stats],
-        "failures": [failure for shard in stats for failure in shard.get("failures", [])],
+        "failures": [failure for shard in stats for failure in shard["failures"]],
         "files": {name: digest for shard in stats for name, digest in shard["files"].items()},
     }
     folder.write_json(CONFIG_PATH, info)
@@ -165,31 +164,22 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
 
 
 def _identity(folder: Folder, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the latents, as the folder's cache records it where there is one.
+    """Return what decides the latents: neither the place of the first stage nor the number of crops encoded at once.
 
-    Neither the place of the first stage nor the number of crops encoded at once does; earlier releases recorded them
-    too, and what was made by them keeps its digest.
+    Raises:
+        CacheError: the folder holds a cache that something else decided.
     """
-    facts = _facts(described)
+    facts = {name: described.get(name, described["config"].get(name)) for name in _FACTS}
     if not folder.exists(CONFIG_PATH):
         return facts
-    recorded = folder.read_json(CONFIG_PATH)
-    found = _facts(recorded)
+    found = LatentCache(folder.url).info["identity"]
     if differing := [words for name, words in _FACTS.items() if found[name] != facts[name]]:
         raise CacheError(
             f"the folder holds latents of another {' and another '.join(differing)}",
             where=folder.url,
             fix="give --out a new folder, or delete this one",
         )
-    return _recorded_identity(recorded)
-
-
-def _facts(described: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: described.get(name, described["config"].get(name)) for name in _FACTS}
-
-
-def _recorded_identity(info: Mapping[str, Any]) -> dict[str, Any]:
-    return info.get("identity") or {name: info.get(name) for name in _EARLIER_IDENTITY}
+    return facts
 
 
 class LatentCache:
@@ -208,11 +198,11 @@ class LatentCache:
                 "there is no finished latent cache here", where=url, fix="rdm cache build --queries SPEC --out DIR"
             )
         self.info: dict[str, Any] = self.folder.read_json(CONFIG_PATH)
-        if (found := self.info.get("format_version", 1)) != FORMAT_VERSION:
+        if (found := self.info.get("format_version")) != FORMAT_VERSION:
             raise CacheError(
                 f"the latent cache has format {found}, this release reads format {FORMAT_VERSION}",
                 where=url,
-                fix="run `rdm cache build` again with the same --out",
+                fix="delete the folder, and run `rdm cache build` again",
             )
         self.config = CacheConfig.model_validate(self.info["config"])
         self.stems: list[str] = self.info["stems"]
@@ -225,7 +215,7 @@ class LatentCache:
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of what the latents are: query set, first stage, and how it was applied."""
-        return digest_json(_recorded_identity(self.info))
+        return digest_json(self.info["identity"])
 
     @cached_property
     def counts(self) -> dict[str, int]:

@@ -18,7 +18,7 @@ from rdm.config import Config, digest_json
 from rdm.context import Context
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.errors import CacheError
-from rdm.models.first_stage.first_stage import FirstStage, absolute_name, load_autoencoder
+from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
 from rdm.sources.query_set import is_held_out
 from rdm.training.data.cache_neighbors import ids_of_crops, refuse_unusable, table_of
 from rdm.training.data.inlined_neighbors import InlinedNeighbors, is_inlined
@@ -292,7 +292,7 @@ def open_latents(cache: str, database: str, config: RetrievalConfig, context_dim
 def provenance(data: LatentData) -> dict[str, Any]:
     """Return what a model has to be sampled with: first stage, encoder, and the database that it saw."""
     return {
-        "autoencoder": absolute_name(data.cache.config.autoencoder),
+        "autoencoder": data.cache.config.autoencoder,
         "autoencoder_digest": data.cache.info["autoencoder_digest"],
         "resolution": data.cache.config.resolution,
         "encoder": data.database.encoder_name,

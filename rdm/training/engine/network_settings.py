@@ -51,10 +51,8 @@ def checkpoint_activations(network: Any) -> None:
     """Let a network of diffusers or of transformers compute its activations again in the backward pass."""
     if hasattr(network, "enable_gradient_checkpointing"):
         network.enable_gradient_checkpointing()
-    elif hasattr(network, "activation_checkpointing_enable"):
+    else:
         network.activation_checkpointing_enable()
-    else:  # the name in earlier versions of transformers
-        network.gradient_checkpointing_enable()
 
 
 def networks_of(module: nn.Module) -> list[nn.Module]:

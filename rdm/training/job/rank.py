@@ -41,7 +41,7 @@ def read_run(out: Path) -> tuple[TrainConfig, TrainInputs]:
     """Return what `write_run` wrote.
 
     Raises:
-        TrainingError: a setting of an earlier release is refused now.
+        TrainingError: a setting was changed there to what is refused.
     """
     run = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
     try:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.database.neighbors.contamination import Contamination, measure_contamination
-from rdm.errors import DatabaseError, UsageError
+from rdm.errors import UsageError
 from rdm.report.contamination import write_contamination_page
 from rdm.sources import CropConfig, QuerySetConfig
 
@@ -92,13 +92,3 @@ def test_page_shows_the_pairs_side_by_side(planted: Any, tmp_path: Path) -> None
 def test_threshold_must_be_a_similarity(tabled: Any, threshold: float) -> None:
     with pytest.raises(UsageError):
         measure_contamination(RetrievalDatabase.open(str(tabled.root)), "train", threshold)
-
-
-def test_table_without_digests_says_how_to_make_it_again(tabled: Any) -> None:
-    database = RetrievalDatabase.open(str(tabled.root))
-    table = NeighborTable(database.folder, "train")
-    path = table.paths("00000")[0]
-    database.folder.write_table(path, table.table("00000").drop_columns(["sha256"]))
-    with pytest.raises(DatabaseError, match="older release") as caught:
-        measure_contamination(database, "train")
-    assert "rdm neighbors build" in caught.value.fix

@@ -71,31 +71,6 @@ def test_opened_index_finds_what_it_was_audited_for(
     assert audit["recall_at_20"] == built[1]["recall_at_20"]
 
 
-def kinds() -> dict[str, faiss.Index]:
-    quantizer = faiss.IndexFlatIP(16)
-    ivf = faiss.IndexIVFFlat(quantizer, 16, 8, faiss.METRIC_INNER_PRODUCT)
-    ivf.nprobe = 8
-    rotated = faiss.index_factory(16, "OPQ4_16,IVF8,PQ4x4", faiss.METRIC_INNER_PRODUCT)
-    return {
-        "flat": faiss.IndexFlatIP(16),
-        "hnsw": faiss.IndexHNSWFlat(16, 16, faiss.METRIC_INNER_PRODUCT),
-        "ivf": ivf,
-        "rotated": rotated,
-    }
-
-
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "rotated"])
-def test_tombstones_are_never_candidates(kind: str, vectors: np.ndarray) -> None:
-    index = kinds()[kind]
-    wide = vectors.astype(np.float32)
-    index.train(wide)
-    index.add(wide)
-    dead = np.arange(0, 600, 3)
-    found = approximate_candidates(index, vectors[:50], 20, dead)
-    assert not np.isin(found, dead).any()
-    assert (found >= 0).mean() > 0.9
-
-
 def test_recall_of_a_complete_index_is_one(vectors: np.ndarray) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors.astype(np.float32))
@@ -117,7 +92,7 @@ def test_recall_of_an_index_over_half_the_rows_is_the_share_of_neighbors_there(v
 
 def test_audit_with_few_living_rows_lowers_k(vectors: np.ndarray) -> None:
     index = faiss.IndexFlatIP(16)
-    index.add(vectors.astype(np.float32))
+    index.add(vectors[:3].astype(np.float32))
     assert audit_recall(index, [(0, vectors)], np.arange(3, 600), 500, 0)["recall_at_20"] == 1.0
 
 
@@ -156,7 +131,7 @@ def test_updated_index_finds_what_was_added_and_not_what_was_deleted(vectors: np
     )
     assert (after["decision"]["action"], after["num_vectors"]) == ("extended", 600 - len(dead))
     index = open_index(folder, "index/2")
-    found = approximate_candidates(index, vectors, 20, NONE)
+    found = approximate_candidates(index, vectors, 20)
     assert not np.isin(found, dead).any()
     assert set(range(500, 600)) - set(dead) <= set(found.ravel())
 

@@ -41,7 +41,7 @@ def test_missing_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist") as caught:
         open_source(f"folder://{tmp_path}/none")
     assert caught.value.where == f"{tmp_path}/none"
-    assert "a relative one of an older database is meant from where it was built" in caught.value.fix
+    assert "an absolute path has three slashes" in caught.value.fix
 
 
 def test_file_instead_of_a_folder_says_so(tmp_path: Path) -> None:
