@@ -121,7 +121,7 @@ def test_ingestion_killed_at_any_change_of_a_file_finishes_with_equal_bytes(tmp_
     (tmp_path / "list.txt").write_text("\n".join(f"http://h.invalid/{number}" for number in range(4)))
     leave_round(tmp_path / "round", {0: encoded(0), 1: encoded(1)}, {2: "not found: HTTP 404", 3: "opted out: x"})
     script = Path(__file__).with_name("kill_everywhere.py")
-    environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(script.parents[2])}
     result = subprocess.run(
         [sys.executable, script, tmp_path], capture_output=True, text=True, check=False, env=environment
     )
