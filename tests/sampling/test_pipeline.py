@@ -102,6 +102,7 @@ def test_settings_that_say_nothing_to_a_model_are_not_recorded(model):
     assert set(model.acting(SampleSettings())) == {"k", "guidance_scale", "batch_size", "num_steps", "eta"}
 
 
+@pytest.mark.slow
 def test_only_the_batch_in_work_is_held(model, database):
     query = text_queries(database, ["a"], 1)[0]
     settings = SampleSettings(k=1, num_steps=1, guidance_scale=1.0, batch_size=4)

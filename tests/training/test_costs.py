@@ -8,7 +8,7 @@ from rdm.training.costs import COSTS_FILE, costs_text, kept_costs
 from rdm.training.planning.cost import network_cost
 from rdm.training.recipes import RECIPES, recipe_config
 
-SMALL = ("rdm-tiny", "rarm-tiny", "ldm-tiny")
+SMALL = ("rarm-tiny",)
 
 
 def test_every_recipe_is_in_the_file_and_no_other():

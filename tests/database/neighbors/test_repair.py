@@ -131,7 +131,7 @@ class Changes(RuleBasedStateMachine):
 
 
 Changes.TestCase.settings = settings(max_examples=150, stateful_step_count=12, deadline=None)
-TestAnySequenceOfChanges = Changes.TestCase
+TestAnySequenceOfChanges = pytest.mark.slow(Changes.TestCase)
 
 
 @given(

@@ -276,6 +276,7 @@ def test_a_compiled_autoencoder_has_the_same_loss() -> None:
     same(under(few_blocks, compile=True), under(few_blocks))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [KL, VQ])
 def test_checkpointing_keeps_fewer_activations(network: AutoencoderConfig) -> None:
     def activations(checkpointing: bool) -> int:

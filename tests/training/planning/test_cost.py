@@ -53,6 +53,7 @@ def test_activations_are_what_the_backward_pass_needs():
     assert cost.activation_bytes == 4 * (pictures + positions + 3 * positions + positions + 2 * 36)
 
 
+@pytest.mark.slow
 def test_checkpointing_saves_activations_and_costs_no_model_flops():
     found = network_cost(recipe_config("rdm-tiny").with_overrides(["activation_checkpointing=true"]))
     stated = kept_costs()["rdm-tiny"]
