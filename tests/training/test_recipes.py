@@ -3,6 +3,7 @@ import pytest
 from rdm.errors import UsageError
 from rdm.training.checkpoints import run_digest
 from rdm.training.loop import learning_rate
+from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
 from rdm.training.recipes import RECIPES, recipe_config
 
 
@@ -43,6 +44,26 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 def test_the_constant_schedule_stays_at_its_peak():
     config = recipe_config("rdm-tiny").with_overrides(["lr_schedule=constant", "learning_rate=0.5"])
     assert learning_rate(config, 900) == 0.5
+
+
+def test_wsd_stays_at_its_peak_and_falls_in_a_line_to_zero():
+    given = ["lr_schedule=wsd", "decay_share=0.2", "max_steps=100", "warmup_steps=10", "learning_rate=1.0"]
+    config = recipe_config("rdm-tiny").with_overrides(given)
+    assert [learning_rate(config, step) for step in (4, 10, 80, 90, 100)] == pytest.approx([0.5, 1, 1, 0.5, 0])
+
+
+def test_a_vector_that_a_network_does_not_read_is_refused_with_the_settings():
+    with pytest.raises(UsageError, match="belong together"):
+        recipe_config("rdm-tiny").with_overrides(["objective.conditioning.mean_vector=true"])
+    with pytest.raises(UsageError, match="reads no vector"):
+        recipe_config("rarm-tiny").with_overrides(["objective.conditioning.mean_vector=true"])
+
+
+def test_a_model_to_start_from_has_a_name_that_holds_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = recipe_config("rdm-tiny").with_overrides(["objective.start=run/model"])
+    assert isinstance(config.objective, RetrievalDiffusionConfig)
+    assert config.objective.start == f"{tmp_path}/run/model"
 
 
 def test_a_run_may_be_lengthened_and_logged_otherwise_but_not_changed():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from rdm.config import Config
@@ -43,6 +43,12 @@ class RetrievalAutoregressionConfig(Config):
     held_out_fraction: float = Field(
         default=0.12, ge=0, lt=1, description="share of the query photographs kept for measuring"
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.conditioning.mean_vector:
+            raise ValueError("the token predictor reads no vector: leave conditioning.mean_vector out")
+        return self
 
 
 class RetrievalAutoregressionObjective(Objective):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from rdm.config import Config
@@ -19,6 +19,7 @@ from rdm.diffusion.schedules import rdm as rdm_schedule
 from rdm.errors import CacheError, ModelError
 from rdm.models.first_stage.first_stage import load_autoencoder, to_uint8
 from rdm.models.unet import Denoiser, DenoiserConfig, build_denoiser, load_denoiser, rdm_tiny_denoiser
+from rdm.storage.files import absolute_path
 from rdm.training.data.latents import (
     ConditioningConfig,
     LatentData,
@@ -48,7 +49,7 @@ class RetrievalDiffusionConfig(Config):
     held_out_fraction: float = Field(
         default=0.12, ge=0, lt=1, description="share of the query photographs kept for measuring"
     )
-    start: str | None = Field(
+    start: Annotated[str, AfterValidator(absolute_path)] | None = Field(
         default=None, description="a model folder whose network training goes on from; None: random weights"
     )
 
@@ -120,6 +121,22 @@ class RetrievalDiffusionObjective(Objective):
         )
         return to_uint8(first_stage.decode(latents.float().cpu()))
 
+    def start_from_model(self, directory: str) -> None:
+        """Take the weights of a model folder's network.
+
+        Raises:
+            ModelError: it holds none, or one of other sizes.
+        """
+        weights = load_denoiser(Path(directory) / "denoiser").state_dict()
+        shapes = {name: value.shape for name, value in self.denoiser.state_dict().items()}
+        if {name: value.shape for name, value in weights.items()} != shapes:
+            raise ModelError(
+                "this model has another network than the one to be trained",
+                where=directory,
+                fix="set objective.denoiser to its sizes, or leave objective.start out",
+            )
+        self.denoiser.load_state_dict(weights)
+
     def _denoiser_with(self, state: Mapping[str, Tensor]) -> Denoiser:
         denoiser = build_denoiser(self.config.denoiser)
         denoiser.load_state_dict({name.removeprefix("denoiser."): value for name, value in state.items()})
@@ -172,17 +189,5 @@ def open_training(
         )
     objective = RetrievalDiffusionObjective(config, provenance(data), (first_stage.shift, first_stage.scale))
     if config.start is not None:
-        _take_weights(objective.denoiser, config.start)
+        objective.start_from_model(config.start)
     return data, objective
-
-
-def _take_weights(denoiser: Denoiser, start: str) -> None:
-    weights = load_denoiser(Path(start) / "denoiser").state_dict()
-    shapes = {name: value.shape for name, value in denoiser.state_dict().items()}
-    if {name: value.shape for name, value in weights.items()} != shapes:
-        raise ModelError(
-            "this model has another network than the one to be trained",
-            where=start,
-            fix="set objective.denoiser to its sizes, or leave objective.start out",
-        )
-    denoiser.load_state_dict(weights)
