@@ -65,6 +65,13 @@ class ShardFailure(Exception):
         return f"shard {self.shard}: {self.error}"
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """What the function of a shard raised."""
+
+    error: BaseException
+
+
 class ComputePool:
     """Maps functions over shards on one Dask client, which connects when there is something to map."""
 
@@ -117,10 +124,11 @@ class ComputePool:
             with tracking(stage, len(shards) + done_before, unit, done_before) as tracker:
                 for future in self._as_completed(list(futures)):
                     position = futures[future]
-                    if future.status == "error":
-                        failures.append(ShardFailure(names[position], cast(BaseException, future.exception())))
+                    outcome = self._outcome(future)
+                    if isinstance(outcome, _Failed):
+                        failures.append(ShardFailure(names[position], outcome.error))
                     else:
-                        yield position, future.result()
+                        yield position, outcome
                     tracker.advance(note=f"{len(failures)} failed" if failures else "")
                     future.release()
         finally:
@@ -155,13 +163,33 @@ class ComputePool:
         for future in futures:
             future.add_done_callback(finished.put)
         for _ in futures:
-            self._lived = self._complete = time.monotonic()
+            self._start_watching()
             while True:
                 try:
                     yield finished.get(timeout=WATCH_SECONDS)
                     break
                 except Empty:
                     self._look_after_workers()
+
+    def _outcome(self, future: Future) -> Any:
+        """Return what a shard's function returned, or _Failed with what it raised.
+
+        A worker that dies after it has finished a shard takes the result along. Dask computes it again on another
+        worker, and there may be none: so waiting for a result is watched as waiting for a shard is.
+        """
+        self._start_watching()
+        while True:
+            try:
+                return future.result(timeout=WATCH_SECONDS)
+            except TimeoutError as error:
+                if future.status == "error":  # the function's own
+                    return _Failed(error)
+                self._look_after_workers()
+            except Exception as error:
+                return _Failed(error)
+
+    def _start_watching(self) -> None:
+        self._lived = self._complete = time.monotonic()
 
     def _look_after_workers(self) -> None:
         """Replace workers of a local cluster that do not start again: Dask gives up after their first failure to."""

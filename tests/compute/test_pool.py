@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from distributed import LocalCluster
 
 from rdm.compute import ComputeConfig, close_warm_clusters, compute_pool, warm_clusters
 from rdm.compute import pool as shards
+from rdm.compute.pool import ComputePool
 from rdm.errors import RdmError, StorageError, UsageError
 from rdm.progress import progress_to
 
@@ -280,18 +282,56 @@ def test_cluster_whose_workers_never_start_again_is_an_error(tmp_path: Path, mon
         list(pool.map(dying(), [str(path)], stage="fragile"))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_cluster_at_an_address_whose_workers_are_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "WAIT_FOR_WORKERS_SECONDS", 8)
+@contextmanager
+def pool_at_an_address() -> Iterator[tuple[Any, ComputePool]]:
+    """A cluster of one worker, and a pool that knows its address only."""
     with (
         cast(Any, LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0")) as cluster,
         compute_pool(ComputeConfig(dask=cluster.scheduler_address)) as pool,
     ):
-        cluster.scale(0)
+        assert isinstance(pool, ComputePool)
+        yield cluster, pool
+
+
+def dismiss_workers(cluster: Any, pool: ComputePool) -> None:
+    cluster.scale(0)
+    while pool.client.scheduler_info(n_workers=-1)["workers"]:
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_cluster_at_an_address_whose_workers_are_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "WAIT_FOR_WORKERS_SECONDS", 8)
+    with pool_at_an_address() as (cluster, pool):
+        dismiss_workers(cluster, pool)
         with pytest.raises(RdmError, match="no worker has lived for 8 seconds") as raised:
             list(pool.map(abs, [1], stage="lonely"))
         assert raised.value.where == cluster.scheduler_address
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("workers_return", [True, False])
+def test_result_that_a_dying_worker_takes_along_is_computed_again_or_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, workers_return: bool
+) -> None:
+    monkeypatch.setattr(shards, "WAIT_FOR_WORKERS_SECONDS", 60 if workers_return else 8)
+    monkeypatch.setattr(shards, "WATCH_SECONDS", 1)
+    with pool_at_an_address() as (cluster, pool):
+        results = pool.map(abs, [-1, -2], stage="taken")
+        first = next(results)
+        while any(pool.client.processing().values()):
+            time.sleep(0.1)
+        dismiss_workers(cluster, pool)
+        if workers_return:
+            timer = threading.Timer(3, cluster.scale, [1])
+            timer.start()
+            assert sorted([first, *results]) == [(0, 1), (1, 2)]
+            timer.join()
+        else:
+            with pytest.raises(RdmError, match="no worker has lived for 8 seconds"):
+                list(results)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
