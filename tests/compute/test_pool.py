@@ -321,7 +321,7 @@ def test_result_that_a_dying_worker_takes_along_is_computed_again_or_is_an_error
     with pool_at_an_address() as (cluster, pool):
         results = pool.map(abs, [-1, -2], stage="taken")
         first = next(results)
-        while any(pool.client.processing().values()):
+        while any(cast(Any, pool.client.processing()).values()):
             time.sleep(0.1)
         dismiss_workers(cluster, pool)
         if workers_return:
