@@ -114,9 +114,7 @@ def test_only_the_batch_in_work_is_held(model, database):
 
 def test_every_step_is_told_with_a_preview(model, database):
     steps: list[DrawStep] = []
-    drawn = list(
-        sample(model, database, text_queries(database, ["a", "b"], 3), [5, 6], SETTINGS, on_step=steps.append)
-    )
+    drawn = list(sample(model, database, text_queries(database, ["a", "b"], 3), [5, 6], SETTINGS, on_step=steps.append))
     assert [(step.index, step.total, step.seeds) for step in steps] == [(n, 4, (5, 6)) for n in (1, 2, 3, 4)]
     assert steps[0].preview().shape == (2, *drawn[0].pixels.shape)
 
