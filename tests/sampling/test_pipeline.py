@@ -99,7 +99,13 @@ def test_fewer_neighbors_than_k_are_refused(model, database):
 
 
 def test_settings_that_say_nothing_to_a_model_are_not_recorded(model):
-    assert set(model.acting(SampleSettings())) == {"k", "guidance_scale", "batch_size", "num_steps", "eta"}
+    diffusion = {"k", "guidance_scale", "guidance_interval", "batch_size", "num_steps", "eta"}
+    assert set(model.acting(SampleSettings())) == diffusion
+
+
+def test_an_interval_of_guidance_that_is_none_is_not_recorded(model):
+    asked = SampleSettings(guidance_scale=1.0, guidance_interval=(-3.0, 3.0))
+    assert model.acting(asked)["guidance_interval"] is None
 
 
 @pytest.mark.slow
