@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def encode_filled(encode: Callable[[Tensor], Tensor], batch: Tensor, size: int, embedding_dim: int) -> np.ndarray:
+def encode_filled(
+    encode: Callable[[Tensor], Tensor], batch: Tensor, size: int, embedding_dim: int
+) -> np.ndarray:
     """Return float32 [N, embedding_dim]: `encode` of every `size` inputs of a batch [N, ...], the last filled with
     zeros.
     """

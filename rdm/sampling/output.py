@@ -233,8 +233,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _write_index(out: Path, lines: Sequence[tuple[str, int]]) -> None:
-    """Write `samples.json` of records at their places, and delete the journal, in memory that their number does not
-    decide.
+    """Write `samples.json` of records at their places, and delete the journal; memory does not grow with their number.
     """
     with Folder(out).writing(INDEX) as temporary, open(temporary, "wb") as target:
         sources = {name: open(out / name, "rb") for name in {name for name, _ in lines}}  # noqa: SIM115

@@ -35,7 +35,9 @@ def open_tar(path: Path, *, is_plain: bool = False) -> tarfile.TarFile:
     Raises:
         tarfile.TarError: it is damaged, or no tar.
     """
-    return tarfile.open(path, "r:" if is_plain else "r:*", encoding="utf-8", errors="surrogateescape")
+    return tarfile.open(
+        path, "r:" if is_plain else "r:*", encoding="utf-8", errors="surrogateescape"
+    )
 
 
 def visible_files(members: list[tarfile.TarInfo]) -> TarFiles:
@@ -72,7 +74,9 @@ def iterate_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """
     with _translated_errors(path), open_tar(path) as tar:
         files = visible_files(tar.getmembers()).members
-        for name, member in sorted(files.items(), key=lambda item: item[1].offset):  # forward in a compressed one
+        for name, member in sorted(
+            files.items(), key=lambda item: item[1].offset
+        ):  # forward in a compressed one
             file = tar.extractfile(member)
             assert file is not None  # it is for what is no regular file
             yield name, file.read()
@@ -87,7 +91,9 @@ def read_sparse(path: Path, offset: int) -> bytes:
     with open(path, "rb") as tar:
         tar.seek(offset)
         try:
-            with tarfile.open(fileobj=tar, mode="r:", encoding="utf-8", errors="surrogateescape") as rest:
+            with tarfile.open(
+                fileobj=tar, mode="r:", encoding="utf-8", errors="surrogateescape"
+            ) as rest:
                 member = rest.next()
                 file = rest.extractfile(member) if member is not None else None
                 if file is None:
@@ -118,7 +124,9 @@ def _translated_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise SourceError(f"the tar is damaged: {error}", where=path, fix="fetch it again") from error
+        raise SourceError(
+            f"the tar is damaged: {error}", where=path, fix="fetch it again"
+        ) from error
 
 
 def _extracted_path(name: str) -> str:

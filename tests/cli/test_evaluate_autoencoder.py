@@ -10,7 +10,9 @@ from rdm.cli.main import run
 ASSET = "assets://autoencoder-kl-f4"
 
 
-def test_a_first_stage_is_measured_on_held_out_photographs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_first_stage_is_measured_on_held_out_photographs(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--source", f"folder://{photos}", "--held-out-fraction", "0.4", "--image-size", "32"]
     assert run(["evaluate-autoencoder", "--autoencoder", ASSET, *arguments, "--no-fid", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

@@ -125,9 +125,8 @@ def test_commands_say_what_they_computed_on(rdm, root: Path, photos: Path, tmp_p
     small = ("--set", "queries.crop.frame_size=32", "--set", "queries.crop.patch_size=32", "--dask", "inline")
     queries = ("--queries", f"folder://{photos}")
     assert rdm("database", "search", "--root", root, "--text", "owl", "-k", 1)[1]["device"] == "cpu"
-    assert (
-        rdm("neighbors", "build", "--root", root, *queries, "--name", "t", "--set", "k_stored=2", *small)[1]["device"]
-        == "cpu"
-    )
+    assert rdm("neighbors", "build", "--root", root, *queries, "--name", "t", "--set", "k_stored=2", *small)[1][
+        "device"
+    ] == "cpu"
     cache = ("--out", tmp_path / "cache", "--set", "resolution=32", "--device", "cpu")
     assert rdm("cache", "build", *queries, *cache, *small)[1]["device"] == "cpu"

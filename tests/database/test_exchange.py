@@ -190,7 +190,9 @@ def test_import_of_no_rows_at_all_is_an_error(tmp_path: Path, tiny_encoder: str,
     assert not (tmp_path / "db" / "manifest.json").exists()
 
 
-def test_root_of_an_import_without_rows_takes_a_later_one(clip_folder: Path, tmp_path: Path, tiny_encoder: str) -> None:
+def test_root_of_an_import_without_rows_takes_a_later_one(
+    clip_folder: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
     (tmp_path / "none" / "img_emb").mkdir(parents=True)
     (tmp_path / "none" / "metadata").mkdir()
     add_part(tmp_path / "none", 0, np.empty(0), [])

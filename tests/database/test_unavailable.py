@@ -119,7 +119,9 @@ def test_kept_photograph_keeps_near_duplicates_out(
     assert images_of(root) == ALL
 
 
-def test_retry_that_gains_nothing_commits_nothing(living_root: Path, unavailable: dict[str, str], encoded: Any) -> None:
+def test_retry_that_gains_nothing_commits_nothing(
+    living_root: Path, unavailable: dict[str, str], encoded: Any
+) -> None:
     (living_root.parent / "photos" / "p20.jpg").write_bytes(encoded(20))
     unavailable["p20.jpg"] = "timed out"
     update(living_root)

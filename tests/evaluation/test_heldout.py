@@ -19,7 +19,9 @@ def test_every_photograph_lends_its_neighbors_to_one_other():
 
 def test_differences_are_paired():
     level = np.random.default_rng(0).normal(size=(40, 1)) * 10
-    result = HeldOutResult(level + np.array([[0.0, 0.5, 0.25]]), num_draws=4, conditioning_dropout=0.1, loss_kind="v")
+    result = HeldOutResult(
+        level + np.array([[0.0, 0.5, 0.25]]), num_draws=4, conditioning_dropout=0.1, loss_kind="v"
+    )
     assert result.differences["shuffled"].mean == pytest.approx(0.5)
     assert result.differences["shuffled"].half_width == pytest.approx(0, abs=1e-9)
     assert result.differences["none"].mean == pytest.approx(0.25)

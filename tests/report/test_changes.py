@@ -53,7 +53,9 @@ def test_table_tells_what_came_and_went_and_why(root: Path) -> None:
     assert "recall@20 1.0000 before, 1.0000 now" in rows["patches in the index"]["detail"]
 
 
-def test_page_shows_new_patches_and_names_removed_ones(root: Path, tmp_path: Path, examples: SimpleNamespace) -> None:
+def test_page_shows_new_patches_and_names_removed_ones(
+    root: Path, tmp_path: Path, examples: SimpleNamespace
+) -> None:
     page = page_of(root, tmp_path / "page.html", examples)
     assert (page.open, page.mismatched) == ([], [])
     assert len(page.all("img")) == 6

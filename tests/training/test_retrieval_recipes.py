@@ -79,7 +79,9 @@ def _ldm_config(tiny_recipe):
         f"objective.denoiser.{name}={json.dumps(value)}"
         for name, value in tiny_recipe.objective.denoiser.model_dump(mode="json").items()
     ]
-    return recipe_config("ldm-tiny").with_overrides([*SHORT, *sizes, "max_steps=24", "objective.held_out_fraction=0.3"])
+    return recipe_config("ldm-tiny").with_overrides(
+        [*SHORT, *sizes, "max_steps=24", "objective.held_out_fraction=0.3"]
+    )
 
 
 def test_a_killed_rarm_resumes_to_the_same_bits(rarm, prepared, token_cache, tmp_path):

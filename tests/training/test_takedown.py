@@ -31,7 +31,9 @@ def remove_a_neighbor(root: str, data: LatentData) -> np.ndarray:
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_training_that_starts_after_a_removal_is_conditioned_on_no_removed_patch(prepared, tiny_recipe, root, held_out):
+def test_training_that_starts_after_a_removal_is_conditioned_on_no_removed_patch(
+    prepared, tiny_recipe, root, held_out
+):
     before = LatentData.open(prepared.cache, root, tiny_recipe.objective)
     gone = remove_a_neighbor(root, before)
     after = LatentData.open(prepared.cache, root, tiny_recipe.objective, held_out=held_out)

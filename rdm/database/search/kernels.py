@@ -81,7 +81,9 @@ def similarities(queries: np.ndarray, candidates: np.ndarray, out: np.ndarray) -
             out[row, column] = _similarity(queries[row], candidates[row, column], sums)
 
 
-@_compiled(void(_given(uint16, 2), _given(float32, 1), int64, int8[:, ::1], float32[:, ::1]), fastmath=_ANY_ORDER)
+@_compiled(
+    void(_given(uint16, 2), _given(float32, 1), int64, int8[:, ::1], float32[:, ::1]), fastmath=_ANY_ORDER
+)
 def round_groups(
     vectors: np.ndarray, center: np.ndarray, group: int, values: np.ndarray, of_groups: np.ndarray
 ) -> None:

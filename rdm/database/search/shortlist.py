@@ -122,7 +122,9 @@ class Nearest:
     `ids` int64 [B, k] and `best` float32 [B, k] are filled in place.
     """
 
-    def __init__(self, queries: Float16, ids: NDArray[np.int64], best: Float32, precision: ShortlistPrecision) -> None:
+    def __init__(
+        self, queries: Float16, ids: NDArray[np.int64], best: Float32, precision: ShortlistPrecision
+    ) -> None:
         import torch
 
         self._ids, self._best = ids, best

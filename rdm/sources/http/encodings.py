@@ -5,7 +5,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-_IDENTITY = frozenset({"", "identity", "none", "binary", "8bit", "utf-8"})  # the last ones are servers' mistakes
+_IDENTITY = frozenset(
+    {"", "identity", "none", "binary", "8bit", "utf-8"}
+)  # the last ones are servers' mistakes
 _GZIP, _DEFLATE = frozenset({"gzip", "x-gzip"}), frozenset({"deflate", "x-deflate"})
 _WITH_HEADER, _RAW = 32 + zlib.MAX_WBITS, -zlib.MAX_WBITS  # zlib's or gzip's header, or neither
 _NOT_DECODED = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})

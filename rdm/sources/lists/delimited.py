@@ -87,8 +87,14 @@ def plain_rows(lines: Lines, layout: Layout) -> Iterator[Row]:
             continue
         cells = line.rstrip("\r\n").split(layout.delimiter)
         _check_count(cells, layout, lines.number)
-        if '"' in line and layout.url_column is not None and not _LIKE_A_URL.search(cells[layout.url_column]):
-            raise ListFormatError(f"line {lines.number} has a quote, and no URL in the column of URLs")
+        if (
+            '"' in line
+            and layout.url_column is not None
+            and not _LIKE_A_URL.search(cells[layout.url_column])
+        ):
+            raise ListFormatError(
+                f"line {lines.number} has a quote, and no URL in the column of URLs"
+            )
         yield lines.number, [_without_quotes(cell) for cell in cells] if '"' in line else cells
 
 
@@ -124,7 +130,9 @@ def quoted_rows(lines: Lines, layout: Layout) -> Iterator[Row]:
 
 def _check_single(cell: str, number: int) -> None:
     if _SEVERAL_CELLS.search(cell):
-        raise ListFormatError(f"line {number} has several cells, the first line one (a URL with spaces needs quotes)")
+        raise ListFormatError(
+            f"line {number} has several cells, the first line one (a URL with spaces needs quotes)"
+        )
 
 
 def _check_count(cells: Sequence[str], layout: Layout, number: int) -> None:
@@ -162,9 +170,13 @@ def _quote_error(lines: Lines, delimiter: str, error: csv.Error) -> ListFormatEr
     if "unexpected end" in str(error):
         return ListFormatError(f"the quote that opens in line {opened} is not closed")
     if "field limit" in str(error):
-        return ListFormatError(f"the cell that begins in line {opened} has over {MAX_CELL_CHARS} characters")
+        return ListFormatError(
+            f"the cell that begins in line {opened} has over {MAX_CELL_CHARS} characters"
+        )
     where = "there" if opened == lines.number else f"in line {lines.number}"
-    return ListFormatError(f"the quote that opens in line {opened} closes {where} before the cell ends")
+    return ListFormatError(
+        f"the quote that opens in line {opened} closes {where} before the cell ends"
+    )
 
 
 def _open_line(record: Sequence[str], delimiter: str, first: int) -> int:
@@ -178,7 +190,12 @@ def _open_line(record: Sequence[str], delimiter: str, first: int) -> int:
             position = end + 1
             continue
         closed = _QUOTED.match(text, position)
-        if closed is None or "\n" in closed[1] or "\r" in closed[1] or text[closed.end() :][:1] not in (delimiter, ""):
+        if (
+            closed is None
+            or "\n" in closed[1]
+            or "\r" in closed[1]
+            or text[closed.end() :][:1] not in (delimiter, "")
+        ):
             opened = position
         if closed is None or text[closed.end() : closed.end() + 1] != delimiter:
             break
@@ -222,11 +239,15 @@ def _collect(
 
     table = pa.Table.from_batches(batches, schema)
     nulls = pa.array(_NULLS, pa.string())
-    columns = {name: pc.if_else(pc.is_in(table[name], nulls), "", table[name]) for name in schema.names}
+    columns = {
+        name: pc.if_else(pc.is_in(table[name], nulls), "", table[name]) for name in schema.names
+    }
     return Table(columns, layout.titles)
 
 
-def _batch(rows: Sequence[Sequence[str]], numbers: Sequence[int], schema: pa.Schema, url: str) -> pa.RecordBatch:
+def _batch(
+    rows: Sequence[Sequence[str]], numbers: Sequence[int], schema: pa.Schema, url: str
+) -> pa.RecordBatch:
     columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
     batch = pa.RecordBatch.from_arrays(columns, schema=schema)
     if url:

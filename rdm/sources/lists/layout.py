@@ -58,7 +58,9 @@ class Lines:
         line = next(self._lines)
         self.number += 1
         if "\0" in line:
-            raise ListFormatError(f"line {self.number} holds a NUL byte: the file is damaged, or UTF-16 without a mark")
+            raise ListFormatError(
+                f"line {self.number} holds a NUL byte: the file is damaged, or UTF-16 without a mark"
+            )
         self._record.append(line)
         return line
 
@@ -68,7 +70,9 @@ class Lines:
         return record
 
 
-def find_layout(file: TextIO, delimiters: str, wanted: Collection[str], url: Sequence[str]) -> Layout:
+def find_layout(
+    file: TextIO, delimiters: str, wanted: Collection[str], url: Sequence[str]
+) -> Layout:
     """Return the layout that the first line tells.
 
     Raises:
@@ -79,17 +83,25 @@ def find_layout(file: TextIO, delimiters: str, wanted: Collection[str], url: Seq
     first = next(filter(str.strip, lines), None)
     if first is None:
         raise ListFormatError("it is empty")
-    if (sep := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE)) is not None:  # Excel's way to tell it
+    if (
+        sep := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE)
+    ) is not None:  # Excel's way to tell it
         delimiters = sep[1]
         first = next(filter(str.strip, lines), "")
 
     # The header is the line that names wanted columns; the delimiter that parts most of them is the one.
-    options = {delimiter: cells for delimiter in delimiters if (cells := _cells_of(first, delimiter)) is not None}
+    options = {
+        delimiter: cells
+        for delimiter in delimiters
+        if (cells := _cells_of(first, delimiter)) is not None
+    }
     names = {delimiter: list(map(column_name, cells)) for delimiter, cells in options.items()}
     known = {delimiter: sum(name in wanted for name in found) for delimiter, found in names.items()}
     delimiter = max(options, key=lambda option: (known[option], len(options[option])), default="")
     if not any(known.values()) and delimiters[0] not in options:
-        raise ListFormatError(f"the quote that opens in line {lines.number}, the first one, is not closed there")
+        raise ListFormatError(
+            f"the quote that opens in line {lines.number}, the first one, is not closed there"
+        )
     if known[delimiter] == 0 and url and _CLEAN_URL.search(first):
         return _headerless(options, first, url[0], lines.number)
 
@@ -110,11 +122,15 @@ def _headerless(options: dict[str, list[str]], first: str, name: str, line: int)
     for delimiter, cells in options.items():
         places = [number for number, cell in enumerate(cells) if _CLEAN_URL.fullmatch(cell.strip())]
         if len(places) > 1:
-            raise ListFormatError(f"without a header, line {line} has {len(places)} cells that are URLs: add a header")
+            raise ListFormatError(
+                f"without a header, line {line} has {len(places)} cells that are URLs: add a header"
+            )
         if places:
             titles = tuple(name if number == places[0] else "" for number in range(len(cells)))
             return Layout(delimiter, titles, line - 1, places[0])
-    raise ListFormatError(f"line {line} is no header, and none of its cells is a URL: add a header such as url,caption")
+    raise ListFormatError(
+        f"line {line} is no header, and none of its cells is a URL: add a header such as url,caption"
+    )
 
 
 def _cells_of(line: str, delimiter: str) -> list[str] | None:

@@ -60,7 +60,9 @@ def read_list(path: Path, wanted: Collection[str], *, url: Sequence[str] = ()) -
                 fix="name a folder whose parts belong to one list",
             )
     columns = {
-        name: pa.chunked_array([chunk for table in tables for chunk in table.columns[name].chunks], pa.string())
+        name: pa.chunked_array(
+            [chunk for table in tables for chunk in table.columns[name].chunks], pa.string()
+        )
         for name in tables[0].columns
     }
     return Table(columns, tables[0].titles)
@@ -84,7 +86,9 @@ def list_parts(path: Path) -> list[Path]:
     kinds = Counter(_kind(part) for part in parts)
     if len(kinds) != 1:
         what = "the folder holds lists of several kinds" if kinds else "the folder holds no list"
-        raise SourceError(f"{what}: {count_suffixes(files)}", where=path, fix=f"name one of {TAKEN}")
+        raise SourceError(
+            f"{what}: {count_suffixes(files)}", where=path, fix=f"name one of {TAKEN}"
+        )
     return parts
 
 
@@ -104,13 +108,19 @@ def _pattern_parts(path: Path) -> list[Path]:
 def _kind(path: Path) -> str:
     name = path.name.lower().removesuffix(".gz")
     suffix = Path(name).suffix
-    return suffix if suffix in SUFFIXES and (suffix != ".parquet" or not path.name.lower().endswith(".gz")) else ""
+    return (
+        suffix
+        if suffix in SUFFIXES and (suffix != ".parquet" or not path.name.lower().endswith(".gz"))
+        else ""
+    )
 
 
 def _read_part(path: Path, wanted: Collection[str], url: Sequence[str]) -> Table:
     kind = _kind(path)
     if not kind:
-        raise SourceError(f"a list ends with one of {', '.join(SUFFIXES)}", where=path, fix="rename or convert it")
+        raise SourceError(
+            f"a list ends with one of {', '.join(SUFFIXES)}", where=path, fix="rename or convert it"
+        )
     opened = partial(open_text, path)
     readers: dict[str, Callable[[], Table]] = {
         ".txt": lambda: _read_urls(opened, frozenset(wanted)),
@@ -143,7 +153,9 @@ def _reading(path: Path, read: Callable[[], ResultT]) -> ResultT:
     except (EOFError, zlib.error, gzip.BadGzipFile):
         reason, fix = "the gzip file is damaged or cut short", "fetch it again"
     except pa.ArrowException as error:
-        reason = f"the Parquet file is damaged or of a kind that is not read ({type(error).__name__})"
+        reason = (
+            f"the Parquet file is damaged or of a kind that is not read ({type(error).__name__})"
+        )
     except OSError as error:
         reason, fix = error.strerror or type(error).__name__, "check the file"
     raise SourceError(f"the list cannot be read: {reason}", where=path, fix=fix) from None
@@ -209,7 +221,9 @@ def _read_urls(opened: Callable[[], TextIO], wanted: Set[str]) -> Table:
             if not text or text.startswith("#") or (not urls and column_name(text) in wanted):
                 continue  # a blank line, a comment, or a header
             if "\t" in text or (not urls and _is_header(text, wanted)):
-                raise ListFormatError(f"line {lines.number} is one of a table: call the file .tsv or .csv")
+                raise ListFormatError(
+                    f"line {lines.number} is one of a table: call the file .tsv or .csv"
+                )
             if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
                 text = text[1:-1].strip()
             urls.append(text)
@@ -220,7 +234,9 @@ def _read_urls(opened: Callable[[], TextIO], wanted: Set[str]) -> Table:
 
 
 def _is_header(text: str, wanted: Set[str]) -> bool:
-    return any(wanted & {column_name(cell) for cell in text.split(delimiter)} for delimiter in ",;|")
+    return any(
+        wanted & {column_name(cell) for cell in text.split(delimiter)} for delimiter in ",;|"
+    )
 
 
 def _read_parquet(path: Path, wanted: Collection[str]) -> Table:
@@ -237,7 +253,9 @@ def _read_parquet(path: Path, wanted: Collection[str]) -> Table:
         try:
             columns[name] = column.cast(pa.string()).fill_null("")
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-            raise ListFormatError(f"the column {name} holds {column.type}, which is no text") from None
+            raise ListFormatError(
+                f"the column {name} holds {column.type}, which is no text"
+            ) from None
         columns[name].validate(full=True)  # Parquet does not look whether texts are UTF-8
     return Table(columns, tuple(titles))
 

@@ -18,7 +18,9 @@ _SAME = 2  # of 255: two spaces that differ by no more are one, such as all the 
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # of what a profile's space is
 _SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 _D50 = (0.9642, 1.0, 0.8249)
-_BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+_BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
 # Parameters g, a, b, c, d of (a x + b)^g from d on, c x below.
 _CURVES = {
     "srgb": (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045),
@@ -101,7 +103,11 @@ def _to_srgb(profile: ImageCms.ImageCmsProfile, mode: str) -> ToSrgb:
 def _is_identity(conversion: ToSrgb) -> bool:
     if conversion.mode not in ("L", "RGB"):
         return False
-    levels = np.arange(0, 256, 15, np.uint8) if conversion.mode == "RGB" else np.arange(256, dtype=np.uint8)
+    levels = (
+        np.arange(0, 256, 15, np.uint8)
+        if conversion.mode == "RGB"
+        else np.arange(256, dtype=np.uint8)
+    )
     grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
     pixels = Image.fromarray(grid if conversion.mode == "RGB" else levels[None])
     before, after = (
@@ -134,7 +140,9 @@ def _matrix(chromaticities: Sequence[float]) -> NDArray[np.float64]:
     pairs = np.array(chromaticities, np.float64).reshape(4, 2)
     if (pairs <= 0).any():
         raise ZeroDivisionError
-    points = np.stack([pairs[:, 0] / pairs[:, 1], np.ones(4), (1 - pairs.sum(axis=1)) / pairs[:, 1]])
+    points = np.stack(
+        [pairs[:, 0] / pairs[:, 1], np.ones(4), (1 - pairs.sum(axis=1)) / pairs[:, 1]]
+    )
     white, primaries = points[:, 0], points[:, 1:]
     matrix = primaries * np.linalg.solve(primaries, white)
     gains = (_BRADFORD @ np.array(_D50)) / (_BRADFORD @ white)

@@ -63,7 +63,9 @@ class _Segments:
     spans: list[memoryview] = field(default_factory=list)
     app: list[tuple[int, memoryview]] = field(default_factory=list)  # marker and body
     num_pixels: int = 0
-    broken_at: int | None = None  # a segment that cannot be read, or does not end where another begins
+    broken_at: int | None = (
+        None  # a segment that cannot be read, or does not end where another begins
+    )
 
 
 def _jpeg(data: bytes) -> Parts:
@@ -80,7 +82,9 @@ def _jpeg(data: bytes) -> Parts:
             return Parts()
         damaged = view[found.broken_at : start]
         legible = [(0xE1, damaged[match.start() :]) for match in _APP1_HEAD.finditer(damaged)]
-        found = replace(best, spans=[*found.spans, *best.spans], app=[*found.app, *legible, *best.app])
+        found = replace(
+            best, spans=[*found.spans, *best.spans], app=[*found.app, *legible, *best.app]
+        )
     return Parts((view[:2], *found.spans), _jpeg_metadata(found.app))
 
 
@@ -229,8 +233,12 @@ def _tiff(data: bytes) -> Parts:
     entries = tags.entries(tags.first)
     if not entries:
         return Parts()
-    profile, xmp = (tags.value(entries[tag]) if tag in entries else None for tag in (_ICC_TAG, _XMP_TAG))
-    metadata = described(data, xmp or b"", bytes(profile[: MAX_PROFILE_BYTES + 1]) if profile else b"")
+    profile, xmp = (
+        tags.value(entries[tag]) if tag in entries else None for tag in (_ICC_TAG, _XMP_TAG)
+    )
+    metadata = described(
+        data, xmp or b"", bytes(profile[: MAX_PROFILE_BYTES + 1]) if profile else b""
+    )
     kept = b"".join(entries[tag] for tag in sorted(_TIFF_PIXELS & entries.keys()))
     count = len(kept) // struct.calcsize(tags.entry_format)
     directory = struct.pack(tags.order + ("Q" if tags.is_big else "H"), count) + kept + bytes(8)
@@ -271,4 +279,8 @@ def _bmp(data: bytes) -> Parts:
     if len(data) < 138 or data[14:18] != struct.pack("<I", 124) or data[70:74] != b"DEBM":
         return Parts()
     start, size = struct.unpack_from("<II", data, 126)
-    return Parts(metadata=described(b"", b"", data[14 + start : 14 + start + min(size, MAX_PROFILE_BYTES + 1)]))
+    return Parts(
+        metadata=described(
+            b"", b"", data[14 + start : 14 + start + min(size, MAX_PROFILE_BYTES + 1)]
+        )
+    )

@@ -157,7 +157,9 @@ class Exif:
         self.data = memoryview(data)
         head = bytes(self.data[:16])
         self.order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
-        version = struct.unpack(f"{self.order}H", head[2:4])[0] if self.order and len(head) >= 4 else 0
+        version = (
+            struct.unpack(f"{self.order}H", head[2:4])[0] if self.order and len(head) >= 4 else 0
+        )
         self.is_big = version == 43
         self.first = 0
         if version in (42, 43) and len(head) >= (16 if self.is_big else 8):
@@ -223,7 +225,9 @@ class Exif:
 ADOBE_RGB = Primaries((0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06), 2.19921875)
 
 
-def described(exif: Buffer, xmp: Buffer, profile: bytes = b"", primaries: Primaries | None = None) -> Metadata:
+def described(
+    exif: Buffer, xmp: Buffer, profile: bytes = b"", primaries: Primaries | None = None
+) -> Metadata:
     """Return how to show a picture from its EXIF block (from the byte order on), its XMP packet and its profile.
 
     EXIF goes before XMP, and a profile before what EXIF says of colors.

@@ -58,7 +58,9 @@ class PngFile:
         for start, end, kind in self._pieces():
             body = self.view[start + 8 : end - 4]
             is_needed = kind == b"tRNS" and len(body) >= _TRANSPARENCY_BYTES.get(self.color_type, 0)
-            if not kind or kind[0] & 0x20 == 0 or is_needed:  # critical, or illegible: Pillow says what is wrong
+            if (
+                not kind or kind[0] & 0x20 == 0 or is_needed
+            ):  # critical, or illegible: Pillow says what is wrong
                 if kept and kept[-1][1] == start:
                     start = kept.pop()[0]
                 kept.append((start, end))
@@ -101,7 +103,10 @@ class PngFile:
             self.num_to_check -= end - start
             if self.num_to_check < 0:
                 break
-            if zlib.crc32(self.view[start + 4 : end]) == struct.unpack(">I", self.view[end : end + 4])[0]:
+            if (
+                zlib.crc32(self.view[start + 4 : end])
+                == struct.unpack(">I", self.view[end : end + 4])[0]
+            ):
                 return start
         return len(self.view)
 
@@ -113,7 +118,9 @@ class PngFile:
         is_compressed = kind == b"zTXt" or (kind == b"iTXt" and rest[:1] == b"\1")
         if kind == b"zTXt":
             rest = rest[1:]
-        elif kind == b"iTXt":  # two flags, a language and a translated keyword, each ended by a zero
+        elif (
+            kind == b"iTXt"
+        ):  # two flags, a language and a translated keyword, each ended by a zero
             head = bytes(rest[2:4096]).split(b"\0", 2)
             rest = rest[2 + len(head[0]) + len(head[1]) + 2 :] if len(head) == 3 else rest[:0]
         text = inflated(rest, MAX_TEXT_BYTES)[0] if is_compressed else rest
@@ -139,10 +146,17 @@ class PngFile:
     def _colors(self) -> tuple[bytes, Primaries | None]:
         """Return a profile, or what other chunks say: the more exact first, as the third edition orders them."""
         found = self.chunks.get(b"cICP", b"")
-        if len(found) == 4 and found[0] in _CICP_PRIMARIES and found[1] in _CICP_CURVES and found[2:4] == b"\0\1":
+        if (
+            len(found) == 4
+            and found[0] in _CICP_PRIMARIES
+            and found[1] in _CICP_CURVES
+            and found[2:4] == b"\0\1"
+        ):
             return b"", Primaries(_CICP_PRIMARIES[found[0]], _CICP_CURVES[found[1]])
         packed = memoryview(self.chunks.get(b"iCCP", b""))
-        name = bytes(packed[:80]).partition(b"\0")[0]  # a zero ends it, and another says how it is compressed
+        name = bytes(packed[:80]).partition(b"\0")[
+            0
+        ]  # a zero ends it, and another says how it is compressed
         profile, is_whole = inflated(packed[len(name) + 2 :], MAX_PROFILE_BYTES)
         if is_whole and profile:
             return profile, None

@@ -20,7 +20,9 @@ def builder_of(root: Path, photos: Path, encoder: str) -> DatabaseBuilder:
     return DatabaseBuilder(str(root), BuildConfig(source=f"folder://{photos}", encoder=encoder, crop=crop))
 
 
-def test_trial_is_scaled_to_all_photographs_and_leaves_nothing(photos: Path, tmp_path: Path, tiny_encoder: str) -> None:
+def test_trial_is_scaled_to_all_photographs_and_leaves_nothing(
+    photos: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
     builder = builder_of(tmp_path / "db", photos, tiny_encoder)
     few = estimate(builder, EstimateConfig(num_photographs=3, price_per_hour=3600))
     assert (few["trial_photographs"], few["patches"]) == (3, 24)

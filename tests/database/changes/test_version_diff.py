@@ -41,10 +41,9 @@ def test_added_and_removed_are_told_by_cause(tabled: Any, encoded: Callable[...,
         "single patch removed on request": 1,
     }
     assert [patch.patch_id for patch in changes.removed if patch.cause == "removed on request"] == first
-    assert (
-        sorted(patch.patch_id for patch in changes.removed)
-        == RetrievalDatabase.open(str(tabled.root)).tombstones.tolist()
-    )
+    assert sorted(patch.patch_id for patch in changes.removed) == RetrievalDatabase.open(
+        str(tabled.root)
+    ).tombstones.tolist()
     assert changes.failures == {"not a picture": 1}
 
 

@@ -236,7 +236,9 @@ def test_kind_of_index_is_the_most_exact_that_fits(rows: int, memory: str, key: 
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:90] + b"\xff" + data[91:]])
-def test_damaged_head_is_a_storage_error(damage: Callable[[bytes], bytes], vectors: np.ndarray, tmp_path: Path) -> None:
+def test_damaged_head_is_a_storage_error(
+    damage: Callable[[bytes], bytes], vectors: np.ndarray, tmp_path: Path
+) -> None:
     folder = Folder(tmp_path)
     build_index(stored(folder, vectors), IndexConfig())
     folder.write_bytes("index/knn.index", damage(folder.read_bytes("index/knn.index")))

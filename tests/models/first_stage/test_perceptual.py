@@ -32,7 +32,9 @@ def heads_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LPIPS's learned weights: only the second depth counts, fourfold."""
     path = tmp_path_factory.mktemp("heads") / "vgg.safetensors"
     widths = (64, 128, 256, 512, 512)
-    save_file({f"lin{d}.model.1.weight": torch.full((1, w, 1, 1), 4.0 * (d == 1)) for d, w in enumerate(widths)}, path)
+    save_file(
+        {f"lin{d}.model.1.weight": torch.full((1, w, 1, 1), 4.0 * (d == 1)) for d, w in enumerate(widths)}, path
+    )
     return path
 
 

@@ -31,7 +31,9 @@ def test_host_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatc
         connect_publicly(("pictures.example", 80))
 
 
-def test_redirect_to_a_private_address_is_refused(server: Any, answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redirect_to_a_private_address_is_refused(
+    server: Any, answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first host counts as public here; the one that it leads to does not."""
     secret = server.serve("/secret", answer(b"secret"))
     start = server.serve("/start", answer(status=302, headers={"Location": secret.replace("127.0.0.1", "127.0.0.2")}))

@@ -27,7 +27,9 @@ def urls(text: str, delimiters: str = ",;\t|") -> list[str]:
 
 
 def captioned(captions: dict[int, str]) -> str:
-    return "url,caption\n" + "".join(f"{url},{captions.get(n, 'a bird')}\n" for n, url in enumerate(U))
+    return "url,caption\n" + "".join(
+        f"{url},{captions.get(n, 'a bird')}\n" for n, url in enumerate(U)
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,9 @@ def test_cell_of_three_megabytes_is_read() -> None:
 
 def test_open_quote_does_not_take_the_whole_file_into_memory() -> None:
     line = "x" * 1_000_000 + "\n"
-    with pytest.raises(ListFormatError, match="the cell that begins in line 5 has over 64000000 characters"):
+    with pytest.raises(
+        ListFormatError, match="the cell that begins in line 5 has over 64000000 characters"
+    ):
         read(captioned({3: '"' + line * (MAX_CELL_CHARS // len(line) + 9)}))
 
 
@@ -203,7 +207,9 @@ def test_first_line_that_tells_no_layout_is_an_error(text: str, message: str) ->
 def test_table_without_urls_has_no_cells_of_several_rows() -> None:
     rows = [f"{number},0.1,0.2" for number in range(6)]
     rows[2], rows[4] = '2,"0.1,0.2', '4,0.1,0.2"'
-    with pytest.raises(ListFormatError, match="the quote that opens in line 4 closes in line 6, and the lines"):
+    with pytest.raises(
+        ListFormatError, match="the quote that opens in line 4 closes in line 6, and the lines"
+    ):
         read_delimited(opened("id,x0,x1\n" + "\n".join(rows)), ",", {"id", "x0", "x1"})
     swallowed = "id,note,x\n" + '1,a,1\n2,"b,2\n3,c",3\n'
     with pytest.raises(ListFormatError, match="the lines of this cell look like rows"):
@@ -240,7 +246,10 @@ def mutated_list(seed: int) -> tuple[str, str, int]:
     for number in range(rng.randint(3, 14)):
         cells = {"url": f"http://h.example/{number}.jpg", "id": f"{number:04d}"}
         values = [cells.get(name, rng.choice(words)) for name in columns]
-        quoted = [f'"{v.replace(chr(34), chr(34) * 2)}"' if set(v) & {'"', delimiter, "\n"} else v for v in values]
+        quoted = [
+            f'"{v.replace(chr(34), chr(34) * 2)}"' if set(v) & {'"', delimiter, "\n"} else v
+            for v in values
+        ]
         rows.append(delimiter.join(quoted))
     text = "\n".join([delimiter.join(columns), *rows]) + "\n"
 
@@ -248,7 +257,9 @@ def mutated_list(seed: int) -> tuple[str, str, int]:
         edges = [at for at, character in enumerate(text) if character in f"{delimiter}\n"]
         edges += [at + 1 for at in edges[:-1]]
         place = rng.choice([rng.randrange(len(text)), rng.choice(edges)])
-        character = rng.choice(['"', '"', '"', '""', delimiter, "'", "\\", "\r", "\0", "x", "\ufeff", " ", "\u2028"])
+        character = rng.choice(
+            ['"', '"', '"', '""', delimiter, "'", "\\", "\r", "\0", "x", "\ufeff", " ", "\u2028"]
+        )
         keeps = 0 if text[place : place + 1] == "\n" else rng.randint(0, 1)  # insert, or replace
         text = text[:place] + character + text[place + keeps :]
     return text, suffix, len(rows)

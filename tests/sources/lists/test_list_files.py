@@ -42,7 +42,9 @@ def refused(path: Path) -> str:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("name", ["l.csv", "l.csv.gz"])
-def test_text_is_read_in_the_encoding_that_its_mark_tells(tmp_path: Path, name: str, encoding: str) -> None:
+def test_text_is_read_in_the_encoding_that_its_mark_tells(
+    tmp_path: Path, name: str, encoding: str
+) -> None:
     data = CSV.encode(encoding)
     path = write(tmp_path / name, gzip.compress(data, mtime=0) if name.endswith("gz") else data)
     columns = read_list(path, WANTED, url=URL).columns
@@ -72,7 +74,9 @@ def test_text_is_read_in_the_encoding_that_its_mark_tells(tmp_path: Path, name: 
         (b"tp://h/?token=secret,x\n", "the list has no column url: it has x"),
     ],
 )
-def test_damaged_text_names_its_line_and_quotes_no_secret(tmp_path: Path, data: bytes, message: str) -> None:
+def test_damaged_text_names_its_line_and_quotes_no_secret(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
     assert message in refused(write(tmp_path / "l.csv", data))
 
 
@@ -118,7 +122,9 @@ def test_folder_of_parts_is_one_list(tmp_path: Path) -> None:
     assert table.columns["author"].to_pylist() == [""] * 6
 
 
-@pytest.mark.parametrize("pattern", ["p/{0..1}.csv", "p/*.csv", "**/*.csv", "p/[01].csv", "p/{0,1}.csv"])
+@pytest.mark.parametrize(
+    "pattern", ["p/{0..1}.csv", "p/*.csv", "**/*.csv", "p/[01].csv", "p/{0,1}.csv"]
+)
 def test_pattern_names_the_parts(tmp_path: Path, pattern: str) -> None:
     for number in range(2):
         write(tmp_path / "p" / f"{number}.csv", "url\n" + "\n".join(U[number::2]))
@@ -131,9 +137,9 @@ def test_name_with_braces_is_taken_as_it_is_where_it_exists(tmp_path: Path) -> N
 
 def test_pattern_that_names_missing_files_says_which(tmp_path: Path) -> None:
     write(tmp_path / "0.csv", "url\n" + U[0])
-    assert "2 of the files of the pattern do not exist\n  where: " + str(tmp_path / "1.csv") in refused(
-        tmp_path / "{0..2}.csv"
-    )
+    assert "2 of the files of the pattern do not exist\n  where: " + str(
+        tmp_path / "1.csv"
+    ) in refused(tmp_path / "{0..2}.csv")
     assert "the list does not exist" in refused(tmp_path / "x{0..2}.csv")
 
 
@@ -147,7 +153,9 @@ def test_pattern_that_names_missing_files_says_which(tmp_path: Path) -> None:
         (["a.csv", "sub/b.csv.tmp"], "a file is not whole"),
     ],
 )
-def test_folder_without_one_list_says_what_was_found(tmp_path: Path, names: list[str], message: str) -> None:
+def test_folder_without_one_list_says_what_was_found(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
     for name in names:
         write(tmp_path / "list" / name, U[0])
     (tmp_path / "list").mkdir(exist_ok=True)
@@ -167,7 +175,9 @@ def test_part_without_urls_is_named(tmp_path: Path) -> None:
 
 
 def test_parquet_of_an_unusable_kind_says_so(tmp_path: Path) -> None:
-    assert "holds list<element: string>, which is no text" in refused(part(tmp_path / "a.parquet", url=[[U[0]]]))
+    assert "holds list<element: string>, which is no text" in refused(
+        part(tmp_path / "a.parquet", url=[[U[0]]])
+    )
     assert "two columns are called url" in refused(part(tmp_path / "b.parquet", url=U, URL=U))
     cut = part(tmp_path / "c.parquet", url=U).read_bytes()[:-20]
     assert "the Parquet file is damaged" in refused(write(tmp_path / "c.parquet", cut))
@@ -187,7 +197,9 @@ def test_numbers_and_missing_ids_of_parquet_are_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["l.json", "l.xlsx", "l.parquet.gz", "l"])
 def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
-    assert "a list ends with one of .txt, .csv, .tsv, .parquet" in refused(write(tmp_path / name, U[0]))
+    assert "a list ends with one of .txt, .csv, .tsv, .parquet" in refused(
+        write(tmp_path / name, U[0])
+    )
 
 
 def test_lines_are_those_that_hold_something(tmp_path: Path) -> None:

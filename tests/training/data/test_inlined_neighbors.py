@@ -55,7 +55,9 @@ def found_in_one_shard_alone(database, stem):
 
 @pytest.mark.parametrize("embedding", ["unit", "raw"])
 @pytest.mark.parametrize("held_out", [False, True])
-def test_inlined_neighbors_are_those_of_the_database_bit_for_bit(prepared, own_cache, tiny_recipe, embedding, held_out):
+def test_inlined_neighbors_are_those_of_the_database_bit_for_bit(
+    prepared, own_cache, tiny_recipe, embedding, held_out
+):
     config = tiny_recipe.with_overrides([f"objective.conditioning.embedding={embedding}"]).objective
     mapped = LatentData.open(str(own_cache), prepared.database, config, held_out=held_out)
     inline(own_cache, prepared.database)
@@ -217,7 +219,9 @@ def test_a_photograph_that_can_be_read_again_brings_its_neighbors(prepared, tiny
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_resumed_run_takes_up_an_update_and_refuses_another_cache(own_cache, own_database, tiny_recipe, tmp_path):
+def test_a_resumed_run_takes_up_an_update_and_refuses_another_cache(
+    own_cache, own_database, tiny_recipe, tmp_path
+):
     config = tiny_recipe.with_overrides(SHORT)
     inputs = TrainInputs(out=str(tmp_path / "run"), cache=str(own_cache), database=str(own_database))
     run_training(config, inputs)

@@ -52,7 +52,9 @@ def test_epochs_and_seeds_have_different_orders():
 @given(sizes, seeds, st.integers(0, 9), st.sampled_from([1, 2, 3, 4, 6, 12]))
 def test_the_ranks_shares_are_the_global_batch_whatever_their_number(shard_sizes, seed, step, world_size):
     orders = [DataOrder(shard_sizes, seed) for _ in range(world_size)]
-    shares = [places(order, order.step_positions(step, 12, rank, world_size)) for rank, order in enumerate(orders)]
+    shares = [
+        places(order, order.step_positions(step, 12, rank, world_size)) for rank, order in enumerate(orders)
+    ]
     alone = DataOrder(shard_sizes, seed)
     assert sum(shares, []) == places(alone, alone.step_positions(step, 12, 0, 1))
     assert len({len(share) for share in shares}) == 1
