@@ -202,7 +202,13 @@ def test_an_ldm_has_one_held_out_loss(ldm, prepared):
 def test_the_small_recipes_train(prepared, tmp_path, name, resolution, dims):
     cache = _cache(prepared, tmp_path / "cache", resolution=resolution)
     config = recipe_config(name).with_overrides(
-        [*SHORT, "max_steps=3", "grids_per_decade=0", "objective.conditioning.pool=6", *(f"objective.denoiser.{dim}=16" for dim in dims)]
+        [
+            *SHORT,
+            "max_steps=3",
+            "grids_per_decade=0",
+            "objective.conditioning.pool=6",
+            *(f"objective.denoiser.{dim}=16" for dim in dims),
+        ]
     )
     inputs = TrainInputs(out=str(tmp_path / "run"), cache=cache, database=prepared.database)
     assert run_training(config, inputs)["step"] == 3
