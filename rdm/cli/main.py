@@ -27,6 +27,7 @@ _COMMANDS = (
     "inspect",
     "evaluate",
     "evaluate_autoencoder",
+    "export_model",
     "import_checkpoint",
     "recipes",
     "doctor",

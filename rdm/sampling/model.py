@@ -23,6 +23,7 @@ from rdm.diffusion.autoregressive import DrawSettings, autoregressive_sample
 from rdm.diffusion.heads import GaussianHead
 from rdm.diffusion.samplers import Step
 from rdm.errors import EncoderMismatchError, ModelError, UsageError
+from rdm.models.assets import named_folder
 from rdm.models.first_stage.first_stage import FirstStage, to_uint8
 from rdm.models.precision import autocast
 from rdm.models.token_predictor import TokenPredictor, load_token_predictor
@@ -310,12 +311,13 @@ class RetrievalAutoregressionModel(RetrievalModel):
             return to_uint8(self.first_stage.decode_indices(tokens.reshape(-1, side, side)))
 
 
-def open_model(directory: Path, device: torch.device | str = "cpu") -> RetrievalModel:
-    """Open a model directory of either kind.
+def open_model(name_or_dir: str | Path, device: torch.device | str = "cpu") -> RetrievalModel:
+    """Open a model of either kind: `assets://NAME`, or a directory.
 
     Raises:
-        ModelError: the directory holds no model, or its first stage is no longer the same.
+        ModelError: no such model ships, the directory holds no model, or its first stage is no longer the same.
     """
+    directory = named_folder(str(name_or_dir), INFO, "model")
     kind = _read_info(directory).get("objective", {}).get("kind")
     if kind == "retrieval-autoregression":
         return RetrievalAutoregressionModel.open(directory, device)

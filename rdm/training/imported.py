@@ -9,9 +9,9 @@ from typing import Any
 from rdm.database import RetrievalDatabase
 from rdm.diffusion.schedules import rdm, rdm_768
 from rdm.errors import ModelError, UsageError
+from rdm.models.assets import absolute_name
 from rdm.models.compvis.import_checkpoint import Imported
 from rdm.models.first_stage.first_stage import load_autoencoder
-from rdm.models.first_stage.folder import absolute_name
 from rdm.models.unconditional import UnconditionalConfig
 from rdm.models.unet import DenoiserConfig
 from rdm.storage.files import storage_errors

@@ -10,8 +10,9 @@ from typing import Any
 
 from rdm.config import Config
 from rdm.errors import ModelError
+from rdm.models.assets import is_asset
 from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
-from rdm.models.first_stage.folder import ASSET_PREFIX, WEIGHTS_NAME
+from rdm.models.first_stage.folder import WEIGHTS_NAME
 from rdm.storage.files import storage_errors
 
 INFO = "model.json"
@@ -34,7 +35,7 @@ def write_info(directory: Path, info: Mapping[str, Any]) -> None:
     """
     portable = dict(info)
     name = str(info["autoencoder"])
-    if not name.startswith(ASSET_PREFIX):
+    if not is_asset(name):
         _copy_first_stage(Path(name), directory / FIRST_STAGE)
         portable["autoencoder"] = FIRST_STAGE
     if "encoder" in info:
@@ -52,7 +53,7 @@ def open_first_stage(directory: Path, info: Mapping[str, Any]) -> FirstStage:
         ModelError: it is not there, cannot be opened, or is not the one that the model was trained with.
     """
     name = str(info["autoencoder"])
-    if not name.startswith(ASSET_PREFIX):
+    if not is_asset(name):
         place = directory / FIRST_STAGE
         if not place.is_dir():
             raise ModelError(

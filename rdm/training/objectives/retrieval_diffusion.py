@@ -17,9 +17,9 @@ from rdm.diffusion.heads import GaussianHead
 from rdm.diffusion.schedules import ScheduleConfig, TimestepConfig
 from rdm.diffusion.schedules import rdm as rdm_schedule
 from rdm.errors import CacheError, ModelError
+from rdm.models.assets import absolute_name, named_folder
 from rdm.models.first_stage.first_stage import load_autoencoder, to_uint8
 from rdm.models.unet import Denoiser, DenoiserConfig, build_denoiser, load_denoiser, rdm_tiny_denoiser
-from rdm.storage.files import absolute_path
 from rdm.training.data.latents import (
     ConditioningConfig,
     LatentData,
@@ -28,7 +28,7 @@ from rdm.training.data.latents import (
     provenance,
     training_context,
 )
-from rdm.training.model_folder import model_info, write_info
+from rdm.training.model_folder import INFO, model_info, write_info
 from rdm.training.objectives.objective import Objective
 
 _LATENTS = ("moments", "latents")  # what a cache may hold for this objective
@@ -49,8 +49,9 @@ class RetrievalDiffusionConfig(Config):
     held_out_fraction: float = Field(
         default=0.12, ge=0, lt=1, description="share of the query photographs kept for measuring"
     )
-    start: Annotated[str, AfterValidator(absolute_path)] | None = Field(
-        default=None, description="a model folder whose network training goes on from; None: random weights"
+    start: Annotated[str, AfterValidator(absolute_name)] | None = Field(
+        default=None,
+        description="a model, assets:// or a folder, whose network training goes on from; None: random weights",
     )
 
     @model_validator(mode="after")
@@ -122,12 +123,12 @@ class RetrievalDiffusionObjective(Objective):
         return to_uint8(first_stage.decode(latents.float().cpu()))
 
     def start_from_model(self, directory: str) -> None:
-        """Take the weights of a model folder's network.
+        """Take the weights of a model's network: `assets://NAME` or a model folder.
 
         Raises:
             ModelError: it holds none, or one of other sizes.
         """
-        weights = load_denoiser(Path(directory) / "denoiser").state_dict()
+        weights = load_denoiser(named_folder(directory, INFO, "model") / "denoiser").state_dict()
         shapes = {name: value.shape for name, value in self.denoiser.state_dict().items()}
         if {name: value.shape for name, value in weights.items()} != shapes:
             raise ModelError(
