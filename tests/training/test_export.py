@@ -18,7 +18,6 @@ from rdm.sampling import open_model
 from rdm.training.export import export_model
 
 
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model_of_random_weights(tmp_path_factory.mktemp("random") / "model", 16, ("tiny", "digest"))
