@@ -32,12 +32,15 @@ def quickstart(
     root: Annotated[Path, Parameter(help="an empty folder, or one where a quickstart was interrupted")],
     set_: Annotated[
         list[str] | None,
-        Parameter(name="--set", negative="", help="key=value of the recipe rdm-tiny, e.g. max_steps=200"),
+        Parameter(name="--set", negative="", help="key=value of the training, e.g. max_steps=200"),
     ] = None,
+    from_scratch: Annotated[
+        bool, Parameter(negative="", help="train a smaller model, rdm-tiny, from random weights")
+    ] = False,
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Build a database from embedded photographs, train on it, sample, measure, and write report.html.
+    """Build a database from embedded photographs, fine-tune the model that ships, sample, measure, write report.html.
 
     It brings its own Prefect server, below the root: settings, profiles and servers of yours are left alone.
 
@@ -50,8 +53,8 @@ def quickstart(
     from rdm.storage import Folder
     from rdm.training.recipes import recipe_config
 
-    config = QuickstartConfig(train=tuple(set_ or []))
-    recipe = recipe_config("rdm-tiny").with_overrides(config.train)
+    config = QuickstartConfig(from_scratch=from_scratch, train=tuple(set_ or []))
+    recipe = recipe_config(config.recipe).with_overrides(config.overrides)
     folder = Folder(root)
     layout = Layout(Path(folder.path()))
     key = digest_json([config.model_dump(mode="json"), recipe.model_dump(mode="json")])

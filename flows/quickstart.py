@@ -41,7 +41,7 @@ STAGES = (
 @task(name="showcase", cache_policy=NO_CACHE)
 def showcase_task(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
     """Draw the pictures of the report."""
-    objective = recipe_config("rdm-tiny").with_overrides(config.train).objective
+    objective = recipe_config(config.recipe).with_overrides(config.overrides).objective
     assert objective.kind == "retrieval-diffusion"
     inputs = ShowcaseInputs(
         layout.run / "model",
@@ -99,7 +99,7 @@ def report_task(layout: Layout, config: QuickstartConfig, evaluation: dict[str, 
 
 @flow(name="quickstart", validate_parameters=True)
 def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
-    """Build, train, sample, measure and report. A stage that is complete is found so and passed over."""
+    """Build, fine-tune, sample, measure and report. A stage that is complete is found so and passed over."""
     layout = Layout(root)
     stages = str(layout.stages)
     log = StageLog(stages)
@@ -115,7 +115,8 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
             queries=QUERY_HALF,
             cache=str(layout.cache),
             out=str(layout.run),
-            overrides=list(config.train),
+            recipe=config.recipe,
+            overrides=list(config.overrides),
             stage_log=stages,
         )
     with artifact_progress(), log.stage("sample") as facts:

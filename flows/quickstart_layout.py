@@ -11,15 +11,43 @@ from rdm.config import Config
 from rdm.report.showcase import ShowcaseConfig
 
 
+FINE_TUNING = (
+    "objective.start=assets://rdm-64",
+    "objective.held_out_fraction=0.25",
+    "max_steps=60",
+    "batch_size=32",
+    "learning_rate=2e-4",
+    "lr_schedule=cosine",
+    "warmup_steps=10",
+    "ema_decay=0.9",
+    "log_every=5",
+    "checkpoint_every=20",
+)
+"""Settings of the recipe rdm-64 for a minute of fine-tuning on a few hundred photographs."""
+
+
 class QuickstartConfig(Config):
     """What may be changed about a quickstart."""
 
-    train: tuple[str, ...] = Field(default=(), description="settings of the recipe rdm-tiny, as key=value")
+    from_scratch: bool = Field(
+        default=False, description="train rdm-tiny from random weights, and do not fine-tune the model that ships"
+    )
+    train: tuple[str, ...] = Field(default=(), description="settings of the recipe, as key=value")
     showcase: ShowcaseConfig = ShowcaseConfig()
     evaluate: tuple[str, ...] = Field(
         default=("num_draws=16", "num_samples=96", "num_reference=192", "settings.num_steps=50"),
         description="settings of the evaluation, as key=value",
     )
+
+    @property
+    def recipe(self) -> str:
+        """The recipe that is trained."""
+        return "rdm-tiny" if self.from_scratch else "rdm-64"
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The settings of that recipe."""
+        return self.train if self.from_scratch else (*FINE_TUNING, *self.train)
 
 
 @dataclass(frozen=True)
