@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from rdm.config import digest_json
 from rdm.context import Context
-from rdm.encoders import Encoder, normalize
+from rdm.encoders import Encoder, load_encoder, normalize
 from rdm.encoders.batches import encode_images
+from rdm.encoders.registry import fastest_precision
 from rdm.errors import SourceError
 from rdm.evaluation.labelled import PictureSet
 from rdm.evaluation.stored_features import StoredArrays
@@ -91,6 +92,11 @@ def nearest_plan(embeddings: NDArray[np.float32], num_queries: int, k: int) -> S
     return SamplePlan(np.argsort(-similarities, axis=1, kind="stable")[:, :k], None)
 
 
+def open_encoder(name: str, device: str) -> Encoder:
+    """Return an encoder in the precision in which databases are built on this machine."""
+    return load_encoder(name, device=device, precision=fastest_precision(name, device))
+
+
 def embed(
     store: StoredArrays, encoder: Encoder, pictures: PictureSet, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
@@ -163,7 +169,7 @@ def context_of(
     """Return the context of raw embeddings [B, k, D]: tokens with the bits that a database would give."""
     vectors = normalize(embeddings).astype(np.float16)
     if config.embedding == "raw":
-        norms = np.linalg.norm(embeddings, axis=-1, keepdims=True)
+        norms = np.linalg.norm(embeddings, axis=-1, keepdims=True).astype(np.float32)
         vectors = (vectors.astype(np.float32) * norms).astype(np.float16)
     tokens = torch.from_numpy(vectors.astype(np.float32)).to(device) * config.scale
     return with_mean_vector(Context(tokens=tokens), config)

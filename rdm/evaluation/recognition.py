@@ -17,13 +17,20 @@ from pydantic import Field, ValidationError
 
 from rdm.compute.device import DeviceName, compute_device, describe_device
 from rdm.config import Config, digest_json
-from rdm.encoders import Encoder, load_encoder
+from rdm.encoders import Encoder
 from rdm.errors import EncoderMismatchError, SourceError, StorageError, UsageError
 from rdm.evaluation.identification import Identification, identify
 from rdm.evaluation.intervals import Share, wilson_interval
 from rdm.evaluation.judges import LITE2_POOLED, ImageNetJudge, Judge, LinearProbe
 from rdm.evaluation.labelled import PictureClass, PictureSet, mosaic
-from rdm.evaluation.planned_samples import PlannedDraw, SamplePlan, class_plan, embed, nearest_plan
+from rdm.evaluation.planned_samples import (
+    PlannedDraw,
+    SamplePlan,
+    class_plan,
+    embed,
+    nearest_plan,
+    open_encoder,
+)
 from rdm.evaluation.sample_grid import GridRow, draw_grid
 from rdm.evaluation.stored_features import NETWORKS, FeatureStore, NetworkName, StoredArrays
 from rdm.models.first_stage.first_stage import FirstStage, to_uint8
@@ -210,7 +217,7 @@ class _Bench:
 
     def _encoder(self) -> Encoder:
         info = self.model.info
-        encoder = load_encoder(self.inputs.encoder or info["encoder"], device=str(self.device))
+        encoder = open_encoder(self.inputs.encoder or info["encoder"], str(self.device))
         if (found := encoder.fingerprint.digest()) != info["encoder_digest"]:
             raise EncoderMismatchError(
                 f"the model was trained with embeddings of {info['encoder']} {info['encoder_digest']}, this encoder "

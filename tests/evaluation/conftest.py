@@ -56,15 +56,21 @@ def classes_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def random_model(
+def whole_database(
     tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., bytes], tiny_encoder: str
-) -> Path:
-    """The folder of an RDM of 32 px pictures, made for a database of four photographs."""
-    root = tmp_path_factory.mktemp("recognition")
+) -> RetrievalDatabase:
+    """A database of four whole photographs, those of the folder `photos` beside it."""
+    root = tmp_path_factory.mktemp("whole")
     (root / "photos").mkdir()
     for number in range(4):
         (root / "photos" / f"{number}.jpg").write_bytes(encoded(number))
-    crop = CropConfig(frame_size=40, patch_size=32)
-    config = BuildConfig(source=f"folder://{root}/photos", encoder=tiny_encoder, crop=crop)
+    source = f"folder://{root}/photos"
+    config = BuildConfig(source=source, encoder=tiny_encoder, crop=CropConfig(mode="whole"))
     run_build(DatabaseBuilder(str(root / "db"), config), ComputeConfig(dask="inline"))
-    return write_random_model(root / "model", RetrievalDatabase.open(str(root / "db")))
+    return RetrievalDatabase.open(str(root / "db"))
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory, whole_database: RetrievalDatabase) -> Path:
+    """The folder of an RDM of 32 px pictures."""
+    return write_random_model(tmp_path_factory.mktemp("model") / "model", whole_database)
