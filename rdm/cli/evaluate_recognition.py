@@ -11,7 +11,7 @@ from rdm.cli.console import DeviceOption, JsonFlag, SetOption, in_range, show, s
 
 if TYPE_CHECKING:
     from rdm.evaluation.intervals import Share
-    from rdm.evaluation.recognition import Recognition
+    from rdm.evaluation.recognition_record import Recognition
 
 
 def register(app: App) -> None:
@@ -40,6 +40,9 @@ def evaluate_recognition(
     probe_per_class: Annotated[
         int, Parameter(help="pictures of a class that the probe is fitted to, at most", validator=in_range(5))
     ] = 300,
+    distances: Annotated[
+        bool, Parameter(help="KID and FID of reconstructions and samples too, beside their floor; with Inception")
+    ] = False,
     seed: Annotated[int, Parameter(help="of contexts and samples", validator=in_range(0))] = 0,
     encoder: Annotated[
         str | None, Parameter(help="the model's encoder, where it is no longer at the place that the model names")
@@ -58,18 +61,15 @@ def evaluate_recognition(
     --per-class 10 --out recognition
     """
     from rdm.evaluation.labelled import read_classes
-    from rdm.evaluation.recognition import (
-        GRID,
-        RecognitionConfig,
-        RecognitionInputs,
-        evaluate_recognition,
-    )
+    from rdm.evaluation.recognition import GRID, evaluate_recognition
+    from rdm.evaluation.recognition_record import RecognitionConfig, RecognitionInputs
     from rdm.sampling import SampleSettings
 
     config = RecognitionConfig(
         per_class=per_class,
         num_queries=queries,
         probe_per_class=probe_per_class,
+        distances=distances,
         seed=seed,
         settings=SampleSettings().with_overrides(set_ or []),
     )
@@ -92,6 +92,7 @@ def _show(result: Recognition, grid: Path) -> None:
         "identification AUC": f"{found.auc:.3f} [{found.auc_low:.3f}, {found.auc_high:.3f}]",
         "identification top-1": f"{_in_words(found.top1)} of {found.num_contexts}",
         "permutation p": found.p_value,
+        **{f"{name}, distances": found.model_dump() for name, found in result.fidelity.items()},
         "grid": grid,
         "device": result.device,
     }

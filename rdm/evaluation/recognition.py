@@ -6,23 +6,21 @@ samples divided by its top-1 of the first stage's reconstructions, which are the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from rdm.compute.device import DeviceName, compute_device, describe_device
-from rdm.config import Config, digest_json
+from rdm.config import digest_json
 from rdm.encoders import Encoder
 from rdm.errors import EncoderMismatchError, SourceError, StorageError, UsageError
+from rdm.evaluation.fidelity import LEAST, Fidelity, fidelity
 from rdm.evaluation.identification import Identification, identify
-from rdm.evaluation.intervals import Share, wilson_interval
 from rdm.evaluation.judges import LITE2_POOLED, ImageNetJudge, Judge, LinearProbe
-from rdm.evaluation.labelled import PictureClass, PictureSet, mosaic
+from rdm.evaluation.labelled import PictureSet, mosaic
 from rdm.evaluation.planned_samples import (
     PlannedDraw,
     SamplePlan,
@@ -31,83 +29,29 @@ from rdm.evaluation.planned_samples import (
     nearest_plan,
     open_encoder,
 )
+from rdm.evaluation.recognition_record import (
+    FORMAT,
+    Recognition,
+    RecognitionConfig,
+    RecognitionInputs,
+    RecognitionRow,
+    ratio_of,
+    recognition_row,
+    sample_rows,
+)
 from rdm.evaluation.sample_grid import GridRow, draw_grid
 from rdm.evaluation.stored_features import NETWORKS, FeatureStore, NetworkName, StoredArrays
 from rdm.models.first_stage.first_stage import FirstStage, to_uint8
-from rdm.sampling.model import RetrievalModel, SampleSettings, open_model
-from rdm.sampling.record import Setting
+from rdm.sampling.model import RetrievalModel, open_model
 from rdm.storage import Folder
 from rdm.storage.locks import lock_file
 
 RESULT = "recognition.json"
 GRID = "grid.png"
-FORMAT = 1  # of that file
-JudgeName = Literal["imagenet", "probe"]
 _MOSAICS = (16, 8)
 _PERCENTILES = (25, 50, 75)
 _PER_PERCENTILE = 4
 _LOCK = ".recognition.lock"
-
-
-class RecognitionConfig(Config):
-    """How much is drawn and judged."""
-
-    per_class: int = Field(default=10, ge=1, description="samples, and photographs, of each class")
-    num_queries: int = Field(default=256, ge=3, description="samples where pictures have no classes")
-    probe_per_class: int = Field(default=300, ge=5, description="pictures of a class that a probe is fitted to")
-    seed: int = Field(default=0, ge=0, description="of contexts and samples")
-    settings: SampleSettings = SampleSettings()
-
-
-@dataclass(frozen=True)
-class RecognitionInputs:
-    """What is judged by what.
-
-    Attributes:
-        model: a model's folder.
-        pictures: specification of pictures that no training has seen.
-        classes: of their labels; empty: identification alone is measured.
-        judge: who names the classes.
-        probe_pictures: specification of labelled pictures that the probe is fitted to.
-        encoder: whose embeddings condition the model; None: the one that the model names.
-    """
-
-    model: Path
-    pictures: str
-    classes: tuple[PictureClass, ...] = ()
-    judge: JudgeName = "imagenet"
-    probe_pictures: str | None = None
-    encoder: str | None = None
-
-
-class RecognitionRow(Config):
-    """How many pictures of a kind the judge recognizes; `top5` is None for five classes or fewer."""
-
-    name: str
-    num_pictures: int
-    top1: Share
-    top5: Share | None
-
-
-class Recognition(Config):
-    """The whole measurement."""
-
-    format: int = FORMAT
-    key: str
-    model: str
-    model_digest: str
-    pictures: str
-    pictures_digest: str
-    num_samples: int
-    seed: int
-    settings: dict[str, Setting]
-    judge: str | None
-    num_classes: int | None
-    rows: tuple[RecognitionRow, ...] = Field(description="empty without classes")
-    ratio: float | None = Field(description="top-1 of samples / top-1 of reconstructions")
-    identification: Identification
-    identification_features: str
-    device: str
 
 
 def evaluate_recognition(
@@ -192,7 +136,7 @@ class _Bench:
         if judge is not None and plan.labels is not None:
             scores = self._scores(judge, "samples", draw.digest, samples)
             confidence = np.exp(scores[np.arange(len(scores)), plan.labels])
-            rows = (*self._anchors(judge), *_sample_rows(scores, plan.labels, len(inputs.classes), config.seed))
+            rows = (*self._anchors(judge), *sample_rows(scores, plan.labels, len(inputs.classes), config.seed))
 
         # Identification of contexts, and what to look at.
         identification, own = self._identification(plan, draw.digest, samples)
@@ -209,9 +153,10 @@ class _Bench:
             judge=None if judge is None else self._judge_in_words(judge),
             num_classes=len(inputs.classes) or None,
             rows=rows,
-            ratio=_ratio(rows),
+            ratio=ratio_of(rows),
             identification=identification,
             identification_features=f"{NETWORKS['lite2']}, pooled",
+            fidelity=self._fidelity(draw.digest, samples) if config.distances else {},
             device=describe_device(self.device),
         )
 
@@ -281,22 +226,55 @@ class _Bench:
         rows = _drawn_rows(
             self.pictures.rows_of_classes(len(self.inputs.classes)), self.config.per_class, self.config.seed
         )
-        labels, key = self.pictures.labels[rows], digest_json([self.pictures.digest, rows.tolist(), self.side])
-        real, first_stage = self.pictures.squares(rows, self.side), self.model.first_stage
-        own = digest_json([key, first_stage.digest])
-        restored = self.arrays.once("reconstructions", own, lambda: reconstruct(first_stage, real))
-        sets = {"photographs": (key, real), "reconstructions": (own, restored)}
+        labels, (key, real) = self.pictures.labels[rows], self._photographs(rows)
+        sets = {"photographs": (key, real), "reconstructions": self._reconstructions(key, real)}
         sets |= {f"mosaics {n}x{n}": (digest_json([key, n]), mosaic(real, n)) for n in _MOSAICS}
         return [
             recognition_row(name, self._scores(judge, name.replace(" ", "-"), digest, images), labels)
             for name, (digest, images) in sets.items()
         ]
 
+    def _photographs(self, rows: NDArray[np.int64]) -> tuple[str, NDArray[np.uint8]]:
+        """Return pictures at the model's resolution, with a digest of what they are."""
+        key = digest_json([self.pictures.digest, rows.tolist(), self.side])
+        return key, self.pictures.squares(rows, self.side)
+
+    def _reconstructions(self, key: str, real: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8]]:
+        first_stage = self.model.first_stage
+        own = digest_json([key, first_stage.digest])
+        return own, self.arrays.once(f"reconstructions-{key}", own, lambda: reconstruct(first_stage, real))
+
+    def _fidelity(self, digest: str, samples: NDArray[np.uint8]) -> dict[str, Fidelity]:
+        """Return how far reconstructions and samples are from half of the pictures, which neither is made of.
+
+        Samples are conditioned on both halves.
+        """
+        order = np.random.default_rng([self.config.seed, 2]).permutation(len(self.pictures))
+        count = min(len(order) // 2, len(samples))
+        if count < LEAST:
+            raise SourceError("distances need four pictures", where=self.pictures.spec, fix="--no-distances")
+        key, real = self._photographs(order[:count])
+        other, reference = self._photographs(order[count : 2 * count])
+        restored_key, restored = self._reconstructions(key, real)
+        sets = {
+            "half": (key, real),
+            "reference": (other, reference),
+            "reconstructed-half": (restored_key, restored),
+            "samples": (digest, samples),
+        }
+        found = {
+            name: self.features.features("inception", name, own, images).astype(np.float64)
+            for name, (own, images) in sets.items()
+        }
+        return {
+            name: fidelity(found[place], found["half"], found["reference"], self.config.seed)
+            for name, place in (("reconstructions", "reconstructed-half"), ("samples", "samples"))
+        }
+
     def _identification(
         self, plan: SamplePlan, digest: str, samples: NDArray[np.uint8]
     ) -> tuple[Identification, NDArray[np.float64]]:
-        key = digest_json([self.pictures.digest, plan.rows.tolist(), self.side])
-        squares = self.pictures.squares(plan.rows, self.side)
+        key, squares = self._photographs(plan.rows)
         of_pictures = self.features.features("lite2", "contexts", key, squares)[:, :LITE2_POOLED]
         of_samples = self.features.features("lite2", "samples", digest, samples)[:, :LITE2_POOLED]
         contexts = of_pictures[np.searchsorted(plan.rows, plan.contexts)].mean(axis=1)
@@ -324,51 +302,6 @@ def reconstruct(first_stage: FirstStage, squares: NDArray[np.uint8]) -> NDArray[
     """Return a first stage's reconstructions of pictures, uint8 [N, H, W, 3]."""
     pixels = torch.from_numpy(np.ascontiguousarray(squares.transpose(0, 3, 1, 2)))
     return np.concatenate([to_uint8(first_stage.decode(first_stage.encode(part))) for part in pixels.split(64)])
-
-
-def recognition_row(
-    name: str, scores: NDArray[np.float64], labels: NDArray[np.int64]
-) -> RecognitionRow:
-    """Return how often the labels [N] are the best, and among the five best, of scores [N, C].
-
-    A tie is no success.
-    """
-    own = scores[np.arange(len(scores)), labels]
-    places = (scores >= own[:, None]).sum(axis=1) - 1
-    few = scores.shape[1] <= 5
-    return RecognitionRow(
-        name=name,
-        num_pictures=len(scores),
-        top1=wilson_interval(int((places == 0).sum()), len(scores)),
-        top5=None if few else wilson_interval(int((places < 5).sum()), len(scores)),
-    )
-
-
-def _sample_rows(
-    scores: NDArray[np.float64], labels: NDArray[np.int64], classes: int, seed: int
-) -> list[RecognitionRow]:
-    """Return the rows of samples, of samples with neighbors of another class, and of chance."""
-    # A sample drawn from another class's neighbors is one of that class's samples, judged against this class.
-    order = np.random.default_rng(seed).permutation(classes)
-    other = np.empty(classes, np.int64)
-    other[order] = np.roll(order, 1)
-    chance, five = 1 / classes, 5 / classes
-    return [
-        recognition_row("samples", scores, labels),
-        recognition_row("samples, another class's neighbors", scores, other[labels]),
-        RecognitionRow(
-            name="chance",
-            num_pictures=0,
-            top1=Share(value=chance, low=chance, high=chance),
-            top5=Share(value=five, low=five, high=five) if classes > 5 else None,
-        ),
-    ]
-
-
-def _ratio(rows: tuple[RecognitionRow, ...]) -> float | None:
-    values = {row.name: row.top1.value for row in rows}
-    ceiling = values.get("reconstructions", 0.0)
-    return values["samples"] / ceiling if ceiling else None
 
 
 def _drawn_rows(rows: list[NDArray[np.int64]], per_class: int, seed: int) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ def test_excess_is_what_the_floor_leaves() -> None:
 
 def test_distances_are_those_of_the_sets() -> None:
     sets = [normal(40, seed, shift=seed) for seed in range(3)]
-    found = fidelity(*sets)
+    found = fidelity(sets[0], sets[1], sets[2])
     assert found.fid == pytest.approx(frechet_distance(sets[0], sets[2]), rel=1e-9)
     assert found.floor_fid == pytest.approx(frechet_distance(sets[1], sets[2]), rel=1e-9)
     assert found.kid == pytest.approx(kernel_distance(sets[0], sets[2]), rel=1e-9)

@@ -9,13 +9,11 @@ from PIL import Image
 from rdm.encoders import load_encoder
 from rdm.errors import EncoderMismatchError, SourceError, UsageError
 from rdm.evaluation.labelled import read_classes
-from rdm.evaluation.recognition import (
-    GRID,
-    RESULT,
+from rdm.evaluation.recognition import GRID, RESULT, evaluate_recognition
+from rdm.evaluation.recognition_record import (
     Recognition,
     RecognitionConfig,
     RecognitionInputs,
-    evaluate_recognition,
     recognition_row,
 )
 from rdm.sampling import SampleSettings
@@ -51,6 +49,7 @@ def test_pictures_without_classes_are_identified_by_their_neighbors(
     inputs = RecognitionInputs(random_model, f"folder://{photos}", encoder=tiny_encoder)
     found = evaluate_recognition(inputs, CONFIG, tmp_path / "out")
     assert (found.rows, found.ratio, found.judge, found.num_classes) == ((), None, None, None)
+    assert found.fidelity == {}
     assert found.identification.num_contexts == found.num_samples == 4
     assert 0 <= found.identification.auc <= 1
     assert Recognition.model_validate_json((tmp_path / "out" / RESULT).read_text()) == found
@@ -114,8 +113,12 @@ def test_probe_is_fitted_to_other_pictures(
         f"webdataset://{fitted}",
         tiny_encoder,
     )
-    found = evaluate_recognition(inputs, CONFIG, tmp_path / "out")
+    config = CONFIG.model_copy(update={"distances": True})
+    found = evaluate_recognition(inputs, config, tmp_path / "out")
     assert "fitted to 10 pictures" in str(found.judge)
+    assert set(found.fidelity) == {"reconstructions", "samples"}
+    assert {distances.num_pictures for distances in found.fidelity.values()} == {3}
+    assert found.fidelity["samples"].floor_fid == found.fidelity["reconstructions"].floor_fid
     assert all(row.top5 is None for row in found.rows)
 
 
