@@ -28,6 +28,7 @@ _COMMANDS = (
     "evaluate",
     "evaluate_autoencoder",
     "export_model",
+    "evaluate_recognition",
     "import_checkpoint",
     "recipes",
     "doctor",
