@@ -116,6 +116,7 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
             cache=str(layout.cache),
             out=str(layout.run),
             recipe=config.recipe,
+            autoencoder=config.autoencoder,
             overrides=list(config.overrides),
             stage_log=stages,
         )

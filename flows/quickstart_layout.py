@@ -45,6 +45,11 @@ class QuickstartConfig(Config):
         return "rdm-tiny" if self.from_scratch else "rdm-64"
 
     @property
+    def autoencoder(self) -> str:
+        """The first stage of its latents."""
+        return "assets://autoencoder-kl-f4" if self.from_scratch else "assets://rdm-64/first_stage"
+
+    @property
     def overrides(self) -> tuple[str, ...]:
         """The settings of that recipe."""
         return self.train if self.from_scratch else (*FINE_TUNING, *self.train)

@@ -1,4 +1,7 @@
-"""Trained networks that ship with the package, by name: `assets://NAME` is the folder `rdm/assets/NAME`."""
+"""Trained networks that ship with the package, by name: `assets://NAME` is the folder `rdm/assets/NAME`.
+
+The first stage inside a model that ships is `assets://NAME/first_stage`.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,9 @@ def named_folder(name_or_dir: str, marker: str, what: str) -> Path:
         return Path(name_or_dir).expanduser()
     stem = name_or_dir.removeprefix(ASSET_PREFIX)
     root = Path(str(importlib.resources.files("rdm"))) / "assets"
-    if not re.fullmatch(r"[a-z0-9-]+", stem) or not (root / stem / marker).is_file():
-        known = sorted(path.parent.name for path in root.glob(f"*/{marker}"))
+    if not re.fullmatch(r"[a-z0-9-]+(/first_stage)?", stem) or not (root / stem / marker).is_file():
+        places = [*root.glob(f"*/{marker}"), *root.glob(f"*/first_stage/{marker}")]
+        known = sorted(path.parent.relative_to(root).as_posix() for path in places)
         raise ModelError(
             f"there is no embedded {what} {stem!r}",
             fix=f"embedded here: {', '.join(ASSET_PREFIX + name for name in known) or 'none'}",
