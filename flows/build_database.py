@@ -21,31 +21,31 @@ from rdm.database.building.jobs import build_config
 @task(cache_policy=NO_CACHE)
 def ingest(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
     """Store the photographs."""
-    return builder.ingest(pool)
+    return builder.ingest(pool).to_json()
 
 
 @task(cache_policy=NO_CACHE)
 def patchify(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
     """Write the patches' coordinates."""
-    return builder.patchify(pool)
+    return builder.patchify(pool).to_json()
 
 
 @task(cache_policy=NO_CACHE)
 def embed(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
     """Embed the patches."""
-    return builder.embed(pool)
+    return builder.embed(pool).to_json()
 
 
 @task(cache_policy=NO_CACHE)
 def index(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
     """Build and audit the index."""
-    return builder.build_index(pool)
+    return builder.build_index(pool).to_json()
 
 
 @task(cache_policy=NO_CACHE)
 def repair(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
     """Bring the stored neighbors of every query set up to date."""
-    return builder.repair_neighbors(pool)
+    return {name: table.to_json() for name, table in builder.repair_neighbors(pool).items()}
 
 
 @task(cache_policy=NO_CACHE)

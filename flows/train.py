@@ -31,9 +31,9 @@ def neighbors_task(database: str, queries: str, name: str, pool: Pool) -> dict[s
     """Precompute the neighbors of the query set."""
     info = build_neighbors(database, name, neighbor_config(queries), pool)
     return {
-        "num_queries": info["num_queries"],
-        "failures": len(info["failures"]),
-        "mean_top1_similarity": info["mean_top1_similarity"],
+        "num_queries": info.num_queries,
+        "failures": len(info.failures),
+        "mean_top1_similarity": info.mean_top1_similarity,
     }
 
 

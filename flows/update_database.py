@@ -36,7 +36,7 @@ def publish_changes(root: str, since: int) -> dict[str, Any]:
     about = f"{root}, from version {changes.since} to {changes.version}"
     create_table_artifact(key="database-changes", table=change_rows(changes), description=about)
     create_link_artifact(key="database-gallery", link=page.as_uri(), description=f"new and removed patches of {about}")
-    return {**changes.facts(), "gallery": str(page)}
+    return {**changes.facts().to_json(), "gallery": str(page)}
 
 
 @flow(name="update-database", validate_parameters=True)
@@ -70,7 +70,7 @@ def update_database(
     builder = update_builder(
         root, removal, retry_failed=retry_failed, only_delete=only_delete, overrides=overrides or []
     )
-    plan = update_plan(builder)
+    plan = update_plan(builder).to_json()
     if plan["changed"]:
         ensure_announced(builder.folder)
         log = StageLog(stage_log or f"{root.rstrip('/')}.stages")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import cast
 
 import pyarrow as pa
 
@@ -17,29 +17,39 @@ from rdm.compute.pool import Pool
 from rdm.config import digest_json
 from rdm.database.building.checks import check_index_fits, check_left, check_settings, check_vanished
 from rdm.database.building.embed import EmbedTask, embed_part
-from rdm.database.building.near_duplicates import duplicates_path, find_near_duplicates
+from rdm.database.building.near_duplicates import find_near_duplicates
 from rdm.database.building.patch_sizes import measure_patches
 from rdm.database.building.patchify import CutConfig, CutTask, cut_shards
+from rdm.database.building.results import EmbedFacts, IngestFacts, PatchFacts
 from rdm.database.changes.plan import Changes, Removal
-from rdm.database.contract import CHANGES_PAGE, DUPLICATES_KIND, patches_path
+from rdm.database.contract import (
+    CHANGES_PAGE,
+    DUPLICATES_KIND,
+    INDEX_KINDS,
+    REMOVED_DIGESTS,
+    RUN,
+    TABLE_KINDS,
+    duplicates_path,
+    embeddings_path,
+    image_paths,
+    index_place,
+    patches_path,
+    version_place,
+)
 from rdm.database.embedding_parts import count_rows
-from rdm.database.neighbors.table import TABLE_KINDS, sort_table_parts
-from rdm.database.neighbors.update import repair_tables
+from rdm.database.neighbors.table import sort_table_parts
+from rdm.database.neighbors.update import TableRepair, repair_tables
 from rdm.database.reader import RetrievalDatabase
 from rdm.database.search.index import (
-    INDEX_NAME,
-    INFOS_NAME,
     ParentIndex,
     build_index,
     drop_indexes,
-    index_place,
     publish_index,
     update_index,
-    version_place,
 )
 from rdm.database.search.sharded_index import IndexedRows
-from rdm.database.settings import BuildConfig, has_changed, recorded
-from rdm.database.shards import count_living_images, describe_shard
+from rdm.database.settings import BuildConfig, has_changed, recorded, settings_of
+from rdm.database.shards import count_living_images, describe_index, describe_shard
 from rdm.encoders import Precision, fastest_precision, load_encoder, weights_path
 from rdm.errors import FailureBudgetError, SourceError
 from rdm.progress import tracking
@@ -52,9 +62,7 @@ from rdm.sources.open import open_boxes
 from rdm.sources.photographs.boxes import Boxes
 from rdm.sources.source import fingerprint
 from rdm.sources.workers import require_visible
-from rdm.storage import Folder, Part, Version, VersionStore
-
-REMOVED_DIGESTS = "_markers/removed"  # lists of digests for the workers, while an update runs
+from rdm.storage import EncoderRecord, Folder, IndexFacts, Part, Version, VersionStore
 
 
 class DatabaseBuilder:
@@ -141,7 +149,7 @@ class DatabaseBuilder:
         builder._boxes = self._boxes
         return builder
 
-    def ingest(self, pool: Pool) -> dict[str, Any]:
+    def ingest(self, pool: Pool) -> IngestFacts:
         """Store the new photographs; return counts by status and cause.
 
         Raises:
@@ -150,37 +158,38 @@ class DatabaseBuilder:
         require_visible(pool, self.folder, source=self.config.source, others=(weights_path(self.config.encoder),))
         tasks = self._ingest_tasks(self._write_removed_digests())
         stats = [result for _, result in pool.map(ingest_shard, tasks, stage="ingest", names=[t.stem for t in tasks])]
-        causes = sum((Counter(shard["status_dict"]) for shard in stats), Counter())
-        counts = {name: sum(shard[name] for shard in stats) for name in ("count", "successes", "failed")}
-        self.changes.keep(self._unavailable() if any(shard["retryable"] for shard in stats) else set())
-        failed = counts["failed"] - len(self.changes.unavailable_again)  # what the ledgers tell already stops nothing
-        asked = counts["successes"] + failed
-        empty = self.parent is None and counts["successes"] == 0
+        causes = sum((Counter(shard.status_dict) for shard in stats), Counter())
+        causes.pop("success", None)
+        count, successes = sum(shard.count for shard in stats), sum(shard.successes for shard in stats)
+        unusable = sum(shard.failed for shard in stats)
+        self.changes.keep(self._unavailable() if any(shard.retryable for shard in stats) else set())
+        failed = unusable - len(self.changes.unavailable_again)  # what the ledgers tell already stops nothing
+        asked = successes + failed
+        empty = self.parent is None and successes == 0
         tolerated = self.config.tolerated_failures if self.parent is not None else 0
-        too_few = counts["successes"] < self.config.min_success_rate * asked
+        too_few = successes < self.config.min_success_rate * asked
         if empty or (too_few and failed > tolerated):
-            causes.pop("success", None)
             summary = ", ".join(f"{number} {cause}" for cause, number in causes.most_common())
             raise FailureBudgetError(
-                f"only {counts['successes']} of {asked} pictures are usable: {summary}",
+                f"only {successes} of {asked} pictures are usable: {summary}",
                 where=f"{self.config.source}; a row for each in {self.folder.describe('images')}",
                 fix="mend the source, or accept fewer with --set min_success_rate=0.5; "
                 "the same command fetches again what may have passed",
             )
         if self.is_current:  # what was asked for again cannot be had yet
             for task in tasks:
-                for ending in (".tar", ".parquet", "_stats.json"):
-                    self.folder.delete(f"images/{task.stem}{ending}")
-        return {**counts, "causes": dict(causes)}
+                for path in image_paths(task.stem):
+                    self.folder.delete(path)
+        return IngestFacts(count=count, successes=successes, failed=unusable, causes=dict(causes))
 
     def _unavailable(self) -> set[str]:
         """Return those of the new photographs that could not be had for causes that may pass."""
         names = ["image_id", "status", "error_message"]
-        tables = [self.folder.read_table(f"images/{stem}.parquet", columns=names) for stem in self._new_stems]
+        tables = [self.folder.read_table(image_paths(stem)[1], columns=names) for stem in self._new_stems]
         rows = (row for table in tables for row in table.to_pylist())
         return {row["image_id"] for row in rows if row["status"] == FAILED and is_passing(row["error_message"])}
 
-    def patchify(self, pool: Pool) -> dict[str, Any]:
+    def patchify(self, pool: Pool) -> PatchFacts:
         """Write the coordinates of the new photographs' patches; return counts, of patches left out by cause too."""
         if (max_bits := self.config.filters.near_duplicate_bits) is not None:
             self._duplicates = find_near_duplicates(self.folder, self.changes, self._new_stems, max_bits)
@@ -188,18 +197,19 @@ class DatabaseBuilder:
         self.changes.leave_out(left_out)
         stats = cut_shards(self._cut_tasks(left_out), self._first_new_patch, pool)
         before = self.parent.dropped_patches if self.parent else {}
-        self._dropped = sum((Counter(shard["dropped"]) for shard in stats), Counter(before))
-        counts = {name: sum(shard[name] for shard in stats) for name in ("num_patches", "num_images")}
-        living = self._first_new_patch + counts["num_patches"] - len(self.changes.tombstones)
+        self._dropped = sum((Counter(shard.dropped) for shard in stats), Counter(before))
+        num_patches = sum(shard.num_patches for shard in stats)
+        living = self._first_new_patch + num_patches - len(self.changes.tombstones)
         check_index_fits(self.parent, self.config, living)
         paths = [patches_path(self._first_new_part + number) for number in range(len(self._new_stems))]
         sizes = measure_patches(self.folder, paths, self.config.crop)
-        return {
-            **counts,
-            "dropped": dict(self._dropped - Counter(before)),
-            "near_duplicates": len(left_out),
-            "patch_pixels": sizes.model_dump(mode="json") if sizes is not None else {},
-        }
+        return PatchFacts(
+            num_patches=num_patches,
+            num_images=sum(shard.num_images for shard in stats),
+            dropped=dict(self._dropped - Counter(before)),
+            near_duplicates=len(left_out),
+            patch_pixels=sizes,
+        )
 
     def _cut_tasks(self, left_out: set[str]) -> list[CutTask]:
         config = CutConfig(crop=self.config.crop, boxes=self.config.boxes, filters=self.config.filters)
@@ -213,9 +223,9 @@ class DatabaseBuilder:
             tasks.append(CutTask(self.folder, stem, self._first_new_part + number, config, dropped, boxes, removed))
         return tasks
 
-    def embed(self, pool: Pool) -> dict[str, Any]:
+    def embed(self, pool: Pool) -> EmbedFacts:
         """Embed the new patches; return counts."""
-        config, digest = self.config, self._encoder["digest"]
+        config, digest = self.config, self._encoder.digest
         tasks = [
             EmbedTask(
                 self.folder,
@@ -229,16 +239,16 @@ class DatabaseBuilder:
             for n in range(len(self._new_stems))
         ]
         stats = [result for _, result in pool.map(embed_part, tasks, stage="embed", names=[str(t.part) for t in tasks])]
-        return {"num_patches": sum(shard["num_patches"] for shard in stats)}
+        return EmbedFacts(num_patches=sum(shard.num_patches for shard in stats))
 
     @property
     def precision(self) -> Precision:
         """All vectors of a database are made in one precision: that of its first build."""
         if self.parent is not None:
-            return self.parent.encoder["precision"]
+            return cast(Precision, self.parent.encoder.precision)
         return fastest_precision(self.config.encoder) if self.config.precision == "auto" else self.config.precision
 
-    def build_index(self, pool: Pool | None = None) -> dict[str, Any]:
+    def build_index(self, pool: Pool | None = None) -> IndexFacts:
         """Build the index on the workers, or bring the parent's up to date; return its infos with the measured recall.
 
         Without a pool it is built in this process.
@@ -250,11 +260,11 @@ class DatabaseBuilder:
             tracker.advance()
         return self._index_infos
 
-    def _make_index(self, rows: IndexedRows, pool: Pool | None) -> tuple[str, dict[str, Any]]:
+    def _make_index(self, rows: IndexedRows, pool: Pool | None) -> tuple[str, IndexFacts]:
         config, place = self.config.index, version_place(self._number)
         if self.parent is None:
             return place, build_index(rows, config, place, pool=pool)
-        if BuildConfig.model_validate(self.parent.config).index != config:
+        if settings_of(self.parent).index != config:
             return place, build_index(rows, config, place, "its settings were changed", pool)
         first, before = self.parent.next_patch_id, index_place(self.parent)
         if count_rows(rows.parts) == first and len(self.changes.newly_dead) == 0:
@@ -262,7 +272,7 @@ class DatabaseBuilder:
         parent = ParentIndex(before, self.parent.index, first, self.changes.newly_dead)
         return place, update_index(rows, config, place, parent, pool)
 
-    def repair_neighbors(self, pool: Pool) -> dict[str, Any]:
+    def repair_neighbors(self, pool: Pool) -> dict[str, TableRepair]:
         """Bring the neighbors of every query set to what this version's patches make of them; return counts."""
         if self.parent is None or not self.parent.parts_of("queryset"):
             return {}
@@ -281,7 +291,7 @@ class DatabaseBuilder:
         publish_index(self.folder, self._index_place)
         recent = self.store.numbers()[1 - self.config.index.keep_versions :]
         drop_indexes(self.folder, {self._index_place, *(index_place(self.store.require(n)) for n in recent)})
-        self.folder.write_json("run.json", version.config)
+        self.folder.write_json(RUN, version.config)
         self.store.commit(version)
         return version
 
@@ -312,17 +322,17 @@ class DatabaseBuilder:
         )
 
     @property
-    def _encoder(self) -> dict[str, Any]:
+    def _encoder(self) -> EncoderRecord:
         """What a version records of the encoder. The parent's was compared with it, and a removal needs none."""
         if self.parent is not None:
-            return {**self.parent.encoder, "name": self.config.encoder, "precision": self.precision}
+            return self.parent.encoder.model_copy(update={"name": self.config.encoder, "precision": self.precision})
         fingerprint = load_encoder(self.config.encoder).fingerprint
-        return {
-            "name": self.config.encoder,
-            "digest": fingerprint.digest(),
-            "precision": self.precision,
-            "fingerprint": fingerprint.model_dump(mode="json"),
-        }
+        return EncoderRecord(
+            name=self.config.encoder,
+            digest=fingerprint.digest(),
+            precision=self.precision,
+            fingerprint=fingerprint.model_dump(mode="json"),
+        )
 
     def check(self) -> None:
         """Refuse what cannot become the next version.
@@ -337,7 +347,7 @@ class DatabaseBuilder:
         check_settings(self.folder, self.parent, self.config)
         check_vanished(self.changes, self.config)
         counts = self.changes.counts()
-        if counts["new"] or self.config.encoder != self.parent.encoder["name"]:
+        if counts["new"] or self.config.encoder != self.parent.encoder.name:
             RetrievalDatabase(self.folder, self.parent).check_encoder(load_encoder(self.config.encoder))
         if not counts["new"]:
             check_left(self.folder, self.parent.num_live_patches - counts["gone_patches"])
@@ -388,21 +398,16 @@ class DatabaseBuilder:
     @property
     def _embedding_paths(self) -> tuple[str, ...]:
         old = self.parent.parts_of("embeddings") if self.parent else []
-        new = [f"img_emb/img_emb_{self._first_new_part + n:04d}.npy" for n in range(len(self._new_stems))]
+        new = [embeddings_path(self._first_new_part + n) for n in range(len(self._new_stems))]
         return (*(part.path for part in old), *new)
 
     def _parts(self) -> list[Part]:
-        left_out = ("index", "infos", DUPLICATES_KIND, *TABLE_KINDS)
+        left_out = (*INDEX_KINDS, DUPLICATES_KIND, *TABLE_KINDS)
         parts = [part for part in self.parent.parts if part.kind not in left_out] if self.parent else []
         for number, stem in enumerate(self._new_stems, start=self._first_new_part):
             parts += describe_shard(self.store, stem, number)
-        rows = self._index_infos["num_vectors"]
-        return [
-            *parts,
-            *self._duplicates_part(),
-            self.store.describe_part("index", f"{self._index_place}/{INDEX_NAME}", rows),
-            self.store.describe_part("infos", f"{self._index_place}/{INFOS_NAME}", 1),
-        ]
+        index = describe_index(self.store, self._index_place, self._index_infos)
+        return [*parts, *self._duplicates_part(), *index]
 
     def _duplicates_part(self) -> list[Part]:
         before = self.parent.parts_of(DUPLICATES_KIND) if self.parent else []

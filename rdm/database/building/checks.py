@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rdm.database.changes.plan import Changes
 from rdm.database.search.index import check_fits
-from rdm.database.settings import BuildConfig, differing_fixed
+from rdm.database.settings import BuildConfig, differing_fixed, settings_of
 from rdm.encoders import load_encoder
 from rdm.errors import DatabaseError, SourceError
 from rdm.storage import Folder, Version
@@ -14,7 +12,7 @@ from rdm.storage import Folder, Version
 MANY_VANISHED = 10
 FEW_DELISTED = 3
 _LISTS = ("urls://", "openimages://")
-_SHOWN = 3
+SHOWN = 3
 
 
 def check_settings(folder: Folder, parent: Version, config: BuildConfig) -> None:
@@ -50,18 +48,17 @@ def is_listed(config: BuildConfig) -> bool:
     return config.source.startswith(_LISTS) or config.crop.mode == "boxes"
 
 
-def delisted(changes: Changes, config: BuildConfig) -> dict[str, Any]:
-    """Return how many photographs the list has no more, and the first of them; nothing where it has them all."""
+def delisted(changes: Changes, config: BuildConfig) -> list[str]:
+    """Return the photographs that the list has no more, by id."""
     if changes.is_known_source or not is_listed(config) or not changes.vanished_images:
-        return {}
-    first = sorted(changes.vanished_images)[:_SHOWN]
-    return {"delisted": len(changes.vanished_images), "first_delisted": first}
+        return []
+    return sorted(changes.vanished_images)
 
 
 def _check_delisted(changes: Changes, config: BuildConfig, vanished: int, held: int) -> None:
     if vanished <= max(FEW_DELISTED, config.max_delisted_share * held):
         return
-    first = sorted(changes.vanished_images)[:_SHOWN]
+    first = sorted(changes.vanished_images)[:SHOWN]
     more = f" and {vanished - len(first)} more" if vanished > len(first) else ""
     raise SourceError(
         f"{vanished} of the {held} photographs in the database are in no row of the list any more, which has "
@@ -76,7 +73,7 @@ def check_index_fits(parent: Version | None, config: BuildConfig, num_patches: i
 
     An index that is extended grows without a look at the memory.
     """
-    if parent is None or BuildConfig.model_validate(parent.config).index != config.index:
+    if parent is None or settings_of(parent).index != config.index:
         dim = parent.embedding_dim if parent is not None else load_encoder(config.encoder).embedding_dim
         check_fits(num_patches, dim, config.index)
 

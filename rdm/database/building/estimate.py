@@ -11,7 +11,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from pydantic import Field
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.compute.device import DeviceName, worker_device
 from rdm.config import Config
-from rdm.database.building.builder import BuildConfig, DatabaseBuilder
+from rdm.database.building.builder import DatabaseBuilder
 from rdm.database.building.checks import check_index_fits
+from rdm.database.building.results import Estimate
 from rdm.database.search.index import ParentIndex, build_index, update_index
 from rdm.database.search.sharded_index import IndexedRows
+from rdm.database.settings import settings_of
 from rdm.encoders import Encoder, load_encoder
 from rdm.errors import FailureBudgetError
 from rdm.storage import Folder
@@ -41,30 +43,29 @@ class EstimateConfig(Config):
     price_per_hour: float | None = Field(default=None, ge=0, description="of all machines of the run together")
 
 
-def estimate(builder: DatabaseBuilder, config: EstimateConfig) -> dict[str, Any]:
-    """Return what a run would take: `hours`, `num_bytes`, `worker_memory_bytes`, `cost`, and what they are made of.
+def estimate(builder: DatabaseBuilder, config: EstimateConfig) -> Estimate | None:
+    """Return what a run would take; None without new photographs, or without a trial.
 
     Network and disk are part of what is measured: photographs behind URLs are fetched for the trial. `num_bytes` is
-    what is written; older versions' indexes that go are not subtracted. Neighbor tables are not counted. Without new
-    photographs, or without a trial, the result is empty. Where no photograph of the trial is usable nothing is known
-    but that.
+    what is written; older versions' indexes that go are not subtracted. Neighbor tables are not counted.
+    Where no photograph of the trial is usable nothing is known but that.
 
     Raises:
         DatabaseError: no index of so many patches fits into the memory that the settings allow.
     """
     count = builder.changes.new_rows.num_rows
     if not count or not config.num_photographs:
-        return {}
+        return None
     with tempfile.TemporaryDirectory(prefix="rdm-estimate-") as directory:
         trial = builder.trial(directory, min(count, config.num_photographs))
         try:
             return _scaled(builder, trial, config)
         except FailureBudgetError as error:
-            failed = {"trial_photographs": trial.changes.new_rows.num_rows, "trial_failed": error.what}
-            return {**failed, "num_bytes": None, "hours": None, "cost": None}
+            tried = trial.changes.new_rows.num_rows
+            return Estimate(trial_photographs=tried, trial_failed=error.what, num_bytes=None, hours=None, cost=None)
 
 
-def _scaled(builder: DatabaseBuilder, trial: DatabaseBuilder, config: EstimateConfig) -> dict[str, Any]:
+def _scaled(builder: DatabaseBuilder, trial: DatabaseBuilder, config: EstimateConfig) -> Estimate:
     _, load_seconds = _timed(lambda: _load(trial, config))
     with compute_pool(ComputeConfig(dask="inline", device=config.device)) as pool:
         _, ingest_seconds = _timed(lambda: trial.ingest(pool))
@@ -72,7 +73,7 @@ def _scaled(builder: DatabaseBuilder, trial: DatabaseBuilder, config: EstimateCo
         _, embed_seconds = _timed(lambda: trial.embed(pool))
     count = builder.changes.new_rows.num_rows
     scale = count / trial.changes.new_rows.num_rows
-    num_patches = round(patches["num_patches"] * scale)
+    num_patches = round(patches.num_patches * scale)
     index_seconds, index_bytes = _index_takes(builder, trial, num_patches, config)
     seconds = {
         "ingest": ingest_seconds * scale / config.num_workers,
@@ -81,17 +82,17 @@ def _scaled(builder: DatabaseBuilder, trial: DatabaseBuilder, config: EstimateCo
         "index": index_seconds,
     }
     hours = sum(seconds.values()) / 3600
-    return {
-        "trial_photographs": trial.changes.new_rows.num_rows,
-        "patches": num_patches,
-        "patch_pixels": patches["patch_pixels"],
-        "num_bytes": round(_part_bytes(trial, count)) + index_bytes,
-        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
-        "hours": round(hours, 6),  # to the hundredth of a second, as the stages
-        "workers": config.num_workers,
-        "worker_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "cost": None if config.price_per_hour is None else round(hours * config.price_per_hour, 2),
-    }
+    return Estimate(
+        trial_photographs=trial.changes.new_rows.num_rows,
+        patches=num_patches,
+        patch_pixels=patches.patch_pixels,
+        num_bytes=round(_part_bytes(trial, count)) + index_bytes,
+        seconds={stage: round(value, 2) for stage, value in seconds.items()},
+        hours=round(hours, 6),  # to the hundredth of a second, as the stages
+        workers=config.num_workers,
+        worker_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        cost=None if config.price_per_hour is None else round(hours * config.price_per_hour, 2),
+    )
 
 
 def _load(trial: DatabaseBuilder, config: EstimateConfig) -> Encoder:
@@ -128,7 +129,7 @@ def _index_takes(
     date as the real one will be.
     """
     parent, settings = builder.parent, builder.config.index
-    extended = parent is not None and BuildConfig.model_validate(parent.config).index == settings
+    extended = parent is not None and settings_of(parent).index == settings
     num_held = parent.num_live_patches - len(builder.changes.newly_dead) if parent is not None else 0
     total = num_held + num_added
     count = min(total, config.num_vectors)
@@ -140,11 +141,11 @@ def _index_takes(
     num_old = max(1, count * num_held // total) if extended else count
     rows, old = _trial_rows(trial.folder, vectors, num_old)
     infos, seconds = _timed(lambda: build_index(old, settings, "index/built"))
-    size = infos["num_bytes"] * total / count
+    size = infos.num_bytes * total / count
     if parent is not None and extended:
         before = ParentIndex("index/built", infos, num_old, np.zeros(0, np.int64))
         _, seconds = _timed(lambda: update_index(rows, settings, "index/updated", before))
-        size = parent.index["num_bytes"] * total / parent.index["num_vectors"]
+        size = parent.index.num_bytes * total / parent.index.num_vectors
     return seconds * total / count, round(size)
 
 

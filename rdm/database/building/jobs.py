@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database.building.builder import BuildConfig, DatabaseBuilder
-from rdm.database.building.checks import delisted
+from rdm.database.building.checks import SHOWN, delisted
+from rdm.database.building.results import BuildResult, PlanFacts
 from rdm.database.changes.plan import Removal
+from rdm.database.facts import version_facts
+from rdm.database.settings import settings_of
 from rdm.errors import DatabaseError, UsageError
 from rdm.sources import CropConfig
-from rdm.storage import Folder, Version, VersionStore
+from rdm.storage import Folder, VersionStore
 
 
 def samples_crop() -> CropConfig:
@@ -41,32 +43,32 @@ def build_config(source: str, preset: str = "") -> BuildConfig:
     raise UsageError(f"there is no preset {name!r}", fix="presets: paper, samples, whole")
 
 
-def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any]:
+def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> BuildResult:
     """Run every stage and return a summary; a finished database is left as it is."""
     with builder.writing():
         if builder.is_current:
             assert builder.parent is not None
-            return {**_summary(builder.parent), "failed": 0, "unchanged": True}
+            return BuildResult(**dict(version_facts(builder.parent)), failed=0, unchanged=True)
         with compute_pool(compute) as pool:
             counts = builder.ingest(pool)
             if builder.is_current:
                 assert builder.parent is not None
-                return {**_summary(builder.parent), "failed": counts["failed"], "unchanged": True}
+                return BuildResult(**dict(version_facts(builder.parent)), failed=counts.failed, unchanged=True)
             patches = builder.patchify(pool)
-            embedded = builder.embed(pool)["num_patches"]
-            device = {"device": pool.describe_device()} if embedded else {}
+            embedded = builder.embed(pool).num_patches
+            device = pool.describe_device() if embedded else None
             builder.build_index(pool)
             tables = builder.repair_neighbors(pool)
         version = builder.commit()
-    return {
-        **_summary(version),
-        "patch_pixels": patches["patch_pixels"],
-        "failed": counts["failed"],
-        "causes": counts["causes"],
-        "query_sets": tables,
-        **device,
-        "unchanged": False,
-    }
+    return BuildResult(
+        **dict(version_facts(version)),
+        patch_pixels=patches.patch_pixels,
+        failed=counts.failed,
+        causes=counts.causes,
+        query_sets=tables,
+        device=device,
+        unchanged=False,
+    )
 
 
 def update_builder(
@@ -94,7 +96,7 @@ def update_builder(
     if retry_failed and only_delete:
         raise UsageError("retry_failed asks the source, and only_delete leaves it alone", fix="give one of them")
     version = VersionStore(Folder(root)).require()
-    builder = DatabaseBuilder(root, BuildConfig.model_validate(version.config).with_overrides(overrides))
+    builder = DatabaseBuilder(root, settings_of(version).with_overrides(overrides))
     builder.removal = removal or Removal()
     builder.retry_failed, builder.only_delete = retry_failed, only_delete
     images, patches = builder.changes.unknown_images(), builder.changes.unknown_patches()
@@ -109,19 +111,9 @@ def update_builder(
     return builder
 
 
-def update_plan(builder: DatabaseBuilder) -> dict[str, Any]:
+def update_plan(builder: DatabaseBuilder) -> PlanFacts:
     """Return what an update would do, in photographs and patches; and what a list has no more, where it is one."""
     plan = builder.plan()  # first, because it refuses what cannot be
-    return {"changed": not builder.is_current, **plan, **delisted(builder.changes, builder.config)}
-
-
-def _summary(version: Version) -> dict[str, Any]:
-    return {
-        "version": version.number,
-        "photographs": version.num_images,
-        "patches": version.num_live_patches,
-        "index": version.index["index_key"],
-        "recall_at_20": version.index["recall_at_20"],
-        "index_decision": version.index["decision"],
-        "num_bytes": version.num_bytes,
-    }
+    gone = delisted(builder.changes, builder.config)
+    first = gone[:SHOWN] or None
+    return PlanFacts(changed=not builder.is_current, **plan, delisted=len(gone) or None, first_delisted=first)

@@ -13,18 +13,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rdm.database.changes.plan import Changes
+from rdm.database.contract import DUPLICATE_SCHEMA, image_paths
 from rdm.sources.ingest import SUCCESS
 from rdm.storage import Folder
 
 HASH_BYTES = 16
-DUPLICATE_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),  # of the photograph that is left out
-        ("duplicate_of", pa.string()),  # the first photograph by id that looks like it
-        ("num_bits", pa.int16()),  # in how many bits their hashes differ
-    ]
-)
-"""Columns of a version's table of near-duplicates, which also has the `etag` of the photograph that is left out."""
 
 
 def near_duplicates(image_ids: Sequence[str], hashes: NDArray[np.uint8], max_bits: int) -> pa.Table:
@@ -86,11 +79,6 @@ def _num_bits(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.in
     return np.unpackbits(one ^ other, axis=1).sum(axis=1, dtype=np.int64)
 
 
-def duplicates_path(version: int) -> str:
-    """Return the path of a version's table of near-duplicates."""
-    return f"dropped/duplicates_{version:06d}.parquet"
-
-
 def find_near_duplicates(folder: Folder, changes: Changes, new_stems: Sequence[str], max_bits: int) -> pa.Table:
     """Return the near-duplicates among the photographs that an update keeps or brings: DUPLICATE_SCHEMA and `etag`.
 
@@ -102,7 +90,7 @@ def find_near_duplicates(folder: Folder, changes: Changes, new_stems: Sequence[s
     """
     hashes = dict(changes.staying_hashes)
     for stem in new_stems:
-        ledger = folder.read_table(f"images/{stem}.parquet", ["image_id", "status", "phash"])
+        ledger = folder.read_table(image_paths(stem)[1], ["image_id", "status", "phash"])
         stored = ledger.filter(pc.equal(ledger["status"], SUCCESS))
         hashes |= dict(zip(stored["image_id"].to_pylist(), stored["phash"].to_pylist(), strict=True))
     values = np.frombuffer(bytes.fromhex("".join(hashes.values())), np.uint8).reshape(-1, HASH_BYTES)
