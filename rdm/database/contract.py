@@ -71,7 +71,8 @@ INDEX_KINDS = ("index", "infos")
 TABLE_KINDS = ("queryset", "neighbors", "queries")  # of a query set: its description, neighbors, crops' vectors
 SEARCHED_KINDS = ("embeddings", "index", "patches", "ledger")  # what decides a lookup
 
-PART_DIRECTORIES = ("images", "patches", "dropped", "img_emb", "metadata", "index", "neighbors")
+PHOTOGRAPH_DIRECTORIES = ("images", "patches", "dropped", "img_emb", "metadata")
+PART_DIRECTORIES = (*PHOTOGRAPH_DIRECTORIES, "index", "neighbors")
 RUN = "run.json"
 CHANGES_PAGE = "changes.html"  # of the newest update, where one was written: a version that adds or removes deletes it
 ANNOUNCED = "announced.json"

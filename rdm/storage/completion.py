@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from pydantic import JsonValue, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from rdm.config import Record
 from rdm.errors import StorageError
 from rdm.storage.files import Folder
 
-StatsT = TypeVar("StatsT", bound=Record)
+StatsT = TypeVar("StatsT", bound=BaseModel)
 
 
 class NoStats(Record):
@@ -55,7 +55,7 @@ class Markers:
             return None  # a damaged marker vouches for nothing: the shard is done again
         return marker if marker.key == key and whole else None
 
-    def write(self, shard: str, key: str, outputs: Sequence[str], stats: dict[str, Any]) -> Marker:
+    def write(self, shard: str, key: str, outputs: Sequence[str], stats: dict[str, JsonValue]) -> Marker:
         """Vouch for a finished shard: call it when every output stands."""
         marker = Marker(key=key, outputs={path: self.folder.size(path) for path in outputs}, stats=stats)
         self.folder.write_record(self._path(shard), marker)
@@ -115,4 +115,4 @@ def finished_stats(task: ShardWork[StatsT]) -> StatsT | None:
 
 def finish(task: ShardWork[StatsT], outputs: Sequence[str], stats: StatsT) -> None:
     """Vouch for a finished shard: call it when every output stands."""
-    Markers(task.folder, task.stage).write(task.shard, task.key, outputs, stats.to_json())
+    Markers(task.folder, task.stage).write(task.shard, task.key, outputs, stats.model_dump(mode="json"))

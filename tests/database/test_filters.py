@@ -74,7 +74,7 @@ def test_sizes_are_in_the_ledger(photos: Path, tmp_path: Path, build: Build, pic
         "small.jpg": ("skipped", "too small: 30x90"),
         "long.jpg": ("skipped", "too long: 200x40"),
     }
-    assert not update_builder(str(tmp_path / "db")).plan()["new"]
+    assert not update_builder(str(tmp_path / "db")).plan().facts().new
 
 
 def test_blank_patches_are_left_out_with_their_reason(photos: Path, tmp_path: Path, build: Build) -> None:
@@ -96,7 +96,7 @@ def test_blank_patches_are_left_out_with_their_reason(photos: Path, tmp_path: Pa
     assert status["dropped_patches"] == {"blank": len(dropped)}
     assert f"patch: blank | {len(dropped)}" in database_card(RetrievalDatabase.open(str(root)), "")
     assert not verify_database(str(root))
-    assert not update_builder(str(root)).plan()["new"], "a photograph without patches is not stored again"
+    assert not update_builder(str(root)).plan().facts().new, "a photograph without patches is not stored again"
 
 
 def test_the_first_of_near_duplicates_is_kept(photos: Path, tmp_path: Path, build: Build, picture: Picture) -> None:

@@ -36,7 +36,6 @@ from rdm.report.data import (
 )
 from rdm.storage import IndexDecision
 
-
 _VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 

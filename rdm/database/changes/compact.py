@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rdm.config import Record, digest_json
-from rdm.database.changes.plan import DELETED
+from rdm.database.changes.holdings import DELETED
 from rdm.database.contract import (
     INDEX_NAME,
     INFOS_NAME,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from rdm.database.changes.plan import known_etags
+from rdm.database.changes.holdings import known_etags
 
 
 def ledger(*rows: tuple[str, str, str, str], was_cut: bool = True) -> pa.Table:
