@@ -10,6 +10,7 @@ from rdm.database.search.index import check_fits
 from rdm.database.settings import BuildConfig, differing_fixed, settings_of
 from rdm.encoders import load_encoder
 from rdm.errors import DatabaseError, FailureBudgetError, SourceError
+from rdm.sources.ledger import SUCCESS
 from rdm.storage import Folder, Version
 
 MANY_VANISHED = 10
@@ -88,7 +89,7 @@ def check_budget(
     too_few = successes < config.min_success_rate * asked
     tolerated = config.tolerated_failures if parent is not None else 0
     if (parent is None and successes == 0) or (too_few and failed > tolerated):
-        causes = Counter(ingested.causes).most_common()
+        causes = [pair for pair in Counter(ingested.causes).most_common() if pair[0] != SUCCESS]
         summary = ", ".join(f"{number} {cause}" for cause, number in causes)
         raise FailureBudgetError(
             f"only {successes} of {asked} pictures are usable: {summary}",

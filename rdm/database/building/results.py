@@ -22,7 +22,7 @@ class PlanFacts(Record):
 
 
 class IngestFacts(Record):
-    """What became of the photographs that were asked for, by cause of failure too."""
+    """What became of the photographs that were asked for; `causes` counts what is stored as `success`."""
 
     count: int
     successes: int

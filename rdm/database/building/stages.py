@@ -47,7 +47,7 @@ from rdm.encoders import weights_path
 from rdm.progress import tracking
 from rdm.sources.causes import is_passing
 from rdm.sources.ingest import IngestTask, ingest_shard
-from rdm.sources.ledger import FAILED, SUCCESS
+from rdm.sources.ledger import FAILED
 from rdm.sources.source import fingerprint
 from rdm.sources.workers import require_visible
 from rdm.storage import IndexFacts, Part, Version, VersionStore
@@ -196,7 +196,6 @@ def ingest(plan: BuildPlan, pool: Pool) -> Ingested:
     after = plan.with_changes(plan.changes.after_ingest(_unavailable(plan) if retryable else frozenset()))
 
     causes = sum((Counter(shard.status_dict) for shard in stats), Counter())
-    causes.pop(SUCCESS, None)
     facts = IngestFacts(
         count=sum(shard.count for shard in stats),
         successes=sum(shard.successes for shard in stats),
