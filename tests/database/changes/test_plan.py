@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from rdm.database.changes.holdings import Holdings
-from rdm.database.changes.plan import Removal, SourceDiff, UpdatePlan, etags_of
+from rdm.database.changes.plan import Removal, SourceDiff, UpdatePlan
 from rdm.database.reader import RetrievalDatabase
 
 
