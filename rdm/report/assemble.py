@@ -21,7 +21,6 @@ from rdm.report.data import (
     Command,
     Condition,
     Credit,
-    DatabaseFacts,
     DatabaseSwap,
     Difference,
     Draw,
@@ -38,7 +37,6 @@ from rdm.report.data import (
     Statistic,
     SwapRow,
     Training,
-    recall_of,
 )
 from rdm.report.pages import neighbors_of, sample_groups
 from rdm.report.showcase import ShowcaseConfig, held_out_pictures, read_showcase
@@ -106,7 +104,7 @@ def assemble_report(inputs: ReportInputs) -> QuickstartReport:
     return QuickstartReport(
         created=date.today().strftime("%d %B %Y"),
         stages=tuple(_stage(record, inputs.bytes_written) for record in inputs.stages),
-        database=_database(database),
+        database=database.facts(),
         photographs=_photographs(database, inputs.queries.source),
         queries=_queries(database, pictures, inputs.showcase.texts),
         similarities=_similarities(database),
@@ -153,22 +151,6 @@ def _stage(record: Mapping[str, Any], bytes_written: Mapping[str, int]) -> Stage
     )
 
 
-def _database(database: RetrievalDatabase) -> DatabaseFacts:
-    version, index = database.version, database.version.index
-    return DatabaseFacts(
-        name=version.source,
-        num_photographs=version.num_images,
-        num_patches=version.num_live_patches,
-        embedding_dim=version.embedding_dim,
-        index_key=index["index_key"],
-        encoder_name=database.encoder_name,
-        encoder_fingerprint=database.encoder_digest,
-        version=version.number,
-        digest=version.source_fingerprint,
-        recall=recall_of(index),
-    )
-
-
 def _photographs(database: RetrievalDatabase, source: str) -> Photographs:
     living = database.living_ids()
     ids = living[np.linspace(0, len(living) - 1, 30).astype(np.int64)]
@@ -204,7 +186,7 @@ def _queries(
 
 def _similarities(database: RetrievalDatabase) -> tuple[float, ...]:
     table = NeighborTable(database.folder, NeighborTable.names(database.folder)[0])
-    nearest = np.concatenate([table.shard(stem)[2][:, :4].ravel() for stem in table.info["stems"]])
+    nearest = np.concatenate([table.shard(stem)[2][:, :4].ravel() for stem in table.info.stems])
     return tuple(float(value) for value in nearest)
 
 

@@ -137,7 +137,7 @@ def test_removal_alone_keeps_near_duplicates_out(photos: Any, tmp_path: Any, bui
     (photos / "p20.jpg").write_bytes(encoded(4))
     build(tmp_path / "db", photos, filters=FilterConfig(near_duplicate_bits=4))
     only_delete(tmp_path / "db", "p02.jpg")
-    assert RetrievalDatabase.open(str(tmp_path / "db")).status()["num_near_duplicates"] == 1
+    assert RetrievalDatabase.open(str(tmp_path / "db")).status().near_duplicates == 1
     assert not update_plan(update_builder(str(tmp_path / "db")))["changed"]
 
 
@@ -147,9 +147,10 @@ def test_removal_alone_knows_photographs_that_have_no_patch(photos: Any, tmp_pat
     root = tmp_path / "db"
     build(root, photos, filters=FilterConfig(near_duplicate_bits=4, min_contrast=3))
     builder = update_builder(str(root), Removal(frozenset(["p02.jpg"])), only_delete=True)
-    assert (builder.plan()["new"], builder.plan()["photographs"]) == (0, 13)
+    facts = builder.plan().facts()
+    assert (facts.new, facts.photographs) == (0, 13)
     run_build(builder, ComputeConfig(dask="inline"))
-    assert RetrievalDatabase.open(str(root)).status()["num_near_duplicates"] == 1
+    assert RetrievalDatabase.open(str(root)).status().near_duplicates == 1
     assert not update_plan(update_builder(str(root)))["changed"]
 
 

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from rdm.compute.device import DeviceName, worker_device
 from rdm.compute.pool import Pool
-from rdm.config import Config, digest_json
+from rdm.config import Config, Record, digest_json
 from rdm.errors import CacheError, StorageError
 from rdm.models.assets import absolute_name
 from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
@@ -30,7 +30,7 @@ from rdm.models.first_stage.folder import first_stage_folder, latents_digest
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.sources.causes import is_passing
 from rdm.sources.workers import require_visible
-from rdm.storage import Folder, Markers
+from rdm.storage import Folder, ShardWork, resumable
 from rdm.storage.verified import FileDigest, digest_file, read_verified
 from rdm.training.data.latent_tar import tar_rows, write_tar
 
@@ -78,15 +78,25 @@ class CacheTask:
     device: DeviceName = "auto"
 
 
-def cache_shard(task: CacheTask) -> dict[str, Any]:
+class CacheStats(Record):
+    """What was encoded of a shard: its latents, why photographs were not usable, and its files."""
+
+    num_latents: int
+    failures: list[tuple[str, str]]
+    files: dict[str, FileDigest]
+
+
+def cache_shard(task: CacheTask) -> CacheStats:
     """Encode the crops of one query shard; return counts, and why photographs were not usable.
 
     A finished shard is not done again, unless a photograph that could not be read can be now.
     """
-    markers = Markers(task.folder, STAGE)
-    marker = markers.find(task.stem, task.key)
-    if marker is not None and not _readable_now(task, marker.stats["failures"]):
-        return marker.stats
+    shard = ShardWork(task.folder, STAGE, task.stem, task.key, CacheStats)
+    return resumable(shard, lambda: _encode_shard(task), redo=lambda stats: _readable_now(task, stats.failures))
+
+
+def _encode_shard(task: CacheTask) -> tuple[list[str], CacheStats]:
+    """Write the tar of a shard's latents and the table of its rows; return their paths, and counts."""
     rows: list[dict[str, Any]] = []
     failures: list[tuple[str, str]] = []
     tar, table = f"{task.stem}.tar", f"{task.stem}.parquet"
@@ -97,10 +107,7 @@ def cache_shard(task: CacheTask) -> dict[str, Any]:
         written = pa.Table.from_pylist(rows, schema=_ROW_SCHEMA)
         pq.write_table(written, path, compression="zstd", write_page_checksum=True)
         files[table] = digest_file(path)
-    digests = {name: digest.model_dump() for name, digest in files.items()}
-    stats = {"num_latents": len(rows), "failures": failures, "files": digests}
-    markers.write(task.stem, task.key, [tar, table], stats)
-    return stats
+    return [tar, table], CacheStats(num_latents=len(rows), failures=failures, files=files)
 
 
 def _readable_now(task: CacheTask, failures: Sequence[tuple[str, str]]) -> bool:
@@ -153,10 +160,10 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
         **described,
         "identity": identity,
         "stems": queries.stems,
-        "num_latents": sum(shard["num_latents"] for shard in stats),
-        "counts": [shard["num_latents"] for shard in stats],
-        "failures": [failure for shard in stats for failure in shard["failures"]],
-        "files": {name: digest for shard in stats for name, digest in shard["files"].items()},
+        "num_latents": sum(shard.num_latents for shard in stats),
+        "counts": [shard.num_latents for shard in stats],
+        "failures": [list(failure) for shard in stats for failure in shard.failures],
+        "files": {name: digest.model_dump() for shard in stats for name, digest in shard.files.items()},
     }
     folder.write_json(CONFIG_PATH, info)
     return info
