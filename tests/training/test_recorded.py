@@ -7,7 +7,7 @@ a run that is resumed depends on it. The recorded losses hold on every processor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,15 @@ from rdm.diffusion.schedules import ddim_timesteps, rdm
 from rdm.models.precision import autocast
 
 STEPS, RATE = 6, 1e-3
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small are slower on several threads, much slower where the processor is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def batch_of(step: int) -> dict[str, Tensor]:
