@@ -57,7 +57,7 @@ def write_cache(root: Path, num_shards: int, rows: int, shape: tuple[int, ...] =
         "format_version": FORMAT_VERSION,
         "config": CacheConfig(queries=QUERIES).model_dump(mode="json"),
         "queries_digest": DIGEST,
-        "autoencoder_digest": DIGEST,
+        "latents_digest": DIGEST,
         "content": "latents",
         "stems": stems,
         "num_latents": num_shards * rows,

@@ -79,6 +79,28 @@ def guided(predict: Predictor, guidance_scale: float, negative: Context | None =
     return predict_guided
 
 
+def guided_in_interval(
+    predict: Predictor, guided_predict: Predictor, schedule: NoiseSchedule, log_snr: tuple[float, float]
+) -> Predictor:
+    """Return a predictor that is guided only where log(ab / (1 - ab)) lies in the closed interval `log_snr`.
+
+    Guidance harms where only noise is seen, and is wasted where all is decided (Kynkaanniemi et al. 2024).
+    """
+    low, high = log_snr
+
+    def predict_in_interval(x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        level = torch.logit(schedule.alphas_cumprod.to(t.device)[t])
+        inside = (level >= low) & (level <= high)
+        if bool(inside.all()):
+            return guided_predict(x_t, t, context)
+        plain = predict(x_t, t, context)
+        if not bool(inside.any()):
+            return plain
+        return torch.where(inside.view(-1, *[1] * (x_t.dim() - 1)), guided_predict(x_t, t, context), plain)
+
+    return predict_in_interval
+
+
 def _same_shapes(first: Context, second: Context) -> bool:
     """Whether two contexts can share a batch; neighbor sets of different k cannot."""
     pairs = [(name, getattr(first, name), getattr(second, name)) for name in PORTS]

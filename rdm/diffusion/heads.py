@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rdm.context import Context
 from rdm.diffusion.gaussian import PredictionType, Predictor, Weighting, diffusion_loss, draw_noise, loss_at
-from rdm.diffusion.guidance import guided
+from rdm.diffusion.guidance import guided, guided_in_interval
 from rdm.diffusion.samplers import (
     AncestralVariance,
     Denoiser,
@@ -84,6 +84,7 @@ class GaussianHead:
         num_steps: int = 100,
         eta: float = 1.0,
         guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
         thresholding: Thresholding | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
@@ -97,6 +98,7 @@ class GaussianHead:
             num_steps: number of network evaluations per branch, see `ddim_timesteps`. RDM samples with 100 and eta = 1.
             eta: in [0, 1]; 0 is deterministic given the initial noise.
             guidance_scale: s of e_u + s (e_c - e_u); 1 is no guidance.
+            guidance_interval: log-SNRs between which guidance acts; None: everywhere.
             thresholding: bounds the predicted x_0.
             on_step: is told after each step.
 
@@ -104,7 +106,10 @@ class GaussianHead:
             ValueError: the context's batch is not len(seeds), or a number is out of range.
         """
         noise = self._initial_noise(context, shape, seeds)
-        denoise = self.denoiser(guided(predict, guidance_scale), context, thresholding)
+        guiding = guided(predict, guidance_scale)
+        if guidance_interval is not None and guidance_scale != 1:
+            guiding = guided_in_interval(predict, guiding, self.schedule, guidance_interval)
+        denoise = self.denoiser(guiding, context, thresholding)
         return ddim_sample(denoise, noise, self.timesteps(num_steps), eta=eta, seeds=seeds, on_step=on_step)
 
     def sample_ancestral(  # noqa: PLR0913 - as `sample`

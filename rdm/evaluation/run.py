@@ -101,7 +101,7 @@ def evaluate_model(
 
 
 def _check_first_stage(model: RetrievalModel, data: LatentData) -> None:
-    found, wanted = data.cache.info["autoencoder_digest"], model.info["autoencoder_digest"]
+    found, wanted = data.cache.info["latents_digest"], model.info["latents_digest"]
     tokens = isinstance(model, RetrievalAutoregressionModel)
     if found != wanted or (data.cache.content == "indices") != tokens:
         raise CacheError(

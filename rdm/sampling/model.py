@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from rdm.config import Config, digest_json
@@ -27,6 +27,7 @@ from rdm.models.first_stage.first_stage import FirstStage, to_uint8
 from rdm.models.precision import autocast
 from rdm.models.token_predictor import TokenPredictor, load_token_predictor
 from rdm.models.unet import Denoiser, load_denoiser
+from rdm.sampling.record import Setting
 from rdm.storage import sha256_file
 from rdm.training.data.latents import ConditioningConfig, RetrievalConfig
 from rdm.training.model_folder import INFO, open_first_stage
@@ -39,6 +40,10 @@ class SampleSettings(Config):
 
     k: int = Field(default=4, ge=1, description="neighbors that condition a sample; need not be the training's k")
     guidance_scale: float = Field(default=2.0, ge=0, description="s of e_u + s (e_c - e_u); 1: no guidance")
+    guidance_interval: tuple[float, float] | None = Field(
+        default=None,
+        description="diffusion: log-SNRs between which guidance acts, as [-3,3]: faster, often better; None: all",
+    )
     batch_size: int = Field(default=32, ge=1, description="samples drawn at once")
     num_steps: int = Field(default=100, ge=1, description="diffusion: DDIM steps")
     eta: float = Field(
@@ -47,6 +52,13 @@ class SampleSettings(Config):
     temperature: float = Field(default=1.0, ge=0, description="RARM: divides the logits; 0: the likeliest token")
     top_k: int | None = Field(default=None, ge=1, description="RARM: draw of the k likeliest tokens; None: of all")
     top_p: float = Field(default=1.0, gt=0, le=1, description="RARM: draw of the likeliest with this probability")
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise ValueError("the lower log-SNR comes first, as in [-3,3]")
+        return value
 
 
 @dataclass(frozen=True)
@@ -126,9 +138,11 @@ class RetrievalModel(ABC):
 
     def effective(self, settings: SampleSettings) -> SampleSettings:
         """Return the settings as they act: without neighbors there is nothing to be guided towards."""
-        return settings.model_copy(update={"guidance_scale": 1.0}) if self.unconditional else settings
+        scale = 1.0 if self.unconditional else settings.guidance_scale
+        interval = None if scale == 1 else settings.guidance_interval
+        return settings.model_copy(update={"guidance_scale": scale, "guidance_interval": interval})
 
-    def acting(self, settings: SampleSettings) -> dict[str, float | int | None]:
+    def acting(self, settings: SampleSettings) -> dict[str, Setting]:
         """Return the settings that act on this model, by name: neither a RARM's steps nor an LDM's neighbors."""
         idle = {*self.idle_settings, *(("k",) if self.unconditional else ())}
         return self.effective(settings).model_dump(mode="json", exclude=idle)
@@ -217,6 +231,7 @@ class RetrievalDiffusionModel(RetrievalModel):
                 num_steps=settings.num_steps,
                 eta=settings.eta,
                 guidance_scale=settings.guidance_scale,
+                guidance_interval=settings.guidance_interval,
                 on_step=None if on_step is None else report,
             )
         return self.first_stage.decode(latents.float())
@@ -230,7 +245,7 @@ class RetrievalDiffusionModel(RetrievalModel):
 class RetrievalAutoregressionModel(RetrievalModel):
     """RARM: a causal transformer over the codebook rows of a VQ first stage."""
 
-    idle_settings: ClassVar[frozenset[str]] = frozenset({"num_steps", "eta"})
+    idle_settings: ClassVar[frozenset[str]] = frozenset({"num_steps", "eta", "guidance_interval"})
     config: RetrievalAutoregressionConfig
     predictor: TokenPredictor
 

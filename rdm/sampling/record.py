@@ -19,7 +19,7 @@ from rdm.errors import SourceError
 PNG_KEY = "rdm"
 MAX_PNG_BYTES = 256 * 1024  # readers of PNGs refuse texts of a megabyte and more
 _MAX_LABEL = 2000
-Setting = float | int | None
+Setting = float | int | tuple[float, float] | None
 
 
 class Credit(Config):

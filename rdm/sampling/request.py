@@ -15,6 +15,7 @@ from rdm.errors import UsageError
 from rdm.sampling.model import RetrievalModel, SampleSettings
 from rdm.sampling.pipeline import Pair, check_asked, proposed_queries
 from rdm.sampling.queries import Query, image_queries, load_query_image, text_queries
+from rdm.sampling.record import Setting
 from rdm.storage import sha256_file
 
 MAX_SEED = 2**63 - 1
@@ -41,7 +42,7 @@ class RequestIdentity(Config):
     unconditional: bool
     top_m: float | None
     seeds: str
-    settings: dict[str, float | int | None]
+    settings: dict[str, Setting]
     model: str
     database: str | None
 

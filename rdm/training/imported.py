@@ -10,7 +10,8 @@ from rdm.database import RetrievalDatabase
 from rdm.diffusion.schedules import rdm, rdm_768
 from rdm.errors import ModelError, UsageError
 from rdm.models.compvis.import_checkpoint import Imported
-from rdm.models.first_stage.first_stage import absolute_name, load_autoencoder
+from rdm.models.first_stage.first_stage import load_autoencoder
+from rdm.models.first_stage.folder import absolute_name
 from rdm.models.unconditional import UnconditionalConfig
 from rdm.models.unet import DenoiserConfig
 from rdm.storage.files import storage_errors
@@ -63,7 +64,7 @@ def describe_imported_model(
         objective,
         {
             "autoencoder": absolute_name(autoencoder),
-            "autoencoder_digest": first_stage.digest,
+            "latents_digest": first_stage.latents_digest,
             "resolution": config.sample_size * first_stage.factor,
             "encoder": opened.encoder_name,
             "encoder_digest": opened.encoder_digest,

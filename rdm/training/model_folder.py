@@ -10,7 +10,8 @@ from typing import Any
 
 from rdm.config import Config
 from rdm.errors import ModelError
-from rdm.models.first_stage.first_stage import ASSET_PREFIX, WEIGHTS_NAME, FirstStage, load_autoencoder
+from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
+from rdm.models.first_stage.folder import ASSET_PREFIX, WEIGHTS_NAME
 from rdm.storage.files import storage_errors
 
 INFO = "model.json"
@@ -59,7 +60,7 @@ def open_first_stage(directory: Path, info: Mapping[str, Any]) -> FirstStage:
             )
         name = str(place)
     first_stage = load_autoencoder(name)
-    if first_stage.digest != info["autoencoder_digest"]:
+    if first_stage.latents_digest != info["latents_digest"]:
         raise ModelError(
             "the model was trained with another first stage",
             where=name,

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 _FIXED = {
     "queries_digest": "query set",
-    "autoencoder_digest": "first stage",
+    "latents_digest": "first stage",
     "encoder_digest": "encoder",
     "cache_digest": "latent cache",
     "cache_rows": "number of latents (the cache was built again since)",

@@ -12,6 +12,7 @@ from rdm.diffusion.guidance import (
     combine_by_weight,
     guided,
     guided_eps,
+    guided_in_interval,
     guided_mean,
     scale_from_weight,
     weight_from_scale,
@@ -58,6 +59,32 @@ def test_scale_one_is_the_network_itself():
 def test_scale_zero_is_unconditional_bitwise():
     x, t, context = inputs()
     assert torch.equal(guided(token_predictor, 0)(x, t, context), token_predictor(x, t, context.null()))
+
+
+def test_guidance_acts_between_the_log_snrs_of_its_interval_alone():
+    x, _, context = inputs(batch=3)
+    t = torch.tensor([5, 400, 999])  # log-SNRs of about 5.8, -0.6 and -10
+    level = torch.logit(DDPM.alphas_cumprod[t])
+    assert (level > 3).tolist() == [True, False, False]
+    assert (level < -3).tolist() == [False, False, True]
+    result = guided_in_interval(token_predictor, guided(token_predictor, 3.0), DDPM, (-3, 3))(x, t, context)
+    plain, everywhere = token_predictor(x, t, context), guided(token_predictor, 3.0)(x, t, context)
+    assert torch.equal(result[[0, 2]], plain[[0, 2]])
+    assert torch.equal(result[1], everywhere[1])
+    assert not torch.equal(plain[1], everywhere[1])
+
+
+@pytest.mark.parametrize(("timestep", "branches"), [(5, 1), (400, 2), (999, 1)])
+def test_outside_of_the_interval_the_network_is_asked_once(timestep, branches):
+    x, _, context = inputs(batch=3)
+    rows = []
+
+    def counting(x_t, t, context):
+        rows.append(x_t.shape[0])
+        return token_predictor(x_t, t, context)
+
+    guided_in_interval(counting, guided(counting, 3.0), DDPM, (-3, 3))(x, torch.full((3,), timestep), context)
+    assert sum(rows) == 3 * branches
 
 
 def test_both_branches_run_in_one_call():

@@ -20,7 +20,7 @@ def write_random_model(directory: Path, database: RetrievalDatabase, autoencoder
     config = RetrievalDiffusionConfig(denoiser=network)
     provenance = {
         "autoencoder": autoencoder,
-        "autoencoder_digest": load_autoencoder(autoencoder).digest,
+        "latents_digest": load_autoencoder(autoencoder).latents_digest,
         "resolution": 32,
         "encoder": database.encoder_name,
         "encoder_digest": database.encoder_digest,

@@ -99,7 +99,13 @@ def test_fewer_neighbors_than_k_are_refused(model, database):
 
 
 def test_settings_that_say_nothing_to_a_model_are_not_recorded(model):
-    assert set(model.acting(SampleSettings())) == {"k", "guidance_scale", "batch_size", "num_steps", "eta"}
+    diffusion = {"k", "guidance_scale", "guidance_interval", "batch_size", "num_steps", "eta"}
+    assert set(model.acting(SampleSettings())) == diffusion
+
+
+def test_an_interval_of_guidance_that_is_none_is_not_recorded(model):
+    asked = SampleSettings(guidance_scale=1.0, guidance_interval=(-3.0, 3.0))
+    assert model.acting(asked)["guidance_interval"] is None
 
 
 @pytest.mark.slow
@@ -114,9 +120,7 @@ def test_only_the_batch_in_work_is_held(model, database):
 
 def test_every_step_is_told_with_a_preview(model, database):
     steps: list[DrawStep] = []
-    drawn = list(
-        sample(model, database, text_queries(database, ["a", "b"], 3), [5, 6], SETTINGS, on_step=steps.append)
-    )
+    drawn = list(sample(model, database, text_queries(database, ["a", "b"], 3), [5, 6], SETTINGS, on_step=steps.append))
     assert [(step.index, step.total, step.seeds) for step in steps] == [(n, 4, (5, 6)) for n in (1, 2, 3, 4)]
     assert steps[0].preview().shape == (2, *drawn[0].pixels.shape)
 

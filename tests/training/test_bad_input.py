@@ -188,7 +188,7 @@ def test_latents_of_other_crops_than_the_neighbors_are_refused(prepared, tiny_re
 
 def test_latents_of_another_first_stage_are_refused(prepared, own_cache, tiny_recipe):
     folder = Folder(str(own_cache))
-    folder.write_json("cache.json", {**folder.read_json("cache.json"), "autoencoder_digest": "0" * 16})
+    folder.write_json("cache.json", {**folder.read_json("cache.json"), "latents_digest": "0" * 16})
     with pytest.raises(CacheError, match="another first stage"):
         open_training(str(own_cache), prepared.database, tiny_recipe.objective)
 

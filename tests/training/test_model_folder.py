@@ -24,7 +24,7 @@ def stage(tmp_path: Path) -> Path:
 def info_of(autoencoder: str) -> dict[str, object]:
     return {
         "autoencoder": autoencoder,
-        "autoencoder_digest": load_autoencoder(autoencoder).digest,
+        "latents_digest": load_autoencoder(autoencoder).latents_digest,
         "encoder": "lite:/home/me/heads",
         "database": {"version": 3, "source": "folder:///home/me/birds"},
     }
@@ -42,7 +42,7 @@ def test_a_model_opens_where_it_is_copied_to_without_the_folders_of_its_machine(
     moved = tmp_path / "elsewhere" / "copied"
     shutil.copytree(tmp_path / "model", moved)
     shutil.rmtree(tmp_path / "model")
-    assert open_first_stage(moved, read_info(moved)).digest == info["autoencoder_digest"]
+    assert open_first_stage(moved, read_info(moved)).latents_digest == info["latents_digest"]
 
 
 def test_no_absolute_path_is_written(stage: Path, tmp_path: Path) -> None:

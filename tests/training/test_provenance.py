@@ -7,7 +7,7 @@ import pytest
 from rdm.errors import TrainingError
 from rdm.training.provenance import require_same_inputs, resumed_provenance
 
-DIGESTS = {"queries_digest": "q", "autoencoder_digest": "a", "encoder_digest": "e", "cache_digest": "c"}
+DIGESTS = {"queries_digest": "q", "latents_digest": "a", "encoder_digest": "e", "cache_digest": "c"}
 BEGUN = {**DIGESTS, "cache_rows": "r"}
 BEGUN_ON_PHOTOGRAPHS = {"source": "folder:///photos", "photographs_digest": "p"}
 
@@ -37,7 +37,7 @@ def test_versions_add_up_over_several_updates():
     ("name", "words"),
     [
         ("queries_digest", "query set"),
-        ("autoencoder_digest", "first stage"),
+        ("latents_digest", "first stage"),
         ("encoder_digest", "encoder"),
         ("cache_digest", "latent cache"),
         ("cache_rows", "number of latents"),

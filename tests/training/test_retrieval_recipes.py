@@ -195,11 +195,20 @@ def test_an_ldm_has_one_held_out_loss(ldm, prepared):
     assert found["differences"] == {}
 
 
-@pytest.mark.parametrize(("name", "resolution"), [("rdm-32", 32), ("rdm-64", 64)])
-def test_the_small_recipes_train(prepared, tmp_path, name, resolution):
+@pytest.mark.parametrize(
+    ("name", "resolution", "dims"),
+    [("rdm-32", 32, ("cross_attention_dim",)), ("rdm-64", 64, ("cross_attention_dim", "vector_dim"))],
+)
+def test_the_small_recipes_train(prepared, tmp_path, name, resolution, dims):
     cache = _cache(prepared, tmp_path / "cache", resolution=resolution)
     config = recipe_config(name).with_overrides(
-        [*SHORT, "max_steps=3", "grids_per_decade=0", "objective.denoiser.cross_attention_dim=16"]
+        [
+            *SHORT,
+            "max_steps=3",
+            "grids_per_decade=0",
+            "objective.conditioning.pool=6",
+            *(f"objective.denoiser.{dim}=16" for dim in dims),
+        ]
     )
     inputs = TrainInputs(out=str(tmp_path / "run"), cache=cache, database=prepared.database)
     assert run_training(config, inputs)["step"] == 3
@@ -208,6 +217,7 @@ def test_the_small_recipes_train(prepared, tmp_path, name, resolution):
 
 
 def test_latents_of_another_size_than_the_network_draws_are_refused(prepared, tmp_path):
-    config = recipe_config("rdm-64").with_overrides([*SHORT, "objective.denoiser.cross_attention_dim=16"])
+    dims = ("objective.denoiser.cross_attention_dim=16", "objective.denoiser.vector_dim=16")
+    config = recipe_config("rdm-64").with_overrides([*SHORT, "objective.conditioning.pool=6", *dims])
     with pytest.raises(CacheError, match="the latents are 8x8, the denoiser draws 16 by 16"):
         run_training(config, prepared.inputs(tmp_path / "run"))

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.resources
-import json
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,26 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdm.errors import ModelError
-from rdm.storage.files import absolute_path
+from rdm.models.first_stage.folder import (
+    cannot_be_opened,
+    digest_of_all,
+    digest_of_latents,
+    first_stage_folder,
+)
 
 if TYPE_CHECKING:  # diffusers takes seconds to import: it is loaded when a network is built
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.vq_model import VQModel
 
-ASSET_PREFIX = "assets://"
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 _BATCH = 64  # pictures in flight: bounds the activations at full resolution
-# What decides a latent, with the weights. Not the whole configuration: newer versions of diffusers add fields to it.
-_DIGESTED = (
-    "act_fn",
-    "block_out_channels",
-    "latent_channels",
-    "layers_per_block",
-    "mid_block_add_attention",
-    "norm_num_groups",
-    "scaling_factor",
-    "shift_factor",
-)
 
 
 class FirstStage:
@@ -48,14 +35,16 @@ class FirstStage:
     Attributes:
         model: the network, in evaluation mode.
         name: how it was opened.
-        digest: 16 hexadecimal digits of configuration and weights; latents of equal digests are interchangeable.
+        digest: 16 hexadecimal digits of configuration and weights.
+        latents_digest: of those that encode: latents of equal digests are interchangeable, whatever decodes them.
     """
 
     def __init__(self, model: AutoencoderKL | VQModel, name: str) -> None:
         frozen: Any = model.eval().requires_grad_(False)
         self.model: Any = frozen.to(memory_format=torch.channels_last)  # a CPU computes this layout faster
         self.name = name
-        self.digest = _digest(model)
+        self.digest = digest_of_all(self.model.config, self.model.state_dict().items())
+        self.latents_digest = digest_of_latents(self.model.config, self.model.state_dict().items())
 
     @property
     def factor(self) -> int:
@@ -197,12 +186,10 @@ def load_autoencoder(name_or_dir: str) -> FirstStage:
     Raises:
         ModelError: it does not exist, is neither of the two, has no safetensors weights, or is damaged.
     """
-    embedded = name_or_dir.startswith(ASSET_PREFIX)
+    directory, kind = first_stage_folder(name_or_dir)
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.vq_model import VQModel
 
-    directory = _asset_directory(name_or_dir) if embedded else Path(name_or_dir).expanduser()
-    kind = _check_directory(directory)
     try:
         loaded: Any = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}[kind].from_pretrained(
             str(directory),
@@ -213,11 +200,7 @@ def load_autoencoder(name_or_dir: str) -> FirstStage:
             output_loading_info=True,
         )
     except Exception as error:  # safetensors, json and torch each raise their own on a damaged file
-        raise ModelError(
-            f"the autoencoder cannot be opened: {type(error).__name__}: {error}",
-            where=directory,
-            fix="restore its files, or export it again",
-        ) from error
+        raise cannot_be_opened(directory, error) from error
     model, info = loaded
     if wrong := sorted({*info["missing_keys"], *info["unexpected_keys"]}):
         raise ModelError(
@@ -226,60 +209,3 @@ def load_autoencoder(name_or_dir: str) -> FirstStage:
             fix="restore its files, or export it again",
         )
     return FirstStage(model, name_or_dir)
-
-
-def absolute_name(name_or_dir: str) -> str:
-    """Return a first stage's name as it opens from every directory: a folder's absolute path."""
-    return name_or_dir if name_or_dir.startswith(ASSET_PREFIX) else absolute_path(name_or_dir)
-
-
-def _asset_directory(name: str) -> Path:
-    stem = name.removeprefix(ASSET_PREFIX)
-    root = Path(str(importlib.resources.files("rdm"))) / "assets"
-    if not re.fullmatch(r"[a-z0-9-]+", stem) or not (root / stem / "config.json").is_file():
-        known = sorted(path.parent.name for path in root.glob(f"*/{WEIGHTS_NAME}"))
-        raise ModelError(
-            f"there is no embedded first stage {name!r}",
-            fix=f"embedded first stages: {', '.join(ASSET_PREFIX + stem for stem in known)}",
-        )
-    return root / stem
-
-
-def _check_directory(directory: Path) -> str:
-    """Return the class of the network in a directory that has all files."""
-    config = directory / "config.json"
-    if not config.is_file():
-        raise ModelError(
-            "there is no autoencoder here",
-            where=directory,
-            fix="name assets://autoencoder-kl-f4 or -vq-f4, or the folder of a diffusers AutoencoderKL or VQModel",
-        )
-    try:
-        kind = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            "config.json is not a diffusers configuration",
-            where=config,
-            fix="restore it, or export the autoencoder again",
-        ) from error
-    if kind not in ("AutoencoderKL", "VQModel"):
-        raise ModelError(
-            f"this is a {kind}, not an AutoencoderKL or VQModel", where=config, fix="name an autoencoder's folder"
-        )
-    if not (directory / WEIGHTS_NAME).is_file():
-        raise ModelError(
-            f"there is no {WEIGHTS_NAME}; other weights are not read, because a pickle can run code",
-            where=directory,
-            fix="save the autoencoder again with safe_serialization=True",
-        )
-    return kind
-
-
-def _digest(model: AutoencoderKL | VQModel) -> str:
-    digest = hashlib.sha256()
-    config = {key: model.config.get(key) for key in _DIGESTED}
-    digest.update(json.dumps(config, sort_keys=True, default=list).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -24,7 +24,8 @@ from rdm.compute.device import DeviceName, worker_device
 from rdm.compute.pool import Pool
 from rdm.config import Config, digest_json
 from rdm.errors import CacheError, StorageError
-from rdm.models.first_stage.first_stage import FirstStage, absolute_name, load_autoencoder
+from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
+from rdm.models.first_stage.folder import absolute_name, first_stage_folder, latents_digest
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.sources.causes import is_passing
 from rdm.sources.workers import require_visible
@@ -33,14 +34,14 @@ from rdm.storage.verified import FileDigest, digest_file, read_verified
 from rdm.training.data.latent_tar import tar_rows, write_tar
 
 FORMAT = "latent-cache"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CONFIG_PATH = "cache.json"
 STAGE = "cache"
 _FACTS = {
     "resolution": "resolution",
     "flips": "setting of flips",
     "queries_digest": "query set",
-    "autoencoder_digest": "first stage",
+    "latents_digest": "first stage",
     "content": "content",
 }
 
@@ -109,13 +110,11 @@ def _readable_now(task: CacheTask, failures: Sequence[tuple[str, str]]) -> bool:
 _ROW_SCHEMA = pa.schema([("key", pa.string()), ("image_id", pa.string()), ("flipped", pa.bool_())])
 
 
-def _latents(
-    task: CacheTask, rows: list[dict[str, Any]], failures: list[tuple[str, str]]
-) -> Iterator[NDArray[Any]]:
+def _latents(task: CacheTask, rows: list[dict[str, Any]], failures: list[tuple[str, str]]) -> Iterator[NDArray[Any]]:
     """Yield the latents of a shard's crops; append what each of them is, and which photographs have none and why."""
     config = task.config
     first_stage = load_autoencoder(config.autoencoder).to(worker_device(task.device))
-    content = content_of(config, first_stage)
+    content = content_of(config)
     crops = QuerySet(config.queries).crops(task.stem, failures)
     while batch := list(itertools.islice(crops, config.batch_size)):
         views = [(crop, flipped) for crop in batch for flipped in ((False, True) if config.flips else (False,))]
@@ -135,12 +134,11 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     folder = Folder(out)
     queries = QuerySet(config.queries)
     config = config.model_copy(update={"autoencoder": absolute_name(config.autoencoder)})
-    first_stage = load_autoencoder(config.autoencoder)
     described = {
         "config": config.model_dump(mode="json"),
         "queries_digest": queries.digest,
-        "autoencoder_digest": first_stage.digest,
-        "content": content_of(config, first_stage),
+        "latents_digest": latents_digest(config.autoencoder),
+        "content": content_of(config),
     }
     identity = _identity(folder, described)
     key = digest_json([FORMAT_VERSION, identity])
@@ -271,13 +269,15 @@ def _pixels(image: Image.Image, flipped: bool, resolution: int) -> NDArray[np.ui
     return np.asarray(ImageOps.mirror(resized) if flipped else resized, np.uint8).transpose(2, 0, 1)
 
 
-def content_of(config: CacheConfig, first_stage: FirstStage) -> Content:
+def content_of(config: CacheConfig) -> Content:
     """Return what a cache of this configuration holds.
 
     Raises:
-        CacheError: the autoencoder has nothing of the kind that the configuration names.
+        ModelError: the autoencoder cannot be opened.
+        CacheError: it has nothing of the kind that the configuration names.
     """
-    possible: tuple[Content, ...] = ("moments",) if first_stage.codebook is None else ("latents", "indices")
+    _, kind = first_stage_folder(config.autoencoder)
+    possible: tuple[Content, ...] = ("latents", "indices") if kind == "VQModel" else ("moments",)
     content = config.content or possible[0]
     if content not in possible:
         raise CacheError(

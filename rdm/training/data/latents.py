@@ -278,7 +278,7 @@ def open_latents(cache: str, database: str, config: RetrievalConfig, context_dim
     """
     data = LatentData.open(cache, database, config)
     first_stage = load_autoencoder(data.cache.config.autoencoder)
-    if first_stage.digest != data.cache.info["autoencoder_digest"]:
+    if first_stage.latents_digest != data.cache.info["latents_digest"]:
         raise CacheError("the latents were made by another first stage", where=cache, fix="build the cache again")
     if data.database.version.embedding_dim != context_dim:
         raise CacheError(
@@ -293,7 +293,7 @@ def provenance(data: LatentData) -> dict[str, Any]:
     """Return what a model has to be sampled with: first stage, encoder, and the database that it saw."""
     return {
         "autoencoder": data.cache.config.autoencoder,
-        "autoencoder_digest": data.cache.info["autoencoder_digest"],
+        "latents_digest": data.cache.info["latents_digest"],
         "resolution": data.cache.config.resolution,
         "encoder": data.database.encoder_name,
         "encoder_digest": data.database.encoder_digest,

@@ -24,12 +24,12 @@ from rdm.models.first_stage.block_projection import BlockProjection
 from rdm.models.first_stage.codebook import fit_codebook, perplexity, quantize, revival_loss, row_counts, used_share
 from rdm.models.first_stage.first_stage import (
     FirstStage,
-    absolute_name,
     encoder_output,
     load_autoencoder,
     to_signed,
     to_uint8,
 )
+from rdm.models.first_stage.folder import absolute_name
 from rdm.models.first_stage.linear_start import start_from_projection, start_problem
 from rdm.models.first_stage.losses import (
     adaptive_weight,

@@ -1,0 +1,145 @@
+"""A first stage's folder, without its network: where a name leads to, and what decides its latents."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdm.errors import ModelError
+from rdm.storage.files import absolute_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ASSET_PREFIX = "assets://"
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+CLASSES = ("AutoencoderKL", "VQModel")
+# What of a configuration decides a latent, with what diffusers takes where a field is absent: newer versions add some.
+_DECIDING = {
+    "act_fn": "silu",
+    "block_out_channels": [64],
+    "latent_channels": 4,
+    "layers_per_block": 1,
+    "mid_block_add_attention": True,
+    "norm_num_groups": 32,
+    "scaling_factor": 0.18215,
+    "shift_factor": None,
+}
+_ENCODING = ("encoder.", "quant_conv.", "quantize.")  # the weights that decide a latent
+
+
+def absolute_name(name_or_dir: str) -> str:
+    """Return a first stage's name as it opens from every directory: a folder's absolute path."""
+    return name_or_dir if name_or_dir.startswith(ASSET_PREFIX) else absolute_path(name_or_dir)
+
+
+def first_stage_folder(name_or_dir: str) -> tuple[Path, str]:
+    """Return the folder of a first stage and the class of its network: AutoencoderKL or VQModel.
+
+    Raises:
+        ModelError: it does not exist, is neither of the two, or has no safetensors weights.
+    """
+    embedded = name_or_dir.startswith(ASSET_PREFIX)
+    directory = _asset_directory(name_or_dir) if embedded else Path(name_or_dir).expanduser()
+    return directory, _class_in(directory)
+
+
+def latents_digest(name_or_dir: str) -> str:
+    """Return 16 hexadecimal digits of what decides a first stage's latents, from its files.
+
+    First stages of equal digests differ in their decoders alone: latents of one can be decoded by the other.
+
+    Raises:
+        ModelError: it cannot be opened.
+    """
+    from safetensors.torch import load_file
+
+    directory, _ = first_stage_folder(name_or_dir)
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        return digest_of_latents(config, load_file(directory / WEIGHTS_NAME).items())
+    except Exception as error:  # safetensors and json each raise their own on a damaged file
+        raise cannot_be_opened(directory, error) from error
+
+
+def digest_of_latents(config: Mapping[str, Any], weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Return the digest of a configuration and of the weights that encode.
+
+    Names and shapes do not count: versions of diffusers call and shape the same attention weights differently.
+    """
+    deciding = {key: config.get(key, default) for key, default in _DECIDING.items()}
+    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True, default=list).encode())
+    encoding = [tensor for name, tensor in weights if name.startswith(_ENCODING)]
+    for line in sorted(hashlib.sha256(_bytes(tensor)).hexdigest() for tensor in encoding):
+        digest.update(line.encode())
+    return digest.hexdigest()[:16]
+
+
+def digest_of_all(config: Mapping[str, Any], weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Return the digest of a configuration and of every weight: pictures of equal digests are equal too."""
+    deciding = {key: config.get(key, default) for key, default in _DECIDING.items()}
+    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True, default=list).encode())
+    for name, tensor in sorted(weights, key=lambda item: item[0]):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()[:16]
+
+
+def cannot_be_opened(directory: Path, error: Exception) -> ModelError:
+    """Return the error of a first stage whose files are damaged."""
+    return ModelError(
+        f"the autoencoder cannot be opened: {type(error).__name__}: {error}",
+        where=directory,
+        fix="restore its files, or export it again",
+    )
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().float().cpu().contiguous().numpy().tobytes()
+
+
+def _asset_directory(name: str) -> Path:
+    stem = name.removeprefix(ASSET_PREFIX)
+    root = Path(str(importlib.resources.files("rdm"))) / "assets"
+    if not re.fullmatch(r"[a-z0-9-]+", stem) or not (root / stem / "config.json").is_file():
+        known = sorted(path.parent.name for path in root.glob(f"*/{WEIGHTS_NAME}"))
+        raise ModelError(
+            f"there is no embedded first stage {name!r}",
+            fix=f"embedded first stages: {', '.join(ASSET_PREFIX + stem for stem in known)}",
+        )
+    return root / stem
+
+
+def _class_in(directory: Path) -> str:
+    """Return the class of the network in a directory that has all files."""
+    config = directory / "config.json"
+    if not config.is_file():
+        raise ModelError(
+            "there is no autoencoder here",
+            where=directory,
+            fix="name assets://autoencoder-kl-f4 or -vq-f4, or the folder of a diffusers AutoencoderKL or VQModel",
+        )
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "config.json is not a diffusers configuration",
+            where=config,
+            fix="restore it, or export the autoencoder again",
+        ) from error
+    if kind not in CLASSES:
+        raise ModelError(
+            f"this is a {kind}, not an AutoencoderKL or VQModel", where=config, fix="name an autoencoder's folder"
+        )
+    if not (directory / WEIGHTS_NAME).is_file():
+        raise ModelError(
+            f"there is no {WEIGHTS_NAME}; other weights are not read, because a pickle can run code",
+            where=directory,
+            fix="save the autoencoder again with safe_serialization=True",
+        )
+    return kind
