@@ -15,12 +15,12 @@ from flows.progress import artifact_progress
 from flows.quickstart_layout import Layout, QuickstartConfig
 from flows.train import train
 from rdm.compute import warm_clusters
+from rdm.recipes import recipe_config
 from rdm.report.assemble import ReportInputs, assemble_report
 from rdm.report.data import Command
 from rdm.report.quickstart_report import write_report
 from rdm.report.showcase import ShowcaseInputs, draw_showcase
 from rdm.training.presets import query_config
-from rdm.training.recipes import recipe_config
 
 DATABASE_HALF = "samples://openimages-birds/database"
 QUERY_HALF = "samples://openimages-birds/queries"
@@ -42,7 +42,7 @@ STAGES = (
 def showcase_task(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
     """Draw the pictures of the report."""
     objective = recipe_config("rdm-tiny").with_overrides(config.train).objective
-    assert objective.kind == "retrieval-diffusion"
+    assert objective.kind == "generative"
     inputs = ShowcaseInputs(
         layout.run / "model",
         str(layout.database),

@@ -17,13 +17,13 @@ from rdm.compute.device import DeviceName
 from rdm.compute.pool import Pool
 from rdm.database.neighbors.lookup import build_neighbors
 from rdm.errors import JobError, RdmError, StorageError
-from rdm.training.assemble import check_inputs, reads_photographs
+from rdm.recipes import recipe_config
+from rdm.training.assemble import check_inputs, is_on_pixels, needed_inputs, reads_photographs
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.data.latent_cache import CacheConfig, build_cache
 from rdm.training.job.hostfile import REMOTE_SHELL, Cluster
 from rdm.training.job.launch import run_training, settled
 from rdm.training.presets import cache_config, neighbor_config
-from rdm.training.recipes import recipe_config
 
 
 @task(name="neighbors", cache_policy=NO_CACHE)
@@ -98,7 +98,7 @@ def train(
         master_port: port of the first machine where the ranks meet; by default a free one, or 29500 for several.
         remote_shell: how a command is run on a machine.
         retries: how often a job that crashed is started again; it resumes from the last checkpoint.
-        autoencoder: first stage of the latents.
+        autoencoder: first stage of the latents; of no use to recipes on pixels.
         cache_overrides: settings of the latents as `key=value`, such as `content=indices` for RARM.
         prepare_device: what neighbors and latents are computed on; the training's own is the setting `device`.
     """
@@ -115,9 +115,10 @@ def train(
         if reads_photographs(config):
             check_inputs(config, inputs)
         else:
-            latents = cache_config(queries, autoencoder).with_overrides(cache_overrides or [])
+            name_of_first_stage = "none" if is_on_pixels(config) else autoencoder
+            latents = cache_config(queries, name_of_first_stage).with_overrides(cache_overrides or [])
             compute = ComputeConfig(dask=dask, device=prepare_device)
-            _prepare(inputs, latents, name, config.recipe, compute, log)
+            _prepare(config, inputs, latents, name, compute, log)
         close_warm_clusters()  # the job wants the memory and the cores
         with log.stage("train") as facts:
             result = train_task.with_options(retries=retries)(config, inputs, cluster)
@@ -126,12 +127,14 @@ def train(
 
 
 def _prepare(
-    inputs: TrainInputs, latents: CacheConfig, name: str, recipe: str, compute: ComputeConfig, log: StageLog
+    config: TrainConfig, inputs: TrainInputs, latents: CacheConfig, name: str, compute: ComputeConfig, log: StageLog
 ) -> None:
-    """Precompute neighbors and latents of the query set."""
-    database, cache, queries = (inputs.require(part, recipe) for part in ("database", "cache", "source"))
+    """Precompute latents of the query set, and neighbors where they condition."""
+    needed = {part: inputs.require(part, config.recipe) for part in (*needed_inputs(config), "source")}
+    cache, queries = needed["cache"], needed["source"]
     with compute_pool(compute) as pool:
-        with log.stage("neighbors") as facts:
-            facts.update(neighbors_task(database, queries, name, pool))
+        if "database" in needed:
+            with log.stage("neighbors") as facts:
+                facts.update(neighbors_task(needed["database"], queries, name, pool))
         with log.stage("cache") as facts:
             facts.update(cache_task(cache, latents, pool))

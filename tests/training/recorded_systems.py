@@ -11,16 +11,17 @@ from small_denoiser import SMALL_DENOISER
 from torch import Tensor
 
 from rdm.context import Context
+from rdm.generators.conditions import Conditions, Known, NeighborCondition, NeighborsConfig
+from rdm.generators.heads import AutoregressiveConfig, GaussianConfig
+from rdm.generators.model_folder import open_model
+from rdm.generators.provenance import Provenance
+from rdm.generators.settings import SampleSettings
+from rdm.generators.spaces import LatentSpace, TokensConfig, TokenSpace
 from rdm.models.first_stage.first_stage import load_autoencoder
-from rdm.models.token_predictor import TokenPredictorConfig, build_token_predictor
-from rdm.models.unet import build_denoiser
-from rdm.sampling import SampleSettings, open_model
-from rdm.training.data.latents import ConditioningConfig, with_mean_vector
-from rdm.training.objectives.retrieval_autoregression import (
-    RetrievalAutoregressionConfig,
-    RetrievalAutoregressionObjective,
-)
-from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig, RetrievalDiffusionObjective
+from rdm.models.networks import build_network
+from rdm.models.token_predictor import TokenPredictorConfig
+from rdm.models.unet import DenoiserConfig
+from rdm.training.objectives.generative import GenerativeConfig, GenerativeObjective
 
 PREDICTOR = TokenPredictorConfig(side=8, num_layers=2, width=32, num_heads=2, cross_attention_dim=12, dropout=0.1)
 
@@ -44,32 +45,43 @@ class System:
         return "assets://autoencoder-vq-f4" if self.kind == "rarm" else "assets://autoencoder-kl-f4"
 
     @property
-    def conditioning(self) -> ConditioningConfig:
+    def neighbors(self) -> NeighborsConfig:
         """How neighbors condition."""
-        return ConditioningConfig(
+        return NeighborsConfig(
             scale=6.0, pool=6, dropout=self.dropout, k_choices=self.k_choices, mean_vector=self.mean_vector
         )
 
-    def objective(self) -> Any:
+    @property
+    def network_config(self) -> DenoiserConfig | TokenPredictorConfig:
+        """The network's sizes."""
+        if self.kind == "rarm":
+            return PREDICTOR
+        return SMALL_DENOISER.model_copy(update={"vector_dim": 12 if self.mean_vector else None})
+
+    def objective(self) -> GenerativeObjective:
         """Return the objective, its weights drawn with seed 0."""
-        provenance = {"autoencoder": self.autoencoder, "autoencoder_digest": load_autoencoder(self.autoencoder).digest}
+        first_stage = load_autoencoder(self.autoencoder)
+        provenance = Provenance(autoencoder=self.autoencoder, latents_digest=first_stage.latents_digest)
+        conditions = Conditions(neighbors=self.neighbors)
         torch.manual_seed(0)
         if self.kind == "rarm":
-            config = RetrievalAutoregressionConfig(predictor=PREDICTOR, conditioning=self.conditioning)
-            return RetrievalAutoregressionObjective(config, provenance)
-        denoiser = SMALL_DENOISER.model_copy(update={"vector_dim": 12 if self.mean_vector else None})
-        config = RetrievalDiffusionConfig(denoiser=denoiser, prediction_type="v", conditioning=self.conditioning)
-        return RetrievalDiffusionObjective(config, provenance, (self.shift, self.scale))
+            config = GenerativeConfig(
+                network=PREDICTOR, space=TokensConfig(), conditions=conditions, head=AutoregressiveConfig()
+            )
+            space = TokenSpace(first_stage, 8)
+        else:
+            head = GaussianConfig(prediction_type="v")
+            config = GenerativeConfig(network=self.network_config, conditions=conditions, head=head)
+            space = LatentSpace(first_stage, self.shift, self.scale)
+        return GenerativeObjective(config, provenance, space, [NeighborCondition(self.neighbors, 12)])
 
     def network(self) -> Any:
         """Return a network of the objective's sizes."""
-        if self.kind == "rarm":
-            return build_token_predictor(PREDICTOR)
-        return build_denoiser(SMALL_DENOISER.model_copy(update={"vector_dim": 12 if self.mean_vector else None}))
+        return build_network(self.network_config)
 
-    def network_of(self, objective: Any) -> Any:
+    def network_of(self, objective: GenerativeObjective) -> Any:
         """Return the objective's network."""
-        return objective.predictor if self.kind == "rarm" else objective.denoiser
+        return objective.generator.network
 
 
 SYSTEMS = (
@@ -96,7 +108,9 @@ def open_exported(system: System, directory: Path, vectors: Tensor, *, guidance_
         guidance_scale: of the drawing.
     """
     model = open_model(directory)
-    settings = model.effective(SampleSettings(k=vectors.shape[1], num_steps=5, guidance_scale=guidance_scale))
-    context = with_mean_vector(Context(tokens=vectors.float() * 6.0), system.conditioning)
-    with torch.no_grad():
-        return model.draw(context, [1, 2, 3], settings), model.first_stage
+    settings = SampleSettings(k=vectors.shape[1], num_steps=5, guidance_scale=guidance_scale)
+    known = [Known(neighbors=row.float()) for row in vectors]
+    if system.dropout == 1:
+        known = [Known()] * len(vectors)
+    context: Context = model.generator.context(known)
+    return model.draw(context, [1, 2, 3], settings), model.first_stage
