@@ -70,6 +70,8 @@ def micro_batches(config: TrainConfig, engine: Engine, step: int) -> list[MicroB
     """Return random latents and neighbors in place of a cache's."""
     assert config.objective.kind == "generative"
     network, conditioning = config.objective.network, config.objective.conditions.neighbors
+    assert network.kind == "unet"
+    assert conditioning is not None
     size = config.batch_size // engine.world_size // engine.accumulation
     draw = torch.Generator().manual_seed(step)
 

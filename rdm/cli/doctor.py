@@ -51,6 +51,7 @@ def doctor(*, json: JsonFlag = False) -> int:
         "encoder": _encoder,
         "first stage": _first_stage,
         "FID network": _inception,
+        "judge": _judge,
         "accelerator": _accelerator,
         **_ADDED,
     }
@@ -151,6 +152,13 @@ def _inception() -> Finding:
 
     InceptionFeatures()
     return True, FEATURE_NETWORK, ""
+
+
+def _judge() -> Finding:
+    from rdm.evaluation.judges import LITE2, Lite2
+
+    Lite2()
+    return True, LITE2, ""
 
 
 def _accelerator() -> Finding:

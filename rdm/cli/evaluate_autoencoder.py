@@ -30,7 +30,9 @@ def evaluate_autoencoder(
     num_images: Annotated[
         int, Parameter(help="pictures measured at most; rFID falls with more", validator=in_range(1))
     ] = 2000,
-    fid: Annotated[bool, Parameter(help="rFID: Frechet distance of photographs and reconstructions")] = True,
+    fid: Annotated[
+        bool, Parameter(help="rFID: Frechet distance of photographs and reconstructions; KID and excess FID of halves")
+    ] = True,
     perceptual: Annotated[
         str, Parameter(help="`embedded` (EfficientNet-Lite0, not LPIPS), or a file of VGG-16's weights for LPIPS")
     ] = "embedded",
@@ -38,7 +40,7 @@ def evaluate_autoencoder(
     device: DeviceOption = "auto",
     json: JsonFlag = False,
 ) -> None:
-    """Measure a first stage on held-out photographs: PSNR, perceptual distance, rFID, latents, codebook usage.
+    """Measure a first stage on held-out photographs: PSNR, perceptual distance, KID, FID, latents, codebook usage.
 
     Example: rdm evaluate-autoencoder --autoencoder assets://autoencoder-kl-f4 --source samples://openimages-birds
     --held-out-fraction 0.2

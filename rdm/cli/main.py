@@ -27,6 +27,8 @@ _COMMANDS = (
     "inspect",
     "evaluate",
     "evaluate_autoencoder",
+    "export_model",
+    "evaluate_recognition",
     "import_checkpoint",
     "recipes",
     "doctor",

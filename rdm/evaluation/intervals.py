@@ -1,4 +1,4 @@
-"""Means with confidence intervals, also for paired designs."""
+"""Means and shares with confidence intervals, also for paired designs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit  # scipy.stats takes two seconds to load
+
+from rdm.config import Config
+
+_Z = 1.959963984540054  # of the normal distribution, two-sided 95%
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,29 @@ def mean_interval(values: NDArray[np.floating]) -> Interval:
         raise ValueError(f"an interval needs two values or more, not {len(values)}")
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Interval(float(np.mean(values)), float(stdtrit(len(values) - 1, 0.975)) * error)
+
+
+class Share(Config):
+    """A share of trials that succeeded, with the ends of its 95% interval (Wilson 1927)."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson_interval(successes: int, trials: int) -> Share:
+    """Return the share of successes with Wilson's score interval at 95%; its ends lie in [0, 1].
+
+    Raises:
+        ValueError: there is no trial, or more successes than trials.
+    """
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"{successes} successes of {trials} trials have no share")
+    share, z2 = successes / trials, _Z**2
+    center = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    spread = _Z * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    low = 0.0 if successes == 0 else center - spread
+    return Share(value=share, low=low, high=1.0 if successes == trials else center + spread)
 
 
 def within_subject_intervals(values: NDArray[np.floating]) -> list[Interval]:

@@ -25,8 +25,9 @@ from rdm.generators.generator import Generator, GeneratorConfig
 from rdm.generators.provenance import Provenance
 from rdm.generators.settings import OnDrawStep, SampleSettings, Setting
 from rdm.generators.spaces import AnySpaceConfig, LatentSpace, PixelSpace, Space, TokenSpace
+from rdm.models.assets import is_asset, named_folder
 from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
-from rdm.models.first_stage.folder import ASSET_PREFIX, WEIGHTS_NAME
+from rdm.models.first_stage.folder import WEIGHTS_NAME
 from rdm.models.networks import Network, load_network, save_network
 from rdm.storage import sha256_file
 from rdm.storage.files import storage_errors
@@ -69,7 +70,7 @@ def write_info(directory: Path, info: ModelInfo) -> None:
         ModelError: the first stage's folder is gone.
     """
     changes: dict[str, object] = {}
-    if info.autoencoder is not None and not info.autoencoder.startswith(ASSET_PREFIX):
+    if info.autoencoder is not None and not is_asset(info.autoencoder):
         _copy_first_stage(Path(info.autoencoder), directory / FIRST_STAGE)
         changes["autoencoder"] = FIRST_STAGE
     if info.encoder is not None:
@@ -209,12 +210,13 @@ class Model:
             )
 
 
-def open_model(directory: Path, device: torch.device | str = "cpu") -> Model:
-    """Open a model's folder.
+def open_model(name_or_dir: str | Path, device: torch.device | str = "cpu") -> Model:
+    """Open a model: `assets://NAME`, or a folder.
 
     Raises:
-        ModelError: it holds no model, it is damaged, or its first stage is no longer the same.
+        ModelError: no such model ships, the folder holds none, it is damaged, or its first stage is no longer the same.
     """
+    directory = named_folder(str(name_or_dir), INFO, "model")
     info = read_info(directory)
     config = info.generator
     first_stage = None if config.space.kind == "pixels" else open_first_stage(directory, info).to(device)
@@ -231,7 +233,7 @@ def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
         ModelError: it is not there, cannot be opened, or is not the one that the model was trained with.
     """
     name = info.autoencoder or FIRST_STAGE
-    if not name.startswith(ASSET_PREFIX):
+    if not is_asset(name):
         place = directory / FIRST_STAGE
         if not place.is_dir():
             raise ModelError(

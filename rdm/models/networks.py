@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -76,7 +77,11 @@ def load_network(
 
     try:
         unet: Any = UNet2DModel.from_pretrained(
-            str(directory), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+            str(directory),
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=torch.float32,  # those that ship hold 16 bits
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(

@@ -174,7 +174,9 @@ def load_token_predictor(directory: Path, config: TokenPredictorConfig) -> Token
     from transformers import GPT2LMHeadModel
 
     try:
-        transformer = GPT2LMHeadModel.from_pretrained(str(directory), use_safetensors=True, local_files_only=True)
+        transformer = GPT2LMHeadModel.from_pretrained(
+            str(directory), use_safetensors=True, local_files_only=True, dtype=torch.float32
+        )
         predictor = TokenPredictor(config, transformer)
         predictor.context_projection.load_state_dict(load_file(directory / CONTEXT_FILE))
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:

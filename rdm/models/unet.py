@@ -174,7 +174,11 @@ def load_denoiser(directory: Path) -> Denoiser:
         )
     try:
         unet = UNet2DConditionModel.from_pretrained(
-            str(directory), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+            str(directory),
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=torch.float32,  # those that ship hold 16 bits
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(

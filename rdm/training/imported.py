@@ -13,9 +13,9 @@ from rdm.generators.generator import GeneratorConfig
 from rdm.generators.heads import GaussianConfig
 from rdm.generators.model_folder import NETWORK, ModelInfo, model_info, write_info
 from rdm.generators.provenance import Provenance, SeenDatabase
+from rdm.models.assets import absolute_name
 from rdm.models.compvis.import_checkpoint import Imported
 from rdm.models.first_stage.first_stage import load_autoencoder
-from rdm.models.first_stage.folder import absolute_name
 from rdm.models.unconditional import UnconditionalConfig
 from rdm.models.unet import DenoiserConfig
 from rdm.storage.files import storage_errors

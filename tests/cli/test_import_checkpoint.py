@@ -67,12 +67,14 @@ def test_the_model_for_768_pixels_has_a_schedule_and_a_conditioning_of_its_own(
     version = SimpleNamespace(embedding_dim=context, number=1, source="folder:///photos")
     database = SimpleNamespace(version=version, encoder_name="an encoder", encoder_digest="")
     monkeypatch.setattr(RetrievalDatabase, "open", lambda _: database)
-    channels = SimpleNamespace(latent_channels=network.model.config.out_channels, digest="", factor=4)
+    channels = SimpleNamespace(latent_channels=network.model.config.out_channels, latents_digest="", factor=4)
     monkeypatch.setattr(imported, "load_autoencoder", lambda _: channels)
     info = imported.describe_imported_model(network, "vq", "db", kind="rdm-unet")
     assert info is not None
-    assert info["objective"]["conditioning"]["embedding"] == embedding
-    assert info["objective"]["schedule"]["beta_end"] == beta_end
+    assert info.generator.conditions.neighbors is not None
+    assert info.generator.conditions.neighbors.embedding == embedding
+    assert info.generator.head.kind == "gaussian"
+    assert info.generator.head.schedule.beta_end == beta_end
 
 
 def test_an_unconditional_u_net_is_saved_as_diffusers_own_and_is_no_rdm(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rdm.evaluation.autoencoder import Judges, evaluate_autoencoder, evaluate_on_source, psnr, to_8_bit
 from rdm.evaluation.fid import InceptionFeatures, frechet_distance
+from rdm.evaluation.fidelity import halves_fidelity
 from rdm.models.first_stage.autoencoder import AutoencoderConfig, build_autoencoder
 from rdm.models.first_stage.block_projection import BlockProjection
 from rdm.models.first_stage.first_stage import FirstStage, to_signed
@@ -108,3 +109,5 @@ def test_rfid_is_the_frechet_distance_of_reconstructions_and_pictures() -> None:
     features = [inception(part.permute(0, 2, 3, 1).contiguous().numpy()) for part in (decoded, images)]
     assert result["rfid"] == pytest.approx(frechet_distance(*features), rel=1e-6)
     assert "299 px" in result["rfid_resize"]
+    assert result["fidelity"] == halves_fidelity(features[1], features[0]).model_dump()
+    assert result["fidelity"]["num_pictures"] == 3

@@ -19,13 +19,21 @@ ASSET = "assets://autoencoder-kl-f4"
 
 def write_random_model(directory: Path, database: RetrievalDatabase, autoencoder: str = ASSET) -> Path:
     """Write an RDM of 32 px pictures for a database, and return its folder."""
-    sizes = SMALL_DENOISER.model_copy(update={"cross_attention_dim": database.version.embedding_dim})
+    encoder = (database.encoder_name, database.encoder_digest)
+    return write_model_of_random_weights(directory, database.version.embedding_dim, encoder, autoencoder)
+
+
+def write_model_of_random_weights(
+    directory: Path, embedding_dim: int, encoder: tuple[str, str], autoencoder: str = ASSET
+) -> Path:
+    """Write an RDM of 32 px pictures for an encoder, given by name and digest, and return its folder."""
+    sizes = SMALL_DENOISER.model_copy(update={"cross_attention_dim": embedding_dim})
     provenance = Provenance(
         autoencoder=autoencoder,
         latents_digest=load_autoencoder(autoencoder).latents_digest,
         resolution=32,
-        encoder=database.encoder_name,
-        encoder_digest=database.encoder_digest,
+        encoder=encoder[0],
+        encoder_digest=encoder[1],
     )
     torch.manual_seed(0)
     directory.mkdir(parents=True, exist_ok=True)

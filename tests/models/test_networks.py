@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
-from diffusers import DDPMPipeline
 from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from pydantic import TypeAdapter
 from small_denoiser import SMALL_DENOISER
 
 from rdm.context import Context
 from rdm.diffusion.heads import GaussianHead
-from rdm.diffusion.samplers import seeded_noise
+from rdm.diffusion.samplers import AncestralVariance, seeded_noise
 from rdm.diffusion.schedules import ScheduleConfig
 from rdm.errors import ModelError
 from rdm.models.networks import NetworkConfig, build_network, load_network, network_with, save_network
@@ -85,7 +86,7 @@ def test_ddpm_cifar_has_the_official_number_of_parameters() -> None:
 
 @pytest.mark.parametrize(("variance", "name"), [("posterior", "fixed_small"), ("beta", "fixed_large")])
 def test_the_folder_opens_in_diffusers_pipeline_and_draws_what_we_draw(
-    variance: str, name: str, tmp_path: Path
+    variance: AncestralVariance, name: Literal["fixed_small", "fixed_large"], tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     network = build_network(SMALL_PIXELS).eval()
@@ -95,14 +96,14 @@ def test_the_folder_opens_in_diffusers_pipeline_and_draws_what_we_draw(
     pipeline = DDPMPipeline(UNet2DModel.from_pretrained(str(tmp_path)), scheduler)
 
     head = GaussianHead(schedule.build())
-    ours = head.sample_ancestral(network, Context(), shape=(3, 8, 8), seeds=[1, 2], variance=variance)  # type: ignore[arg-type]
+    ours = head.sample_ancestral(network, Context(), shape=(3, 8, 8), seeds=[1, 2], variance=variance)
 
     x = seeded_noise([1, 2], (3, 8, 8))
     for step, t in enumerate(range(9, -1, -1), start=1):
         with torch.no_grad():
             eps = pipeline.unet(x, t).sample
-        mean, before = scheduler.step(eps, t, x, generator=torch.Generator().manual_seed(0)).prev_sample, x
-        noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
+        moved: Any = scheduler.step(eps, t, x, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
         deviation = scheduler._get_variance(t) ** 0.5 if t else 0.0  # their noise is of a generator: ours instead
-        x = mean - deviation * noise + (deviation * seeded_noise([1, 2], (3, 8, 8), step) if t else 0.0)
+        x = moved.prev_sample - deviation * noise + (deviation * seeded_noise([1, 2], (3, 8, 8), step) if t else 0.0)
     assert torch.allclose(ours, x, atol=1e-5)

@@ -18,13 +18,19 @@ def root(prepared, tmp_path):
     return str(tmp_path / "db")
 
 
+def database_of(rows: TrainingRows) -> RetrievalDatabase:
+    """Return the database of rows' neighbors."""
+    assert rows.neighbors is not None
+    return rows.neighbors.database
+
+
 def neighbors_of(data: TrainingRows) -> np.ndarray:
     return np.concatenate([data.neighbor_ids(stem).ravel() for stem in data.cache.stems])
 
 
 def remove_a_neighbor(root: str, data: TrainingRows) -> np.ndarray:
     """Remove the photograph of the first neighbor; return the ids of its patches."""
-    (record,) = data.neighbors.database.records(neighbors_of(data)[:1])
+    (record,) = database_of(data).records(neighbors_of(data)[:1])
     removal = Removal(frozenset([record.image_id]))
     run_build(update_builder(root, removal, only_delete=True), ComputeConfig(dask="inline"))
     return RetrievalDatabase.open(root).tombstones
@@ -37,9 +43,9 @@ def test_training_that_starts_after_a_removal_is_conditioned_on_no_removed_patch
     before = TrainingRows.open(prepared.cache, root, tiny_recipe.objective)
     gone = remove_a_neighbor(root, before)
     after = TrainingRows.open(prepared.cache, root, tiny_recipe.objective, held_out=held_out)
-    assert after.neighbors.database.version.number == before.neighbors.database.version.number + 1
+    assert database_of(after).version.number == database_of(before).version.number + 1
     assert not np.isin(neighbors_of(after), gone).any()
-    removed = {vector.tobytes() for vector in before.neighbors.database.embeddings(gone)}
+    removed = {vector.tobytes() for vector in database_of(before).embeddings(gone)}
     loaded = after.load_shard(0)["neighbors"]
     assert removed.isdisjoint(vector.tobytes() for vector in loaded.reshape(-1, loaded.shape[-1]))
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdm.errors import ModelError
-from rdm.storage.files import absolute_path
+from rdm.models.assets import named_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ASSET_PREFIX = "assets://"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 CLASSES = ("AutoencoderKL", "VQModel")
 # What of a configuration decides a latent, with what diffusers takes where a field is absent: newer versions add some.
@@ -33,19 +30,13 @@ _DECIDING = {
 _ENCODING = ("encoder.", "quant_conv.", "quantize.")  # the weights that decide a latent
 
 
-def absolute_name(name_or_dir: str) -> str:
-    """Return a first stage's name as it opens from every directory: a folder's absolute path."""
-    return name_or_dir if name_or_dir.startswith(ASSET_PREFIX) else absolute_path(name_or_dir)
-
-
 def first_stage_folder(name_or_dir: str) -> tuple[Path, str]:
     """Return the folder of a first stage and the class of its network: AutoencoderKL or VQModel.
 
     Raises:
         ModelError: it does not exist, is neither of the two, or has no safetensors weights.
     """
-    embedded = name_or_dir.startswith(ASSET_PREFIX)
-    directory = _asset_directory(name_or_dir) if embedded else Path(name_or_dir).expanduser()
+    directory = named_folder(name_or_dir, WEIGHTS_NAME, "first stage")
     return directory, _class_in(directory)
 
 
@@ -101,18 +92,6 @@ def cannot_be_opened(directory: Path, error: Exception) -> ModelError:
 
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().float().cpu().contiguous().numpy().tobytes()
-
-
-def _asset_directory(name: str) -> Path:
-    stem = name.removeprefix(ASSET_PREFIX)
-    root = Path(str(importlib.resources.files("rdm"))) / "assets"
-    if not re.fullmatch(r"[a-z0-9-]+", stem) or not (root / stem / "config.json").is_file():
-        known = sorted(path.parent.name for path in root.glob(f"*/{WEIGHTS_NAME}"))
-        raise ModelError(
-            f"there is no embedded first stage {name!r}",
-            fix=f"embedded first stages: {', '.join(ASSET_PREFIX + stem for stem in known)}",
-        )
-    return root / stem
 
 
 def _class_in(directory: Path) -> str:

@@ -22,6 +22,7 @@ from rdm.sources.tar_members import open_tar, read_sparse, visible_files
 
 logger = logging.getLogger(__name__)
 LINK_TO_NOTHING = "link to nothing: its target is not in the tar"  # cause and detail
+_MOST_DIGITS = 12  # of a label, white space included
 _COMPRESSED = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 
 
@@ -110,6 +111,18 @@ class WebDatasetSource(LocalSource):
                     rows[key] = {"image_id": key, **row}
         return make_listing([*rows.values(), *repeats])
 
+    def labels(self) -> dict[str, int]:
+        """Return the class of each picture that has one, by location: the number in `KEY.cls` beside `KEY.jpg`.
+
+        Raises:
+            SourceError: a tar is damaged, or such a file holds something else.
+        """
+        return {
+            f"{self._name(path)}:{picture.place}": label
+            for path in self.tars
+            for picture, label in _labelled_pictures(path)
+        }
+
     def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
         place = re.fullmatch(r"(.*):(\d+):(\d+)(:sparse)?", location, re.DOTALL)
@@ -155,6 +168,31 @@ def _pictures(path: Path) -> Iterator[_Picture]:
             place = f"{member.offset if sparse else member.offset_data}:{member.size}{':sparse' if sparse else ''}"
             yield _Picture(name, place, f"{member.size}-{member.mtime}{tar}")
     yield from (_Picture(name, name, LINK_TO_NOTHING) for name in files.lost if _names_picture(name))
+
+
+def _labelled_pictures(path: Path) -> Iterator[tuple[_Picture, int]]:
+    files = visible_files(_members(path)).members
+    labels = {str(PurePosixPath(name).with_suffix("")): member for name, member in files.items() if _is_label(name)}
+    for picture in _pictures(path):
+        member = labels.get(str(PurePosixPath(picture.name).with_suffix("")))
+        if member is not None:
+            yield picture, _label(path, member)
+
+
+def _is_label(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() == ".cls"
+
+
+def _label(path: Path, member: tarfile.TarInfo) -> int:
+    size = min(member.size, _MOST_DIGITS + 1)
+    data = read_file(path, start=member.offset_data, size=size)
+    if size > _MOST_DIGITS or re.fullmatch(rb"\s*[0-9]+\s*", data) is None:
+        raise SourceError(
+            f"a label is no number of a class: {data!r}",
+            where=f"{path}: {text_of_name(os.fsencode(member.name))}",
+            fix="write the number, from 0 on, into KEY.cls, or remove the file",
+        )
+    return int(data)
 
 
 def _names_picture(name: str) -> bool:

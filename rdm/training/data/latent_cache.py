@@ -24,8 +24,9 @@ from rdm.compute.device import DeviceName, worker_device
 from rdm.compute.pool import Pool
 from rdm.config import Config, digest_json
 from rdm.errors import CacheError, StorageError
+from rdm.models.assets import absolute_name
 from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
-from rdm.models.first_stage.folder import absolute_name, first_stage_folder, latents_digest
+from rdm.models.first_stage.folder import first_stage_folder, latents_digest
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.sources.causes import is_passing
 from rdm.sources.workers import require_visible

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rdm.config import Config
 from rdm.errors import TrainingError
 from rdm.generators.provenance import Provenance
+from rdm.models.assets import absolute_name
 from rdm.models.first_stage.autoencoder import AutoencoderConfig, autoencoder_kl_f4_lite, build_autoencoder
 from rdm.models.first_stage.block_projection import BlockProjection
 from rdm.models.first_stage.codebook import fit_codebook, perplexity, quantize, revival_loss, row_counts, used_share
@@ -30,7 +31,6 @@ from rdm.models.first_stage.first_stage import (
     to_signed,
     to_uint8,
 )
-from rdm.models.first_stage.folder import absolute_name
 from rdm.models.first_stage.linear_start import start_from_projection, start_problem
 from rdm.models.first_stage.losses import (
     adaptive_weight,

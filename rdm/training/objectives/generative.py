@@ -15,13 +15,13 @@ from torch import Tensor
 from rdm.errors import CacheError, ModelError
 from rdm.generators.conditions import Condition
 from rdm.generators.generator import Generator, GeneratorConfig
-from rdm.generators.model_folder import NETWORK, model_info, open_conditions, open_space, write_model
+from rdm.generators.model_folder import INFO, NETWORK, model_info, open_conditions, open_space, write_model
 from rdm.generators.provenance import Provenance
 from rdm.generators.settings import SampleSettings
 from rdm.generators.spaces import Space
+from rdm.models.assets import absolute_name, named_folder
 from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
 from rdm.models.networks import load_network, network_with
-from rdm.storage.files import absolute_path
 from rdm.training.data.rows import TrainingRows
 from rdm.training.objectives.objective import Objective
 
@@ -35,8 +35,9 @@ class GenerativeConfig(GeneratorConfig):
     held_out_fraction: float = Field(
         default=0.12, ge=0, lt=1, description="share of the query photographs kept for measuring"
     )
-    start: Annotated[str, AfterValidator(absolute_path)] | None = Field(
-        default=None, description="a model folder whose network training goes on from; None: random weights"
+    start: Annotated[str, AfterValidator(absolute_name)] | None = Field(
+        default=None,
+        description="a model, assets:// or a folder, whose network training goes on from; None: random weights",
     )
 
 
@@ -77,13 +78,13 @@ class GenerativeObjective(Objective):
         return SampleSettings(num_steps=min(_PREVIEW_STEPS, most), guidance_scale=1.0)
 
     def start_from_model(self, directory: str) -> None:
-        """Take the weights of a model folder's network.
+        """Take the weights of a model's network: `assets://NAME` or a model folder.
 
         Raises:
             ModelError: it holds none, or one of other sizes.
         """
         network = self.generator.network
-        weights = load_network(Path(directory) / NETWORK, self.config.network).state_dict()
+        weights = load_network(named_folder(directory, INFO, "model") / NETWORK, self.config.network).state_dict()
         shapes = {name: value.shape for name, value in network.state_dict().items()}
         if {name: value.shape for name, value in weights.items()} != shapes:
             raise ModelError(

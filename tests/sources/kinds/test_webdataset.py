@@ -20,6 +20,7 @@ from PIL import Image
 from rdm.errors import SourceError
 from rdm.sources import FetchConfig, decode_image, open_source
 from rdm.sources.kinds.folder import FolderSource
+from rdm.sources.kinds.webdataset import WebDatasetSource
 
 
 def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
@@ -466,3 +467,27 @@ def test_tars_hold_what_tar_extracts(tmp_path: Path, encoded: Callable[..., byte
         shutil.rmtree(folder)
         path.unlink()
     assert seed > 100
+
+
+def test_labels_are_the_numbers_beside_pictures_by_location(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+    (tmp_path / "tars" / "more").mkdir(parents=True)
+    one = {"a.jpg": encoded(1), "a.cls": b"3", "b.x.png": encoded(2, "PNG"), "b.x.cls": b" 0\n", "c.jpg": encoded(3)}
+    write_tar(tmp_path / "tars" / "0.tar", {**one, "only.cls": b"9"})
+    write_tar(tmp_path / "tars" / "more" / "1.tar", {"sub/a.jpg": encoded(4), "sub/a.cls": b"7"})
+    write_tar(tmp_path / "tars" / "more" / "2.tar", {"a.jpg": encoded(5), "a.cls": b"5"})  # the key of another
+    source = WebDatasetSource(f"{tmp_path}/tars")
+    labels = source.labels()
+    rows = source.listing().to_pylist()
+    found = {row["image_id"]: labels.get(row["location"]) for row in rows}
+    assert found == {"a": 3, "b.x": 0, "c": None, "sub/a": 7, "more/2.tar/a.jpg": 5}
+    assert len(labels) == 4
+
+
+@pytest.mark.parametrize("label", [b"", b"one", b"-1", b"1.5", b"1 2", b"0" * 13, b"\xff"])
+def test_label_that_is_no_number_is_an_error_that_names_it(
+    tmp_path: Path, encoded: Callable[..., bytes], label: bytes
+) -> None:
+    write_tar(tmp_path / "a.tar", {"a.jpg": encoded(1), "a.cls": label})
+    with pytest.raises(SourceError, match="no number of a class") as error:
+        WebDatasetSource(f"{tmp_path}/a.tar").labels()
+    assert error.value.where.endswith("a.tar: a.cls")

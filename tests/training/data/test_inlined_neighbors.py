@@ -17,6 +17,7 @@ from rdm.storage import Folder
 from rdm.training.config import TrainInputs
 from rdm.training.data.inlined_neighbors import InlinedInfo, inline_neighbors
 from rdm.training.data.latent_cache import LatentCache, build_cache
+from rdm.training.data.neighbor_column import NeighborColumn
 from rdm.training.data.rows import TrainingRows
 from rdm.training.job.launch import run_training
 
@@ -30,6 +31,12 @@ def inline(cache, database):
 
 def delete(database, patch_ids):
     run_build(update_builder(str(database), Removal(patch_ids=frozenset(patch_ids))), INLINE)
+
+
+def column_of(data: TrainingRows) -> NeighborColumn:
+    """Return the neighbors of rows."""
+    assert data.neighbors is not None
+    return data.neighbors
 
 
 @pytest.fixture
@@ -63,8 +70,8 @@ def test_inlined_neighbors_are_those_of_the_database_bit_for_bit(
     mapped = TrainingRows.open(str(own_cache), prepared.database, config, held_out=held_out)
     inline(own_cache, prepared.database)
     inlined = TrainingRows.open(str(own_cache), prepared.database, config, held_out=held_out)
-    assert mapped.neighbors.inlined is None
-    assert inlined.neighbors.inlined is not None
+    assert column_of(mapped).inlined is None
+    assert column_of(inlined).inlined is not None
     for index in range(len(mapped.shards)):
         one, other = mapped.load_shard(index), inlined.load_shard(index)
         assert one["neighbors"].dtype == other["neighbors"].dtype
@@ -74,8 +81,9 @@ def test_inlined_neighbors_are_those_of_the_database_bit_for_bit(
 
 def test_a_mirror_image_shares_the_neighbors_of_its_crop(inlined, own_database, tiny_recipe):
     data = TrainingRows.open(str(inlined), str(own_database), tiny_recipe.objective)
-    assert data.neighbors.inlined is not None
-    assert len(data.neighbors.inlined.shard("00000", 16)) == 16  # of 8 photographs; 32 latents with mirror images
+    column = column_of(data)
+    assert column.inlined is not None
+    assert len(column.inlined.shard("00000", 16)) == 16  # of 8 photographs; 32 latents with mirror images
     assert data.cache.counts["00000"] == 32
 
 
@@ -94,8 +102,9 @@ def test_a_deleted_neighbor_makes_what_is_inlined_stale(inlined, own_database, t
     assert "--inline-neighbors" in caught.value.fix
     inline(inlined, own_database)
     data = TrainingRows.open(str(inlined), str(own_database), tiny_recipe.objective)
-    assert data.neighbors.inlined is not None
-    shards = [data.neighbors.inlined.shard(stem, size) for stem, size in (("00000", 16), ("00001", 8))]
+    column = column_of(data)
+    assert column.inlined is not None
+    shards = [column.inlined.shard(stem, size) for stem, size in (("00000", 16), ("00001", 8))]
     assert all(gone not in shard["patch_ids"] for shard in shards)
 
 
@@ -118,8 +127,9 @@ def test_an_update_that_changes_no_neighbor_leaves_what_is_inlined_valid(own_cac
         ["objective.conditions.neighbors.k_train=1", "objective.conditions.neighbors.pool=null"]
     ).objective
     data = TrainingRows.open(str(own_cache), str(own_database), config)
-    assert data.neighbors.inlined is not None
-    assert data.neighbors.database.version.number == data.neighbors.inlined.info.database_version + 1
+    column = column_of(data)
+    assert column.inlined is not None
+    assert column.database.version.number == column.inlined.info.database_version + 1
     assert data.load_shard(0)["neighbors"].shape[1] == 1
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
+from rdm.database import RetrievalDatabase
 from rdm.errors import CacheError
 from rdm.sources import CropConfig, QuerySetConfig
 from rdm.sources.kinds.folder import FolderSource
@@ -21,6 +22,12 @@ from rdm.training.objectives.generative import open_training
 def build(out, config):
     with compute_pool(ComputeConfig(dask="inline")) as pool:
         return build_cache(str(out), config, pool)
+
+
+def database_of(rows: TrainingRows) -> RetrievalDatabase:
+    """Return the database of rows' neighbors."""
+    assert rows.neighbors is not None
+    return rows.neighbors.database
 
 
 def written(cache):
@@ -182,7 +189,7 @@ def test_training_loads_the_pool_and_measuring_the_nearest(prepared, tiny_recipe
     data = TrainingRows.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
     shard = data.load_shard(0)
     assert shard["neighbors"].shape == (data.shards[0].num_samples, k, 16)
-    assert np.array_equal(shard["neighbors"], data.neighbors.database.embeddings(data.neighbor_ids("00000")))
+    assert np.array_equal(shard["neighbors"], database_of(data).embeddings(data.neighbor_ids("00000")))
 
 
 def test_latents_of_another_query_set_do_not_match_the_neighbors(prepared, tiny_recipe, tmp_path):

@@ -1,0 +1,46 @@
+"""Trained networks that ship with the package, by name: `assets://NAME` is the folder `rdm/assets/NAME`."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from pathlib import Path
+
+from rdm.errors import ModelError
+from rdm.storage.files import absolute_path
+
+ASSET_PREFIX = "assets://"
+
+
+def is_asset(name: str) -> bool:
+    """Whether a name is of something that ships."""
+    return name.startswith(ASSET_PREFIX)
+
+
+def named_folder(name_or_dir: str, marker: str, what: str) -> Path:
+    """Return the folder that a name leads to.
+
+    Args:
+        name_or_dir: `assets://NAME`, or a folder; `~` is the home folder.
+        marker: a file that every asset of the kind holds.
+        what: the kind, for the error.
+
+    Raises:
+        ModelError: no asset of the kind has this name. A folder is not looked at.
+    """
+    if not is_asset(name_or_dir):
+        return Path(name_or_dir).expanduser()
+    stem = name_or_dir.removeprefix(ASSET_PREFIX)
+    root = Path(str(importlib.resources.files("rdm"))) / "assets"
+    if not re.fullmatch(r"[a-z0-9-]+", stem) or not (root / stem / marker).is_file():
+        known = sorted(path.parent.name for path in root.glob(f"*/{marker}"))
+        raise ModelError(
+            f"there is no embedded {what} {stem!r}",
+            fix=f"embedded here: {', '.join(ASSET_PREFIX + name for name in known) or 'none'}",
+        )
+    return root / stem
+
+
+def absolute_name(name_or_dir: str) -> str:
+    """Return a name as it opens from every directory: a folder's absolute path."""
+    return name_or_dir if is_asset(name_or_dir) else absolute_path(name_or_dir)
