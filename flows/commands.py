@@ -47,8 +47,8 @@ def quickstart(
     """
     from flows.quickstart_layout import Layout, QuickstartConfig
     from rdm.config import digest_json
+    from rdm.recipes import recipe_config
     from rdm.storage import Folder
-    from rdm.training.recipes import recipe_config
 
     config = QuickstartConfig(train=tuple(set_ or []))
     recipe = recipe_config("rdm-tiny").with_overrides(config.train)

@@ -18,6 +18,7 @@ from flows.train import TrainRequest, run_train
 from rdm.compute import Clusters, ComputeConfig
 from rdm.database.building.builder import DatabaseBuilder
 from rdm.database.building.jobs import build_config
+from rdm.recipes import recipe_config
 from rdm.report.assemble import ReportInputs, assemble_report
 from rdm.report.data import Command
 from rdm.report.quickstart_report import write_report
@@ -25,7 +26,6 @@ from rdm.report.showcase import ShowcaseInputs, draw_showcase
 from rdm.training.config import TrainInputs
 from rdm.training.job.hostfile import Cluster
 from rdm.training.presets import cache_config, query_config
-from rdm.training.recipes import recipe_config
 
 DATABASE_HALF = "samples://openimages-birds/database"
 QUERY_HALF = "samples://openimages-birds/queries"
@@ -47,7 +47,7 @@ STAGES = (
 def showcase_task(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
     """Draw the pictures of the report."""
     objective = recipe_config("rdm-tiny").with_overrides(config.train).objective
-    assert objective.kind == "retrieval-diffusion"
+    assert objective.kind == "generative"
     inputs = ShowcaseInputs(
         layout.run / "model",
         str(layout.database),

@@ -18,13 +18,13 @@ from rdm.compute.device import DeviceName
 from rdm.compute.pool import Pool
 from rdm.database.neighbors.lookup import build_neighbors
 from rdm.errors import JobError, RdmError, StorageError
-from rdm.training.assemble import check_inputs, reads_photographs
+from rdm.recipes import recipe_config
+from rdm.training.assemble import check_inputs, is_on_pixels, needed_inputs, reads_photographs
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.data.latent_cache import CacheConfig, build_cache
 from rdm.training.job.hostfile import REMOTE_SHELL, Cluster
 from rdm.training.job.launch import run_training, settled
 from rdm.training.presets import cache_config, neighbor_config
-from rdm.training.recipes import recipe_config
 
 
 @task(name="neighbors", cache_policy=NO_CACHE)
@@ -99,7 +99,7 @@ def train(
         master_port: port of the first machine where the ranks meet; by default a free one, or 29500 for several.
         remote_shell: how a command is run on a machine.
         retries: how often a job that crashed is started again; it resumes from the last checkpoint.
-        autoencoder: first stage of the latents.
+        autoencoder: first stage of the latents; of no use to recipes on pixels.
         cache_overrides: settings of the latents as `key=value`, such as `content=indices` for RARM.
         prepare_device: what neighbors and latents are computed on; the training's own is the setting `device`.
     """
@@ -109,12 +109,13 @@ def train(
         if hostfile
         else Cluster(master_port=master_port)
     )
+    first_stage = "none" if is_on_pixels(config) else autoencoder
     request = TrainRequest(
         config=config,
         inputs=TrainInputs(out=out, cache=cache, database=database, source=queries),
         cluster=cluster,
         name=name,
-        latents=cache_config(queries, autoencoder).with_overrides(cache_overrides or []),
+        latents=cache_config(queries, first_stage).with_overrides(cache_overrides or []),
         compute=ComputeConfig(dask=dask, device=prepare_device),
         retries=retries,
     )
@@ -163,11 +164,13 @@ def run_train(request: TrainRequest, log: StageLog, clusters: Clusters | None = 
 
 
 def _prepare(request: TrainRequest, log: StageLog, clusters: Clusters | None) -> None:
-    """Precompute neighbors and latents of the query set."""
-    inputs, recipe = request.inputs, request.config.recipe
-    database, cache, queries = (inputs.require(part, recipe) for part in ("database", "cache", "source"))
+    """Precompute latents of the query set, and neighbors where they condition."""
+    parts = (*needed_inputs(request.config), "source")
+    needed = {part: request.inputs.require(part, request.config.recipe) for part in parts}
+    cache, queries = needed["cache"], needed["source"]
     with compute_pool(request.compute, clusters) as pool:
-        with log.stage("neighbors") as facts:
-            facts.update(neighbors_task(database, queries, request.name, pool))
+        if "database" in needed:
+            with log.stage("neighbors") as facts:
+                facts.update(neighbors_task(needed["database"], queries, request.name, pool))
         with log.stage("cache") as facts:
             facts.update(cache_task(cache, request.latents, pool))

@@ -15,7 +15,9 @@ import numpy as np
 from rdm.compute.machine import memory_bytes, num_cores
 from rdm.config import format_bytes
 from rdm.database import NeighborTable, RetrievalDatabase
-from rdm.models.unet import load_denoiser, num_parameters
+from rdm.generators.model_folder import NETWORK
+from rdm.models.networks import load_network
+from rdm.models.unet import num_parameters
 from rdm.report.data import (
     LOSS_NAMES,
     Command,
@@ -92,7 +94,7 @@ def assemble_report(inputs: ReportInputs) -> QuickstartReport:
     database = RetrievalDatabase.open(inputs.database)
     config, _ = read_run(inputs.run)
     objective = config.objective
-    assert objective.kind == "retrieval-diffusion"
+    assert objective.kind == "generative"
     pictures = held_out_pictures(inputs.queries, objective.held_out_fraction, inputs.showcase.num_images)
     groups = [
         group
@@ -194,18 +196,18 @@ def _training(run: Path, stages: Sequence[Mapping[str, Any]]) -> Training:
     config, _ = read_run(run)
     stats = read_stats(run)
     objective = config.objective
-    assert objective.kind == "retrieval-diffusion"
+    assert objective.kind == "generative"
     seconds = next((record["seconds"] for record in stages if record["name"] == "train"), 0.0)
     return Training(
         recipe=config.recipe,
         steps=tuple(row["step"] for row in stats),
         losses=tuple(row["loss"] for row in stats),
-        num_parameters=num_parameters(load_denoiser(run / "model" / "denoiser")),
+        num_parameters=num_parameters(load_network(run / "model" / NETWORK, objective.network)),
         batch_size=config.batch_size,
         seconds=seconds,
         hardware=f"{num_cores()} CPU cores",
-        conditioning_dropout=objective.conditioning.dropout,
-        loss_name=LOSS_NAMES[objective.prediction_type],
+        conditioning_dropout=objective.conditions.dropout["neighbors"],
+        loss_name=LOSS_NAMES[objective.head.loss_kind],
     )
 
 
@@ -287,7 +289,7 @@ def _held_out(summary: Mapping[str, Any]) -> HeldOutLoss:
         ),
         num_pictures=summary["num_photographs"],
         num_draws=summary["num_draws"],
-        conditioning_dropout=summary["conditioning_dropout"],
+        conditioning_dropout=summary["conditioning_dropout"]["neighbors"],
         loss_name=LOSS_NAMES[summary["loss_kind"]],
         protocol="The three conditions see the same pictures, noise and times. Intervals of the means are "
         "within-picture (Cousineau-Morey): what differs from picture to picture is taken out first. Those of the "

@@ -46,23 +46,24 @@ _FACTS = {
     "content": "content",
 }
 
-Content = Literal["moments", "latents", "indices"]
+Content = Literal["moments", "latents", "indices", "pixels"]
 
 
 class CacheConfig(Config):
     """What a latent cache holds."""
 
     queries: QuerySetConfig
-    autoencoder: str = Field(
-        default="assets://autoencoder-kl-f4", description="first stage: an asset or a diffusers folder"
+    autoencoder: str | None = Field(
+        default="assets://autoencoder-kl-f4",
+        description="first stage: an asset or a diffusers folder; None: the pictures themselves",
     )
     resolution: int = Field(default=64, ge=8, description="side to which each crop is resized, in pixels")
     flips: bool = Field(default=True, description="store every crop's mirror image too")
     content: Content | None = Field(
         default=None,
         description="moments: mean above log-variance of a KL posterior, float16 [2C, H, W]; latents: of a VQ "
-        "autoencoder before its codebook, float16 [C, H, W]; indices: its codebook rows, int32 [H, W]; None: "
-        "moments or latents, by the autoencoder",
+        "autoencoder before its codebook, float16 [C, H, W]; indices: its codebook rows, int32 [H, W]; pixels: "
+        "without an autoencoder, uint8 [3, H, W]; None: moments, latents or pixels, by the autoencoder",
     )
     batch_size: int = Field(default=64, ge=1, description="crops encoded at once")
 
@@ -121,14 +122,16 @@ _ROW_SCHEMA = pa.schema([("key", pa.string()), ("image_id", pa.string()), ("flip
 def _latents(task: CacheTask, rows: list[dict[str, Any]], failures: list[tuple[str, str]]) -> Iterator[NDArray[Any]]:
     """Yield the latents of a shard's crops; append what each of them is, and which photographs have none and why."""
     config = task.config
-    first_stage = load_autoencoder(config.autoencoder).to(worker_device(task.device))
+    first_stage = None
+    if config.autoencoder is not None:
+        first_stage = load_autoencoder(config.autoencoder).to(worker_device(task.device))
     content = content_of(config)
     crops = QuerySet(config.queries).crops(task.stem, failures)
     while batch := list(itertools.islice(crops, config.batch_size)):
         views = [(crop, flipped) for crop in batch for flipped in ((False, True) if config.flips else (False,))]
         pixels = np.stack([_pixels(crop.image, flipped, config.resolution) for crop, flipped in views])
         rows += [{"key": crop.key, "image_id": crop.image_id, "flipped": flipped} for crop, flipped in views]
-        yield from _encode(first_stage, pixels, content)
+        yield from pixels if first_stage is None else _encode(first_stage, pixels, content)
 
 
 def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
@@ -141,16 +144,17 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     """
     folder = Folder(out)
     queries = QuerySet(config.queries)
-    config = config.model_copy(update={"autoencoder": absolute_name(config.autoencoder)})
+    name = config.autoencoder and absolute_name(config.autoencoder)
+    config = config.model_copy(update={"autoencoder": name})
     described = {
         "config": config.model_dump(mode="json"),
         "queries_digest": queries.digest,
-        "latents_digest": latents_digest(config.autoencoder),
+        "latents_digest": name and latents_digest(name),
         "content": content_of(config),
     }
     identity = _identity(folder, described)
     key = digest_json([FORMAT_VERSION, identity])
-    require_visible(pool, folder, source=config.queries.source, others=(config.autoencoder,))
+    require_visible(pool, folder, source=config.queries.source, others=(name,) if name else ())
     tasks = [CacheTask(folder, stem, config, key, pool.config.device) for stem in queries.stems]
     finished = dict(pool.map(cache_shard, tasks, stage="cache", names=queries.stems))
     stats = [finished[number] for number in range(len(tasks))]
@@ -284,13 +288,15 @@ def content_of(config: CacheConfig) -> Content:
         ModelError: the autoencoder cannot be opened.
         CacheError: it has nothing of the kind that the configuration names.
     """
-    _, kind = first_stage_folder(config.autoencoder)
-    possible: tuple[Content, ...] = ("latents", "indices") if kind == "VQModel" else ("moments",)
+    kind = config.autoencoder and first_stage_folder(config.autoencoder)[1]
+    possible: tuple[Content, ...] = {
+        None: ("pixels",), "VQModel": ("latents", "indices"), "AutoencoderKL": ("moments",)
+    }[kind]
     content = config.content or possible[0]
     if content not in possible:
         raise CacheError(
-            f"content={content} cannot be had of this autoencoder",
-            where=config.autoencoder,
+            f"content={content} cannot be had {'of this autoencoder' if kind else 'without an autoencoder'}",
+            where=config.autoencoder or "--autoencoder none",
             fix=f"--set content={' or '.join(possible)}, or another --autoencoder",
         )
     return content
