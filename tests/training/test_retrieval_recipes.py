@@ -89,7 +89,7 @@ def test_a_killed_rarm_resumes_to_the_same_bits(rarm, prepared, token_cache, tmp
     wait_for_step(process, tmp_path / "run", 9)
     kill_all(process, tmp_path / "run")
     run_training(RARM, inputs)
-    weights = "model/predictor/model.safetensors"
+    weights = "model/network/model.safetensors"
     assert (tmp_path / "run" / weights).read_bytes() == (rarm / weights).read_bytes()
     losses, expected = ([row["loss"] for row in read_stats(run)] for run in (tmp_path / "run", rarm))
     assert losses == expected
@@ -218,5 +218,5 @@ def test_the_small_recipes_train(prepared, tmp_path, name, resolution, dims):
 def test_latents_of_another_size_than_the_network_draws_are_refused(prepared, tmp_path):
     dims = ("objective.network.cross_attention_dim=16", "objective.network.vector_dim=16")
     config = recipe_config("rdm-64").with_overrides([*SHORT, "objective.conditions.neighbors.pool=6", *dims])
-    with pytest.raises(CacheError, match="the latents are 8x8, the denoiser draws 16 by 16"):
+    with pytest.raises(CacheError, match="the latents are 8x8, the network draws 16 by 16"):
         run_training(config, prepared.inputs(tmp_path / "run"))

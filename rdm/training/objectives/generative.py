@@ -160,7 +160,7 @@ def _check_content(rows: TrainingRows, config: GenerativeConfig) -> None:
     contents, wanted, fix = _CONTENTS[config.space.kind]
     if rows.cache.content not in contents:
         found = "codebook indices" if rows.cache.content == "indices" else rows.cache.content
-        raise CacheError(f"the cache holds {found}, this recipe needs {wanted}", where=rows.cache.folder.url, fix=fix)
+        raise CacheError(f"the cache holds {found}, not {wanted}", where=rows.cache.folder.url, fix=fix)
 
 
 def _check_embeddings(rows: TrainingRows, config: GenerativeConfig) -> None:
