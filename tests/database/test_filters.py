@@ -16,6 +16,7 @@ from PIL import Image
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
 from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.building.results import BuildResult
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
 from rdm.database.verify.verify import verify_database
@@ -31,7 +32,7 @@ INLINE = ComputeConfig(dask="inline")
 LIMIT = FilterConfig(near_duplicate_bits=6)
 
 
-def update(root: Path, removal: Removal | None = None) -> dict[str, Any]:
+def update(root: Path, removal: Removal | None = None) -> BuildResult:
     return run_build(update_builder(str(root), removal), INLINE)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from rdm.compute import ComputeConfig
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.database.building.jobs import run_build, update_builder, update_plan
+from rdm.database.building.results import BuildResult
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
 from rdm.database.verify.verify import verify_database
@@ -109,7 +110,7 @@ def test_deleted_patch_can_be_attributed_and_shown_no_more(tabled: Any) -> None:
             lookup(np.array([gone]))
 
 
-def only_delete(root: Any, *image_ids: str) -> dict[str, Any]:
+def only_delete(root: Any, *image_ids: str) -> BuildResult:
     builder = update_builder(str(root), Removal(frozenset(image_ids)), only_delete=True)
     return run_build(builder, ComputeConfig(dask="inline"))
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from rdm.diffusion import schedules
 from rdm.diffusion.gaussian import posterior_variance, prediction_from, x0_from_eps
 from rdm.diffusion.samplers import (
+    AncestralVariance,
     Denoiser,
     ddim_invert,
     ddim_sample,
@@ -367,6 +368,10 @@ def test_ancestral_sampling_in_few_steps_has_its_exact_spread(variance, expected
 
 def test_the_step_adds_noise_of_the_variance_that_the_exact_spread_assumes():
     ab, ab_prev, zero = DDPM.alpha_bars[300], DDPM.alpha_bars[200], torch.zeros(1, 1, dtype=torch.float64)
-    for variance, expected in (("beta", 1 - ab / ab_prev), ("posterior", posterior_variance(ab, ab_prev))):
+    assumed: tuple[tuple[AncestralVariance, float], ...] = (
+        ("beta", 1 - ab / ab_prev),
+        ("posterior", posterior_variance(ab, ab_prev)),
+    )
+    for variance, expected in assumed:
         moved = ddpm_step(zero, zero, ab, ab_prev, variance, noise=torch.ones_like(zero))
         assert moved.item() ** 2 == pytest.approx(expected)

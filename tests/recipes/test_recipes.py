@@ -21,7 +21,9 @@ def test_an_unknown_recipe_names_the_known_ones():
 def test_settings_reach_into_the_objective():
     config = recipe_config("rdm-tiny").with_overrides(["max_steps=7", "objective.conditions.neighbors.k_train=2"])
     assert config.objective.kind == "generative"
-    assert (config.max_steps, config.objective.conditions.neighbors.k_train) == (7, 2)
+    neighbors = config.objective.conditions.neighbors
+    assert neighbors is not None
+    assert (config.max_steps, neighbors.k_train) == (7, 2)
 
 
 def test_an_unknown_setting_is_a_usage_error():

@@ -37,8 +37,9 @@ def test_every_step_is_recorded(straight, tiny_recipe):
 
 def test_the_result_opens_as_a_model(straight, prepared):
     model = open_model(straight / "model")
-    assert model.latent_shape == (4, 8, 8)
-    assert model.info["database"]["version"] == RetrievalDatabase.open(prepared.database).version.number
+    assert model.config.network.sample_shape == (4, 8, 8)
+    assert model.info.database is not None
+    assert model.info.database.version == RetrievalDatabase.open(prepared.database).version.number
 
 
 def test_a_finished_run_returns_at_once(straight, prepared, tiny_recipe):

@@ -33,7 +33,9 @@ def test_plan_tells_the_size_of_patches(
 ) -> None:
     config = BuildConfig(source=f"folder://{photos}", encoder=tiny_encoder, precision="float32")
     plan = estimate(DatabaseBuilder(str(tmp_path / "db"), config).plan(), EstimateConfig(num_photographs=6))
-    assert plan["patch_pixels"]["median"] == 9.0
+    assert plan is not None
+    assert plan.patch_pixels is not None
+    assert plan.patch_pixels.median == 9.0
     assert "--preset whole" in caplog.text
 
 
