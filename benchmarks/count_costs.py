@@ -1,4 +1,4 @@
-"""Count what one sample costs in each recipe's network, into `rdm/training/costs.json`.
+"""Count what one sample costs in each recipe's network, into `rdm/recipes/costs.json`.
 
 Run it as `python -m benchmarks.count_costs`.
 
@@ -7,9 +7,9 @@ Nothing is computed: PyTorch counts over shapes without numbers, so the figures 
 
 from __future__ import annotations
 
-from rdm.training.costs import COSTS_FILE, costs_text
+from rdm.recipes import RECIPES
+from rdm.recipes.costs import COSTS_FILE, costs_text
 from rdm.training.planning.cost import network_cost
-from rdm.training.recipes import RECIPES
 
 
 def main() -> None:

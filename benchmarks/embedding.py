@@ -27,6 +27,7 @@ from benchmarks.timing import paired_ratio
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder
 from rdm.database.building.embed import EmbedTask, embed_part
+from rdm.database.building.stages import ingest, patchify
 from rdm.database.contract import patches_path
 from rdm.database.pixels import iterate_patches
 from rdm.encoders import fastest_precision, load_encoder
@@ -81,9 +82,8 @@ def _prepared(root: Path, tar: Path, encoder_name: str) -> tuple[Folder, EmbedTa
     crop = CropConfig(mode="grid", frame_size=SIDE, patch_size=SIDE)
     config = BuildConfig(source=f"webdataset://{tar}", encoder=encoder_name, crop=crop)
     builder = DatabaseBuilder(str(root), config)
-    with builder.writing(), compute_pool(ComputeConfig(dask="inline")) as pool:
-        builder.ingest(pool)
-        builder.patchify(pool)
+    with builder.writing() as plan, compute_pool(ComputeConfig(dask="inline")) as pool:
+        patchify(ingest(plan, pool), pool)
     precision = fastest_precision(encoder_name)
     return Folder(root), EmbedTask(Folder(root), 0, encoder_name, "", config.batch_size, precision)
 

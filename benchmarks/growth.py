@@ -26,13 +26,14 @@ from benchmarks.embedding import SIDE, write_tar
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder
 from rdm.database.building import embed
+from rdm.database.building.stages import ingest, patchify
 from rdm.database.contract import patches_path
 from rdm.database.search.exact import blocks_of, exact_search
 from rdm.database.search.index import IndexConfig, ParentIndex, build_index, open_index, update_index
 from rdm.database.search.sharded_index import IndexedRows
 from rdm.encoders import Encoder
 from rdm.sources import CropConfig
-from rdm.storage import Folder
+from rdm.storage import Folder, IndexFacts
 
 SIZES = (10_000, 100_000)
 PART_ROWS = 2_500
@@ -89,9 +90,8 @@ def _patches(folder: Folder, rows: int) -> None:
     crop = CropConfig(mode="grid", frame_size=SIDE, patch_size=SIDE // 5)
     config = BuildConfig(source=f"webdataset://{tar}", crop=crop)
     builder = DatabaseBuilder(str(folder.local("")), config)
-    with builder.writing(), compute_pool(ComputeConfig(dask="inline")) as pool:
-        builder.ingest(pool)
-        builder.patchify(pool)
+    with builder.writing() as plan, compute_pool(ComputeConfig(dask="inline")) as pool:
+        patchify(ingest(plan, pool), pool)
     patches = folder.read_table(patches_path(0))
     assert patches.num_rows == PART_ROWS
     for part in range(1, rows // PART_ROWS):
@@ -122,8 +122,8 @@ def _index(folder: Folder, rows: int) -> None:
 
 
 def _add(folder: Folder, rows: int) -> None:
-    infos = folder.read_json("index/1/index_infos.json")
-    update_index(_indexed(folder, "added.npy"), CONFIG, "index/2", ParentIndex("index/1", infos, rows, _NONE))
+    facts = folder.read_record("index/1/index_infos.json", IndexFacts)
+    update_index(_indexed(folder, "added.npy"), CONFIG, "index/2", ParentIndex("index/1", facts, rows, _NONE))
 
 
 def _exact(folder: Folder, rows: int) -> None:

@@ -10,9 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rdm.database.neighbors.exclusion import Lookup, no_neighbors
-from rdm.database.neighbors.table import NeighborConfig, with_lookup
+from rdm.database.neighbors.table import NeighborConfig, QuerySetFacts, with_lookup
 from rdm.sources import QuerySetConfig
-from rdm.storage import Folder, Part, Version, VersionStore
+from rdm.storage import EncoderRecord, Folder, IndexDecision, IndexFacts, Part, Version, VersionStore
 from rdm.storage.verified import digest_file
 from rdm.training.data.latent_cache import CONFIG_PATH, FORMAT, FORMAT_VERSION, CacheConfig, LatentCache
 from rdm.training.data.latent_tar import write_tar
@@ -94,13 +94,19 @@ def _write_table(folder: Folder, cache: LatentCache, num_patches: int, k: int) -
     draw = np.random.default_rng(2)
     config = NeighborConfig(queries=QUERIES, k_stored=k)
     store = VersionStore(folder)
-    info = {
-        "queries_digest": DIGEST,
-        "config": config.model_dump(mode="json"),
-        "stems": cache.stems,
-        "encoder_digest": DIGEST,
-    }
-    folder.write_json("neighbors/train/queryset.json", info)
+    facts = QuerySetFacts(
+        name="train",
+        queries=QUERIES,
+        queries_digest=DIGEST,
+        config=config,
+        stems=cache.stems,
+        num_queries=0,
+        failures=[],
+        encoder_digest=DIGEST,
+        mean_top1_similarity=0,
+        num_excluded=0,
+    )
+    folder.write_record("neighbors/train/queryset.json", facts)
     parts = [store.describe_part("queryset", "neighbors/train/queryset.json", 1)]
     for stem in cache.stems:
         keys = list(dict.fromkeys(cache.rows(stem).column("key").to_pylist()))
@@ -125,8 +131,22 @@ def _version(parts: list[Part], num_patches: int, dim: int) -> Version:
         num_patches=num_patches,
         next_patch_id=num_patches,
         embedding_dim=dim,
-        encoder={"name": "random", "digest": DIGEST},
-        index={},
+        encoder=EncoderRecord(name="random", digest=DIGEST, precision="float32", fingerprint={}),
+        index=IndexFacts(
+            index_key="none",
+            index_param="",
+            num_vectors=num_patches,
+            dim=dim,
+            num_bytes=0,
+            head_bytes=0,
+            head_sha256="",
+            recall_at_20=0,
+            recall_ci95=0,
+            audit_queries=0,
+            built_num_vectors=num_patches,
+            built_recall_at_20=0,
+            decision=IndexDecision(action="none", reason="nothing is searched"),
+        ),
         tombstones=[],
         deleted_image_ids=[],
         deleted_patches={},

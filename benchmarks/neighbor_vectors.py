@@ -6,7 +6,6 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -14,9 +13,9 @@ from benchmarks.latent_shards import write_cache, write_database
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.training.data.batches import BatchReader
 from rdm.training.data.inlined_neighbors import inline_neighbors
-from rdm.training.data.latents import LatentData, RetrievalConfig
 from rdm.training.data.order import DataOrder
-from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
+from rdm.training.data.rows import TrainingRows
+from rdm.training.objectives.generative import GenerativeConfig
 
 SHARDS, ROWS, BATCH = 4, 1000, 64
 PATCHES, DIM, STORED = 200_000, 512, 20
@@ -26,7 +25,7 @@ LATENT = (3, 16, 16)  # small, so that the neighbors are most of what is read
 def run() -> str:
     """Return both ways in words."""
     found = []
-    config = RetrievalDiffusionConfig(held_out_fraction=0.0)
+    config = GenerativeConfig(held_out_fraction=0.0)
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         cache = write_cache(root / "cache", SHARDS, ROWS, LATENT)
@@ -35,7 +34,7 @@ def run() -> str:
             if way == "inlined":
                 with compute_pool(ComputeConfig(dask="inline")) as pool:
                     inline_neighbors(str(root / "cache"), str(root / "db"), pool)
-            data = LatentData.open(str(root / "cache"), str(root / "db"), cast(RetrievalConfig, config))
+            data = TrainingRows.open(str(root / "cache"), str(root / "db"), config)
             cold, num_bytes = _read(data, root, drop=True)
             warm, _ = _read(data, root, drop=False)
             found.append(f"{way}: {cold:,.0f} samples/s cold, {warm:,.0f} warm, {num_bytes:,.0f} bytes read per sample")
@@ -43,7 +42,7 @@ def run() -> str:
     return f"{'; '.join(found)}; inlined takes {stored:,.0f} bytes per sample of disk"
 
 
-def _read(data: LatentData, root: Path, *, drop: bool) -> tuple[float, float]:
+def _read(data: TrainingRows, root: Path, *, drop: bool) -> tuple[float, float]:
     """Return samples per second of an epoch, and the bytes that came from the disk for each."""
     if drop:
         _drop_pages(root)

@@ -23,9 +23,10 @@ import numpy as np
 import psutil
 import torch
 
-from rdm.compute import ComputeConfig, compute_pool, warm_clusters
+from rdm.compute import Clusters, ComputeConfig, compute_pool
 from rdm.database import DatabaseBuilder, build_neighbors
 from rdm.database.building.jobs import build_config
+from rdm.database.building.stages import commit, embed, index_patches, ingest, patchify, repair_neighbors
 from rdm.encoders import load_encoder
 from rdm.models.first_stage.first_stage import load_autoencoder
 from rdm.training.data.latent_cache import build_cache
@@ -52,21 +53,19 @@ def run() -> str:
 def _run_stages(base: Path) -> dict[str, tuple[int, float]]:
     """Run the stages; return, by name, how many pictures each encoded and its processor seconds."""
     stages: dict[str, tuple[int, float]] = {}
-    with warm_clusters():
+    with Clusters() as clusters:
         for name, source in (("embed", DATABASE_HALF), ("embed again", QUERY_HALF)):
             builder = DatabaseBuilder(str(base / name), build_config(source))
-            with builder.writing(), compute_pool(ComputeConfig()) as pool:
-                builder.ingest(pool)
-                builder.patchify(pool)
+            with builder.writing() as plan, compute_pool(ComputeConfig(), clusters) as pool:
+                patches = patchify(ingest(plan, pool), pool)
                 with _measured(stages, name) as count:
-                    count.append(builder.embed(pool)["num_patches"])
-                builder.build_index(pool)
-                builder.repair_neighbors(pool)
-                builder.commit()
-        with compute_pool(ComputeConfig()) as pool:
+                    embedded = embed(patches, pool)
+                    count.append(embedded.facts.num_patches)
+                commit(repair_neighbors(index_patches(embedded, pool), pool))
+        with compute_pool(ComputeConfig(), clusters) as pool:
             with _measured(stages, "neighbors") as count:
                 database = str(base / "embed")
-                count.append(build_neighbors(database, "train", neighbor_config(QUERY_HALF), pool)["num_queries"])
+                count.append(build_neighbors(database, "train", neighbor_config(QUERY_HALF), pool).num_queries)
             with _measured(stages, "cache") as count:
                 count.append(build_cache(str(base / "cache"), cache_config(QUERY_HALF), pool)["num_latents"])
     return stages

@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rdm.recipes import recipe_config
 from rdm.training.config import TrainConfig
 from rdm.training.planning.cost import network_cost
 from rdm.training.planning.throughput import Throughput, measured_throughput
-from rdm.training.recipes import recipe_config
 
 CHOICES = ("channels_last", "compile", "activation_checkpointing")
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "memory-efficient": SDPBackend.EFFICIENT_ATTENTION}

@@ -12,7 +12,7 @@ from benchmarks.timing import paired_ratio
 from rdm.context import Context
 from rdm.diffusion.autoregressive import autoregressive_sample
 from rdm.models.token_predictor import TokenPredictor, build_token_predictor
-from rdm.training.recipes import recipe_config
+from rdm.recipes import recipe_config
 
 BATCH, NEIGHBORS = 4, 4
 ROUNDS = int(os.environ.get("RDM_BENCHMARK_ROUNDS", "3"))
@@ -24,9 +24,9 @@ def run() -> str:
     torch.manual_seed(0)
     objective = recipe_config("rarm-tiny").objective
     assert objective.kind == "retrieval-autoregression"
-    predictor = build_token_predictor(objective.predictor).eval()
-    length = objective.predictor.length
-    context = Context(tokens=torch.randn(BATCH, NEIGHBORS, objective.predictor.cross_attention_dim))
+    predictor = build_token_predictor(objective.network).eval()
+    length = objective.network.length
+    context = Context(tokens=torch.randn(BATCH, NEIGHBORS, objective.network.cross_attention_dim))
 
     def draw(begin: Callable[[Context], Callable[[Tensor | None], Tensor]]) -> Tensor:
         return autoregressive_sample(begin, context, length=length, seeds=range(BATCH))[0]

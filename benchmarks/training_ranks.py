@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rdm.generators.model_folder import open_conditions, open_space
+from rdm.generators.provenance import Provenance
+from rdm.models.first_stage.first_stage import load_autoencoder
+from rdm.recipes import recipe_config
 from rdm.training.config import TrainConfig
 from rdm.training.engine.deepspeed_engine import Engine, MicroBatch
-from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionObjective
-from rdm.training.recipes import recipe_config
+from rdm.training.objectives.generative import GenerativeObjective
 
 
 def run_ranks(module: str, num_ranks: int, threads: int, *arguments: str) -> list[Any]:
@@ -55,16 +58,20 @@ def tiny_config(*settings: str) -> TrainConfig:
 def build_engine(config: TrainConfig) -> Engine:
     """Return this rank's engine around a fresh network."""
     torch.manual_seed(0)
-    assert config.objective.kind == "retrieval-diffusion"
-    objective = RetrievalDiffusionObjective(config.objective, {}, (0.0, 1.0))
+    assert config.objective.kind == "generative"
+    first_stage = load_autoencoder("assets://autoencoder-kl-f4")
+    space = open_space(config.objective.space, first_stage, config.objective.network.sample_shape)
+    objective = GenerativeObjective(config.objective, Provenance(), space, open_conditions(config.objective))
     share = config.batch_size // int(os.environ.get("WORLD_SIZE", "1"))
     return Engine(objective, config, config.micro_batch_size or share)
 
 
 def micro_batches(config: TrainConfig, engine: Engine, step: int) -> list[MicroBatch]:
     """Return random latents and neighbors in place of a cache's."""
-    assert config.objective.kind == "retrieval-diffusion"
-    network, conditioning = config.objective.denoiser, config.objective.conditioning
+    assert config.objective.kind == "generative"
+    network, conditioning = config.objective.network, config.objective.conditions.neighbors
+    assert network.kind == "unet"
+    assert conditioning is not None
     size = config.batch_size // engine.world_size // engine.accumulation
     draw = torch.Generator().manual_seed(step)
 

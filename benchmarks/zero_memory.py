@@ -25,7 +25,7 @@ def run() -> str:
 
 def measure(stage: int) -> float:
     """Return the bytes of all live tensors over the number of parameters."""
-    wide = "objective.denoiser.block_out_channels=[96, 192, 384]"
+    wide = "objective.network.block_out_channels=[96, 192, 384]"
     config = tiny_config(f"zero_stage={stage}", "batch_size=4", wide)
     engine = build_engine(config)
     parameters = sum(place.shape.numel() for place in engine.layout.places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prefect import flow, task
@@ -10,54 +11,14 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.measure import StageLog
 from flows.progress import artifact_progress
-from rdm.compute import ComputeConfig, compute_pool
+from rdm.compute import Clusters, ComputeConfig
 from rdm.compute.device import DeviceName
-from rdm.compute.pool import Pool
 from rdm.config import format_bytes
+from rdm.database.building.build_plan import BuildPlan
 from rdm.database.building.builder import DatabaseBuilder
-from rdm.database.building.jobs import build_config
-
-
-@task(cache_policy=NO_CACHE)
-def ingest(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
-    """Store the photographs."""
-    return builder.ingest(pool)
-
-
-@task(cache_policy=NO_CACHE)
-def patchify(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
-    """Write the patches' coordinates."""
-    return builder.patchify(pool)
-
-
-@task(cache_policy=NO_CACHE)
-def embed(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
-    """Embed the patches."""
-    return builder.embed(pool)
-
-
-@task(cache_policy=NO_CACHE)
-def index(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
-    """Build and audit the index."""
-    return builder.build_index(pool)
-
-
-@task(cache_policy=NO_CACHE)
-def repair(builder: DatabaseBuilder, pool: Pool) -> dict[str, Any]:
-    """Bring the stored neighbors of every query set up to date."""
-    return builder.repair_neighbors(pool)
-
-
-@task(cache_policy=NO_CACHE)
-def commit(builder: DatabaseBuilder) -> dict[str, Any]:
-    """Make the new version the current one."""
-    version = builder.commit()
-    return {
-        "version": version.number,
-        "photographs": version.num_images,
-        "patches": version.num_live_patches,
-        "bytes": version.num_bytes,
-    }
+from rdm.database.building.jobs import build_config, run_build
+from rdm.database.building.results import BuildResult
+from rdm.database.building.stages import ResultT
 
 
 @flow(name="build-database", validate_parameters=True)
@@ -83,38 +44,39 @@ def build_database(
     """
     builder = DatabaseBuilder(root, build_config(source, preset).with_overrides(overrides or []))
     log = StageLog(stage_log or f"{root.rstrip('/')}.stages")
-    return run_stages(builder, ComputeConfig(dask=dask, device=device), log)
+    return run_builder(builder, ComputeConfig(dask=dask, device=device), log).to_json()
 
 
-def run_stages(builder: DatabaseBuilder, compute: ComputeConfig, log: StageLog) -> dict[str, Any]:
-    """Run the stages as tasks, measured, and publish what came of them."""
-    with artifact_progress(), builder.writing():
-        if builder.is_current:
-            assert builder.parent is not None
-            return {"version": builder.parent.number, "unchanged": True}
-        with compute_pool(compute) as pool:
-            with log.stage("ingest") as facts:
-                facts.update(ingest(builder, pool))
-            if builder.is_current:
-                assert builder.parent is not None
-                return {"version": builder.parent.number, "unchanged": True}
-            with log.stage("patchify") as facts:
-                facts.update(patchify(builder, pool))
-            with log.stage("embed") as facts:
-                facts.update(embedded := embed(builder, pool))
-                device_used = {"device": pool.describe_device()} if embedded["num_patches"] else {}
-            with log.stage("index") as facts:
-                facts.update(index(builder, pool))
-            with log.stage("repair") as facts:
-                facts.update(tables := repair(builder, pool))
-        result = {**commit(builder), "query_sets": tables, **device_used}
-    create_table_artifact(
-        key="database",
-        description=f"version {result['version']} of {builder.folder.url}",
-        table=[
-            {"what": "photographs", "count": result["photographs"]},
-            {"what": "patches", "count": result["patches"]},
-            {"what": "size", "count": format_bytes(result["bytes"])},
-        ],
-    )
-    return {**result, "unchanged": False}
+def run_builder(
+    builder: DatabaseBuilder,
+    compute: ComputeConfig,
+    log: StageLog,
+    *,
+    planned: BuildPlan | None = None,
+    clusters: Clusters | None = None,
+) -> BuildResult:
+    """Run the stages of a build or an update as tasks, measured, and publish what came of them."""
+
+    def run(name: str, work: Callable[[], ResultT], /) -> ResultT:
+        @task(name=name, cache_policy=NO_CACHE)
+        def stage() -> ResultT:
+            return work()
+
+        with log.stage(name) as facts:
+            result = stage()
+            facts.update(result.facts.to_json())
+        return result
+
+    with artifact_progress():
+        result = run_build(builder, compute, planned=planned, clusters=clusters, run=run)
+    if not result.unchanged:
+        create_table_artifact(
+            key="database",
+            description=f"version {result.version} of {builder.folder.url}",
+            table=[
+                {"what": "photographs", "count": result.photographs},
+                {"what": "patches", "count": result.patches},
+                {"what": "size", "count": format_bytes(result.num_bytes)},
+            ],
+        )
+    return result

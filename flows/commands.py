@@ -50,8 +50,8 @@ def quickstart(
     """
     from flows.quickstart_layout import Layout, QuickstartConfig
     from rdm.config import digest_json
+    from rdm.recipes import recipe_config
     from rdm.storage import Folder
-    from rdm.training.recipes import recipe_config
 
     config = QuickstartConfig(from_scratch=from_scratch, train=tuple(set_ or []))
     recipe = recipe_config(config.recipe).with_overrides(config.overrides)

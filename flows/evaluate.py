@@ -26,9 +26,9 @@ def measure_task(
 @flow(name="evaluate", validate_parameters=True)
 def evaluate(
     model: str,
-    database: str,
     reference: str,
     out: str,
+    database: str | None = None,
     cache: str | None = None,
     overrides: list[str] | None = None,
     device: DeviceName = "auto",
@@ -37,9 +37,9 @@ def evaluate(
 
     Args:
         model: a `model` folder.
-        database: folder of the database.
         reference: source of the photographs that samples should look like.
         out: folder for evaluation.json.
+        database: folder of the database; of no use to a model that reads no neighbors.
         cache: latent cache with held-out photographs, for the losses.
         overrides: settings of the evaluation as `key=value`.
         device: what networks compute on; `auto`: a GPU where there is one.
@@ -52,7 +52,7 @@ def evaluate(
     for name, interval in (result["held_out"] or {"losses": {}})["losses"].items():
         rows.append(
             {
-                "metric": f"held-out loss, {name} neighbors",
+                "metric": f"held-out loss, {name}",
                 "value": interval["mean"],
                 "reference": f"+- {interval['half_width']:.4f}",
             }

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.build_database import build_database
+from flows.build_database import run_builder
 from flows.evaluate import evaluate
 from flows.measure import StageLog
 from flows.progress import artifact_progress
 from flows.quickstart_layout import Layout, QuickstartConfig
-from flows.train import train
-from rdm.compute import warm_clusters
+from flows.train import TrainRequest, run_train
+from rdm.compute import Clusters, ComputeConfig
+from rdm.database.building.builder import DatabaseBuilder
+from rdm.database.building.jobs import build_config
+from rdm.recipes import recipe_config
 from rdm.report.assemble import ReportInputs, assemble_report
 from rdm.report.data import Command
 from rdm.report.quickstart_report import write_report
 from rdm.report.showcase import ShowcaseInputs, draw_showcase
-from rdm.training.presets import query_config
-from rdm.training.recipes import recipe_config
+from rdm.training.config import TrainInputs
+from rdm.training.job.hostfile import Cluster
+from rdm.training.presets import cache_config, query_config
 
 DATABASE_HALF = "samples://openimages-birds/database"
 QUERY_HALF = "samples://openimages-birds/queries"
@@ -42,7 +47,7 @@ STAGES = (
 def showcase_task(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
     """Draw the pictures of the report."""
     objective = recipe_config(config.recipe).with_overrides(config.overrides).objective
-    assert objective.kind == "retrieval-diffusion"
+    assert objective.kind == "generative"
     inputs = ShowcaseInputs(
         layout.run / "model",
         str(layout.database),
@@ -103,21 +108,19 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
     layout = Layout(root)
     stages = str(layout.stages)
     log = StageLog(stages)
-    with warm_clusters():
-        build_database(root=str(layout.database), source=DATABASE_HALF, stage_log=stages)
+    with Clusters() as clusters:
+        build, train = _flows_on(clusters)
+        build(root=str(layout.database), source=DATABASE_HALF, stage_log=stages)
         with log.stage("swapped database") as facts:
-            build_database(root=str(layout.swapped), source=QUERY_HALF, stage_log=str(layout.stages / "swapped"))
+            build(root=str(layout.swapped), source=QUERY_HALF, stage_log=str(layout.stages / "swapped"))
             facts["patches"] = (StageLog(str(layout.stages / "swapped")).read("embed") or {"facts": {}})["facts"].get(
                 "num_patches"
             )
         train(
-            database=str(layout.database),
-            queries=QUERY_HALF,
-            cache=str(layout.cache),
-            out=str(layout.run),
-            recipe=config.recipe,
-            autoencoder=config.autoencoder,
-            overrides=list(config.overrides),
+            inputs=TrainInputs(
+                database=str(layout.database), source=QUERY_HALF, cache=str(layout.cache), out=str(layout.run)
+            ),
+            config=config,
             stage_log=stages,
         )
     with artifact_progress(), log.stage("sample") as facts:
@@ -134,6 +137,32 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
         facts["pictures"] = evaluation["config"]["num_samples"]
     report_task(layout, config, evaluation)
     return evaluation
+
+
+def _flows_on(clusters: Clusters) -> tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Any]]]:
+    """Return the flows that build a database and train, whose stages share clusters.
+
+    Clusters are no parameter of a flow: Prefect would store them, and offer them to whoever starts a deployment.
+    """
+
+    @flow(name="build-database", validate_parameters=False)
+    def build(root: str, source: str, stage_log: str) -> dict[str, Any]:
+        builder = DatabaseBuilder(root, build_config(source))
+        return run_builder(builder, ComputeConfig(), StageLog(stage_log), clusters=clusters).to_json()
+
+    @flow(name="train", validate_parameters=False)
+    def train(inputs: TrainInputs, config: QuickstartConfig, stage_log: str) -> dict[str, Any]:
+        request = TrainRequest(
+            config=recipe_config(config.recipe).with_overrides(config.overrides),
+            inputs=inputs,
+            cluster=Cluster(),
+            name="train",
+            latents=cache_config(QUERY_HALF, config.autoencoder),
+            compute=ComputeConfig(),
+        )
+        return run_train(request, StageLog(stage_log), clusters)
+
+    return build, train
 
 
 def folder_bytes(path: Path) -> int:

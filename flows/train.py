@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,18 @@ from prefect.client.schemas.objects import TaskRun
 from flows.measure import StageLog
 from flows.progress import artifact_progress
 from flows.training_artifacts import TrainingArtifacts
-from rdm.compute import ComputeConfig, close_warm_clusters, compute_pool
+from rdm.compute import Clusters, ComputeConfig, compute_pool
 from rdm.compute.device import DeviceName
 from rdm.compute.pool import Pool
 from rdm.database.neighbors.lookup import build_neighbors
 from rdm.errors import JobError, RdmError, StorageError
-from rdm.training.assemble import check_inputs, reads_photographs
+from rdm.recipes import recipe_config
+from rdm.training.assemble import check_inputs, is_on_pixels, needed_inputs, reads_photographs
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.data.latent_cache import CacheConfig, build_cache
 from rdm.training.job.hostfile import REMOTE_SHELL, Cluster
 from rdm.training.job.launch import run_training, settled
 from rdm.training.presets import cache_config, neighbor_config
-from rdm.training.recipes import recipe_config
 
 
 @task(name="neighbors", cache_policy=NO_CACHE)
@@ -31,9 +32,9 @@ def neighbors_task(database: str, queries: str, name: str, pool: Pool) -> dict[s
     """Precompute the neighbors of the query set."""
     info = build_neighbors(database, name, neighbor_config(queries), pool)
     return {
-        "num_queries": info["num_queries"],
-        "failures": len(info["failures"]),
-        "mean_top1_similarity": info["mean_top1_similarity"],
+        "num_queries": info.num_queries,
+        "failures": len(info.failures),
+        "mean_top1_similarity": info.mean_top1_similarity,
     }
 
 
@@ -98,7 +99,7 @@ def train(
         master_port: port of the first machine where the ranks meet; by default a free one, or 29500 for several.
         remote_shell: how a command is run on a machine.
         retries: how often a job that crashed is started again; it resumes from the last checkpoint.
-        autoencoder: first stage of the latents.
+        autoencoder: first stage of the latents; of no use to recipes on pixels.
         cache_overrides: settings of the latents as `key=value`, such as `content=indices` for RARM.
         prepare_device: what neighbors and latents are computed on; the training's own is the setting `device`.
     """
@@ -108,30 +109,68 @@ def train(
         if hostfile
         else Cluster(master_port=master_port)
     )
-    inputs = TrainInputs(out=out, cache=cache, database=database, source=queries)
-    settled(config, inputs, cluster)  # what the job would refuse is refused before anything is prepared for it
-    log = StageLog(stage_log or f"{out}/stages")
+    first_stage = "none" if is_on_pixels(config) else autoencoder
+    request = TrainRequest(
+        config=config,
+        inputs=TrainInputs(out=out, cache=cache, database=database, source=queries),
+        cluster=cluster,
+        name=name,
+        latents=cache_config(queries, first_stage).with_overrides(cache_overrides or []),
+        compute=ComputeConfig(dask=dask, device=prepare_device),
+        retries=retries,
+    )
+    return run_train(request, StageLog(stage_log or f"{out}/stages"))
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What is trained, on what, where, and how neighbors and latents are prepared for it.
+
+    Args:
+        config: of the training.
+        inputs: what it reads, and where it writes.
+        cluster: the machines.
+        name: of the query set inside the database.
+        latents: settings of the latents.
+        compute: where neighbors and latents are computed.
+        retries: how often a job that crashed is started again.
+    """
+
+    config: TrainConfig
+    inputs: TrainInputs
+    cluster: Cluster
+    name: str
+    latents: CacheConfig
+    compute: ComputeConfig
+    retries: int = 1
+
+
+def run_train(request: TrainRequest, log: StageLog, clusters: Clusters | None = None) -> dict[str, Any]:
+    """Prepare what is missing and train, as tasks, measured. Clusters that stages share end before the training."""
+    config, inputs = request.config, request.inputs
+    # What the job would refuse is refused before anything is prepared for it
+    settled(config, inputs, request.cluster)
     with artifact_progress():
         if reads_photographs(config):
             check_inputs(config, inputs)
         else:
-            latents = cache_config(queries, autoencoder).with_overrides(cache_overrides or [])
-            compute = ComputeConfig(dask=dask, device=prepare_device)
-            _prepare(inputs, latents, name, config.recipe, compute, log)
-        close_warm_clusters()  # the job wants the memory and the cores
+            _prepare(request, log, clusters)
+        if clusters is not None:
+            clusters.close()  # the job wants the memory and the cores
         with log.stage("train") as facts:
-            result = train_task.with_options(retries=retries)(config, inputs, cluster)
+            result = train_task.with_options(retries=request.retries)(config, inputs, request.cluster)
             facts["steps"] = result["step"]
     return result
 
 
-def _prepare(
-    inputs: TrainInputs, latents: CacheConfig, name: str, recipe: str, compute: ComputeConfig, log: StageLog
-) -> None:
-    """Precompute neighbors and latents of the query set."""
-    database, cache, queries = (inputs.require(part, recipe) for part in ("database", "cache", "source"))
-    with compute_pool(compute) as pool:
-        with log.stage("neighbors") as facts:
-            facts.update(neighbors_task(database, queries, name, pool))
+def _prepare(request: TrainRequest, log: StageLog, clusters: Clusters | None) -> None:
+    """Precompute latents of the query set, and neighbors where they condition."""
+    parts = (*needed_inputs(request.config), "source")
+    needed = {part: request.inputs.require(part, request.config.recipe) for part in parts}
+    cache, queries = needed["cache"], needed["source"]
+    with compute_pool(request.compute, clusters) as pool:
+        if "database" in needed:
+            with log.stage("neighbors") as facts:
+                facts.update(neighbors_task(needed["database"], queries, request.name, pool))
         with log.stage("cache") as facts:
-            facts.update(cache_task(cache, latents, pool))
+            facts.update(cache_task(cache, request.latents, pool))

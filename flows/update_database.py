@@ -11,12 +11,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from flows.build_database import run_stages
+from flows.build_database import run_builder
 from flows.measure import StageLog
 from rdm.compute import ComputeConfig
 from rdm.compute.device import DeviceName
 from rdm.database import RetrievalDatabase
-from rdm.database.building.jobs import update_builder, update_plan
+from rdm.database.building.jobs import update_builder
 from rdm.database.changes.announcements import News, announce, ensure_announced, news
 from rdm.database.changes.plan import Removal
 from rdm.database.changes.version_diff import describe_changes
@@ -36,7 +36,7 @@ def publish_changes(root: str, since: int) -> dict[str, Any]:
     about = f"{root}, from version {changes.since} to {changes.version}"
     create_table_artifact(key="database-changes", table=change_rows(changes), description=about)
     create_link_artifact(key="database-gallery", link=page.as_uri(), description=f"new and removed patches of {about}")
-    return {**changes.facts(), "gallery": str(page)}
+    return {**changes.facts().to_json(), "gallery": str(page)}
 
 
 @flow(name="update-database", validate_parameters=True)
@@ -70,17 +70,19 @@ def update_database(
     builder = update_builder(
         root, removal, retry_failed=retry_failed, only_delete=only_delete, overrides=overrides or []
     )
-    plan = update_plan(builder)
-    if plan["changed"]:
+    plan = builder.plan()
+    facts = plan.facts()
+    result = facts.to_json()
+    if facts.changed:
         ensure_announced(builder.folder)
         log = StageLog(stage_log or f"{root.rstrip('/')}.stages")
-        plan |= run_stages(builder, ComputeConfig(dask=dask, device=device), log)
+        result |= run_builder(builder, ComputeConfig(dask=dask, device=device), log, planned=plan).to_json()
     else:
-        get_run_logger().info("nothing changed: %d photographs in %s", plan["photographs"], builder.config.source)
+        get_run_logger().info("nothing changed: %d photographs in %s", facts.photographs, builder.config.source)
     if (untold := news(builder.folder)) is not None:
-        plan["changes"] = _tell(root, untold)
+        result["changes"] = _tell(root, untold)
         announce(builder.folder)
-    return plan
+    return result
 
 
 def _tell(root: str, untold: News) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rdm.errors import UsageError
 
@@ -66,6 +66,37 @@ class Config(BaseModel):
                 where=where,
                 fix=f"fields of {type(self).__name__}: {', '.join(type(self).model_fields)}",
             ) from error
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+def absent() -> Any:
+    """Return the default of a record's field that its file leaves out where there is nothing to say (None)."""
+    return Field(default=None, exclude_if=_is_none)
+
+
+class Record(BaseModel):
+    """What a JSON file holds, or a command prints with `--json`: typed fields, and `to_json` as the door to the file.
+
+    Frozen, as configurations are, but nothing that a user sets. A field is also read by the name that it has in the
+    file, `record["name"]`, by what knows the JSON alone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as the file holds them."""
+        return self.model_dump(mode="json")
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in type(self).model_fields:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.model_dump()
 
 
 def digest_json(value: Any) -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from rdm.config import Config, digest_json, format_bytes, parse_bytes
+from rdm.config import Config, Record, absent, digest_json, format_bytes, parse_bytes
 from rdm.errors import UsageError
 from rdm.sources import CropConfig
 
@@ -148,3 +149,26 @@ def test_format_bytes_never_writes_an_exponent(num_bytes: float) -> None:
 @given(st.integers(0, 10**15))
 def test_format_bytes_reads_back_within_half_a_percent(num_bytes: int) -> None:
     assert parse_bytes(format_bytes(num_bytes)) == pytest.approx(num_bytes, rel=0.0051)
+
+
+class Size(Record):
+    width: int
+    unit: str | None = absent()
+
+
+def test_record_leaves_absent_fields_out_of_its_file() -> None:
+    assert Size(width=3).to_json() == {"width": 3}
+    assert Size(width=3, unit="px").to_json() == {"width": 3, "unit": "px"}
+
+
+def test_record_is_read_by_name() -> None:
+    size = Size(width=3)
+    assert (size["width"], "width" in size, "unit" in size) == (3, True, False)
+    with pytest.raises(KeyError, match="height"):
+        size["height"]
+
+
+@pytest.mark.parametrize("value", [{}, {"width": "wide"}, {"width": 3, "height": 4}])
+def test_record_of_another_shape_is_refused(value: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Size.model_validate(value)

@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 
-from rdm.context import PORTS, Context
+from rdm.context import PORTS, Context, Part
 
 
 def full(batch=3):
@@ -137,3 +137,101 @@ def test_a_port_that_a_network_does_not_read_is_refused_by_name():
 
 def test_ports_that_are_read_or_absent_are_accepted():
     Context(tokens=torch.zeros(1, 1, 1)).require_read(("tokens", "vector"), "the net")
+
+
+def text_part(source="text", batch=3):
+    """Four tokens of which the last two are padding; nothing said is one token of sevens."""
+    present = torch.tensor([[True, True, False, False]]).repeat(batch, 1)
+    return Part(
+        source,
+        "tokens",
+        torch.ones(batch, 4, 5),
+        present,
+        null=torch.full((1, 1, 5), 7.0).expand(1, 4, 5),
+        null_present=torch.tensor([[True, False, False, False]]),
+    )
+
+
+def test_parts_of_a_port_are_joined_in_their_order():
+    context = Context(Part("neighbors", "tokens", torch.zeros(2, 3, 5)), Part("text", "tokens", torch.ones(2, 2, 5)))
+    assert context.tokens is not None
+    assert context.tokens[0, :, 0].tolist() == [0, 0, 0, 1, 1]
+    assert context.sources == ("neighbors", "text")
+
+
+def test_tokens_of_a_source_without_a_mask_are_all_present_beside_one_with_a_mask():
+    context = Context(Part("neighbors", "tokens", torch.zeros(3, 2, 5)), text_part())
+    assert context.tokens_present is not None
+    assert context.tokens_present[1].tolist() == [True, True, True, True, False, False]
+
+
+def test_without_any_mask_there_is_none():
+    assert full().tokens_present is None
+
+
+def test_a_part_may_have_a_null_of_its_own_and_its_mask():
+    null = Context(text_part()).null()
+    assert null.tokens is not None
+    assert null.tokens_present is not None
+    assert null.tokens.unique().tolist() == [7.0]
+    assert null.tokens_present[2].tolist() == [True, False, False, False]
+
+
+def test_a_null_goes_by_source():
+    context = Context(Part("neighbors", "tokens", torch.ones(3, 2, 5)), text_part()).null(["neighbors"])
+    assert context.tokens is not None
+    assert context.tokens[0, :, 0].tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_all_parts_of_a_source_are_dropped_together():
+    parts = (Part("class", "vector", torch.ones(500, 2)), Part("class", "tokens", torch.ones(500, 1, 2)))
+    dropped = Context(*parts).dropped({"class": 0.5}, torch.Generator().manual_seed(0))
+    assert dropped.vector is not None
+    assert dropped.tokens is not None
+    assert torch.equal(dropped.vector[:, 0], dropped.tokens[:, 0, 0])
+    assert 150 < dropped.vector[:, 0].sum() < 350
+
+
+def test_sources_that_share_a_port_are_dropped_independently():
+    parts = (Part("own", "tokens", torch.ones(20_000, 1, 1)), Part("neighbors", "tokens", torch.ones(20_000, 1, 1)))
+    dropped = Context(*parts).dropped({"own": 0.5, "neighbors": 0.5}, torch.Generator().manual_seed(0))
+    assert dropped.tokens is not None
+    both_kept = dropped.tokens[:, :, 0].prod(1).mean().item()
+    assert both_kept == pytest.approx(0.25, abs=0.012)
+
+
+def test_a_dropped_sample_has_the_nulls_mask_and_the_others_keep_theirs():
+    dropped = Context(text_part(batch=200)).dropped({"text": 0.5}, torch.Generator().manual_seed(0))
+    assert dropped.tokens is not None
+    assert dropped.tokens_present is not None
+    is_null = dropped.tokens[:, 0, 0] == 7
+    assert 0 < is_null.sum() < 200
+    assert torch.equal(dropped.tokens_present.sum(1), torch.where(is_null, 1, 2))
+
+
+def test_shuffling_a_source_leaves_the_others_in_place():
+    context = Context(Part("text", "vector", torch.arange(3.0)[:, None]), Part("class", "tokens", torch.ones(3, 1, 1)))
+    moved = context.shuffled("text", torch.tensor([2, 0, 1]))
+    assert moved.vector is not None
+    assert moved.vector[:, 0].tolist() == [2, 0, 1]
+    assert moved.tokens is context.tokens
+
+
+def test_rows_keep_a_null_that_all_samples_share():
+    part = Context(text_part(batch=4)).rows(torch.tensor([3, 1])).parts[0]
+    assert part.present is not None
+    assert part.null is not None
+    assert (len(part.values), len(part.present), len(part.null)) == (2, 2, 1)
+
+
+def test_casting_leaves_masks_and_integers_as_they_are():
+    context = Context(text_part(), Part("class", "vector", torch.ones(3, 2, dtype=torch.int64))).to(torch.float16)
+    assert context.tokens_present is not None
+    assert (context.tokens_present.dtype, context.parts[1].values.dtype) == (torch.bool, torch.int64)
+    assert context.parts[0].values.dtype == torch.float16
+
+
+def test_stacking_a_masked_and_an_unmasked_part_says_that_all_of_the_latter_is_present():
+    both = Context(text_part(batch=1)).concatenated(Context(tokens=torch.zeros(1, 4, 5)))
+    assert both.tokens_present is not None
+    assert both.tokens_present.tolist() == [[True, True, False, False], [True] * 4]

@@ -22,7 +22,7 @@ def build(
     queries: Annotated[str, Parameter(help="source of the photographs; cut as `rdm neighbors build` cuts them")],
     out: Annotated[str, Parameter(help="folder of the cache")],
     autoencoder: Annotated[
-        str, Parameter(help="an asset or a diffusers AutoencoderKL folder")
+        str, Parameter(help="an asset, a diffusers autoencoder's folder, or none: the pictures themselves")
     ] = "assets://autoencoder-kl-f4",
     inline_neighbors: Annotated[
         str | None,

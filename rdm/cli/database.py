@@ -16,7 +16,8 @@ from rdm.errors import SourceError, UsageError
 if TYPE_CHECKING:
     from rdm.compute import ComputeConfig
     from rdm.database import RetrievalDatabase
-    from rdm.database.building.builder import DatabaseBuilder
+    from rdm.database.building.build_plan import BuildPlan
+    from rdm.database.building.results import BuildResult
     from rdm.sampling.queries import Query
 
 Root = Annotated[str, Parameter(name="--root", help="the database's folder or URL")]
@@ -37,6 +38,10 @@ PriceOption = Annotated[
     ),
 ]
 PARTIAL = 3
+BRIEF = (
+    *("version", "photographs", "patches", "index", "recall_at_20", "index_decision", "num_bytes", "patch_pixels"),
+    *("failed", "causes", "query_sets", "device", "unchanged"),
+)
 
 
 def register(app: App) -> None:
@@ -75,21 +80,23 @@ def build(
     """
     from rdm.compute import ComputeConfig
     from rdm.database.building.builder import DatabaseBuilder
-    from rdm.database.building.jobs import build_config, run_build, update_plan
+    from rdm.database.building.jobs import build_config, run_build
 
     settings = build_config(source, preset).merged_with_file(config).model_copy(update={"source": source})
     settings = settings.with_overrides(set_ or [])
     builder = DatabaseBuilder(root, settings)
     if dry_run:
         builder.store.check_writable()
-        plan = update_plan(builder)
-        takes = _estimate(builder, ComputeConfig(dask=dask, device=device), trial, price_per_hour)
+        plan = builder.plan()
+        takes = _estimate(plan, ComputeConfig(dask=dask, device=device), trial, price_per_hour)
         resolved = settings.model_dump(mode="json")
-        show({"root": root, "would": "build", **plan, "takes": takes, "config": resolved}, as_json=json)
+        show(
+            {"root": root, "would": "build", **plan.facts().to_json(), "takes": takes, "config": resolved}, as_json=json
+        )
         return 0
     result = run_build(builder, ComputeConfig(dask=dask, device=device))
-    show(result, as_json=json, title="database")
-    return PARTIAL if result["failed"] else 0
+    show(_shown(result, as_json=json), as_json=json, title="database")
+    return PARTIAL if result.failed else 0
 
 
 def update(
@@ -127,27 +134,31 @@ def update(
     Example: rdm database update --root birds --delete-images removed.txt --only-delete
     """
     from rdm.compute import ComputeConfig
-    from rdm.database.building.jobs import run_build, update_builder, update_plan
+    from rdm.database.building.jobs import run_build, update_builder
     from rdm.database.changes.plan import Removal
 
     images, patches = _read_ids(delete_images, "image"), _read_patch_ids(delete_patches)
     removal = Removal(frozenset(images), frozenset(patches), delete_where)
     builder = update_builder(root, removal, retry_failed=retry_failed, only_delete=only_delete, overrides=set_ or [])
-    plan = update_plan(builder)
-    if dry_run or not plan["changed"]:
-        compute = ComputeConfig(dask=dask, device=device)
-        takes = {"takes": _estimate(builder, compute, trial, price_per_hour)} if plan["changed"] else {}
-        show({"root": root, **plan, **takes}, as_json=json, title="plan" if dry_run else "nothing changed")
+    plan, compute = builder.plan(), ComputeConfig(dask=dask, device=device)
+    facts = plan.facts()
+    if dry_run or not facts.changed:
+        takes = {"takes": _estimate(plan, compute, trial, price_per_hour)} if facts.changed else {}
+        show({"root": root, **facts.to_json(), **takes}, as_json=json, title="plan" if dry_run else "nothing changed")
         return 0
-    result = run_build(builder, ComputeConfig(dask=dask, device=device))
-    show({**plan, **result}, as_json=json, title="database")
-    return PARTIAL if result["failed"] else 0
+    result = run_build(builder, compute, planned=plan)
+    show({**facts.to_json(), **_shown(result, as_json=json)}, as_json=json, title="database")
+    return PARTIAL if result.failed else 0
 
 
-def _estimate(
-    builder: DatabaseBuilder, compute: ComputeConfig, trial: int, price_per_hour: float | None
-) -> dict[str, Any]:
-    """Return what a run would take, on a cluster of this machine or with the workers of a scheduler."""
+def _shown(result: BuildResult, *, as_json: bool) -> dict[str, Any]:
+    """Return everything for a program, and for people what a run changes."""
+    found = result.to_json()
+    return found if as_json else {name: found[name] for name in BRIEF if name in found}
+
+
+def _estimate(plan: BuildPlan, compute: ComputeConfig, trial: int, price_per_hour: float | None) -> dict[str, Any]:
+    """Return what a run would take, on a cluster of this machine or with the workers of a scheduler; empty: nothing."""
     from rdm.compute import count_workers
     from rdm.database.building.estimate import EstimateConfig, estimate
 
@@ -157,7 +168,8 @@ def _estimate(
         price_per_hour=price_per_hour,
         device=compute.device,
     )
-    return estimate(builder, config)
+    found = estimate(plan, config)
+    return found.to_json() if found is not None else {}
 
 
 def changes(
@@ -181,7 +193,7 @@ def changes(
     if gallery is not None:
         write_changes_page(gallery, database, found)
     if json:
-        show({"root": root, **found.facts()}, as_json=True)
+        show({"root": root, **found.facts().to_json()}, as_json=True)
     else:
         title = f"from version {found.since} to {found.version}" if found.since else f"version {found.version}"
         show_rows(["what", "count", "detail"], [list(row.values()) for row in change_rows(found)], title)
@@ -197,9 +209,9 @@ def compact(*, root: Root, dry_run: DryRunFlag = False, json: JsonFlag = False) 
     from rdm.database.changes.compact import compact_database, compaction_plan
 
     if dry_run:
-        show({"root": root, "would": "compact", **compaction_plan(root)}, as_json=json, title="plan")
+        show({"root": root, "would": "compact", **compaction_plan(root).to_json()}, as_json=json, title="plan")
         return
-    show({"root": root, **compact_database(root)}, as_json=json, title="database")
+    show({"root": root, **compact_database(root).to_json()}, as_json=json, title="database")
 
 
 def search(
@@ -262,10 +274,9 @@ def status(*, root: Root, json: JsonFlag = False) -> None:
 
     Example: rdm database status --root birds
     """
-    from rdm.database import NeighborTable, RetrievalDatabase
+    from rdm.database import RetrievalDatabase
 
-    database = RetrievalDatabase.open(root)
-    show({**database.status(), "query_sets": NeighborTable.names(database.folder)}, as_json=json, title=root)
+    show(RetrievalDatabase.open(root).status().to_json(), as_json=json, title=root)
 
 
 def verify(

@@ -18,15 +18,15 @@ def register(app: App) -> None:
 def evaluate(
     *,
     model: Annotated[Path, Parameter(help="a `model` folder")],
-    database: Annotated[str, Parameter(help="the database")],
     reference: Annotated[str, Parameter(help="source of the photographs that samples should look like")],
+    database: Annotated[str | None, Parameter(help="where neighbors are looked up; not needed without")] = None,
     cache: Annotated[str | None, Parameter(help="latent cache with held-out photographs, for the losses")] = None,
     out: Annotated[Path, Parameter(help="folder for evaluation.json")] = Path("evaluation"),
     set_: SetOption = None,
     device: DeviceOption = "auto",
     json: JsonFlag = False,
 ) -> None:
-    """Measure a model: held-out loss with true, shuffled and no neighbors; FID and KID of unconditional samples.
+    """Measure a model: held-out loss with a source true, shuffled and left out; FID and KID of unconditional samples.
 
     Example: rdm evaluate --model run/model --database birds --cache cache --reference folder:///photos
     """

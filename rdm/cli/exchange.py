@@ -45,9 +45,9 @@ def export(
     database = RetrievalDatabase.open(root, version=version)
     if dry_run:
         plan = export_plan(database, to, images=images)
-        show({"root": root, "would": "export", "out": out, **plan}, as_json=json, title="plan")
+        show({"root": root, "would": "export", "out": out, **plan.to_json()}, as_json=json, title="plan")
         return
-    show(export_database(database, to, out, images=images), as_json=json, title="export")
+    show(export_database(database, to, out, images=images).to_json(), as_json=json, title="export")
 
 
 def import_(
@@ -77,6 +77,6 @@ def import_(
     config = ImportConfig(format=from_, folder=folder, encoder=encoder, photographs=photographs)
     config = config.with_overrides(set_ or [])
     if dry_run:
-        show({"root": root, "would": "import", **import_plan(config)}, as_json=json, title="plan")
+        show({"root": root, "would": "import", **import_plan(config).to_json()}, as_json=json, title="plan")
         return
-    show({"root": root, **import_database(root, config)}, as_json=json, title="database")
+    show({"root": root, **import_database(root, config).to_json()}, as_json=json, title="database")

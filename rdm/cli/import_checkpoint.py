@@ -22,7 +22,7 @@ def import_checkpoint(
         Literal["rdm-unet", "ldm-unet", "vq-first-stage", "kl-first-stage"],
         Parameter(help="which part of the checkpoint; a whole model's file has a U-Net and a first stage"),
     ],
-    out: Annotated[Path, Parameter(help="folder for the network; a U-Net comes into its folder `denoiser`")],
+    out: Annotated[Path, Parameter(help="folder for the network; a U-Net comes into its folder `network`")],
     autoencoder: Annotated[str | None, Parameter(help="first stage of the U-Net, imported before")] = None,
     database: Annotated[str | None, Parameter(help="database whose encoder conditions the RDM")] = None,
     ema: Annotated[bool, Parameter(help="averaged weights of the U-Net where the checkpoint has them")] = True,

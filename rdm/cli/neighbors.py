@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -68,10 +67,10 @@ def build(
     with compute_pool(ComputeConfig(dask=dask, device=device)) as pool:
         info = build_neighbors(root, name, config, pool)
         used = pool.describe_device()
-    facts = {"queries": info["num_queries"], "failures": len(info["failures"]), "excluded": info["num_excluded"]}
-    similarity = info["mean_top1_similarity"]
+    facts = {"queries": info.num_queries, "failures": len(info.failures), "excluded": info.num_excluded}
+    similarity = info.mean_top1_similarity
     show({"name": name, **facts, "mean_top1_similarity": similarity, "device": used}, as_json=json, title="neighbors")
-    return 3 if info["failures"] else 0
+    return 3 if info.failures else 0
 
 
 def drop(
@@ -93,7 +92,7 @@ def drop(
 
     database = RetrievalDatabase.open(root)
     table = NeighborTable(database.folder, name, database.version)
-    facts = {"name": name, "queries": table.info["num_queries"], "config": table.info["config"]}
+    facts = {"name": name, "queries": table.info.num_queries, "config": table.config.model_dump(mode="json")}
     if dry_run:
         show({"root": root, "would": "drop neighbors", **facts}, as_json=json, title="plan")
         return
@@ -129,9 +128,9 @@ def contamination(
 
         write_contamination_page(gallery, database, found, worst)
     if json:
-        show({**found.summary(), "list": [asdict(pair) for pair in found.pairs]}, as_json=True)
+        show({**found.summary().to_json(), "list": [pair.to_json() for pair in found.pairs]}, as_json=True)
     else:
-        show(found.summary(), as_json=False, title="contamination")
+        show(found.summary().to_json(), as_json=False, title="contamination")
         rows = [
             [pair.query_image, pair.image_id, pair.match, f"{pair.similarity:.4f}", "yes" if pair.excluded else "no"]
             for pair in found.pairs[:SHOWN_PAIRS]

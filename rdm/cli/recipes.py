@@ -31,6 +31,7 @@ def recipes(
 
     Example: rdm recipes rdm-imagenet --device h200 --utilization 0.45
     """
+    from rdm.recipes import RECIPES, recipe_config
     from rdm.training.planning.cost import network_cost
     from rdm.training.planning.throughput import (
         DEFAULT_DEVICE,
@@ -38,7 +39,6 @@ def recipes(
         expected_throughput,
         measured_throughput,
     )
-    from rdm.training.recipes import RECIPES, recipe_config
 
     if name is None:
         _show_list(as_json=json)
@@ -69,8 +69,8 @@ def recipes(
 
 def _show_list(*, as_json: bool) -> None:
     """Show every recipe with the counted costs that are kept, so that nothing has to be counted."""
-    from rdm.training.costs import kept_costs
-    from rdm.training.recipes import RECIPES
+    from rdm.recipes import RECIPES
+    from rdm.recipes.costs import kept_costs
 
     costs, described = kept_costs(), {}
     for name, recipe in RECIPES.items():

@@ -44,11 +44,11 @@ def train(
 
     Example: rdm train --recipe rdm-tiny --cache cache --database birds --out run --set max_steps=200
     """
+    from rdm.recipes import recipe_config
     from rdm.training.assemble import check_inputs
     from rdm.training.config import TrainInputs
     from rdm.training.job.launch import launch_commands, num_ranks, run_training, settled
     from rdm.training.planning.cost import network_cost
-    from rdm.training.recipes import recipe_config
 
     settings = recipe_config(recipe).merged_with_file(config).with_overrides(set_ or [])
     inputs = TrainInputs(out=out, cache=cache, database=database, source=source)

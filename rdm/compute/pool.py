@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from pydantic import Field
 
@@ -288,11 +288,43 @@ def _num_workers(config: ComputeConfig) -> int:
     return config.num_workers or num_cores()
 
 
+class Clusters:
+    """Local clusters that the stages of a job share: their workers keep what they have imported and loaded.
+
+    They end with this context, or with `close`; a stage after that starts another.
+    """
+
+    def __init__(self) -> None:
+        self._pools: dict[ComputeConfig, ComputePool] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def pool(self, config: ComputeConfig) -> ComputePool:
+        """Return the pool of a configuration: one and the same until the clusters are closed."""
+        if config not in self._pools:
+            self._pools[config] = _local_pool(config, self._stack)
+        return self._pools[config]
+
+    def close(self) -> None:
+        """End the clusters, so that their memory and cores are free for a stage without workers."""
+        self._pools.clear()
+        self._stack.close()
+
+
 @contextmanager
-def compute_pool(config: ComputeConfig) -> Iterator[Pool]:
+def compute_pool(config: ComputeConfig, clusters: Clusters | None = None) -> Iterator[Pool]:
     """Open the pool that a configuration names: `local`, `inline`, or a scheduler's address.
 
-    A local cluster starts when the first shards are mapped. Inside `warm_clusters` it outlives the pool.
+    A local cluster starts when the first shards are mapped.
+
+    Args:
+        config: where shards are computed.
+        clusters: that outlive the pool, if it is local; None: its cluster ends with it.
 
     Raises:
         UsageError: no scheduler answers at the address.
@@ -302,43 +334,14 @@ def compute_pool(config: ComputeConfig) -> Iterator[Pool]:
         compute_device(config.device)  # refused before a cluster starts
     if config.dask == "inline":
         yield _Inline(config)
-    elif config.dask == "local" and _warm is not None:
-        yield _warm.setdefault(config, _local_pool(config, _warm_stack))
+    elif config.dask == "local" and clusters is not None:
+        yield clusters.pool(config)
     elif config.dask == "local":
-        with ExitStack() as stack:
-            yield _local_pool(config, stack)
+        with Clusters() as own:
+            yield own.pool(config)
     else:
         with _remote_pool(config) as pool:
             yield pool
-
-
-_warm: dict[ComputeConfig, ComputePool] | None = None  # the pools that stages share; None: each has its own
-_warm_stack = ExitStack()  # closes their clusters
-
-
-@contextmanager
-def warm_clusters() -> Iterator[None]:
-    """Let the stages of a job share one local cluster: its workers keep what they have imported and loaded.
-
-    The cluster ends with this context, or with `close_warm_clusters`; a stage after that starts another.
-    """
-    global _warm
-    if _warm is not None:
-        yield
-        return
-    _warm = {}
-    try:
-        yield
-    finally:
-        close_warm_clusters()
-        _warm = None
-
-
-def close_warm_clusters() -> None:
-    """End the clusters that stages share, so that their memory and cores are free for a stage without workers."""
-    if _warm is not None:
-        _warm.clear()
-    _warm_stack.close()
 
 
 def _local_pool(config: ComputeConfig, stack: ExitStack) -> ComputePool:

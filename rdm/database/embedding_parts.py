@@ -10,9 +10,6 @@ from numpy.typing import NDArray
 from rdm.errors import DatabaseError
 from rdm.storage import Folder, Part
 
-SHARD_KINDS: tuple[str, ...] = ("images", "ledger", "patches", "embeddings", "metadata")
-"""The parts of one image shard: a version has as many of each kind, in the same order."""
-
 EmbeddingParts = Sequence[tuple[int, NDArray[np.float16]]]
 """`(first patch id, vectors [N, dim])` of each part, in order."""
 

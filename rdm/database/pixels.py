@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 from PIL import Image
 
+from rdm.database.contract import CORNERS, image_paths
 from rdm.errors import DatabaseError
 from rdm.sources import ImageDecodeError, decode_image
 from rdm.storage import Folder
@@ -25,7 +26,7 @@ def iterate_patches(folder: Folder, patches: pa.Table) -> Iterator[Image.Image]:
     """
     ledgers: dict[str, _Places] = {}
     previous, photograph = (None, None), None
-    for row in patches.select(["image_shard", "image_row", "x0", "y0", "x1", "y1"]).to_pylist():
+    for row in patches.select(["image_shard", "image_row", *CORNERS]).to_pylist():
         place = (row["image_shard"], row["image_row"])
         if place != previous:
             if place[0] not in ledgers:
@@ -41,7 +42,7 @@ def iterate_reduced_patches(folder: Folder, patches: pa.Table) -> Iterator[Image
 
     A JPEG is decoded at a half, a quarter or an eighth of its size, where its smallest patch allows that.
     """
-    columns = patches.select(["image_shard", "image_row", "x0", "y0", "x1", "y1"]).to_pylist()
+    columns = patches.select(["image_shard", "image_row", *CORNERS]).to_pylist()
     shards: dict[str, _Places] = {}
     for (shard, number), rows in itertools.groupby(columns, key=lambda row: (row["image_shard"], row["image_row"])):
         members = list(rows)
@@ -53,7 +54,7 @@ def iterate_reduced_patches(folder: Folder, patches: pa.Table) -> Iterator[Image
         photograph = _decode(folder, shard, number, places, reduction)
         scale = photograph.width / places["width"][number]
         for row in members:
-            x0, y0, x1, y1 = (round(row[corner] * scale) for corner in ("x0", "y0", "x1", "y1"))
+            x0, y0, x1, y1 = (round(row[corner] * scale) for corner in CORNERS)
             yield photograph.crop((x0, y0, x1, y1))
         del photograph
 
@@ -67,10 +68,10 @@ def _decode(folder: Folder, shard: str, row: int, places: _Places, reduction: in
     if places["tar_offset"][row] is None:
         raise DatabaseError(
             "the pixels are not stored: only embeddings were imported",
-            where=f"{folder.describe(f'images/{shard}.parquet')}, row {row}",
+            where=f"{folder.describe(image_paths(shard)[1])}, row {row}",
             fix="search and conditioning work without; for pictures, build a database from the photographs",
         )
-    path = folder.local(f"images/{shard}.tar")
+    path = folder.local(image_paths(shard)[0])
     try:
         with open(path, "rb") as file:
             file.seek(places["tar_offset"][row])
@@ -87,4 +88,4 @@ def _decode(folder: Folder, shard: str, row: int, places: _Places, reduction: in
 
 def _places(folder: Folder, shard: str) -> _Places:
     columns = ["tar_offset", "num_bytes", "rotation", "width"]
-    return folder.read_table(f"images/{shard}.parquet", columns).to_pydict()
+    return folder.read_table(image_paths(shard)[1], columns).to_pydict()

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import faiss
 import numpy as np
@@ -15,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rdm.compute.device import DeviceName, compute_device
-from rdm.database.contract import PATCH_SCHEMA
+from rdm.database.contract import METADATA_COLUMNS, PATCH_SCHEMA, index_place, query_set_of
 from rdm.database.embedding_parts import gather, open_embeddings
+from rdm.database.facts import DatabaseStatus, VersionFacts, version_facts
 from rdm.database.pixels import iterate_patches, read_photograph
 from rdm.database.search.exact import blocks_of, canonical_similarities, exact_search, quantize, rank
-from rdm.database.search.index import approximate_candidates, index_place, open_index
+from rdm.database.search.index import approximate_candidates, open_index
 from rdm.encoders import Encoder, load_encoder
 from rdm.errors import DatabaseError, EncoderMismatchError, UsageError
 from rdm.sources.kinds.imported import is_imported
@@ -27,7 +27,6 @@ from rdm.storage import Folder, Version, VersionStore
 from rdm.storage.files import read_error
 
 logger = logging.getLogger(__name__)
-_METADATA = ("image_path", "url", "author", "license", "norm")
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,12 @@ class RetrievalDatabase:
     @property
     def encoder_name(self) -> str:
         """The name of the encoder that made the embeddings, such as `assets://encoder-lite`."""
-        return str(self.version.encoder["name"])
+        return self.version.encoder.name
 
     @property
     def encoder_digest(self) -> str:
         """The digest of that encoder's fingerprint."""
-        return str(self.version.encoder["digest"])
+        return self.version.encoder.digest
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -91,7 +90,7 @@ class RetrievalDatabase:
         """Raise EncoderMismatchError unless an encoder is the one that made the embeddings."""
         if (found := encoder.fingerprint.digest()) == self.encoder_digest:
             return
-        recorded = self.version.encoder["fingerprint"]
+        recorded = self.version.encoder.fingerprint
         current = encoder.fingerprint.model_dump(mode="json")
         differing = ", ".join(name for name in current if current[name] != recorded.get(name)) or "fingerprint"
         raise EncoderMismatchError(
@@ -109,7 +108,7 @@ class RetrievalDatabase:
     @cached_property
     def tombstones(self) -> NDArray[np.int64]:
         """The sorted ids of deleted patches."""
-        return np.array(sorted(self.version.tombstones), np.int64)
+        return self.version.tombstone_ids()
 
     @cached_property
     def parts(self) -> list[tuple[int, NDArray[np.float16]]]:
@@ -194,8 +193,8 @@ class RetrievalDatabase:
             rows = np.flatnonzero(owner == part)
             local = flat[rows] - self.parts[part][0]
             left = self._table(patches[part].path, PATCH_SCHEMA.names).take(local)
-            right = self._table(metadata[part].path, _METADATA).take(local)
-            for column in _METADATA:
+            right = self._table(metadata[part].path, METADATA_COLUMNS).take(local)
+            for column in METADATA_COLUMNS:
                 left = left.append_column(column, right.column(column))
             tables.append(left)
             positions.append(rows)
@@ -239,28 +238,20 @@ class RetrievalDatabase:
         """Return the ids of all patches that are not deleted, ascending."""
         return np.setdiff1d(np.arange(self.version.next_patch_id, dtype=np.int64), self.tombstones)
 
-    def status(self) -> dict[str, Any]:
+    def facts(self) -> VersionFacts:
+        """Return the facts of the version."""
+        return version_facts(self.version)
+
+    def status(self) -> DatabaseStatus:
         """Return the facts that `rdm database status` shows."""
-        version = self.version
-        return {
-            "root": self.folder.url,
-            "version": version.number,
-            "versions": VersionStore(self.folder).numbers(),
-            "source": version.source,
-            "num_images": version.num_images,
-            "num_patches": version.num_live_patches,
-            "num_deleted_patches": len(version.tombstones),
-            "num_near_duplicates": sum(part.num_rows for part in version.parts_of("duplicates")),
-            "dropped_patches": version.dropped_patches,
-            "embedding_dim": version.embedding_dim,
-            "encoder": self.encoder_name,
-            "encoder_digest": self.encoder_digest,
-            "encoder_origin": version.encoder.get("origin", "made the embeddings here"),
-            "has_pixels": self.has_pixels,
-            "precision": version.encoder["precision"],
-            "index": version.index,
-            "num_bytes": version.num_bytes,
-        }
+        facts = dict(self.facts())
+        return DatabaseStatus(
+            **facts,
+            root=self.folder.url,
+            versions=VersionStore(self.folder).numbers(),
+            index_facts=self.version.index,
+            query_sets=sorted({query_set_of(part.path) for part in self.version.parts_of("queryset")}),
+        )
 
     def _refuse_deleted(self, patch_ids: NDArray[np.integer]) -> None:
         deleted = np.intersect1d(np.asarray(patch_ids, np.int64), self.tombstones)

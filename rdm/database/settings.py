@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, JsonValue
 
 from rdm.config import Config
 from rdm.database.search.index import IndexConfig
@@ -53,25 +53,33 @@ class BuildConfig(Config):
     fetch: FetchConfig = FetchConfig()
 
 
-def recorded(config: BuildConfig) -> dict[str, Any]:
-    """Return the settings that a version and `run.json` record: leave to lose many photographs is given once."""
+def recorded(config: BuildConfig) -> dict[str, JsonValue]:
+    """Return the settings that a version and `run.json` record.
+
+    The shares that may vanish are left out: they are permissions for one run.
+    """
     return config.model_dump(mode="json", exclude={"max_vanished_share", "max_delisted_share"})
+
+
+def settings_of(version: Version) -> BuildConfig:
+    """Return the settings that made a version."""
+    return BuildConfig.model_validate(version.config)
 
 
 def has_changed(config: BuildConfig, parent: Version) -> bool:
     """Return whether a version records other settings."""
-    before = BuildConfig.model_validate(parent.config)
+    before = settings_of(parent)
     precision = {"precision": config.precision}  # fixed, and `auto` agrees with any
     return recorded(before.model_copy(update=precision)) != recorded(config)
 
 
 def differing_fixed(config: BuildConfig, parent: Version) -> list[str]:
     """Return the names of the settings that differ from a version's although the first build fixed them."""
-    before = BuildConfig.model_validate(parent.config)
+    before = settings_of(parent)
     fixed = ("crop", "boxes", "filters", "images_per_shard")
     differing = [name for name in fixed if getattr(before, name) != getattr(config, name)]
     if not same_source(before.source, config.source):
         differing.append("source")
-    if config.precision not in ("auto", parent.encoder["precision"]):
+    if config.precision not in ("auto", parent.encoder.precision):
         differing.append("precision")
     return differing

@@ -12,8 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rdm.database.contract import dropped_path, patches_path
-from rdm.storage import Folder, Part, VersionStore
+from rdm.database.contract import (
+    INDEX_NAME,
+    INFOS_NAME,
+    dropped_path,
+    embeddings_path,
+    image_paths,
+    metadata_path,
+    patches_path,
+)
+from rdm.storage import Folder, IndexFacts, Part, VersionStore, living_rows
 
 
 def describe_shard(store: VersionStore, stem: str, number: int) -> list[Part]:
@@ -24,15 +32,15 @@ def describe_shard(store: VersionStore, stem: str, number: int) -> list[Part]:
         stem: the name of its photographs' tar.
         number: of its patches and embeddings.
     """
-    folder = store.folder
-    ledger = folder.read_table(f"images/{stem}.parquet", columns=["status"]).num_rows
+    folder, (images, rows, _) = store.folder, image_paths(stem)
+    ledger = folder.read_table(rows, columns=["status"]).num_rows
     patches = folder.read_table(patches_path(number), columns=["patch_id"]).num_rows
     parts = [
-        store.describe_part("images", f"images/{stem}.tar", ledger),
-        store.describe_part("ledger", f"images/{stem}.parquet", ledger),
+        store.describe_part("images", images, ledger),
+        store.describe_part("ledger", rows, ledger),
         store.describe_part("patches", patches_path(number), patches),
-        store.describe_part("embeddings", f"img_emb/img_emb_{number:04d}.npy", patches),
-        store.describe_part("metadata", f"metadata/metadata_{number:04d}.parquet", patches),
+        store.describe_part("embeddings", embeddings_path(number), patches),
+        store.describe_part("metadata", metadata_path(number), patches),
     ]
     if folder.exists(dropped_path(number)):
         dropped = folder.read_table(dropped_path(number), columns=["image_row"]).num_rows
@@ -40,9 +48,20 @@ def describe_shard(store: VersionStore, stem: str, number: int) -> list[Part]:
     return parts
 
 
+def describe_index(store: VersionStore, place: str, facts: IndexFacts) -> list[Part]:
+    """Return the parts of the index in a folder."""
+    return [
+        store.describe_part("index", f"{place}/{INDEX_NAME}", facts.num_vectors),
+        store.describe_part("infos", f"{place}/{INFOS_NAME}", 1),
+    ]
+
+
 def count_living_images(folder: Folder, parts: Iterable[Part], tombstones: NDArray[np.int64]) -> int:
     """Return how many photographs have a patch that is not deleted."""
-    tables = [folder.read_table(part.path, ["patch_id", "image_id"]) for part in parts if part.kind == "patches"]
-    everything = pa.concat_tables(tables)
-    living = pc.invert(pc.is_in(everything["patch_id"], pa.array(tombstones)))
-    return pc.count_distinct(everything.filter(living)["image_id"]).as_py()
+    tables, first = [], 0
+    for part in parts:
+        if part.kind == "patches":
+            living = living_rows(tombstones, first, part.num_rows)
+            tables.append(folder.read_table(part.path, ["image_id"]).filter(pa.array(living)))
+            first += part.num_rows
+    return pc.count_distinct(pa.concat_tables(tables)["image_id"]).as_py()

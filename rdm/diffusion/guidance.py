@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rdm.context import PORTS, Context
+from rdm.context import Context
 from rdm.diffusion.gaussian import (
     PredictionType,
     Predictor,
@@ -102,12 +102,14 @@ def guided_in_interval(
 
 
 def _same_shapes(first: Context, second: Context) -> bool:
-    """Whether two contexts can share a batch; neighbor sets of different k cannot."""
-    pairs = [(name, getattr(first, name), getattr(second, name)) for name in PORTS]
-    for name, one, other in pairs:
-        if (one is None) != (other is None):
-            raise ValueError(f"the context and the negative context must set the same ports; {name} is set in one only")
-    return all(one is None or one.shape == other.shape for _, one, other in pairs)
+    """Whether two contexts can share a batch; neighbor sets of different k cannot.
+
+    Raises:
+        ValueError: they do not set the same ports.
+    """
+    first.require_same_ports(second)
+    pairs = zip(first.parts, second.parts, strict=True)
+    return all(one.values.shape == other.values.shape for one, other in pairs)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""Does retrieval matter? Held-out loss with true, shuffled and no neighbors, paired."""
+"""Does a source matter? Held-out loss with what it says, with what it says of another photograph, and without it.
+
+Paired: every condition sees the same samples, noise and times.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdm.context import Context
-from rdm.diffusion.autoregressive import autoregressive_loss
 from rdm.errors import CacheError
 from rdm.evaluation.intervals import Interval, mean_interval, within_subject_intervals
+from rdm.generators.heads import LossKind
+from rdm.generators.model_folder import Model
 from rdm.progress import tracking
-from rdm.sampling.model import RetrievalAutoregressionModel, RetrievalDiffusionModel, RetrievalModel
-from rdm.training.data.latents import LatentData, with_mean_vector
+from rdm.training.data.rows import RowSettings, TrainingRows
 
-CONDITIONS = ("true", "shuffled", "none")
-LossKind = Literal["eps", "v", "x0", "tokens"]
-"""Squared error of what the network predicts, or nats per token."""
-
-Draws = Iterator[Callable[[slice, Context], Tensor]]
-"""For each draw, a function from rows and their context to each row's loss, float32 [B]."""
+Changed = Callable[[Context, Tensor], Context]
+"""(the true context, whose place each sample takes in the shuffle [N]) -> the context of a condition."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +32,18 @@ class HeldOutResult:
 
     Attributes:
         losses: per photograph, [N, C] in the order of `conditions`.
-        num_draws: draws per crop, the same for every condition: of noise and time, and of whose neighbors are swapped.
-        conditioning_dropout: with which the model was trained.
+        num_draws: draws per crop, the same for every condition: of noise and time, and of who is swapped with whom.
+        conditioning_dropout: by source, with which the model was trained.
         loss_kind: what the loss is.
-        conditions: CONDITIONS, or `none` alone for a model that reads no neighbors.
+        conditions: `true`, `shuffled` and `none` of a model that reads one source; of several `shuffled SOURCE` and
+            `no SOURCE` for each; `none` alone of a model that reads nothing.
     """
 
     losses: NDArray[np.float64]
     num_draws: int
-    conditioning_dropout: float
+    conditioning_dropout: Mapping[str, float]
     loss_kind: LossKind
-    conditions: tuple[str, ...] = CONDITIONS
+    conditions: tuple[str, ...] = ("true", "shuffled", "none")
 
     @property
     def intervals(self) -> dict[str, Interval]:
@@ -54,7 +54,7 @@ class HeldOutResult:
 
     @property
     def differences(self) -> dict[str, Interval]:
-        """Paired differences to the true neighbors, with 95% intervals."""
+        """Paired differences to the true context, with 95% intervals."""
         return {
             name: mean_interval(self.losses[:, column] - self.losses[:, 0])
             for column, name in enumerate(self.conditions)
@@ -66,107 +66,112 @@ class HeldOutResult:
         return {
             "num_photographs": len(self.losses),
             "num_draws": self.num_draws,
-            "conditioning_dropout": self.conditioning_dropout,
+            "conditioning_dropout": dict(self.conditioning_dropout),
             "loss_kind": self.loss_kind,
             "losses": {name: asdict(interval) for name, interval in self.intervals.items()},
             "differences": {name: asdict(interval) for name, interval in self.differences.items()},
         }
 
 
-@torch.no_grad()
-def held_out_losses(
-    model: RetrievalModel, data: LatentData, *, num_draws: int = 32, batch_size: int = 64, seed: int = 0
-) -> HeldOutResult:
-    """Measure the loss of held-out crops under their own neighbors, another photograph's, and the null context.
-
-    The three see the same latents, noise and times; which photographs swap neighbors is drawn anew for each draw.
-    Losses are averaged per photograph, because crops of one photograph are not independent. A model that reads no
-    neighbors is measured once, as it is.
+def held_out_rows(model: Model, cache: str, database: str | None) -> TrainingRows:
+    """Return the rows of a cache that a model was not trained on.
 
     Raises:
-        CacheError: nothing is held out.
+        UsageError: the model was trained with neighbors, and there is no database.
+        CacheError: the cache is of another first stage or content than the model's.
     """
-    values, neighbors, images = _held_out(data)
-    tokens = torch.from_numpy(neighbors).float() * model.conditioning.scale
-    loss_kind, draws = _draws(model, torch.from_numpy(values), num_draws, seed)
-    conditions = ("none",) if model.unconditional else CONDITIONS
-    totals, counts = np.zeros((len(values), len(conditions))), np.zeros(len(conditions))
+    settings = RowSettings(model.config.conditions, model.info.held_out_fraction or 0.0)
+    rows = TrainingRows.open(cache, database, settings, held_out=True)
+    found, wanted = rows.cache.info["latents_digest"], model.info.latents_digest
+    contents = model.generator.space.contents
+    if found != wanted or rows.cache.content not in contents:
+        raise CacheError(
+            f"the cache holds {rows.cache.content} of the first stage {found}, the model reads "
+            f"{' or '.join(contents)} of {wanted}",
+            where=rows.cache.folder.url,
+            fix="give --cache the one that the model was trained on",
+        )
+    return rows
+
+
+@torch.no_grad()
+def held_out_losses(
+    model: Model, rows: TrainingRows, *, num_draws: int = 32, batch_size: int = 64, seed: int = 0
+) -> HeldOutResult:
+    """Measure the loss of held-out crops in their own context, with a source of another photograph, and without it.
+
+    All conditions see the same samples, noise and times; which photographs are swapped is drawn anew for each draw.
+    Losses are averaged per photograph, because crops of one photograph are not independent. A model that reads
+    nothing is measured once, as it is.
+
+    Raises:
+        CacheError: too few photographs are held out.
+    """
+    batch, images = _held_out(rows)
+    generator, sources = model.generator, model.sources
+    true, conditions = generator.context_of(batch), _conditions(sources)
+    fixed = generator.head.deterministic_loss
+    count = len(images)
+    totals, counts = np.zeros((count, len(conditions))), np.zeros(len(conditions))
     with tracking("held-out loss", num_draws, "draws") as tracker:
-        for draw, losses_of in enumerate(draws):
-            contexts = {
-                "true": tokens,
-                "shuffled": tokens[_derangement(images, seed + draw)],
-                "none": torch.zeros_like(tokens),
-            }
-            for column, name in enumerate(conditions):
-                if draw and loss_kind == "tokens" and name != "shuffled":
+        for draw, losses_of in enumerate(generator.draws(batch, num_draws, seed)):
+            others = torch.from_numpy(_derangement(images, seed + draw))
+            for column, (name, changed) in enumerate(conditions.items()):
+                if draw and fixed and not name.startswith("shuffled"):
                     continue  # nothing is drawn: the loss would be the same
                 counts[column] += 1
-                for start in range(0, len(values), batch_size):
-                    rows = slice(start, start + batch_size)
-                    context = _context(contexts[name][rows].to(model.device), model)
-                    totals[rows, column] += losses_of(rows, context).cpu().numpy()
+                context = changed(true, others)
+                for start in range(0, count, batch_size):
+                    part = slice(start, min(start + batch_size, count))
+                    of_part = context.rows(torch.arange(part.start, part.stop)).to(model.device)
+                    totals[part, column] += losses_of(part, of_part).cpu().numpy()
             tracker.advance()
+
     owners, inverse = np.unique(images, return_inverse=True)
     per_image = np.stack([np.bincount(inverse, totals[:, column]) for column in range(len(conditions))], axis=1)
     per_image /= counts * np.bincount(inverse, minlength=len(owners))[:, None]
-    return HeldOutResult(per_image, num_draws, model.conditioning.dropout, loss_kind, conditions)
+    dropout = model.config.conditions.dropout
+    return HeldOutResult(per_image, num_draws, dropout, model.config.head.loss_kind, tuple(conditions))
 
 
-def _context(tokens: Tensor, model: RetrievalModel) -> Context:
-    return with_mean_vector(Context(tokens=tokens), model.conditioning)
+def _conditions(sources: tuple[str, ...]) -> dict[str, Changed]:
+    """Return what is measured of a model that reads these sources, by name."""
+    if not sources:
+        return {"none": lambda context, others: context}
+    found: dict[str, Changed] = {"true": lambda context, others: context}
+    alone = len(sources) == 1
+    for source in sources:
+        found["shuffled" if alone else f"shuffled {source}"] = _shuffled(source)
+        found["none" if alone else f"no {source}"] = _without(source)
+    return found
 
 
-def _draws(model: RetrievalModel, values: Tensor, num_draws: int, seed: int) -> tuple[LossKind, Draws]:
-    """Return what the loss of a model is, and its draws on the cached values of held-out crops."""
-    if isinstance(model, RetrievalAutoregressionModel):
-        return "tokens", _token_draws(model, values.flatten(1).long(), num_draws)
-    assert isinstance(model, RetrievalDiffusionModel)
-    mean = values.float().chunk(2, dim=1)[0] if model.first_stage.codebook is None else values.float()
-    latents = (mean - model.first_stage.shift) * model.first_stage.scale
-    return model.config.prediction_type, _noise_draws(model, latents, num_draws, seed)
+def _shuffled(source: str) -> Changed:
+    return lambda context, others: context.shuffled(source, others)
 
 
-def _noise_draws(model: RetrievalDiffusionModel, latents: Tensor, num_draws: int, seed: int) -> Draws:
-    """Yield draws of noise and time; times are stratified: draw d of D lies in the d-th of D equal parts of 1..T."""
-    generator = torch.Generator().manual_seed(seed)
-    steps = model.head.schedule.num_timesteps
-    for draw in range(num_draws):
-        noise = torch.randn(latents.shape, generator=generator)
-        part = (draw + torch.rand(len(latents), generator=generator)) / num_draws
-        t = (part * steps).long().clamp(max=steps - 1)
-
-        def losses_of(rows: slice, context: Context, noise: Tensor = noise, t: Tensor = t) -> Tensor:
-            x0, times, drawn = (part[rows].to(model.device) for part in (latents, t, noise))
-            return model.head.loss_at(model.denoiser, x0, times, drawn, context)
-
-        yield losses_of
+def _without(source: str) -> Changed:
+    return lambda context, others: context.null([source])
 
 
-def _token_draws(model: RetrievalAutoregressionModel, tokens: Tensor, num_draws: int) -> Draws:
-    """Yield the loss itself: nothing in it is drawn, but another photograph lends its neighbors each time."""
-    for _ in range(num_draws):
-        yield lambda rows, context: autoregressive_loss(model.predictor, tokens[rows].to(model.device), context)
-
-
-def _held_out(data: LatentData) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return the cached values, neighbors and photographs of held-out crops, mirror images left out."""
-    values, neighbors, images = [], [], []
-    for index, stem in enumerate(data.cache.stems):
-        if not data.shards[index].num_samples:
+def _held_out(rows: TrainingRows) -> tuple[dict[str, Tensor], NDArray[Any]]:
+    """Return the arrays and the photographs of held-out crops, mirror images left out."""
+    parts: list[dict[str, NDArray[Any]]] = []
+    images: list[str] = []
+    for index, stem in enumerate(rows.cache.stems):
+        if not rows.shards[index].num_samples:
             continue
-        shard = data.load_shard(index)
-        flipped = np.array(data.flipped(stem))
-        values.append(shard[data.cache.content][~flipped])
-        neighbors.append(shard["neighbors"][~flipped])
-        images += [image for image, mirror in zip(data.image_ids(stem), flipped, strict=True) if not mirror]
+        flipped = np.array(rows.flipped(stem))
+        parts.append({name: array[~flipped] for name, array in rows.load_shard(index).items()})
+        images += [image for image, mirror in zip(rows.image_ids(stem), flipped, strict=True) if not mirror]
     if not images or len(set(images)) < 3:
         raise CacheError(
             "too few photographs are held out to measure on",
-            where=data.cache.folder.url,
+            where=rows.cache.folder.url,
             fix="train with a larger objective.held_out_fraction",
         )
-    return np.concatenate(values), np.concatenate(neighbors), np.array(images)
+    batch = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    return batch, np.array(images)
 
 
 def _derangement(images: NDArray[Any], seed: int) -> NDArray[np.intp]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rdm.config import digest_json
-from rdm.context import Context
 from rdm.encoders import Encoder, load_encoder, normalize
 from rdm.encoders.batches import encode_images
 from rdm.encoders.registry import fastest_precision
 from rdm.errors import SourceError
 from rdm.evaluation.labelled import PictureSet
 from rdm.evaluation.stored_features import StoredArrays
+from rdm.generators.conditions import Known
+from rdm.generators.model_folder import Model
+from rdm.generators.neighbors import with_norms
+from rdm.generators.settings import SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
 from rdm.progress import tracking
-from rdm.sampling.model import RetrievalModel, SampleSettings
-from rdm.training.data.latents import ConditioningConfig, with_mean_vector
 
 _ENCODED_AT_ONCE = 32
 
@@ -128,7 +130,7 @@ class PlannedDraw:
         pictures_digest: of the pictures that condition.
     """
 
-    model: RetrievalModel
+    model: Model
     plan: SamplePlan
     embeddings: NDArray[np.float32]
     settings: SampleSettings
@@ -158,18 +160,17 @@ class PlannedDraw:
     @torch.no_grad()
     def _draw(self, rows: slice) -> NDArray[np.uint8]:
         places = np.searchsorted(self.plan.rows, self.plan.contexts[rows])
-        context = context_of(self.embeddings[places], self.model.conditioning, self.model.device)
+        neighbors = self.model.config.conditions.neighbors
+        assert neighbors is not None
+        vectors = vectors_of(self.embeddings[places], neighbors.embedding)
+        context = self.model.generator.context([Known(row) for row in torch.from_numpy(vectors)])
         seeds = range(self.seed + rows.start, self.seed + rows.stop)
-        return to_uint8(self.model.draw(context, seeds, self.model.effective(self.settings)))
+        return to_uint8(self.model.draw(context, seeds, self.settings))
 
 
-def context_of(
-    embeddings: NDArray[np.float32], config: ConditioningConfig, device: torch.device
-) -> Context:
-    """Return the context of raw embeddings [B, k, D]: tokens with the bits that a database would give."""
+def vectors_of(embeddings: NDArray[np.float32], embedding: Literal["unit", "raw"]) -> NDArray[np.float32]:
+    """Return raw embeddings [B, k, D] as they condition, with the bits that a database would give."""
     vectors = normalize(embeddings).astype(np.float16)
-    if config.embedding == "raw":
-        norms = np.linalg.norm(embeddings, axis=-1, keepdims=True).astype(np.float32)
-        vectors = (vectors.astype(np.float32) * norms).astype(np.float16)
-    tokens = torch.from_numpy(vectors.astype(np.float32)).to(device) * config.scale
-    return with_mean_vector(Context(tokens=tokens), config)
+    if embedding == "raw":
+        vectors = with_norms(vectors, np.linalg.norm(embeddings, axis=-1).astype(np.float32))
+    return vectors.astype(np.float32)

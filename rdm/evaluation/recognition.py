@@ -41,8 +41,8 @@ from rdm.evaluation.recognition_record import (
 )
 from rdm.evaluation.sample_grid import GridRow, draw_grid
 from rdm.evaluation.stored_features import NETWORKS, FeatureStore, NetworkName, StoredArrays
+from rdm.generators.model_folder import Model, open_model
 from rdm.models.first_stage.first_stage import FirstStage, to_uint8
-from rdm.sampling.model import RetrievalModel, open_model
 from rdm.storage import Folder
 from rdm.storage.locks import lock_file
 
@@ -68,7 +68,7 @@ def evaluate_recognition(
     """
     used = compute_device(device)
     model = open_model(inputs.model, used)
-    if model.unconditional:
+    if not model.reads_neighbors:
         fix = "give a model of a recipe with neighbors"
         raise UsageError("the model reads no neighbors, so nothing tells it a class", where=inputs.model, fix=fix)
     pictures = PictureSet(inputs.pictures)
@@ -99,14 +99,14 @@ class _Bench:
         self,
         inputs: RecognitionInputs,
         config: RecognitionConfig,
-        model: RetrievalModel,
+        model: Model,
         pictures: PictureSet,
         folder: Folder,
         device: torch.device,
     ) -> None:
         self.inputs, self.config, self.model = inputs, config, model
         self.pictures, self.folder, self.device = pictures, folder, device
-        self.side: int = model.info["resolution"]
+        self.side: int = model.info.resolution or 0
         self.arrays = StoredArrays(folder)
         self.features = FeatureStore(self.arrays, device)
         probe = None if inputs.probe_pictures is None else PictureSet(inputs.probe_pictures)
@@ -162,10 +162,10 @@ class _Bench:
 
     def _encoder(self) -> Encoder:
         info = self.model.info
-        encoder = open_encoder(self.inputs.encoder or info["encoder"], str(self.device))
-        if (found := encoder.fingerprint.digest()) != info["encoder_digest"]:
+        encoder = open_encoder(self.inputs.encoder or str(info.encoder), str(self.device))
+        if (found := encoder.fingerprint.digest()) != info.encoder_digest:
             raise EncoderMismatchError(
-                f"the model was trained with embeddings of {info['encoder']} {info['encoder_digest']}, this encoder "
+                f"the model was trained with embeddings of {info.encoder} {info.encoder_digest}, this encoder "
                 f"is {encoder.fingerprint.name} {found}",
                 where=self.inputs.model,
                 fix="give --encoder the model's",
@@ -241,6 +241,8 @@ class _Bench:
 
     def _reconstructions(self, key: str, real: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8]]:
         first_stage = self.model.first_stage
+        if first_stage is None:  # of pixels: nothing is lost
+            return key, real
         own = digest_json([key, first_stage.digest])
         return own, self.arrays.once(f"reconstructions-{key}", own, lambda: reconstruct(first_stage, real))
 

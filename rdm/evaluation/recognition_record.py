@@ -15,7 +15,7 @@ from rdm.evaluation.fidelity import Fidelity
 from rdm.evaluation.identification import Identification
 from rdm.evaluation.intervals import Share, wilson_interval
 from rdm.evaluation.labelled import PictureClass
-from rdm.sampling.model import SampleSettings
+from rdm.generators.settings import SampleSettings
 from rdm.sampling.record import Setting
 
 FORMAT = 1  # of the record's file

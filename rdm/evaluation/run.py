@@ -14,25 +14,17 @@ from pydantic import Field
 from rdm.compute.device import DeviceName, compute_device, describe_device
 from rdm.config import Config, digest_json
 from rdm.database import RetrievalDatabase
-from rdm.errors import CacheError
 from rdm.evaluation.fid import InceptionFeatures, compare
-from rdm.evaluation.heldout import held_out_losses
+from rdm.evaluation.heldout import held_out_losses, held_out_rows
+from rdm.generators.model_folder import INFO, Model, open_model
+from rdm.generators.settings import SampleSettings
 from rdm.progress import tracking
-from rdm.sampling import (
-    RetrievalAutoregressionModel,
-    RetrievalModel,
-    SampleSettings,
-    open_model,
-    proposed_queries,
-    sample,
-)
+from rdm.sampling import check_asked, proposed_queries, sample
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.storage import Folder
-from rdm.training.data.latents import LatentData
-from rdm.training.model_folder import INFO
 
 RESULT = "evaluation.json"
-FORMAT = 3  # of that file; one of another format is measured again
+FORMAT = 4  # of that file; one of another format is measured again
 
 
 class EvaluationConfig(Config):
@@ -48,10 +40,17 @@ class EvaluationConfig(Config):
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """What is measured with what. `reference` is the query set that the samples should look like."""
+    """What is measured with what.
+
+    Attributes:
+        model: a model's folder.
+        database: where neighbors are looked up; None for a model that was trained without.
+        cache: with held-out photographs, for the losses; None: no losses.
+        reference: the query set that the samples should look like.
+    """
 
     model: Path
-    database: str
+    database: str | None
     cache: str | None
     reference: QuerySetConfig
 
@@ -74,8 +73,10 @@ def evaluate_model(
         DeviceError: the device is `cuda`, and there is no GPU.
     """
     used = compute_device(device)
-    model, database = open_model(inputs.model, used), RetrievalDatabase.open(inputs.database, device=device)
-    model.check_database(database)
+    model, database = open_model(inputs.model, used), None
+    if inputs.database is not None:
+        database = RetrievalDatabase.open(inputs.database, device=device)
+    check_asked(model, database, texts_or_images=False)
     folder = Folder(out)
     key = digest_json(
         [
@@ -83,7 +84,7 @@ def evaluate_model(
             config.model_dump(mode="json"),
             inputs.reference.model_dump(mode="json"),
             inputs.cache,
-            database.version.number,
+            database and database.version.number,
             (inputs.model / INFO).read_text(encoding="utf-8"),
         ]
     )
@@ -92,38 +93,26 @@ def evaluate_model(
     facts = {"config": config.model_dump(mode="json"), "device": describe_device(used)}
     result: dict[str, Any] = {"key": key, **facts, "held_out": None}
     if inputs.cache is not None:
-        data = LatentData.open(inputs.cache, inputs.database, model.objective, held_out=True)
-        _check_first_stage(model, data)
-        result["held_out"] = held_out_losses(model, data, num_draws=config.num_draws, seed=config.seed).summary()
+        rows = held_out_rows(model, inputs.cache, inputs.database)
+        result["held_out"] = held_out_losses(model, rows, num_draws=config.num_draws, seed=config.seed).summary()
     result["metrics"] = _feature_metrics(model, database, inputs.reference, config)
     folder.write_json(RESULT, result)
     return result
 
 
-def _check_first_stage(model: RetrievalModel, data: LatentData) -> None:
-    found, wanted = data.cache.info["latents_digest"], model.info["latents_digest"]
-    tokens = isinstance(model, RetrievalAutoregressionModel)
-    if found != wanted or (data.cache.content == "indices") != tokens:
-        raise CacheError(
-            f"the cache holds {data.cache.content} of the first stage {found}, the model reads "
-            f"{'indices' if tokens else 'latents'} of {wanted}",
-            where=data.cache.folder.url,
-            fix="give --cache the one that the model was trained on",
-        )
-
-
 def _feature_metrics(
-    model: RetrievalModel, database: RetrievalDatabase, reference: QuerySetConfig, config: EvaluationConfig
+    model: Model, database: RetrievalDatabase | None, reference: QuerySetConfig, config: EvaluationConfig
 ) -> list[dict[str, Any]]:
     seeds = [1_000_000 + config.seed + number for number in range(config.num_samples)]
     queries = proposed_queries(model, database, seeds, top_m=config.top_m, k=config.settings.k)
+    resolution = model.info.resolution or 0
     inception = InceptionFeatures(model.device)
     # A batch of pictures at a time: of the others only their features are kept.
     features = inception(item.pixels for item in sample(model, database, queries, seeds, config.settings))
     with tracking("FID features", 1, "sets") as tracker:
-        truth = inception(reference_pictures(reference, model.info["resolution"], config.num_reference))
+        truth = inception(reference_pictures(reference, resolution, config.num_reference))
         tracker.advance()
-    return compare(features, truth, f"{reference.source}, crops at {model.info['resolution']} px")
+    return compare(features, truth, f"{reference.source}, crops at {resolution} px")
 
 
 def reference_pictures(reference: QuerySetConfig, resolution: int, limit: int) -> list[NDArray[np.uint8]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -19,6 +19,7 @@ CONTEXT_FILE = "context_projection.safetensors"
 class TokenPredictorConfig(Config):
     """A causal transformer that reads the context tokens by cross-attention in every layer."""
 
+    kind: Literal["token-predictor"] = "token-predictor"
     codebook_size: int = Field(default=1024, ge=2, description="Z: tokens are 0 .. Z - 1; Z starts a picture")
     side: int = Field(default=16, ge=1, description="side of the token map; a picture is its rows one after another")
     num_layers: int = Field(default=4, ge=1)
@@ -37,6 +38,16 @@ class TokenPredictorConfig(Config):
     def length(self) -> int:
         """Tokens of a picture."""
         return self.side * self.side
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """[N] of one sample."""
+        return (self.length,)
+
+    @property
+    def vector_dim(self) -> None:
+        """The length of the context's vector: none is read."""
+        return None
 
 
 def rarm_imagenet_predictor() -> TokenPredictorConfig:
@@ -77,7 +88,18 @@ class TokenPredictor(nn.Module):
         """
         start = tokens.new_full((len(tokens), 1), self.config.codebook_size)
         inputs = torch.cat([start, tokens], dim=1)
-        return self._logits(self.transformer(inputs, encoder_hidden_states=self._projected(context), use_cache=False))
+        result = self.transformer(
+            inputs,
+            encoder_hidden_states=self._projected(context),
+            encoder_attention_mask=context.tokens_present,
+            use_cache=False,
+        )
+        return self._logits(result)
+
+    @property
+    def core(self) -> Any:
+        """transformers' own network."""
+        return self.transformer
 
     def begin(self, context: Context) -> Any:
         """Return a function from the tokens drawn last, int64 [B] or None, to the logits [B, Z] of the next.
@@ -91,7 +113,11 @@ class TokenPredictor(nn.Module):
             if token is None:
                 token = torch.full((len(projected),), self.config.codebook_size, device=projected.device)
             result = self.transformer(
-                token[:, None], encoder_hidden_states=projected, past_key_values=past, use_cache=True
+                token[:, None],
+                encoder_hidden_states=projected,
+                encoder_attention_mask=context.tokens_present,
+                past_key_values=past,
+                use_cache=True,
             )
             past = result.past_key_values
             return self._logits(result)[:, -1]
@@ -148,7 +174,9 @@ def load_token_predictor(directory: Path, config: TokenPredictorConfig) -> Token
     from transformers import GPT2LMHeadModel
 
     try:
-        transformer = GPT2LMHeadModel.from_pretrained(str(directory), use_safetensors=True, local_files_only=True)
+        transformer = GPT2LMHeadModel.from_pretrained(
+            str(directory), use_safetensors=True, local_files_only=True, dtype=torch.float32
+        )
         predictor = TokenPredictor(config, transformer)
         predictor.context_projection.load_state_dict(load_file(directory / CONTEXT_FILE))
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:

@@ -1,37 +1,88 @@
-"""The U-Net of an unconditional latent diffusion model (CompVis): attention among positions alone, no context.
+"""A U-Net without context: diffusers' `UNet2DModel`, attention among positions alone.
 
-Nothing here trains or samples it: `rdm import-checkpoint` opens its checkpoints as diffusers' `UNet2DModel`, which
-diffusers' own pipelines draw with.
+DDPM's network is one, and so is that of an unconditional latent diffusion model (CompVis), whose checkpoints
+`rdm import-checkpoint` opens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdm.config import Config
+from rdm.context import Context
 
 
 class UnconditionalConfig(Config):
     """A U-Net whose lower levels have self-attention (`AttentionBlock`)."""
 
+    kind: Literal["unconditional-unet"] = "unconditional-unet"
     in_channels: int = Field(ge=1)
     out_channels: int = Field(ge=1)
-    sample_size: int = Field(ge=1, description="side of the latents")
+    sample_size: int = Field(ge=1, description="side of the latents or pictures")
     block_out_channels: tuple[int, ...] = Field(description="channels of each level")
     attention_levels: tuple[bool, ...] = Field(description="levels with attention")
     layers_per_block: int = Field(ge=1)
-    head_dim: int = Field(ge=1, description="channels per attention head")
+    head_dim: int | None = Field(default=None, ge=1, description="channels per attention head; None: one head")
     norm_num_groups: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of residual blocks")
+    ddpm_details: bool = Field(
+        default=False,
+        description="DDPM's own order of sine and cosine, frequencies, epsilon and padding of strided convolutions, "
+        "for its checkpoints; False: latent diffusion's",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if any(channels % self.head_dim for channels in self.block_out_channels):
+        if len(self.attention_levels) != len(self.block_out_channels):
+            raise ValueError(f"{len(self.attention_levels)} attention levels for {len(self.block_out_channels)} blocks")
+        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
+            raise ValueError(
+                f"channels {self.block_out_channels} are no multiples of norm_num_groups {self.norm_num_groups}"
+            )
+        if self.head_dim and any(channels % self.head_dim for channels in self.block_out_channels):
             raise ValueError(f"channels {self.block_out_channels} are no multiples of head_dim {self.head_dim}")
         return self
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """[C, H, W] of one sample."""
+        return self.out_channels, self.sample_size, self.sample_size
+
+    @property
+    def cross_attention_dim(self) -> None:
+        """The length of a context token: none is read."""
+        return None
+
+    @property
+    def vector_dim(self) -> None:
+        """The length of the context's vector: none is read."""
+        return None
+
+
+class UnconditionalDenoiser(nn.Module):
+    """`forward(x_t, t, context)` predicts noise (or what the head says) of the shape of x_t, of an empty context."""
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        """Return the prediction [B, C, H, W] for x_t [B, C, H, W] at timesteps t, int64 [B].
+
+        Raises:
+            ValueError: the context is not empty, and would not be read.
+        """
+        context.require_read((), "the unconditional U-Net")
+        return self.unet(x_t, t).sample
+
+    @property
+    def core(self) -> Any:
+        """diffusers' own network."""
+        return self.unet
 
 
 def build_unconditional(config: UnconditionalConfig) -> Any:
@@ -47,8 +98,13 @@ def build_unconditional(config: UnconditionalConfig) -> Any:
         layers_per_block=config.layers_per_block,
         down_block_types=tuple("AttnDownBlock2D" if level else "DownBlock2D" for level in attends),
         up_block_types=tuple("AttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)),
-        attention_head_dim=config.head_dim,
+        attention_head_dim=config.head_dim,  # pyright: ignore[reportArgumentType]
         norm_num_groups=config.norm_num_groups,
+        dropout=config.dropout,
+        flip_sin_to_cos=not config.ddpm_details,
+        freq_shift=1 if config.ddpm_details else 0,
+        downsample_padding=0 if config.ddpm_details else 1,
+        norm_eps=1e-6 if config.ddpm_details else 1e-5,
     )
 
 

@@ -5,7 +5,7 @@ functions.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -19,6 +19,7 @@ from rdm.errors import ModelError
 class DenoiserConfig(Config):
     """A U-Net whose lower levels read the context tokens by cross-attention."""
 
+    kind: Literal["unet"] = "unet"
     in_channels: int = Field(default=4, ge=1, description="latent channels, and any that are concatenated")
     out_channels: int = Field(default=4, ge=1)
     sample_size: int = Field(default=16, ge=1, description="side of the latents")
@@ -51,6 +52,11 @@ class DenoiserConfig(Config):
                     f"head_dim {self.head_dim} (or num_heads {self.num_heads})"
                 )
         return self
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """[C, H, W] of one sample."""
+        return self.out_channels, self.sample_size, self.sample_size
 
     @property
     def heads(self) -> tuple[int, ...]:
@@ -96,7 +102,8 @@ class Denoiser(nn.Module):
         Args:
             x_t: noisy latents [B, C, H, W].
             t: int64 timesteps [B].
-            context: `tokens` [B, L, D] is required, and `vector` [B, D] where the network has a `vector_dim`.
+            context: `tokens` [B, L, D] is required, and `vector` [B, D] where the network has a `vector_dim`. Tokens
+                that are padding are not attended to.
 
         Raises:
             ValueError: there are no tokens (a cross-attention block without context would silently attend to itself),
@@ -107,7 +114,18 @@ class Denoiser(nn.Module):
             raise ValueError("the denoiser needs context tokens; use Context.null() for an unconditional prediction")
         if self.reads_vector and context.vector is None:
             raise ValueError("the denoiser needs the context's vector, because it has a vector_dim")
-        return self.unet(x_t, t, encoder_hidden_states=context.tokens, class_labels=context.vector).sample
+        return self.unet(
+            x_t,
+            t,
+            encoder_hidden_states=context.tokens,
+            encoder_attention_mask=context.tokens_present,
+            class_labels=context.vector,
+        ).sample
+
+    @property
+    def core(self) -> Any:
+        """diffusers' own network."""
+        return self.unet
 
     @property
     def reads_vector(self) -> bool:

@@ -15,13 +15,14 @@ import numpy as np
 from rdm.compute.machine import memory_bytes, num_cores
 from rdm.config import format_bytes
 from rdm.database import NeighborTable, RetrievalDatabase
-from rdm.models.unet import load_denoiser, num_parameters
+from rdm.generators.model_folder import NETWORK
+from rdm.models.networks import load_network
+from rdm.models.unet import num_parameters
 from rdm.report.data import (
     LOSS_NAMES,
     Command,
     Condition,
     Credit,
-    DatabaseFacts,
     DatabaseSwap,
     Difference,
     Draw,
@@ -38,7 +39,6 @@ from rdm.report.data import (
     Statistic,
     SwapRow,
     Training,
-    recall_of,
 )
 from rdm.report.pages import neighbors_of, sample_groups
 from rdm.report.showcase import ShowcaseConfig, held_out_pictures, read_showcase
@@ -94,7 +94,7 @@ def assemble_report(inputs: ReportInputs) -> QuickstartReport:
     database = RetrievalDatabase.open(inputs.database)
     config, _ = read_run(inputs.run)
     objective = config.objective
-    assert objective.kind == "retrieval-diffusion"
+    assert objective.kind == "generative"
     pictures = held_out_pictures(inputs.queries, objective.held_out_fraction, inputs.showcase.num_images)
     groups = [
         group
@@ -106,7 +106,7 @@ def assemble_report(inputs: ReportInputs) -> QuickstartReport:
     return QuickstartReport(
         created=date.today().strftime("%d %B %Y"),
         stages=tuple(_stage(record, inputs.bytes_written) for record in inputs.stages),
-        database=_database(database),
+        database=database.facts(),
         photographs=_photographs(database, inputs.queries.source),
         queries=_queries(database, pictures, inputs.showcase.texts),
         similarities=_similarities(database),
@@ -153,22 +153,6 @@ def _stage(record: Mapping[str, Any], bytes_written: Mapping[str, int]) -> Stage
     )
 
 
-def _database(database: RetrievalDatabase) -> DatabaseFacts:
-    version, index = database.version, database.version.index
-    return DatabaseFacts(
-        name=version.source,
-        num_photographs=version.num_images,
-        num_patches=version.num_live_patches,
-        embedding_dim=version.embedding_dim,
-        index_key=index["index_key"],
-        encoder_name=database.encoder_name,
-        encoder_fingerprint=database.encoder_digest,
-        version=version.number,
-        digest=version.source_fingerprint,
-        recall=recall_of(index),
-    )
-
-
 def _photographs(database: RetrievalDatabase, source: str) -> Photographs:
     living = database.living_ids()
     ids = living[np.linspace(0, len(living) - 1, 30).astype(np.int64)]
@@ -204,7 +188,7 @@ def _queries(
 
 def _similarities(database: RetrievalDatabase) -> tuple[float, ...]:
     table = NeighborTable(database.folder, NeighborTable.names(database.folder)[0])
-    nearest = np.concatenate([table.shard(stem)[2][:, :4].ravel() for stem in table.info["stems"]])
+    nearest = np.concatenate([table.shard(stem)[2][:, :4].ravel() for stem in table.info.stems])
     return tuple(float(value) for value in nearest)
 
 
@@ -212,18 +196,18 @@ def _training(run: Path, stages: Sequence[Mapping[str, Any]]) -> Training:
     config, _ = read_run(run)
     stats = read_stats(run)
     objective = config.objective
-    assert objective.kind == "retrieval-diffusion"
+    assert objective.kind == "generative"
     seconds = next((record["seconds"] for record in stages if record["name"] == "train"), 0.0)
     return Training(
         recipe=config.recipe,
         steps=tuple(row["step"] for row in stats),
         losses=tuple(row["loss"] for row in stats),
-        num_parameters=num_parameters(load_denoiser(run / "model" / "denoiser")),
+        num_parameters=num_parameters(load_network(run / "model" / NETWORK, objective.network)),
         batch_size=config.batch_size,
         seconds=seconds,
         hardware=f"{num_cores()} CPU cores",
-        conditioning_dropout=objective.conditioning.dropout,
-        loss_name=LOSS_NAMES[objective.prediction_type],
+        conditioning_dropout=objective.conditions.dropout["neighbors"],
+        loss_name=LOSS_NAMES[objective.head.loss_kind],
     )
 
 
@@ -305,7 +289,7 @@ def _held_out(summary: Mapping[str, Any]) -> HeldOutLoss:
         ),
         num_pictures=summary["num_photographs"],
         num_draws=summary["num_draws"],
-        conditioning_dropout=summary["conditioning_dropout"],
+        conditioning_dropout=summary["conditioning_dropout"]["neighbors"],
         loss_name=LOSS_NAMES[summary["loss_kind"]],
         protocol="The three conditions see the same pictures, noise and times. Intervals of the means are "
         "within-picture (Cousineau-Morey): what differs from picture to picture is taken out first. Those of the "

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rdm.report.data import Command, Estimate, HeldOutLoss, Metric
+from rdm.database.facts import VersionFacts
+from rdm.report.data import Command, HeldOutLoss, Metric, recall_of
 from rdm.report.page import duration, interval, number, signed, signed_interval
 
 NOT_UNLEARNED = (
@@ -22,34 +23,21 @@ _NOTHING_LEFT_OUT = "No picture was left out."
 class DatasetCard:
     """What a dataset card says about one version of a retrieval database.
 
-    `license_id` is the SPDX-like name of the header (`cc-by-2.0`; `other` where there are several), `licenses` counts
-    the photographs under each, `ledger` the pictures left out by reason, `dropped_patches` the patches of those kept
-    that filters left out, `num_removed` the photographs whose removal was asked for and `num_deleted_patches` all
-    patches that went. `credits` says where the photographers are named.
+    `facts` are those of the version, `license_id` is the SPDX-like name of the header (`cc-by-2.0`; `other` where there
+    are several), `licenses` counts the photographs under each, `ledger` the pictures left out by reason. `credits` says
+    where the photographers are named.
     """
 
     name: str
     license_id: str
     license_url: str
     source: str
-    num_photographs: int
-    num_patches: int
-    num_removed: int
-    num_deleted_patches: int
-    embedding_dim: int
-    index_key: str
-    encoder_name: str
-    encoder_fingerprint: str
-    version: int
-    digest: str
+    facts: VersionFacts
     removal_contact: str
     credits: str
     description: str = ""
-    recall: Estimate | None = None
-    recall_k: int = 20
     licenses: Mapping[str, int] = field(default_factory=dict)
     ledger: Mapping[str, int] = field(default_factory=dict)
-    dropped_patches: Mapping[str, int] = field(default_factory=dict)
     known_gaps: tuple[str, ...] = ()
 
 
@@ -82,28 +70,28 @@ class ModelCard:
 
 def dataset_card(card: DatasetCard) -> str:
     """Return the card of a retrieval database as Markdown."""
+    version, recall = card.facts, recall_of(card.facts)
     header = {
         "license": card.license_id,
         "pretty_name": card.name,
         "tags": ["retrieval-database", "image-embeddings"],
-        "size_categories": [_size_category(card.num_photographs)],
+        "size_categories": [_size_category(version.photographs)],
     }
     facts = {
-        "Photographs": f"{card.num_photographs:,}",
-        "Patches": f"{card.num_patches:,}",
-        "Photographs removed on request": f"{card.num_removed:,}",
-        "Deleted patches": f"{card.num_deleted_patches:,}",
-        "Embedding": f"{card.embedding_dim} dimensions, float16",
-        "Index": _code(card.index_key),
-        "Encoder": _text(card.encoder_name),
-        "Encoder fingerprint": _code(card.encoder_fingerprint),
-        "Version": str(card.version),
-        "Fingerprint of the source": _code(card.digest),
+        "Photographs": f"{version.photographs:,}",
+        "Patches": f"{version.patches:,}",
+        "Photographs removed on request": f"{version.removed_photographs:,}",
+        "Deleted patches": f"{version.deleted_patches:,}",
+        "Embedding": f"{version.embedding_dim} dimensions, float16",
+        "Index": _code(version.index),
+        "Encoder": _text(version.encoder),
+        "Encoder fingerprint": _code(version.encoder_digest),
+        "Version": str(version.version),
+        "Fingerprint of the source": _code(version.source_fingerprint),
+        "Recall@20, 95% interval": f"{number(recall.mean)} ({interval(recall)})",
     }
-    if card.recall is not None:
-        facts[f"Recall@{card.recall_k}, 95% interval"] = f"{number(card.recall.mean)} ({interval(card.recall)})"
     left_out = [(_text(reason), f"{count:,}") for reason, count in sorted(card.ledger.items())]
-    dropped = [(f"patch: {_text(reason)}", f"{count:,}") for reason, count in sorted(card.dropped_patches.items())]
+    dropped = [(f"patch: {_text(reason)}", f"{count:,}") for reason, count in sorted(version.dropped_patches.items())]
     return _document(
         header,
         card.name,

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rdm.database.facts import VersionFacts
+
 Pixels = NDArray[np.uint8]
 QueryKind = Literal["image", "text", "class", "unconditional"]
 
@@ -48,9 +50,9 @@ class Estimate:
     high: float
 
 
-def recall_of(index: Mapping[str, Any]) -> Estimate:
+def recall_of(version: VersionFacts) -> Estimate:
     """Return the recall@20 of a version's index with its interval, which does not leave [0, 1]."""
-    recall, half = index["recall_at_20"], index["recall_ci95"]
+    recall, half = version.recall_at_20, version.recall_ci95
     return Estimate(recall, max(0.0, recall - half), min(1.0, recall + half))
 
 
@@ -65,23 +67,6 @@ class Stage:
     item_name: str = "items"
     peak_memory_bytes: int | None = None
     bytes_written: int | None = None
-
-
-@dataclass(frozen=True)
-class DatabaseFacts:
-    """The version of the retrieval database that the run used. `recall` is recall@`recall_k` against exact search."""
-
-    name: str
-    num_photographs: int
-    num_patches: int
-    embedding_dim: int
-    index_key: str
-    encoder_name: str
-    encoder_fingerprint: str
-    version: int
-    digest: str
-    recall: Estimate | None = None
-    recall_k: int = 20
 
 
 @dataclass(frozen=True)
@@ -321,7 +306,7 @@ class QuickstartReport:
     title: str = "Retrieval-augmented diffusion"
     created: str = ""
     stages: tuple[Stage, ...] = ()
-    database: DatabaseFacts | None = None
+    database: VersionFacts | None = None
     photographs: Photographs | None = None
     queries: tuple[QueryNeighbors, ...] = ()
     similarities: tuple[float, ...] = ()

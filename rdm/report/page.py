@@ -12,7 +12,7 @@ import jinja2
 
 from rdm.config import format_bytes
 from rdm.report import images, plots
-from rdm.report.data import Estimate
+from rdm.report.data import Estimate, recall_of
 from rdm.storage.files import atomic_path
 
 _MINUS = "\N{MINUS SIGN}"
@@ -109,6 +109,7 @@ def _environment() -> jinja2.Environment:
         number=number,
         signed=signed,
         interval=interval,
+        recall=recall_of,
         signed_interval=signed_interval,
         large_count=large_count,
         web_url=web_url,

@@ -87,9 +87,8 @@ def _headlines(data: QuickstartReport) -> list[Headline]:
         total = sum(stage.seconds for stage in data.stages)
         headlines.append(Headline(duration(total), "from photographs to this page"))
     if (database := data.database) is not None:
-        headlines.append(Headline(f"{database.num_patches:,}", f"patches of {database.num_photographs:,} photographs"))
-        if database.recall is not None:
-            headlines.append(Headline(number(database.recall.mean, 3), f"recall@{database.recall_k} of the index"))
+        headlines.append(Headline(f"{database.patches:,}", f"patches of {database.photographs:,} photographs"))
+        headlines.append(Headline(number(database.recall_at_20, 3), "recall@20 of the index"))
     if data.training is not None:
         headlines.append(Headline(large_count(data.training.num_parameters), "parameters trained"))
     if data.held_out is not None:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from rdm.config import Config, digest_json
 from rdm.database import RetrievalDatabase
-from rdm.sampling import RetrievalDiffusionModel, Sample, SampleSettings, sample, text_queries
+from rdm.sampling import Sample, SampleSettings, open_model, sample, text_queries
 from rdm.sampling.output import INDEX, read_samples, write_samples
 from rdm.sampling.queries import Query, image_queries, query_set_proposal, unconditional_queries
 from rdm.sources import QuerySet, QuerySetConfig
@@ -66,13 +66,13 @@ def draw_showcase(inputs: ShowcaseInputs, config: ShowcaseConfig, out: Path) -> 
     """
     from PIL import Image
 
-    model = RetrievalDiffusionModel.open(inputs.model)
+    model = open_model(inputs.model)
     database, swapped = RetrievalDatabase.open(inputs.database), RetrievalDatabase.open(inputs.swapped)
     k, seeds = config.settings.k, list(range(config.num_seeds))
     pictures = held_out_pictures(inputs.queries, inputs.held_out_fraction, config.num_images)
 
     def unconditional() -> list[Query]:
-        proposal = query_set_proposal(database, model.info["queries_digest"]).truncated(config.top_m)
+        proposal = query_set_proposal(database, model.info.queries_digest or "").truncated(config.top_m)
         return unconditional_queries(database, proposal, range(config.num_unconditional), k)
 
     groups: dict[str, tuple[RetrievalDatabase, Callable[[], Sequence[Query]], int]] = {

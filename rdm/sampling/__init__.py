@@ -6,14 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rdm.sampling.model import (
-        DrawStep,
-        RetrievalAutoregressionModel,
-        RetrievalDiffusionModel,
-        RetrievalModel,
-        SampleSettings,
-        open_model,
-    )
+    from rdm.generators.model_folder import Model, open_model
+    from rdm.generators.settings import DrawStep, SampleSettings
     from rdm.sampling.pipeline import Sample, check_asked, proposed_queries, sample
     from rdm.sampling.proposal import Proposal
     from rdm.sampling.queries import Query, image_queries, text_queries, unconditional_queries
@@ -23,33 +17,29 @@ if TYPE_CHECKING:
 
 # A name is imported when it is asked for: a search needs the queries, and not the networks that draw.
 _HOMES = {
-    "DrawStep": "model",
-    "SampleRecord": "record",
-    "SampleRequest": "request",
-    "draw_request": "run",
-    "RetrievalAutoregressionModel": "model",
-    "RetrievalDiffusionModel": "model",
-    "RetrievalModel": "model",
-    "SampleSettings": "model",
-    "open_model": "model",
-    "Sample": "pipeline",
-    "check_asked": "pipeline",
-    "proposed_queries": "pipeline",
-    "sample": "pipeline",
-    "Proposal": "proposal",
-    "Query": "queries",
-    "image_queries": "queries",
-    "text_queries": "queries",
-    "unconditional_queries": "queries",
+    "DrawStep": "rdm.generators.settings",
+    "Model": "rdm.generators.model_folder",
+    "SampleSettings": "rdm.generators.settings",
+    "open_model": "rdm.generators.model_folder",
+    "Sample": "rdm.sampling.pipeline",
+    "check_asked": "rdm.sampling.pipeline",
+    "proposed_queries": "rdm.sampling.pipeline",
+    "sample": "rdm.sampling.pipeline",
+    "Proposal": "rdm.sampling.proposal",
+    "Query": "rdm.sampling.queries",
+    "image_queries": "rdm.sampling.queries",
+    "text_queries": "rdm.sampling.queries",
+    "unconditional_queries": "rdm.sampling.queries",
+    "SampleRecord": "rdm.sampling.record",
+    "SampleRequest": "rdm.sampling.request",
+    "draw_request": "rdm.sampling.run",
 }
 
 __all__ = [
     "DrawStep",
+    "Model",
     "Proposal",
     "Query",
-    "RetrievalAutoregressionModel",
-    "RetrievalDiffusionModel",
-    "RetrievalModel",
     "Sample",
     "SampleRecord",
     "SampleRequest",
@@ -68,4 +58,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

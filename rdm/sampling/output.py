@@ -21,7 +21,8 @@ from pydantic import ValidationError
 
 from rdm.database import RetrievalDatabase
 from rdm.errors import StorageError, UsageError
-from rdm.sampling.model import RetrievalModel, SampleSettings
+from rdm.generators.model_folder import Model
+from rdm.generators.settings import SampleSettings
 from rdm.sampling.pipeline import Sample, records_of
 from rdm.sampling.queries import Query
 from rdm.sampling.record import SampleRecord, png_text
@@ -146,7 +147,7 @@ def _append_line(journal: BinaryIO, record: SampleRecord) -> int:
 def write_samples(
     out: Path,
     samples: Iterable[Sample],
-    model: RetrievalModel,
+    model: Model,
     database: RetrievalDatabase | None,
     settings: SampleSettings,
 ) -> int:

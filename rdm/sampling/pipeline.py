@@ -10,15 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from rdm.compute.device import describe_device
-from rdm.context import Context
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
+from rdm.generators.conditions import Known
+from rdm.generators.model_folder import Model
+from rdm.generators.neighbors import conditioning_vectors
+from rdm.generators.settings import DrawStep, OnDrawStep, SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
 from rdm.progress import tracking
-from rdm.sampling.model import DrawStep, OnDrawStep, RetrievalModel, SampleSettings
 from rdm.sampling.queries import Query, null_queries, query_set_proposal, unconditional_queries
 from rdm.sampling.record import Credit, DatabaseReference, SampleRecord, credits_of
-from rdm.training.data.latents import ConditioningConfig, condition, with_mean_vector
 
 Pair = tuple[Query, int]
 """A query and the seed of one picture."""
@@ -33,7 +34,7 @@ class Sample:
     pixels: NDArray[np.uint8]
 
     def provenance(
-        self, model: RetrievalModel, database: RetrievalDatabase | None, settings: SampleSettings
+        self, model: Model, database: RetrievalDatabase | None, settings: SampleSettings
     ) -> SampleRecord:
         """Return the picture's record: query, seed, settings, and every neighbor with its source and license."""
         return records_of([self], model, database, settings, [""])[0]
@@ -41,7 +42,7 @@ class Sample:
 
 def records_of(
     samples: Sequence[Sample],
-    model: RetrievalModel,
+    model: Model,
     database: RetrievalDatabase | None,
     settings: SampleSettings,
     files: Sequence[str],
@@ -49,7 +50,7 @@ def records_of(
     """Return the records of pictures that are written to files."""
     credits: list[tuple[Credit, ...]] = [()] * len(samples)
     reference = None
-    if database is not None and not model.unconditional:
+    if database is not None and model.reads_neighbors:
         queries = [item.query for item in samples]
         credits = credits_of(database, [q.neighbor_ids for q in queries], [q.similarities for q in queries])
         reference = DatabaseReference(root=database.folder.url, version=database.version.number)
@@ -70,16 +71,18 @@ def records_of(
     ]
 
 
-def context_tokens(
-    database: RetrievalDatabase, ids: NDArray[np.int64], config: ConditioningConfig, device: torch.device
-) -> Context:
-    """Return the context of neighbors [B, k]: tokens [B, k, D], as training made them."""
-    vectors = condition(database, ids, config).astype(np.float32)
-    return with_mean_vector(Context(tokens=torch.from_numpy(vectors).to(device) * config.scale), config)
+def known_of(model: Model, database: RetrievalDatabase | None, queries: Sequence[Query]) -> list[Known]:
+    """Return what is known of the pictures of a batch: their neighbors' embeddings, where the model reads them."""
+    config = model.config.conditions.neighbors
+    if database is None or config is None or not model.reads_neighbors:
+        return [Known()] * len(queries)
+    ids = np.stack([query.neighbor_ids for query in queries])
+    vectors = conditioning_vectors(database, ids, config.embedding).astype(np.float32)
+    return [Known(neighbors=row) for row in torch.from_numpy(vectors)]
 
 
 def proposed_queries(
-    model: RetrievalModel, database: RetrievalDatabase | None, seeds: Sequence[int], *, top_m: float, k: int
+    model: Model, database: RetrievalDatabase | None, seeds: Sequence[int], *, top_m: float, k: int
 ) -> list[Query]:
     """Return what an unconditional sample of each seed is drawn from: a patch of p_D, nothing for an LDM.
 
@@ -87,22 +90,22 @@ def proposed_queries(
         UsageError: the model reads neighbors, and there is no database.
         DatabaseError: the database has no neighbors of the model's query set.
     """
-    if model.unconditional:
+    if not model.reads_neighbors:
         return null_queries(seeds)
     if database is None:
         raise _no_database()
-    proposal = query_set_proposal(database, model.info["queries_digest"]).truncated(top_m)
+    proposal = query_set_proposal(database, model.info.queries_digest or "").truncated(top_m)
     return unconditional_queries(database, proposal, seeds, k)
 
 
-def check_asked(model: RetrievalModel, database: RetrievalDatabase | None, *, texts_or_images: bool) -> None:
+def check_asked(model: Model, database: RetrievalDatabase | None, *, texts_or_images: bool) -> None:
     """Refuse what a model cannot be asked.
 
     Raises:
         UsageError: a text or picture for a model that reads no neighbors; no database for one that does.
         EncoderMismatchError: database and model do not belong to the same encoder.
     """
-    if model.unconditional and texts_or_images:
+    if texts_or_images and not model.reads_neighbors:
         raise UsageError(
             "the model was trained without neighbors, so neither a text nor a picture can tell it anything",
             where=model.directory,
@@ -110,7 +113,7 @@ def check_asked(model: RetrievalModel, database: RetrievalDatabase | None, *, te
         )
     if database is not None:
         model.check_database(database)
-    elif not model.unconditional:
+    elif model.reads_neighbors:
         raise _no_database()
 
 
@@ -119,7 +122,7 @@ def _no_database() -> UsageError:
 
 
 def sample(
-    model: RetrievalModel,
+    model: Model,
     database: RetrievalDatabase | None,
     queries: Sequence[Query],
     seeds: Sequence[int],
@@ -152,7 +155,7 @@ def sample(
 
 
 def _drawn(
-    model: RetrievalModel,
+    model: Model,
     database: RetrievalDatabase | None,
     pairs: Sequence[Pair],
     settings: SampleSettings,
@@ -178,22 +181,17 @@ def note_of(step: DrawStep) -> str:
 
 @torch.no_grad()
 def draw_batch(
-    model: RetrievalModel,
+    model: Model,
     database: RetrievalDatabase | None,
     pairs: Sequence[Pair],
     settings: SampleSettings,
     on_step: OnDrawStep | None = None,
 ) -> list[Sample]:
     """Draw one batch of pictures; arguments and errors as `sample`."""
-    uses_neighbors = database is not None and not model.unconditional
+    uses_neighbors = database is not None and model.reads_neighbors
     queries = [_conditioning(query, settings.k if uses_neighbors else 0) for query, _ in pairs]
-    if database is None or model.unconditional:
-        tokens = torch.zeros(len(pairs), 1, model.context_dim, device=model.device)
-        context = with_mean_vector(Context(tokens=tokens), model.conditioning)
-    else:
-        ids = np.stack([query.neighbor_ids for query in queries])
-        context = context_tokens(database, ids, model.conditioning, model.device)
-    images = to_uint8(model.draw(context, [seed for _, seed in pairs], model.effective(settings), on_step))
+    context = model.generator.context(known_of(model, database, queries))
+    images = to_uint8(model.draw(context, [seed for _, seed in pairs], settings, on_step))
     return [Sample(query, seed, image) for query, (_, seed), image in zip(queries, pairs, images, strict=True)]
 
 

@@ -12,10 +12,10 @@ from pydantic import Field
 from rdm.config import Config, digest_json
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
-from rdm.sampling.model import RetrievalModel, SampleSettings
+from rdm.generators.model_folder import Model
+from rdm.generators.settings import SampleSettings, Setting
 from rdm.sampling.pipeline import Pair, check_asked, proposed_queries
 from rdm.sampling.queries import Query, image_queries, load_query_image, text_queries
-from rdm.sampling.record import Setting
 from rdm.storage import sha256_file
 
 MAX_SEED = 2**63 - 1
@@ -60,7 +60,7 @@ class RequestedPairs:
         SourceError: a query picture cannot be read.
     """
 
-    def __init__(self, request: SampleRequest, model: RetrievalModel, database: RetrievalDatabase | None) -> None:
+    def __init__(self, request: SampleRequest, model: Model, database: RetrievalDatabase | None) -> None:
         if not (request.texts or request.images or request.unconditional):
             raise UsageError("nothing to sample", fix='give --text "...", --image FILE or --unconditional')
         check_asked(model, database, texts_or_images=bool(request.texts or request.images))
@@ -108,12 +108,12 @@ class RequestedPairs:
 
     def identity(self) -> RequestIdentity:
         """Return what decides the pictures."""
-        request, database = self.request, None if self.model.unconditional else self.database
+        request, database = self.request, self.database if self.model.reads_neighbors else None
         return RequestIdentity(
             texts=request.texts,
             images=tuple(sha256_file(Path(path)) for path in request.images),
             unconditional=request.unconditional,
-            top_m=request.top_m if request.unconditional and not self.model.unconditional else None,
+            top_m=request.top_m if request.unconditional and self.model.reads_neighbors else None,
             seeds=format_seeds(self.seeds),
             settings=self.model.acting(request.settings),
             model=self.model.digest,

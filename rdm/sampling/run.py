@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rdm.config import Config
 from rdm.database import RetrievalDatabase
+from rdm.generators.model_folder import Model
+from rdm.generators.settings import DrawStep, OnDrawStep
 from rdm.progress import tracking
-from rdm.sampling.model import DrawStep, OnDrawStep, RetrievalModel
 from rdm.sampling.output import SampleFolder, picture_name
 from rdm.sampling.pipeline import draw_batch, note_of, records_of
 from rdm.sampling.request import RequestedPairs, SampleRequest
@@ -22,7 +23,7 @@ class DrawnCounts(Config):
 
 def draw_request(
     request: SampleRequest,
-    model: RetrievalModel,
+    model: Model,
     database: RetrievalDatabase | None,
     out: Path,
     *,

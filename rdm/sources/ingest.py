@@ -7,7 +7,6 @@ import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -15,10 +14,11 @@ from rdm.config import digest_json
 from rdm.sources.causes import is_passing
 from rdm.sources.fetching.fetched import Shelf
 from rdm.sources.http.client import FetchConfig
-from rdm.sources.ledger import FAILED, LEDGER_SCHEMA, REMOVED, SKIPPED, SUCCESS, Row, shard_stats
+from rdm.sources.ledger import FAILED, LEDGER_SCHEMA, REMOVED, SKIPPED, SUCCESS, Row, ShardStats, shard_stats
 from rdm.sources.open import open_source
 from rdm.sources.photographs.filters import FilterConfig, image_reason
-from rdm.storage import Folder, Markers
+from rdm.storage import Folder, ShardWork
+from rdm.storage.completion import finish, finished_stats
 from rdm.storage.local_places import scratch_path
 
 __all__ = ["FAILED", "LEDGER_SCHEMA", "SKIPPED", "STAGE", "SUCCESS", "IngestTask", "ingest_shard"]
@@ -60,27 +60,27 @@ class IngestTask:
         return scratch_path(self.folder, f"_markers/fetch/{self.stem}-{self.key}")
 
 
-def ingest_shard(task: IngestTask) -> dict[str, Any]:
+def ingest_shard(task: IngestTask) -> ShardStats:
     """Read or fetch, check and store the photographs of one shard; return its counts by status and by cause.
 
     Every row that was asked for gets a ledger row. A finished shard is not done again, except for those of its
     photographs whose failure may have passed, such as a server's; the others keep what they have.
     """
-    markers = Markers(task.folder, STAGE)
-    marker = markers.find(task.stem, task.marker_key)
+    shard = ShardWork(task.folder, STAGE, task.stem, task.marker_key, ShardStats)
+    finished = finished_stats(shard)
     outputs = [f"images/{task.stem}{ending}" for ending in (".tar", ".parquet", "_stats.json")]
     scratch = task.scratch
-    if marker is not None and not marker.stats.get("retryable"):
+    if finished is not None and not finished.retryable:
         _clear(scratch, task.stem)  # where the run that finished the shard was killed before it had
-        return marker.stats
-    if marker is not None:
+        return finished
+    if finished is not None:
         _keep_earlier(task.folder, outputs, Shelf(scratch))
     with task.folder.writing(outputs[0]) as path:
         rows = _write_tar(path, task, scratch)
     task.folder.write_table(outputs[1], pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA))
     stats = shard_stats(rows)
-    task.folder.write_json(outputs[2], stats)
-    markers.write(task.stem, task.marker_key, outputs, stats)
+    task.folder.write_record(outputs[2], stats)
+    finish(shard, outputs, stats)
     _clear(scratch, task.stem)
     return stats
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from rdm.config import Record, absent
 from rdm.sources.causes import cause_of, is_passing
 from rdm.sources.http.urls import public_url
 from rdm.sources.photographs.decode import ImageDecodeError, decode_image, image_extension, image_orientation
@@ -86,15 +87,27 @@ def examined(entry: Row, data: bytes, url: str) -> tuple[Row, bytes]:
         return unusable_row(entry, str(error)), b""
 
 
-def shard_stats(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return a shard's counts: by status, by cause, and of the failures that may be gone the next time."""
-    return {
-        "count": len(rows),
-        "successes": sum(row["status"] == SUCCESS for row in rows),
-        "failed": sum(row["status"] == FAILED for row in rows),
-        "retryable": sum(is_passing(row["error_message"]) for row in rows),
-        "status_dict": dict(Counter(cause_of(row["error_message"]) or SUCCESS for row in rows)),
-    }
+class ShardStats(Record):
+    """`images/SHARD_stats.json`, named as img2dataset names them: a shard's counts by status and by cause."""
+
+    count: int
+    successes: int
+    failed: int
+    status_dict: dict[str, int]
+    """By cause; `success` of those without one."""
+    retryable: int | None = absent()
+    """Failures that may be gone the next time; of imported shards nothing is fetched."""
+
+
+def shard_stats(rows: Sequence[Row]) -> ShardStats:
+    """Return a shard's counts."""
+    return ShardStats(
+        count=len(rows),
+        successes=sum(row["status"] == SUCCESS for row in rows),
+        failed=sum(row["status"] == FAILED for row in rows),
+        retryable=sum(is_passing(row["error_message"]) for row in rows),
+        status_dict=dict(Counter(cause_of(row["error_message"]) or SUCCESS for row in rows)),
+    )
 
 
 def _credited(entry: Row, url: str) -> Row:

@@ -7,20 +7,29 @@ truncated file is done again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from rdm.config import Config
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from rdm.config import Record
 from rdm.errors import StorageError
 from rdm.storage.files import Folder
 
+StatsT = TypeVar("StatsT", bound=BaseModel)
 
-class Marker(Config):
+
+class NoStats(Record):
+    """Of shards that nothing is counted in."""
+
+
+class Marker(Record):
     """One finished shard of one stage."""
 
     key: str
     outputs: dict[str, int]
-    stats: dict[str, Any]
+    stats: dict[str, JsonValue]
 
 
 class Markers:
@@ -38,7 +47,7 @@ class Markers:
         if not self.folder.exists(self._path(shard)):
             return None
         try:
-            marker = Marker.model_validate(self.folder.read_json(self._path(shard)))
+            marker = self.folder.read_record(self._path(shard), Marker)
             whole = all(
                 self.folder.exists(path) and self.folder.size(path) == size for path, size in marker.outputs.items()
             )
@@ -46,8 +55,64 @@ class Markers:
             return None  # a damaged marker vouches for nothing: the shard is done again
         return marker if marker.key == key and whole else None
 
-    def write(self, shard: str, key: str, outputs: Sequence[str], stats: dict[str, Any]) -> Marker:
+    def write(self, shard: str, key: str, outputs: Sequence[str], stats: dict[str, JsonValue]) -> Marker:
         """Vouch for a finished shard: call it when every output stands."""
         marker = Marker(key=key, outputs={path: self.folder.size(path) for path in outputs}, stats=stats)
-        self.folder.write_json(self._path(shard), marker.model_dump(mode="json"))
+        self.folder.write_record(self._path(shard), marker)
         return marker
+
+
+@dataclass(frozen=True)
+class ShardWork(Generic[StatsT]):
+    """One shard of a stage that is done once: where its marker goes, and everything that decides its result.
+
+    Args:
+        folder: that holds the outputs, and the marker.
+        stage: names the marker's folder.
+        shard: names the marker.
+        key: a digest of everything that decides the outputs.
+        stats: the kind of record that the marker keeps.
+    """
+
+    folder: Folder
+    stage: str
+    shard: str
+    key: str
+    stats: type[StatsT]
+
+
+def resumable(
+    task: ShardWork[StatsT],
+    work: Callable[[], tuple[Sequence[str], StatsT]],
+    *,
+    redo: Callable[[StatsT], bool] | None = None,
+) -> StatsT:
+    """Return the stats of a finished shard; otherwise do its work, then vouch for it.
+
+    Args:
+        task: which shard.
+        work: writes the outputs; returns their paths, all of which stand by then, and the stats.
+        redo: whether a finished shard is done again, judged by its stats; None: never.
+    """
+    finished = finished_stats(task)
+    if finished is not None and not (redo and redo(finished)):
+        return finished
+    outputs, stats = work()
+    finish(task, outputs, stats)
+    return stats
+
+
+def finished_stats(task: ShardWork[StatsT]) -> StatsT | None:
+    """Return the stats of a finished shard, or None where its work must be done."""
+    marker = Markers(task.folder, task.stage).find(task.shard, task.key)
+    if marker is None:
+        return None
+    try:
+        return task.stats.model_validate(marker.stats)
+    except ValidationError:  # of a damaged marker, or one that another release wrote: the shard is done again
+        return None
+
+
+def finish(task: ShardWork[StatsT], outputs: Sequence[str], stats: StatsT) -> None:
+    """Vouch for a finished shard: call it when every output stands."""
+    Markers(task.folder, task.stage).write(task.shard, task.key, outputs, stats.model_dump(mode="json"))

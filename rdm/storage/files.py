@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import fsspec.core
@@ -22,10 +22,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from rdm.config import Record
 from rdm.errors import MissingDependencyError, StorageError, UsageError
 
 TEMPORARY_SUFFIX = ".tmp"
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 def absolute_path(path: str | Path) -> str:
@@ -143,6 +146,24 @@ class Folder:
                 where=self.describe(relative),
                 fix="restore it from a copy, or build again",
             ) from error
+
+    def read_record(self, relative: str, kind: type[RecordT]) -> RecordT:
+        """Return the record in a JSON file; one that is damaged, or of another kind, raises StorageError."""
+        value = self.read_json(relative)
+        try:
+            return kind.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise StorageError(
+                f"the file is damaged: {field or 'its value'}: {first['msg']}",
+                where=self.describe(relative),
+                fix="restore it from a copy, or build again",
+            ) from error
+
+    def write_record(self, relative: str, record: Record) -> None:
+        """Write a record as JSON, atomically; equal records give equal bytes."""
+        self.write_json(relative, record.to_json())
 
     def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """Return a Parquet file's table; a damaged one, or one without a column asked for, raises StorageError."""

@@ -6,76 +6,19 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from rdm.config import Config
 from rdm.errors import DatabaseError, StorageError
 from rdm.storage.files import Folder, sha256_file
 from rdm.storage.locks import lock_file
+from rdm.storage.records import Manifest, Part, Version, version_path
 
 FORMAT = "retrieval-database"
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 _LOCK = ".writer.lock"
 _DRAFT = "_draft.json"
-Box = tuple[int, int, int, int]
-
-
-class Part(Config):
-    """One file of a version: what it holds, how much, and its SHA-256."""
-
-    kind: str
-    path: str
-    num_rows: int
-    num_bytes: int
-    sha256: str
-
-
-class Version(Config):
-    """One state of a database, its neighbor tables included. Holds no times, so that equal contents give equal bytes.
-
-    `patch_id` is never reused: `next_patch_id` only grows. Row `patch_id - first` of an embedding part, counted over
-    the parts in order, is that patch's vector. Versions before `oldest_version` were dropped by a compaction.
-    """
-
-    number: int
-    parent: int | None
-    source: str
-    source_fingerprint: str
-    num_images: int
-    num_patches: int
-    next_patch_id: int
-    embedding_dim: int
-    encoder: dict[str, Any]
-    index: dict[str, Any]
-    tombstones: list[int]
-    deleted_image_ids: list[str]
-    """Photographs that were removed on request, and never come back."""
-    parts: list[Part]
-    config: dict[str, Any]
-    oldest_version: int
-    dropped_patches: dict[str, int]
-    """Patches that filters left out when photographs were cut, by cause; those of photographs since deleted count."""
-    deleted_patches: dict[str, list[Box]]
-    """Boxes of single patches that were removed on request, by photograph: they are never cut again."""
-    deleted_sha256: list[str]
-    """Digests of photographs that were removed on request: equal bytes are refused, whatever their name."""
-
-    def parts_of(self, kind: str) -> list[Part]:
-        """Return the parts of one kind, in row order."""
-        return [part for part in self.parts if part.kind == kind]
-
-    @property
-    def num_live_patches(self) -> int:
-        """Patches that are not deleted."""
-        return self.num_patches - len(self.tombstones)
-
-    @property
-    def num_bytes(self) -> int:
-        """The size of all parts together."""
-        return sum(part.num_bytes for part in self.parts)
 
 
 class VersionStore:
@@ -95,13 +38,13 @@ class VersionStore:
             self._refuse_lost_manifest()
             return None
         manifest, data = self._read_current()
-        if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
+        if hashlib.sha256(data).hexdigest() != manifest.sha256:
             raise DatabaseError(
                 "the version file differs from what the manifest promises",
-                where=self.folder.describe(manifest["current"]),
+                where=self.folder.describe(manifest.current),
                 fix="restore the file from a copy",
             )
-        return self._parse(data, manifest["current"])
+        return self._parse(data, manifest.current)
 
     def require(self, number: int | None = None) -> Version:
         """Return a version, by default the current one.
@@ -141,20 +84,20 @@ class VersionStore:
         """Make a version the current one: write its file, then swap the pointer. Call it under `writer()`."""
         path = version_path(version.number)
         self.folder.delete(_DRAFT)
-        self.folder.write_json(path, version.model_dump(mode="json"))
-        self.folder.write_json(
+        self.folder.write_record(path, version)
+        self.folder.write_record(
             MANIFEST,
-            {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "current": path,
-                "sha256": hashlib.sha256(self.folder.read_bytes(path)).hexdigest(),
-            },
+            Manifest(
+                format=FORMAT,
+                format_version=FORMAT_VERSION,
+                current=path,
+                sha256=hashlib.sha256(self.folder.read_bytes(path)).hexdigest(),
+            ),
         )
 
     def write_draft(self, version: Version) -> None:
         """Put down a version that workers read before it is committed. Call it under `writer()`."""
-        self.folder.write_json(_DRAFT, version.model_dump(mode="json"))
+        self.folder.write_record(_DRAFT, version)
 
     def draft(self) -> Version:
         """Return the version that the one writer is about to commit."""
@@ -195,17 +138,17 @@ class VersionStore:
                 fix="build locally and copy the finished folder; readers take URLs with fsspec's package for them",
             )
 
-    def _read_current(self) -> tuple[dict[str, Any], bytes]:
+    def _read_current(self) -> tuple[Manifest, bytes]:
         manifest = self._manifest()
         while True:
             try:
-                return manifest, self.folder.read_bytes(manifest["current"])
+                return manifest, self.folder.read_bytes(manifest.current)
             except StorageError:  # a compaction may have dropped the version since its manifest was read
                 before, manifest = manifest, self._manifest()
                 if manifest == before:
                     raise
 
-    def _manifest(self) -> dict[str, Any]:
+    def _manifest(self) -> Manifest:
         manifest = self.folder.read_json(MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise DatabaseError(
@@ -219,11 +162,16 @@ class VersionStore:
                 where=self.folder.url,
                 fix="build it again in a new folder: rdm database build --root NEW --source SPEC",
             )
-        if not isinstance(manifest.get("current"), str):
+        try:
+            return Manifest.model_validate({"sha256": "", **manifest})
+        except ValidationError as error:
+            first = error.errors()[0]
+            lacks_current = first["loc"] == ("current",)
             raise DatabaseError(
-                "manifest.json names no current version", where=self.folder.url, fix="restore the file from a copy"
-            )
-        return manifest
+                f"{MANIFEST} names no current version" if lacks_current else f"{MANIFEST} is damaged: {first['msg']}",
+                where=self.folder.url,
+                fix="restore the file from a copy",
+            ) from error
 
     def _parse(self, data: bytes, path: str) -> Version:
         try:
@@ -269,8 +217,3 @@ class VersionStore:
                 where=self.folder.url,
                 fix="give --root a new or empty folder",
             )
-
-
-def version_path(number: int) -> str:
-    """Return the path of a version's file."""
-    return f"versions/{number:06d}.json"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from rdm.sources import open_source
-from rdm.training.config import TrainConfig, TrainInputs
+from rdm.training.config import InputName, TrainConfig, TrainInputs
 from rdm.training.data.training_data import TrainingData
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
+from rdm.training.objectives.generative import GenerativeConfig
 from rdm.training.objectives.objective import Objective
-from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
 
 
 def open_run(config: TrainConfig, inputs: TrainInputs) -> tuple[TrainingData, Objective]:
@@ -29,19 +29,27 @@ def open_run(config: TrainConfig, inputs: TrainInputs) -> tuple[TrainingData, Ob
         from rdm.training.objectives.autoencoder import open_training as open_autoencoder
 
         return open_autoencoder(inputs.require("source", config.recipe), objective)
-    cache, database = inputs.require("cache", config.recipe), inputs.require("database", config.recipe)
-    if isinstance(objective, RetrievalAutoregressionConfig):
-        from rdm.training.objectives.retrieval_autoregression import open_training as open_autoregression
+    from rdm.training.objectives.generative import open_training
 
-        return open_autoregression(cache, database, objective)
-    from rdm.training.objectives.retrieval_diffusion import open_training
+    given = {name: inputs.require(name, config.recipe) for name in needed_inputs(config)}
+    return open_training(given["cache"], given.get("database"), objective)
 
-    return open_training(cache, database, objective)
+
+def needed_inputs(config: TrainConfig) -> tuple[InputName, ...]:
+    """Return the inputs without which a recipe does not train: photographs, or a cache and perhaps a database."""
+    if not isinstance(config.objective, GenerativeConfig):
+        return ("source",)
+    return ("cache",) if config.objective.conditions.neighbors is None else ("cache", "database")
 
 
 def reads_photographs(config: TrainConfig) -> bool:
-    """Return whether a recipe trains on photographs themselves, and not on latents with neighbors."""
-    return isinstance(config.objective, ContrastiveConfig | AutoencoderObjectiveConfig)
+    """Return whether a recipe trains on photographs themselves, and not on rows of a cache."""
+    return "source" in needed_inputs(config)
+
+
+def is_on_pixels(config: TrainConfig) -> bool:
+    """Return whether a recipe trains on pictures themselves, so that its cache is made without an autoencoder."""
+    return isinstance(config.objective, GenerativeConfig) and config.objective.space.kind == "pixels"
 
 
 def check_inputs(config: TrainConfig, inputs: TrainInputs) -> None:

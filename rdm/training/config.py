@@ -13,11 +13,10 @@ from rdm.sources.open import absolute_spec
 from rdm.storage.files import absolute_path, absolute_url
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
-from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
-from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
+from rdm.training.objectives.generative import GenerativeConfig
 
 ObjectiveConfig = Annotated[
-    RetrievalDiffusionConfig | RetrievalAutoregressionConfig | AutoencoderObjectiveConfig | ContrastiveConfig,
+    GenerativeConfig | AutoencoderObjectiveConfig | ContrastiveConfig,
     Field(discriminator="kind"),
 ]
 
@@ -113,6 +112,9 @@ def _absolute_sources(specs: str | None) -> str | None:
     return specs and ",".join(map(absolute_spec, specs.split(",")))
 
 
+InputName = Literal["cache", "database", "source"]
+
+
 class TrainInputs(Config):
     """Where a run reads from and writes to, under names that hold in every working directory and on other machines."""
 
@@ -121,7 +123,7 @@ class TrainInputs(Config):
     database: Annotated[str | None, AfterValidator(_absolute)] = None
     source: Annotated[str | None, AfterValidator(_absolute_sources)] = None
 
-    def require(self, name: Literal["cache", "database", "source"], recipe: str) -> str:
+    def require(self, name: InputName, recipe: str) -> str:
         """Return an input, or raise UsageError that says which flag gives it."""
         value = getattr(self, name)
         if value is None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rdm.errors import ModelError, StorageError
+from rdm.generators.model_folder import FIRST_STAGE, INFO, NETWORK, ModelInfo, read_info
 from rdm.models.assets import is_asset, named_folder
 from rdm.models.first_stage.folder import WEIGHTS_NAME, latents_digest
 from rdm.storage.files import storage_errors
-from rdm.training.model_folder import FIRST_STAGE, INFO
 
-NETWORKS = ("denoiser", "predictor")
 HalfPrecision = Literal["fp16", "bf16"]
 
 
@@ -32,27 +30,25 @@ def export_model(model: str, out: Path, precision: HalfPrecision = "fp16", autoe
         StorageError: the folder exists.
     """
     source = named_folder(model, INFO, "model")
-    info = _read(source)
-    network = next((name for name in NETWORKS if (source / name / WEIGHTS_NAME).is_file()), None)
-    if network is None:
+    info, weights = read_info(source), _weights_name(source)
+    if weights is None:
         raise ModelError("the model has no network with safetensors weights", where=source, fix="train or export again")
     if out.exists():
         raise StorageError("the folder exists already", where=out, fix="give --out a new folder")
     with storage_errors(out):
-        shutil.copytree(source / network, out / network, ignore=shutil.ignore_patterns(WEIGHTS_NAME))
-        _write_halved(source / network / WEIGHTS_NAME, out / network / WEIGHTS_NAME, precision)
-        info["autoencoder"] = _place_first_stage(source, out, info, autoencoder)
-        (out / INFO).write_text(json.dumps(info, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        shutil.copytree(source / NETWORK, out / NETWORK, ignore=shutil.ignore_patterns(weights))
+        _write_halved(source / NETWORK / weights, out / NETWORK / weights, precision)
+        if info.autoencoder is not None:
+            placed = _place_first_stage(source, out, info, autoencoder)
+            info = info.model_copy(update={"autoencoder": placed})
+        (out / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 
-def _read(source: Path) -> dict[str, Any]:
-    try:
-        return json.loads((source / INFO).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"there is no readable model here: {error}", where=source, fix="give the `model` folder of a training run"
-        ) from error
+def _weights_name(source: Path) -> str | None:
+    """Return the file of a network's weights, as diffusers or transformers call it."""
+    names = (WEIGHTS_NAME, "model.safetensors")
+    return next((name for name in names if (source / NETWORK / name).is_file()), None)
 
 
 def _write_halved(source: Path, target: Path, precision: HalfPrecision) -> None:
@@ -66,13 +62,13 @@ def _write_halved(source: Path, target: Path, precision: HalfPrecision) -> None:
     save_file(weights, target, metadata={"format": "pt"})
 
 
-def _place_first_stage(source: Path, out: Path, info: dict[str, Any], autoencoder: str | None) -> str:
+def _place_first_stage(source: Path, out: Path, info: ModelInfo, autoencoder: str | None) -> str:
     """Put the first stage where the copy finds it, and return its name there."""
-    own = str(info["autoencoder"])
+    own = str(info.autoencoder)
     chosen = autoencoder or (own if is_asset(own) else str(source / own))
-    if (found := latents_digest(chosen)) != info["latents_digest"]:
+    if (found := latents_digest(chosen)) != info.latents_digest:
         raise ModelError(
-            f"the model draws latents of the first stage {info['latents_digest']}, not of {found}",
+            f"the model draws latents of the first stage {info.latents_digest}, not of {found}",
             where=chosen,
             fix="name a first stage with the same encoder, or leave --autoencoder out",
         )

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from rdm.database import RetrievalDatabase
 from rdm.diffusion.schedules import rdm, rdm_768
 from rdm.errors import ModelError, UsageError
+from rdm.generators.conditions import Conditions, NeighborsConfig
+from rdm.generators.generator import GeneratorConfig
+from rdm.generators.heads import GaussianConfig
+from rdm.generators.model_folder import NETWORK, ModelInfo, model_info, write_info
+from rdm.generators.provenance import Provenance, SeenDatabase
 from rdm.models.assets import absolute_name
 from rdm.models.compvis.import_checkpoint import Imported
 from rdm.models.first_stage.first_stage import load_autoencoder
 from rdm.models.unconditional import UnconditionalConfig
 from rdm.models.unet import DenoiserConfig
 from rdm.storage.files import storage_errors
-from rdm.training.data.latents import ConditioningConfig
-from rdm.training.model_folder import model_info, write_info
-from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
 
 
 def describe_imported_model(
     imported: Imported, autoencoder: str | None, database: str | None, *, kind: str
-) -> dict[str, Any] | None:
+) -> ModelInfo | None:
     """Return the `model.json` of an official U-Net, or None where neither first stage nor database was named.
 
     The official models predict the noise. Those of ImageNet and FFHQ read the encoder's own (`raw`) vectors, unscaled;
@@ -55,27 +56,25 @@ def describe_imported_model(
                 fix="name what the model was trained with",
             )
     is_768 = config.cross_attention_dim == 768
-    objective = RetrievalDiffusionConfig(
-        denoiser=config,
-        conditioning=ConditioningConfig(embedding="unit" if is_768 else "raw", scale=1.0, dropout=0.0),
-        schedule=rdm_768() if is_768 else rdm(),
+    neighbors = NeighborsConfig(embedding="unit" if is_768 else "raw", scale=1.0, dropout=0.0)
+    generator = GeneratorConfig(
+        network=config,
+        conditions=Conditions(neighbors=neighbors),
+        head=GaussianConfig(schedule=rdm_768() if is_768 else rdm()),
     )
-    return model_info(
-        objective,
-        {
-            "autoencoder": absolute_name(autoencoder),
-            "latents_digest": first_stage.latents_digest,
-            "resolution": config.sample_size * first_stage.factor,
-            "encoder": opened.encoder_name,
-            "encoder_digest": opened.encoder_digest,
-            "database": {"version": opened.version.number, "source": opened.version.source},
-            "queries_digest": "",
-        },
+    provenance = Provenance(
+        autoencoder=absolute_name(autoencoder),
+        latents_digest=first_stage.latents_digest,
+        resolution=config.sample_size * first_stage.factor,
+        encoder=opened.encoder_name,
+        encoder_digest=opened.encoder_digest,
+        database=SeenDatabase(version=opened.version.number, source=opened.version.source),
     )
+    return model_info(generator, provenance)
 
 
-def save_network(imported: Imported, out: Path, info: dict[str, Any] | None) -> None:
-    """Write a network in diffusers' layout, a U-Net into `OUT/denoiser`, and the model's description beside it.
+def save_network(imported: Imported, out: Path, info: ModelInfo | None) -> None:
+    """Write a network in diffusers' layout, a U-Net into `OUT/network`, and the model's description beside it.
 
     Raises:
         UsageError: the folder is not empty, or the one that the command was started in.
@@ -88,7 +87,7 @@ def save_network(imported: Imported, out: Path, info: dict[str, Any] | None) -> 
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         is_unet = isinstance(imported.config, DenoiserConfig | UnconditionalConfig)
-        imported.model.save_pretrained(str(temporary / "denoiser" if is_unet else temporary), safe_serialization=True)
+        imported.model.save_pretrained(str(temporary / NETWORK if is_unet else temporary), safe_serialization=True)
         if info is not None:
             write_info(temporary, info)
         if out.exists():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rdm.errors import TrainingError
+from rdm.generators.provenance import Provenance
 from rdm.storage.files import storage_errors
 from rdm.training.checkpoints import Checkpoints
 from rdm.training.config import TrainConfig
@@ -103,7 +104,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
             guard.check_weights(step)
             mean_loss = engine.average({"loss": float(torch.stack(losses).double().mean())})["loss"]
             facts = {"step": step, "mean_loss": mean_loss, "micro_batch_size": micro_batch_size}
-            checkpoints.save(engine, ema, {**facts, "provenance": objective.provenance})
+            checkpoints.save(engine, ema, {**facts, "provenance": objective.provenance.values()})
             losses.clear()
 
     # Export, once, whole or absent.
@@ -186,7 +187,7 @@ def _resume(checkpoints: Checkpoints, engine: Engine, ema: Ema, objective: Objec
     step = engine.agree(found.step if found else 0)
     if step:
         checkpoint = found or checkpoints.at(step)
-        recorded = checkpoint.state["provenance"]
+        recorded = Provenance.model_validate(checkpoint.state["provenance"])
         objective.provenance = resumed_provenance(recorded, objective.provenance, checkpoint.path)
         checkpoints.load(checkpoint, engine, ema)
     return step

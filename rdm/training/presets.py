@@ -23,5 +23,5 @@ def neighbor_config(source: str) -> NeighborConfig:
 
 
 def cache_config(source: str, autoencoder: str = "assets://autoencoder-kl-f4") -> CacheConfig:
-    """Return the latent cache's configuration for a source."""
-    return CacheConfig(queries=query_config(source), autoencoder=autoencoder)
+    """Return the latent cache's configuration for a source; the autoencoder `none` is for pixels."""
+    return CacheConfig(queries=query_config(source), autoencoder=None if autoencoder == "none" else autoencoder)

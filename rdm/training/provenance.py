@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from rdm.config import digest_json
 from rdm.errors import JobError, TrainingError
+from rdm.generators.provenance import Provenance
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +20,7 @@ _FIXED = {
 }
 
 
-def resumed_provenance(recorded: Mapping[str, Any], opened: Mapping[str, Any], where: object) -> dict[str, Any]:
+def resumed_provenance(recorded: Provenance, opened: Provenance, where: object) -> Provenance:
     """Return the provenance of a run that goes on, with the versions of the database that it saw before.
 
     An update of the database between two starts is taken up, because what was deleted must not condition any more; it
@@ -35,35 +34,35 @@ def resumed_provenance(recorded: Mapping[str, Any], opened: Mapping[str, Any], w
     Raises:
         TrainingError: latents, first stage, encoder, query set or photographs are not those of the checkpoint.
     """
-    if differing := [words for name, words in _FIXED.items() if recorded.get(name) != opened.get(name)]:
+    differing = [words for name, words in _FIXED.items() if getattr(recorded, name) != getattr(opened, name)]
+    if differing:
         raise TrainingError(
             f"the checkpoint was trained with another {' and another '.join(differing)}",
             where=where,
             fix="give the --cache and --database, or the --source, that the run began with, or --out a new folder",
         )
-    result = dict(opened)
-    before, now = recorded.get("database"), opened.get("database")
+    before, now = recorded.database, opened.database
     if before is None or now is None:
-        return result
-    seen = [*before.get("earlier_versions", [])]
-    if before["version"] != now["version"]:
-        logger.warning("the database has version %d now; until here the run saw %d", now["version"], before["version"])
-        seen.append(before["version"])
-    return {**result, "database": {**now, "earlier_versions": seen}} if seen else result
+        return opened
+    seen = before.earlier_versions
+    if before.version != now.version:
+        logger.warning("the database has version %d now; until here the run saw %d", now.version, before.version)
+        seen = (*seen, before.version)
+    return opened.model_copy(update={"database": now.model_copy(update={"earlier_versions": seen})})
 
 
-def require_same_inputs(provenance: Mapping[str, Any], least: Callable[[int], int]) -> None:
+def require_same_inputs(provenance: Provenance, least: Callable[[int], int]) -> None:
     """Raise JobError on every rank where two opened different inputs: a database was updated in between.
 
     Args:
         provenance: of what this rank opened.
         least: returns the least of the ranks' values; every rank calls it.
     """
-    digest = int(digest_json(dict(provenance))[:15], 16)
+    digest = int(provenance.digest()[:15], 16)
     if least(digest) != -least(-digest):
         raise JobError(
             "the ranks did not open the same inputs",
-            where=dict(provenance),
+            where=provenance.values(),
             fix="run the same command again; cache, database and photographs must be the same on every machine (copies "
             "with their times: cp -p), and stay as they are while a job starts",
         )

@@ -30,7 +30,7 @@ def test_images_that_fulfill_a_condition_go(rdm_database: Command, root: Path) -
 
 def test_listed_patches_go(rdm_database: Command, root: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("0\n\n3\n")
-    before = rdm_database("status", "--root", root)[1]["num_patches"]
+    before = rdm_database("status", "--root", root)[1]["patches"]
     listed = ("--delete-patches", tmp_path / "list.txt")
     code, result, _ = rdm_database("update", "--root", root, *listed, "--dask", "inline")
     assert (code, result["gone_patches"], result["patches"]) == (0, 2, before - 2)

@@ -17,7 +17,7 @@ from rdm.database import RetrievalDatabase
 from rdm.database.building.builder import BuildConfig, DatabaseBuilder
 from rdm.database.building.jobs import run_build
 from rdm.models.compvis.import_checkpoint import import_unet
-from rdm.sampling import RetrievalDiffusionModel, SampleSettings, sample, text_queries
+from rdm.sampling import SampleSettings, open_model, sample, text_queries
 from rdm.sources import CropConfig
 from rdm.training import imported
 
@@ -51,7 +51,7 @@ def test_an_rdm_becomes_a_model_folder_that_samples(
     assert run(["import-checkpoint", str(checkpoint), "--kind", "rdm-unet", "--out", model, *rest]) == 0
     assert json.loads(capsys.readouterr().out)["weights"] == "plain"
     database = RetrievalDatabase.open(str(tmp_path / "db"))
-    opened = RetrievalDiffusionModel.open(Path(model))
+    opened = open_model(Path(model))
     queries = text_queries(database, ["a"], 2)
     drawn = next(sample(opened, database, queries, [0], SampleSettings(k=2, num_steps=2)))
     assert drawn.pixels.shape == (16, 16, 3)
@@ -67,12 +67,14 @@ def test_the_model_for_768_pixels_has_a_schedule_and_a_conditioning_of_its_own(
     version = SimpleNamespace(embedding_dim=context, number=1, source="folder:///photos")
     database = SimpleNamespace(version=version, encoder_name="an encoder", encoder_digest="")
     monkeypatch.setattr(RetrievalDatabase, "open", lambda _: database)
-    channels = SimpleNamespace(latent_channels=network.model.config.out_channels, digest="", factor=4)
+    channels = SimpleNamespace(latent_channels=network.model.config.out_channels, latents_digest="", factor=4)
     monkeypatch.setattr(imported, "load_autoencoder", lambda _: channels)
     info = imported.describe_imported_model(network, "vq", "db", kind="rdm-unet")
     assert info is not None
-    assert info["objective"]["conditioning"]["embedding"] == embedding
-    assert info["objective"]["schedule"]["beta_end"] == beta_end
+    assert info.generator.conditions.neighbors is not None
+    assert info.generator.conditions.neighbors.embedding == embedding
+    assert info.generator.head.kind == "gaussian"
+    assert info.generator.head.schedule.beta_end == beta_end
 
 
 def test_an_unconditional_u_net_is_saved_as_diffusers_own_and_is_no_rdm(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_an_unconditional_u_net_is_saved_as_diffusers_own_and_is_no_rdm(tmp_path
     command = ["import-checkpoint", str(tmp_path / "model.ckpt"), "--out", str(tmp_path / "ldm"), "--latent-size", "8"]
     assert run([*command, "--kind", "rdm-unet"]) == 1
     assert run([*command, "--kind", "ldm-unet"]) == 0
-    opened = UNet2DModel.from_pretrained(str(tmp_path / "ldm" / "denoiser"), local_files_only=True)
+    opened = UNet2DModel.from_pretrained(str(tmp_path / "ldm" / "network"), local_files_only=True)
     assert opened(torch.zeros(1, 3, 8, 8), 0).sample.shape == (1, 3, 8, 8)
 
 

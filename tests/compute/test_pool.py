@@ -16,7 +16,7 @@ import psutil
 import pytest
 from distributed import LocalCluster
 
-from rdm.compute import ComputeConfig, close_warm_clusters, compute_pool, warm_clusters
+from rdm.compute import Clusters, ComputeConfig, compute_pool
 from rdm.compute import pool as shards
 from rdm.compute.pool import ComputePool
 from rdm.errors import RdmError, StorageError, UsageError
@@ -58,17 +58,27 @@ def test_local_pool_without_shards_starts_no_worker() -> None:
     assert (counts.total, counts.done) == (2, [2])
 
 
-def test_warm_pools_of_one_configuration_are_one() -> None:
-    with warm_clusters():
-        with compute_pool(LOCAL) as first, warm_clusters(), compute_pool(LOCAL) as second:
-            assert first is second
-        with compute_pool(LOCAL) as third, compute_pool(ComputeConfig(num_workers=1)) as other:
-            assert first is third is not other
-        close_warm_clusters()
-        with compute_pool(LOCAL) as fourth:
-            assert fourth is not first
+def test_shared_pools_of_one_configuration_are_one() -> None:
+    with Clusters() as clusters:
+        with compute_pool(LOCAL, clusters) as first:
+            pass
+        with compute_pool(LOCAL, clusters) as second, compute_pool(ComputeConfig(num_workers=1), clusters) as other:
+            assert first is second is not other
+        clusters.close()
+        with compute_pool(LOCAL, clusters) as third:
+            assert third is not first
+
+
+def test_pools_that_share_no_clusters_are_two() -> None:
+    with Clusters() as clusters, compute_pool(LOCAL, clusters) as shared, compute_pool(LOCAL) as own:
+        assert shared is not own
     with compute_pool(LOCAL) as one, compute_pool(LOCAL) as another:
         assert one is not another
+
+
+def test_inline_work_needs_no_clusters() -> None:
+    with Clusters() as clusters, compute_pool(INLINE, clusters) as pool:
+        assert dict(pool.map(abs, [-3], stage="abs")) == {0: 3}
 
 
 def test_progress_counts_shards_done_before() -> None:
@@ -162,7 +172,7 @@ def test_cluster_maps_in_other_processes_and_carries_errors_home() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_stages_that_share_a_warm_cluster_find_in_its_workers_what_earlier_ones_loaded() -> None:
+def test_stages_that_share_a_cluster_find_in_its_workers_what_earlier_ones_loaded() -> None:
     one = LOCAL.model_copy(update={"num_workers": 1})
 
     def load(shard: int) -> tuple[int, bool]:
@@ -171,16 +181,16 @@ def test_stages_that_share_a_warm_cluster_find_in_its_workers_what_earlier_ones_
 
         return os.getpid(), loaded
 
-    def stage() -> tuple[int, bool]:
-        with compute_pool(one) as pool:
+    def stage(clusters: Clusters) -> tuple[int, bool]:
+        with compute_pool(one, clusters) as pool:
             return dict(pool.map(load, [0], stage="load"))[0]
 
-    with warm_clusters():
-        (first, loaded), (second, kept) = stage(), stage()
+    with Clusters() as clusters:
+        (first, loaded), (second, kept) = stage(clusters), stage(clusters)
         assert (first, loaded, kept) == (second, False, True)
-        close_warm_clusters()
+        clusters.close()
         assert not psutil.pid_exists(first)
-        third, loaded = stage()
+        third, loaded = stage(clusters)
         assert third != first
         assert not loaded
     assert not psutil.pid_exists(third)
@@ -188,16 +198,16 @@ def test_stages_that_share_a_warm_cluster_find_in_its_workers_what_earlier_ones_
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_warm_cluster_goes_on_after_a_stage_that_failed() -> None:
+def test_shared_cluster_goes_on_after_a_stage_that_failed() -> None:
     def work(shard: int) -> int:
         if shard < 0:
             raise StorageError("the disk is full", where="/data", fix="free space")
         return os.getpid()
 
-    with warm_clusters():
-        with compute_pool(LOCAL) as pool, pytest.raises(StorageError):
+    with Clusters() as clusters:
+        with compute_pool(LOCAL, clusters) as pool, pytest.raises(StorageError):
             list(pool.map(work, [-1], stage="embed"))
-        with compute_pool(LOCAL) as pool:
+        with compute_pool(LOCAL, clusters) as pool:
             assert len(dict(pool.map(work, [1, 2], stage="embed"))) == 2
 
 

@@ -13,6 +13,7 @@ import pytest
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder, NeighborConfig, RetrievalDatabase, build_neighbors
 from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.building.results import BuildResult
 from rdm.database.changes.plan import Removal
 from rdm.sources import CropConfig, QuerySetConfig
 
@@ -20,10 +21,10 @@ INLINE = ComputeConfig(dask="inline")
 
 
 @pytest.fixture(scope="session")
-def build(tiny_encoder: str) -> Callable[..., dict[str, Any]]:
+def build(tiny_encoder: str) -> Callable[..., BuildResult]:
     """Return `build(root, photos, **fields)`, which builds a database and returns the summary."""
 
-    def run(root: Path, photos: Path, **fields: object) -> dict[str, Any]:
+    def run(root: Path, photos: Path, **fields: object) -> BuildResult:
         config = {
             "source": f"folder://{photos}",
             "encoder": tiny_encoder,
@@ -78,7 +79,7 @@ class Tabled:
     photos: Path
     queries: QuerySetConfig
 
-    def update(self, removal: Removal | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    def update(self, removal: Removal | None = None, overrides: Sequence[str] = ()) -> BuildResult:
         """Bring the database up to date."""
         return run_build(update_builder(str(self.root), removal, overrides=overrides), INLINE)
 

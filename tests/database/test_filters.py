@@ -16,6 +16,7 @@ from PIL import Image
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
 from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.building.results import BuildResult
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
 from rdm.database.verify.verify import verify_database
@@ -31,7 +32,7 @@ INLINE = ComputeConfig(dask="inline")
 LIMIT = FilterConfig(near_duplicate_bits=6)
 
 
-def update(root: Path, removal: Removal | None = None) -> dict[str, Any]:
+def update(root: Path, removal: Removal | None = None) -> BuildResult:
     return run_build(update_builder(str(root), removal), INLINE)
 
 
@@ -74,7 +75,7 @@ def test_sizes_are_in_the_ledger(photos: Path, tmp_path: Path, build: Build, pic
         "small.jpg": ("skipped", "too small: 30x90"),
         "long.jpg": ("skipped", "too long: 200x40"),
     }
-    assert not update_builder(str(tmp_path / "db")).plan()["new"]
+    assert not update_builder(str(tmp_path / "db")).plan().facts().new
 
 
 def test_blank_patches_are_left_out_with_their_reason(photos: Path, tmp_path: Path, build: Build) -> None:
@@ -96,7 +97,7 @@ def test_blank_patches_are_left_out_with_their_reason(photos: Path, tmp_path: Pa
     assert status["dropped_patches"] == {"blank": len(dropped)}
     assert f"patch: blank | {len(dropped)}" in database_card(RetrievalDatabase.open(str(root)), "")
     assert not verify_database(str(root))
-    assert not update_builder(str(root)).plan()["new"], "a photograph without patches is not stored again"
+    assert not update_builder(str(root)).plan().facts().new, "a photograph without patches is not stored again"
 
 
 def test_the_first_of_near_duplicates_is_kept(photos: Path, tmp_path: Path, build: Build, picture: Picture) -> None:
@@ -107,9 +108,9 @@ def test_the_first_of_near_duplicates_is_kept(photos: Path, tmp_path: Path, buil
     assert images(root) == {"a.jpg", *(f"p{n:02d}.jpg" for n in range(12) if n != 7)}
     table = pq.read_table(root / "dropped" / "duplicates_000001.parquet").to_pylist()
     assert [(row["image_id"], row["duplicate_of"]) for row in table] == [("p05b.jpg", "p05.jpg"), ("p07.jpg", "a.jpg")]
-    assert RetrievalDatabase.open(str(root)).status()["num_near_duplicates"] == 2
+    assert RetrievalDatabase.open(str(root)).status().near_duplicates == 2
     assert "near-duplicate of another | 2" in database_card(RetrievalDatabase.open(str(root)), "")
-    assert update_builder(str(root)).is_current
+    assert update_builder(str(root)).plan().is_current
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -130,14 +131,14 @@ def test_any_updates_leave_what_a_rebuild_would(seed: int, tmp_path: Path, build
         for path in rng.choice(np.array(present, dtype=object), min(3, len(present) - 2), replace=False):
             path.unlink()
         add(int(rng.integers(0, 5)))
-        if not update_builder(str(root)).is_current:
+        if not update_builder(str(root)).plan().is_current:
             update(root)
         if step == 2:
             compact_database(str(root))
         fresh = tmp_path / f"fresh{step}"
         build(fresh, photos, filters=LIMIT)
         assert_same(root, fresh)
-        assert update_builder(str(root)).is_current
+        assert update_builder(str(root)).plan().is_current
         assert not verify_database(str(root))
         shutil.rmtree(fresh)
 
@@ -209,7 +210,7 @@ def test_boxes_become_patches_with_labels(photos: Path, tmp_path: Path, build: B
     ]
     dropped = pq.read_table(root / "dropped" / "patches_0000.parquet").to_pylist()
     assert [(row["image_id"], row["reason"]) for row in dropped] == [("p02.jpg", "too small: 1x1")]
-    assert update_builder(str(root)).is_current
+    assert update_builder(str(root)).plan().is_current
 
     text = boxes.read_text().replace("/m/b,0.5,1,0.2,0.9", "/m/b,0.25,1,0.2,0.9")
     boxes.write_text(text + "p07.jpg,/m/a,0,1,0,1\n")

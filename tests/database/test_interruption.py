@@ -5,13 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder
 from rdm.database.building.jobs import run_build
+from rdm.database.building.results import BuildResult
 from rdm.errors import StorageError
 from rdm.sources import CropConfig
 
@@ -93,7 +93,7 @@ def test_build_on_a_full_disk_resumes_when_there_is_space(
         crop=CropConfig(frame_size=40, patch_size=24),
     )
 
-    def build(root: Path) -> dict[str, Any]:
+    def build(root: Path) -> BuildResult:
         return run_build(DatabaseBuilder(str(root), config), ComputeConfig(dask="inline"))
 
     build(tmp_path / "reference")

@@ -103,13 +103,13 @@ def test_embedding_is_that_of_the_pixels(database: RetrievalDatabase) -> None:
 
 def test_status_tells_what_is_there(database: RetrievalDatabase) -> None:
     status = database.status()
-    assert (status["version"], status["versions"], status["num_images"], status["num_deleted_patches"]) == (
+    assert (status.version, status.versions, status.photographs, status.deleted_patches) == (
         1,
         [1],
         12,
         0,
     )
-    assert status["num_patches"] == database.version.next_patch_id
+    assert status.patches == database.version.next_patch_id
 
 
 def test_other_encoder_is_named_in_the_error(database: RetrievalDatabase, make_encoder: Callable[[int], str]) -> None:

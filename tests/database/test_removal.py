@@ -11,6 +11,7 @@ from PIL import Image
 from rdm.compute import ComputeConfig
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.database.building.jobs import run_build, update_builder, update_plan
+from rdm.database.building.results import BuildResult
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
 from rdm.database.verify.verify import verify_database
@@ -109,7 +110,7 @@ def test_deleted_patch_can_be_attributed_and_shown_no_more(tabled: Any) -> None:
             lookup(np.array([gone]))
 
 
-def only_delete(root: Any, *image_ids: str) -> dict[str, Any]:
+def only_delete(root: Any, *image_ids: str) -> BuildResult:
     builder = update_builder(str(root), Removal(frozenset(image_ids)), only_delete=True)
     return run_build(builder, ComputeConfig(dask="inline"))
 
@@ -137,7 +138,7 @@ def test_removal_alone_keeps_near_duplicates_out(photos: Any, tmp_path: Any, bui
     (photos / "p20.jpg").write_bytes(encoded(4))
     build(tmp_path / "db", photos, filters=FilterConfig(near_duplicate_bits=4))
     only_delete(tmp_path / "db", "p02.jpg")
-    assert RetrievalDatabase.open(str(tmp_path / "db")).status()["num_near_duplicates"] == 1
+    assert RetrievalDatabase.open(str(tmp_path / "db")).status().near_duplicates == 1
     assert not update_plan(update_builder(str(tmp_path / "db")))["changed"]
 
 
@@ -147,9 +148,10 @@ def test_removal_alone_knows_photographs_that_have_no_patch(photos: Any, tmp_pat
     root = tmp_path / "db"
     build(root, photos, filters=FilterConfig(near_duplicate_bits=4, min_contrast=3))
     builder = update_builder(str(root), Removal(frozenset(["p02.jpg"])), only_delete=True)
-    assert (builder.plan()["new"], builder.plan()["photographs"]) == (0, 13)
+    facts = builder.plan().facts()
+    assert (facts.new, facts.photographs) == (0, 13)
     run_build(builder, ComputeConfig(dask="inline"))
-    assert RetrievalDatabase.open(str(root)).status()["num_near_duplicates"] == 1
+    assert RetrievalDatabase.open(str(root)).status().near_duplicates == 1
     assert not update_plan(update_builder(str(root)))["changed"]
 
 

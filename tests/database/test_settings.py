@@ -20,9 +20,13 @@ INLINE = ComputeConfig(dask="inline")
 
 
 def version_of(config: dict[str, Any]) -> Version:
+    texts = dict.fromkeys(("index_key", "index_param", "head_sha256"), "")
+    measured = ("recall_at_20", "recall_ci95", "audit_queries", "built_num_vectors", "built_recall_at_20")
+    numbers = dict.fromkeys(("num_vectors", "dim", "num_bytes", "head_bytes", *measured), 0)
     empty: dict[str, Any] = {
-        "encoder": {"precision": "float32"},
-        **dict.fromkeys(("index", "deleted_patches", "dropped_patches"), {}),
+        "encoder": {"name": "", "digest": "", "precision": "float32", "fingerprint": {}},
+        "index": {**texts, **numbers, "decision": {"action": "built", "reason": ""}},
+        **dict.fromkeys(("deleted_patches", "dropped_patches"), {}),
         **dict.fromkeys(("tombstones", "deleted_image_ids", "deleted_sha256", "parts"), []),
     }
     counts = dict.fromkeys(("num_images", "num_patches", "next_patch_id", "embedding_dim"), 0)

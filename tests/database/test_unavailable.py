@@ -11,6 +11,7 @@ import pytest
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
 from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.building.results import BuildResult
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
 from rdm.database.verify.verify import verify_database
@@ -34,7 +35,7 @@ def unavailable(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return causes
 
 
-def update(root: Path, **options: Any) -> dict[str, Any]:
+def update(root: Path, **options: Any) -> BuildResult:
     return run_build(update_builder(str(root), **options), ComputeConfig(dask="inline"))
 
 

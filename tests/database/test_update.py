@@ -11,6 +11,7 @@ from PIL import Image
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, RetrievalDatabase, build_neighbors
 from rdm.database.building.jobs import run_build, update_builder, update_plan
+from rdm.database.building.results import BuildResult, PlanFacts
 from rdm.database.changes.plan import Removal
 from rdm.database.verify.verify import verify_database
 from rdm.errors import DatabaseError, FailureBudgetError, StorageError
@@ -20,11 +21,11 @@ from rdm.sources.photographs.filters import FilterConfig
 INLINE = ComputeConfig(dask="inline")
 
 
-def update(root: Path, *deleted: str) -> dict[str, Any]:
+def update(root: Path, *deleted: str) -> BuildResult:
     return run_build(update_builder(str(root), Removal(frozenset(deleted))), INLINE)
 
 
-def plan(root: Path, *deleted: str) -> dict[str, Any]:
+def plan(root: Path, *deleted: str) -> PlanFacts:
     return update_plan(update_builder(str(root), Removal(frozenset(deleted))))
 
 
@@ -49,7 +50,7 @@ def add_neighbors(root: Path, photos: Path) -> None:
 
 
 def test_unchanged_source_needs_nothing(living_root: Path) -> None:
-    assert plan(living_root) == {"changed": False, "photographs": 12, "new": 0, "gone": 0, "gone_patches": 0}
+    assert plan(living_root) == PlanFacts(changed=False, photographs=12, new=0, gone=0, gone_patches=0)
     assert update(living_root)["unchanged"]
 
 

@@ -19,7 +19,7 @@ from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.plan import Removal
 from rdm.database.search.index import open_index
 from rdm.errors import ConcurrentWriterError
-from rdm.storage import Folder, VersionStore
+from rdm.storage import Folder, IndexDecision, VersionStore
 
 INLINE = ComputeConfig(dask="inline")
 
@@ -42,11 +42,10 @@ def test_index_that_is_built_anew_in_an_update_holds_the_living_patches(
     tabled: Any, encoded: Callable[..., bytes]
 ) -> None:
     (tabled.photos / "p20.jpg").write_bytes(encoded(20))
-    builder = update_builder(str(tabled.root), Removal(frozenset(["p01.jpg"])))
-    builder.config = builder.config.with_overrides(["index.seed=7"])
+    builder = update_builder(str(tabled.root), Removal(frozenset(["p01.jpg"])), overrides=["index.seed=7"])
     result = run_build(builder, INLINE)
     database = RetrievalDatabase.open(str(tabled.root))
-    assert result["index_decision"] == {"action": "built", "reason": "its settings were changed"}
+    assert result.index_decision == IndexDecision(action="built", reason="its settings were changed")
     assert ids_in(tabled.root / "index" / "000004" / "knn.index") == database.living_ids().tolist()
 
 
@@ -74,7 +73,7 @@ def test_growth_over_the_factor_builds_the_index_anew(tabled: Any, encoded: Call
 def test_lost_index_is_built_anew(tabled: Any) -> None:
     (tabled.root / "index" / "000001" / "knn.index").unlink()
     decision = tabled.update(Removal(frozenset(["p01.jpg"])))["index_decision"]
-    assert decision == {"action": "built", "reason": "the parent version's cannot be read"}
+    assert decision == IndexDecision(action="built", reason="the parent version's cannot be read")
 
 
 def test_update_without_a_new_or_deleted_patch_keeps_the_index(tabled: Any) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder, NeighborConfig, build_neighbors
 from rdm.database.building.jobs import run_build
+from rdm.database.building.stages import embed, ingest, patchify
 from rdm.errors import RdmError
 from rdm.sources import CropConfig, QuerySetConfig
 from rdm.storage import Folder
@@ -119,15 +120,14 @@ def test_worker_at_its_memory_limit_costs_one_shard(photos: Path, tmp_path: Path
     Image.radial_gradient("L").resize((10_900, 10_900)).convert("RGB").save(photos / "p03b.jpg", quality=50)
     builder = DatabaseBuilder(str(tmp_path / "db"), config_of(photos))
     inline = ComputeConfig(dask="inline")
-    with builder.writing(), compute_pool(inline) as pool:
-        builder.ingest(pool)
-        builder.patchify(pool)
+    with builder.writing() as plan, compute_pool(inline) as pool:
+        patchify(ingest(plan, pool), pool)
     limit = (encoding_bytes() + 150_000_000) / psutil.virtual_memory().total  # 119 million pixels need 357 MB
     small = ComputeConfig(num_workers=1, memory_fraction=limit, retries=1)
-    with builder.writing(), compute_pool(small) as pool:
-        builder.patchify(pool)
+    with builder.writing() as plan, compute_pool(small) as pool:
+        patches = patchify(ingest(plan, pool), pool)
         with pytest.raises(RdmError, match="every worker that took the shard died") as caught:
-            builder.embed(pool)
+            embed(patches, pool)
     assert caught.value.where == "shard 4"
     assert len(Folder(tmp_path / "db").names("img_emb")) == 12, "all other shards were finished"
     build(tmp_path / "db", photos, inline)

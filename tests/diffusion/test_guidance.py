@@ -98,7 +98,7 @@ def test_both_branches_run_in_one_call():
 
 def test_negative_context_takes_the_place_of_the_null_context():
     x, t, context = inputs()
-    negative = context.map(lambda port: port.flip(0) * 2)
+    negative = Context(*(part.map(lambda values: values.flip(0) * 2) for part in context.parts))
     expected = combine(token_predictor(x, t, context), token_predictor(x, t, negative), 2.0)
     assert torch.allclose(guided(token_predictor, 2.0, negative)(x, t, context), expected, atol=1e-5)
 
@@ -112,7 +112,7 @@ def test_negative_context_may_hold_another_number_of_neighbors():
 
 def test_negative_context_with_other_ports_is_refused():
     x, t, context = inputs()
-    with pytest.raises(ValueError, match="vector is set in one only"):
+    with pytest.raises(ValueError, match="only one of them sets vector"):
         guided(token_predictor, 2.0, Context(tokens=context.tokens, vector=x))(x, t, context)
 
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from exact_predictors import MODE, MODE_STD, exact_normal_moments, mixture_predictor, normal_eps, normal_predictor
+from exact_predictors import MODE, MODE_STD, STD, exact_normal_moments, mixture_predictor, normal_eps, normal_predictor
 from hypothesis import given, settings
 
 from rdm.diffusion import schedules
-from rdm.diffusion.gaussian import prediction_from, x0_from_eps
+from rdm.diffusion.gaussian import posterior_variance, prediction_from, x0_from_eps
 from rdm.diffusion.samplers import (
+    AncestralVariance,
     Denoiser,
     ddim_invert,
     ddim_sample,
@@ -328,3 +329,49 @@ def test_sampling_builds_no_graph():
 def test_bfloat16_predictions_leave_the_state_in_float32():
     denoise = Denoiser(lambda x, t, c: x.bfloat16(), DDPM)
     assert ddim_sample(denoise, torch.zeros(1, 2), ddim_timesteps(1000, 2)).dtype == torch.float32
+
+
+def exact_ancestral_std(num_steps: int, variance: str) -> float:
+    """Return the std that ancestral sampling gives: every step is affine in x, with noise of a known variance."""
+    timesteps, levels = ancestral_timesteps(1000, num_steps).tolist(), DDPM.alpha_bars
+    predict = normal_predictor(DDPM)
+    spread = 1.0
+    for index in range(num_steps - 1, -1, -1):
+        t = timesteps[index]
+        ab, ab_prev = levels[t], levels[timesteps[index - 1]] if index else 1.0
+        points = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+        _, x0 = Denoiser(predict, DDPM)(points, t)
+        moved = ddpm_step(points, x0, ab, ab_prev)
+        slope = (moved[1] - moved[0]).item()
+        if variance == "optimal":  # what is not known of x_0 spreads the posterior's mean
+            unknown = STD**2 * (1 - ab) / (ab * STD**2 + 1 - ab)
+            on_x0 = ab_prev**0.5 * (1 - ab / ab_prev) / (1 - ab)
+            added = posterior_variance(ab, ab_prev) + on_x0**2 * unknown
+        else:
+            added = 1 - ab / ab_prev if variance == "beta" else posterior_variance(ab, ab_prev)
+        spread = slope**2 * spread + (added if index else 0.0)  # the last step adds none
+    return spread**0.5
+
+
+@pytest.mark.parametrize(
+    ("variance", "expected"),
+    [
+        ("beta", (0.4410, 0.3481, 0.3229, 0.3111, 0.3042, 0.3009)),
+        ("posterior", (0.1636, 0.2237, 0.2522, 0.2718, 0.2870, 0.2963)),
+        ("optimal", (0.2998,) * 6),
+    ],
+)
+def test_ancestral_sampling_in_few_steps_has_its_exact_spread(variance, expected):
+    found = [exact_ancestral_std(num_steps, variance) for num_steps in (10, 25, 50, 100, 250, 1000)]
+    assert found == pytest.approx(expected, abs=6e-5)
+
+
+def test_the_step_adds_noise_of_the_variance_that_the_exact_spread_assumes():
+    ab, ab_prev, zero = DDPM.alpha_bars[300], DDPM.alpha_bars[200], torch.zeros(1, 1, dtype=torch.float64)
+    assumed: tuple[tuple[AncestralVariance, float], ...] = (
+        ("beta", 1 - ab / ab_prev),
+        ("posterior", posterior_variance(ab, ab_prev)),
+    )
+    for variance, expected in assumed:
+        moved = ddpm_step(zero, zero, ab, ab_prev, variance, noise=torch.ones_like(zero))
+        assert moved.item() ** 2 == pytest.approx(expected)

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
-from rdm.evaluation.heldout import HeldOutResult, _derangement
+from rdm.context import Context, Part
+from rdm.evaluation.heldout import HeldOutResult, _conditions, _derangement
 
 
 @pytest.mark.parametrize("counts", [[1, 1, 1], [4, 4, 4, 4], [1, 5, 2]])
@@ -20,7 +22,7 @@ def test_every_photograph_lends_its_neighbors_to_one_other():
 def test_differences_are_paired():
     level = np.random.default_rng(0).normal(size=(40, 1)) * 10
     result = HeldOutResult(
-        level + np.array([[0.0, 0.5, 0.25]]), num_draws=4, conditioning_dropout=0.1, loss_kind="v"
+        level + np.array([[0.0, 0.5, 0.25]]), num_draws=4, conditioning_dropout={"neighbors": 0.1}, loss_kind="v"
     )
     assert result.differences["shuffled"].mean == pytest.approx(0.5)
     assert result.differences["shuffled"].half_width == pytest.approx(0, abs=1e-9)
@@ -28,7 +30,36 @@ def test_differences_are_paired():
 
 
 def test_the_summary_names_the_conditions():
-    result = HeldOutResult(
-        np.random.default_rng(0).normal(size=(5, 3)), num_draws=4, conditioning_dropout=0.1, loss_kind="v"
-    )
+    losses = np.random.default_rng(0).normal(size=(5, 3))
+    result = HeldOutResult(losses, num_draws=4, conditioning_dropout={"neighbors": 0.1}, loss_kind="v")
     assert set(result.summary()["losses"]) == {"true", "shuffled", "none"}
+
+
+def contexts_of(*sources: str) -> dict[str, dict[str, list[float]]]:
+    """Return what each source says to three samples under every condition."""
+    parts = [Part(source, "vector", torch.arange(1.0, 4.0)[:, None]) for source in sources]
+    others = torch.tensor([1, 2, 0])
+    found = {name: changed(Context(*parts), others) for name, changed in _conditions(sources).items()}
+    return {name: {p.source: p.values[:, 0].tolist() for p in context.parts} for name, context in found.items()}
+
+
+def test_a_single_source_is_true_shuffled_and_left_out():
+    assert contexts_of("text") == {
+        "true": {"text": [1, 2, 3]},
+        "shuffled": {"text": [2, 3, 1]},
+        "none": {"text": [0, 0, 0]},
+    }
+
+
+def test_of_several_sources_one_at_a_time_is_shuffled_or_left_out():
+    assert contexts_of("neighbors", "text") == {
+        "true": {"neighbors": [1, 2, 3], "text": [1, 2, 3]},
+        "shuffled neighbors": {"neighbors": [2, 3, 1], "text": [1, 2, 3]},
+        "no neighbors": {"neighbors": [0, 0, 0], "text": [1, 2, 3]},
+        "shuffled text": {"neighbors": [1, 2, 3], "text": [2, 3, 1]},
+        "no text": {"neighbors": [1, 2, 3], "text": [0, 0, 0]},
+    }
+
+
+def test_a_model_that_reads_nothing_is_measured_as_it_is():
+    assert list(_conditions(())) == ["none"]

@@ -1,8 +1,8 @@
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
-import torch
 
 from rdm.database import RetrievalDatabase
 from rdm.errors import SourceError
@@ -10,16 +10,15 @@ from rdm.evaluation.labelled import PictureSet
 from rdm.evaluation.planned_samples import (
     PlannedDraw,
     class_plan,
-    context_of,
     embed,
     nearest_plan,
     open_encoder,
+    vectors_of,
 )
 from rdm.evaluation.stored_features import StoredArrays
+from rdm.generators.neighbors import conditioning_vectors
 from rdm.sampling import SampleSettings, open_model
-from rdm.sampling.pipeline import context_tokens
 from rdm.storage import Folder
-from rdm.training.data.latents import ConditioningConfig
 
 ROWS = [np.arange(0, 6), np.arange(6, 12)]
 QUICK = SampleSettings(k=2, num_steps=2, batch_size=2, guidance_scale=1)
@@ -66,20 +65,14 @@ def test_too_few_pictures_for_neighbors_are_refused() -> None:
 
 @pytest.mark.parametrize("embedding", ["unit", "raw"])
 def test_contexts_have_the_bits_that_a_database_of_whole_pictures_gives(
-    whole_database: RetrievalDatabase, tmp_path: Path, embedding: str
+    whole_database: RetrievalDatabase, tmp_path: Path, embedding: Literal["unit", "raw"]
 ) -> None:
-    config = ConditioningConfig.model_validate({"embedding": embedding, "mean_vector": True})
     ids = np.array([[0, 3, 1]])
-    expected = context_tokens(whole_database, ids, config, torch.device("cpu"))
+    expected = conditioning_vectors(whole_database, ids, embedding)
     pictures = PictureSet(f"folder://{Path(whole_database.folder.url).parent}/photos")
     encoder = open_encoder(whole_database.encoder_name, "cpu")
     raw = embed(StoredArrays(Folder(tmp_path)), encoder, pictures, np.arange(4))
-    found = context_of(raw[ids], config, torch.device("cpu"))
-    assert found.tokens is not None
-    assert expected.tokens is not None
-    assert found.tokens.tolist() == expected.tokens.tolist()
-    assert found.vector is not None
-    assert found.vector.shape == (1, 16)
+    assert vectors_of(raw[ids], embedding).tolist() == expected.astype(np.float32).tolist()
 
 
 def test_samples_of_finished_batches_are_not_drawn_again(random_model: Path, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_another_encoder_is_refused(
 
 def test_model_without_neighbors_is_refused(random_model: Path, photos: Path, tmp_path: Path) -> None:
     info = json.loads((random_model / "model.json").read_text())
-    info["objective"]["conditioning"]["dropout"] = 1
+    info["generator"]["conditions"]["neighbors"]["dropout"] = 1
     copy = tmp_path / "ldm"
     copy.mkdir()
     for entry in random_model.iterdir():

@@ -33,11 +33,11 @@ SETTINGS = [
     "log_every=1",
     "batch_size=4",
     "num_ranks=2",
-    "objective.denoiser.block_out_channels=[16, 32]",
-    "objective.denoiser.attention_levels=[false, true]",
-    "objective.denoiser.norm_num_groups=8",
-    "objective.denoiser.head_dim=8",
-    "objective.denoiser.cross_attention_dim=16",
+    "objective.network.block_out_channels=[16, 32]",
+    "objective.network.attention_levels=[false, true]",
+    "objective.network.norm_num_groups=8",
+    "objective.network.head_dim=8",
+    "objective.network.cross_attention_dim=16",
 ]
 
 

@@ -8,8 +8,11 @@ import torch
 from small_denoiser import SMALL_DENOISER
 
 from rdm.database import RetrievalDatabase
+from rdm.generators.generator import GeneratorConfig
+from rdm.generators.model_folder import model_info, write_model
+from rdm.generators.provenance import Provenance
 from rdm.models.first_stage.first_stage import load_autoencoder
-from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig, RetrievalDiffusionObjective
+from rdm.models.networks import build_network
 
 ASSET = "assets://autoencoder-kl-f4"
 
@@ -24,18 +27,15 @@ def write_model_of_random_weights(
     directory: Path, embedding_dim: int, encoder: tuple[str, str], autoencoder: str = ASSET
 ) -> Path:
     """Write an RDM of 32 px pictures for an encoder, given by name and digest, and return its folder."""
-    network = SMALL_DENOISER.model_copy(update={"cross_attention_dim": embedding_dim})
-    config = RetrievalDiffusionConfig(denoiser=network)
-    provenance = {
-        "autoencoder": autoencoder,
-        "latents_digest": load_autoencoder(autoencoder).latents_digest,
-        "resolution": 32,
-        "encoder": encoder[0],
-        "encoder_digest": encoder[1],
-        "queries_digest": "",
-    }
+    sizes = SMALL_DENOISER.model_copy(update={"cross_attention_dim": embedding_dim})
+    provenance = Provenance(
+        autoencoder=autoencoder,
+        latents_digest=load_autoencoder(autoencoder).latents_digest,
+        resolution=32,
+        encoder=encoder[0],
+        encoder_digest=encoder[1],
+    )
     torch.manual_seed(0)
-    objective = RetrievalDiffusionObjective(config, provenance, (0.0, 1.0))
     directory.mkdir(parents=True, exist_ok=True)
-    objective.export(directory, dict(objective.named_parameters()))
+    write_model(directory, model_info(GeneratorConfig(network=sizes), provenance), build_network(sizes))
     return directory

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -100,7 +98,8 @@ def test_a_context_without_tokens_is_refused(predictor):
 
 @pytest.mark.parametrize("begins", [False, True], ids=["forward", "begin"])
 def test_a_port_that_the_predictor_does_not_read_is_refused_by_name(predictor, begins):
-    context = replace(neighbors(), vector=torch.zeros(neighbors().batch_size or 0, 3))
+    known = neighbors()
+    context = Context(tokens=known.tokens, vector=torch.zeros(known.batch_size or 0, 3))
     with pytest.raises(ValueError, match="reads tokens alone, but the context sets vector"):
         predictor.begin(context) if begins else predictor(tokens(), context)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from small_denoiser import SMALL_DENOISER
 
-from rdm.context import Context
+from rdm.context import Context, Part
 from rdm.errors import ModelError
 from rdm.models.unet import (
     Denoiser,
@@ -105,3 +105,19 @@ def test_a_vector_is_read_where_the_network_has_a_vector_dim():
     assert not torch.allclose(one, other)
     with pytest.raises(ValueError, match="needs the context's vector"):
         tested(x_t, t, Context(tokens=tokens))
+
+
+def test_tokens_that_are_padding_count_as_if_they_were_not_there(denoiser: Denoiser):
+    tokens = _tokens(5)
+    present = torch.tensor([[True, True, True, False, False]] * 2)
+    x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([10, 500])
+    with torch.no_grad():
+        masked = denoiser(x, t, Context(Part("text", "tokens", tokens, present)))
+    assert torch.allclose(masked, _predict(denoiser, tokens[:, :3]), atol=1e-5)
+
+
+def test_a_context_of_padding_alone_is_finite(denoiser: Denoiser):
+    part = Part("text", "tokens", _tokens(5), torch.zeros(2, 5, dtype=torch.bool))
+    with torch.no_grad():
+        found = denoiser(torch.zeros(2, 4, 8, 8), torch.tensor([10, 500]), Context(part))
+    assert found.isfinite().all()

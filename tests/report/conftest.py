@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from rdm.database.facts import VersionFacts
 from rdm.report.data import (
     Command,
     Condition,
     Credit,
-    DatabaseFacts,
     DatabaseSwap,
     Difference,
     Draw,
@@ -34,6 +34,7 @@ from rdm.report.data import (
     Training,
     Work,
 )
+from rdm.storage import IndexDecision
 
 _VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -93,6 +94,31 @@ def samples(count: int, side: int = 16) -> tuple[Sample, ...]:
     return tuple(Sample(picture(100 + seed, side), seed) for seed in range(count))
 
 
+def version_facts() -> VersionFacts:
+    return VersionFacts(
+        version=3,
+        source="birds",
+        source_fingerprint="41f9",
+        photographs=827,
+        patches=3240,
+        deleted_patches=7,
+        removed_photographs=2,
+        near_duplicates=0,
+        dropped_patches={},
+        embedding_dim=512,
+        encoder="lite",
+        encoder_digest="9f2c",
+        encoder_origin="made the embeddings here",
+        precision="float32",
+        has_pixels=True,
+        index="Flat",
+        recall_at_20=0.993,
+        recall_ci95=0.003,
+        index_decision=IndexDecision(action="built", reason="there was none"),
+        num_bytes=1_000,
+    )
+
+
 def make_report(prompt: str = "an owl", num_samples: int = 2, side: int = 16) -> QuickstartReport:
     text, image = Query("text", prompt), Query("image", pixels=picture(1))
     loss = Estimate(0.3, 0.28, 0.32)
@@ -103,9 +129,7 @@ def make_report(prompt: str = "an owl", num_samples: int = 2, side: int = 16) ->
             Stage("Embed", 41.2, "vectors", 3240, "patches", 1_310_000_000, 3_320_000),
             Stage("Train", 82.4, "fit"),
         ),
-        database=DatabaseFacts(
-            "birds", 827, 3240, 512, "Flat", "lite", "9f2c", 1, "41f9", Estimate(0.993, 0.990, 0.996)
-        ),
+        database=version_facts(),
         photographs=Photographs(
             "Open Images",
             "CC BY 2.0",

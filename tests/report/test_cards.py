@@ -3,27 +3,40 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from rdm.database.facts import VersionFacts
 from rdm.report.cards import NOT_UNLEARNED, DatasetCard, ModelCard, dataset_card, model_card
 from rdm.report.data import Command, Condition, Difference, Estimate, HeldOutLoss, Metric
+from rdm.storage import IndexDecision
 
 DATASET = DatasetCard(
     name="birds",
     license_id="cc-by-2.0",
     license_url="https://creativecommons.org/licenses/by/2.0/",
     source="Open Images",
-    num_photographs=919,
-    num_patches=3240,
-    num_removed=2,
-    num_deleted_patches=7,
-    embedding_dim=512,
-    index_key="IVF64,Flat",
-    encoder_name="lite",
-    encoder_fingerprint="9f2c",
-    version=3,
-    digest="41f9",
+    facts=VersionFacts(
+        version=3,
+        source="Open Images",
+        source_fingerprint="41f9",
+        photographs=919,
+        patches=3240,
+        deleted_patches=7,
+        removed_photographs=2,
+        near_duplicates=0,
+        dropped_patches={},
+        embedding_dim=512,
+        encoder="lite",
+        encoder_digest="9f2c",
+        encoder_origin="made the embeddings here",
+        precision="float32",
+        has_pixels=True,
+        index="IVF64,Flat",
+        recall_at_20=0.993,
+        recall_ci95=0.003,
+        index_decision=IndexDecision(action="built", reason="there was none"),
+        num_bytes=1_000,
+    ),
     removal_contact="remove@example.org",
     credits="One list.",
-    recall=Estimate(0.993, 0.990, 0.996),
     ledger={"too small": 4, "broken": 1},
     known_gaps=("Nearly all are birds.",),
 )
@@ -145,4 +158,5 @@ def test_usage_with_backticks_stays_inside_its_fence() -> None:
     ("count", "category"), [(999, "n<1K"), (1000, "1K<n<10K"), (20_000_000, "10M<n<100M"), (10**9, "n>100M")]
 )
 def test_size_category(count: int, category: str) -> None:
-    assert header(dataset_card(replace(DATASET, num_photographs=count)))["size_categories"] == [category]
+    facts = DATASET.facts.model_copy(update={"photographs": count})
+    assert header(dataset_card(replace(DATASET, facts=facts)))["size_categories"] == [category]

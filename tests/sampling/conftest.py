@@ -9,7 +9,7 @@ from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
 from rdm.database.building.builder import BuildConfig, DatabaseBuilder
 from rdm.database.building.jobs import run_build
-from rdm.sampling import RetrievalDiffusionModel
+from rdm.sampling import Model, open_model
 from rdm.sources import CropConfig
 
 
@@ -27,5 +27,5 @@ def database(tmp_path_factory: pytest.TempPathFactory, encoded, tiny_encoder: st
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory, database: RetrievalDatabase) -> RetrievalDiffusionModel:
-    return RetrievalDiffusionModel.open(write_random_model(tmp_path_factory.mktemp("model"), database))
+def model(tmp_path_factory: pytest.TempPathFactory, database: RetrievalDatabase) -> Model:
+    return open_model(write_random_model(tmp_path_factory.mktemp("model"), database))

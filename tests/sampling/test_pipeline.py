@@ -14,8 +14,7 @@ from rdm.database.building.builder import BuildConfig, DatabaseBuilder
 from rdm.database.building.jobs import run_build
 from rdm.errors import EncoderMismatchError, ModelError, UsageError
 from rdm.progress import progress_to
-from rdm.sampling import RetrievalDiffusionModel, Sample, SampleSettings, image_queries, sample, text_queries
-from rdm.sampling.model import DrawStep
+from rdm.sampling import DrawStep, Sample, SampleSettings, image_queries, open_model, sample, text_queries
 from rdm.sampling.output import read_samples, write_samples
 from rdm.sources import CropConfig
 
@@ -99,7 +98,7 @@ def test_fewer_neighbors_than_k_are_refused(model, database):
 
 
 def test_settings_that_say_nothing_to_a_model_are_not_recorded(model):
-    diffusion = {"k", "guidance_scale", "guidance_interval", "batch_size", "num_steps", "eta"}
+    diffusion = {"k", "guidance_scale", "guidance_interval", "batch_size", "num_steps", "eta", "sampler"}
     assert set(model.acting(SampleSettings())) == diffusion
 
 
@@ -176,10 +175,10 @@ def test_a_database_of_another_encoder_is_refused(model, database, make_encoder,
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ModelError, match="no model here"):
-        RetrievalDiffusionModel.open(tmp_path)
+        open_model(tmp_path)
 
 
 def test_a_damaged_description_is_refused(model, tmp_path):
     Path(tmp_path / "model.json").write_text("{}")
     with pytest.raises(ModelError, match="damaged"):
-        RetrievalDiffusionModel.open(tmp_path)
+        open_model(tmp_path)

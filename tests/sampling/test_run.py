@@ -9,8 +9,7 @@ from PIL import Image
 
 from rdm.database import RetrievalDatabase
 from rdm.errors import ConcurrentWriterError, UsageError
-from rdm.sampling import RetrievalDiffusionModel, SampleSettings
-from rdm.sampling.model import DrawStep
+from rdm.sampling import DrawStep, SampleSettings, open_model
 from rdm.sampling.output import JOURNAL, SampleFolder, read_samples
 from rdm.sampling.request import RequestedPairs, SampleRequest
 from rdm.sampling.run import DrawnCounts, draw_request
@@ -133,7 +132,7 @@ def test_the_model_may_move_between_two_runs(model, database, whole, tmp_path):
     import shutil
 
     shutil.copytree(model.directory, tmp_path / "moved")
-    moved = RetrievalDiffusionModel.open(tmp_path / "moved")
+    moved = open_model(tmp_path / "moved")
     assert draw_request(REQUEST, moved, database, whole).drawn == 0
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rdm.config import Record
 from rdm.errors import MissingDependencyError, StorageError, UsageError
 from rdm.storage import Folder, sha256_file
 from rdm.storage.files import atomic_path, storage_errors
@@ -290,3 +291,23 @@ def test_folder_is_meant_from_where_it_was_named_and_not_from_where_it_is_used(t
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert pickle.loads(folder).url == meant.format(here=tmp_path)
+
+
+class Size(Record):
+    width: int
+
+
+def test_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write_record("size.json", Size(width=3))
+    assert folder.read_bytes("size.json") == b'{\n "width": 3\n}\n'
+    assert folder.read_record("size.json", Size) == Size(width=3)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"width": "wide"}', b'{"width": 3, "more": 4}'])
+def test_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
+    folder = Folder(tmp_path)
+    folder.write_bytes("size.json", content)
+    with pytest.raises(StorageError) as caught:
+        folder.read_record("size.json", Size)
+    assert caught.value.where == str(tmp_path / "size.json")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rdm.errors import ConcurrentWriterError, DatabaseError, StorageError
-from rdm.storage import Folder, Version, VersionStore
+from rdm.storage import EncoderRecord, Folder, IndexDecision, IndexFacts, Version, VersionStore
 
 HOLD_THE_LOCK = """
 import sys
@@ -17,6 +17,23 @@ with VersionStore(Folder(sys.argv[1])).writer():
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+INDEX = IndexFacts(
+    index_key="IVF1,Flat",
+    index_param="nprobe=1",
+    num_vectors=3,
+    dim=2,
+    num_bytes=1,
+    head_bytes=1,
+    head_sha256="",
+    recall_at_20=1,
+    recall_ci95=0,
+    audit_queries=3,
+    built_num_vectors=3,
+    built_recall_at_20=1,
+    decision=IndexDecision(action="built", reason="there was none"),
+)
 
 
 def make_version(number: int) -> Version:
@@ -29,8 +46,8 @@ def make_version(number: int) -> Version:
         num_patches=4,
         next_patch_id=4,
         embedding_dim=2,
-        encoder={},
-        index={},
+        encoder=EncoderRecord(name="e", digest="d", precision="float32", fingerprint={}),
+        index=INDEX,
         tombstones=[1],
         deleted_image_ids=[],
         deleted_patches={},

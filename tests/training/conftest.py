@@ -13,10 +13,10 @@ from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, build_neighbors
 from rdm.database.building.builder import BuildConfig, DatabaseBuilder
 from rdm.database.building.jobs import run_build
+from rdm.recipes import recipe_config
 from rdm.sources import CropConfig, QuerySetConfig
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.data.latent_cache import CacheConfig, build_cache
-from rdm.training.recipes import recipe_config
 
 CROP = CropConfig(frame_size=40, patch_size=32, min_patches=2, max_patches=2)
 
@@ -76,13 +76,13 @@ def tiny_recipe() -> TrainConfig:
             "log_every=1",
             "num_ranks=2",
             "warmup_steps=2",
-            "objective.denoiser.block_out_channels=[16, 32]",
-            "objective.denoiser.attention_levels=[false, true]",
-            "objective.denoiser.norm_num_groups=8",
-            "objective.denoiser.head_dim=8",
-            "objective.denoiser.sample_size=8",
-            "objective.denoiser.cross_attention_dim=16",
+            "objective.network.block_out_channels=[16, 32]",
+            "objective.network.attention_levels=[false, true]",
+            "objective.network.norm_num_groups=8",
+            "objective.network.head_dim=8",
+            "objective.network.sample_size=8",
+            "objective.network.cross_attention_dim=16",
             "objective.held_out_fraction=0.3",
-            "objective.conditioning.pool=6",
+            "objective.conditions.neighbors.pool=6",
         ]
     )

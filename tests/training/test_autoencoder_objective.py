@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from rdm.errors import ModelError
+from rdm.generators.provenance import Provenance
 from rdm.models.first_stage.autoencoder import AutoencoderConfig
 from rdm.models.first_stage.first_stage import load_autoencoder
 from rdm.training.data.photographs import PhotoConfig
@@ -185,7 +186,7 @@ def test_a_run_records_which_photographs_it_learns_from(tmp_path: Path) -> None:
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
     source = f"folder://{tmp_path}"
     data, tested = open_training(source, config())
-    assert tested.provenance == {"source": source, "photographs_digest": data.digest}
+    assert tested.provenance == Provenance(source=source, photographs_digest=data.digest)
 
 
 def test_training_goes_on_from_an_exported_first_stage(tmp_path: Path) -> None:

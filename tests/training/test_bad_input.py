@@ -26,9 +26,9 @@ from rdm.training.checkpoints import Checkpoints
 from rdm.training.config import TrainConfig
 from rdm.training.data.latent_cache import LatentCache, build_cache
 from rdm.training.data.latent_tar import write_tar
-from rdm.training.data.latents import LatentData
+from rdm.training.data.rows import TrainingRows
 from rdm.training.job.launch import run_training
-from rdm.training.objectives.retrieval_diffusion import open_training
+from rdm.training.objectives.generative import open_training
 from rdm.training.stats import read_stats
 
 
@@ -64,8 +64,8 @@ def _replace_text(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def _open(cache: object, database: object, recipe: TrainConfig) -> LatentData:
-    return LatentData.open(str(cache), str(database), recipe.objective)  # type: ignore[arg-type]
+def _open(cache: object, database: object, recipe: TrainConfig) -> TrainingRows:
+    return TrainingRows.open(str(cache), str(database), recipe.objective)  # type: ignore[arg-type]
 
 
 def test_a_missing_shard_is_named(prepared, own_cache, tiny_recipe):
@@ -165,14 +165,14 @@ def test_neighbors_that_were_looked_up_with_another_encoder_are_refused(prepared
 
 
 def test_embeddings_of_another_length_than_the_network_reads_are_refused(prepared, tiny_recipe):
-    config = tiny_recipe.with_overrides(["objective.denoiser.cross_attention_dim=32"])
+    config = tiny_recipe.with_overrides(["objective.network.cross_attention_dim=32"])
     with pytest.raises(CacheError, match="embeddings have 16 dimensions, the network reads 32"):
         open_training(prepared.cache, prepared.database, config.objective)
 
 
 def test_latents_of_another_size_than_the_network_samples_are_refused(prepared, tiny_recipe):
-    config = tiny_recipe.with_overrides(["objective.denoiser.sample_size=16"])
-    with pytest.raises(CacheError, match="the latents are 8x8, the denoiser draws 16 by 16"):
+    config = tiny_recipe.with_overrides(["objective.network.sample_size=16"])
+    with pytest.raises(CacheError, match="the latents are 8x8, the network draws 16 by 16"):
         open_training(prepared.cache, prepared.database, config.objective)
 
 
@@ -201,7 +201,8 @@ def test_latents_of_another_query_set_are_refused(prepared, own_cache, tiny_reci
 
 
 def test_more_neighbors_than_are_stored_are_refused(prepared, tiny_recipe):
-    config = tiny_recipe.with_overrides(["objective.conditioning.k_train=7", "objective.conditioning.pool=null"])
+    more = ["objective.conditions.neighbors.k_train=7", "objective.conditions.neighbors.pool=null"]
+    config = tiny_recipe.with_overrides(more)
     with pytest.raises(CacheError, match="training takes 7 neighbors, but 6 are stored"):
         open_training(prepared.cache, prepared.database, config.objective)
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from training_jobs import kill_all, start_job, wait_for_step
 
 from rdm.models.first_stage.first_stage import load_autoencoder
+from rdm.recipes import recipe_config
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.job.launch import run_training
-from rdm.training.recipes import recipe_config
 from rdm.training.stats import read_stats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

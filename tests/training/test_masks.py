@@ -25,11 +25,11 @@ from rdm.compute.masks import (
     without_other_jobs,
 )
 from rdm.errors import TrainingError
+from rdm.recipes import recipe_config
 from rdm.training.engine.device import device_type, require_device
 from rdm.training.job.hostfile import Cluster, Machine
 from rdm.training.job.launch import LOG, orders_of
 from rdm.training.job.machine import environment
-from rdm.training.recipes import recipe_config
 
 OTHER_JOB = {
     "RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "none", "MASTER_ADDR": "10.9.9.9", "MASTER_PORT": "1",

@@ -5,15 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rdm.errors import TrainingError
+from rdm.generators.provenance import Provenance, SeenDatabase
 from rdm.training.provenance import require_same_inputs, resumed_provenance
 
-DIGESTS = {"queries_digest": "q", "latents_digest": "a", "encoder_digest": "e", "cache_digest": "c"}
-BEGUN = {**DIGESTS, "cache_rows": "r"}
-BEGUN_ON_PHOTOGRAPHS = {"source": "folder:///photos", "photographs_digest": "p"}
+DIGESTS = Provenance(queries_digest="q", latents_digest="a", encoder_digest="e", cache_digest="c")
+BEGUN = DIGESTS.model_copy(update={"cache_rows": "r"})
+BEGUN_ON_PHOTOGRAPHS = Provenance(source="folder:///photos", photographs_digest="p")
 
 
-def seen(version, **more):
-    return {**BEGUN, "database": {"version": version, "source": "folder:///photos", **more}}
+def seen(version: int, earlier_versions: tuple[int, ...] = ()) -> Provenance:
+    database = SeenDatabase(version=version, source="folder:///photos", earlier_versions=earlier_versions)
+    return BEGUN.model_copy(update={"database": database})
 
 
 def test_the_same_inputs_go_on_as_they_are():
@@ -23,14 +25,14 @@ def test_the_same_inputs_go_on_as_they_are():
 def test_an_updated_database_is_taken_up_and_noted(caplog):
     with caplog.at_level(logging.WARNING):
         found = resumed_provenance(seen(3), seen(5), "there")
-    assert found == seen(5, earlier_versions=[3])
+    assert found == seen(5, earlier_versions=(3,))
     assert "version 5 now; until here the run saw 3" in caplog.text
 
 
 def test_versions_add_up_over_several_updates():
     found = resumed_provenance(seen(3), seen(5), "there")
-    assert resumed_provenance(found, seen(5), "there") == seen(5, earlier_versions=[3])
-    assert resumed_provenance(found, seen(6), "there") == seen(6, earlier_versions=[3, 5])
+    assert resumed_provenance(found, seen(5), "there") == seen(5, earlier_versions=(3,))
+    assert resumed_provenance(found, seen(6), "there") == seen(6, earlier_versions=(3, 5))
 
 
 @pytest.mark.parametrize(
@@ -45,24 +47,25 @@ def test_versions_add_up_over_several_updates():
 )
 def test_other_inputs_than_the_run_began_with_are_refused(name, words):
     with pytest.raises(TrainingError, match=f"trained with another {words}") as caught:
-        resumed_provenance(seen(3), {**seen(3), name: "x"}, "OUT/checkpoints/step-00000010")
+        resumed_provenance(seen(3), seen(3).model_copy(update={name: "x"}), "OUT/checkpoints/step-00000010")
     assert caught.value.where == "OUT/checkpoints/step-00000010"
 
 
 def test_other_photographs_than_the_run_began_with_are_refused():
+    others = BEGUN_ON_PHOTOGRAPHS.model_copy(update={"photographs_digest": "x"})
     with pytest.raises(TrainingError, match="trained with another set of photographs") as caught:
-        resumed_provenance(BEGUN_ON_PHOTOGRAPHS, {**BEGUN_ON_PHOTOGRAPHS, "photographs_digest": "x"}, "there")
+        resumed_provenance(BEGUN_ON_PHOTOGRAPHS, others, "there")
     assert "--source" in caught.value.fix
 
 
 def test_the_same_photographs_in_another_place_are_the_same():
-    moved = {**BEGUN_ON_PHOTOGRAPHS, "source": "folder:///moved"}
+    moved = BEGUN_ON_PHOTOGRAPHS.model_copy(update={"source": "folder:///moved"})
     assert resumed_provenance(BEGUN_ON_PHOTOGRAPHS, moved, "there") == moved
 
 
 def test_a_run_without_a_database_keeps_what_its_objective_says():
-    found = resumed_provenance({"source": "folder:///photos"}, {"source": "folder:///photos"}, "there")
-    assert found == {"source": "folder:///photos"}
+    source = Provenance(source="folder:///photos")
+    assert resumed_provenance(source, source, "there") == source
 
 
 @pytest.mark.parametrize(("recorded", "opened"), [(BEGUN, DIGESTS), (DIGESTS, BEGUN)])
@@ -96,7 +99,7 @@ def ask(versions):
 
     def rank(version):
         try:
-            require_same_inputs({"database": {"version": version}}, meeting.least)
+            require_same_inputs(seen(version), meeting.least)
         except TrainingError as error:
             return error.what
         return None

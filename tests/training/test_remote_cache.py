@@ -11,8 +11,8 @@ from rdm.compute import ComputeConfig, compute_pool
 from rdm.errors import CacheError
 from rdm.training.data.batches import BatchReader
 from rdm.training.data.inlined_neighbors import inline_neighbors
-from rdm.training.data.latents import LatentData
 from rdm.training.data.order import DataOrder
+from rdm.training.data.rows import TrainingRows
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def store(prepared, tmp_path):
 @pytest.fixture
 def remote(store, prepared, tiny_recipe):
     """Training data whose latents and neighbors both come from the server."""
-    data = LatentData.open(f"{store.url}/inlined", prepared.database, tiny_recipe.objective)
+    data = TrainingRows.open(f"{store.url}/inlined", prepared.database, tiny_recipe.objective)
     assert len(data.shards) == 2
     return data
 
@@ -46,7 +46,7 @@ def test_a_shard_is_two_requests_with_inlined_neighbors(store, remote):
 
 
 def test_a_shard_is_two_requests_with_the_databases_own(store, prepared, tiny_recipe):
-    data = LatentData.open(f"{store.url}/plain", prepared.database, tiny_recipe.objective)
+    data = TrainingRows.open(f"{store.url}/plain", prepared.database, tiny_recipe.objective)
     assert data.shards
     store.take_requests()
     data.load_shard(0)
@@ -54,7 +54,7 @@ def test_a_shard_is_two_requests_with_the_databases_own(store, prepared, tiny_re
 
 
 def test_the_samples_are_those_of_the_local_cache(remote, prepared, tiny_recipe):
-    local = LatentData.open(prepared.cache, prepared.database, tiny_recipe.objective)
+    local = TrainingRows.open(prepared.cache, prepared.database, tiny_recipe.objective)
     for index in range(2):
         found, expected = remote.load_shard(index), local.load_shard(index)
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
@@ -98,7 +98,7 @@ def test_a_store_that_refuses_is_an_error_of_the_step_that_needs_the_shard(store
 def test_a_store_that_is_gone_is_an_error(prepared, tiny_recipe, tmp_path):
     shutil.copytree(prepared.cache, tmp_path / "served" / "plain")
     with serving(tmp_path / "served") as store:
-        data = LatentData.open(f"{store.url}/plain", prepared.database, tiny_recipe.objective)
+        data = TrainingRows.open(f"{store.url}/plain", prepared.database, tiny_recipe.objective)
         assert data.shards
     with pytest.raises(CacheError, match="refused"):
         data.load_shard(0)

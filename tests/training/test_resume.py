@@ -19,7 +19,7 @@ def _losses(out):
 
 
 def _exported(out):
-    return load_file(out / "model" / "denoiser" / "diffusion_pytorch_model.safetensors")
+    return load_file(out / "model" / "network" / "diffusion_pytorch_model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_a_killed_run_resumes_to_the_same_bits_under_every_zero_stage(prepared, 
     run_training(config, prepared.inputs(out))
     assert weights_of(out) == weights_of(tmp_path / "straight")
     assert np.array_equal(_losses(out), _losses(tmp_path / "straight"))
-    second = "model-ema-0.3/denoiser/diffusion_pytorch_model.safetensors"
+    second = "model-ema-0.3/network/diffusion_pytorch_model.safetensors"
     assert (out / second).read_bytes() == (tmp_path / "straight" / second).read_bytes()
     assert (out / second).read_bytes() != weights_of(out)
 

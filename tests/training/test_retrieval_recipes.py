@@ -14,26 +14,25 @@ from vq_first_stage import make_vq_first_stage
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import RetrievalDatabase
 from rdm.errors import CacheError, UsageError
-from rdm.evaluation.heldout import held_out_losses
+from rdm.evaluation.heldout import held_out_losses, held_out_rows
+from rdm.recipes import recipe_config
 from rdm.sampling import SampleSettings, open_model, proposed_queries, sample, text_queries
 from rdm.sampling.output import write_samples
 from rdm.sources import QuerySet
 from rdm.training.config import TrainInputs
 from rdm.training.data.latent_cache import CacheConfig, LatentCache, build_cache
-from rdm.training.data.latents import LatentData
 from rdm.training.job.launch import run_training
-from rdm.training.recipes import recipe_config
 from rdm.training.stats import read_stats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SHORT = ["batch_size=4", "checkpoint_every=6", "log_every=1", "num_ranks=2", "warmup_steps=2", "device=cpu"]
 SMALL_RARM = [
-    "objective.predictor.codebook_size=64",
-    "objective.predictor.side=8",
-    "objective.predictor.num_layers=2",
-    "objective.predictor.width=32",
-    "objective.predictor.cross_attention_dim=16",
-    "objective.conditioning.pool=6",
+    "objective.network.codebook_size=64",
+    "objective.network.side=8",
+    "objective.network.num_layers=2",
+    "objective.network.width=32",
+    "objective.network.cross_attention_dim=16",
+    "objective.conditions.neighbors.pool=6",
     "objective.held_out_fraction=0.3",
 ]
 RARM = recipe_config("rarm-tiny").with_overrides([*SHORT, *SMALL_RARM, "max_steps=24"])
@@ -76,8 +75,8 @@ def ldm(prepared, tiny_recipe, tmp_path_factory):
 
 def _ldm_config(tiny_recipe):
     sizes = [
-        f"objective.denoiser.{name}={json.dumps(value)}"
-        for name, value in tiny_recipe.objective.denoiser.model_dump(mode="json").items()
+        f"objective.network.{name}={json.dumps(value)}"
+        for name, value in tiny_recipe.objective.network.model_dump(mode="json").items()
     ]
     return recipe_config("ldm-tiny").with_overrides(
         [*SHORT, *sizes, "max_steps=24", "objective.held_out_fraction=0.3"]
@@ -90,7 +89,7 @@ def test_a_killed_rarm_resumes_to_the_same_bits(rarm, prepared, token_cache, tmp
     wait_for_step(process, tmp_path / "run", 9)
     kill_all(process, tmp_path / "run")
     run_training(RARM, inputs)
-    weights = "model/predictor/model.safetensors"
+    weights = "model/network/model.safetensors"
     assert (tmp_path / "run" / weights).read_bytes() == (rarm / weights).read_bytes()
     losses, expected = ([row["loss"] for row in read_stats(run)] for run in (tmp_path / "run", rarm))
     assert losses == expected
@@ -127,7 +126,7 @@ def test_a_rarm_samples_by_text_and_unconditionally(rarm, prepared, tmp_path):
 
 def test_a_rarm_is_measured_on_held_out_photographs(rarm, prepared, token_cache):
     model = open_model(rarm / "model")
-    data = LatentData.open(token_cache, prepared.database, model.objective, held_out=True)
+    data = held_out_rows(model, token_cache, prepared.database)
     found = held_out_losses(model, data, num_draws=2).summary()
     assert found["loss_kind"] == "tokens"
     assert set(found["losses"]) == {"true", "shuffled", "none"}
@@ -143,8 +142,8 @@ def test_a_rarm_needs_a_cache_of_indices_and_says_how_to_make_one(prepared, tmp_
 def test_another_codebook_is_refused(prepared, token_cache, tmp_path):
     inputs = TrainInputs(out=str(tmp_path / "run"), cache=token_cache, database=prepared.database)
     with pytest.raises(CacheError, match="codebook_size is 64, the network's 1024") as caught:
-        run_training(RARM.with_overrides(["objective.predictor.codebook_size=1024"]), inputs)
-    assert caught.value.fix == "--set objective.predictor.codebook_size=64"
+        run_training(RARM.with_overrides(["objective.network.codebook_size=1024"]), inputs)
+    assert caught.value.fix == "--set objective.network.codebook_size=64"
 
 
 def test_a_killed_ldm_resumes_to_the_same_bits(ldm, prepared, tiny_recipe, tmp_path):
@@ -153,7 +152,7 @@ def test_a_killed_ldm_resumes_to_the_same_bits(ldm, prepared, tiny_recipe, tmp_p
     wait_for_step(process, tmp_path / "run", 9)
     kill_all(process, tmp_path / "run")
     run_training(config, prepared.inputs(tmp_path / "run"))
-    weights = "model/denoiser/diffusion_pytorch_model.safetensors"
+    weights = "model/network/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "run" / weights).read_bytes() == (ldm / weights).read_bytes()
 
 
@@ -189,7 +188,7 @@ def test_a_model_with_neighbors_needs_a_database(rarm):
 
 def test_an_ldm_has_one_held_out_loss(ldm, prepared):
     model = open_model(ldm / "model")
-    data = LatentData.open(prepared.cache, prepared.database, model.objective, held_out=True)
+    data = held_out_rows(model, prepared.cache, prepared.database)
     found = held_out_losses(model, data, num_draws=2).summary()
     assert list(found["losses"]) == ["none"]
     assert found["differences"] == {}
@@ -206,18 +205,18 @@ def test_the_small_recipes_train(prepared, tmp_path, name, resolution, dims):
             *SHORT,
             "max_steps=3",
             "grids_per_decade=0",
-            "objective.conditioning.pool=6",
-            *(f"objective.denoiser.{dim}=16" for dim in dims),
+            "objective.conditions.neighbors.pool=6",
+            *(f"objective.network.{dim}=16" for dim in dims),
         ]
     )
     inputs = TrainInputs(out=str(tmp_path / "run"), cache=cache, database=prepared.database)
     assert run_training(config, inputs)["step"] == 3
     model = open_model(tmp_path / "run" / "model")
-    assert model.objective.denoiser.sample_size == resolution // 4  # pyright: ignore[reportAttributeAccessIssue]
+    assert model.objective.network.sample_size == resolution // 4  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_latents_of_another_size_than_the_network_draws_are_refused(prepared, tmp_path):
-    dims = ("objective.denoiser.cross_attention_dim=16", "objective.denoiser.vector_dim=16")
-    config = recipe_config("rdm-64").with_overrides([*SHORT, "objective.conditioning.pool=6", *dims])
-    with pytest.raises(CacheError, match="the latents are 8x8, the denoiser draws 16 by 16"):
+    dims = ("objective.network.cross_attention_dim=16", "objective.network.vector_dim=16")
+    config = recipe_config("rdm-64").with_overrides([*SHORT, "objective.conditions.neighbors.pool=6", *dims])
+    with pytest.raises(CacheError, match="the latents are 8x8, the network draws 16 by 16"):
         run_training(config, prepared.inputs(tmp_path / "run"))

@@ -12,7 +12,7 @@ from training_jobs import kill_all, ranks_of, start_job, wait_for_step, weights_
 
 from rdm.database import RetrievalDatabase
 from rdm.errors import CacheError, TrainingError
-from rdm.sampling import RetrievalDiffusionModel
+from rdm.sampling import open_model
 from rdm.training.checkpoints import Checkpoints
 from rdm.training.job.launch import run_training
 from rdm.training.job.status import read_status
@@ -36,9 +36,10 @@ def test_every_step_is_recorded(straight, tiny_recipe):
 
 
 def test_the_result_opens_as_a_model(straight, prepared):
-    model = RetrievalDiffusionModel.open(straight / "model")
-    assert model.latent_shape == (4, 8, 8)
-    assert model.info["database"]["version"] == RetrievalDatabase.open(prepared.database).version.number
+    model = open_model(straight / "model")
+    assert model.config.network.sample_shape == (4, 8, 8)
+    assert model.info.database is not None
+    assert model.info.database.version == RetrievalDatabase.open(prepared.database).version.number
 
 
 def test_a_finished_run_returns_at_once(straight, prepared, tiny_recipe):
@@ -91,13 +92,13 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(straight, tiny_recip
 def test_a_checkpoint_is_plain_safetensors_with_configuration_and_database_version(straight, tiny_recipe, prepared):
     path = Checkpoints(straight, tiny_recipe).complete()[-1].path
     state = json.loads((path / "state.json").read_text())
-    assert state["config"]["objective"]["denoiser"]["block_out_channels"] == [16, 32]
+    assert state["config"]["objective"]["network"]["block_out_channels"] == [16, 32]
     assert state["provenance"]["database"]["version"] == RetrievalDatabase.open(prepared.database).version.number
     weights, average = (load_file(path / f"{name}.safetensors") for name in ("weights", "ema-0.995"))
     assert set(weights) == set(average)
     assert set(load_file(path / "optimizer-exp_avg.safetensors")) == set(weights)
-    exported = load_file(straight / "model" / "denoiser" / "diffusion_pytorch_model.safetensors")
-    assert all((average[f"denoiser.unet.{name}"] == value).all() for name, value in exported.items())
+    exported = load_file(straight / "model" / "network" / "diffusion_pytorch_model.safetensors")
+    assert all((average[f"generator.network.unet.{name}"] == value).all() for name, value in exported.items())
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(straight, tiny_recipe):
@@ -153,5 +154,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(prepared, tiny_recipe, tmp_path
 
 
 def test_more_neighbors_than_are_stored_are_refused_before_a_job_starts(prepared, tiny_recipe, tmp_path):
+    config = tiny_recipe.with_overrides(["objective.conditions.neighbors.pool=7"])
     with pytest.raises(CacheError, match="training takes 7 neighbors, but 6 are stored"):
-        run_training(tiny_recipe.with_overrides(["objective.conditioning.pool=7"]), prepared.inputs(tmp_path / "run"))
+        run_training(config, prepared.inputs(tmp_path / "run"))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rdm.errors import MissingDependencyError
-from rdm.training.recipes import recipe_config
+from rdm.recipes import recipe_config
 from rdm.training.stats import StatsLog, last_stats, read_stats, stats_of
 
 ROW = {"loss": 0.5, "learning_rate": 1e-3, "gradient_norm": None}

@@ -9,7 +9,7 @@ from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
 from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.plan import Removal
-from rdm.training.data.latents import LatentData
+from rdm.training.data.rows import TrainingRows
 
 
 @pytest.fixture
@@ -18,13 +18,19 @@ def root(prepared, tmp_path):
     return str(tmp_path / "db")
 
 
-def neighbors_of(data: LatentData) -> np.ndarray:
+def database_of(rows: TrainingRows) -> RetrievalDatabase:
+    """Return the database of rows' neighbors."""
+    assert rows.neighbors is not None
+    return rows.neighbors.database
+
+
+def neighbors_of(data: TrainingRows) -> np.ndarray:
     return np.concatenate([data.neighbor_ids(stem).ravel() for stem in data.cache.stems])
 
 
-def remove_a_neighbor(root: str, data: LatentData) -> np.ndarray:
+def remove_a_neighbor(root: str, data: TrainingRows) -> np.ndarray:
     """Remove the photograph of the first neighbor; return the ids of its patches."""
-    (record,) = data.database.records(neighbors_of(data)[:1])
+    (record,) = database_of(data).records(neighbors_of(data)[:1])
     removal = Removal(frozenset([record.image_id]))
     run_build(update_builder(root, removal, only_delete=True), ComputeConfig(dask="inline"))
     return RetrievalDatabase.open(root).tombstones
@@ -34,18 +40,18 @@ def remove_a_neighbor(root: str, data: LatentData) -> np.ndarray:
 def test_training_that_starts_after_a_removal_is_conditioned_on_no_removed_patch(
     prepared, tiny_recipe, root, held_out
 ):
-    before = LatentData.open(prepared.cache, root, tiny_recipe.objective)
+    before = TrainingRows.open(prepared.cache, root, tiny_recipe.objective)
     gone = remove_a_neighbor(root, before)
-    after = LatentData.open(prepared.cache, root, tiny_recipe.objective, held_out=held_out)
-    assert after.database.version.number == before.database.version.number + 1
+    after = TrainingRows.open(prepared.cache, root, tiny_recipe.objective, held_out=held_out)
+    assert database_of(after).version.number == database_of(before).version.number + 1
     assert not np.isin(neighbors_of(after), gone).any()
-    removed = {vector.tobytes() for vector in before.database.embeddings(gone)}
+    removed = {vector.tobytes() for vector in database_of(before).embeddings(gone)}
     loaded = after.load_shard(0)["neighbors"]
     assert removed.isdisjoint(vector.tobytes() for vector in loaded.reshape(-1, loaded.shape[-1]))
 
 
 def test_training_that_runs_goes_on_with_the_version_that_it_opened(prepared, tiny_recipe, root):
-    data = LatentData.open(prepared.cache, root, tiny_recipe.objective)
+    data = TrainingRows.open(prepared.cache, root, tiny_recipe.objective)
     before = data.load_shard(0)["neighbors"]
     gone = remove_a_neighbor(root, data)
     assert np.isin(neighbors_of(data), gone).any()

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from rdm.errors import TrainingError, UsageError
+from rdm.recipes import recipe_config
 from rdm.training.config import TrainInputs
 from rdm.training.job.rank import read_run, write_run
-from rdm.training.recipes import recipe_config
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])

@@ -60,4 +60,4 @@ def ranks_of(out: Path) -> list[int]:
 
 def weights_of(out: Path) -> bytes:
     """Return the exported weights."""
-    return (out / "model" / "denoiser" / "diffusion_pytorch_model.safetensors").read_bytes()
+    return (out / "model" / "network" / "diffusion_pytorch_model.safetensors").read_bytes()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
 
-from rdm.database.changes.plan import Changes
+from rdm.database.building.results import IngestFacts
+from rdm.database.changes.plan import SourceDiff
 from rdm.database.search.index import check_fits
-from rdm.database.settings import BuildConfig, differing_fixed
+from rdm.database.settings import BuildConfig, differing_fixed, settings_of
 from rdm.encoders import load_encoder
-from rdm.errors import DatabaseError, SourceError
+from rdm.errors import DatabaseError, FailureBudgetError, SourceError
+from rdm.sources.ledger import SUCCESS
 from rdm.storage import Folder, Version
 
 MANY_VANISHED = 10
 FEW_DELISTED = 3
 _LISTS = ("urls://", "openimages://")
-_SHOWN = 3
+SHOWN = 3
 
 
 def check_settings(folder: Folder, parent: Version, config: BuildConfig) -> None:
@@ -27,16 +29,16 @@ def check_settings(folder: Folder, parent: Version, config: BuildConfig) -> None
         )
 
 
-def check_vanished(changes: Changes, config: BuildConfig) -> None:
+def check_vanished(diff: SourceDiff, config: BuildConfig) -> None:
     """Raise SourceError where the source lacks so many photographs that it may be incomplete.
 
     A disk that is not mounted looks like an emptied folder, a damaged list like a shorter one.
     """
-    if changes.is_known_source:
+    if diff.is_known_source:
         return
-    vanished, held = len(changes.vanished_images), len(changes.living_images)
+    vanished, held = len(diff.vanished_images), len(diff.held.living_images)
     if is_listed(config):
-        _check_delisted(changes, config, vanished, held)
+        _check_delisted(diff, config, vanished, held)
     elif vanished >= MANY_VANISHED and vanished > config.max_vanished_share * held:
         raise SourceError(
             f"{vanished} of the {held} photographs in the database are no longer in the source",
@@ -50,25 +52,51 @@ def is_listed(config: BuildConfig) -> bool:
     return config.source.startswith(_LISTS) or config.crop.mode == "boxes"
 
 
-def delisted(changes: Changes, config: BuildConfig) -> dict[str, Any]:
-    """Return how many photographs the list has no more, and the first of them; nothing where it has them all."""
-    if changes.is_known_source or not is_listed(config) or not changes.vanished_images:
-        return {}
-    first = sorted(changes.vanished_images)[:_SHOWN]
-    return {"delisted": len(changes.vanished_images), "first_delisted": first}
+def delisted(diff: SourceDiff, config: BuildConfig) -> list[str]:
+    """Return the photographs that the list has no more, by id."""
+    if diff.is_known_source or not is_listed(config) or not diff.vanished_images:
+        return []
+    return sorted(diff.vanished_images)
 
 
-def _check_delisted(changes: Changes, config: BuildConfig, vanished: int, held: int) -> None:
+def _check_delisted(diff: SourceDiff, config: BuildConfig, vanished: int, held: int) -> None:
     if vanished <= max(FEW_DELISTED, config.max_delisted_share * held):
         return
-    first = sorted(changes.vanished_images)[:_SHOWN]
+    first = sorted(diff.vanished_images)[:SHOWN]
     more = f" and {vanished - len(first)} more" if vanished > len(first) else ""
     raise SourceError(
         f"{vanished} of the {held} photographs in the database are in no row of the list any more, which has "
-        f"{changes.source.num_rows}: {', '.join(first)}{more}",
+        f"{diff.source.num_rows}: {', '.join(first)}{more}",
         where=config.boxes.path if config.crop.mode == "boxes" and config.boxes.path else config.source,
         fix="see that the list is whole; if they are to be deleted, --set max_delisted_share=1",
     )
+
+
+def check_budget(
+    folder: Folder, parent: Version | None, config: BuildConfig, ingested: IngestFacts, known_failures: int
+) -> None:
+    """Raise FailureBudgetError where too few of the photographs that were asked for are usable.
+
+    Args:
+        folder: of the database.
+        parent: the version before; a first build needs one photograph, and tolerates no number of failures.
+        config: the limits.
+        ingested: what became of the photographs.
+        known_failures: how many of the failures are in the ledgers already: these stop nothing.
+    """
+    failed, successes = ingested.failed - known_failures, ingested.successes
+    asked = successes + failed
+    too_few = successes < config.min_success_rate * asked
+    tolerated = config.tolerated_failures if parent is not None else 0
+    if (parent is None and successes == 0) or (too_few and failed > tolerated):
+        causes = [pair for pair in Counter(ingested.causes).most_common() if pair[0] != SUCCESS]
+        summary = ", ".join(f"{number} {cause}" for cause, number in causes)
+        raise FailureBudgetError(
+            f"only {successes} of {asked} pictures are usable: {summary}",
+            where=f"{config.source}; a row for each in {folder.describe('images')}",
+            fix="mend the source, or accept fewer with --set min_success_rate=0.5; "
+            "the same command fetches again what may have passed",
+        )
 
 
 def check_index_fits(parent: Version | None, config: BuildConfig, num_patches: int) -> None:
@@ -76,7 +104,7 @@ def check_index_fits(parent: Version | None, config: BuildConfig, num_patches: i
 
     An index that is extended grows without a look at the memory.
     """
-    if parent is None or BuildConfig.model_validate(parent.config).index != config.index:
+    if parent is None or settings_of(parent).index != config.index:
         dim = parent.embedding_dim if parent is not None else load_encoder(config.encoder).embedding_dim
         check_fits(num_patches, dim, config.index)
 

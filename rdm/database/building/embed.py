@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from rdm.compute.device import DeviceName, worker_device
-from rdm.config import digest_json
-from rdm.database.contract import patches_path
+from rdm.config import Record, digest_json
+from rdm.database.contract import embeddings_path, image_paths, metadata_path, patches_path
 from rdm.database.pixels import iterate_patches
 from rdm.encoders import Precision, load_encoder, normalize
 from rdm.encoders.batches import encode_images
 from rdm.sources.photographs.decode import DECODING_REVISION
-from rdm.storage import Folder, Markers, sha256_file
+from rdm.storage import Folder, ShardWork, resumable, sha256_file
 
 STAGE = "embed"
-BatchT = TypeVar("BatchT")
 
 
 @dataclass(frozen=True)
@@ -37,35 +35,41 @@ class EmbedTask:
     @property
     def outputs(self) -> tuple[str, str]:
         """The paths of the embeddings and of their metadata, in clip-retrieval's layout."""
-        return f"img_emb/img_emb_{self.part:04d}.npy", f"metadata/metadata_{self.part:04d}.parquet"
+        return embeddings_path(self.part), metadata_path(self.part)
 
 
-def embed_part(task: EmbedTask) -> dict[str, Any]:
+class EmbedStats(Record):
+    """What was embedded of a part."""
+
+    num_patches: int
+
+
+def embed_part(task: EmbedTask) -> EmbedStats:
     """Write a part's embeddings (float16 [rows, dim], unit norm) and metadata, row by row; return counts."""
     patches = task.folder.read_table(patches_path(task.part))
     # The boxes, and through the ledgers the pictures' digests: what decides every embedded pixel.
     shards = dict.fromkeys(patches.column("image_shard").to_pylist())
-    inputs = [patches_path(task.part), *(f"images/{shard}.parquet" for shard in shards)]
+    inputs = [patches_path(task.part), *(image_paths(shard)[1] for shard in shards)]
     digests = [sha256_file(task.folder.local(path)) for path in inputs]
     key = digest_json([task.encoder_digest, task.batch_size, task.precision, digests, DECODING_REVISION])
-    markers = Markers(task.folder, STAGE)
-    if (marker := markers.find(f"{task.part:04d}", key)) is not None:
-        return marker.stats
+    shard = ShardWork(task.folder, STAGE, f"{task.part:04d}", key, EmbedStats)
+    return resumable(shard, lambda: (task.outputs, _embed(task, patches)))
+
+
+def _embed(task: EmbedTask, patches: pa.Table) -> EmbedStats:
     encoder = load_encoder(task.encoder, device=str(worker_device(task.device)), precision=task.precision)
     raw = encode_images(encoder, iterate_patches(task.folder, patches), task.batch_size)
     unit = normalize(raw).astype(np.float16)
     task.folder.write_array(task.outputs[0], unit)
     task.folder.write_table(task.outputs[1], _metadata(task.folder, patches, raw))
-    stats = {"num_patches": len(unit)}
-    markers.write(f"{task.part:04d}", key, task.outputs, stats)
-    return stats
+    return EmbedStats(num_patches=len(unit))
 
 
 def _metadata(folder: Folder, patches: pa.Table, raw: NDArray[np.float32]) -> pa.Table:
     shards = patches.column("image_shard").to_pylist()
     rows = patches.column("image_row").to_pylist()
     ledgers = {
-        stem: folder.read_table(f"images/{stem}.parquet", columns=["key", "url", "author", "license"])
+        stem: folder.read_table(image_paths(stem)[1], columns=["key", "url", "author", "license"])
         for stem in dict.fromkeys(shards)
     }
     picked = [ledgers[shard].slice(row, 1).to_pylist()[0] for shard, row in zip(shards, rows, strict=True)]

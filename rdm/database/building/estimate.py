@@ -11,7 +11,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,14 @@ from pydantic import Field
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.compute.device import DeviceName, worker_device
 from rdm.config import Config
-from rdm.database.building.builder import BuildConfig, DatabaseBuilder
+from rdm.database.building.build_plan import BuildPlan
 from rdm.database.building.checks import check_index_fits
+from rdm.database.building.results import Estimate
+from rdm.database.building.stages import Embedded, add_parts
+from rdm.database.contract import PHOTOGRAPH_DIRECTORIES
 from rdm.database.search.index import ParentIndex, build_index, update_index
 from rdm.database.search.sharded_index import IndexedRows
+from rdm.database.settings import settings_of
 from rdm.encoders import Encoder, load_encoder
 from rdm.errors import FailureBudgetError
 from rdm.storage import Folder
@@ -41,60 +45,72 @@ class EstimateConfig(Config):
     price_per_hour: float | None = Field(default=None, ge=0, description="of all machines of the run together")
 
 
-def estimate(builder: DatabaseBuilder, config: EstimateConfig) -> dict[str, Any]:
-    """Return what a run would take: `hours`, `num_bytes`, `worker_memory_bytes`, `cost`, and what they are made of.
+def estimate(plan: BuildPlan, config: EstimateConfig) -> Estimate | None:
+    """Return what a run would take; None without new photographs, or without a trial.
 
     Network and disk are part of what is measured: photographs behind URLs are fetched for the trial. `num_bytes` is
-    what is written; older versions' indexes that go are not subtracted. Neighbor tables are not counted. Without new
-    photographs, or without a trial, the result is empty. Where no photograph of the trial is usable nothing is known
-    but that.
+    what is written; older versions' indexes that go are not subtracted. Neighbor tables are not counted.
+    Where no photograph of the trial is usable nothing is known but that.
 
     Raises:
         DatabaseError: no index of so many patches fits into the memory that the settings allow.
     """
-    count = builder.changes.new_rows.num_rows
+    count = plan.changes.diff.new_rows.num_rows
     if not count or not config.num_photographs:
-        return {}
+        return None
     with tempfile.TemporaryDirectory(prefix="rdm-estimate-") as directory:
-        trial = builder.trial(directory, min(count, config.num_photographs))
+        trial = plan.trial(directory, min(count, config.num_photographs))
         try:
-            return _scaled(builder, trial, config)
+            return _scaled(plan, trial, config)
         except FailureBudgetError as error:
-            failed = {"trial_photographs": trial.changes.new_rows.num_rows, "trial_failed": error.what}
-            return {**failed, "num_bytes": None, "hours": None, "cost": None}
+            tried = trial.changes.diff.new_rows.num_rows
+            return Estimate(trial_photographs=tried, trial_failed=error.what, num_bytes=None, hours=None, cost=None)
 
 
-def _scaled(builder: DatabaseBuilder, trial: DatabaseBuilder, config: EstimateConfig) -> dict[str, Any]:
+def _scaled(plan: BuildPlan, trial: BuildPlan, config: EstimateConfig) -> Estimate:
+    clock = _Clock()
     _, load_seconds = _timed(lambda: _load(trial, config))
     with compute_pool(ComputeConfig(dask="inline", device=config.device)) as pool:
-        _, ingest_seconds = _timed(lambda: trial.ingest(pool))
-        patches, patchify_seconds = _timed(lambda: trial.patchify(pool))
-        _, embed_seconds = _timed(lambda: trial.embed(pool))
-    count = builder.changes.new_rows.num_rows
-    scale = count / trial.changes.new_rows.num_rows
-    num_patches = round(patches["num_patches"] * scale)
-    index_seconds, index_bytes = _index_takes(builder, trial, num_patches, config)
+        added = add_parts(trial, pool, clock.run)
+    assert isinstance(added, Embedded), "a trial starts from nothing, so what it stores is new"
+    patches = added.patches.facts
+    count, tried = plan.changes.diff.new_rows.num_rows, trial.changes.diff.new_rows.num_rows
+    scale = count / tried
+    num_patches = round(patches.num_patches * scale)
+    index_seconds, index_bytes = _index_takes(plan, trial, num_patches, config)
     seconds = {
-        "ingest": ingest_seconds * scale / config.num_workers,
-        "patchify": patchify_seconds * scale,
-        "embed": embed_seconds * scale / config.num_workers + load_seconds,
+        "ingest": clock.seconds["ingest"] * scale / config.num_workers,
+        "patchify": clock.seconds["patchify"] * scale,
+        "embed": clock.seconds["embed"] * scale / config.num_workers + load_seconds,
         "index": index_seconds,
     }
     hours = sum(seconds.values()) / 3600
-    return {
-        "trial_photographs": trial.changes.new_rows.num_rows,
-        "patches": num_patches,
-        "patch_pixels": patches["patch_pixels"],
-        "num_bytes": round(_part_bytes(trial, count)) + index_bytes,
-        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
-        "hours": round(hours, 6),  # to the hundredth of a second, as the stages
-        "workers": config.num_workers,
-        "worker_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "cost": None if config.price_per_hour is None else round(hours * config.price_per_hour, 2),
-    }
+    return Estimate(
+        trial_photographs=tried,
+        patches=num_patches,
+        patch_pixels=patches.patch_pixels,
+        num_bytes=round(_part_bytes(trial, count)) + index_bytes,
+        seconds={stage: round(value, 2) for stage, value in seconds.items()},
+        hours=round(hours, 6),  # to the hundredth of a second, as the stages
+        workers=config.num_workers,
+        worker_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        cost=None if config.price_per_hour is None else round(hours * config.price_per_hour, 2),
+    )
 
 
-def _load(trial: DatabaseBuilder, config: EstimateConfig) -> Encoder:
+class _Clock:
+    """Measures stages: `seconds` by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str, work: Callable[[], ResultT], /) -> ResultT:
+        """See StageRunner."""
+        result, self.seconds[name] = _timed(work)
+        return result
+
+
+def _load(trial: BuildPlan, config: EstimateConfig) -> Encoder:
     device = str(worker_device(config.device))
     return load_encoder(trial.config.encoder, device=device, precision=trial.precision)
 
@@ -105,34 +121,32 @@ def _timed(work: Callable[[], ResultT]) -> tuple[ResultT, float]:
     return result, time.perf_counter() - started
 
 
-def _part_bytes(trial: DatabaseBuilder, count: int) -> float:
+def _part_bytes(trial: BuildPlan, count: int) -> float:
     """Return the bytes of so many photographs' parts: the trial's rows in proportion, and each shard's table heads."""
     rows = heads = 0
     folder = trial.folder
-    for directory in ("images", "patches", "dropped", "img_emb", "metadata"):
+    for directory in PHOTOGRAPH_DIRECTORIES:
         for path in folder.files(directory):
             rows += folder.size(path)
             if path.endswith(".parquet"):
                 folder.write_table("empty.parquet", folder.read_table(path).slice(0, 0))
                 heads += folder.size("empty.parquet")
-    size, tried = trial.config.images_per_shard, trial.changes.new_rows.num_rows
+    size, tried = trial.config.images_per_shard, trial.changes.diff.new_rows.num_rows
     return (rows - heads) * count / tried + heads * math.ceil(count / size) / math.ceil(tried / size)
 
 
-def _index_takes(
-    builder: DatabaseBuilder, trial: DatabaseBuilder, num_added: int, config: EstimateConfig
-) -> tuple[float, int]:
+def _index_takes(plan: BuildPlan, trial: BuildPlan, num_added: int, config: EstimateConfig) -> tuple[float, int]:
     """Return the seconds and bytes of the index with so many patches added.
 
     The seconds are in proportion to those of an index over vectors like the trial's, which is built or brought up to
     date as the real one will be.
     """
-    parent, settings = builder.parent, builder.config.index
-    extended = parent is not None and BuildConfig.model_validate(parent.config).index == settings
-    num_held = parent.num_live_patches - len(builder.changes.newly_dead) if parent is not None else 0
+    parent, settings = plan.parent, plan.config.index
+    extended = parent is not None and settings_of(parent).index == settings
+    num_held = parent.num_live_patches - len(plan.changes.newly_dead) if parent is not None else 0
     total = num_held + num_added
     count = min(total, config.num_vectors)
-    check_index_fits(parent, builder.config, total)
+    check_index_fits(parent, plan.config, total)
     if num_added == 0:
         return 0.0, 0
     parts = [np.asarray(trial.folder.read_array(path)) for path in trial.folder.files("img_emb")]
@@ -140,11 +154,11 @@ def _index_takes(
     num_old = max(1, count * num_held // total) if extended else count
     rows, old = _trial_rows(trial.folder, vectors, num_old)
     infos, seconds = _timed(lambda: build_index(old, settings, "index/built"))
-    size = infos["num_bytes"] * total / count
+    size = infos.num_bytes * total / count
     if parent is not None and extended:
         before = ParentIndex("index/built", infos, num_old, np.zeros(0, np.int64))
         _, seconds = _timed(lambda: update_index(rows, settings, "index/updated", before))
-        size = parent.index["num_bytes"] * total / parent.index["num_vectors"]
+        size = parent.index.num_bytes * total / parent.index.num_vectors
     return seconds * total / count, round(size)
 
 

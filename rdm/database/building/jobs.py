@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from rdm.compute import ComputeConfig, compute_pool
+from rdm.compute import Clusters, ComputeConfig, compute_pool
+from rdm.database.building.build_plan import BuildPlan
 from rdm.database.building.builder import BuildConfig, DatabaseBuilder
-from rdm.database.building.checks import delisted
+from rdm.database.building.results import BuildResult, PlanFacts
+from rdm.database.building.stages import StageRunner, run_plainly, run_stages, unchanged
+from rdm.database.changes.holdings import Holdings
 from rdm.database.changes.plan import Removal
+from rdm.database.settings import settings_of
 from rdm.errors import DatabaseError, UsageError
 from rdm.sources import CropConfig
-from rdm.storage import Folder, Version, VersionStore
+from rdm.storage import Folder, VersionStore
 
 
 def samples_crop() -> CropConfig:
@@ -41,32 +44,28 @@ def build_config(source: str, preset: str = "") -> BuildConfig:
     raise UsageError(f"there is no preset {name!r}", fix="presets: paper, samples, whole")
 
 
-def run_build(builder: DatabaseBuilder, compute: ComputeConfig) -> dict[str, Any]:
-    """Run every stage and return a summary; a finished database is left as it is."""
-    with builder.writing():
-        if builder.is_current:
-            assert builder.parent is not None
-            return {**_summary(builder.parent), "failed": 0, "unchanged": True}
-        with compute_pool(compute) as pool:
-            counts = builder.ingest(pool)
-            if builder.is_current:
-                assert builder.parent is not None
-                return {**_summary(builder.parent), "failed": counts["failed"], "unchanged": True}
-            patches = builder.patchify(pool)
-            embedded = builder.embed(pool)["num_patches"]
-            device = {"device": pool.describe_device()} if embedded else {}
-            builder.build_index(pool)
-            tables = builder.repair_neighbors(pool)
-        version = builder.commit()
-    return {
-        **_summary(version),
-        "patch_pixels": patches["patch_pixels"],
-        "failed": counts["failed"],
-        "causes": counts["causes"],
-        "query_sets": tables,
-        **device,
-        "unchanged": False,
-    }
+def run_build(
+    builder: DatabaseBuilder,
+    compute: ComputeConfig,
+    *,
+    planned: BuildPlan | None = None,
+    clusters: Clusters | None = None,
+    run: StageRunner = run_plainly,
+) -> BuildResult:
+    """Run every stage of what is asked for; a finished database is left as it is.
+
+    Args:
+        builder: what is asked for.
+        compute: where shards are computed.
+        planned: the plan that was shown, which is executed if no other writer has committed since.
+        clusters: that stages of several jobs share.
+        run: runs each stage.
+    """
+    with builder.writing(planned) as plan:
+        if plan.is_current:
+            return unchanged(plan)
+        with compute_pool(compute, clusters) as pool:
+            return run_stages(plan, pool, run)
 
 
 def update_builder(
@@ -88,40 +87,33 @@ def update_builder(
 
     Raises:
         DatabaseError: the root is no database, or it has no image or patch of an id that is to be deleted.
-        SourceError: the source is empty.
-        UsageError: the condition of the removal or a setting cannot be understood, or both are asked for.
+        UsageError: a setting cannot be understood, or both are asked for.
     """
     if retry_failed and only_delete:
         raise UsageError("retry_failed asks the source, and only_delete leaves it alone", fix="give one of them")
-    version = VersionStore(Folder(root)).require()
-    builder = DatabaseBuilder(root, BuildConfig.model_validate(version.config).with_overrides(overrides))
-    builder.removal = removal or Removal()
-    builder.retry_failed, builder.only_delete = retry_failed, only_delete
-    images, patches = builder.changes.unknown_images(), builder.changes.unknown_patches()
+    folder, removal = Folder(root), removal or Removal()
+    version = VersionStore(folder).require()
+    config = settings_of(version).with_overrides(overrides)
+    check_known(Holdings(folder, version), removal)
+    return DatabaseBuilder(root, config, removal, retry_failed, only_delete)
+
+
+def check_known(held: Holdings, removal: Removal) -> None:
+    """Raise DatabaseError where something is to be removed by an id that a version never had."""
+    end = held.version.next_patch_id if held.version else 0
+    patches = sorted(patch_id for patch_id in removal.patch_ids if not 0 <= patch_id < end)
+    images = removal.image_ids
+    if images:  # a ledger is read only to look for an id
+        images -= set(held.ledger["image_id"].to_pylist())
     if images or patches:
-        unknown = [f"image {image_id}" for image_id in images] + [f"patch {patch_id}" for patch_id in patches]
+        unknown = [*(f"image {image_id}" for image_id in sorted(images)), *(f"patch {number}" for number in patches)]
         raise DatabaseError(
             f"nothing was deleted: the database has no {', '.join(unknown)}",
-            where=root,
-            fix="take these ids off the list; image ids are in images/*.parquet, patch ids run from 0 to "
-            f"{version.next_patch_id - 1}",
+            where=held.folder.url,
+            fix=f"take these ids off the list; image ids are in images/*.parquet, patch ids run from 0 to {end - 1}",
         )
-    return builder
 
 
-def update_plan(builder: DatabaseBuilder) -> dict[str, Any]:
+def update_plan(builder: DatabaseBuilder) -> PlanFacts:
     """Return what an update would do, in photographs and patches; and what a list has no more, where it is one."""
-    plan = builder.plan()  # first, because it refuses what cannot be
-    return {"changed": not builder.is_current, **plan, **delisted(builder.changes, builder.config)}
-
-
-def _summary(version: Version) -> dict[str, Any]:
-    return {
-        "version": version.number,
-        "photographs": version.num_images,
-        "patches": version.num_live_patches,
-        "index": version.index["index_key"],
-        "recall_at_20": version.index["recall_at_20"],
-        "index_decision": version.index["decision"],
-        "num_bytes": version.num_bytes,
-    }
+    return builder.plan().facts()

@@ -12,19 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rdm.database.changes.plan import Changes
+from rdm.database.changes.plan import UpdatePlan, etags_of
+from rdm.database.contract import DUPLICATE_SCHEMA
 from rdm.sources.ingest import SUCCESS
 from rdm.storage import Folder
 
 HASH_BYTES = 16
-DUPLICATE_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),  # of the photograph that is left out
-        ("duplicate_of", pa.string()),  # the first photograph by id that looks like it
-        ("num_bits", pa.int16()),  # in how many bits their hashes differ
-    ]
-)
-"""Columns of a version's table of near-duplicates, which also has the `etag` of the photograph that is left out."""
 
 
 def near_duplicates(image_ids: Sequence[str], hashes: NDArray[np.uint8], max_bits: int) -> pa.Table:
@@ -86,28 +79,23 @@ def _num_bits(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.in
     return np.unpackbits(one ^ other, axis=1).sum(axis=1, dtype=np.int64)
 
 
-def duplicates_path(version: int) -> str:
-    """Return the path of a version's table of near-duplicates."""
-    return f"dropped/duplicates_{version:06d}.parquet"
-
-
-def find_near_duplicates(folder: Folder, changes: Changes, new_stems: Sequence[str], max_bits: int) -> pa.Table:
+def find_near_duplicates(folder: Folder, changes: UpdatePlan, new_ledgers: Sequence[str], max_bits: int) -> pa.Table:
     """Return the near-duplicates among the photographs that an update keeps or brings: DUPLICATE_SCHEMA and `etag`.
 
     Args:
         folder: of the database.
         changes: what the update adds and deletes.
-        new_stems: the image shards that it has stored.
+        new_ledgers: the paths of the ledgers of what it has stored.
         max_bits: near-duplicates differ in at most so many bits.
     """
     hashes = dict(changes.staying_hashes)
-    for stem in new_stems:
-        ledger = folder.read_table(f"images/{stem}.parquet", ["image_id", "status", "phash"])
+    for path in new_ledgers:
+        ledger = folder.read_table(path, ["image_id", "status", "phash"])
         stored = ledger.filter(pc.equal(ledger["status"], SUCCESS))
         hashes |= dict(zip(stored["image_id"].to_pylist(), stored["phash"].to_pylist(), strict=True))
     values = np.frombuffer(bytes.fromhex("".join(hashes.values())), np.uint8).reshape(-1, HASH_BYTES)
     table = near_duplicates(list(hashes), values, max_bits)
-    etags = dict(zip(*(changes.taken[name].to_pylist() for name in ("image_id", "etag")), strict=True))
+    etags = etags_of(changes.taken)
     found = table["image_id"].to_pylist()
     table = table.append_column("etag", pa.array([etags.get(image_id) for image_id in found], pa.string()))
     return table.filter(pc.is_valid(table["etag"]))  # what was removed on request is in the listing no more

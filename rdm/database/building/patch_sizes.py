@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rdm.config import Config
+from rdm.config import Record
+from rdm.database.contract import CORNERS
 from rdm.sources import CropConfig
 from rdm.storage import Folder
 
@@ -16,7 +17,7 @@ _MANY = 0.1  # share of patches from which on a warning is due
 _MOST_ENLARGED = 2
 
 
-class PatchSizes(Config):
+class PatchSizes(Record):
     """The shorter sides of patches, in pixels of the upright photographs."""
 
     median: float
@@ -42,7 +43,7 @@ class PatchSizes(Config):
 
 def measure_patches(folder: Folder, paths: Sequence[str], crop: CropConfig) -> PatchSizes | None:
     """Return the sizes of the patches of some parts, with a warning where they are small; None where there is none."""
-    tables = [folder.read_table(path, ["x0", "y0", "x1", "y1"]) for path in paths]
+    tables = [folder.read_table(path, list(CORNERS)) for path in paths]
     widths = [table["x1"].to_numpy() - table["x0"].to_numpy() for table in tables]
     heights = [table["y1"].to_numpy() - table["y0"].to_numpy() for table in tables]
     sides = np.concatenate([np.zeros(0, np.int32), *map(np.minimum, widths, heights)])

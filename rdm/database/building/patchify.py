@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rdm.compute.pool import Pool
-from rdm.config import Config, digest_json
-from rdm.database.contract import CORNERS, DROPPED_SCHEMA, PATCH_SCHEMA, dropped_path, patches_path
+from rdm.config import Config, Record, digest_json
+from rdm.database.contract import CORNERS, DROPPED_SCHEMA, PATCH_SCHEMA, dropped_path, image_paths, patches_path
 from rdm.database.pixels import iterate_reduced_patches
 from rdm.progress import tracking
 from rdm.sources import CropConfig, crop_boxes
@@ -27,7 +27,7 @@ from rdm.sources.ingest import SUCCESS
 from rdm.sources.ledger import REMOVED
 from rdm.sources.photographs.boxes import BoxConfig, Boxes, box_patches
 from rdm.sources.photographs.filters import FilterConfig, contrast, patch_reason
-from rdm.storage import Box, Folder, Markers
+from rdm.storage import Box, Folder, ShardWork, resumable
 
 STAGE = "patchify"
 
@@ -97,7 +97,7 @@ class CutTask:
 
     @cached_property
     def _ledger(self) -> pa.Table:
-        return self.folder.read_table(f"images/{self.stem}.parquet")
+        return self.folder.read_table(image_paths(self.stem)[1])
 
     @property
     def key(self) -> str:
@@ -110,39 +110,55 @@ class CutTask:
         return digest_json([*decisive, self.removed] if self.removed else decisive)
 
 
-def cut_shards(tasks: Sequence[CutTask], first_patch_id: int, pool: Pool) -> list[dict[str, Any]]:
+class ContrastStats(Record):
+    """Which of a shard's candidates have too little contrast: `[position, contrast]`."""
+
+    blank: list[tuple[int, float]]
+
+
+class CutStats(Record):
+    """What was cut of a shard: its patches, the photographs that have any, and what was left out by cause."""
+
+    num_patches: int
+    num_images: int
+    dropped: dict[str, int]
+
+
+def cut_shards(tasks: Sequence[CutTask], first_patch_id: int, pool: Pool) -> list[CutStats]:
     """Cut image shards, in order, with patch ids from `first_patch_id` on; return each one's counts.
 
     Only a look for blank patches needs pixels, and the pool; ids are given here, one shard after another.
     """
-    blank: dict[int, list[list[float]]] = {}
+    blank: dict[int, list[tuple[int, float]]] = {}
     if tasks and tasks[0].config.filters.min_contrast:
         names = [str(task.part) for task in tasks]
-        blank = {n: stats["blank"] for n, stats in pool.map(find_blank, tasks, stage="contrast", names=names)}
-    counts = []
+        blank = {n: stats.blank for n, stats in pool.map(find_blank, tasks, stage="contrast", names=names)}
+    counts: list[CutStats] = []
     with tracking("patchify", len(tasks), "shards") as tracker:
         for number, task in enumerate(tasks):
             counts.append(patchify_shard(task, first_patch_id, blank.get(number, [])))
-            first_patch_id += counts[-1]["num_patches"]
+            first_patch_id += counts[-1].num_patches
             tracker.advance()
     return counts
 
 
-def find_blank(task: CutTask) -> dict[str, Any]:
-    """Return `{"blank": [[position, contrast], ...]}`: which of a shard's candidates have too little contrast."""
-    markers = Markers(task.folder, "contrast")
-    if (marker := markers.find(f"{task.part:04d}", task.key)) is not None:
-        return marker.stats
+def find_blank(task: CutTask) -> ContrastStats:
+    """Return which of a shard's candidates have too little contrast."""
+    shard = ShardWork(task.folder, "contrast", f"{task.part:04d}", task.key, ContrastStats)
+    return resumable(shard, lambda: ([], _measure_contrast(task)))
+
+
+def _measure_contrast(task: CutTask) -> ContrastStats:
     candidates = task.candidates
     positions = np.flatnonzero(pc.equal(candidates["reason"], "").to_numpy(zero_copy_only=False))
     patches = iterate_reduced_patches(task.folder, candidates.take(pa.array(positions)))
     measured = [(int(position), contrast(patch)) for position, patch in zip(positions, patches, strict=True)]
-    blank = [[position, round(value, 2)] for position, value in measured if value < task.config.filters.min_contrast]
-    return markers.write(f"{task.part:04d}", task.key, [], {"blank": blank}).stats
+    blank = [(position, round(value, 2)) for position, value in measured if value < task.config.filters.min_contrast]
+    return ContrastStats(blank=blank)
 
 
-def patchify_shard(task: CutTask, first_patch_id: int, blank: list[list[float]]) -> dict[str, Any]:
-    """Write the patches of one image shard, and those left out; return counts: `num_patches`, `num_images`, `dropped`.
+def patchify_shard(task: CutTask, first_patch_id: int, blank: Sequence[tuple[int, float]]) -> CutStats:
+    """Write the patches of one image shard, and those left out; return counts.
 
     Ids count up from `first_patch_id` in the order of the shard's rows and of each photograph's patches.
 
@@ -151,14 +167,19 @@ def patchify_shard(task: CutTask, first_patch_id: int, blank: list[list[float]])
         first_patch_id: the id of its first patch.
         blank: what `find_blank` found.
     """
-    key, name = digest_json([task.key, first_patch_id, blank]), f"{task.part:04d}"
-    markers = Markers(task.folder, STAGE)
-    if (marker := markers.find(name, key)) is not None:
-        return marker.stats
+    key = digest_json([task.key, first_patch_id, list(blank)])
+    shard = ShardWork(task.folder, STAGE, f"{task.part:04d}", key, CutStats)
+    return resumable(shard, lambda: _write_patches(task, first_patch_id, blank))
+
+
+def _write_patches(
+    task: CutTask, first_patch_id: int, blank: Sequence[tuple[int, float]]
+) -> tuple[list[str], CutStats]:
+    """Write a shard's patches and those left out; return the paths and the counts."""
     candidates = task.candidates
     reasons = candidates["reason"].to_pylist()
     for position, value in blank:
-        reasons[int(position)] = f"blank: contrast {value}"
+        reasons[position] = f"blank: contrast {value}"
     kept = np.array([not reason for reason in reasons], np.bool_)
     outputs = [patches_path(task.part)]
     task.folder.write_table(outputs[0], _numbered(candidates.filter(pa.array(kept)), first_patch_id, task.boxes))
@@ -169,13 +190,12 @@ def patchify_shard(task: CutTask, first_patch_id: int, blank: list[list[float]])
         task.folder.write_table(outputs[1], table)
     else:
         task.folder.delete(dropped_path(task.part))  # of an unfinished run with other filters
-    stats = {
-        "num_patches": int(kept.sum()),
-        "num_images": len(set(candidates.filter(pa.array(kept))["image_row"].to_pylist())),
-        "dropped": dict(Counter(cause_of(reason) for reason in reasons if reason)),
-    }
-    markers.write(name, key, outputs, stats)
-    return stats
+    stats = CutStats(
+        num_patches=int(kept.sum()),
+        num_images=len(set(candidates.filter(pa.array(kept))["image_row"].to_pylist())),
+        dropped=dict(Counter(cause_of(reason) for reason in reasons if reason)),
+    )
+    return outputs, stats
 
 
 def _numbered(patches: pa.Table, first_patch_id: int, boxes: Boxes | None) -> pa.Table:

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from rdm.config import Config
+from rdm.config import Record
+from rdm.database.contract import ANNOUNCED
 from rdm.errors import StorageError
 from rdm.storage import Folder, Version, VersionStore
 
-ANNOUNCED = "announced.json"
 
-
-class Announcement(Config):
-    """The state of a database that was announced last."""
+class Announcement(Record):
+    """`announced.json`: the state of a database that was announced last."""
 
     version: int
     next_patch_id: int
@@ -39,7 +38,7 @@ class News:
 def announce(folder: Folder, version: Version | None = None) -> None:
     """Note a version, by default the current one, as announced."""
     version = version or VersionStore(folder).require()
-    folder.write_json(ANNOUNCED, _state(version).model_dump(mode="json"))
+    folder.write_record(ANNOUNCED, _state(version))
 
 
 def ensure_announced(folder: Folder) -> None:

@@ -8,7 +8,6 @@ is committed; then everything that it does not name is deleted. Killed anywhere,
 from __future__ import annotations
 
 import io
-import re
 import tarfile
 from collections import Counter
 from dataclasses import dataclass
@@ -19,17 +18,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rdm.config import digest_json
-from rdm.database.changes.plan import DELETED
-from rdm.database.embedding_parts import SHARD_KINDS
-from rdm.database.search.index import INDEX_NAME, INFOS_NAME, PUBLISHED
+from rdm.config import Record, digest_json
+from rdm.database.changes.holdings import DELETED
+from rdm.database.contract import (
+    INDEX_NAME,
+    INFOS_NAME,
+    PART_DIRECTORIES,
+    PUBLISHED,
+    REMOVED_DIGESTS,
+    SHARD_KINDS,
+    compacted_path,
+    stats_path,
+    version_path,
+)
 from rdm.progress import tracking
-from rdm.sources.ingest import SUCCESS
-from rdm.storage import Folder, Markers, Part, Version, VersionStore
+from rdm.sources.ledger import SUCCESS, ShardStats
+from rdm.storage import Folder, NoStats, Part, ShardWork, Version, VersionStore, part_rows, resumable
 
 _DIRECTORIES = (
-    *("images", "patches", "dropped", "img_emb", "metadata", "index", "neighbors", "versions"),
-    *("_markers/fetch", "_markers/removed"),  # of abandoned updates: what they fetched and could not use, and digests
+    *PART_DIRECTORIES,
+    "versions",
+    *("_markers/fetch", REMOVED_DIGESTS),  # of abandoned updates: what they fetched and could not use, and digests
 )
 _KEPT_OF_DELETED = ("key", "image_id", "phash")  # the hash keeps out what looks like a removed photograph
 
@@ -45,7 +54,24 @@ class ShardCompaction:
     num_bytes: int
 
 
-def compaction_plan(root: str) -> dict[str, Any]:
+class CompactionPlan(Record):
+    """What a compaction removes, and about how many bytes it frees."""
+
+    photographs: int
+    patches: int
+    shards: int
+    dropped_versions: list[int]
+    freed_bytes: int
+
+
+class CompactionResult(CompactionPlan):
+    """What a compaction removed, and the version that it leaves."""
+
+    version: int
+    num_bytes: int
+
+
+def compaction_plan(root: str) -> CompactionPlan:
     """Return what a compaction would remove, and about how many bytes it would free.
 
     Raises:
@@ -56,16 +82,16 @@ def compaction_plan(root: str) -> dict[str, Any]:
     version = store.require()
     shards = _shards_to_compact(folder, version)
     stray = sum(folder.size(path) for path in _unnamed_files(folder, version))
-    return {
-        "photographs": sum(len(shard.gone_photographs) for shard in shards),
-        "patches": sum(int(shard.dead_patches.sum()) for shard in shards),
-        "shards": len(shards),
-        "dropped_versions": store.numbers() if _needs_version(version, shards) else [],
-        "freed_bytes": stray + sum(shard.num_bytes for shard in shards),
-    }
+    return CompactionPlan(
+        photographs=sum(len(shard.gone_photographs) for shard in shards),
+        patches=sum(int(shard.dead_patches.sum()) for shard in shards),
+        shards=len(shards),
+        dropped_versions=store.numbers() if _needs_version(version, shards) else [],
+        freed_bytes=stray + sum(shard.num_bytes for shard in shards),
+    )
 
 
-def compact_database(root: str) -> dict[str, Any]:
+def compact_database(root: str) -> CompactionResult:
     """Compact a database and return what was removed; where there is nothing to remove, nothing is written.
 
     Raises:
@@ -81,7 +107,7 @@ def compact_database(root: str) -> dict[str, Any]:
         if _needs_version(version, shards):
             version = _rewrite(store, version, shards)
         delete_unnamed_files(folder, version)
-    return {**plan, "version": version.number, "num_bytes": version.num_bytes}
+    return CompactionResult(**dict(plan), version=version.number, num_bytes=version.num_bytes)
 
 
 def blank_vectors(vectors: NDArray[np.float16], dead: NDArray[np.bool_]) -> NDArray[np.float16]:
@@ -123,14 +149,11 @@ def _emptied(row: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def _shards_to_compact(folder: Folder, version: Version) -> list[ShardCompaction]:
-    tombstones, first, found = np.array(version.tombstones, np.int64), 0, []
+    found: list[ShardCompaction] = []
     columns = [version.parts_of(kind) for kind in SHARD_KINDS]
-    for position, members in enumerate(zip(*columns, strict=True)):
+    for position, (*members, of_part) in enumerate(zip(*columns, part_rows(version), strict=True)):
         parts: dict[str, Part] = dict(zip(SHARD_KINDS, members, strict=True))
-        end = first + parts["patches"].num_rows
-        dead = np.zeros(end - first, np.bool_)
-        dead[tombstones[(tombstones >= first) & (tombstones < end)] - first] = True
-        first = end
+        dead = ~of_part.living
         rows = folder.read_table(parts["patches"].path, ["image_row"])["image_row"].to_numpy()
         removed = _removed_rows(folder, parts["ledger"], version)
         gone = np.setdiff1d(np.union1d(rows[dead & (rows >= 0)], removed), rows[~dead]).astype(np.int64)
@@ -173,14 +196,18 @@ def _rewrite(store: VersionStore, version: Version, shards: list[ShardCompaction
 
 
 def _compact_shard(folder: Folder, shard: ShardCompaction, number: int) -> dict[str, str]:
-    outputs = {kind: _renamed(part.path, number) for kind, part in shard.parts.items()}
-    stats_path = _stats_path(outputs["images"])
-    markers, name = Markers(folder, "compact"), f"{shard.position:05d}"
+    outputs = {kind: compacted_path(part.path, number) for kind, part in shard.parts.items()}
     before = [part.sha256 for part in shard.parts.values()]
     gone = [np.flatnonzero(shard.dead_patches).tolist(), shard.gone_photographs.tolist()]
     key = digest_json([before, gone, number])
-    if markers.find(name, key) is not None:
-        return outputs
+    work = ShardWork(folder, "compact", f"{shard.position:05d}", key, NoStats)
+    resumable(work, lambda: (_write_compacted(folder, shard, outputs), NoStats()))
+    return outputs
+
+
+def _write_compacted(folder: Folder, shard: ShardCompaction, outputs: dict[str, str]) -> list[str]:
+    """Write the parts of a shard again without what goes; return their paths, and that of the counts."""
+    stats = stats_path(outputs["images"])
     tables = {kind: folder.read_table(shard.parts[kind].path) for kind in ("ledger", "patches", "metadata")}
     stem = outputs["images"].removeprefix("images/").removesuffix(".tar")
     ledger = blank_ledger(tables["ledger"], shard.gone_photographs)
@@ -189,13 +216,12 @@ def _compact_shard(folder: Folder, shard: ShardCompaction, number: int) -> dict[
     column = ledger.column_names.index("tar_offset")
     ledger = ledger.set_column(column, "tar_offset", pa.array(offsets, ledger.schema.field("tar_offset").type))
     folder.write_table(outputs["ledger"], ledger)
-    folder.write_json(stats_path, _shard_stats(folder, shard.parts["images"].path, ledger))
+    folder.write_record(stats, _shard_stats(folder, shard.parts["images"].path, ledger))
     folder.write_table(outputs["patches"], blank_patches(tables["patches"], shard.dead_patches, stem))
     folder.write_table(outputs["metadata"], blank_metadata(tables["metadata"], shard.dead_patches, stem))
     vectors = np.asarray(folder.read_array(shard.parts["embeddings"].path))
     folder.write_array(outputs["embeddings"], blank_vectors(vectors, shard.dead_patches))
-    markers.write(name, key, [*outputs.values(), stats_path], {})
-    return outputs
+    return [*outputs.values(), stats]
 
 
 def _copy_members(source: Path, target: Path, ledger: pa.Table) -> list[int | None]:
@@ -221,30 +247,20 @@ def _copy_members(source: Path, target: Path, ledger: pa.Table) -> list[int | No
     return offsets
 
 
-def _shard_stats(folder: Folder, images: str, ledger: pa.Table) -> dict[str, Any]:
+def _shard_stats(folder: Folder, images: str, ledger: pa.Table) -> ShardStats:
     rows = ledger.select(["status", "error_message"]).to_pylist()
-    return {
-        **folder.read_json(_stats_path(images)),
-        "successes": sum(row["status"] == SUCCESS for row in rows),
-        "status_dict": dict(Counter(row["error_message"].partition(":")[0] or SUCCESS for row in rows)),
-    }
-
-
-def _stats_path(images: str) -> str:
-    return images.removesuffix(".tar") + "_stats.json"
-
-
-def _renamed(path: str, number: int) -> str:
-    """Return a part's name with the number of the compaction; it sorts where the old one did."""
-    return re.sub(r"(_c\d{6,})?(\.\w+)$", rf"_c{number:06d}\2", path)
+    successes = sum(row["status"] == SUCCESS for row in rows)
+    causes = dict(Counter(row["error_message"].partition(":")[0] or SUCCESS for row in rows))
+    before = folder.read_record(stats_path(images), ShardStats)
+    return before.model_copy(update={"successes": successes, "status_dict": causes})
 
 
 def _unnamed_files(folder: Folder, version: Version) -> list[str]:
     """Return the files in the database's directories that a version does not name: older versions', and strays."""
     named = {part.path for part in version.parts}
-    named |= {_stats_path(part.path) for part in version.parts_of("images")}
+    named |= {stats_path(part.path) for part in version.parts_of("images")}
     named |= {f"{PUBLISHED}/{name}" for name in (INDEX_NAME, INFOS_NAME)}
-    named.add(f"versions/{version.number:06d}.json")
+    named.add(version_path(version.number))
     return [path for directory in _DIRECTORIES for path in folder.files(directory) if path not in named]
 
 

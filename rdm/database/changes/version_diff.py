@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from rdm.config import Record
 from rdm.database.contract import DUPLICATES_KIND
 from rdm.database.neighbors.exclusion import Lookup
 from rdm.database.neighbors.table import NeighborTable, stored_lookup
 from rdm.errors import UsageError
 from rdm.sources.causes import cause_of
 from rdm.sources.ledger import FAILED, SKIPPED
-from rdm.storage import Folder, Version, VersionStore
+from rdm.storage import Folder, IndexDecision, Version, VersionStore
 
 REQUESTED, REPLACED, LOOKS_ALIKE, PATCH_REQUESTED, VANISHED = (
     "removed on request",
@@ -31,6 +31,7 @@ REQUESTED, REPLACED, LOOKS_ALIKE, PATCH_REQUESTED, VANISHED = (
     "vanished from the source",
 )
 """Why patches went."""
+KEPT = IndexDecision(action="kept", reason="no patch came or went")
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,7 @@ class RemovedPatch:
     cause: str
 
 
-@dataclass(frozen=True)
-class IndexChange:
+class IndexChange(Record):
     """What was done to the index, and its recall@20 on the audit sample before and after."""
 
     action: str
@@ -54,14 +54,28 @@ class IndexChange:
     num_vectors_after: int
 
 
-@dataclass(frozen=True)
-class TableChange:
+class TableChange(Record):
     """What became of a query set's neighbors; a table that is new has none of its rows touched."""
 
     name: str
     num_rows: int
     touched_rows: int
     changed_shards: int
+
+
+class ChangeFacts(Record):
+    """The numbers of what changed from one version to another."""
+
+    since: int
+    version: int
+    photographs_added: int
+    patches_added: int
+    photographs_removed: dict[str, int]
+    """By cause, as patches are."""
+    patches_removed: dict[str, int]
+    failures: dict[str, int]
+    index: IndexChange
+    query_sets: dict[str, TableChange]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,19 +104,19 @@ class VersionChanges:
         """How many patches went, by cause."""
         return dict(Counter(patch.cause for patch in self.removed))
 
-    def facts(self) -> dict[str, Any]:
-        """Return the numbers as JSON values."""
-        return {
-            "since": self.since,
-            "version": self.version,
-            "photographs_added": self.num_new_photographs,
-            "patches_added": self.added.num_rows,
-            "photographs_removed": self.removed_photographs,
-            "patches_removed": self.removed_patches,
-            "failures": self.failures,
-            "index": asdict(self.index),
-            "query_sets": {table.name: asdict(table) for table in self.tables},
-        }
+    def facts(self) -> ChangeFacts:
+        """Return the numbers."""
+        return ChangeFacts(
+            since=self.since,
+            version=self.version,
+            photographs_added=self.num_new_photographs,
+            patches_added=self.added.num_rows,
+            photographs_removed=self.removed_photographs,
+            patches_removed=self.removed_patches,
+            failures=self.failures,
+            index=self.index,
+            query_sets={table.name: table for table in self.tables},
+        )
 
 
 def describe_changes(folder: Folder, *, since: int | None = None, version: int | None = None) -> VersionChanges:
@@ -187,16 +201,15 @@ def _failures(folder: Folder, old: Version | None, new: Version) -> dict[str, in
 
 
 def _index_change(old: Version | None, new: Version) -> IndexChange:
-    before, after = (old.index if old else {}), new.index
     stays = old is not None and old.parts_of("index") == new.parts_of("index")
-    decision: dict[str, Any] = {} if stays else after["decision"]
+    decision = KEPT if stays else new.index.decision
     return IndexChange(
-        action=decision.get("action", "kept"),
-        reason=decision.get("reason", "no patch came or went"),
-        recall_before=before.get("recall_at_20"),
-        recall_after=after["recall_at_20"],
-        num_vectors_before=before.get("num_vectors", 0),
-        num_vectors_after=after["num_vectors"],
+        action=decision.action,
+        reason=decision.reason,
+        recall_before=old.index.recall_at_20 if old else None,
+        recall_after=new.index.recall_at_20,
+        num_vectors_before=old.index.num_vectors if old else 0,
+        num_vectors_after=new.index.num_vectors,
     )
 
 
@@ -207,9 +220,14 @@ def _table_changes(folder: Folder, old: Version | None, new: Version) -> Iterato
         touched: Sequence[int] = ()
         if old is not None and name in known:
             before = NeighborTable(folder, name, old)
-            if before.info["queries_digest"] == table.info["queries_digest"]:
-                touched = [_touched_rows(before, table, stem) for stem in table.info["stems"]]
-        yield TableChange(name, table.info["num_queries"], sum(touched), sum(count > 0 for count in touched))
+            if before.info.queries_digest == table.info.queries_digest:
+                touched = [_touched_rows(before, table, stem) for stem in table.info.stems]
+        yield TableChange(
+            name=name,
+            num_rows=table.info.num_queries,
+            touched_rows=sum(touched),
+            changed_shards=sum(count > 0 for count in touched),
+        )
 
 
 def _touched_rows(before: NeighborTable, after: NeighborTable, stem: str) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rdm.database.contract import CORNERS
 from rdm.database.search.index import audit_sample
 from rdm.encoders import Encoder, normalize
 from rdm.errors import EncoderMismatchError, SourceError
@@ -55,7 +56,7 @@ def check_encoder(folder: Folder, parts: list[ImportedPart], encoder: Encoder, p
     for position in order:
         part, row, name = found[position]
         image = decode_image(source.read(listing[name]))
-        box = folder.read_table(part.patches, ["x0", "y0", "x1", "y1"]).slice(row, 1).to_pylist()[0]
+        box = folder.read_table(part.patches, list(CORNERS)).slice(row, 1).to_pylist()[0]
         if box["x1"] > box["x0"] and box["y1"] > box["y0"]:
             image = image.crop((box["x0"], box["y0"], box["x1"], box["y1"]))
         own = normalize(encoder.encode_images(encoder.preprocess(image)[None]))[0]

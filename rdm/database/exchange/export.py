@@ -10,24 +10,26 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
-from rdm.config import digest_json
+from rdm.config import Record, digest_json
+from rdm.database.contract import CORNERS, embeddings_path, metadata_path
 from rdm.database.pixels import iterate_patches
 from rdm.database.reader import RetrievalDatabase
 from rdm.errors import DatabaseError
 from rdm.progress import tracking
-from rdm.storage import Folder, Markers
+from rdm.storage import EncoderRecord, Folder, NoStats, ShardWork, living_rows, resumable
 
 ExportFormat = Literal["clip-retrieval", "datasets", "npz"]
 DESCRIPTION = "export.json"
 NPZ_ROWS = 2_000_000  # per part of the official release
-BOX = ("x0", "y0", "x1", "y1")
-_ABOUT = ("image_id", "image_path", "url", "caption", "author", "license", "norm", *BOX, "patch_id")
+_ABOUT = ("image_id", "image_path", "url", "caption", "author", "license", "norm", *CORNERS, "patch_id")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +42,45 @@ class ExportPart:
     vectors: NDArray[np.float16]
 
 
-def export_plan(database: RetrievalDatabase, to: ExportFormat, *, images: bool = True) -> dict[str, Any]:
+class ExportPlan(Record):
+    """What an export would write."""
+
+    to: str
+    patches: int
+    parts: int
+
+
+class ExportRecord(Record):
+    """`export.json`: what a folder holds an export of, whether all of it is there, and a digest of both."""
+
+    format: str
+    key: str
+    version: int
+    encoder: EncoderRecord
+    embedding_dim: int
+    num_patches: int
+    finished: bool
+
+
+class ExportResult(Record):
+    """What an export wrote."""
+
+    format: str
+    version: int
+    num_patches: int
+    embedding_dim: int
+    encoder: str
+    out: str
+    unchanged: bool
+
+
+def export_plan(database: RetrievalDatabase, to: ExportFormat, *, images: bool = True) -> ExportPlan:
     """Return what an export would write; raises what it would of a database without pixels."""
     _check_pixels(database, to, images)
-    return {"to": to, "patches": database.version.num_live_patches, "parts": len(_groups(database, to))}
+    return ExportPlan(to=to, patches=database.version.num_live_patches, parts=len(_groups(database, to)))
 
 
-def export_database(database: RetrievalDatabase, to: ExportFormat, out: str, *, images: bool = True) -> dict[str, Any]:
+def export_database(database: RetrievalDatabase, to: ExportFormat, out: str, *, images: bool = True) -> ExportResult:
     """Write the living patches of a version into a folder; return what was written. A rerun resumes or does nothing.
 
     Args:
@@ -62,23 +96,25 @@ def export_database(database: RetrievalDatabase, to: ExportFormat, out: str, *, 
         StorageError: a part cannot be read or written.
     """
     _check_pixels(database, to, images)
-    folder, key = Folder(out), digest_json([database.version.model_dump(mode="json"), to, images])
+    folder, key = Folder(out), digest_json([database.version.to_json(), to, images])
     description = _description(database, to, key)
     if _is_finished(folder, key):
         folder.delete("_markers")  # what a run that was killed on its last steps left
         return _summary(description, out, unchanged=True)
     folder.make()
     folder.sweep_temporaries()
-    folder.write_json(DESCRIPTION, {**description, "finished": False})
-    markers, groups = Markers(folder, "export"), _groups(database, to)
+    folder.write_record(DESCRIPTION, description)
+    groups = _groups(database, to)
+
+    def write(number: int) -> tuple[list[str], NoStats]:
+        part = _export_part(database, number, len(groups), groups[number])
+        return _WRITERS[to](database, folder, part, images), NoStats()
+
     with tracking("export", len(groups), "parts") as tracker:
-        for number, parts in enumerate(groups):
-            if markers.find(f"{number:05d}", key) is None:
-                part = _export_part(database, number, len(groups), parts)
-                outputs = _WRITERS[to](database, folder, part, images)
-                markers.write(f"{number:05d}", key, outputs, {})
+        for number in range(len(groups)):
+            resumable(ShardWork(folder, "export", f"{number:05d}", key, NoStats), partial(write, number))
             tracker.advance()
-    folder.write_json(DESCRIPTION, {**description, "finished": True})
+    folder.write_record(DESCRIPTION, description.model_copy(update={"finished": True}))
     folder.delete("_markers")
     return _summary(description, out, unchanged=False)
 
@@ -91,21 +127,29 @@ def _check_pixels(database: RetrievalDatabase, to: ExportFormat, images: bool) -
         )
 
 
-def _description(database: RetrievalDatabase, to: ExportFormat, key: str) -> dict[str, Any]:
+def _description(database: RetrievalDatabase, to: ExportFormat, key: str) -> ExportRecord:
     version = database.version
-    return {
-        "format": to,
-        "key": key,
-        "version": version.number,
-        "encoder": version.encoder,
-        "embedding_dim": version.embedding_dim,
-        "num_patches": version.num_live_patches,
-    }
+    return ExportRecord(
+        format=to,
+        key=key,
+        version=version.number,
+        encoder=version.encoder,
+        embedding_dim=version.embedding_dim,
+        num_patches=version.num_live_patches,
+        finished=False,
+    )
 
 
-def _summary(description: dict[str, Any], out: str, *, unchanged: bool) -> dict[str, Any]:
-    shown = {name: description[name] for name in ("format", "version", "num_patches", "embedding_dim")}
-    return {**shown, "encoder": description["encoder"]["name"], "out": out, "unchanged": unchanged}
+def _summary(description: ExportRecord, out: str, *, unchanged: bool) -> ExportResult:
+    return ExportResult(
+        format=description.format,
+        version=description.version,
+        num_patches=description.num_patches,
+        embedding_dim=description.embedding_dim,
+        encoder=description.encoder.name,
+        out=out,
+        unchanged=unchanged,
+    )
 
 
 def _is_finished(folder: Folder, key: str) -> bool:
@@ -118,14 +162,14 @@ def _is_finished(folder: Folder, key: str) -> bool:
                 fix="give a new or empty folder",
             )
         return False
-    found = folder.read_json(DESCRIPTION)
-    if found.get("key") != key:
+    found = folder.read_record(DESCRIPTION, ExportRecord)
+    if found.key != key:
         raise DatabaseError(
-            f"the folder holds the export of version {found.get('version')} to {found.get('format')}",
+            f"the folder holds the export of version {found.version} to {found.format}",
             where=folder.url,
-            fix=f"give a new or empty folder; --version {found.get('version')} goes on with an unfinished one",
+            fix=f"give a new or empty folder; --version {found.version} goes on with an unfinished one",
         )
-    return bool(found.get("finished"))
+    return found.finished
 
 
 def _groups(database: RetrievalDatabase, to: ExportFormat) -> list[list[int]]:
@@ -145,10 +189,7 @@ def _groups(database: RetrievalDatabase, to: ExportFormat) -> list[list[int]]:
 
 def _living(database: RetrievalDatabase) -> Iterator[NDArray[np.bool_]]:
     for first, vectors in database.parts:
-        low, high = np.searchsorted(database.tombstones, [first, first + len(vectors)])
-        alive = np.ones(len(vectors), np.bool_)
-        alive[database.tombstones[low:high] - first] = False
-        yield alive
+        yield living_rows(database.tombstones, first, len(vectors))
 
 
 def _export_part(database: RetrievalDatabase, number: int, count: int, parts: Sequence[int]) -> ExportPart:
@@ -169,7 +210,7 @@ def _export_part(database: RetrievalDatabase, number: int, count: int, parts: Se
 
 def _write_clip_retrieval(database: RetrievalDatabase, folder: Folder, part: ExportPart, images: bool) -> list[str]:
     del database, images
-    outputs = [f"img_emb/img_emb_{part.number:04d}.npy", f"metadata/metadata_{part.number:04d}.parquet"]
+    outputs = [embeddings_path(part.number), metadata_path(part.number)]
     folder.write_array(outputs[0], part.vectors)
     folder.write_table(outputs[1], part.rows.select(_ABOUT))
     return outputs
@@ -190,14 +231,14 @@ def _write_datasets(database: RetrievalDatabase, folder: Folder, part: ExportPar
     return [output]
 
 
-def _features(schema: pa.Schema) -> dict[str, Any]:
+def _features(schema: pa.Schema) -> dict[str, JsonValue]:
     """Return what `datasets` reads from a Parquet file's metadata to know its columns by."""
-    features: dict[str, Any] = {}
+    features: dict[str, JsonValue] = {}
     for field in schema:
         if field.name == "image":
             features[field.name] = {"_type": "Image"}
         elif field.name == "embedding":
-            value = {"dtype": "float16", "_type": "Value"}
+            value: dict[str, JsonValue] = {"dtype": "float16", "_type": "Value"}
             features[field.name] = {"feature": value, "length": field.type.list_size, "_type": "Sequence"}
         else:
             features[field.name] = {"dtype": _VALUE_TYPES.get(str(field.type), str(field.type)), "_type": "Value"}
@@ -213,7 +254,7 @@ def _write_npz(database: RetrievalDatabase, folder: Folder, part: ExportPart, im
     arrays = {
         "embedding": part.vectors.astype(np.float32) * norm[:, None],
         "img_id": np.array([numbers[image_id] for image_id in image_ids], np.int64),
-        "patch_coords": np.stack([part.rows[name].to_numpy() for name in BOX], axis=1),
+        "patch_coords": np.stack([part.rows[name].to_numpy() for name in CORNERS], axis=1),
     }
     with folder.writing(f"{stem}.npz") as path, open(path, "wb") as file:
         np.savez_compressed(file, **arrays)

@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from rdm.database.contract import CORNERS
 from rdm.errors import DatabaseError, StorageError
 from rdm.storage import Folder
 from rdm.storage.files import read_error
 
 ForeignFormat = Literal["clip-retrieval", "rdm-npz"]
 TEXTS = ("image_id", "image_path", "url", "caption", "author", "license")
-BOX = ("x0", "y0", "x1", "y1")
 UNIT_TOLERANCE = 2e-3  # what rounding to float16 can do to the length of a unit vector
 _CHUNK = 16_384
 _NPZ_ARRAYS = ("embedding", "img_id", "patch_coords")
@@ -36,7 +36,7 @@ _NPZ_ARRAYS = ("embedding", "img_id", "patch_coords")
 class ForeignRows:
     """One part: vectors float [N, dim], and a row for each.
 
-    `rows` has the TEXTS (empty where unknown), the BOX (zeros where unknown), and may have `patch_id` and `norm`.
+    `rows` has the TEXTS (empty where unknown), the CORNERS (zeros where unknown), and may have `patch_id` and `norm`.
     """
 
     vectors: NDArray[np.floating]
@@ -180,7 +180,7 @@ def _read_npz(folder: Folder, files: tuple[str, ...]) -> ForeignRows:
     if len(files) == 2:  # what our own export puts beside: names, lengths and ids that the arrays cannot hold
         rows = _described(folder.read_table(files[1]), folder.describe(files[1]))
     else:
-        columns = {"image_id": image_ids} | dict(zip(BOX, rounded.T, strict=True))
+        columns = {"image_id": image_ids} | dict(zip(CORNERS, rounded.T, strict=True))
         rows = _described(pa.table(columns), where)
     return ForeignRows(arrays["embedding"], rows, is_raw=True)
 
@@ -236,7 +236,7 @@ def _described(table: pa.Table, where: str) -> pa.Table:
             columns["image_id"] = pc.if_else(
                 pc.equal(columns["image_id"], ""), _texts(table, name), columns["image_id"]
             )
-        for name in BOX:
+        for name in CORNERS:
             column = table[name] if name in table.column_names else pa.nulls(table.num_rows, pa.int32())
             columns[name] = pc.fill_null(column.cast(pa.int32()), 0)
         for name, kind in (("patch_id", pa.int64()), ("norm", pa.float32())):

@@ -19,30 +19,42 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from rdm.config import Config, digest_json
-from rdm.database.building.builder import BuildConfig
+from rdm.config import Config, Record, digest_json
 from rdm.database.changes.compact import delete_unnamed_files
-from rdm.database.contract import PATCH_SCHEMA, patches_path
-from rdm.database.embedding_parts import SHARD_KINDS, open_embeddings
+from rdm.database.contract import (
+    CORNERS,
+    PATCH_SCHEMA,
+    SHARD_KINDS,
+    embeddings_path,
+    image_paths,
+    metadata_path,
+    patches_path,
+    stats_path,
+    version_place,
+)
+from rdm.database.embedding_parts import open_embeddings
 from rdm.database.exchange.encoder_check import ImportedPart, check_encoder
-from rdm.database.exchange.foreign_layouts import BOX, TEXTS, ForeignFormat, ForeignPart, foreign_parts, unit_vectors
-from rdm.database.search.index import INDEX_NAME, INFOS_NAME, IndexConfig, build_index, publish_index, version_place
+from rdm.database.exchange.foreign_layouts import TEXTS, ForeignFormat, ForeignPart, foreign_parts, unit_vectors
+from rdm.database.facts import VersionFacts, version_facts
+from rdm.database.search.index import IndexConfig, build_index, publish_index
 from rdm.database.search.sharded_index import IndexedRows
+from rdm.database.settings import BuildConfig
+from rdm.database.shards import describe_index
 from rdm.encoders import Encoder, EncoderName, load_encoder
 from rdm.errors import DatabaseError
 from rdm.progress import tracking
 from rdm.sources.kinds.imported import imported_listing, imported_source
-from rdm.sources.ledger import IMPORTED, LEDGER_SCHEMA
+from rdm.sources.ledger import IMPORTED, LEDGER_SCHEMA, ShardStats
 from rdm.sources.open import absolute_spec
 from rdm.sources.source import fingerprint
-from rdm.storage import Folder, Markers, Part, Version, VersionStore, sha256_file
+from rdm.storage import EncoderRecord, Folder, ShardWork, Version, VersionStore, resumable, sha256_file
 
 NOT_CHECKED = "declared at import, not checked"
 _GAPS = 100_000  # places that patch ids may leave empty beside nine times the rows
 
 
 class ImportConfig(Config):
-    """What is imported, and as whose embeddings."""
+    """Settings of an import: the folder, its layout, and the encoder that made the vectors."""
 
     format: ForeignFormat
     folder: str = Field(description="folder or URL of the embeddings")
@@ -56,25 +68,46 @@ class ImportConfig(Config):
     index: IndexConfig = IndexConfig()
 
 
-@dataclass(frozen=True)
-class _Written:
-    """What one part became: its files in the order of the kinds, its rows, and the ids that it leaves empty."""
+class ImportStats(Record):
+    """What one part became: its rows, its photographs, and the patch ids that it leaves empty."""
 
-    outputs: list[str]
-    first: int
     count: int
     num_images: int
     empty: list[int]
 
 
-def import_plan(config: ImportConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Written:
+    """An imported part: its files in the order of the kinds, its first patch id, and what it became."""
+
+    outputs: list[str]
+    first: int
+    stats: ImportStats
+
+
+class ImportPlan(Record):
+    """What an import would read."""
+
+    format: str
+    parts: int
+    num_bytes: int
+
+
+class ImportResult(VersionFacts):
+    """The version that an import made, or found made."""
+
+    pixels: str = "none: search and conditioning work, galleries cannot show patches"
+    unchanged: bool
+
+
+def import_plan(config: ImportConfig) -> ImportPlan:
     """Return what an import would read."""
     parts = foreign_parts(config.format, config.folder)
     num_bytes = sum(part.folder.size(path) for part in parts for path in part.files)
-    return {"format": config.format, "parts": len(parts), "num_bytes": num_bytes}
+    return ImportPlan(format=config.format, parts=len(parts), num_bytes=num_bytes)
 
 
-def import_database(root: str, config: ImportConfig) -> dict[str, Any]:
+def import_database(root: str, config: ImportConfig) -> ImportResult:
     """Make a database of foreign embeddings; the same command again resumes, or does nothing.
 
     Patch ids are those of a `patch_id` column where there is one, else the rows counted over the parts.
@@ -91,24 +124,32 @@ def import_database(root: str, config: ImportConfig) -> dict[str, Any]:
     digest = digest_json([config.model_dump(mode="json", exclude={"folder"}), digests])
     with store.writer():
         if (current := store.current()) is not None:
-            if current.encoder.get("import_digest") != digest:
+            if current.encoder.import_digest != digest:
                 raise DatabaseError(
                     "the root holds a database of something else", where=root, fix="give --root a new folder"
                 )
-            return _summary(current, unchanged=True)
+            return ImportResult(**dict(version_facts(current)), unchanged=True)
         written = _import_parts(store.folder, foreign, digests, encoder.embedding_dim)
-        if all(part.num_images == 0 for part in written):
+        if all(part.stats.num_images == 0 for part in written):
             raise DatabaseError(
                 "there is nothing to import: no part has a row",
                 where=config.folder,
                 fix="check the path, and that the program that writes the embeddings has finished",
             )
         origin = _origin(store.folder, written, encoder, config)
-        version = _version(store, written, encoder, config, {"origin": origin, "import_digest": digest})
+        record = EncoderRecord(
+            name=config.encoder,
+            digest=encoder.fingerprint.digest(),
+            precision="float32",
+            fingerprint=encoder.fingerprint.model_dump(mode="json"),
+            origin=origin,
+            import_digest=digest,
+        )
+        version = _version(store, written, record, encoder.embedding_dim, config)
         delete_unnamed_files(store.folder, version)  # of an unfinished import of something else
         publish_index(store.folder, version_place(version.number))
         store.commit(version)
-    return _summary(version, unchanged=False)
+    return ImportResult(**dict(version_facts(version)), unchanged=False)
 
 
 def _import_parts(folder: Folder, foreign: list[ForeignPart], digests: list[list[str]], dim: int) -> list[_Written]:
@@ -117,17 +158,26 @@ def _import_parts(folder: Folder, foreign: list[ForeignPart], digests: list[list
         for number, (part, of_part) in enumerate(zip(foreign, digests, strict=True)):
             key = digest_json([of_part, number, first, dim])
             written.append(_import_part(folder, part, number, first, dim, key))
-            first = written[-1].first + written[-1].count
+            first = written[-1].first + written[-1].stats.count
             tracker.advance()
     return written
 
 
 def _import_part(folder: Folder, part: ForeignPart, number: int, first: int, dim: int, key: str) -> _Written:
-    stem, markers = f"{number:05d}", Markers(folder, "import")
-    names = ("img_emb/img_emb_{:04d}.npy", "metadata/metadata_{:04d}.parquet")
-    outputs = [f"images/{stem}.tar", f"images/{stem}.parquet", patches_path(number), *(n.format(number) for n in names)]
-    if (marker := markers.find(stem, key)) is not None:
-        return _Written(outputs, first, **marker.stats)
+    stem = f"{number:05d}"
+    images, ledger, counts = image_paths(stem)
+    outputs = [images, ledger, patches_path(number), embeddings_path(number), metadata_path(number)]
+
+    def write() -> tuple[list[str], ImportStats]:
+        return [*outputs, counts], _load_and_write(folder, part, stem, outputs, first, dim)
+
+    return _Written(outputs, first, resumable(ShardWork(folder, "import", stem, key, ImportStats), write))
+
+
+def _load_and_write(
+    folder: Folder, part: ForeignPart, stem: str, outputs: list[str], first: int, dim: int
+) -> ImportStats:
+    """Read a foreign part, check it, and write it as a shard of the database."""
     found = part.load()
     if len(found.vectors) == 0:
         found = replace(found, vectors=np.zeros((0, dim), np.float16))
@@ -144,9 +194,7 @@ def _import_part(folder: Folder, part: ForeignPart, number: int, first: int, dim
     vectors[places] = unit
     empty = np.setdiff1d(np.arange(count), places)
     num_images = _write_part(folder, stem, outputs, table, vectors, empty)
-    done = {"count": count, "num_images": num_images, "empty": (empty + first).tolist()}
-    markers.write(stem, key, [*outputs, f"images/{stem}_stats.json"], done)
-    return _Written(outputs, first, **done)
+    return ImportStats(count=count, num_images=num_images, empty=(empty + first).tolist())
 
 
 def _write_part(
@@ -162,8 +210,8 @@ def _write_part(
     with folder.writing(outputs[0]) as path, tarfile.open(path, "w", format=tarfile.USTAR_FORMAT):
         pass  # no pixels: a tar without members
     folder.write_table(outputs[1], ledger)
-    counts = {"count": ledger.num_rows, "successes": 0, "failed": 0, "status_dict": {IMPORTED: ledger.num_rows}}
-    folder.write_json(f"images/{stem}_stats.json", counts)
+    counts = ShardStats(count=ledger.num_rows, successes=0, failed=0, status_dict={IMPORTED: ledger.num_rows})
+    folder.write_record(stats_path(outputs[0]), counts)
     folder.write_table(outputs[2], _patches(table, image_rows, stem))
     folder.write_array(outputs[3], vectors)
     folder.write_table(outputs[4], table.select(["patch_id", *TEXTS, "norm"]))
@@ -200,7 +248,7 @@ def _spread(rows: pa.Table, places: NDArray[np.int64], first: int, count: int) -
     picked = rows.take(pa.array(taken, mask=taken < 0))
     columns: dict[str, Any] = {"patch_id": pa.array(np.arange(first, first + count, dtype=np.int64))}
     columns |= {name: pc.fill_null(picked[name], "") for name in TEXTS}
-    columns |= {name: pc.fill_null(picked[name], 0) for name in BOX}
+    columns |= {name: pc.fill_null(picked[name], 0) for name in CORNERS}
     return pa.table({**columns, "norm": pc.fill_null(picked["length"], 0.0)})
 
 
@@ -228,7 +276,7 @@ def _ledger(table: pa.Table, empty: NDArray[np.int64], stem: str) -> tuple[pa.Ta
 
 def _patches(table: pa.Table, image_rows: NDArray[np.int32], stem: str) -> pa.Table:
     shards = np.where(image_rows >= 0, stem, "")
-    columns = [table["patch_id"], table["image_id"], shards, image_rows, *(table[name] for name in BOX)]
+    columns = [table["patch_id"], table["image_id"], shards, image_rows, *(table[name] for name in CORNERS)]
     return pa.table(columns, names=PATCH_SCHEMA.names).cast(PATCH_SCHEMA)
 
 
@@ -240,22 +288,22 @@ def _origin(folder: Folder, written: list[_Written], encoder: Encoder, config: I
 
 
 def _version(
-    store: VersionStore, written: list[_Written], encoder: Encoder, config: ImportConfig, facts: dict[str, str]
+    store: VersionStore, written: list[_Written], encoder: EncoderRecord, dim: int, config: ImportConfig
 ) -> Version:
     parts = [
-        store.describe_part(kind, path, part.num_images if kind in ("images", "ledger") else part.count)
+        store.describe_part(kind, path, part.stats.num_images if kind in ("images", "ledger") else part.stats.count)
         for part in written
         for kind, path in zip(SHARD_KINDS, part.outputs, strict=True)
     ]
     embeddings = [part for part in parts if part.kind == "embeddings"]
-    open_embeddings(store.folder, embeddings, encoder.embedding_dim)  # raises where one has another shape
-    tombstones = [patch_id for part in written for patch_id in part.empty]
+    open_embeddings(store.folder, embeddings, dim)  # raises where one has another shape
+    tombstones = [patch_id for part in written for patch_id in part.stats.empty]
     place = version_place(1)
     rows = IndexedRows(store.folder, tuple(part.path for part in embeddings), np.array(tombstones, np.int64))
-    infos = build_index(rows, config.index, place)
-    parts += [_index_part(store, place, kind, infos["num_vectors"]) for kind in ("index", "infos")]
+    index = build_index(rows, config.index, place)
+    parts += describe_index(store, place, index)
     image_ids = _image_ids(store.folder, written)
-    count = sum(part.count for part in written)
+    count = sum(part.stats.count for part in written)
     source = imported_source(config.format)
     settings = BuildConfig(source=source, encoder=config.encoder, index=config.index)
     return Version(
@@ -266,15 +314,9 @@ def _version(
         num_images=len(image_ids),
         num_patches=count,
         next_patch_id=count,
-        embedding_dim=encoder.embedding_dim,
-        encoder={
-            "name": config.encoder,
-            "digest": encoder.fingerprint.digest(),
-            "precision": "float32",
-            "fingerprint": encoder.fingerprint.model_dump(mode="json"),
-            **facts,
-        },
-        index=infos,
+        embedding_dim=dim,
+        encoder=encoder,
+        index=index,
         tombstones=tombstones,
         deleted_image_ids=[],
         deleted_patches={},
@@ -286,24 +328,6 @@ def _version(
     )
 
 
-def _index_part(store: VersionStore, place: str, kind: str, rows: int) -> Part:
-    name, count = (INDEX_NAME, rows) if kind == "index" else (INFOS_NAME, 1)
-    return store.describe_part(kind, f"{place}/{name}", count)
-
-
 def _image_ids(folder: Folder, written: list[_Written]) -> list[str]:
     ledgers = [folder.read_table(part.outputs[1], ["image_id"]) for part in written]
     return pa.concat_tables(ledgers)["image_id"].unique().to_pylist()
-
-
-def _summary(version: Version, *, unchanged: bool) -> dict[str, Any]:
-    return {
-        "version": version.number,
-        "photographs": version.num_images,
-        "patches": version.num_live_patches,
-        "encoder": version.encoder["name"],
-        "encoder_origin": version.encoder["origin"],
-        "recall_at_20": version.index["recall_at_20"],
-        "pixels": "none: search and conditioning work, galleries cannot show patches",
-        "unchanged": unchanged,
-    }

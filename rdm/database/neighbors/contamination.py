@@ -8,13 +8,14 @@ similarity of a crop and a patch, as far as the neighbor table goes: its exclude
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rdm.config import Record
 from rdm.database.neighbors.exclusion import Lookup
 from rdm.database.neighbors.lookup import photograph_matches
 from rdm.database.neighbors.same_photographs import PhotographMatches
@@ -27,8 +28,7 @@ from rdm.progress import tracking
 Match = Literal["bytes", "image id", "similarity"]
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(Record):
     """A query photograph and one of the database, told by their most similar crop and patch."""
 
     query_image: str
@@ -41,9 +41,8 @@ class Pair:
     """Whether the table's options keep every such patch of the one out of the neighbors of the other's crops."""
 
 
-@dataclass(frozen=True)
-class Contamination:
-    """What a query set shares with the database, the same photographs first, then by similarity."""
+class SharedCounts(Record):
+    """How much a query set shares with the database."""
 
     name: str
     version: int
@@ -56,6 +55,18 @@ class Contamination:
     """The others with a crop that has a near-duplicate patch."""
     near_crops: int
     """Crops with a patch at least as similar as the threshold, whosever photograph it is of."""
+
+
+class ContaminationSummary(SharedCounts):
+    """The counts, and how many pairs there are."""
+
+    pairs: int
+    pairs_not_excluded: int
+
+
+class Contamination(SharedCounts):
+    """What a query set shares with the database, the same photographs first, then by similarity."""
+
     pairs: tuple[Pair, ...]
 
     @property
@@ -63,10 +74,10 @@ class Contamination:
         """The pairs that the table's options do not exclude."""
         return tuple(pair for pair in self.pairs if not pair.excluded)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> ContaminationSummary:
         """Return the counts, and how many pairs can still become neighbors."""
-        counts = {name: value for name, value in asdict(self).items() if name != "pairs"}
-        return {**counts, "pairs": len(self.pairs), "pairs_not_excluded": len(self.leaks)}
+        counts = {name: value for name, value in self if name != "pairs"}
+        return ContaminationSummary(**counts, pairs=len(self.pairs), pairs_not_excluded=len(self.leaks))
 
 
 def measure_contamination(database: RetrievalDatabase, name: str, threshold: float = 0.95) -> Contamination:
@@ -84,11 +95,11 @@ def measure_contamination(database: RetrievalDatabase, name: str, threshold: flo
     if not 0 < threshold <= 1:
         raise UsageError(f"{threshold} is not a similarity", fix="give --threshold a number above 0, at most 1")
     table = NeighborTable(database.folder, name, database.version)
-    crops = pa.concat_tables([table.table(stem).select(["key", "sha256"]) for stem in table.info["stems"]])
+    crops = pa.concat_tables([table.table(stem).select(["key", "sha256"]) for stem in table.info.stems])
     matches = photograph_matches(database, crops, table.config)
     best: dict[tuple[str, str], Pair] = {}
     near_crops = 0
-    with tracking("contamination", len(table.info["stems"]), "shards") as tracker:
+    with tracking("contamination", len(table.info.stems), "shards") as tracker:
         for shard, num_near in _shards(table, matches, threshold):
             near_crops += num_near
             for pair in _pairs(database, shard, matches, table.config):
@@ -112,7 +123,7 @@ def measure_contamination(database: RetrievalDatabase, name: str, threshold: flo
 
 def _merged(one: Pair, other: Pair) -> Pair:
     nearer = other if other.similarity > one.similarity else one
-    return replace(nearer, excluded=one.excluded and other.excluded)
+    return nearer.model_copy(update={"excluded": one.excluded and other.excluded})
 
 
 def _near_patches(lookup: Lookup, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -138,7 +149,7 @@ def _shards(table: NeighborTable, matches: PhotographMatches, threshold: float) 
     """Yield each shard with the pairs that are the same or near, and the number of its crops with a near patch."""
     same_crops, same_ids = matches.same_patches()
     first = 0
-    for stem in table.info["stems"]:
+    for stem in table.info.stems:
         rows = table.table(stem)
         near = _near_patches(stored_lookup(rows, table.config.k_stored), threshold)
         own = slice(*np.searchsorted(same_crops, [first, first + rows.num_rows]))

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from rdm.compute.device import DeviceName, worker_device
 from rdm.compute.pool import Pool
 from rdm.config import digest_json
+from rdm.database.contract import SEARCHED_KINDS, neighbor_paths, queryset_path
 from rdm.database.neighbors.exclusion import Exclude, Lookup, Neighbors, require_full, search_allowed
 from rdm.database.neighbors.same_photographs import Exclusion, PhotographMatches, share_image_ids
 from rdm.database.neighbors.table import (
-    SEARCHED_KINDS,
     NeighborConfig,
     NeighborTable,
+    QuerySetFacts,
+    TableFacts,
+    TableSums,
     lookup_sums,
     sort_table_parts,
-    table_facts,
     table_parts,
     with_lookup,
 )
@@ -30,7 +33,7 @@ from rdm.encoders.batches import encode_images
 from rdm.errors import DatabaseError, FailureBudgetError
 from rdm.sources import QuerySet
 from rdm.sources.workers import require_visible
-from rdm.storage import Folder, Markers, VersionStore, sha256_file
+from rdm.storage import Folder, ShardWork, VersionStore, resumable, sha256_file
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,27 @@ class NeighborTask:
     device: DeviceName = "auto"
 
 
-def neighbor_shard(task: NeighborTask) -> dict[str, Any]:
+class NeighborStats(TableSums):
+    """What was found for a shard's crops."""
+
+    num_queries: int
+    failures: list[tuple[str, str]]
+    """Photographs that could not be used: image id and reason."""
+
+
+def neighbor_shard(task: NeighborTask) -> NeighborStats:
     """Embed a query shard's crops, look up their neighbors and write both; return counts."""
-    folder = Folder(task.root)
-    markers = Markers(folder, f"neighbors-{task.name}")
-    if (marker := markers.find(task.stem, task.key)) is not None:
-        return marker.stats
+    shard = ShardWork(Folder(task.root), f"neighbors-{task.name}", task.stem, task.key, NeighborStats)
+    return resumable(shard, lambda: (task.outputs, _look_up_shard(shard.folder, task)))
+
+
+def _look_up_shard(folder: Folder, task: NeighborTask) -> NeighborStats:
     encoder = load_encoder(task.encoder, device=str(worker_device(task.device)))
     failures: list[tuple[str, str]] = []
     keys: list[str] = []
     sha256: list[str] = []
 
-    def pixels() -> Any:
+    def pixels() -> Iterator[Image]:
         for crop in QuerySet(task.config.queries).crops(task.stem, failures):
             keys.append(crop.key)
             sha256.append(crop.sha256)
@@ -74,9 +86,7 @@ def neighbor_shard(task: NeighborTask) -> dict[str, Any]:
     norm = np.linalg.norm(raw, axis=1).astype(np.float32)
     folder.write_table(task.outputs[0], with_lookup(crops.append_column("norm", pa.array(norm)), lookup, task.config))
     folder.write_array(task.outputs[1], unit)
-    stats = {"num_queries": len(keys), "failures": failures, **lookup_sums(lookup)}
-    markers.write(task.stem, task.key, task.outputs, stats)
-    return stats
+    return NeighborStats(num_queries=len(keys), failures=failures, **dict(lookup_sums(lookup)))
 
 
 def look_up(
@@ -135,8 +145,8 @@ def check_name(name: str) -> None:
         raise DatabaseError(f"{name!r} cannot name a query set", fix="use letters, digits, - and _")
 
 
-def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) -> dict[str, Any]:
-    """Look up every crop of a query set and commit a version with the table; return counts.
+def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) -> TableFacts:
+    """Look up every crop of a query set and commit a version with the table; return its facts.
 
     A rerun does only what is missing; of a table that stands it does nothing, or replaces the files that were lost.
 
@@ -168,17 +178,13 @@ def _standing_table(
     if name not in NeighborTable.names(database.folder, database.version):
         return None
     table = NeighborTable(database.folder, name, database.version)
-    asked = {
-        "queries_digest": queries.digest,
-        "config": config.model_dump(mode="json"),
-        "encoder_digest": database.encoder_digest,
-    }
-    return table if {field: table.info[field] for field in asked} == asked else None
+    asked = (queries.digest, config, database.encoder_digest)
+    return table if (table.info.queries_digest, table.config, table.info.encoder_digest) == asked else None
 
 
 def _restore(database: RetrievalDatabase, table: NeighborTable, config: NeighborConfig, pool: Pool) -> bool:
     """Make lost shards again in their places; return whether they came out as they were."""
-    stems, digest = table.lost_stems(), table.info["queries_digest"]
+    stems, digest = table.lost_stems(), table.info.queries_digest
     tasks = [_task(database, table.name, stem, config, table.paths(stem), digest) for stem in stems]
     list(pool.map(neighbor_shard, tasks, stage="neighbors", names=stems))
     lost = {path for task in tasks for path in task.outputs}
@@ -196,7 +202,7 @@ def _task(
     queries_digest: str,
 ) -> NeighborTask:
     version = database.version
-    searched = [version.encoder, version.tombstones]
+    searched: list[object] = [version.encoder.to_json(), version.tombstones]
     searched += [part.sha256 for part in version.parts if part.kind in SEARCHED_KINDS]
     key = digest_json([config.model_dump(mode="json"), queries_digest, searched, outputs])
     return NeighborTask(
@@ -214,42 +220,49 @@ def _task(
 
 def _build_table(
     database: RetrievalDatabase, name: str, queries: QuerySet, config: NeighborConfig, pool: Pool
-) -> dict[str, Any]:
+) -> TableFacts:
     number = database.version.number + 1
-    place = f"neighbors/{name}/{number:06d}"
-    outputs = [(f"{place}/{stem}.parquet", f"{place}/{stem}.npy") for stem in queries.stems]
+    outputs = [neighbor_paths(name, number, stem) for stem in queries.stems]
     tasks = [
         _task(database, name, stem, config, paths, queries.digest)
         for stem, paths in zip(queries.stems, outputs, strict=True)
     ]
     finished = dict(pool.map(neighbor_shard, tasks, stage="neighbors", names=queries.stems))
     stats = [finished[number] for number in range(len(tasks))]  # shards finish in any order; sums must not show it
-    failures = [failure for shard in stats for failure in shard["failures"]]
-    num_queries = sum(shard["num_queries"] for shard in stats)
+    failures = [failure for shard in stats for failure in shard.failures]
     _check_budget(queries, failures, config.min_success_rate)
-    info = {
-        "queries": config.queries.model_dump(mode="json"),
-        "queries_digest": queries.digest,
-        "name": name,
-        "config": config.model_dump(mode="json"),
-        "stems": queries.stems,
-        "num_queries": num_queries,
-        "failures": failures,
-        "encoder_digest": database.encoder_digest,
-        **table_facts(stats, num_queries),
-    }
-    database.folder.write_json(f"{place}/queryset.json", info)
+    facts = QuerySetFacts(
+        name=name,
+        queries=config.queries,
+        queries_digest=queries.digest,
+        config=config,
+        stems=queries.stems,
+        num_queries=sum(shard.num_queries for shard in stats),
+        failures=failures,
+        encoder_digest=database.encoder_digest,
+        mean_top1_similarity=0,
+        num_excluded=0,
+    ).with_sums(stats)
+    _commit_table(database, facts, tasks, [shard.num_queries for shard in stats])
+    return TableFacts(database_version=number, **dict(facts))
+
+
+def _commit_table(
+    database: RetrievalDatabase, facts: QuerySetFacts, tasks: Sequence[NeighborTask], counts: Sequence[int]
+) -> None:
+    """Commit a version in which a table takes the place of what was there of its name."""
+    number, name = database.version.number + 1, facts.name
+    described = queryset_path(name, number)
+    database.folder.write_record(described, facts)
     store = VersionStore(database.folder)
-    counts = [shard["num_queries"] for shard in stats]
     parts = [
-        store.describe_part("queryset", f"{place}/queryset.json", 1),
+        store.describe_part("queryset", described, 1),
         *(store.describe_part("neighbors", task.outputs[0], n) for task, n in zip(tasks, counts, strict=True)),
         *(store.describe_part("queries", task.outputs[1], n) for task, n in zip(tasks, counts, strict=True)),
     ]
     before = table_parts(database.version, name)
     parts = sort_table_parts([*(part for part in database.version.parts if part not in before), *parts])
     store.commit(database.version.model_copy(update={"number": number, "parent": number - 1, "parts": parts}))
-    return {**info, "database_version": number}
 
 
 def drop_neighbors(root: str, name: str) -> int:

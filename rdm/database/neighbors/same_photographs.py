@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rdm.database.neighbors.exclusion import Neighbors
 from rdm.database.reader import RetrievalDatabase
+from rdm.storage import living_rows
 
 GLOBAL_IDS = ("openimages", "samples")  # schemes whose image ids name the same photograph in every source
 _NONE = -2  # a patch whose photograph is none of those compared
@@ -73,7 +74,7 @@ class PhotographMatches:
         crops, ids = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         members = [(group, np.argsort(group, kind="stable")) for group in (self.byte_group, self.id_group)]
         for number, (first, vectors) in enumerate(self.database.parts):
-            alive = np.isin(np.arange(first, first + len(vectors)), self.database.tombstones, invert=True)
+            alive = living_rows(self.database.tombstones, first, len(vectors))
             for groups, (own, order) in zip(self.part(number), members, strict=True):
                 positions = np.flatnonzero((groups >= 0) & alive)
                 starts = np.searchsorted(own, groups[positions], "left", order)

@@ -18,14 +18,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from rdm.config import Config
+from rdm.config import Config, Record
+from rdm.database.contract import TABLE_KINDS, query_set_of
 from rdm.database.neighbors.exclusion import Lookup, Neighbors, no_neighbors, padded_lists, variable_lists
 from rdm.errors import DatabaseError, StorageError
 from rdm.sources import QuerySetConfig
 from rdm.storage import Folder, Part, Version, VersionStore
-
-TABLE_KINDS = ("queryset", "neighbors", "queries")
-SEARCHED_KINDS = ("embeddings", "index", "patches", "ledger")  # what decides a lookup
 
 
 class NeighborConfig(Config):
@@ -56,6 +54,48 @@ class NeighborConfig(Config):
         return self.exclude_self or self.exclude_above is not None
 
 
+class TableSums(Record):
+    """What the shards of a table add up to: each has its share of it."""
+
+    similarity_sum: float
+    """Of the first neighbors."""
+    num_excluded: int
+
+
+class QuerySetFacts(Record):
+    """`queryset.json`: what was looked up, for which crops, and what came of it."""
+
+    name: str
+    queries: QuerySetConfig
+    queries_digest: str
+    config: NeighborConfig
+    stems: list[str]
+    num_queries: int
+    failures: list[tuple[str, str]]
+    """Photographs that could not be used: image id and reason."""
+    encoder_digest: str
+    mean_top1_similarity: float
+    num_excluded: int
+
+    def with_sums(self, shards: Sequence[TableSums]) -> QuerySetFacts:
+        """Return the facts with what the shards of a table add up to."""
+        return self.model_copy(update=mean_and_excluded(shards, self.num_queries))
+
+
+class TableFacts(QuerySetFacts):
+    """A query set's table in one version of a database."""
+
+    database_version: int
+
+
+def mean_and_excluded(shards: Sequence[TableSums], num_queries: int) -> dict[str, float]:
+    """Return the mean first similarity of a table and how many patches were excluded, from those of its shards."""
+    return {
+        "mean_top1_similarity": sum(shard.similarity_sum for shard in shards) / max(num_queries, 1),
+        "num_excluded": sum(shard.num_excluded for shard in shards),
+    }
+
+
 def build_command(root: str, name: str, config: NeighborConfig) -> str:
     """Return the command that builds a table with all settings of a configuration, for people to type."""
     words = ["rdm", "neighbors", "build", "--root", root, "--queries", config.queries.source, "--name", name]
@@ -71,13 +111,13 @@ def build_command(root: str, name: str, config: NeighborConfig) -> str:
 
 def table_parts(version: Version, name: str) -> list[Part]:
     """Return the parts of one query set's table: what describes it, its shards, their query embeddings."""
-    return [part for part in version.parts if part.kind in TABLE_KINDS and part.path.split("/")[1] == name]
+    return [part for part in version.parts if part.kind in TABLE_KINDS and query_set_of(part.path) == name]
 
 
 def sort_table_parts(parts: Sequence[Part]) -> list[Part]:
     """Return parts with those of the tables last, by name, so that the order of the work does not show."""
     tables = [part for part in parts if part.kind in TABLE_KINDS]
-    tables.sort(key=lambda p: (p.path.split("/")[1], TABLE_KINDS.index(p.kind), p.path.rpartition("/")[2]))
+    tables.sort(key=lambda p: (query_set_of(p.path), TABLE_KINDS.index(p.kind), p.path.rpartition("/")[2]))
     return [*(part for part in parts if part.kind not in TABLE_KINDS), *tables]
 
 
@@ -100,18 +140,18 @@ class NeighborTable:
                 fix=f"query sets here: {', '.join(self.names(folder, version)) or 'none'}; "
                 f"rdm neighbors build --root {folder.url} --queries SPEC --name {name} makes them",
             )
-        self.info: dict[str, Any] = {"database_version": version.number, **_description(folder, self.parts)}
+        self.info = TableFacts(database_version=version.number, **dict(_description(folder, self.parts)))
 
-    @cached_property
+    @property
     def config(self) -> NeighborConfig:
         """What was looked up, and how."""
-        return NeighborConfig.model_validate(self.info["config"])
+        return self.info.config
 
     @staticmethod
     def names(folder: Folder, version: Version | None = None) -> list[str]:
         """Return the query sets whose neighbors are stored."""
         version = version or VersionStore(folder).require()
-        return sorted({part.path.split("/")[1] for part in version.parts_of("queryset")})
+        return sorted({query_set_of(part.path) for part in version.parts_of("queryset")})
 
     @classmethod
     def of_query_set(cls, folder: Folder, queries_digest: str, version: Version | None = None) -> NeighborTable | None:
@@ -121,7 +161,7 @@ class NeighborTable:
             DatabaseError: there are several, and they exclude different patches: which one is meant is not known.
         """
         tables = [cls(folder, name, version) for name in cls.names(folder, version)]
-        matching = [table for table in tables if table.info["queries_digest"] == queries_digest]
+        matching = [table for table in tables if table.info.queries_digest == queries_digest]
         if len({(table.config.exclude_self, table.config.exclude_above) for table in matching}) > 1:
             names = ", ".join(table.name for table in matching)
             raise DatabaseError(
@@ -159,12 +199,12 @@ class NeighborTable:
     @cached_property
     def all_ids(self) -> NDArray[np.int64]:
         """The neighbor ids [N, k] of the whole query set."""
-        return np.concatenate([self.shard(stem)[1] for stem in self.info["stems"]])
+        return np.concatenate([self.shard(stem)[1] for stem in self.info.stems])
 
     def lost_stems(self) -> list[str]:
         """Return the shards of which a file is missing or not of its recorded size."""
         lost = {p.path for p in self.parts if not self.folder.exists(p.path) or self.folder.size(p.path) != p.num_bytes}
-        return [stem for stem in self.info["stems"] if not lost.isdisjoint(self.paths(stem))]
+        return [stem for stem in self.info.stems if not lost.isdisjoint(self.paths(stem))]
 
 
 def with_lookup(table: pa.Table, lookup: Lookup, config: NeighborConfig) -> pa.Table:
@@ -199,20 +239,11 @@ def stored_lookup(table: pa.Table, k: int) -> Lookup:
     return Lookup((ids, similarities), padded_lists(table["excluded_ids"], table["excluded_similarities"]))
 
 
-def lookup_sums(lookup: Lookup) -> dict[str, Any]:
+def lookup_sums(lookup: Lookup) -> TableSums:
     """Return a shard's share of the facts of its table."""
-    return {
-        "similarity_sum": float(lookup.neighbors[1][:, 0].sum()),
-        "num_excluded": int((lookup.excluded[0] >= 0).sum()),
-    }
-
-
-def table_facts(shards: Sequence[dict[str, Any]], num_queries: int) -> dict[str, Any]:
-    """Return the facts of a table from those of its shards: the mean first similarity, and how many were excluded."""
-    return {
-        "mean_top1_similarity": sum(shard["similarity_sum"] for shard in shards) / max(num_queries, 1),
-        "num_excluded": sum(shard["num_excluded"] for shard in shards),
-    }
+    return TableSums(
+        similarity_sum=float(lookup.neighbors[1][:, 0].sum()), num_excluded=int((lookup.excluded[0] >= 0).sum())
+    )
 
 
 def _fixed_lists(values: NDArray[Any]) -> pa.Array:
@@ -220,7 +251,7 @@ def _fixed_lists(values: NDArray[Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
-def _description(folder: Folder, parts: Sequence[Part]) -> dict[str, Any]:
+def _description(folder: Folder, parts: Sequence[Part]) -> QuerySetFacts:
     """Return what `queryset.json` says of a table; one whose digest is not the recorded one is a StorageError."""
     described = next(part for part in parts if part.kind == "queryset")
     data = folder.read_bytes(described.path)
@@ -230,4 +261,4 @@ def _description(folder: Folder, parts: Sequence[Part]) -> dict[str, Any]:
             where=folder.describe(described.path),
             fix="restore the file from a copy; `rdm database verify` names every part that broke",
         )
-    return json.loads(data)
+    return QuerySetFacts.model_validate_json(data)

@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import faiss
 import numpy as np
@@ -20,20 +19,18 @@ from pydantic import Field
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.compute.pool import Pool
-from rdm.config import ByteSize, Config, parse_bytes
+from rdm.config import ByteSize, Config, Record, parse_bytes
+from rdm.database.contract import INDEX_NAME, INFOS_NAME, PUBLISHED, SERVED_NAME
 from rdm.database.embedding_parts import EmbeddingParts, count_rows, gather, since
 from rdm.database.search.exact import blocks_of, exact_search, quantize
 from rdm.database.search.search_parameters import open_mapped, set_parameters, write_parameters
 from rdm.database.search.sharded_index import IndexedRows, add_rows, build_sharded, head_bytes, one_thread, write_index
 from rdm.errors import DatabaseError, StorageError
-from rdm.storage import Folder, Version
+from rdm.storage import Folder, IndexDecision, IndexFacts
 from rdm.storage.files import read_error, storage_errors
 
-INDEX_NAME, INFOS_NAME = "knn.index", "index_infos.json"
 LARGE_ROWS = 1_000_000
 TRAIN_ROWS_PER_LIST = 64
-PUBLISHED = "index"  # where clip-retrieval's and autofaiss's tools look: the newest version's files under a second name
-SERVED_NAME = "image.index"  # where `clip-retrieval back` looks for the same index: beside `metadata/`
 
 
 class IndexConfig(Config):
@@ -59,24 +56,32 @@ class IndexConfig(Config):
     )
 
 
+class Recall(Record):
+    """Recall@20 on the audited rows, with the half-width of its 95% interval (normal, over queries)."""
+
+    recall_at_20: float
+    recall_ci95: float
+    audit_queries: int
+
+
+class IndexBuild(Record):
+    """What an index keeps while it is extended, and what was decided last."""
+
+    index_key: str
+    index_param: str
+    built_num_vectors: int
+    built_recall_at_20: float
+    decision: IndexDecision
+
+
 @dataclass(frozen=True)
 class ParentIndex:
     """The index of the version before, and what its rows need to become this version's."""
 
     place: str
-    infos: dict[str, Any]
+    facts: IndexFacts
     first_added: int
     newly_dead: NDArray[np.int64]
-
-
-def index_place(version: Version) -> str:
-    """Return the folder that holds a version's index."""
-    return version.parts_of("index")[0].path.rpartition("/")[0]
-
-
-def version_place(number: int) -> str:
-    """Return the folder for an index that a version of this number makes."""
-    return f"{PUBLISHED}/{number:06d}"
 
 
 def build_index(
@@ -85,7 +90,7 @@ def build_index(
     place: str = PUBLISHED,
     reason: str = "there was none",
     pool: Pool | None = None,
-) -> dict[str, Any]:
+) -> IndexFacts:
     """Build `knn.index` over the living rows, under their patch ids; write and return `index_infos.json`.
 
     Args:
@@ -113,13 +118,17 @@ def build_index(
             write_parameters(path, parameters)
     index = open_mapped(folder.local(target))
     audit = audit_recall(index, rows.parts, rows.tombstones, config.audit_queries, config.seed)
-    if audit["recall_at_20"] < config.min_recall:
+    if audit.recall_at_20 < config.min_recall:
         folder.delete(target)
-        raise _low_recall(audit["recall_at_20"], config, folder.describe(target))
-    built = {"built_num_vectors": int(index.ntotal), "built_recall_at_20": audit["recall_at_20"]}
-    decision = {"action": "built", "reason": reason}
-    infos = {"index_key": key, "index_param": parameters, **built, "decision": decision}
-    return _describe(folder, place, index, {**infos, **audit})
+        raise _low_recall(audit.recall_at_20, config, folder.describe(target))
+    build = IndexBuild(
+        index_key=key,
+        index_param=parameters,
+        built_num_vectors=int(index.ntotal),
+        built_recall_at_20=audit.recall_at_20,
+        decision=IndexDecision(action="built", reason=reason),
+    )
+    return _describe(folder, place, index, build, audit)
 
 
 def _low_recall(recall: float, config: IndexConfig, where: str) -> DatabaseError:
@@ -190,14 +199,14 @@ def _pool(pool: Pool | None) -> Iterator[Pool]:
 
 def update_index(
     rows: IndexedRows, config: IndexConfig, place: str, parent: ParentIndex, pool: Pool | None = None
-) -> dict[str, Any]:
+) -> IndexFacts:
     """Make a version's index from its parent's: the dead removed, the new added; build it where that is too little.
 
     What was decided, and why, is in the infos under `decision`.
     """
     folder, parts, tombstones = rows.folder, rows.parts, rows.tombstones
     try:
-        check_head(folder, parent.place, parent.infos)
+        check_head(folder, parent.place, parent.facts)
         index = faiss.read_index(str(folder.local(f"{parent.place}/{INDEX_NAME}")))
     except (RuntimeError, OSError, StorageError):  # the index is a cache: what cannot be read is built
         return build_index(rows, config, place, "the parent version's cannot be read", pool)
@@ -207,32 +216,38 @@ def update_index(
         for first, vectors in since(parts, parent.first_added):
             add_rows(index, first, vectors, tombstones)
     audit = audit_recall(index, parts, tombstones, config.audit_queries, config.seed)
-    if reason := rebuild_reason(parent.infos, audit["recall_at_20"], int(index.ntotal), config):
+    if reason := rebuild_reason(parent.facts, audit.recall_at_20, int(index.ntotal), config):
         return build_index(rows, config, place, reason, pool)
-    decision = {
-        "action": "extended",
-        "reason": f"recall@20 was {parent.infos['recall_at_20']:.4f} and is {audit['recall_at_20']:.4f}",
-    }
-    return _write(folder, place, index, {**parent.infos, **audit, "decision": decision})
+    with folder.writing(f"{place}/{INDEX_NAME}") as path:
+        write_index(index, path, folder.describe(f"{place}/{INDEX_NAME}"))
+    reason = f"recall@20 was {parent.facts.recall_at_20:.4f} and is {audit.recall_at_20:.4f}"
+    build = IndexBuild(
+        index_key=parent.facts.index_key,
+        index_param=parent.facts.index_param,
+        built_num_vectors=parent.facts.built_num_vectors,
+        built_recall_at_20=parent.facts.built_recall_at_20,
+        decision=IndexDecision(action="extended", reason=reason),
+    )
+    return _describe(folder, place, index, build, audit)
 
 
-def rebuild_reason(parent: dict[str, Any], recall: float, num_vectors: int, config: IndexConfig) -> str:
+def rebuild_reason(parent: IndexFacts, recall: float, num_vectors: int, config: IndexConfig) -> str:
     """Return why an updated index must be built anew; empty where it need not.
 
     Args:
-        parent: the infos of the version before.
+        parent: the index of the version before.
         recall: recall@20 of the updated index on the audit sample.
         num_vectors: its rows.
         config: the margins.
     """
-    before = max(parent["recall_at_20"], parent["built_recall_at_20"])
+    before = max(parent.recall_at_20, parent.built_recall_at_20)
     if recall < before - config.drift_margin:
         return f"recall@20 fell from {before:.4f} to {recall:.4f}, by more than drift_margin {config.drift_margin}"
     if recall < config.min_recall:
         return f"recall@20 of {recall:.4f} is under min_recall {config.min_recall}"
-    factor = num_vectors / parent["built_num_vectors"]
+    factor = num_vectors / parent.built_num_vectors
     if not 1 / config.max_growth <= factor <= config.max_growth:
-        return f"it was built for {parent['built_num_vectors']} rows and holds {num_vectors}"
+        return f"it was built for {parent.built_num_vectors} rows and holds {num_vectors}"
     return ""
 
 
@@ -250,38 +265,40 @@ def drop_indexes(folder: Folder, kept: Collection[str]) -> None:
             folder.delete(f"{PUBLISHED}/{name}")
 
 
-def _write(folder: Folder, place: str, index: faiss.Index, infos: dict[str, Any]) -> dict[str, Any]:
-    with folder.writing(f"{place}/{INDEX_NAME}") as path:
-        write_index(index, path, folder.describe(f"{place}/{INDEX_NAME}"))
-    return _describe(folder, place, index, infos)
-
-
-def _describe(folder: Folder, place: str, index: faiss.Index, infos: dict[str, Any]) -> dict[str, Any]:
+def _describe(folder: Folder, place: str, index: faiss.Index, build: IndexBuild, audit: Recall) -> IndexFacts:
+    """Write and return `index_infos.json` of an index whose file stands."""
     num_bytes = folder.size(f"{place}/{INDEX_NAME}")
     head = head_bytes(index, num_bytes)
     with open(folder.local(f"{place}/{INDEX_NAME}"), "rb") as file:
         digest = hashlib.sha256(file.read(head)).hexdigest()
-    complete = {
-        **infos,
-        "num_vectors": int(index.ntotal),
-        "dim": int(index.d),
-        "head_bytes": head,
-        "head_sha256": digest,
-        "num_bytes": num_bytes,
-    }
-    folder.write_json(f"{place}/{INFOS_NAME}", complete)
-    return complete
+    facts = IndexFacts(
+        index_key=build.index_key,
+        index_param=build.index_param,
+        num_vectors=int(index.ntotal),
+        dim=int(index.d),
+        num_bytes=num_bytes,
+        head_bytes=head,
+        head_sha256=digest,
+        recall_at_20=audit.recall_at_20,
+        recall_ci95=audit.recall_ci95,
+        audit_queries=audit.audit_queries,
+        built_num_vectors=build.built_num_vectors,
+        built_recall_at_20=build.built_recall_at_20,
+        decision=build.decision,
+    )
+    folder.write_record(f"{place}/{INFOS_NAME}", facts)
+    return facts
 
 
-def check_head(folder: Folder, place: str, infos: Mapping[str, Any]) -> None:
+def check_head(folder: Folder, place: str, facts: IndexFacts) -> None:
     """Raise StorageError unless an index file has its size, and the head its digest; faiss crashes on damage there.
 
     The lists that follow may be large and are left to `verify`: whatever bytes are in them, searching is safe.
     """
     path = f"{place}/{INDEX_NAME}"
     with open(folder.local(path), "rb") as file:
-        whole = hashlib.sha256(file.read(infos["head_bytes"])).hexdigest() == infos["head_sha256"]
-    if not whole or folder.size(path) != infos["num_bytes"]:
+        whole = hashlib.sha256(file.read(facts.head_bytes)).hexdigest() == facts.head_sha256
+    if not whole or folder.size(path) != facts.num_bytes:
         raise StorageError("the index is damaged", where=folder.describe(path), fix="run `rdm database verify`")
 
 
@@ -295,7 +312,7 @@ def _tune(index: faiss.Index, rows: IndexedRows, config: IndexConfig) -> str:
         parameters = f"nprobe={probed}" + (f",quantizer_efSearch={max(2 * probed, 16)}" if _has_graph(index) else "")
         set_parameters(index, parameters)
         found = audit_recall(index, rows.parts, rows.tombstones, config.audit_queries, config.seed + 1)
-        if found["recall_at_20"] >= config.target_recall or probed == lists:
+        if found.recall_at_20 >= config.target_recall or probed == lists:
             return parameters
         probed = min(2 * probed, lists)
 
@@ -304,21 +321,21 @@ def _has_graph(index: faiss.Index) -> bool:
     return isinstance(faiss.downcast_index(faiss.extract_index_ivf(index).quantizer), faiss.IndexHNSW)
 
 
-def open_index(folder: Folder, place: str = PUBLISHED, infos: Mapping[str, Any] | None = None) -> faiss.Index:
+def open_index(folder: Folder, place: str = PUBLISHED, facts: IndexFacts | None = None) -> faiss.Index:
     """Open an index memory-mapped; its file holds its search parameters.
 
     Args:
         folder: the database's.
         place: the index's folder.
-        infos: what a version says of the index; None: what the file beside it says.
+        facts: what a version says of the index; None: what the file beside it says.
 
     Raises:
         StorageError: it is missing or damaged.
     """
     path = f"{place}/{INDEX_NAME}"
-    facts: Mapping[str, Any] = folder.read_json(f"{place}/{INFOS_NAME}") if infos is None else infos
     try:
-        check_head(folder, place, facts)
+        known = facts or folder.read_record(f"{place}/{INFOS_NAME}", IndexFacts)
+        check_head(folder, place, known)
         return open_mapped(folder.local(path))
     except (RuntimeError, OSError) as error:
         raise read_error(error, folder.describe(path)) from error
@@ -331,8 +348,8 @@ def approximate_candidates(index: faiss.Index, queries: NDArray[np.floating], k:
 
 def audit_recall(
     index: faiss.Index, parts: EmbeddingParts, tombstones: NDArray[np.int64], num_queries: int, seed: int
-) -> dict[str, Any]:
-    """Return recall@20 on random living rows with its 95% interval (normal, over queries).
+) -> Recall:
+    """Return recall@20 on random living rows.
 
     A row's own id counts like any other, as it does for every query.
     """
@@ -344,7 +361,7 @@ def audit_recall(
     found = approximate_candidates(index, queries, k)
     recalls = np.array([len(np.intersect1d(t, f)) / k for t, f in zip(truth, found, strict=True)])
     half = 1.96 * recalls.std(ddof=1) / math.sqrt(len(recalls)) if len(recalls) > 1 else 0.0
-    return {"recall_at_20": float(recalls.mean()), "recall_ci95": float(half), "audit_queries": len(chosen)}
+    return Recall(recall_at_20=float(recalls.mean()), recall_ci95=float(half), audit_queries=len(chosen))
 
 
 def audit_sample(living: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from rdm.compute.pool import Pool
 from rdm.config import digest_json
+from rdm.database.contract import INDEX_SCRATCH
 from rdm.database.embedding_parts import EmbeddingParts, count_rows, gather
 from rdm.database.search.search_parameters import open_mapped, written_lists
-from rdm.storage import Folder, sha256_file
+from rdm.storage import Folder, living_rows, sha256_file
 from rdm.storage.files import storage_errors
 
 ADD_ROWS = 4096  # rows that are looked up in the quantizer at once
-SCRATCH = "_markers/index"
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,7 @@ class IndexedRows:
     @cached_property
     def living(self) -> NDArray[np.int64]:
         """The ids of all rows that are not deleted, ascending."""
-        alive = np.ones(count_rows(self.parts), np.bool_)
-        alive[self.tombstones] = False
-        return np.flatnonzero(alive)
+        return np.flatnonzero(living_rows(self.tombstones, 0, count_rows(self.parts)))
 
     def digest(self) -> str:
         """Return 16 hexadecimal digits that change whenever a row does."""
@@ -90,7 +88,7 @@ def add_rows(index: faiss.Index, first: int, vectors: NDArray[np.float16], tombs
     """Add a part's living rows under their patch ids, in pieces counted from the part's first row."""
     for start in range(0, len(vectors), ADD_ROWS):
         ids = np.arange(first + start, first + min(start + ADD_ROWS, len(vectors)), dtype=np.int64)
-        alive = np.isin(ids, tombstones, invert=True)
+        alive = living_rows(tombstones, first + start, len(ids))
         if alive.any():
             index.add_with_ids(np.asarray(vectors[start : start + ADD_ROWS][alive], np.float32), ids[alive])
 
@@ -111,7 +109,7 @@ def build_sharded(
     What a killed run finished of the same index over the same rows is used.
     """
     folder = rows.folder
-    place = f"{SCRATCH}/{digest_json([key, rows.digest(), shard_rows, sample.tolist()])}"
+    place = f"{INDEX_SCRATCH}/{digest_json([key, rows.digest(), shard_rows, sample.tolist()])}"
     trained = f"{place}/trained.index"
     if not folder.exists(trained):
         empty = train(rows, key, sample)
@@ -123,7 +121,7 @@ def build_sharded(
     ]
     list(pool.map(fill_shard, tasks, stage="index", names=[task.output for task in tasks]))
     merge_shards(folder, trained, [task.output for task in tasks], target)
-    folder.delete(SCRATCH)
+    folder.delete(INDEX_SCRATCH)
 
 
 def _deal(rows: IndexedRows, shard_rows: int) -> list[tuple[tuple[int, str], ...]]:

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rdm.database.embedding_parts import SHARD_KINDS
+from rdm.database.contract import CORNERS, SHARD_KINDS
 from rdm.database.reader import RetrievalDatabase
 from rdm.sources.ledger import SUCCESS
-from rdm.storage import Part
+from rdm.storage import Part, part_rows
 
 UNIT_TOLERANCE = 2e-3  # of the length of a vector whose numbers were rounded to float16
 BLOCK_ROWS = 65_536  # vectors whose lengths are computed at once
@@ -23,20 +23,19 @@ CREDITS = ("url", "author", "license")
 
 def open_shards(database: RetrievalDatabase) -> Iterator[Shard]:
     """Yield the image shards of a version, in row order."""
-    columns, first = [database.version.parts_of(kind) for kind in SHARD_KINDS], 0
-    for members in zip(*columns, strict=True):
-        shard = Shard(database, dict(zip(SHARD_KINDS, members, strict=True)), first)
-        first += shard.parts["patches"].num_rows
-        yield shard
+    columns = [database.version.parts_of(kind) for kind in SHARD_KINDS]
+    for *members, rows in zip(*columns, part_rows(database.version), strict=True):
+        yield Shard(database, dict(zip(SHARD_KINDS, members, strict=True)), rows.first, np.flatnonzero(rows.living))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shard:
-    """The parts of one image shard, and its first patch id."""
+    """The parts of one image shard, its first patch id, and the rows of its patches that are not deleted."""
 
     database: RetrievalDatabase
     parts: dict[str, Part]
     first: int
+    living: NDArray[np.intp]
 
     @cached_property
     def ledger(self) -> pa.Table:
@@ -47,12 +46,6 @@ class Shard:
     def patches(self) -> pa.Table:
         """The patches' coordinates."""
         return self._read("patches")
-
-    @cached_property
-    def living(self) -> NDArray[np.intp]:
-        """The rows of patches that are not deleted."""
-        ids = np.arange(self.first, self.first + self.parts["patches"].num_rows)
-        return np.flatnonzero(~np.isin(ids, self.database.tombstones))
 
     def findings(self) -> Iterator[str]:
         """Yield what is wrong with these parts; of rows that cannot be matched nothing more is asked."""
@@ -90,7 +83,7 @@ class Shard:
             yield f"{path} has boxes that leave their photographs"
 
     def _boxes_lie_inside(self) -> bool:
-        x0, y0, x1, y1 = (self.patches[name].to_numpy()[self.living] for name in ("x0", "y0", "x1", "y1"))
+        x0, y0, x1, y1 = (self.patches[name].to_numpy()[self.living] for name in CORNERS)
         width, height = (np.array(self._of_photographs(name), np.int64) for name in ("width", "height"))
         inside = (x0 >= 0) & (y0 >= 0) & (x0 < x1) & (y0 < y1) & (x1 <= width) & (y1 <= height)
         return bool(inside.all())

@@ -13,23 +13,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rdm.database.contract import INDEX_NAME, PUBLISHED, SERVED_NAME, index_place, version_path, version_place
 from rdm.database.neighbors.lookup import look_up
 from rdm.database.neighbors.table import NeighborConfig, NeighborTable, stored_lookup
 from rdm.database.reader import RetrievalDatabase
 from rdm.database.search.exact import canonical_similarities
 from rdm.database.search.index import (
-    INDEX_NAME,
-    PUBLISHED,
-    SERVED_NAME,
     audit_sample,
-    index_place,
     open_index,
-    version_place,
 )
 from rdm.database.verify.shard_invariants import Shard, open_shards
 from rdm.errors import DatabaseError, RdmError
 from rdm.progress import tracking
-from rdm.storage import Folder, VersionStore, sha256_file
+from rdm.storage import Folder, VersionStore, living_rows, part_rows, sha256_file
 
 SIMILARITY_ROWS = 4096  # crops whose similarities are computed at once
 AUDITED_ROWS = 16  # crops of each exact table that are looked up again
@@ -96,7 +92,7 @@ def _told(shard: Shard) -> list[str]:
 def _check_version(database: RetrievalDatabase) -> list[str]:
     """Return where the version contradicts its own parts: counts, ids, deleted photographs."""
     version, findings = database.version, []
-    where = f"versions/{version.number:06d}.json"
+    where = version_path(version.number)
     rows = sum(part.num_rows for part in version.parts_of("patches"))
     if not rows == version.num_patches == version.next_patch_id:
         counts = f"{version.num_patches} patches and next id {version.next_patch_id}"
@@ -114,19 +110,18 @@ def _check_version(database: RetrievalDatabase) -> list[str]:
 
 
 def _living_images(database: RetrievalDatabase) -> set[str]:
-    images, first = set(), 0
-    for part in database.version.parts_of("patches"):
-        names = database.folder.read_table(part.path, ["image_id"])["image_id"]
-        alive = np.isin(np.arange(first, first + len(names)), database.tombstones, invert=True)
+    images: set[str] = set()
+    for rows in part_rows(database.version):
+        names = database.folder.read_table(rows.part.path, ["image_id"])["image_id"]
+        alive = living_rows(database.tombstones, rows.first, len(names))
         images.update(names.filter(alive).unique().to_pylist())
-        first += len(names)
     return images
 
 
 def _check_index(database: RetrievalDatabase) -> list[str]:
     findings, folder, version = [], database.folder, database.version
     path = version.parts_of("index")[0].path
-    if version.index["num_vectors"] != version.num_live_patches:
+    if version.index.num_vectors != version.num_live_patches:
         findings.append(f"{path} has {version.index['num_vectors']} rows for {version.num_live_patches} patches")
     elif not np.array_equal(_indexed_ids(database), database.living_ids()):
         findings.append(f"{path} holds other patches than the living ones")
@@ -157,7 +152,7 @@ def _check_neighbors(database: RetrievalDatabase, name: str, paths: set[str]) ->
     findings = []
     try:
         table = NeighborTable(database.folder, name, database.version)
-        for stem in table.info["stems"]:
+        for stem in table.info.stems:
             if not paths.isdisjoint(table.paths(stem)):
                 findings += _check_table_shard(database, table, stem)
     except (RdmError, KeyError, ValueError, TypeError) as error:

@@ -1,19 +1,16 @@
 """`database:///DB`: the photographs that a retrieval database holds now, read from its tars by offset."""
 
-# pyright: reportAttributeAccessIssue=false
-# pyarrow ships no types for the functions that it makes at run time.
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rdm.errors import SourceError
 from rdm.sources.kinds.local import PATH_HINT, LocalSource, local_path, read_file
 from rdm.sources.source import Author, make_listing
-from rdm.storage import Folder, Version, VersionStore
+from rdm.storage import Folder, Version, VersionStore, part_rows
 
 _LEDGER_COLUMNS = ["image_id", "sha256", "tar_offset", "num_bytes", "rotation", "author", "license", "landing_page"]
 
@@ -66,10 +63,9 @@ class DatabaseSource(LocalSource):
     def _places(self, version: Version) -> dict[str, set[int]]:
         """Return the rows of each shard's ledger whose photographs have living patches."""
         places: dict[str, set[int]] = {}
-        dead = pa.array(version.tombstones, pa.int64())
-        for part in version.parts_of("patches"):
-            table = self._folder.read_table(part.path, ["patch_id", "image_shard", "image_row"])
-            living = table.filter(pc.invert(pc.is_in(table["patch_id"], dead)))
+        for rows in part_rows(version):
+            table = self._folder.read_table(rows.part.path, ["image_shard", "image_row"])
+            living = table.filter(pa.array(rows.living))
             for shard, row in zip(living["image_shard"].to_pylist(), living["image_row"].to_pylist(), strict=True):
                 places.setdefault(shard, set()).add(row)
         return places

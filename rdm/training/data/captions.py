@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 
-from rdm.config import Config, digest_json
+from rdm.config import Config, Record, digest_json
 from rdm.encoders.image_tower import IMAGE_SIZE, ImageTower, image_weights_file, load_image_tower
 from rdm.encoders.text_tower import TextTower, load_text_tower, text_weights_folder
 from rdm.errors import SourceError
@@ -22,7 +22,7 @@ from rdm.progress import tracking
 from rdm.sources.kinds.webdataset import WebDatasetSource
 from rdm.sources.photographs.decode import ImageDecodeError, decode_image
 from rdm.sources.tar_members import iterate_files, picture_of, split_name
-from rdm.storage import Folder, Markers, sha256_file
+from rdm.storage import Folder, ShardWork, resumable, sha256_file
 
 STAGE = "contrastive-features"
 NUM_CAPTIONS = 5
@@ -107,13 +107,18 @@ def build_feature_cache(source: str, directory: Path, config: FeatureConfig) -> 
     return cache
 
 
+class FeatureStats(Record):
+    """How many photographs a file has features of."""
+
+    num_rows: int
+
+
 class _Extractor:
     """Loads the towers only when there is something to extract."""
 
     def __init__(self, folder: Folder, config: FeatureConfig) -> None:
         self.folder = folder
         self.config = config
-        self.markers = Markers(folder, STAGE)
         self._towers_digest = _towers_digest()
 
     @cached_property
@@ -131,13 +136,14 @@ class _Extractor:
             tracker.advance(note=path.name)
 
     def _once(self, stem: str, identity: str, compute: Any) -> None:
+        def work() -> tuple[list[str], FeatureStats]:
+            arrays = compute()
+            with self.folder.writing(f"{stem}.npz") as path, open(path, "wb") as file:
+                np.savez(file, **arrays)
+            return [f"{stem}.npz"], FeatureStats(num_rows=len(arrays["text"]))
+
         key = f"{self.config.digest()}-{self._towers_digest}-{identity}"
-        if self.markers.find(stem, key) is not None:
-            return
-        arrays = compute()
-        with self.folder.writing(f"{stem}.npz") as path, open(path, "wb") as file:
-            np.savez(file, **arrays)
-        self.markers.write(stem, key, [f"{stem}.npz"], {"num_rows": len(arrays["text"])})
+        resumable(ShardWork(self.folder, STAGE, stem, key, FeatureStats), work)
 
     def _classes(self) -> dict[str, np.ndarray]:
         from torchvision.models import EfficientNet_B0_Weights  # the names of ImageNet's classes, in order

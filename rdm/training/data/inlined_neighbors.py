@@ -19,7 +19,7 @@ from rdm.config import Config, digest_json
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.errors import CacheError
 from rdm.sources.workers import require_visible
-from rdm.storage import Folder, Markers
+from rdm.storage import Folder, ShardWork, resumable
 from rdm.storage.verified import FileDigest, digest_file
 from rdm.training.data.cache_neighbors import ids_of_crops, table_digests, table_of
 from rdm.training.data.latent_cache import LatentCache
@@ -60,12 +60,14 @@ def inlined_dtype(k: int, dim: int) -> np.dtype[Any]:
     return np.dtype([("patch_ids", "<i8", (k,)), ("norms", "<f4", (k,)), ("vectors", "<f2", (k, dim))])
 
 
-def inline_shard(task: InlineTask) -> dict[str, Any]:
+def inline_shard(task: InlineTask) -> FileDigest:
     """Write `STEM.neighbors.npy`, a row for each crop of a shard in the order of the latents; return its digest."""
     folder = Folder(task.cache)
-    markers = Markers(folder, STAGE)
-    if (marker := markers.find(task.stem, task.key)) is not None:
-        return marker.stats
+    shard = ShardWork(folder, STAGE, task.stem, task.key, FileDigest)
+    return resumable(shard, lambda: ([inlined_name(task.stem)], _write_rows(folder, task)))
+
+
+def _write_rows(folder: Folder, task: InlineTask) -> FileDigest:
     database = RetrievalDatabase.open(task.root, version=task.version)
     table = NeighborTable(database.folder, task.table, database.version)
     keys = LatentCache(task.cache).rows(task.stem).column("key").to_pylist()
@@ -77,9 +79,7 @@ def inline_shard(task: InlineTask) -> dict[str, Any]:
     with folder.writing(name) as path:
         with open(path, "wb") as file:
             np.save(file, rows, allow_pickle=False)
-        stats = digest_file(path).model_dump()
-    markers.write(task.stem, task.key, [name], stats)
-    return stats
+        return digest_file(path)
 
 
 def inline_neighbors(cache: str, root: str, pool: Pool) -> InlinedInfo:
@@ -111,9 +111,7 @@ def inline_neighbors(cache: str, root: str, pool: Pool) -> InlinedInfo:
         database_version=database.version.number,
         k_stored=table.config.k_stored,
         table_sha256=digests,
-        files={
-            inlined_name(stem): FileDigest.model_validate(written[number]) for number, stem in enumerate(latents.stems)
-        },
+        files={inlined_name(stem): written[number] for number, stem in enumerate(latents.stems)},
     )
     latents.folder.write_json(INFO_PATH, info.model_dump(mode="json"))
     return info

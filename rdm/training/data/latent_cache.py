@@ -22,7 +22,7 @@ from pydantic import Field
 
 from rdm.compute.device import DeviceName, worker_device
 from rdm.compute.pool import Pool
-from rdm.config import Config, digest_json
+from rdm.config import Config, Record, digest_json
 from rdm.errors import CacheError, StorageError
 from rdm.models.assets import absolute_name
 from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
@@ -30,7 +30,7 @@ from rdm.models.first_stage.folder import first_stage_folder, latents_digest
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.sources.causes import is_passing
 from rdm.sources.workers import require_visible
-from rdm.storage import Folder, Markers
+from rdm.storage import Folder, ShardWork, resumable
 from rdm.storage.verified import FileDigest, digest_file, read_verified
 from rdm.training.data.latent_tar import tar_rows, write_tar
 
@@ -46,23 +46,24 @@ _FACTS = {
     "content": "content",
 }
 
-Content = Literal["moments", "latents", "indices"]
+Content = Literal["moments", "latents", "indices", "pixels"]
 
 
 class CacheConfig(Config):
     """What a latent cache holds."""
 
     queries: QuerySetConfig
-    autoencoder: str = Field(
-        default="assets://autoencoder-kl-f4", description="first stage: an asset or a diffusers folder"
+    autoencoder: str | None = Field(
+        default="assets://autoencoder-kl-f4",
+        description="first stage: an asset or a diffusers folder; None: the pictures themselves",
     )
     resolution: int = Field(default=64, ge=8, description="side to which each crop is resized, in pixels")
     flips: bool = Field(default=True, description="store every crop's mirror image too")
     content: Content | None = Field(
         default=None,
         description="moments: mean above log-variance of a KL posterior, float16 [2C, H, W]; latents: of a VQ "
-        "autoencoder before its codebook, float16 [C, H, W]; indices: its codebook rows, int32 [H, W]; None: "
-        "moments or latents, by the autoencoder",
+        "autoencoder before its codebook, float16 [C, H, W]; indices: its codebook rows, int32 [H, W]; pixels: "
+        "without an autoencoder, uint8 [3, H, W]; None: moments, latents or pixels, by the autoencoder",
     )
     batch_size: int = Field(default=64, ge=1, description="crops encoded at once")
 
@@ -78,15 +79,25 @@ class CacheTask:
     device: DeviceName = "auto"
 
 
-def cache_shard(task: CacheTask) -> dict[str, Any]:
+class CacheStats(Record):
+    """What was encoded of a shard: its latents, why photographs were not usable, and its files."""
+
+    num_latents: int
+    failures: list[tuple[str, str]]
+    files: dict[str, FileDigest]
+
+
+def cache_shard(task: CacheTask) -> CacheStats:
     """Encode the crops of one query shard; return counts, and why photographs were not usable.
 
     A finished shard is not done again, unless a photograph that could not be read can be now.
     """
-    markers = Markers(task.folder, STAGE)
-    marker = markers.find(task.stem, task.key)
-    if marker is not None and not _readable_now(task, marker.stats["failures"]):
-        return marker.stats
+    shard = ShardWork(task.folder, STAGE, task.stem, task.key, CacheStats)
+    return resumable(shard, lambda: _encode_shard(task), redo=lambda stats: _readable_now(task, stats.failures))
+
+
+def _encode_shard(task: CacheTask) -> tuple[list[str], CacheStats]:
+    """Write the tar of a shard's latents and the table of its rows; return their paths, and counts."""
     rows: list[dict[str, Any]] = []
     failures: list[tuple[str, str]] = []
     tar, table = f"{task.stem}.tar", f"{task.stem}.parquet"
@@ -97,10 +108,7 @@ def cache_shard(task: CacheTask) -> dict[str, Any]:
         written = pa.Table.from_pylist(rows, schema=_ROW_SCHEMA)
         pq.write_table(written, path, compression="zstd", write_page_checksum=True)
         files[table] = digest_file(path)
-    digests = {name: digest.model_dump() for name, digest in files.items()}
-    stats = {"num_latents": len(rows), "failures": failures, "files": digests}
-    markers.write(task.stem, task.key, [tar, table], stats)
-    return stats
+    return [tar, table], CacheStats(num_latents=len(rows), failures=failures, files=files)
 
 
 def _readable_now(task: CacheTask, failures: Sequence[tuple[str, str]]) -> bool:
@@ -114,14 +122,16 @@ _ROW_SCHEMA = pa.schema([("key", pa.string()), ("image_id", pa.string()), ("flip
 def _latents(task: CacheTask, rows: list[dict[str, Any]], failures: list[tuple[str, str]]) -> Iterator[NDArray[Any]]:
     """Yield the latents of a shard's crops; append what each of them is, and which photographs have none and why."""
     config = task.config
-    first_stage = load_autoencoder(config.autoencoder).to(worker_device(task.device))
+    first_stage = None
+    if config.autoencoder is not None:
+        first_stage = load_autoencoder(config.autoencoder).to(worker_device(task.device))
     content = content_of(config)
     crops = QuerySet(config.queries).crops(task.stem, failures)
     while batch := list(itertools.islice(crops, config.batch_size)):
         views = [(crop, flipped) for crop in batch for flipped in ((False, True) if config.flips else (False,))]
         pixels = np.stack([_pixels(crop.image, flipped, config.resolution) for crop, flipped in views])
         rows += [{"key": crop.key, "image_id": crop.image_id, "flipped": flipped} for crop, flipped in views]
-        yield from _encode(first_stage, pixels, content)
+        yield from pixels if first_stage is None else _encode(first_stage, pixels, content)
 
 
 def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
@@ -134,16 +144,17 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     """
     folder = Folder(out)
     queries = QuerySet(config.queries)
-    config = config.model_copy(update={"autoencoder": absolute_name(config.autoencoder)})
+    name = config.autoencoder and absolute_name(config.autoencoder)
+    config = config.model_copy(update={"autoencoder": name})
     described = {
         "config": config.model_dump(mode="json"),
         "queries_digest": queries.digest,
-        "latents_digest": latents_digest(config.autoencoder),
+        "latents_digest": name and latents_digest(name),
         "content": content_of(config),
     }
     identity = _identity(folder, described)
     key = digest_json([FORMAT_VERSION, identity])
-    require_visible(pool, folder, source=config.queries.source, others=(config.autoencoder,))
+    require_visible(pool, folder, source=config.queries.source, others=(name,) if name else ())
     tasks = [CacheTask(folder, stem, config, key, pool.config.device) for stem in queries.stems]
     finished = dict(pool.map(cache_shard, tasks, stage="cache", names=queries.stems))
     stats = [finished[number] for number in range(len(tasks))]
@@ -153,10 +164,10 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
         **described,
         "identity": identity,
         "stems": queries.stems,
-        "num_latents": sum(shard["num_latents"] for shard in stats),
-        "counts": [shard["num_latents"] for shard in stats],
-        "failures": [failure for shard in stats for failure in shard["failures"]],
-        "files": {name: digest for shard in stats for name, digest in shard["files"].items()},
+        "num_latents": sum(shard.num_latents for shard in stats),
+        "counts": [shard.num_latents for shard in stats],
+        "failures": [list(failure) for shard in stats for failure in shard.failures],
+        "files": {name: digest.model_dump() for shard in stats for name, digest in shard.files.items()},
     }
     folder.write_json(CONFIG_PATH, info)
     return info
@@ -277,13 +288,15 @@ def content_of(config: CacheConfig) -> Content:
         ModelError: the autoencoder cannot be opened.
         CacheError: it has nothing of the kind that the configuration names.
     """
-    _, kind = first_stage_folder(config.autoencoder)
-    possible: tuple[Content, ...] = ("latents", "indices") if kind == "VQModel" else ("moments",)
+    kind = config.autoencoder and first_stage_folder(config.autoencoder)[1]
+    possible: tuple[Content, ...] = {
+        None: ("pixels",), "VQModel": ("latents", "indices"), "AutoencoderKL": ("moments",)
+    }[kind]
     content = config.content or possible[0]
     if content not in possible:
         raise CacheError(
-            f"content={content} cannot be had of this autoencoder",
-            where=config.autoencoder,
+            f"content={content} cannot be had {'of this autoencoder' if kind else 'without an autoencoder'}",
+            where=config.autoencoder or "--autoencoder none",
             fix=f"--set content={' or '.join(possible)}, or another --autoencoder",
         )
     return content

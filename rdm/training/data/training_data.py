@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,15 @@ class Shard:
 
     stem: str
     num_samples: int
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """Which rows of a cache's shard are used [N], and the place of each one's crop [N] among its distinct crops."""
+
+    rows: NDArray[np.int64]
+    crops: NDArray[np.int64]
+    num_crops: int
 
 
 class TrainingData(Protocol):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rdm.config import Config
 from rdm.errors import TrainingError
+from rdm.generators.provenance import Provenance
 from rdm.models.assets import absolute_name
 from rdm.models.first_stage.autoencoder import AutoencoderConfig, autoencoder_kl_f4_lite, build_autoencoder
 from rdm.models.first_stage.block_projection import BlockProjection
@@ -424,7 +425,7 @@ def open_training(source: str, config: AutoencoderObjectiveConfig) -> tuple[Phot
     data = PhotoShards(source, config.photographs)
     held_out = PhotoShards(source, config.photographs, held_out=True)
     objective = AutoencoderObjective(config, held_out.sample(_NUM_CALIBRATION))
-    objective.provenance = {"source": source, "photographs_digest": data.digest}
+    objective.provenance = Provenance(source=source, photographs_digest=data.digest)
     has_codebook = False
     if config.start == "projection":
         objective.start_from_projection(data.sample(_NUM_START))

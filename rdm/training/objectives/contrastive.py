@@ -17,6 +17,7 @@ from rdm.config import Config
 from rdm.encoders.contrastive import LOGIT_SCALE_INIT, contrastive_logits, info_nce
 from rdm.encoders.heads import HeadsConfig, LiteHeads, save_heads
 from rdm.errors import SourceError
+from rdm.generators.provenance import Provenance
 from rdm.training.data.captions import FeatureCache, FeatureConfig, build_feature_cache, key_hash
 from rdm.training.data.training_data import Shard
 from rdm.training.objectives.objective import Objective
@@ -122,7 +123,7 @@ def open_training(
     """
     data = prepare_contrastive_data(source, features, config)
     objective = ContrastiveObjective(config, data)
-    objective.provenance = {"source": source, "photographs_digest": data.cache.digest}
+    objective.provenance = Provenance(source=source, photographs_digest=data.cache.digest)
     return data, objective
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from rdm.generators.provenance import Provenance
 
 if TYPE_CHECKING:
     from diffusers.models.modeling_utils import ModelMixin
@@ -31,8 +33,8 @@ class Objective(nn.Module, ABC):
     step = 0
     """Optimizer steps done so far, which the loop sets: a loss may change in the course of a run."""
 
-    provenance: Mapping[str, Any] = {}
-    """What the run learned from (the database's version among it), as JSON values; in every checkpoint."""
+    provenance: Provenance = Provenance()
+    """What the run learned from (the database's version among it); in every checkpoint."""
 
     @abstractmethod
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:

@@ -13,16 +13,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from rdm.context import Context
 from rdm.models.first_stage.autoencoder import build_autoencoder
-from rdm.models.token_predictor import build_token_predictor
-from rdm.models.unet import build_denoiser
+from rdm.models.networks import build_network
 from rdm.training.config import ObjectiveConfig, TrainConfig
-from rdm.training.data.latents import with_mean_vector
 from rdm.training.engine.network_settings import checkpoint_activations, networks_of
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
-from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
-from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
+from rdm.training.objectives.generative import GenerativeConfig
 
 Case = tuple[nn.Module, Callable[[], Tensor]]
 """A network, and its forward pass of a batch that lies on the current device."""
@@ -156,22 +152,15 @@ def _model_flops() -> dict[Any, Any]:
     return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward}
 
 
-def _denoiser_case(objective: RetrievalDiffusionConfig, batch_size: int) -> Case:
-    config = objective.denoiser
-    network = build_denoiser(config)
-    latents = torch.zeros(batch_size, config.in_channels, config.sample_size, config.sample_size)
+def _generator_case(objective: GenerativeConfig, batch_size: int) -> Case:
+    config = objective.network
+    network, context = build_network(config), objective.zero_context(batch_size)
+    if config.kind == "token-predictor":
+        rows = torch.zeros(batch_size, config.length - 1, dtype=torch.int64)
+        return network, lambda: network(rows, context)
+    samples = torch.zeros(batch_size, config.in_channels, config.sample_size, config.sample_size)
     times = torch.zeros(batch_size, dtype=torch.int64)
-    tokens = torch.zeros(batch_size, objective.conditioning.k_train, config.cross_attention_dim)
-    context = with_mean_vector(Context(tokens=tokens), objective.conditioning)
-    return network, lambda: network(latents, times, context)
-
-
-def _predictor_case(objective: RetrievalAutoregressionConfig, batch_size: int) -> Case:
-    config = objective.predictor
-    network = build_token_predictor(config)
-    rows = torch.zeros(batch_size, config.length - 1, dtype=torch.int64)
-    tokens = torch.zeros(batch_size, objective.conditioning.k_train, config.cross_attention_dim)
-    return network, lambda: network(rows, Context(tokens=tokens))
+    return network, lambda: network(samples, times, context)
 
 
 def _autoencoder_case(objective: AutoencoderObjectiveConfig, batch_size: int) -> Case:
@@ -181,7 +170,6 @@ def _autoencoder_case(objective: AutoencoderObjectiveConfig, batch_size: int) ->
 
 
 _CASES: dict[type, Callable[[Any, int], Case]] = {
-    RetrievalDiffusionConfig: _denoiser_case,
-    RetrievalAutoregressionConfig: _predictor_case,
+    GenerativeConfig: _generator_case,
     AutoencoderObjectiveConfig: _autoencoder_case,
 }

@@ -12,6 +12,8 @@ import pytest
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
 from rdm.database.building.jobs import build_config, run_build, update_builder
+from rdm.database.building.results import PlanFacts
+from rdm.database.building.stages import add_parts
 from rdm.errors import DatabaseError, EncoderMismatchError, FailureBudgetError, SourceError, UsageError
 from rdm.sources import CropConfig, crop_boxes
 
@@ -96,7 +98,7 @@ def test_builder_that_was_read_before_another_build_sees_its_version(
             crop=CropConfig(frame_size=40, patch_size=24),
         ),
     )
-    assert early.plan() == {"photographs": 12, "new": 12, "gone": 0, "gone_patches": 0}
+    assert early.plan().facts() == PlanFacts(changed=True, photographs=12, new=12, gone=0, gone_patches=0)
     build(root, tmp_path / "photos")
     assert run_build(early, INLINE)["unchanged"]
 
@@ -190,10 +192,8 @@ def test_changed_crop_before_the_first_commit_is_embedded_again(
         )
 
     stopped = DatabaseBuilder(str(tmp_path / "db"), config(0))
-    with stopped.writing(), compute_pool(INLINE) as pool:
-        stopped.ingest(pool)
-        stopped.patchify(pool)
-        stopped.embed(pool)
+    with stopped.writing() as plan, compute_pool(INLINE) as pool:
+        add_parts(plan, pool)
     run_build(DatabaseBuilder(str(tmp_path / "db"), config(1)), INLINE)
     run_build(DatabaseBuilder(str(tmp_path / "fresh"), config(1)), INLINE)
     for name in ("img_emb_0000.npy", "img_emb_0002.npy"):
@@ -210,10 +210,8 @@ def test_picture_replaced_before_the_first_commit_is_embedded_again(
         crop=CropConfig(frame_size=40, patch_size=24),
     )
     stopped = DatabaseBuilder(str(tmp_path / "db"), config)
-    with stopped.writing(), compute_pool(INLINE) as pool:
-        stopped.ingest(pool)
-        stopped.patchify(pool)
-        stopped.embed(pool)
+    with stopped.writing() as plan, compute_pool(INLINE) as pool:
+        add_parts(plan, pool)
     (photos / "p04.jpg").write_bytes(encoded(99))
     for name in ("db", "fresh"):
         build(tmp_path / name, photos)

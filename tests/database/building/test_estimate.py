@@ -2,17 +2,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder
+from rdm.database.building.build_plan import BuildPlan
 from rdm.database.building.estimate import EstimateConfig, estimate
 from rdm.database.building.jobs import build_config, run_build, update_builder
+from rdm.database.building.results import Estimate
 from rdm.errors import DatabaseError
 from rdm.sources import CropConfig
 from rdm.storage import Folder
+
+
+def estimated(plan: BuildPlan, config: EstimateConfig) -> Estimate:
+    found = estimate(plan, config)
+    assert found is not None
+    return found
 
 
 def builder_of(root: Path, photos: Path, encoder: str) -> DatabaseBuilder:
@@ -24,7 +33,7 @@ def test_trial_is_scaled_to_all_photographs_and_leaves_nothing(
     photos: Path, tmp_path: Path, tiny_encoder: str
 ) -> None:
     builder = builder_of(tmp_path / "db", photos, tiny_encoder)
-    few = estimate(builder, EstimateConfig(num_photographs=3, price_per_hour=3600))
+    few = estimated(builder.plan(), EstimateConfig(num_photographs=3, price_per_hour=3600))
     assert (few["trial_photographs"], few["patches"]) == (3, 24)
     assert few["hours"] * 3600 == pytest.approx(sum(few["seconds"].values()), abs=0.03)  # four stages, each rounded
     assert few["cost"] == pytest.approx(sum(few["seconds"].values()), abs=0.03)
@@ -34,7 +43,7 @@ def test_trial_is_scaled_to_all_photographs_and_leaves_nothing(
 
 def test_bytes_are_those_of_the_real_parts(photos: Path, tmp_path: Path, tiny_encoder: str) -> None:
     builder = builder_of(tmp_path / "db", photos, tiny_encoder)
-    expected = estimate(builder, EstimateConfig(num_photographs=12))
+    expected = estimated(builder.plan(), EstimateConfig(num_photographs=12))
     run_build(builder, ComputeConfig(dask="inline"))
     folder = Folder(tmp_path / "db")
     tables = sum(folder.size(path) for name in ("images", "patches", "metadata") for path in folder.files(name))
@@ -47,9 +56,9 @@ def test_without_new_photographs_or_a_trial_there_is_nothing_to_say(
     photos: Path, tmp_path: Path, tiny_encoder: str
 ) -> None:
     builder = builder_of(tmp_path / "db", photos, tiny_encoder)
-    assert estimate(builder, EstimateConfig(num_photographs=0)) == {}
+    assert estimated(builder.plan(), EstimateConfig(num_photographs=0)) is None
     run_build(builder, ComputeConfig(dask="inline"))
-    assert estimate(builder_of(tmp_path / "db", photos, tiny_encoder), EstimateConfig()) == {}
+    assert estimated(builder_of(tmp_path / "db", photos, tiny_encoder).plan(), EstimateConfig()) is None
 
 
 def growth(root: Path, work: Callable[[], object]) -> int:
@@ -71,7 +80,7 @@ def test_bytes_of_an_update_are_those_of_the_whole_index_and_what_is_new(
     for number in range(20, 23):
         (photos / f"p{number}.jpg").write_bytes(encoded(number))
     builder = update_builder(str(tmp_path / "db"))
-    expected = estimate(builder, EstimateConfig())
+    expected = estimated(builder.plan(), EstimateConfig())
     real = growth(tmp_path / "db", lambda: run_build(builder, ComputeConfig(dask="inline")))
     assert real - 8000 < expected["num_bytes"] <= real  # it leaves out the version's file and the index's infos
 
@@ -81,16 +90,16 @@ def test_trial_without_a_usable_photograph_says_so_and_knows_nothing_else(
 ) -> None:
     run_build(builder_of(tmp_path / "db", photos, tiny_encoder), ComputeConfig(dask="inline"))
     (photos / "p90.jpg").write_bytes(b"no picture")
-    told = estimate(update_builder(str(tmp_path / "db")), EstimateConfig())
+    told = estimated(update_builder(str(tmp_path / "db")).plan(), EstimateConfig())
     assert (told["trial_photographs"], told["num_bytes"], told["hours"]) == (1, None, None)
     assert told["trial_failed"].startswith("only 0 of 1 pictures are usable")
 
 
 def test_index_that_fits_into_no_memory_is_told_by_the_plan(photos: Path, tmp_path: Path, tiny_encoder: str) -> None:
     builder = builder_of(tmp_path / "db", photos, tiny_encoder)
-    builder.config = builder.config.with_overrides(["index.max_index_memory=1KB"])
+    builder = replace(builder, config=builder.config.with_overrides(["index.max_index_memory=1KB"]))
     with pytest.raises(DatabaseError, match="no index of 24 vectors fits into 1KB"):
-        estimate(builder, EstimateConfig(num_photographs=3))
+        estimated(builder.plan(), EstimateConfig(num_photographs=3))
 
 
 @pytest.mark.slow
@@ -109,7 +118,7 @@ def test_estimate_of_an_update_is_near_the_real_run(
     run_build(DatabaseBuilder(str(root), build_config(f"folder://{photos}")), ComputeConfig(dask="inline"))
     add(100, 10)
     builder = update_builder(str(root))
-    expected = estimate(builder, EstimateConfig())
+    expected = estimated(builder.plan(), EstimateConfig())
     started = time.perf_counter()
     real = growth(root, lambda: run_build(builder, ComputeConfig(dask="inline")))
     seconds = time.perf_counter() - started
@@ -124,7 +133,7 @@ def test_estimate_of_an_update_is_near_the_real_run(
 @pytest.mark.timeout(600)
 def test_estimate_is_near_the_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     builder = DatabaseBuilder(str(tmp_path / "db"), build_config("samples://openimages-birds/database"))
-    expected = estimate(builder, EstimateConfig())
+    expected = estimated(builder.plan(), EstimateConfig())
     started = time.perf_counter()
     result = run_build(builder, ComputeConfig(dask="inline"))
     seconds = time.perf_counter() - started

@@ -23,7 +23,7 @@ def test_small_photographs_are_warned_of_by_the_build(
 ) -> None:
     done = build(tmp_path / "db", photos, crop=CropConfig())  # photographs of 48 x 40 pixels
     sizes = done["patch_pixels"]
-    assert sizes == {"median": 9.0, "least": 9, "greatest": 9, "enlarged": 28.44, "enlarged_share": 1.0}
+    assert sizes.to_json() == {"median": 9.0, "least": 9, "greatest": 9, "enlarged": 28.44, "enlarged_share": 1.0}
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert ["crop.mode=whole" in text and "patches have 9 pixels" in text for text in warned] == [True]
 
@@ -32,8 +32,10 @@ def test_plan_tells_the_size_of_patches(
     tmp_path: Path, photos: Path, tiny_encoder: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = BuildConfig(source=f"folder://{photos}", encoder=tiny_encoder, precision="float32")
-    plan = estimate(DatabaseBuilder(str(tmp_path / "db"), config), EstimateConfig(num_photographs=6))
-    assert plan["patch_pixels"]["median"] == 9.0
+    plan = estimate(DatabaseBuilder(str(tmp_path / "db"), config).plan(), EstimateConfig(num_photographs=6))
+    assert plan is not None
+    assert plan.patch_pixels is not None
+    assert plan.patch_pixels.median == 9.0
     assert "--preset whole" in caplog.text
 
 

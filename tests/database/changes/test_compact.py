@@ -13,7 +13,8 @@ import pytest
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.database.building.jobs import update_builder, update_plan
 from rdm.database.changes.compact import blank_ledger, compact_database, compaction_plan
-from rdm.database.changes.plan import Changes, Removal
+from rdm.database.changes.holdings import Holdings
+from rdm.database.changes.plan import Removal, SourceDiff
 from rdm.database.verify.verify import verify_database
 from rdm.errors import ConcurrentWriterError, DatabaseError
 from rdm.storage import Folder, VersionStore
@@ -130,8 +131,9 @@ def test_photograph_of_a_source_without_etags_can_come_back_after_a_compaction(t
     tabled.update()
     compact_database(str(tabled.root))
     source = pa.Table.from_pylist([{"image_id": "p05.jpg", "etag": ""}])
-    changes = Changes(Folder(tabled.root), VersionStore(Folder(tabled.root)).require(), source, Removal())
-    assert changes.new_rows["image_id"].to_pylist() == ["p05.jpg"]
+    folder = Folder(tabled.root)
+    diff = SourceDiff(Holdings(folder, VersionStore(folder).require()), source)
+    assert diff.new_rows["image_id"].to_pylist() == ["p05.jpg"]
 
 
 def test_photograph_that_was_removed_on_request_stays_out_after_a_compaction(tabled: Any) -> None:

@@ -1,42 +1,76 @@
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from rdm.database.changes.plan import known_etags
+from rdm.database.changes.holdings import Holdings
+from rdm.database.changes.plan import Removal, SourceDiff, UpdatePlan
+from rdm.database.reader import RetrievalDatabase
 
 
-def ledger(*rows: tuple[str, str, str, str], was_cut: bool = True) -> pa.Table:
-    names = ("image_id", "etag", "status", "error_message")
-    return pa.Table.from_pylist([{**dict(zip(names, row, strict=True)), "was_cut": was_cut} for row in rows])
+def listing(**etags: str) -> pa.Table:
+    rows = [{"image_id": f"{name}.jpg", "location": name, "etag": etag} for name, etag in etags.items()]
+    return pa.Table.from_pylist(rows)
 
 
-def test_living_photographs_are_known_by_their_etag() -> None:
-    assert known_etags(ledger(("a", "1", "success", "")), {"a"}) == {"a": "1"}
+@pytest.fixture(scope="module")
+def held(database: RetrievalDatabase) -> Holdings:
+    """The photographs p00.jpg to p11.jpg, of a database that no test changes."""
+    return Holdings(database.folder, database.version)
 
 
-def test_photographs_that_were_deleted_are_new_again() -> None:
-    assert known_etags(ledger(("a", "1", "success", ""), ("b", "1", "deleted", "")), set()) == {}
+def patches_of(held: Holdings, image_id: str) -> list[int]:
+    rows = held.patches.to_pylist()
+    return [row["patch_id"] for row in rows if row["image_id"] == image_id]
 
 
-def test_photographs_that_never_had_a_patch_are_known() -> None:
-    assert known_etags(ledger(("a", "1", "success", ""), was_cut=False), set()) == {"a": "1"}
-    assert known_etags(ledger(("a", "1", "deleted", ""), was_cut=False), set()) == {}
+def replaced(held: Holdings, *image_ids: str) -> SourceDiff:
+    """The source of a database in which some photographs have other bytes."""
+    etags = {name: row.etag for name, row in held.last_rows.items()} | dict.fromkeys(image_ids, "other")
+    rows = [{"image_id": name, "location": name, "etag": etag} for name, etag in sorted(etags.items())]
+    return SourceDiff(held, pa.Table.from_pylist(rows))
 
 
-def test_the_last_row_of_a_photograph_counts() -> None:
-    rows = ledger(("a", "1", "failed", "broken picture"), ("a", "2", "success", ""))
-    assert known_etags(rows, {"a"}) == {"a": "2"}
-    assert known_etags(rows, set()) == {}
+def test_of_no_version_everything_is_new(database: RetrievalDatabase) -> None:
+    plan = UpdatePlan(SourceDiff(Holdings(database.folder, None), listing(a="1", b="2")))
+    assert plan.diff.new_etags == {"a.jpg": "1", "b.jpg": "2"}
+    assert (len(plan.tombstones), plan.is_empty) == (0, False)
 
 
-@pytest.mark.parametrize("message", ["server error: 503", "timed out", "too many requests: 429"])
-def test_failures_that_may_have_passed_are_asked_for_again_on_request(message: str) -> None:
-    rows = ledger(("a", "1", "failed", message))
-    assert known_etags(rows, set()) == {"a": "1"}
-    assert known_etags(rows, set(), retry_failed=True) == {}
+def test_source_without_a_listing_changes_nothing(held: Holdings) -> None:
+    plan = UpdatePlan(SourceDiff(held, None))
+    assert plan.diff.source.num_rows == 12
+    assert plan.is_empty
 
 
-@pytest.mark.parametrize(("status", "message"), [("failed", "not found: 404"), ("skipped", "opted out: noai")])
-def test_other_failures_and_opt_outs_never_are(status: str, message: str) -> None:
-    assert known_etags(ledger(("a", "1", status, message)), set(), retry_failed=True) == {"a": "1"}
+def test_replaced_photograph_is_new_and_its_patches_go(held: Holdings) -> None:
+    plan = UpdatePlan(replaced(held, "p03.jpg"))
+    assert plan.diff.new_etags == {"p03.jpg": "other"}
+    assert plan.newly_dead.tolist() == patches_of(held, "p03.jpg")
+
+
+def test_photograph_that_could_not_be_had_keeps_its_patches_in_another_plan(held: Holdings) -> None:
+    before = UpdatePlan(replaced(held, "p03.jpg", "p04.jpg"))
+    dead = before.newly_dead
+    after = before.after_ingest({"p03.jpg"})
+    assert after.newly_dead.tolist() == patches_of(held, "p04.jpg")
+    assert (
+        dict(zip(*(after.taken[name].to_pylist() for name in ("image_id", "etag")), strict=True))["p03.jpg"] != "other"
+    )
+    assert before.kept == frozenset()
+    np.testing.assert_array_equal(before.newly_dead, dead)
+
+
+def test_near_duplicates_go_in_another_plan(held: Holdings) -> None:
+    before = UpdatePlan(replaced(held))
+    after = before.after_comparison({"p05.jpg"})
+    assert after.tombstones.tolist() == patches_of(held, "p05.jpg")
+    assert (len(before.tombstones), before.is_empty) == (0, True)
+
+
+def test_removal_of_all_patches_of_a_photograph_removes_it(held: Holdings) -> None:
+    patches = frozenset(patches_of(held, "p06.jpg"))
+    diff = SourceDiff(held, None, Removal(patch_ids=patches))
+    assert (diff.removed_images, diff.removed_patches) == (frozenset({"p06.jpg"}), {})
+    assert UpdatePlan(diff).gone_images == frozenset({"p06.jpg"})

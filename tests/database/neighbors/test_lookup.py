@@ -11,6 +11,7 @@ import pytest
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.compute.pool import Pool
 from rdm.database import NeighborConfig, NeighborTable, RetrievalDatabase, build_neighbors
+from rdm.database.neighbors.table import TableFacts
 from rdm.errors import ConcurrentWriterError, DatabaseError, FailureBudgetError, StorageError
 from rdm.sources import CropConfig, QuerySetConfig
 from rdm.storage import Folder, VersionStore
@@ -25,7 +26,7 @@ def config_of(photos: Path, **fields: object) -> NeighborConfig:
     return NeighborConfig.model_validate({"queries": queries, "k_stored": 6, **fields})
 
 
-def build_table(root: Path, config: NeighborConfig, name: str = "train") -> dict[str, Any]:
+def build_table(root: Path, config: NeighborConfig, name: str = "train") -> TableFacts:
     with compute_pool(ComputeConfig(dask="inline")) as pool:
         return build_neighbors(str(root), name, config, pool)
 

@@ -56,7 +56,7 @@ def test_table_with_exclusions_after_an_update_is_a_new_one_byte_for_byte(
     tabled.table("again", 5, exact=exact, **fields)
     assert files_of(tabled.root, "train") == files_of(tabled.root, "again")
     repaired, again = (NeighborTable(Folder(tabled.root), name).info for name in ("train", "again"))
-    assert {**repaired, "name": "again"} == again
+    assert repaired.model_copy(update={"name": "again"}) == again
     assert repaired["num_excluded"] != before
 
 
@@ -76,7 +76,7 @@ def test_facts_of_a_table_after_an_update_are_those_of_a_new_one(tabled: Any, en
     change(tabled, encoded)
     tabled.table("again", 5, exact=True)
     repaired, again = (NeighborTable(Folder(tabled.root), name).info for name in ("train", "again"))
-    assert {**repaired, "name": "again"} == again
+    assert repaired.model_copy(update={"name": "again"}) == again
 
 
 def test_table_belongs_to_the_version_that_the_update_makes(tabled: Any, encoded: Callable[..., bytes]) -> None:

@@ -11,6 +11,7 @@ from rdm.database.search.exact import exact_search, quantize
 from rdm.database.search.index import (
     IndexConfig,
     ParentIndex,
+    Recall,
     approximate_candidates,
     audit_recall,
     audit_sample,
@@ -22,7 +23,7 @@ from rdm.database.search.index import (
 )
 from rdm.database.search.sharded_index import IndexedRows
 from rdm.errors import DatabaseError, StorageError, UsageError
-from rdm.storage import Folder
+from rdm.storage import Folder, IndexDecision, IndexFacts
 
 NONE = np.zeros(0, np.int64)
 
@@ -44,29 +45,25 @@ def vectors() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def built(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, dict[str, object]]:
+def built(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, IndexFacts]:
     folder = Folder(tmp_path_factory.mktemp("index"))
     return folder, build_index(stored(folder, vectors), IndexConfig())
 
 
-def test_infos_are_written_and_measured(built: tuple[Folder, dict[str, object]]) -> None:
+def test_infos_are_written_and_measured(built: tuple[Folder, IndexFacts]) -> None:
     folder, infos = built
-    assert folder.read_json("index/index_infos.json") == infos
+    assert folder.read_record("index/index_infos.json", IndexFacts) == infos
     assert (infos["num_vectors"], infos["dim"], infos["audit_queries"]) == (600, 16, 500)
     assert 0.8 <= infos["recall_at_20"] <= 1  # type: ignore[operator]
 
 
-def test_two_builds_give_equal_bytes(
-    built: tuple[Folder, dict[str, object]], vectors: np.ndarray, tmp_path: Path
-) -> None:
+def test_two_builds_give_equal_bytes(built: tuple[Folder, IndexFacts], vectors: np.ndarray, tmp_path: Path) -> None:
     build_index(stored(Folder(tmp_path), vectors), IndexConfig())
     for name in ("index/knn.index", "index/index_infos.json"):
         assert Folder(tmp_path).read_bytes(name) == built[0].read_bytes(name)
 
 
-def test_opened_index_finds_what_it_was_audited_for(
-    built: tuple[Folder, dict[str, object]], vectors: np.ndarray
-) -> None:
+def test_opened_index_finds_what_it_was_audited_for(built: tuple[Folder, IndexFacts], vectors: np.ndarray) -> None:
     audit = audit_recall(open_index(built[0]), [(0, vectors)], NONE, 500, IndexConfig().seed)
     assert audit["recall_at_20"] == built[1]["recall_at_20"]
 
@@ -74,11 +71,7 @@ def test_opened_index_finds_what_it_was_audited_for(
 def test_recall_of_a_complete_index_is_one(vectors: np.ndarray) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors.astype(np.float32))
-    assert audit_recall(index, [(0, vectors)], NONE, 500, 0) == {
-        "recall_at_20": 1.0,
-        "recall_ci95": 0.0,
-        "audit_queries": 500,
-    }
+    assert audit_recall(index, [(0, vectors)], NONE, 500, 0) == Recall(recall_at_20=1, recall_ci95=0, audit_queries=500)
 
 
 def test_recall_of_an_index_over_half_the_rows_is_the_share_of_neighbors_there(vectors: np.ndarray) -> None:
@@ -96,8 +89,23 @@ def test_audit_with_few_living_rows_lowers_k(vectors: np.ndarray) -> None:
     assert audit_recall(index, [(0, vectors)], np.arange(3, 600), 500, 0)["recall_at_20"] == 1.0
 
 
-def infos(**fields: float) -> dict[str, float]:
-    return {"recall_at_20": 0.95, "built_recall_at_20": 0.95, "built_num_vectors": 1000, **fields}
+def infos(**fields: float) -> IndexFacts:
+    known = IndexFacts(
+        index_key="IVF1,Flat",
+        index_param="nprobe=1",
+        num_vectors=1000,
+        dim=16,
+        num_bytes=1,
+        head_bytes=1,
+        head_sha256="",
+        recall_at_20=0.95,
+        recall_ci95=0,
+        audit_queries=500,
+        built_num_vectors=1000,
+        built_recall_at_20=0.95,
+        decision=IndexDecision(action="built", reason="there was none"),
+    )
+    return known.model_copy(update=fields)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +123,7 @@ def infos(**fields: float) -> dict[str, float]:
     ],
 )
 def test_index_is_built_anew_when_its_recall_fell_or_its_size_changed_too_much(
-    parent: dict[str, float], recall: float, num_vectors: int, reason: str
+    parent: IndexFacts, recall: float, num_vectors: int, reason: str
 ) -> None:
     found = rebuild_reason(parent, recall, num_vectors, IndexConfig(drift_margin=0.02, max_growth=2))
     assert found.startswith(reason) or reason in found
@@ -166,7 +174,7 @@ def test_update_under_which_the_recall_falls_builds_the_index_anew(tmp_path: Pat
     after = update_index(stored(folder, *parts), config, "index/2", ParentIndex("index/1", infos, 4000, NONE))
     assert after["decision"]["action"] == "built"
     assert after["decision"]["reason"].startswith("recall@20 fell from ")
-    assert folder.read_json("index/2/index_infos.json") == after
+    assert folder.read_record("index/2/index_infos.json", IndexFacts) == after
 
 
 def test_audit_sample_changes_by_what_an_update_changes_alone() -> None:
@@ -236,9 +244,7 @@ def test_kind_of_index_is_the_most_exact_that_fits(rows: int, memory: str, key: 
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:90] + b"\xff" + data[91:]])
-def test_damaged_head_is_a_storage_error(
-    damage: Callable[[bytes], bytes], vectors: np.ndarray, tmp_path: Path
-) -> None:
+def test_damaged_head_is_a_storage_error(damage: Callable[[bytes], bytes], vectors: np.ndarray, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     build_index(stored(folder, vectors), IndexConfig())
     folder.write_bytes("index/knn.index", damage(folder.read_bytes("index/knn.index")))

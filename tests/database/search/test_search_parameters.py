@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import faiss
 import numpy as np
@@ -21,6 +20,7 @@ from rdm.database.search.index import (
 from rdm.database.search.search_parameters import set_parameters, write_parameters
 from rdm.database.search.sharded_index import IndexedRows, add_rows, build_sharded, one_thread, train, write_index
 from rdm.storage import Folder
+from rdm.storage.records import IndexFacts
 
 NONE = np.zeros(0, np.int64)
 KEYS = {
@@ -53,7 +53,7 @@ def bare(folder: Folder, path: str) -> faiss.Index:
 
 
 @pytest.fixture(scope="module")
-def infos(rows: IndexedRows) -> dict[str, Any]:
+def infos(rows: IndexedRows) -> IndexFacts:
     """The infos of an index over all rows, in `index/1` and published."""
     infos = build_index(rows, IndexConfig(), "index/1")
     publish_index(rows.folder, "index/1")
@@ -62,7 +62,7 @@ def infos(rows: IndexedRows) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", ["index/knn.index", "image.index"])
 def test_bare_index_of_many_lists_finds_what_it_was_audited_for(
-    rows: IndexedRows, infos: dict[str, Any], path: str
+    rows: IndexedRows, infos: IndexFacts, path: str
 ) -> None:
     index = bare(rows.folder, path)
     ivf = faiss.extract_index_ivf(index)
@@ -111,7 +111,7 @@ def test_updated_index_keeps_its_parameters_in_the_file(rows: IndexedRows) -> No
     assert audit["recall_at_20"] == after["recall_at_20"] >= 0.9
 
 
-def test_opened_index_finds_what_a_bare_one_finds(rows: IndexedRows, infos: dict[str, Any]) -> None:
+def test_opened_index_finds_what_a_bare_one_finds(rows: IndexedRows, infos: IndexFacts) -> None:
     queries = np.asarray(rows.parts[0][1][:50], np.float32)
     ours = open_index(rows.folder, "index/1", infos).search(queries, 20)[1]
     np.testing.assert_array_equal(bare(rows.folder, "index/1/knn.index").search(queries, 20)[1], ours)

@@ -239,7 +239,9 @@ def test_lost_query_embedding_is_found(root: Path) -> None:
 def test_deleted_patch_in_a_neighbor_table_and_in_the_index_is_found(root: Path) -> None:
     version = VersionStore(Folder(root)).require()
     dead = Folder(root).read_table(TABLE)["neighbor_ids"].to_pylist()[0][0]
-    recorded(root, tombstones=[dead], index={**version.index, "num_vectors": version.num_live_patches - 1})
+    recorded(
+        root, tombstones=[dead], index=version.index.model_copy(update={"num_vectors": version.num_live_patches - 1})
+    )
     findings = verify_database(str(root))
     assert f"{TABLE} names deleted patches" in findings
     assert f"{part_of(root, 'index')} holds other patches than the living ones" in findings

@@ -19,6 +19,7 @@ import pytest
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder
 from rdm.database.building.jobs import run_build, update_builder, update_plan
+from rdm.database.building.results import BuildResult
 from rdm.database.pixels import read_photograph
 from rdm.errors import FailureBudgetError, SourceError
 from rdm.sources import CropConfig, FetchConfig, decode_image
@@ -32,7 +33,7 @@ HEADER = (
     "OriginalSize,OriginalMD5,Thumbnail300KURL,Rotation\n"
 )
 METADATA = "/openimages/2018_04/validation/validation-images-with-rotation.csv"
-Build = Callable[..., dict[str, Any]]
+Build = Callable[..., BuildResult]
 Serve = Callable[..., Any]
 Encoded = Callable[..., bytes]
 
@@ -41,7 +42,7 @@ Encoded = Callable[..., bytes]
 def build(tmp_path: Path, tiny_encoder: str) -> Build:
     """Return `build(source, **fields)`, which builds the database at `tmp_path / "db"` and returns the summary."""
 
-    def run(source: str, **fields: object) -> dict[str, Any]:
+    def run(source: str, **fields: object) -> BuildResult:
         config = BuildConfig.model_validate(
             {
                 "source": source,

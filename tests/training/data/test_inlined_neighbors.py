@@ -1,6 +1,7 @@
 """Neighbors inlined in a cache: the same bits as the database's, bound to the state of its table."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from rdm.storage import Folder
 from rdm.training.config import TrainInputs
 from rdm.training.data.inlined_neighbors import InlinedInfo, inline_neighbors
 from rdm.training.data.latent_cache import LatentCache, build_cache
-from rdm.training.data.latents import LatentData
+from rdm.training.data.neighbor_column import NeighborColumn
+from rdm.training.data.rows import TrainingRows
 from rdm.training.job.launch import run_training
 
 INLINE = ComputeConfig(dask="inline")
@@ -29,6 +31,12 @@ def inline(cache, database):
 
 def delete(database, patch_ids):
     run_build(update_builder(str(database), Removal(patch_ids=frozenset(patch_ids))), INLINE)
+
+
+def column_of(data: TrainingRows) -> NeighborColumn:
+    """Return the neighbors of rows."""
+    assert data.neighbors is not None
+    return data.neighbors
 
 
 @pytest.fixture
@@ -58,12 +66,12 @@ def found_in_one_shard_alone(database, stem):
 def test_inlined_neighbors_are_those_of_the_database_bit_for_bit(
     prepared, own_cache, tiny_recipe, embedding, held_out
 ):
-    config = tiny_recipe.with_overrides([f"objective.conditioning.embedding={embedding}"]).objective
-    mapped = LatentData.open(str(own_cache), prepared.database, config, held_out=held_out)
+    config = tiny_recipe.with_overrides([f"objective.conditions.neighbors.embedding={embedding}"]).objective
+    mapped = TrainingRows.open(str(own_cache), prepared.database, config, held_out=held_out)
     inline(own_cache, prepared.database)
-    inlined = LatentData.open(str(own_cache), prepared.database, config, held_out=held_out)
-    assert mapped.inlined is None
-    assert inlined.inlined is not None
+    inlined = TrainingRows.open(str(own_cache), prepared.database, config, held_out=held_out)
+    assert column_of(mapped).inlined is None
+    assert column_of(inlined).inlined is not None
     for index in range(len(mapped.shards)):
         one, other = mapped.load_shard(index), inlined.load_shard(index)
         assert one["neighbors"].dtype == other["neighbors"].dtype
@@ -72,9 +80,10 @@ def test_inlined_neighbors_are_those_of_the_database_bit_for_bit(
 
 
 def test_a_mirror_image_shares_the_neighbors_of_its_crop(inlined, own_database, tiny_recipe):
-    data = LatentData.open(str(inlined), str(own_database), tiny_recipe.objective)
-    assert data.inlined is not None
-    assert len(data.inlined.shard("00000", 16)) == 16  # of 8 photographs; 32 latents with mirror images
+    data = TrainingRows.open(str(inlined), str(own_database), tiny_recipe.objective)
+    column = column_of(data)
+    assert column.inlined is not None
+    assert len(column.inlined.shard("00000", 16)) == 16  # of 8 photographs; 32 latents with mirror images
     assert data.cache.counts["00000"] == 32
 
 
@@ -89,12 +98,14 @@ def test_a_deleted_neighbor_makes_what_is_inlined_stale(inlined, own_database, t
     gone = int(NeighborTable(Folder(str(own_database)), "train").shard("00000")[1][0, 0])
     delete(own_database, [gone])
     with pytest.raises(CacheError, match="the inlined neighbors are those of version 2") as caught:
-        LatentData.open(str(inlined), str(own_database), tiny_recipe.objective)
+        TrainingRows.open(str(inlined), str(own_database), tiny_recipe.objective)
     assert "--inline-neighbors" in caught.value.fix
     inline(inlined, own_database)
-    data = LatentData.open(str(inlined), str(own_database), tiny_recipe.objective)
-    assert data.inlined is not None
-    assert all(gone not in data.inlined.shard(stem, size)["patch_ids"] for stem, size in (("00000", 16), ("00001", 8)))
+    data = TrainingRows.open(str(inlined), str(own_database), tiny_recipe.objective)
+    column = column_of(data)
+    assert column.inlined is not None
+    shards = [column.inlined.shard(stem, size) for stem, size in (("00000", 16), ("00001", 8))]
+    assert all(gone not in shard["patch_ids"] for shard in shards)
 
 
 def test_after_an_update_only_the_shards_whose_neighbors_changed_are_written_again(own_cache, own_database):
@@ -113,18 +124,19 @@ def test_an_update_that_changes_no_neighbor_leaves_what_is_inlined_valid(own_cac
     neighbors = NeighborTable(Folder(str(own_database)), "train").all_ids
     delete(own_database, [min(set(range(24)) - set(neighbors.ravel().tolist()))])
     config = tiny_recipe.with_overrides(
-        ["objective.conditioning.k_train=1", "objective.conditioning.pool=null"]
+        ["objective.conditions.neighbors.k_train=1", "objective.conditions.neighbors.pool=null"]
     ).objective
-    data = LatentData.open(str(own_cache), str(own_database), config)
-    assert data.inlined is not None
-    assert data.database.version.number == data.inlined.info.database_version + 1
+    data = TrainingRows.open(str(own_cache), str(own_database), config)
+    column = column_of(data)
+    assert column.inlined is not None
+    assert column.database.version.number == column.inlined.info.database_version + 1
     assert data.load_shard(0)["neighbors"].shape[1] == 1
 
 
 def test_neighbors_of_another_k_make_what_is_inlined_stale(inlined, own_database, tiny_recipe):
     rebuild_table(own_database, 8)
     with pytest.raises(CacheError, match="2 of 2 shards have others"):
-        LatentData.open(str(inlined), str(own_database), tiny_recipe.objective)
+        TrainingRows.open(str(inlined), str(own_database), tiny_recipe.objective)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +152,7 @@ def test_what_is_inlined_for_something_else_is_refused(inlined, own_database, ti
     folder = Folder(str(inlined))
     folder.write_json("neighbors.json", {**folder.read_json("neighbors.json"), field: value})
     with pytest.raises(CacheError, match=message):
-        LatentData.open(str(inlined), str(own_database), tiny_recipe.objective)
+        TrainingRows.open(str(inlined), str(own_database), tiny_recipe.objective)
 
 
 def test_a_damaged_file_of_inlined_neighbors_is_named(inlined, own_database, tiny_recipe):
@@ -149,7 +161,7 @@ def test_a_damaged_file_of_inlined_neighbors_is_named(inlined, own_database, tin
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CacheError, match="damaged") as caught:
-        LatentData.open(str(inlined), str(own_database), tiny_recipe.objective).load_shard(1)
+        TrainingRows.open(str(inlined), str(own_database), tiny_recipe.objective).load_shard(1)
     assert caught.value.where == str(path)
 
 
@@ -157,17 +169,19 @@ def test_inlined_rows_of_another_k_than_recorded_are_refused(inlined, own_databa
     folder = Folder(str(inlined))
     folder.write_json("neighbors.json", {**folder.read_json("neighbors.json"), "k_stored": 5})
     with pytest.raises(CacheError, match="not 5 of 16 dimensions for each of 16 crops"):
-        LatentData.open(str(inlined), str(own_database), tiny_recipe.objective).load_shard(0)
+        TrainingRows.open(str(inlined), str(own_database), tiny_recipe.objective).load_shard(0)
 
 
 def test_a_deleted_patch_among_inlined_neighbors_is_refused_though_the_digests_agree(
     inlined, own_database, tiny_recipe
 ):
-    data = LatentData.open(str(inlined), str(own_database), tiny_recipe.objective)
+    data = TrainingRows.open(str(inlined), str(own_database), tiny_recipe.objective)
     patch = int(data.neighbor_ids("00000")[0, 0])
-    version = data.database.version.model_copy(update={"tombstones": [patch]})
-    newer = LatentData(
-        data.cache, RetrievalDatabase(data.database.folder, version), data.table, data.config, False, data.inlined
+    assert data.neighbors is not None
+    database = data.neighbors.database
+    version = database.version.model_copy(update={"tombstones": [patch]})
+    newer = replace(
+        data, neighbors=replace(data.neighbors, database=RetrievalDatabase(database.folder, version))
     )
     with pytest.raises(DatabaseError, match=f"deleted patches, the first of 1 is {patch}"):
         newer.load_shard(0)
@@ -213,7 +227,7 @@ def test_a_photograph_that_can_be_read_again_brings_its_neighbors(prepared, tiny
         with compute_pool(INLINE) as pool:
             build_cache(out, config, pool)
             inline_neighbors(out, prepared.database, pool)
-    data = LatentData.open(out, prepared.database, tiny_recipe.objective)
+    data = TrainingRows.open(out, prepared.database, tiny_recipe.objective)
     assert len(data.load_shard(0)["neighbors"]) == data.shards[0].num_samples
 
 

@@ -9,18 +9,25 @@ import numpy as np
 import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
+from rdm.database import RetrievalDatabase
 from rdm.errors import CacheError
 from rdm.sources import CropConfig, QuerySetConfig
 from rdm.sources.kinds.folder import FolderSource
 from rdm.storage import Folder
 from rdm.training.data.latent_cache import CacheConfig, LatentCache, build_cache
-from rdm.training.data.latents import LatentData
-from rdm.training.objectives.retrieval_diffusion import open_training
+from rdm.training.data.rows import TrainingRows
+from rdm.training.objectives.generative import open_training
 
 
 def build(out, config):
     with compute_pool(ComputeConfig(dask="inline")) as pool:
         return build_cache(str(out), config, pool)
+
+
+def database_of(rows: TrainingRows) -> RetrievalDatabase:
+    """Return the database of rows' neighbors."""
+    assert rows.neighbors is not None
+    return rows.neighbors.database
 
 
 def written(cache):
@@ -76,7 +83,7 @@ def test_a_first_stage_given_by_a_relative_path_opens_from_every_directory(
     build(tmp_path / "cache", config)
     monkeypatch.chdir(tmp_path)
     _, objective = open_training(str(tmp_path / "cache"), prepared.database, tiny_recipe.objective)
-    assert objective.provenance["autoencoder"] == str(stage_folder)
+    assert objective.provenance.autoencoder == str(stage_folder)
 
 
 def test_the_same_latents_by_another_path_and_in_other_batches_are_the_same_cache(own_cache, stage_folder):
@@ -168,7 +175,7 @@ def test_an_empty_folder_is_no_cache(tmp_path):
 
 def test_training_and_held_out_photographs_are_disjoint_and_complete(prepared, tiny_recipe):
     parts = [
-        LatentData.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
+        TrainingRows.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
         for held_out in (False, True)
     ]
     images = [{image for stem in part.cache.stems for image in part.image_ids(stem)} for part in parts]
@@ -179,10 +186,10 @@ def test_training_and_held_out_photographs_are_disjoint_and_complete(prepared, t
 
 @pytest.mark.parametrize(("held_out", "k"), [(False, 6), (True, 4)])
 def test_training_loads_the_pool_and_measuring_the_nearest(prepared, tiny_recipe, held_out, k):
-    data = LatentData.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
+    data = TrainingRows.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
     shard = data.load_shard(0)
     assert shard["neighbors"].shape == (data.shards[0].num_samples, k, 16)
-    assert np.array_equal(shard["neighbors"], data.database.embeddings(data.neighbor_ids("00000")))
+    assert np.array_equal(shard["neighbors"], database_of(data).embeddings(data.neighbor_ids("00000")))
 
 
 def test_latents_of_another_query_set_do_not_match_the_neighbors(prepared, tiny_recipe, tmp_path):
@@ -191,4 +198,27 @@ def test_latents_of_another_query_set_do_not_match_the_neighbors(prepared, tiny_
     info = json.loads(LatentCache(prepared.cache).folder.read_bytes("cache.json"))
     (folder / "cache.json").write_text(json.dumps({**info, "queries_digest": "0" * 16}))
     with pytest.raises(CacheError, match="no neighbors of the query set"):
-        LatentData.open(str(folder), prepared.database, tiny_recipe.objective)
+        TrainingRows.open(str(folder), prepared.database, tiny_recipe.objective)
+
+
+def test_without_an_autoencoder_a_cache_holds_the_pixels_themselves(prepared, tmp_path):
+    config = LatentCache(prepared.cache).config.model_copy(update={"autoencoder": None, "resolution": 16})
+    build(tmp_path / "pixels", config)
+    cache = LatentCache(str(tmp_path / "pixels"))
+    pixels, rows = cache.latents(cache.stems[0]), cache.rows(cache.stems[0]).to_pylist()
+    assert (cache.content, pixels.dtype, pixels.shape[1:]) == ("pixels", np.uint8, (3, 16, 16))
+    assert [row["flipped"] for row in rows[:2]] == [False, True]
+    assert np.array_equal(pixels[1], pixels[0][:, :, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"autoencoder": None, "content": "moments"}, "content=moments cannot be had without an autoencoder"),
+        ({"content": "pixels"}, "content=pixels cannot be had of this autoencoder"),
+    ],
+)
+def test_content_that_does_not_belong_to_the_autoencoder_is_refused(prepared, tmp_path, changes, words):
+    config = LatentCache(prepared.cache).config.model_copy(update=changes)
+    with pytest.raises(CacheError, match=words):
+        build(tmp_path / "cache", config)

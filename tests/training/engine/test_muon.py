@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from rdm.errors import UsageError
+from rdm.recipes import recipe_config
 from rdm.training.engine.muon import Muon, _shares, orthogonalized
-from rdm.training.recipes import recipe_config
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 30), (30, 6)])

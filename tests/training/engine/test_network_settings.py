@@ -10,23 +10,26 @@ from torch.nn import functional
 
 from rdm.context import Context
 from rdm.errors import TrainingError
+from rdm.generators.heads import AutoregressiveConfig
+from rdm.generators.spaces import TokensConfig
 from rdm.models.token_predictor import TokenPredictorConfig
 from rdm.training.config import TrainConfig
 from rdm.training.engine.network_settings import networks_of, prepare_networks
-from rdm.training.objectives.retrieval_autoregression import RetrievalAutoregressionConfig
-from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
+from rdm.training.objectives.generative import GenerativeConfig
 from rdm.training.planning.cost import training_case
 
-DENOISER = RetrievalDiffusionConfig(denoiser=SMALL_DENOISER)
-PREDICTOR = RetrievalAutoregressionConfig(
-    predictor=TokenPredictorConfig(
+DENOISER = GenerativeConfig(network=SMALL_DENOISER)
+PREDICTOR = GenerativeConfig(
+    network=TokenPredictorConfig(
         codebook_size=32, side=3, num_layers=2, num_heads=2, width=16, cross_attention_dim=12, dropout=0.1
-    )
+    ),
+    space=TokensConfig(),
+    head=AutoregressiveConfig(),
 )
 OBJECTIVES = {"denoiser": DENOISER, "predictor": PREDICTOR}
 
 
-def config_with(objective: RetrievalDiffusionConfig | RetrievalAutoregressionConfig, settings: dict[str, bool]):
+def config_with(objective: GenerativeConfig, settings: dict[str, bool]):
     fixed = {"recipe": "heads", "objective": objective, "max_steps": 1, "batch_size": 2, "learning_rate": 1e-3}
     return TrainConfig.model_validate({**fixed, **settings})
 
@@ -97,8 +100,8 @@ def test_a_compiled_network_gives_the_same_gradients(kind, monkeypatch):
     same(prepared(kind), prepared(kind, compile=True), 1e-5)
 
 
-def without_dropout(objective: RetrievalAutoregressionConfig) -> RetrievalAutoregressionConfig:
-    return objective.model_copy(update={"predictor": objective.predictor.model_copy(update={"dropout": 0.0})})
+def without_dropout(objective: GenerativeConfig) -> GenerativeConfig:
+    return objective.model_copy(update={"network": objective.network.model_copy(update={"dropout": 0.0})})
 
 
 def test_channels_last_is_refused_where_there_are_no_convolutions():

@@ -8,11 +8,11 @@ import pytest
 
 from rdm.errors import TrainingError, UsageError
 from rdm.progress import tracking
+from rdm.recipes import recipe_config
 from rdm.training.job.devices import tell_device
 from rdm.training.job.hostfile import Cluster, Machine
 from rdm.training.job.launch import LOG, failure, orders_of, run_nodes
 from rdm.training.job.machine import Orders, command, environment, interface_to, with_port
-from rdm.training.recipes import recipe_config
 
 
 @pytest.fixture

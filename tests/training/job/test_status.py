@@ -7,12 +7,12 @@ import pytest
 
 from rdm.cli.main import run
 from rdm.errors import TrainingError
+from rdm.recipes import recipe_config
 from rdm.storage.locks import lock_file
 from rdm.training.config import TrainInputs
 from rdm.training.job.job_errors import ERROR_FILE
 from rdm.training.job.rank import write_run
 from rdm.training.job.status import LOCK, means, read_status, sparkline
-from rdm.training.recipes import recipe_config
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torch
 from rdm.encoders.heads import HeadsConfig, load_heads
 from rdm.encoders.image_tower import FEATURE_DIM, NUM_CLASSES
 from rdm.encoders.text_tower import HIDDEN_DIM
+from rdm.generators.provenance import Provenance
 from rdm.storage import Folder
 from rdm.training.data.captions import FeatureCache
 from rdm.training.objectives import contrastive
@@ -53,7 +54,7 @@ def built(data: ContrastiveData, config: ContrastiveConfig = CONFIG) -> Contrast
 def test_a_run_records_which_photographs_it_learns_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrastive, "build_feature_cache", lambda *_: write_cache(tmp_path).cache)
     data, tested = contrastive.open_training("webdataset:///photos", tmp_path, CONFIG)
-    assert tested.provenance == {"source": "webdataset:///photos", "photographs_digest": data.cache.digest}
+    assert tested.provenance == Provenance(source="webdataset:///photos", photographs_digest=data.cache.digest)
 
 
 def test_another_tar_of_the_same_name_has_another_digest(tmp_path: Path) -> None:

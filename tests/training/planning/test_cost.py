@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional
 
 from rdm.errors import UsageError
-from rdm.training.costs import kept_costs
+from rdm.recipes import recipe_config
+from rdm.recipes.costs import kept_costs
 from rdm.training.planning.cost import NetworkCost, count_cost, memory_need, network_cost, state_bytes
 from rdm.training.planning.throughput import PEAKS, expected_throughput, flop_rates, measured_throughput, peak_of
-from rdm.training.recipes import recipe_config
 
 GIGA = 1e9
 
@@ -122,7 +122,7 @@ def test_unknown_devices_and_shares_are_refused(device, utilization):
 
 def test_measured_throughput_is_of_this_machine_and_says_so():
     config = recipe_config("rarm-tiny").with_overrides(
-        ["objective.predictor.num_layers=1", "objective.predictor.side=4", "device=cpu"]
+        ["objective.network.num_layers=1", "objective.network.side=4", "device=cpu"]
     )
     cost = network_cost(config)
     assert cost is not None

@@ -1,10 +1,10 @@
 import pytest
 
 from rdm.errors import UsageError
+from rdm.recipes import RECIPES, recipe_config
 from rdm.training.checkpoints import run_digest
 from rdm.training.loop import learning_rate
-from rdm.training.objectives.retrieval_diffusion import RetrievalDiffusionConfig
-from rdm.training.recipes import RECIPES, recipe_config
+from rdm.training.objectives.generative import GenerativeConfig
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -19,9 +19,11 @@ def test_an_unknown_recipe_names_the_known_ones():
 
 
 def test_settings_reach_into_the_objective():
-    config = recipe_config("rdm-tiny").with_overrides(["max_steps=7", "objective.conditioning.k_train=2"])
-    assert config.objective.kind == "retrieval-diffusion"
-    assert (config.max_steps, config.objective.conditioning.k_train) == (7, 2)
+    config = recipe_config("rdm-tiny").with_overrides(["max_steps=7", "objective.conditions.neighbors.k_train=2"])
+    assert config.objective.kind == "generative"
+    neighbors = config.objective.conditions.neighbors
+    assert neighbors is not None
+    assert (config.max_steps, neighbors.k_train) == (7, 2)
 
 
 def test_an_unknown_setting_is_a_usage_error():
@@ -31,7 +33,7 @@ def test_an_unknown_setting_is_a_usage_error():
 
 def test_a_value_out_of_range_names_its_field():
     with pytest.raises(UsageError, match="objective.*dropout"):
-        recipe_config("rdm-tiny").with_overrides(["objective.conditioning.dropout=2"])
+        recipe_config("rdm-tiny").with_overrides(["objective.conditions.neighbors.dropout=2"])
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():
@@ -54,15 +56,15 @@ def test_wsd_stays_at_its_peak_and_falls_in_a_line_to_zero():
 
 def test_a_vector_that_a_network_does_not_read_is_refused_with_the_settings():
     with pytest.raises(UsageError, match="belong together"):
-        recipe_config("rdm-tiny").with_overrides(["objective.conditioning.mean_vector=true"])
+        recipe_config("rdm-tiny").with_overrides(["objective.conditions.neighbors.mean_vector=true"])
     with pytest.raises(UsageError, match="reads no vector"):
-        recipe_config("rarm-tiny").with_overrides(["objective.conditioning.mean_vector=true"])
+        recipe_config("rarm-tiny").with_overrides(["objective.conditions.neighbors.mean_vector=true"])
 
 
 def test_a_model_to_start_from_has_a_name_that_holds_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = recipe_config("rdm-tiny").with_overrides(["objective.start=run/model"])
-    assert isinstance(config.objective, RetrievalDiffusionConfig)
+    assert isinstance(config.objective, GenerativeConfig)
     assert config.objective.start == f"{tmp_path}/run/model"
 
 
@@ -70,4 +72,4 @@ def test_a_run_may_be_lengthened_and_logged_otherwise_but_not_changed():
     config = recipe_config("rdm-tiny")
     assert run_digest(config) == run_digest(config.with_overrides(["max_steps=2", "log_every=1", "checkpoint_every=3"]))
     assert run_digest(config) != run_digest(config.with_overrides(["seed=1"]))
-    assert run_digest(config) != run_digest(config.with_overrides(["objective.conditioning.dropout=0.5"]))
+    assert run_digest(config) != run_digest(config.with_overrides(["objective.conditions.neighbors.dropout=0.5"]))

@@ -5,9 +5,8 @@ import torch
 
 from rdm.models.first_stage.autoencoder import build_autoencoder
 from rdm.models.first_stage.codebook import quantize
-from rdm.training.first_stage_recipes import FIRST_STAGE_RECIPES
+from rdm.recipes import first_stages, recipe_config
 from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
-from rdm.training.recipes import recipe_config
 
 PARAMETERS = {
     "autoencoder-kl-f4": 1_557_207,
@@ -28,7 +27,7 @@ def first_stage(name: str) -> AutoencoderObjectiveConfig:
 
 
 def test_every_first_stage_has_a_recipe_and_a_size() -> None:
-    assert set(FIRST_STAGE_RECIPES) == set(PARAMETERS)
+    assert set(first_stages.RECIPES) == set(PARAMETERS)
 
 
 @pytest.mark.parametrize(("name", "expected"), PARAMETERS.items())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rdm.training.costs import COSTS_FILE, costs_text, kept_costs
+from rdm.recipes import RECIPES, recipe_config
+from rdm.recipes.costs import COSTS_FILE, costs_text, kept_costs
 from rdm.training.planning.cost import network_cost
-from rdm.training.recipes import RECIPES, recipe_config
 
 SMALL = ("rarm-tiny",)
 

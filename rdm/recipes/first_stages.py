@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from rdm.models.first_stage.autoencoder import autoencoder_kl_f4_lite, official_autoencoder
+from rdm.recipes.recipe import Recipe
 from rdm.training.config import TrainConfig
 from rdm.training.data.photographs import PhotoConfig
 from rdm.training.objectives.autoencoder import (
@@ -96,11 +96,11 @@ def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:
     )
 
 
-FIRST_STAGE_RECIPES: dict[str, tuple[str, Callable[[], TrainConfig]]] = {
-    "autoencoder-kl-f4": ("small KL autoencoder, f = 4, 4 channels, on photographs", autoencoder_kl_f4),
-    "autoencoder-vq-f4": ("small VQ autoencoder, f = 4, 1024 codebook rows, on photographs", autoencoder_vq_f4),
+RECIPES = {
+    "autoencoder-kl-f4": Recipe("small KL autoencoder, f = 4, 4 channels, on photographs", autoencoder_kl_f4),
+    "autoencoder-vq-f4": Recipe("small VQ autoencoder, f = 4, 1024 codebook rows, on photographs", autoencoder_vq_f4),
     **{
-        f"autoencoder-{kind}-f{factor}-official": (
+        f"autoencoder-{kind}-f{factor}-official": Recipe(
             f"latent-diffusion's {kind.upper()}-f{factor} at 256 px, for accelerators",
             partial(official_first_stage, factor, vq=kind == "vq"),
         )
@@ -108,7 +108,6 @@ FIRST_STAGE_RECIPES: dict[str, tuple[str, Callable[[], TrainConfig]]] = {
         for factor in (4, 8, 16)
     },
 }
-"""One line about each recipe, and its configuration."""
 
 
 def _small(

@@ -1,15 +1,32 @@
 from __future__ import annotations
 
 import importlib.resources
-import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from small_denoiser import SMALL_DENOISER
 
 from rdm.errors import ModelError
+from rdm.generators.conditions import Conditions, Known
+from rdm.generators.generator import GeneratorConfig
+from rdm.generators.model_folder import (
+    FIRST_STAGE,
+    ModelInfo,
+    open_first_stage,
+    open_model,
+    portable_name,
+    read_info,
+    write_info,
+    write_model,
+)
+from rdm.generators.provenance import SeenDatabase
+from rdm.generators.settings import SampleSettings
+from rdm.generators.spaces import PixelsConfig
 from rdm.models.first_stage.first_stage import load_autoencoder
-from rdm.training.model_folder import FIRST_STAGE, INFO, open_first_stage, portable_name, write_info
+from rdm.models.networks import build_network
+from rdm.models.unconditional import UnconditionalConfig
 
 ASSET = "assets://autoencoder-kl-f4"
 
@@ -21,17 +38,14 @@ def stage(tmp_path: Path) -> Path:
     return Path(shutil.copytree(embedded, tmp_path / "stage"))
 
 
-def info_of(autoencoder: str) -> dict[str, object]:
-    return {
-        "autoencoder": autoencoder,
-        "latents_digest": load_autoencoder(autoencoder).latents_digest,
-        "encoder": "lite:/home/me/heads",
-        "database": {"version": 3, "source": "folder:///home/me/birds"},
-    }
-
-
-def read_info(directory: Path) -> dict[str, object]:
-    return json.loads((directory / INFO).read_text())
+def info_of(autoencoder: str) -> ModelInfo:
+    return ModelInfo(
+        generator=GeneratorConfig(),
+        autoencoder=autoencoder,
+        latents_digest=load_autoencoder(autoencoder).latents_digest,
+        encoder="lite:/home/me/heads",
+        database=SeenDatabase(version=3, source="folder:///home/me/birds"),
+    )
 
 
 def test_a_model_opens_where_it_is_copied_to_without_the_folders_of_its_machine(stage: Path, tmp_path: Path) -> None:
@@ -42,7 +56,7 @@ def test_a_model_opens_where_it_is_copied_to_without_the_folders_of_its_machine(
     moved = tmp_path / "elsewhere" / "copied"
     shutil.copytree(tmp_path / "model", moved)
     shutil.rmtree(tmp_path / "model")
-    assert open_first_stage(moved, read_info(moved)).latents_digest == info["latents_digest"]
+    assert open_first_stage(moved, read_info(moved)).latents_digest == info.latents_digest
 
 
 def test_no_absolute_path_is_written(stage: Path, tmp_path: Path) -> None:
@@ -50,7 +64,7 @@ def test_no_absolute_path_is_written(stage: Path, tmp_path: Path) -> None:
     write_info(tmp_path / "model", info_of(str(stage)))
     texts = [path.read_text() for path in (tmp_path / "model").rglob("*.json")]
     assert not [text for text in texts if "/home/me" in text or str(tmp_path) in text]
-    assert read_info(tmp_path / "model")["database"] == {"version": 3, "source": "folder://birds"}
+    assert read_info(tmp_path / "model").database == SeenDatabase(version=3, source="folder://birds")
 
 
 def test_an_asset_is_not_copied(tmp_path: Path) -> None:
@@ -67,13 +81,13 @@ def test_a_model_without_its_first_stage_is_refused_though_the_one_that_it_was_c
     shutil.rmtree(tmp_path / "model" / FIRST_STAGE)
     for name in (FIRST_STAGE, str(stage)):
         with pytest.raises(ModelError, match="lacks its first stage") as error:
-            open_first_stage(tmp_path / "model", {**read_info(tmp_path / "model"), "autoencoder": name})
+            open_first_stage(tmp_path / "model", read_info(tmp_path / "model").model_copy(update={"autoencoder": name}))
         assert error.value.where == str(tmp_path / "model" / FIRST_STAGE)
 
 
 def test_another_first_stage_in_its_place_is_refused(stage: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="trained with another first stage"):
-        open_first_stage(tmp_path, {**info_of(str(stage)), "autoencoder": "assets://autoencoder-vq-f4"})
+        open_first_stage(tmp_path, info_of(str(stage)).model_copy(update={"autoencoder": "assets://autoencoder-vq-f4"}))
 
 
 def test_an_export_whose_first_stage_is_gone_is_refused(stage: Path, tmp_path: Path) -> None:
@@ -97,3 +111,32 @@ def test_an_export_whose_first_stage_is_gone_is_refused(stage: Path, tmp_path: P
 )
 def test_of_a_path_in_a_name_the_last_part_stays(name: str, portable: str) -> None:
     assert portable_name(name) == portable
+
+
+def test_a_model_is_opened_as_it_was_written(tmp_path: Path) -> None:
+    config = GeneratorConfig(network=SMALL_DENOISER)
+    info = ModelInfo(generator=config, autoencoder=ASSET, latents_digest=load_autoencoder(ASSET).latents_digest)
+    network = build_network(SMALL_DENOISER)
+    write_model(tmp_path, info, network)
+    model = open_model(tmp_path)
+    assert model.info == info
+    ours = model.generator.network.state_dict()
+    assert all(torch.equal(value, ours[name]) for name, value in network.state_dict().items())
+
+
+def test_a_model_of_pixels_has_no_first_stage(tmp_path: Path) -> None:
+    sizes = UnconditionalConfig(
+        in_channels=3,
+        out_channels=3,
+        sample_size=8,
+        block_out_channels=(8, 16),
+        attention_levels=(False, True),
+        layers_per_block=1,
+        norm_num_groups=8,
+    )
+    config = GeneratorConfig(network=sizes, space=PixelsConfig(), conditions=Conditions())
+    write_model(tmp_path, ModelInfo(generator=config, resolution=8), build_network(sizes))
+    model = open_model(tmp_path)
+    drawn = model.draw(model.generator.context([Known(), Known()]), [1, 2], SampleSettings(num_steps=2))
+    assert (model.first_stage, model.sources, tuple(drawn.shape)) == (None, (), (2, 3, 8, 8))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "network"]

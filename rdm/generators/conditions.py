@@ -1,0 +1,175 @@
+"""Conditions: each reads one source, in training from the batch and in sampling from what the user gave.
+
+This is the one place where embeddings become tokens, so that training, sampling and held-out losses agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from rdm.config import Config
+from rdm.context import Context, Part
+
+
+class NeighborsConfig(Config):
+    """How neighbor embeddings become context tokens."""
+
+    embedding: Literal["unit", "raw"] = Field(default="unit", description="unit vectors, or the encoder's own length")
+    scale: float = Field(
+        default=22.627417, gt=0, description="factor on the tokens; sqrt(512) gives unit vectors unit variance"
+    )
+    k_train: int = Field(default=4, ge=1, description="neighbors used of those stored")
+    pool: int | None = Field(
+        default=None,
+        ge=1,
+        description="the nearest neighbors that each training step draws k_train of, so that a small query set is not "
+        "learned by heart from its neighbors; None: k_train, as the released recipe",
+    )
+    k_choices: tuple[int, ...] = Field(
+        default=(),
+        description="numbers of neighbors that training steps draw from, so that sampling may take any of them; none: "
+        "k_train at every step",
+    )
+    mean_vector: bool = Field(
+        default=False,
+        description="the mean of the tokens is the context's vector too, for a network with a vector_dim",
+    )
+    dropout: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="probability of the null context (zero) for a sample; the released recipe has 0; 1: no neighbors "
+        "at all, the unconditional baseline of the same network",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        most = max(self.k_train, *self.k_choices, 0)
+        if self.pool is not None and self.pool < most:
+            raise ValueError(f"a pool of {self.pool} neighbors is smaller than k_train or k_choices, {most}")
+        if any(k < 1 for k in self.k_choices):
+            raise ValueError(f"k_choices are 1 or more, not {self.k_choices}")
+        return self
+
+    @property
+    def num_loaded(self) -> int:
+        """Neighbors that training loads per sample."""
+        return max(self.k_train, *self.k_choices, 0) if self.pool is None else self.pool
+
+
+class Conditions(Config):
+    """Every source that may condition, one field each; those that are set do, in the order of the fields."""
+
+    neighbors: NeighborsConfig | None = None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of the sources that are set."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+    @property
+    def dropout(self) -> dict[str, float]:
+        """The probability of the null by source."""
+        return {name: getattr(self, name).dropout for name in self.sources}
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The sources that any sample sees: those that are not always dropped."""
+        return tuple(name for name, rate in self.dropout.items() if rate < 1)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one picture that is to be drawn; a condition whose source is missing is null.
+
+    Attributes:
+        neighbors: embeddings [k, D] of the nearest patches, before any scale.
+    """
+
+    neighbors: Tensor | None = None
+
+
+class Condition(Protocol):
+    """The reader of one source."""
+
+    @property
+    def source(self) -> str:
+        """The name of the source."""
+        ...
+
+    def of_batch(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> tuple[Part, ...]:
+        """Return the parts of training samples; without a generator nothing is drawn. Dropout is not applied."""
+        ...
+
+    def of_known(self, known: Sequence[Known], device: torch.device) -> tuple[Part, ...]:
+        """Return the parts of pictures that are to be drawn.
+
+        Raises:
+            ValueError: the source is given for some of them only.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class NeighborCondition:
+    """Neighbors as tokens [B, k, D], and perhaps their mean as a vector [B, D]; the null is zero."""
+
+    config: NeighborsConfig
+    dim: int
+    source: str = "neighbors"
+
+    def of_batch(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> tuple[Part, ...]:
+        """See Condition: k of each sample's neighbors [B, K, D], drawn anew; without a generator the nearest."""
+        neighbors = batch["neighbors"]
+        if generator is None:
+            return self._parts(neighbors[:, : self.config.k_train])
+        k = self.config.k_train
+        if self.config.k_choices:
+            choice = torch.randint(len(self.config.k_choices), (), generator=generator, device=generator.device)
+            k = self.config.k_choices[int(choice)]
+        return self._parts(draw_neighbors(neighbors, k, generator))
+
+    def of_known(self, known: Sequence[Known], device: torch.device) -> tuple[Part, ...]:
+        """See Condition."""
+        given = [one.neighbors for one in known if one.neighbors is not None]
+        if not given:
+            return Context(*self._parts(torch.zeros(len(known), 1, self.dim, device=device))).null().parts
+        if len(given) < len(known):
+            raise ValueError("some pictures have neighbors, others have none: draw them in batches of their own")
+        return self._parts(torch.stack(given).to(device))
+
+    def _parts(self, neighbors: Tensor) -> tuple[Part, ...]:
+        tokens = Part(self.source, "tokens", neighbors.float() * self.config.scale)
+        if not self.config.mean_vector:
+            return (tokens,)
+        return tokens, Part(self.source, "vector", tokens.values.mean(1))
+
+
+def draw_neighbors(neighbors: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Return k of each sample's neighbors [B, K, D] as [B, k, D], drawn without repetition; all of them where K = k."""
+    if neighbors.shape[1] == k:
+        return neighbors
+    order = torch.rand(neighbors.shape[:2], generator=generator, device=neighbors.device).argsort(dim=1)[:, :k]
+    return neighbors.gather(1, order[:, :, None].expand(-1, -1, neighbors.shape[2]))
+
+
+def assemble(
+    conditions: Sequence[Condition],
+    batch: Mapping[str, Tensor],
+    dropout: Mapping[str, float],
+    generator: torch.Generator | None,
+) -> Context:
+    """Return the context of training samples; with a generator drawn, and dropped out by source.
+
+    Without one, a source that training never shows is null.
+    """
+    context = Context(*(part for condition in conditions for part in condition.of_batch(batch, generator)))
+    if generator is not None:
+        return context.dropped(dropout, generator)
+    return context.null([source for source, rate in dropout.items() if rate == 1])

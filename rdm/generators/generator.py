@@ -1,0 +1,185 @@
+"""One generator for every system: a network, the space that it works in, what conditions it, and a head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from rdm.config import Config
+from rdm.context import Context, Part
+from rdm.generators.conditions import Condition, Conditions, Known, NeighborsConfig, assemble
+from rdm.generators.heads import AutoregressiveConfig, Draws, GaussianConfig, HeadConfig, Losses, build_head
+from rdm.generators.settings import DrawStep, OnDrawStep, SampleSettings, Setting
+from rdm.generators.spaces import LatentsConfig, Space, SpaceConfig
+from rdm.models.first_stage.first_stage import to_uint8
+from rdm.models.networks import Network, NetworkConfig, build_network
+from rdm.models.precision import autocast
+from rdm.models.unet import rdm_tiny_denoiser
+
+
+class GeneratorConfig(Config):
+    """What a system is."""
+
+    network: NetworkConfig = Field(default_factory=rdm_tiny_denoiser)
+    space: SpaceConfig = LatentsConfig()
+    conditions: Conditions = Conditions(neighbors=NeighborsConfig())
+    head: HeadConfig = Field(default_factory=GaussianConfig)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        sequences = self.network.kind == "token-predictor"
+        if sequences != (self.space.kind == "tokens") or sequences != isinstance(self.head, AutoregressiveConfig):
+            raise ValueError(
+                f"a {self.network.kind}, a space of {self.space.kind} and a head that is {self.head.kind} do not "
+                "belong together"
+            )
+        reads_tokens = self.network.cross_attention_dim is not None
+        if reads_tokens != bool(self.conditions.sources):
+            raise ValueError(
+                f"the {self.network.kind} reads {'tokens' if reads_tokens else 'no context'}, but the conditions are: "
+                f"{', '.join(self.conditions.sources) or 'none'}"
+            )
+        neighbors = self.conditions.neighbors
+        mean_vector = neighbors is not None and neighbors.mean_vector
+        if mean_vector and self.network.kind != "unet":
+            raise ValueError(f"the {self.network.kind} reads no vector: leave conditions.neighbors.mean_vector out")
+        if mean_vector != (self.network.vector_dim is not None):
+            raise ValueError(
+                "conditions.neighbors.mean_vector and network.vector_dim belong together: set both or neither"
+            )
+        return self
+
+    def zero_context(self, batch_size: int) -> Context:
+        """Return a context of zeros with the ports and lengths of training, on torch's default device."""
+        dim, neighbors = self.network.cross_attention_dim or 0, self.conditions.neighbors
+        parts: list[Part] = []
+        if neighbors is not None:
+            parts.append(Part("neighbors", "tokens", torch.zeros(batch_size, neighbors.k_train, dim)))
+            if neighbors.mean_vector:
+                parts.append(Part("neighbors", "vector", torch.zeros(batch_size, dim)))
+        return Context(*parts)
+
+
+class Generator(nn.Module):
+    """A system: its loss and its pictures.
+
+    Attributes:
+        network: the only part with weights.
+        space: what it works on.
+        conditions: readers of its sources.
+        head: loss and drawing.
+    """
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        space: Space,
+        conditions: Sequence[Condition],
+        network: Network | None = None,
+    ) -> None:
+        """Put a system together.
+
+        Args:
+            config: what it is.
+            space: of the configuration, with its first stage.
+            conditions: readers of the configuration's sources, in their order.
+            network: of the configuration's sizes; None: one with fresh weights.
+        """
+        super().__init__()
+        self.config = config
+        self.space = space
+        self.conditions = tuple(conditions)
+        self.head = build_head(config.head)
+        self.network: Network = build_network(config.network) if network is None else network
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the schedule along with the weights: from another device, every step would wait for its numbers.
+
+        It is no buffer, because a cast of the weights must leave it in float64.
+        """
+        moved = super()._apply(fn, recurse)
+        self.head = self.head.to(next(self.network.parameters()).device)
+        return moved
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.network.parameters()).device
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Losses:
+        """Return the loss of each sample of a batch. The sample is drawn first, then its context, then the noise."""
+        x0 = self.space.to_model(batch, generator)
+        context = assemble(self.conditions, batch, self.config.conditions.dropout, generator)
+        return self.head.loss(self.network, x0, context, generator)
+
+    def context_of(self, batch: Mapping[str, Tensor]) -> Context:
+        """Return the context of samples with nothing drawn or dropped."""
+        return assemble(self.conditions, batch, self.config.conditions.dropout, None)
+
+    def draws(self, batch: Mapping[str, Tensor], num_draws: int, seed: int) -> Draws:
+        """Yield functions that measure the loss of rows of samples in any context, see `Head.draws`."""
+        return self.head.draws(self.network, self.space.to_model(batch, None), num_draws, seed)
+
+    def context(self, known: Sequence[Known]) -> Context:
+        """Return the context of pictures that are to be drawn."""
+        return Context(*(part for one in self.conditions for part in one.of_known(known, self.device)))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        context: Context,
+        seeds: Sequence[int],
+        settings: SampleSettings,
+        on_step: OnDrawStep | None = None,
+    ) -> Tensor:
+        """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context.
+
+        Raises:
+            UsageError: the head cannot draw with these settings.
+        """
+
+        def report(index: int, total: int, x0: Tensor) -> None:
+            assert on_step is not None
+            on_step(DrawStep(tuple(seeds), index, total, lambda: self.preview(x0)))
+
+        with autocast(self.device):
+            x0 = self.head.sample(
+                self.network,
+                context,
+                self.config.network.sample_shape,
+                seeds,
+                self.effective(settings),
+                None if on_step is None else report,
+            )
+        return self.space.to_pictures(x0)
+
+    @torch.no_grad()
+    def grid(self, context: Context, seeds: Sequence[int], settings: SampleSettings) -> NDArray[np.uint8]:
+        """Return pictures uint8 [B, H, W, 3] in the weights' own precision, decoded on the CPU: to watch a training."""
+        x0 = self.head.sample(self.network, context, self.config.network.sample_shape, seeds, settings)
+        return to_uint8(self.space.to_pictures(x0.cpu()))
+
+    def preview(self, x0: Tensor) -> NDArray[np.uint8]:
+        """Return pictures uint8 [B, H, W, 3] of samples in the space."""
+        with torch.autocast(self.device.type, enabled=False):
+            return to_uint8(self.space.to_pictures(x0))
+
+    def effective(self, settings: SampleSettings) -> SampleSettings:
+        """Return the settings as they act: where nothing conditions there is nothing to be guided towards."""
+        scale = settings.guidance_scale if self.config.conditions.read else 1.0
+        interval = None if scale == 1 else settings.guidance_interval
+        return settings.model_copy(update={"guidance_scale": scale, "guidance_interval": interval})
+
+    def acting(self, settings: SampleSettings) -> dict[str, Setting]:
+        """Return the settings that act on this system, by name: neither a RARM's steps nor an LDM's neighbors."""
+        idle = set(self.head.idle_settings)
+        if "neighbors" not in self.config.conditions.read:
+            idle.add("k")
+        idle |= {"variance"} if settings.sampler == "ddim" else {"eta", "guidance_interval"}
+        return self.effective(settings).model_dump(mode="json", exclude=idle)

@@ -1,0 +1,286 @@
+"""A model's folder: `model.json`, `network/`, and its first stage, under names that hold on every machine.
+
+Training's export is sampling's model: `write_model` and `open_model` are each other's inverse.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from rdm.config import digest_json
+from rdm.context import Context
+from rdm.database import RetrievalDatabase
+from rdm.errors import EncoderMismatchError, ModelError
+from rdm.generators.conditions import Condition, NeighborCondition
+from rdm.generators.generator import Generator, GeneratorConfig
+from rdm.generators.provenance import Provenance
+from rdm.generators.settings import OnDrawStep, SampleSettings, Setting
+from rdm.generators.spaces import AnySpaceConfig, LatentSpace, PixelSpace, Space, TokenSpace
+from rdm.models.assets import is_asset, named_folder
+from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
+from rdm.models.first_stage.folder import WEIGHTS_NAME
+from rdm.models.networks import Network, load_network, save_network
+from rdm.storage import sha256_file
+from rdm.storage.files import storage_errors
+
+INFO = "model.json"
+NETWORK = "network"
+FIRST_STAGE = "first_stage"
+
+
+class ModelInfo(Provenance):
+    """`model.json`: what a model is, and what it learned from."""
+
+    format: Literal["retrieval-diffusion-model"] = "retrieval-diffusion-model"
+    generator: GeneratorConfig
+
+
+def model_info(config: GeneratorConfig, provenance: Provenance) -> ModelInfo:
+    """Return the description of a model. Settings of training that `config` may have besides are left out."""
+    generator = GeneratorConfig.model_validate(config.model_dump(include=set(GeneratorConfig.model_fields)))
+    return ModelInfo(generator=generator, **provenance.model_dump())
+
+
+def write_model(directory: Path, info: ModelInfo, network: Network) -> None:
+    """Write a model into an existing, empty folder.
+
+    Raises:
+        ModelError: the first stage's folder is gone.
+    """
+    save_network(network, directory / NETWORK)
+    write_info(directory, info)
+
+
+def write_info(directory: Path, info: ModelInfo) -> None:
+    """Write a model's description, and a copy of its first stage (a few MB) unless that is an asset.
+
+    No absolute path is written, so that the folder opens wherever it is copied to: of the photographs' source and of
+    the encoder the last part of a path stays.
+
+    Raises:
+        ModelError: the first stage's folder is gone.
+    """
+    changes: dict[str, object] = {}
+    if info.autoencoder is not None and not is_asset(info.autoencoder):
+        _copy_first_stage(Path(info.autoencoder), directory / FIRST_STAGE)
+        changes["autoencoder"] = FIRST_STAGE
+    if info.encoder is not None:
+        changes["encoder"] = portable_name(info.encoder)
+    if info.database is not None:
+        source = portable_name(info.database.source)
+        changes["database"] = info.database.model_copy(update={"source": source})
+    text = info.model_copy(update=changes).model_dump_json(indent=1, exclude_none=False)
+    (directory / INFO).write_text(text + "\n", encoding="utf-8")
+
+
+def read_info(directory: Path) -> ModelInfo:
+    """Return a model's description.
+
+    Raises:
+        ModelError: there is none, or it is damaged.
+    """
+    path = directory / INFO
+    try:
+        return ModelInfo.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            "there is no model here",
+            where=directory,
+            fix="give --model the `model` folder below what `rdm train --out` wrote",
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ModelError(
+            f"model.json is damaged, or of another release: {place}: {first['msg']}",
+            where=path,
+            fix="export the model again",
+        ) from error
+    except ValueError as error:
+        raise ModelError(f"model.json is damaged: {error}", where=path, fix="export the model again") from error
+
+
+def open_space(config: AnySpaceConfig, first_stage: FirstStage | None, sample_shape: Sequence[int]) -> Space:
+    """Return the space of a configuration.
+
+    Args:
+        config: which.
+        first_stage: of latents and tokens.
+        sample_shape: of one sample, as the network has it.
+
+    Raises:
+        ModelError: latents or tokens without a first stage, or tokens of one that has no codebook.
+    """
+    if config.kind == "pixels":
+        return PixelSpace()
+    if first_stage is None:
+        raise ModelError(f"{config.kind} need a first stage", fix="name the first stage that they are made with")
+    if config.kind == "latents":
+        return LatentSpace.of(first_stage)
+    return TokenSpace(first_stage, round(sample_shape[0] ** 0.5))
+
+
+def open_conditions(config: GeneratorConfig) -> tuple[Condition, ...]:
+    """Return the readers of a system's sources."""
+    dim = config.network.cross_attention_dim or 0
+    found: list[Condition] = []
+    if config.conditions.neighbors is not None:
+        found.append(NeighborCondition(config.conditions.neighbors, dim))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained system in a folder: everything that turns what is known of a picture into the picture.
+
+    Attributes:
+        directory: the folder.
+        info: its description.
+        generator: network, space, conditions and head, in evaluation mode.
+        first_stage: of latents and tokens; None of pixels.
+    """
+
+    directory: Path
+    info: ModelInfo
+    generator: Generator
+    first_stage: FirstStage | None
+
+    @property
+    def config(self) -> GeneratorConfig:
+        """What the system is."""
+        return self.info.generator
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.generator.device
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources that condition: those that training ever showed."""
+        return self.config.conditions.read
+
+    @property
+    def reads_neighbors(self) -> bool:
+        """Whether the model looks neighbors up, and so needs a database."""
+        return "neighbors" in self.sources
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the model's files, its first stage's included."""
+        digests = [] if self.first_stage is None else [self.first_stage.digest]
+        for path in sorted(self.directory.rglob("*")):
+            if path.is_file() and path.suffix in (".json", ".safetensors"):
+                digests.append(f"{path.relative_to(self.directory)} {sha256_file(path)}")
+        return digest_json(digests)
+
+    def draw(
+        self,
+        context: Context,
+        seeds: Sequence[int],
+        settings: SampleSettings,
+        on_step: OnDrawStep | None = None,
+    ) -> Tensor:
+        """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context."""
+        return self.generator.sample(context, seeds, settings, on_step)
+
+    def acting(self, settings: SampleSettings) -> dict[str, Setting]:
+        """Return the settings that act on this model, by name."""
+        return self.generator.acting(settings)
+
+    def check_database(self, database: RetrievalDatabase) -> None:
+        """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the model was trained
+        with. Any database will do for a model that reads no neighbors.
+        """
+        if self.reads_neighbors and database.encoder_digest != self.info.encoder_digest:
+            raise EncoderMismatchError(
+                f"the model was trained with embeddings of {self.info.encoder} {self.info.encoder_digest}, the "
+                f"database holds those of {database.encoder_name} {database.encoder_digest}",
+                where=database.folder.url,
+                fix="build the database with the model's encoder",
+            )
+
+
+def open_model(name_or_dir: str | Path, device: torch.device | str = "cpu") -> Model:
+    """Open a model: `assets://NAME`, or a folder.
+
+    Raises:
+        ModelError: no such model ships, the folder holds none, it is damaged, or its first stage is no longer the same.
+    """
+    directory = named_folder(str(name_or_dir), INFO, "model")
+    info = read_info(directory)
+    config = info.generator
+    first_stage = None if config.space.kind == "pixels" else open_first_stage(directory, info).to(device)
+    space = open_space(config.space, first_stage, config.network.sample_shape)
+    network = load_network(directory / NETWORK, config.network)
+    generator = Generator(config, space, open_conditions(config), network).to(device).eval()
+    return Model(directory, info, generator, first_stage)
+
+
+def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
+    """Open the first stage of a model: an asset, or a folder inside the model's.
+
+    Raises:
+        ModelError: it is not there, cannot be opened, or is not the one that the model was trained with.
+    """
+    name = info.autoencoder or FIRST_STAGE
+    if not is_asset(name):
+        place = directory / FIRST_STAGE
+        if not place.is_dir():
+            raise ModelError(
+                "the model's folder lacks its first stage", where=place, fix="copy the model's whole folder again"
+            )
+        name = str(place)
+    first_stage = load_autoencoder(name)
+    if first_stage.latents_digest != info.latents_digest:
+        raise ModelError(
+            "the model was trained with another first stage",
+            where=name,
+            fix="restore that first stage, or train again",
+        )
+    return first_stage
+
+
+def portable_name(name: str) -> str:
+    """Return the name of a source or an encoder with only the last part of an absolute path in it.
+
+    `folder:///home/me/birds` becomes `folder://birds`, `open_clip:ViT-B-32//home/me/w.pt` becomes
+    `open_clip:ViT-B-32/w.pt`; a name without a path stays as it is.
+    """
+    scheme, separator, rest = name.partition("://")
+    if separator:
+        path, question, query = rest.partition("?")
+        kept = f"{question}{query}" if "/" not in query else ""
+        return f"{scheme}://{_last_part(path)}{kept}"
+    kind, colon, rest = name.partition(":")
+    model, slashes, path = rest.partition("//")
+    if slashes:
+        return f"{kind}{colon}{model}/{_last_part('/' + path)}"
+    return f"{kind}{colon}{_last_part(rest)}" if colon else _last_part(name)
+
+
+def _last_part(path: str) -> str:
+    return Path(path).name if path.startswith(("/", "~")) else path
+
+
+def _copy_first_stage(source: Path, target: Path) -> None:
+    with storage_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            for name in ("config.json", WEIGHTS_NAME):
+                shutil.copyfile(source / name, target / name)
+        except FileNotFoundError as error:
+            raise ModelError(
+                "the first stage that the latents were made with is gone, so the model would not open",
+                where=source,
+                fix="put it back and run the same command again: it resumes from the last checkpoint",
+            ) from error

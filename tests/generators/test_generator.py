@@ -1,0 +1,101 @@
+"""What belongs together in a system, and what its settings do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from small_denoiser import SMALL_DENOISER
+
+from rdm.diffusion.schedules import ScheduleConfig
+from rdm.errors import UsageError
+from rdm.generators.conditions import Conditions, Known, NeighborsConfig
+from rdm.generators.generator import Generator, GeneratorConfig
+from rdm.generators.heads import AutoregressiveConfig, GaussianConfig
+from rdm.generators.settings import DrawStep, SampleSettings
+from rdm.generators.spaces import PixelsConfig, PixelSpace, TokensConfig
+from rdm.models.token_predictor import TokenPredictorConfig
+from rdm.models.unconditional import UnconditionalConfig
+
+PIXELS = UnconditionalConfig(
+    in_channels=3,
+    out_channels=3,
+    sample_size=8,
+    block_out_channels=(8, 16),
+    attention_levels=(False, True),
+    layers_per_block=1,
+    norm_num_groups=8,
+)
+
+
+def on_pixels() -> Generator:
+    torch.manual_seed(0)
+    head = GaussianConfig(schedule=ScheduleConfig(num_timesteps=20))
+    config = GeneratorConfig(network=PIXELS, space=PixelsConfig(), conditions=Conditions(), head=head)
+    return Generator(config, PixelSpace(), ()).eval()
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"network": PIXELS}, "reads no context, but the conditions are: neighbors"),
+        ({"network": SMALL_DENOISER, "conditions": Conditions()}, "reads tokens, but the conditions are: none"),
+        ({"network": TokenPredictorConfig()}, "do not belong together"),
+        ({"network": SMALL_DENOISER, "space": TokensConfig()}, "do not belong together"),
+        ({"network": SMALL_DENOISER, "head": AutoregressiveConfig()}, "do not belong together"),
+        ({"conditions": Conditions(neighbors=NeighborsConfig(mean_vector=True))}, "belong together"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(parts: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        GeneratorConfig.model_validate(parts)
+
+
+def test_a_system_on_pixels_has_a_loss_for_each_sample() -> None:
+    batch = {"pixels": torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)}
+    first, again, other = (on_pixels().loss(batch, torch.Generator().manual_seed(seed)).values for seed in (1, 1, 2))
+    assert first.shape == (3,)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_a_picture_depends_on_its_own_seed_with_either_sampler(sampler: str) -> None:
+    generator = on_pixels()
+    settings = SampleSettings.model_validate({"sampler": sampler, "num_steps": 4})
+    together = generator.sample(generator.context([Known()] * 3), [5, 6, 7], settings)
+    alone = generator.sample(generator.context([Known()]), [6], settings)
+    assert together.shape == (3, 3, 8, 8)
+    assert torch.allclose(together[1], alone[0], atol=2e-2)  # 16 bits where that is faster
+
+
+def test_every_step_of_ancestral_sampling_is_told() -> None:
+    generator, told = on_pixels(), list[DrawStep]()
+    generator.sample(
+        generator.context([Known()]), [1], SampleSettings(sampler="ancestral", num_steps=5), told.append
+    )
+    assert [(step.index, step.total) for step in told] == [(number, 5) for number in range(1, 6)]
+    assert told[0].preview().shape == (1, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_steps": 21}, "21 steps, but the model has 20 timesteps"),
+        ({"sampler": "ancestral", "num_steps": 1}, "at least two steps"),
+    ],
+)
+def test_steps_that_a_sampler_cannot_take_are_refused(settings: dict[str, object], words: str) -> None:
+    generator = on_pixels()
+    with pytest.raises(UsageError, match=words):
+        generator.sample(generator.context([Known()]), [1], SampleSettings.model_validate(settings))
+
+
+def test_the_settings_that_act_are_those_of_the_sampler() -> None:
+    generator = on_pixels()
+    ddim, ancestral = (
+        set(generator.acting(SampleSettings.model_validate({"sampler": sampler}))) for sampler in ("ddim", "ancestral")
+    )
+    assert ddim - ancestral == {"eta", "guidance_interval"}
+    assert ancestral - ddim == {"variance"}
+    assert "k" not in ddim

@@ -1,0 +1,100 @@
+"""`ddpm-tiny` by the command line: pixels cached, trained, killed and resumed, measured, sampled both ways."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from training_jobs import kill_all, start_job, wait_for_step, weights_of
+
+from rdm.cli.main import run
+from rdm.evaluation.heldout import held_out_losses, held_out_rows
+from rdm.recipes import recipe_config
+from rdm.sampling import open_model
+from rdm.training.config import TrainInputs
+from rdm.training.stats import read_stats
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SETTINGS = (
+    "max_steps=12",
+    "batch_size=4",
+    "checkpoint_every=4",
+    "log_every=1",
+    "num_ranks=2",
+    "precision=fp32",
+    "grids_per_decade=1",
+    "objective.network.block_out_channels=[16, 32]",
+    "objective.network.attention_levels=[false, true]",
+    "objective.network.layers_per_block=1",
+    "objective.network.norm_num_groups=8",
+    "objective.network.sample_size=16",
+    "objective.head.schedule.num_timesteps=50",
+    "objective.held_out_fraction=0.5",
+)
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., bytes]) -> str:
+    """A cache of the pixels of sixteen photographs, made by the command."""
+    root = tmp_path_factory.mktemp("ddpm")
+    (root / "photos").mkdir()
+    for number in range(16):
+        (root / "photos" / f"{number:02d}.jpg").write_bytes(encoded(number))
+    queries = f"folder://{root}/photos"
+    command = ["cache", "build", "--queries", queries, "--autoencoder", "none", "--out", str(root / "pixels")]
+    assert run([*command, "--set", "resolution=16", "--dask", "inline"]) == 0
+    return str(root / "pixels")
+
+
+@pytest.fixture(scope="module")
+def trained(pixels: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed, started by the command: neither autoencoder nor database."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    assert run(["train", "--recipe", "ddpm-tiny", "--cache", pixels, "--out", str(out), *settings]) == 0
+    return out
+
+
+def test_the_command_trains_on_pixels_alone(trained: Path) -> None:
+    losses = [row["loss"] for row in read_stats(trained)]
+    assert len(losses) == 12
+    assert all(0 < loss < 3 for loss in losses)
+    described = json.loads((trained / "model" / "model.json").read_text())
+    assert (described["autoencoder"], described["database"], described["resolution"]) == (None, None, 16)
+    with Image.open(trained / "grids" / "step-00000012.png") as grid:
+        assert grid.mode == "RGB"
+
+
+def test_a_killed_run_resumes_to_the_same_bits(trained: Path, pixels: str, tmp_path: Path) -> None:
+    config = recipe_config("ddpm-tiny").with_overrides(SETTINGS)
+    inputs = TrainInputs(out=str(tmp_path / "run"), cache=pixels)
+    process = start_job(config, inputs)
+    wait_for_step(process, tmp_path / "run", 6)
+    kill_all(process, tmp_path / "run")
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    command = ["train", "--recipe", "ddpm-tiny", "--cache", pixels, "--out", str(tmp_path / "run"), *settings]
+    assert run(command) == 0
+    assert weights_of(tmp_path / "run") == weights_of(trained)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_the_command_draws_without_a_database(trained: Path, tmp_path: Path, sampler: str) -> None:
+    command = ["sample", "--model", str(trained / "model"), "--unconditional", "--seeds", "0-2"]
+    settings = ["--set", f"sampler={sampler}", "--set", "num_steps=5"]
+    assert run([*command, "--out", str(tmp_path / "samples"), *settings]) == 0
+    rows = json.loads((tmp_path / "samples" / "samples.json").read_text())
+    assert [(row["seed"], row["neighbors"], row["settings"]["sampler"]) for row in rows] == [
+        (seed, [], sampler) for seed in range(3)
+    ]
+    with Image.open(tmp_path / "samples" / "00000.png") as picture:
+        assert picture.size == (16, 16)
+
+
+def test_held_out_photographs_are_measured_once_because_nothing_conditions(trained: Path, pixels: str) -> None:
+    model = open_model(trained / "model")
+    found = held_out_losses(model, held_out_rows(model, pixels, None), num_draws=2)
+    assert found.conditions == ("none",)
+    assert (found.losses > 0).all()
