@@ -10,7 +10,6 @@ from pydantic import Field
 from rdm.config import Config
 from rdm.report.showcase import ShowcaseConfig
 
-
 FINE_TUNING = (
     "objective.start=assets://rdm-64",
     "objective.held_out_fraction=0.25",
