@@ -56,9 +56,9 @@ def test_without_new_photographs_or_a_trial_there_is_nothing_to_say(
     photos: Path, tmp_path: Path, tiny_encoder: str
 ) -> None:
     builder = builder_of(tmp_path / "db", photos, tiny_encoder)
-    assert estimated(builder.plan(), EstimateConfig(num_photographs=0)) is None
+    assert estimate(builder.plan(), EstimateConfig(num_photographs=0)) is None
     run_build(builder, ComputeConfig(dask="inline"))
-    assert estimated(builder_of(tmp_path / "db", photos, tiny_encoder).plan(), EstimateConfig()) is None
+    assert estimate(builder_of(tmp_path / "db", photos, tiny_encoder).plan(), EstimateConfig()) is None
 
 
 def growth(root: Path, work: Callable[[], object]) -> int:
