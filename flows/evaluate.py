@@ -36,7 +36,7 @@ def evaluate(
     """Measure a model.
 
     Args:
-        model: a `model` folder.
+        model: `assets://NAME`, or a `model` folder.
         reference: source of the photographs that samples should look like.
         out: folder for evaluation.json.
         database: folder of the database; of no use to a model that reads no neighbors.
@@ -44,7 +44,7 @@ def evaluate(
         overrides: settings of the evaluation as `key=value`.
         device: what networks compute on; `auto`: a GPU where there is one.
     """
-    inputs = EvaluationInputs(Path(model), database, cache, query_config(reference))
+    inputs = EvaluationInputs(model, database, cache, query_config(reference))
     config = EvaluationConfig().with_overrides(overrides or [])
     with artifact_progress():
         result = measure_task(inputs, config, out, device)

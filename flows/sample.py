@@ -22,7 +22,7 @@ from rdm.sampling.run import draw_request
 def draw_task(model: str, database: str, out: str, request: SampleRequest, device: DeviceName) -> dict[str, Any]:
     """Draw and write the pictures that are missing; return how many there are, and what drew them."""
     used = compute_device(device)
-    opened, source = open_model(Path(model), used), RetrievalDatabase.open(database, device=device)
+    opened, source = open_model(model, used), RetrievalDatabase.open(database, device=device)
     counts = draw_request(request, opened, source, Path(out))
     gallery = write_sample_gallery(Path(out), source, counts.pictures)
     return {**counts.model_dump(), "gallery": str(gallery.resolve()), "device": describe_device(used)}
@@ -42,7 +42,7 @@ def sample(
     """Draw pictures for texts, or unconditional ones where there are none.
 
     Args:
-        model: a `model` folder.
+        model: `assets://NAME`, or a `model` folder.
         database: folder of the database to look neighbors up in.
         out: folder for pictures, records and gallery; the same request goes on where it stopped.
         texts: queries in words; empty: draw queries from p_D.

@@ -17,7 +17,7 @@ def register(app: App) -> None:
 
 def evaluate(
     *,
-    model: Annotated[Path, Parameter(help="a `model` folder")],
+    model: Annotated[str, Parameter(help="assets://NAME, or a `model` folder")],
     reference: Annotated[str, Parameter(help="source of the photographs that samples should look like")],
     database: Annotated[str | None, Parameter(help="where neighbors are looked up; not needed without")] = None,
     cache: Annotated[str | None, Parameter(help="latent cache with held-out photographs, for the losses")] = None,

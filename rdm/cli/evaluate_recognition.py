@@ -21,7 +21,7 @@ def register(app: App) -> None:
 
 def evaluate_recognition(
     *,
-    model: Annotated[Path, Parameter(help="a `model` folder")],
+    model: Annotated[str, Parameter(help="assets://NAME, or a `model` folder")],
     pictures: Annotated[
         str, Parameter(help="pictures that no training has seen; webdataset://DIR with KEY.jpg and KEY.cls for classes")
     ],

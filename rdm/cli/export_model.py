@@ -17,7 +17,7 @@ def register(app: App) -> None:
 
 def export_model(
     *,
-    model: Annotated[str, Parameter(help="a `model` folder that `rdm train` wrote")],
+    model: Annotated[str, Parameter(help="assets://NAME, or a `model` folder that `rdm train` wrote")],
     out: Annotated[Path, Parameter(help="a new folder")],
     precision: Annotated[Literal["fp16", "bf16"], Parameter(help="of the weights in the file")] = "fp16",
     autoencoder: Annotated[

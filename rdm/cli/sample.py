@@ -17,7 +17,7 @@ def register(app: App) -> None:
 
 def sample(
     *,
-    model: Annotated[Path, Parameter(help="a `model` folder that `rdm train` wrote")],
+    model: Annotated[str, Parameter(help="assets://NAME, or a `model` folder that `rdm train` wrote")],
     database: Annotated[str | None, Parameter(help="where neighbors are looked up; an LDM needs none")] = None,
     out: Annotated[Path, Parameter(help="folder for the pictures")] = Path("samples"),
     text: Annotated[list[str] | None, Parameter(help="query in words; any number of times", negative="")] = None,

@@ -38,7 +38,7 @@ class RecognitionInputs:
     """What is judged by what.
 
     Attributes:
-        model: a model's folder.
+        model: a model: `assets://NAME` or a folder.
         pictures: specification of pictures that no training has seen.
         classes: of their labels; empty: identification alone is measured.
         judge: who names the classes.
@@ -46,7 +46,7 @@ class RecognitionInputs:
         encoder: whose embeddings condition the model; None: the one that the model names.
     """
 
-    model: Path
+    model: str | Path
     pictures: str
     classes: tuple[PictureClass, ...] = ()
     judge: JudgeName = "imagenet"

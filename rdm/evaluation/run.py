@@ -49,7 +49,7 @@ class EvaluationInputs:
         reference: the query set that the samples should look like.
     """
 
-    model: Path
+    model: str | Path
     database: str | None
     cache: str | None
     reference: QuerySetConfig
@@ -85,7 +85,7 @@ def evaluate_model(
             inputs.reference.model_dump(mode="json"),
             inputs.cache,
             database and database.version.number,
-            (inputs.model / INFO).read_text(encoding="utf-8"),
+            (model.directory / INFO).read_text(encoding="utf-8"),
         ]
     )
     if folder.exists(RESULT) and (found := folder.read_json(RESULT)).get("key") == key:

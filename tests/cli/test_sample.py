@@ -130,3 +130,16 @@ def test_commands_say_what_they_computed_on(rdm, root: Path, photos: Path, tmp_p
     ] == "cpu"
     cache = ("--out", tmp_path / "cache", "--set", "resolution=32", "--device", "cpu")
     assert rdm("cache", "build", *queries, *cache, *small)[1]["device"] == "cpu"
+
+
+def test_model_that_ships_is_asked_by_name(tmp_path, capsys):
+    command = ["sample", "--model", "assets://rdm-64", "--unconditional", "--out", str(tmp_path / "out")]
+    assert run(command) == 2
+    assert "the model" in capsys.readouterr().err
+
+
+def test_name_that_does_not_ship_is_refused_with_those_that_do(tmp_path, capsys):
+    assert run(["sample", "--model", "assets://none", "--unconditional", "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "there is no embedded model 'none'" in error
+    assert "assets://rdm-64" in error
