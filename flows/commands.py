@@ -48,12 +48,14 @@ def quickstart(
 
     Example: rdm quickstart --root quickstart
     """
-    from flows.quickstart_layout import Layout, QuickstartConfig
+    from flows.quickstart_layout import OF_FINE_TUNED, Layout, QuickstartConfig
     from rdm.config import digest_json
     from rdm.recipes import recipe_config
+    from rdm.report.showcase import ShowcaseConfig
     from rdm.storage import Folder
 
-    config = QuickstartConfig(from_scratch=from_scratch, train=tuple(set_ or []))
+    showcase = ShowcaseConfig() if from_scratch else ShowcaseConfig(settings=OF_FINE_TUNED)
+    config = QuickstartConfig(from_scratch=from_scratch, train=tuple(set_ or []), showcase=showcase)
     recipe = recipe_config(config.recipe).with_overrides(config.overrides)
     folder = Folder(root)
     layout = Layout(Path(folder.path()))

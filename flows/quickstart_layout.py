@@ -9,6 +9,7 @@ from pydantic import Field
 
 from rdm.config import Config
 from rdm.report.showcase import ShowcaseConfig
+from rdm.sampling import SampleSettings
 
 FINE_TUNING = (
     "objective.start=assets://rdm-64",
@@ -23,6 +24,10 @@ FINE_TUNING = (
     "checkpoint_every=20",
 )
 """Settings of the recipe rdm-64 for a minute of fine-tuning on a few hundred photographs."""
+
+
+OF_FINE_TUNED = SampleSettings(num_steps=30, eta=0.0, guidance_scale=3.0, guidance_interval=(-3.0, 3.0))
+"""How pictures of the fine-tuned model are drawn: its null context was trained, so guidance may be strong."""
 
 
 class QuickstartConfig(Config):
