@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from rdm.errors import ModelError
 from rdm.models.token_predictor import (
     TokenPredictor,
     TokenPredictorConfig,
@@ -19,7 +17,7 @@ from rdm.models.token_predictor import (
     save_token_predictor,
 )
 from rdm.models.unconditional import UnconditionalConfig, UnconditionalDenoiser, build_unconditional
-from rdm.models.unet import Denoiser, DenoiserConfig, build_denoiser, load_denoiser
+from rdm.models.unet import Denoiser, DenoiserConfig, build_denoiser, load_denoiser, open_unet
 
 NetworkConfig = Annotated[
     DenoiserConfig | UnconditionalConfig | TokenPredictorConfig, Field(discriminator="kind")
@@ -75,16 +73,4 @@ def load_network(
         return load_denoiser(directory)
     from diffusers.models.unets.unet_2d import UNet2DModel
 
-    try:
-        unet: Any = UNet2DModel.from_pretrained(
-            str(directory),
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            torch_dtype=torch.float32,  # those that ship hold 16 bits
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"the U-Net cannot be opened: {error}", where=directory, fix="train or export again"
-        ) from error
-    return UnconditionalDenoiser(unet).eval()
+    return UnconditionalDenoiser(open_unet(UNet2DModel, directory)).eval()

@@ -168,23 +168,35 @@ def load_denoiser(directory: Path) -> Denoiser:
     """
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+    return Denoiser(open_unet(UNet2DConditionModel, directory)).eval()
+
+
+def open_unet(kind: Any, directory: Path) -> Any:
+    """Open one of diffusers' U-Nets in float32: those that ship hold 16 bits.
+
+    Args:
+        kind: its class.
+        directory: what `save_pretrained` wrote; safetensors only.
+
+    Raises:
+        ModelError: the directory holds none, or it is damaged.
+    """
     if not (directory / "config.json").is_file():
         raise ModelError(
             "there is no denoiser here", where=directory, fix="give the folder that `rdm train --out` wrote"
         )
     try:
-        unet = UNet2DConditionModel.from_pretrained(
+        return kind.from_pretrained(
             str(directory),
             use_safetensors=True,
             local_files_only=True,
             low_cpu_mem_usage=False,
-            torch_dtype=torch.float32,  # those that ship hold 16 bits
+            torch_dtype=torch.float32,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(
             f"the denoiser cannot be opened: {error}", where=directory, fix="train or export again"
         ) from error
-    return Denoiser(unet).eval()
 
 
 def num_parameters(module: nn.Module) -> int:

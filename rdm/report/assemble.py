@@ -207,6 +207,7 @@ def _training(run: Path, stages: Sequence[Mapping[str, Any]]) -> Training:
         seconds=seconds,
         hardware=f"{num_cores()} CPU cores",
         conditioning_dropout=objective.conditions.dropout["neighbors"],
+        start=objective.start,
         loss_name=LOSS_NAMES[objective.head.loss_kind],
     )
 

@@ -179,7 +179,10 @@ class SampleGroup:
 
 @dataclass(frozen=True)
 class Training:
-    """The training run: one loss per record, at increasing optimizer steps; steps start at 1 if `log_steps`."""
+    """The training run: one loss per record, at increasing optimizer steps; steps start at 1 if `log_steps`.
+
+    `start` is the model that the run went on from; None: random weights.
+    """
 
     recipe: str
     steps: tuple[int, ...]
@@ -189,6 +192,7 @@ class Training:
     seconds: float
     hardware: str
     conditioning_dropout: float
+    start: str | None = None
     loss_name: str = LOSS_NAMES["eps"]
     held_out_steps: tuple[int, ...] = ()
     held_out_losses: tuple[float, ...] = ()

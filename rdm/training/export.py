@@ -60,6 +60,7 @@ def _write_halved(source: Path, target: Path, precision: HalfPrecision) -> None:
     if broken := [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]:
         raise ModelError(f"{broken[0]} does not fit into {precision}", where=source, fix="--precision bf16")
     save_file(weights, target, metadata={"format": "pt"})
+    shutil.copymode(target.with_name("config.json"), target)  # safetensors writes for the owner alone
 
 
 def _place_first_stage(source: Path, out: Path, info: ModelInfo, autoencoder: str | None) -> str:

@@ -85,6 +85,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
             values = engine.average({name: float(value) for name, value in result.metrics.items()})
             if stats is not None:
                 seconds = (time.monotonic() - window_started) / window_steps
+                speed = config.batch_size / seconds
                 norm = engine.gradient_norm
                 stats.log(
                     {
@@ -93,8 +94,8 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
                         "learning_rate": rate,
                         "gradient_norm": None if norm is None else float(norm),
                         "seconds_per_step": seconds,
-                        "samples_per_second": config.batch_size / seconds,
-                        **flop_rates(cost, config.batch_size / seconds, peak and peak * engine.world_size),
+                        "samples_per_second": speed,
+                        **flop_rates(cost, speed, peak and peak * engine.world_size),
                     }
                 )
             window_started, window_steps = time.monotonic(), 0
@@ -107,16 +108,20 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
             checkpoints.save(engine, ema, {**facts, "provenance": objective.provenance.values()})
             losses.clear()
 
-    # Export, once, whole or absent.
-    for decay in reversed(config.ema_decays):  # OUT/model last: where it stands, the run is finished
-        state = engine.gather(ema.averages[decay])
-        if engine.rank == 0:
-            export_model(objective, state, config, out / model_name(config, decay))
+    _export_averages(objective, engine, ema, config, out)
     if stats is not None:
         stats.close()
     reader.close()
     engine.barrier()
     engine.close()
+
+
+def _export_averages(objective: Objective, engine: Engine, ema: Ema, config: TrainConfig, out: Path) -> None:
+    """Export every average once, whole or absent; OUT/model last: where it stands, the run is finished."""
+    for decay in reversed(config.ema_decays):
+        state = engine.gather(ema.averages[decay])
+        if engine.rank == 0:
+            export_model(objective, state, config, out / model_name(config, decay))
 
 
 def model_name(config: TrainConfig, decay: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from pydantic import ValidationError
-from small_denoiser import SMALL_DENOISER
+from small_denoiser import SMALL_DENOISER, SMALL_PIXELS
 
 from rdm.diffusion.schedules import ScheduleConfig
 from rdm.errors import UsageError
@@ -15,30 +15,19 @@ from rdm.generators.heads import AutoregressiveConfig, GaussianConfig
 from rdm.generators.settings import DrawStep, SampleSettings
 from rdm.generators.spaces import PixelsConfig, PixelSpace, TokensConfig
 from rdm.models.token_predictor import TokenPredictorConfig
-from rdm.models.unconditional import UnconditionalConfig
-
-PIXELS = UnconditionalConfig(
-    in_channels=3,
-    out_channels=3,
-    sample_size=8,
-    block_out_channels=(8, 16),
-    attention_levels=(False, True),
-    layers_per_block=1,
-    norm_num_groups=8,
-)
 
 
 def on_pixels() -> Generator:
     torch.manual_seed(0)
     head = GaussianConfig(schedule=ScheduleConfig(num_timesteps=20))
-    config = GeneratorConfig(network=PIXELS, space=PixelsConfig(), conditions=Conditions(), head=head)
+    config = GeneratorConfig(network=SMALL_PIXELS, space=PixelsConfig(), conditions=Conditions(), head=head)
     return Generator(config, PixelSpace(), ()).eval()
 
 
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ({"network": PIXELS}, "reads no context, but the conditions are: neighbors"),
+        ({"network": SMALL_PIXELS}, "reads no context, but the conditions are: neighbors"),
         ({"network": SMALL_DENOISER, "conditions": Conditions()}, "reads tokens, but the conditions are: none"),
         ({"network": TokenPredictorConfig()}, "do not belong together"),
         ({"network": SMALL_DENOISER, "space": TokensConfig()}, "do not belong together"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_denoiser import SMALL_DENOISER
+from small_denoiser import SMALL_DENOISER, SMALL_PIXELS
 
 from rdm.errors import ModelError
 from rdm.generators.conditions import Conditions, Known
@@ -26,7 +26,6 @@ from rdm.generators.settings import SampleSettings
 from rdm.generators.spaces import PixelsConfig
 from rdm.models.first_stage.first_stage import load_autoencoder
 from rdm.models.networks import build_network
-from rdm.models.unconditional import UnconditionalConfig
 
 ASSET = "assets://autoencoder-kl-f4"
 
@@ -125,17 +124,8 @@ def test_a_model_is_opened_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_model_of_pixels_has_no_first_stage(tmp_path: Path) -> None:
-    sizes = UnconditionalConfig(
-        in_channels=3,
-        out_channels=3,
-        sample_size=8,
-        block_out_channels=(8, 16),
-        attention_levels=(False, True),
-        layers_per_block=1,
-        norm_num_groups=8,
-    )
-    config = GeneratorConfig(network=sizes, space=PixelsConfig(), conditions=Conditions())
-    write_model(tmp_path, ModelInfo(generator=config, resolution=8), build_network(sizes))
+    config = GeneratorConfig(network=SMALL_PIXELS, space=PixelsConfig(), conditions=Conditions())
+    write_model(tmp_path, ModelInfo(generator=config, resolution=8), build_network(SMALL_PIXELS))
     model = open_model(tmp_path)
     drawn = model.draw(model.generator.context([Known(), Known()]), [1, 2], SampleSettings(num_steps=2))
     assert (model.first_stage, model.sources, tuple(drawn.shape)) == (None, (), (2, 3, 8, 8))

@@ -1,7 +1,8 @@
-"""A U-Net small enough to train in a test, which has every part of a large one."""
+"""U-Nets small enough to train in a test, which have every part of a large one."""
 
 from __future__ import annotations
 
+from rdm.models.unconditional import UnconditionalConfig
 from rdm.models.unet import DenoiserConfig
 
 SMALL_DENOISER = DenoiserConfig(
@@ -11,4 +12,14 @@ SMALL_DENOISER = DenoiserConfig(
     head_dim=8,
     cross_attention_dim=12,
     sample_size=8,
+)
+
+SMALL_PIXELS = UnconditionalConfig(
+    in_channels=3,
+    out_channels=3,
+    sample_size=8,
+    block_out_channels=(8, 16),
+    attention_levels=(False, True),
+    layers_per_block=1,
+    norm_num_groups=8,
 )

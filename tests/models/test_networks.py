@@ -11,7 +11,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from pydantic import TypeAdapter
-from small_denoiser import SMALL_DENOISER
+from small_denoiser import SMALL_DENOISER, SMALL_PIXELS
 
 from rdm.context import Context
 from rdm.diffusion.heads import GaussianHead
@@ -20,22 +20,12 @@ from rdm.diffusion.schedules import ScheduleConfig
 from rdm.errors import ModelError
 from rdm.models.networks import NetworkConfig, build_network, load_network, network_with, save_network
 from rdm.models.token_predictor import TokenPredictorConfig
-from rdm.models.unconditional import UnconditionalConfig
 from rdm.models.unet import num_parameters
 from rdm.recipes import recipe_config
 
-SMALL_PIXELS = UnconditionalConfig(
-    in_channels=3,
-    out_channels=3,
-    sample_size=8,
-    block_out_channels=(8, 16),
-    attention_levels=(False, True),
-    layers_per_block=1,
-    norm_num_groups=8,
-    ddpm_details=True,
-)
+DDPM_PIXELS = SMALL_PIXELS.model_copy(update={"ddpm_details": True})
 PREDICTOR = TokenPredictorConfig(codebook_size=8, side=2, num_layers=1, num_heads=1, width=8, cross_attention_dim=12)
-NETWORKS = (SMALL_DENOISER, SMALL_PIXELS, PREDICTOR)
+NETWORKS = (SMALL_DENOISER, DDPM_PIXELS, PREDICTOR)
 
 
 @pytest.mark.parametrize("config", NETWORKS, ids=lambda config: config.kind)
@@ -54,10 +44,10 @@ def test_a_network_is_made_of_its_parameters(config: NetworkConfig) -> None:
 
 
 def test_parameters_of_another_network_are_refused() -> None:
-    parameters = dict(build_network(SMALL_PIXELS).named_parameters())
+    parameters = dict(build_network(DDPM_PIXELS).named_parameters())
     parameters.pop("unet.conv_in.weight")
     with pytest.raises(RuntimeError, match="weights of another network"):
-        network_with(SMALL_PIXELS, parameters)
+        network_with(DDPM_PIXELS, parameters)
 
 
 @pytest.mark.parametrize("config", NETWORKS, ids=lambda config: config.kind)
@@ -66,13 +56,13 @@ def test_a_kind_finds_its_configuration(config: NetworkConfig) -> None:
 
 
 def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="the U-Net cannot be opened"):
-        load_network(tmp_path, SMALL_PIXELS)
+    with pytest.raises(ModelError, match="there is no denoiser here"):
+        load_network(tmp_path, DDPM_PIXELS)
 
 
 def test_a_network_without_context_refuses_one() -> None:
     with pytest.raises(ValueError, match="reads no context, but the context sets tokens"):
-        build_network(SMALL_PIXELS)(
+        build_network(DDPM_PIXELS)(
             torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64), Context(tokens=torch.zeros(1, 1, 4))
         )
 
@@ -89,7 +79,7 @@ def test_the_folder_opens_in_diffusers_pipeline_and_draws_what_we_draw(
     variance: AncestralVariance, name: Literal["fixed_small", "fixed_large"], tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    network = build_network(SMALL_PIXELS).eval()
+    network = build_network(DDPM_PIXELS).eval()
     save_network(network, tmp_path)
     schedule = ScheduleConfig(kind="linear", num_timesteps=10, beta_start=1e-4, beta_end=0.02)
     scheduler = DDPMScheduler(10, 1e-4, 0.02, variance_type=name, clip_sample=False)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from birds_version import version_facts
 
-from rdm.database.facts import VersionFacts
 from rdm.report.data import (
     Command,
     Condition,
@@ -34,7 +34,6 @@ from rdm.report.data import (
     Training,
     Work,
 )
-from rdm.storage import IndexDecision
 
 _VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -92,31 +91,6 @@ def neighbors(count: int, start: int = 0) -> tuple[Neighbor, ...]:
 
 def samples(count: int, side: int = 16) -> tuple[Sample, ...]:
     return tuple(Sample(picture(100 + seed, side), seed) for seed in range(count))
-
-
-def version_facts() -> VersionFacts:
-    return VersionFacts(
-        version=3,
-        source="birds",
-        source_fingerprint="41f9",
-        photographs=827,
-        patches=3240,
-        deleted_patches=7,
-        removed_photographs=2,
-        near_duplicates=0,
-        dropped_patches={},
-        embedding_dim=512,
-        encoder="lite",
-        encoder_digest="9f2c",
-        encoder_origin="made the embeddings here",
-        precision="float32",
-        has_pixels=True,
-        index="Flat",
-        recall_at_20=0.993,
-        recall_ci95=0.003,
-        index_decision=IndexDecision(action="built", reason="there was none"),
-        num_bytes=1_000,
-    )
 
 
 def make_report(prompt: str = "an owl", num_samples: int = 2, side: int = 16) -> QuickstartReport:

@@ -136,6 +136,17 @@ def test_each_part_may_be_missing(examples: SimpleNamespace, field: str) -> None
     assert examples.Page(render_report(replace(examples.make_report(), **{field: None}))).mismatched == []
 
 
+def test_page_says_which_model_the_training_went_on_from_and_what_that_means_for_held_out_pictures(
+    examples: SimpleNamespace,
+) -> None:
+    report = examples.make_report()
+    assert report.training is not None
+    went_on = replace(report, training=replace(report.training, start="assets://rdm-64"))
+    assert "from the weights of assets://rdm-64" in examples.Page(render_report(went_on)).words
+    assert "what assets://rdm-64 was trained on says its card" in examples.Page(render_report(went_on)).words
+    assert "from the weights of" not in examples.Page(render_report(report)).words
+
+
 def test_training_without_a_finite_loss_is_left_out(examples: SimpleNamespace) -> None:
     report = examples.make_report()
     assert report.training is not None

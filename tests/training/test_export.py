@@ -33,6 +33,8 @@ def test_copy_holds_every_weight_rounded_to_16_bits(model, tmp_path, precision, 
     before, after = weights_of(model), weights_of(tmp_path / "out")
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], value.to(dtype)) for name, value in before.items())
+    modes = {path.stat().st_mode for path in (tmp_path / "out" / "network").iterdir()}
+    assert modes == {(model / "network" / "config.json").stat().st_mode}
     assert size < 0.6 * sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,16 +36,22 @@ class FirstStage:
     Attributes:
         model: the network, in evaluation mode.
         name: how it was opened.
-        digest: 16 hexadecimal digits of configuration and weights.
-        latents_digest: of those that encode: latents of equal digests are interchangeable, whatever decodes them.
     """
 
     def __init__(self, model: AutoencoderKL | VQModel, name: str) -> None:
         frozen: Any = model.eval().requires_grad_(False)
         self.model: Any = frozen.to(memory_format=torch.channels_last)  # a CPU computes this layout faster
         self.name = name
-        self.digest = digest_of_all(self.model.config, self.model.state_dict().items())
-        self.latents_digest = digest_of_latents(self.model.config, self.model.state_dict().items())
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of configuration and weights."""
+        return digest_of_all(self.model.config, self.model.state_dict().items())
+
+    @cached_property
+    def latents_digest(self) -> str:
+        """The same of what encodes: latents of equal digests are interchangeable, whatever decodes them."""
+        return digest_of_latents(self.model.config, self.model.state_dict().items())
 
     @property
     def factor(self) -> int:

@@ -63,8 +63,7 @@ def digest_of_latents(config: Mapping[str, Any], weights: Iterable[tuple[str, Te
 
     Names and shapes do not count: versions of diffusers call and shape the same attention weights differently.
     """
-    deciding = {key: config.get(key, default) for key, default in _DECIDING.items()}
-    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True, default=list).encode())
+    digest = hashlib.sha256(_deciding(config))
     encoding = [tensor for name, tensor in weights if name.startswith(_ENCODING)]
     for line in sorted(hashlib.sha256(_bytes(tensor)).hexdigest() for tensor in encoding):
         digest.update(line.encode())
@@ -73,12 +72,17 @@ def digest_of_latents(config: Mapping[str, Any], weights: Iterable[tuple[str, Te
 
 def digest_of_all(config: Mapping[str, Any], weights: Iterable[tuple[str, Tensor]]) -> str:
     """Return the digest of a configuration and of every weight: pictures of equal digests are equal too."""
-    deciding = {key: config.get(key, default) for key, default in _DECIDING.items()}
-    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True, default=list).encode())
+    digest = hashlib.sha256(_deciding(config))
     for name, tensor in sorted(weights, key=lambda item: item[0]):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(_bytes(tensor))
     return digest.hexdigest()[:16]
+
+
+def _deciding(config: Mapping[str, Any]) -> bytes:
+    """Return the settings that decide a latent, as JSON."""
+    deciding = {key: config.get(key, default) for key, default in _DECIDING.items()}
+    return json.dumps(deciding, sort_keys=True, default=list).encode()
 
 
 def cannot_be_opened(directory: Path, error: Exception) -> ModelError:
