@@ -24,11 +24,13 @@ test-slow: env
 
 lint: env
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check rdm flows tests benchmarks
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
 format: env
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format rdm flows tests benchmarks
 
 bench: env
 	$(BIN)/python -m benchmarks

@@ -1,9 +1,10 @@
-"""Approximate search over 1,000,000 clustered vectors of 512 numbers: ours against the kind of index autofaiss chooses.
+"""Approximate search over 1,000,000 clustered vectors of 512 numbers: ours against the kind of
+index autofaiss chooses.
 
-Both are probed as deep as recall@20 >= 0.95 on 500 of the rows needs. Both are trained on the same random sample:
-autofaiss itself would train on all rows, for hours, and cannot make the kind that it chooses from 1,000,000 rows on
-(OPQ) with faiss 1.15, whose OPQMatrix takes no argument `M`. The rotation of OPQ has 5 iterations here: faiss's 50
-did not end within 15 minutes of two cores.
+Both are probed as deep as recall@20 >= 0.95 on 500 of the rows needs. Both are trained on the same
+random sample: autofaiss itself would train on all rows, for hours, and cannot make the kind that it
+chooses from 1,000,000 rows on (OPQ) with faiss 1.15, whose OPQMatrix takes no argument `M`. The
+rotation of OPQ has 5 iterations here: faiss's 50 did not end within 15 minutes of two cores.
 
 `python -m benchmarks.approximate_neighbors ROWS` takes another size.
 """
@@ -46,10 +47,15 @@ def run(rows: int = 1_000_000) -> str:
     queries = wanted.astype(np.float32)
     (ours, our_words), (theirs, their_words) = built[our_key], built[their_key]
     ratio, _, _ = paired_ratio(lambda: ours.search(queries, K), lambda: theirs.search(queries, K))
-    return f"{ratio:.2f}x the queries/s of autofaiss's choice at {rows:,} rows: {our_words}, against {their_words}"
+    return (
+        f"{ratio:.2f}x the queries/s of autofaiss's choice at {rows:,} rows: {our_words}, "
+        f"against {their_words}"
+    )
 
 
-def _built(rows: IndexedRows, key: str, wanted: np.ndarray, truth: np.ndarray) -> tuple[faiss.Index, str]:
+def _built(
+    rows: IndexedRows, key: str, wanted: np.ndarray, truth: np.ndarray
+) -> tuple[faiss.Index, str]:
     started = time.perf_counter()
     index = faiss.index_factory(DIM, key, faiss.METRIC_INNER_PRODUCT)
     if isinstance(index, faiss.IndexPreTransform):
@@ -66,12 +72,18 @@ def _built(rows: IndexedRows, key: str, wanted: np.ndarray, truth: np.ndarray) -
         graph = f",quantizer_efSearch={max(16, 2 * probed)}" if "HNSW" in key else ""
         faiss.ParameterSpace().set_index_parameters(index, f"nprobe={probed}{graph}")
         found = index.search(wanted.astype(np.float32), K)[1]
-        recall = float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(found, truth, strict=True)]))
+        recall = float(
+            np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(found, truth, strict=True)])
+        )
         if recall >= RECALL or probed >= 512:
             break
         probed *= 2
     num_bytes = len(faiss.serialize_index(index))
-    return index, f"{key} (nprobe {probed}, recall@20 {recall:.3f}, {num_bytes / 1e9:.2f} GB, built in {seconds:.0f} s)"
+    return (
+        index,
+        f"{key} (nprobe {probed}, recall@20 {recall:.3f}, {num_bytes / 1e9:.2f} GB, built in "
+        f"{seconds:.0f} s)",
+    )
 
 
 if __name__ == "__main__":

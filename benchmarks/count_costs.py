@@ -2,7 +2,8 @@
 
 Run it as `python -m benchmarks.count_costs`.
 
-Nothing is computed: PyTorch counts over shapes without numbers, so the figures are those of every machine.
+Nothing is computed: PyTorch counts over shapes without numbers, so the figures are those of every
+machine.
 """
 
 from __future__ import annotations

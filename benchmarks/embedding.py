@@ -1,11 +1,12 @@
-"""Embedding one tar of 224 px photographs with ViT-B/32 on this machine's processors, against two peers.
+"""Embedding one tar of 224 px photographs with ViT-B/32 on this machine's processors, against two
+peers.
 
-The bare forward pass: the same model in the same precision over pixels that are in memory already. And
-clip-retrieval's `inference` on the same tar, where RDM_CLIP_RETRIEVAL names the program (see infra/clip-retrieval): its
-speed is what its own statistics say after the model is loaded.
+The bare forward pass: the same model in the same precision over pixels that are in memory already.
+And clip-retrieval's `inference` on the same tar, where RDM_CLIP_RETRIEVAL names the program (see
+infra/clip-retrieval): its speed is what its own statistics say after the model is loaded.
 
-RDM_BENCH_TAR names a tar of photographs; without it the embedded samples are used, enlarged to 224 px. The weights are
-random: speed does not depend on them.
+RDM_BENCH_TAR names a tar of photographs; without it the embedded samples are used, enlarged to 224
+px. The weights are random: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ def run(count: int = 128, rounds: int = 3) -> str:
         if program := os.environ.get("RDM_CLIP_RETRIEVAL"):
             ours = _photographs_per_second(base, tar, encoder_name)
             theirs = _clip_retrieval(program, base, tar, encoder_name)
-            words += f"; {ours / theirs:.1f}x clip-retrieval inference ({ours:.0f} against {theirs:.0f} photographs/s)"
+            words += (
+                f"; {ours / theirs:.1f}x clip-retrieval inference ({ours:.0f} against "
+                f"{theirs:.0f} photographs/s)"
+            )
         return words
 
 
@@ -58,11 +62,16 @@ def _against_forward(base: Path, tar: Path, encoder_name: str, rounds: int) -> s
     encoder = load_encoder(encoder_name, precision=task.precision)
     patches = folder.read_table(patches_path(0))
     assert isinstance(encoder, OpenClipEncoder)
-    pixels = torch.from_numpy(np.stack([encoder.preprocess(image) for image in iterate_patches(folder, patches)]))
-    ratio, ours, bare = paired_ratio(lambda: _embed(task), lambda: encoder.encode_images(pixels), rounds)
+    pixels = torch.from_numpy(
+        np.stack([encoder.preprocess(image) for image in iterate_patches(folder, patches)])
+    )
+    ratio, ours, bare = paired_ratio(
+        lambda: _embed(task), lambda: encoder.encode_images(pixels), rounds
+    )
     return (
         f"{ratio:.0%} of the bare {task.precision} forward pass "
-        f"({len(pixels) / ours:.0f} against {len(pixels) / bare:.0f} photographs/s, {torch.get_num_threads()} threads)"
+        f"({len(pixels) / ours:.0f} against {len(pixels) / bare:.0f} photographs/s, "
+        f"{torch.get_num_threads()} threads)"
     )
 
 
@@ -89,7 +98,8 @@ def _prepared(root: Path, tar: Path, encoder_name: str) -> tuple[Folder, EmbedTa
 
 
 def _clip_retrieval(program: str, base: Path, tar: Path, encoder_name: str) -> float:
-    """Return the photographs per second that clip-retrieval's statistics tell, model loading left out."""
+    """Return the photographs per second that clip-retrieval's statistics tell, model loading left
+    out."""
     out = base / "theirs"
     model, _, weights = encoder_name.removeprefix("open_clip:").partition("/")
     options = {
@@ -103,7 +113,9 @@ def _clip_retrieval(program: str, base: Path, tar: Path, encoder_name: str) -> f
         "clip_model": f"open_clip:{model}/{weights}",
     }
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    subprocess.run([program, "inference", *arguments], check=True, capture_output=True, timeout=1800)
+    subprocess.run(
+        [program, "inference", *arguments], check=True, capture_output=True, timeout=1800
+    )
     stats = json.loads((out / "stats" / "0.json").read_text())
     return stats["sample_count"] / stats["total_duration"]
 
@@ -131,12 +143,16 @@ def write_tar(path: Path, count: int) -> None:
 def _photographs(count: int) -> list[bytes]:
     if given := os.environ.get("RDM_BENCH_TAR"):
         source = open_source(f"webdataset://{given}")
-        return [source.read(location) for location in source.listing()["location"].to_pylist()[:count]]
+        return [
+            source.read(location) for location in source.listing()["location"].to_pylist()[:count]
+        ]
     source = open_source("samples://openimages-birds")
     photographs = []
     for location in source.listing()["location"].to_pylist()[:count]:
         buffer = io.BytesIO()
-        enlarged = decode_image(source.read(location)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        enlarged = decode_image(source.read(location)).resize(
+            (SIDE, SIDE), Image.Resampling.BICUBIC
+        )
         enlarged.save(buffer, "JPEG", quality=90)
         photographs.append(buffer.getvalue())
     return photographs

@@ -1,8 +1,10 @@
-"""Exact search over 200,000 unit vectors of 512 numbers, k = 20, against faiss IndexFlatIP: same ids, time as a ratio.
+"""Exact search over 200,000 unit vectors of 512 numbers, k = 20, against faiss IndexFlatIP: same
+ids, time as a ratio.
 
-Two kinds of vectors: random ones, and clustered ones, which are more like embeddings of photographs. Ours also gives
-similarities that do not depend on blocking, and breaks ties by id; faiss orders what it cannot tell apart otherwise,
-so that fewer than all positions agree. The bare product of the shortlist is what no shortlist can be faster than.
+Two kinds of vectors: random ones, and clustered ones, which are more like embeddings of
+photographs. Ours also gives similarities that do not depend on blocking, and breaks ties by id;
+faiss orders what it cannot tell apart otherwise, so that fewer than all positions agree. The bare
+product of the shortlist is what no shortlist can be faster than.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def _compared(vectors: np.ndarray, wanted: np.ndarray) -> str:
 
 def _products(vectors: np.ndarray, wanted: np.ndarray) -> None:
     """Multiply as many numbers as the shortlist does."""
-    kind, product = (torch.int8, torch.ops.aten._int_mm) if has_fast_int8() else (torch.float32, torch.mm)
+    kind, product = (
+        (torch.int8, torch.ops.aten._int_mm) if has_fast_int8() else (torch.float32, torch.mm)
+    )
     panel = torch.ones(PANEL_ROWS, vectors.shape[1], dtype=kind)
     for start in range(0, len(wanted), QUERY_ROWS):
         some = torch.ones(len(wanted[start : start + QUERY_ROWS]), vectors.shape[1], dtype=kind)

@@ -1,8 +1,9 @@
-"""How the stages grow with the database: seconds and peak memory at several sizes, and the exponents.
+"""How the stages grow with the database: seconds and peak memory at several sizes, and the
+exponents.
 
-Each measurement runs in a process of its own, whose peak memory is its alone. Embedding is that of one worker with a
-fake encoder, a random projection of 16 px: what remains is reading, decoding, cutting and writing. `python -m
-benchmarks.growth SIZE ...` takes other sizes.
+Each measurement runs in a process of its own, whose peak memory is its alone. Embedding is that of
+one worker with a fake encoder, a random projection of 16 px: what remains is reading, decoding,
+cutting and writing. `python -m benchmarks.growth SIZE ...` takes other sizes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ from rdm.database.building import embed
 from rdm.database.building.stages import ingest, patchify
 from rdm.database.contract import patches_path
 from rdm.database.search.exact import blocks_of, exact_search
-from rdm.database.search.index import IndexConfig, ParentIndex, build_index, open_index, update_index
+from rdm.database.search.index import (
+    IndexConfig,
+    ParentIndex,
+    build_index,
+    open_index,
+    update_index,
+)
 from rdm.database.search.sharded_index import IndexedRows
 from rdm.encoders import Encoder
 from rdm.sources import CropConfig
@@ -42,18 +49,24 @@ CONFIG = IndexConfig(audit_queries=200)
 
 
 def run(sizes: tuple[int, ...] = SIZES) -> str:
-    """Return a table in words: stage by stage, seconds and megabytes per size, and the fitted exponents."""
+    """Return a table in words: stage by stage, seconds and megabytes per size, and the fitted
+    exponents."""
     measured: dict[str, list[tuple[int, float, float]]] = {}
     for rows in sizes:
         with tempfile.TemporaryDirectory() as directory:
             for stage in STAGES:
                 seconds, megabytes = _measured(stage, rows, directory)
                 measured.setdefault(stage, []).append((rows, seconds, megabytes))
-    return "; ".join(_in_words(stage, found) for stage, found in measured.items() if stage not in _PREPARED)
+    return "; ".join(
+        _in_words(stage, found) for stage, found in measured.items() if stage not in _PREPARED
+    )
 
 
 def _measured(stage: str, rows: int, directory: str) -> tuple[float, float]:
-    program = "import sys; from benchmarks.growth import main; main(sys.argv[1], int(sys.argv[2]), sys.argv[3])"
+    program = (
+        "import sys; from benchmarks.growth import main; main(sys.argv[1], "
+        "int(sys.argv[2]), sys.argv[3])"
+    )
     place = str(Path(directory, "embed" if stage in ("patches", "embed") else "index"))
     command = [sys.executable, "-c", program, stage, str(rows), place]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -62,10 +75,16 @@ def _measured(stage: str, rows: int, directory: str) -> tuple[float, float]:
 
 
 def _in_words(stage: str, found: list[tuple[int, float, float]]) -> str:
-    points = ", ".join(f"{rows:,} rows {seconds:.2f} s {megabytes:.0f} MB" for rows, seconds, megabytes in found)
+    points = ", ".join(
+        f"{rows:,} rows {seconds:.2f} s {megabytes:.0f} MB" for rows, seconds, megabytes in found
+    )
     rows, seconds, megabytes = (np.log([point[n] for point in found]) for n in range(3))
-    time_exponent, memory_exponent = (np.polyfit(rows, values, 1)[0] for values in (seconds, megabytes))
-    return f"{stage}: {points}, time ~ rows^{time_exponent:.2f}, memory ~ rows^{memory_exponent:.2f}"
+    time_exponent, memory_exponent = (
+        np.polyfit(rows, values, 1)[0] for values in (seconds, megabytes)
+    )
+    return (
+        f"{stage}: {points}, time ~ rows^{time_exponent:.2f}, memory ~ rows^{memory_exponent:.2f}"
+    )
 
 
 class _FakeEncoder:
@@ -74,7 +93,9 @@ class _FakeEncoder:
     embedding_dim = DIM
 
     def __init__(self) -> None:
-        self._projection = np.random.default_rng(0).standard_normal((3 * 16 * 16, DIM)).astype(np.float32)
+        self._projection = (
+            np.random.default_rng(0).standard_normal((3 * 16 * 16, DIM)).astype(np.float32)
+        )
 
     def preprocess(self, image: Image.Image) -> np.ndarray:
         return np.asarray(image.resize((16, 16)), np.uint8).transpose(2, 0, 1)
@@ -84,7 +105,8 @@ class _FakeEncoder:
 
 
 def _patches(folder: Folder, rows: int) -> None:
-    """Store 100 photographs of 25 patches, and name them again in every part: pixels cost what they cost."""
+    """Store 100 photographs of 25 patches, and name them again in every part: pixels cost what they
+    cost."""
     tar = folder.local("").parent / "photographs.tar"
     write_tar(tar, PART_ROWS // 25)
     crop = CropConfig(mode="grid", frame_size=SIDE, patch_size=SIDE // 5)
@@ -108,12 +130,16 @@ def _embed(folder: Folder, rows: int) -> None:
 def _vectors(folder: Folder, rows: int) -> None:
     vectors = write_clusters(folder.local("all.npy"), rows + rows // 100)
     for number, start in enumerate(range(0, rows, PART_ROWS)):
-        folder.write_array(f"img_emb/{number:05d}.npy", vectors[start : min(start + PART_ROWS, rows)])
+        folder.write_array(
+            f"img_emb/{number:05d}.npy", vectors[start : min(start + PART_ROWS, rows)]
+        )
     folder.write_array("added.npy", vectors[rows:])
 
 
 def _indexed(folder: Folder, *more: str) -> IndexedRows:
-    return IndexedRows(folder, (*(f"img_emb/{name}" for name in folder.names("img_emb")), *more), _NONE)
+    return IndexedRows(
+        folder, (*(f"img_emb/{name}" for name in folder.names("img_emb")), *more), _NONE
+    )
 
 
 def _index(folder: Folder, rows: int) -> None:
@@ -123,7 +149,9 @@ def _index(folder: Folder, rows: int) -> None:
 
 def _add(folder: Folder, rows: int) -> None:
     facts = folder.read_record("index/1/index_infos.json", IndexFacts)
-    update_index(_indexed(folder, "added.npy"), CONFIG, "index/2", ParentIndex("index/1", facts, rows, _NONE))
+    update_index(
+        _indexed(folder, "added.npy"), CONFIG, "index/2", ParentIndex("index/1", facts, rows, _NONE)
+    )
 
 
 def _exact(folder: Folder, rows: int) -> None:

@@ -1,8 +1,9 @@
-"""Reading a WebDataset tar of JPEGs as our ingestion does, against the bare decoder on the same bytes in memory.
+"""Reading a WebDataset tar of JPEGs as our ingestion does, against the bare decoder on the same
+bytes in memory.
 
-Ours lists the tar, reads each member by offset, checks its limits and turns it upright; and, a second figure, makes the
-ledger's row with SHA-256 and perceptual hash. The bare decoder is Pillow's. RDM_BENCH_TAR names the tar; without it the
-embedded samples are used.
+Ours lists the tar, reads each member by offset, checks its limits and turns it upright; and, a
+second figure, makes the ledger's row with SHA-256 and perceptual hash. The bare decoder is
+Pillow's. RDM_BENCH_TAR names the tar; without it the embedded samples are used.
 """
 
 from __future__ import annotations
@@ -41,5 +42,11 @@ def run(count: int = 900) -> str:
 
         reading, seconds, bare_seconds = paired_ratio(read, bare)
         ingesting, _, _ = paired_ratio(ingest, bare)
-    speeds = f"{len(data) / seconds:,.0f} against {len(data) / bare_seconds:,.0f} photographs/s, one process"
-    return f"{reading:.0%} of the bare decoder ({speeds}); with digest and hash for the ledger {ingesting:.0%}"
+    speeds = (
+        f"{len(data) / seconds:,.0f} against {len(data) / bare_seconds:,.0f} "
+        "photographs/s, one process"
+    )
+    return (
+        f"{reading:.0%} of the bare decoder ({speeds}); with digest and hash for the "
+        f"ledger {ingesting:.0%}"
+    )

@@ -1,7 +1,9 @@
-"""Reading a latent cache in training order: against webdataset's own pipeline, and against what an H200 would consume.
+"""Reading a latent cache in training order: against webdataset's own pipeline, and against what an
+H200 would consume.
 
-The second ratio is computed, not measured: a training sample costs three forward passes, an H200 computes at most 989
-TFLOP/s in dense bf16, of which a good run uses 45%; sixteen cores read sixteen times what one does.
+The second ratio is computed, not measured: a training sample costs three forward passes, an H200
+computes at most 989 TFLOP/s in dense bf16, of which a good run uses 45%; sixteen cores read sixteen
+times what one does.
 """
 
 from __future__ import annotations
@@ -37,9 +39,11 @@ def run() -> str:
         per_core = samples_per_core_second(cache)
     consumed = H200_FLOPS * UTILIZATION / training_flops()
     return (
-        f"{ratio:.1f}x webdataset ({count / ours:,.0f} against {count / theirs:,.0f} latents/s of 64x64x3, one "
+        f"{ratio:.1f}x webdataset ({count / ours:,.0f} against {count / theirs:,.0f} "
+        "latents/s of 64x64x3, one "
         f"process); {per_core:,.0f} per second of one core; computed: {CORES} cores read "
-        f"{CORES * per_core / consumed:,.0f}x the {consumed:,.0f} samples/s of an H200 at {UTILIZATION:.0%} "
+        f"{CORES * per_core / consumed:,.0f}x the {consumed:,.0f} samples/s of an H200 at "
+        f"{UTILIZATION:.0%} "
         f"({training_flops() / 1e9:,.0f} GFLOP per sample)"
     )
 
@@ -62,7 +66,8 @@ def samples_per_core_second(cache: LatentCache) -> float:
 
 
 def training_flops() -> float:
-    """Return the floating point operations of one training sample of rdm-imagenet: forward, and twice that back."""
+    """Return the floating point operations of one training sample of rdm-imagenet: forward, and
+    twice that back."""
     with torch.device("meta"):
         denoiser = build_denoiser(rdm_imagenet_denoiser())
         latents, tokens = torch.empty(1, *SHAPE), torch.empty(1, NEIGHBORS, 512)

@@ -1,4 +1,5 @@
-"""Latent caches and neighbors of random numbers, in the files that training reads, for benchmarks of reading."""
+"""Latent caches and neighbors of random numbers, in the files that training reads, for benchmarks
+of reading."""
 
 from __future__ import annotations
 
@@ -12,9 +13,23 @@ from numpy.typing import NDArray
 from rdm.database.neighbors.exclusion import Lookup, no_neighbors
 from rdm.database.neighbors.table import NeighborConfig, QuerySetFacts, with_lookup
 from rdm.sources import QuerySetConfig
-from rdm.storage import EncoderRecord, Folder, IndexDecision, IndexFacts, Part, Version, VersionStore
+from rdm.storage import (
+    EncoderRecord,
+    Folder,
+    IndexDecision,
+    IndexFacts,
+    Part,
+    Version,
+    VersionStore,
+)
 from rdm.storage.verified import digest_file
-from rdm.training.data.latent_cache import CONFIG_PATH, FORMAT, FORMAT_VERSION, CacheConfig, LatentCache
+from rdm.training.data.latent_cache import (
+    CONFIG_PATH,
+    FORMAT,
+    FORMAT_VERSION,
+    CacheConfig,
+    LatentCache,
+)
 from rdm.training.data.latent_tar import write_tar
 from rdm.training.data.training_data import Shard
 
@@ -39,7 +54,9 @@ class Latents:
         return self.cache.rows(self.cache.stems[index]).column("key").to_pylist()
 
 
-def write_cache(root: Path, num_shards: int, rows: int, shape: tuple[int, ...] = SHAPE) -> LatentCache:
+def write_cache(
+    root: Path, num_shards: int, rows: int, shape: tuple[int, ...] = SHAPE
+) -> LatentCache:
     """Write a cache of random latents, two rows (a crop and its mirror image) per key."""
     folder = Folder(str(root))
     root.mkdir(parents=True)
@@ -50,7 +67,9 @@ def write_cache(root: Path, num_shards: int, rows: int, shape: tuple[int, ...] =
         keys = [f"{stem}-{row // 2}/0" for row in range(rows)]
         images = [key.rpartition("/")[0] for key in keys]
         flipped = [bool(row % 2) for row in range(rows)]
-        folder.write_table(f"{stem}.parquet", pa.table({"key": keys, "image_id": images, "flipped": flipped}))
+        folder.write_table(
+            f"{stem}.parquet", pa.table({"key": keys, "image_id": images, "flipped": flipped})
+        )
     names = [f"{stem}.{kind}" for stem in stems for kind in ("tar", "parquet")]
     description = {
         "format": FORMAT,
@@ -112,7 +131,9 @@ def _write_table(folder: Folder, cache: LatentCache, num_patches: int, k: int) -
         keys = list(dict.fromkeys(cache.rows(stem).column("key").to_pylist()))
         found = draw.integers(0, num_patches, (len(keys), k)), np.zeros((len(keys), k), np.float32)
         path = f"neighbors/train/{stem}.parquet"
-        table = with_lookup(pa.table({"key": keys}), Lookup(found, no_neighbors(len(keys), 0)), config)
+        table = with_lookup(
+            pa.table({"key": keys}), Lookup(found, no_neighbors(len(keys), 0)), config
+        )
         folder.write_table(path, table)
         queries = f"neighbors/train/{stem}.npy"
         folder.write_array(queries, np.zeros((len(keys), 0), np.float16))

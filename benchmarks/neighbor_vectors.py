@@ -1,4 +1,5 @@
-"""Neighbors by memory map against neighbors inlined in the cache, from a local disk whose pages are not in memory."""
+"""Neighbors by memory map against neighbors inlined in the cache, from a local disk whose pages are
+not in memory."""
 
 from __future__ import annotations
 
@@ -37,8 +38,13 @@ def run() -> str:
             data = TrainingRows.open(str(root / "cache"), str(root / "db"), config)
             cold, num_bytes = _read(data, root, drop=True)
             warm, _ = _read(data, root, drop=False)
-            found.append(f"{way}: {cold:,.0f} samples/s cold, {warm:,.0f} warm, {num_bytes:,.0f} bytes read per sample")
-        stored = sum(path.stat().st_size for path in (root / "cache").glob("*.neighbors.npy")) / (SHARDS * ROWS)
+            found.append(
+                f"{way}: {cold:,.0f} samples/s cold, {warm:,.0f} warm, {num_bytes:,.0f} "
+                "bytes read per sample"
+            )
+        stored = sum(path.stat().st_size for path in (root / "cache").glob("*.neighbors.npy")) / (
+            SHARDS * ROWS
+        )
     return f"{'; '.join(found)}; inlined takes {stored:,.0f} bytes per sample of disk"
 
 

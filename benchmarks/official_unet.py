@@ -1,6 +1,8 @@
-"""One forward and backward pass of the ImageNet RDM's U-Net against the official implementation's, with equal weights.
+"""One forward and backward pass of the ImageNet RDM's U-Net against the official implementation's,
+with equal weights.
 
-It needs a checkout of CompVis/latent-diffusion outside this repository, whose U-Net is the one that RDM trains:
+It needs a checkout of CompVis/latent-diffusion outside this repository, whose U-Net is the one that
+RDM trains:
 
     RDM_OFFICIAL_CHECKOUT=/path/to/latent-diffusion python -m benchmarks official_unet
 """
@@ -37,7 +39,9 @@ def run() -> str:
         return official(x, timesteps=t, context=tokens)
 
     def mine() -> torch.Tensor:
-        return ours(x.contiguous(memory_format=torch.channels_last), t, encoder_hidden_states=tokens).sample
+        return ours(
+            x.contiguous(memory_format=torch.channels_last), t, encoder_hidden_states=tokens
+        ).sample
 
     def mine_bf16() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -52,9 +56,15 @@ def run() -> str:
                 if isinstance(getattr(module, name, None), bool):
                     setattr(module, name, checkpointing)
         for name, function in (("fp32", mine), ("bf16", mine_bf16)):
-            ratio, fast, slow = paired_ratio(lambda f=function: _pass(f, ours), lambda: _pass(theirs, official), ROUNDS)
-            recomputing = ", which recomputes activations as its configuration asks" if checkpointing else ""
-            lines.append(f"{name} {ratio:.2f}x ({fast:.2f} s) the official fp32 ({slow:.2f} s{recomputing})")
+            ratio, fast, slow = paired_ratio(
+                lambda f=function: _pass(f, ours), lambda: _pass(theirs, official), ROUNDS
+            )
+            recomputing = (
+                ", which recomputes activations as its configuration asks" if checkpointing else ""
+            )
+            lines.append(
+                f"{name} {ratio:.2f}x ({fast:.2f} s) the official fp32 ({slow:.2f} s{recomputing})"
+            )
             sys.stderr.write(lines[-1] + "\n")
     return "; ".join(lines)
 
@@ -67,7 +77,8 @@ def _pass(forward: Any, network: torch.nn.Module) -> None:
 def _official(checkout: str) -> Any:
     """Return the official U-Net with random weights, none of them zero."""
     sys.path.append(checkout)
-    # The official code asks whether a list is one of omegaconf's; that package is not needed for anything else.
+    # The official code asks whether a list is one of omegaconf's; that package is not needed for
+    # anything else.
     lists = types.ModuleType("omegaconf.listconfig")
     vars(lists)["ListConfig"] = list
     sys.modules.setdefault("omegaconf", types.ModuleType("omegaconf"))
@@ -82,7 +93,9 @@ def _official(checkout: str) -> Any:
             in_channels=config.in_channels,
             out_channels=config.out_channels,
             model_channels=first,
-            attention_resolutions=[2**level for level, attends in enumerate(config.attention_levels) if attends],
+            attention_resolutions=[
+                2**level for level, attends in enumerate(config.attention_levels) if attends
+            ],
             num_res_blocks=config.layers_per_block,
             channel_mult=[channels // first for channels in config.block_out_channels],
             num_head_channels=config.head_dim,

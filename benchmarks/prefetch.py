@@ -28,7 +28,9 @@ class SlowStore(MemoryFileSystem):
 
     protocol = "slow"
 
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+    def cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **options: Any
+    ) -> bytes:
         """Return a file after the time that it takes."""
         data = super().cat_file(path, start, end, **options)
         time.sleep(LATENCY_SECONDS + len(data) / BYTES_PER_SECOND)
@@ -45,14 +47,16 @@ def run() -> str:
     cache = LatentCache(STORE)
     without, with_it = _step_seconds(cache, 0), _step_seconds(cache, 2)
     return (
-        f"{without / with_it:.2f}x: a step of {STEP_SECONDS * 1e3:.0f} ms takes {with_it * 1e3:.0f} ms with shards "
+        f"{without / with_it:.2f}x: a step of {STEP_SECONDS * 1e3:.0f} ms takes "
+        f"{with_it * 1e3:.0f} ms with shards "
         f"ahead, {without * 1e3:.0f} ms without (a store of {LATENCY_SECONDS * 1e3:.0f} ms and "
         f"{BYTES_PER_SECOND / 1e6:.0f} MB/s)"
     )
 
 
 def _step_seconds(cache: LatentCache, ahead: int) -> float:
-    """Return the mean time of the steps of an epoch, the first one aside: nothing can be ahead of that."""
+    """Return the mean time of the steps of an epoch, the first one aside: nothing can be ahead of
+    that."""
     data = Latents(cache)
     order = DataOrder([shard.num_samples for shard in data.shards], seed=0)
     with BatchReader(data, order, ahead=ahead, memory_bytes=100_000_000) as reader:

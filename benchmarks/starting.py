@@ -1,10 +1,11 @@
 """What starting costs beside working, on a small job: the quickstart's stages before its training.
 
-All stages run in one process with one warm cluster, as the quickstart runs them. The processor seconds of each (user
-and system, of this process and its workers) are compared with those of its bare network: as many pictures, in memory
-already, through the same network in one thread. Processor seconds depend less than the clock on what else a machine
-does. Where RDM_OTHER names the program `rdm` of another release (another checkout's `.venv/bin/rdm`), the stages are
-also run as commands, of that release and of this one.
+All stages run in one process with one warm cluster, as the quickstart runs them. The processor
+seconds of each (user and system, of this process and its workers) are compared with those of its
+bare network: as many pictures, in memory already, through the same network in one thread. Processor
+seconds depend less than the clock on what else a machine does. Where RDM_OTHER names the program
+`rdm` of another release (another checkout's `.venv/bin/rdm`), the stages are also run as commands,
+of that release and of this one.
 """
 
 from __future__ import annotations
@@ -26,13 +27,23 @@ import torch
 from rdm.compute import Clusters, ComputeConfig, compute_pool
 from rdm.database import DatabaseBuilder, build_neighbors
 from rdm.database.building.jobs import build_config
-from rdm.database.building.stages import commit, embed, index_patches, ingest, patchify, repair_neighbors
+from rdm.database.building.stages import (
+    commit,
+    embed,
+    index_patches,
+    ingest,
+    patchify,
+    repair_neighbors,
+)
 from rdm.encoders import load_encoder
 from rdm.models.first_stage.first_stage import load_autoencoder
 from rdm.training.data.latent_cache import build_cache
 from rdm.training.presets import cache_config, neighbor_config
 
-DATABASE_HALF, QUERY_HALF = "samples://openimages-birds/database", "samples://openimages-birds/queries"
+DATABASE_HALF, QUERY_HALF = (
+    "samples://openimages-birds/database",
+    "samples://openimages-birds/queries",
+)
 BARE_PICTURES = 256
 
 
@@ -41,7 +52,10 @@ def run() -> str:
     with tempfile.TemporaryDirectory() as directory:
         started = _tree_seconds()
         stages = _run_stages(Path(directory) / "warm")
-        words = [f"{name} {seconds:.1f} s, {ratio:.2f} times its network" for name, seconds, ratio in _ratios(stages)]
+        words = [
+            f"{name} {seconds:.1f} s, {ratio:.2f} times its network"
+            for name, seconds, ratio in _ratios(stages)
+        ]
         words.append(f"all with one warm cluster {_tree_seconds() - started:.1f} s")
         if other := os.environ.get("RDM_OTHER"):
             ours = _command_seconds(Path(sys.executable).with_name("rdm"), Path(directory) / "ours")
@@ -65,9 +79,15 @@ def _run_stages(base: Path) -> dict[str, tuple[int, float]]:
         with compute_pool(ComputeConfig(), clusters) as pool:
             with _measured(stages, "neighbors") as count:
                 database = str(base / "embed")
-                count.append(build_neighbors(database, "train", neighbor_config(QUERY_HALF), pool).num_queries)
+                count.append(
+                    build_neighbors(
+                        database, "train", neighbor_config(QUERY_HALF), pool
+                    ).num_queries
+                )
             with _measured(stages, "cache") as count:
-                count.append(build_cache(str(base / "cache"), cache_config(QUERY_HALF), pool)["num_latents"])
+                count.append(
+                    build_cache(str(base / "cache"), cache_config(QUERY_HALF), pool)["num_latents"]
+                )
     return stages
 
 
@@ -90,12 +110,17 @@ def _ratios(stages: dict[str, tuple[int, float]]) -> list[tuple[str, float, floa
     """Return name, processor seconds, and their ratio to the bare network's, of each stage."""
     torch.set_num_threads(1)
     pixels = np.random.default_rng(0).integers(0, 256, (BARE_PICTURES, 3, 224, 224), np.uint8)
-    encoder, first_stage = load_encoder("assets://encoder-lite"), load_autoencoder("assets://autoencoder-kl-f4")
+    encoder, first_stage = (
+        load_encoder("assets://encoder-lite"),
+        load_autoencoder("assets://autoencoder-kl-f4"),
+    )
     small = torch.from_numpy(pixels[:, :, :64, :64].copy())
     encoding = _seconds_each(lambda: encoder.encode_images(pixels))
     compressing = _seconds_each(lambda: first_stage.encode_moments(small))
     bare = {name: compressing if name == "cache" else encoding for name in stages}
-    return [(name, seconds, seconds / (count * bare[name])) for name, (count, seconds) in stages.items()]
+    return [
+        (name, seconds, seconds / (count * bare[name])) for name, (count, seconds) in stages.items()
+    ]
 
 
 def _seconds_each(work: Callable[[], object]) -> float:

@@ -1,10 +1,11 @@
-"""What each choice does to a training step's speed on this device: compilation, attention, layout, checkpointing.
+"""What each choice does to a training step's speed on this device: compilation, attention, layout,
+checkpointing.
 
     python -m benchmarks.throughput_table [RECIPE [BATCH ...]]      (rdm-imagenet, 50)
 
-Each row changes one choice of the row before it, and the faster one stays; the last rows try the other batches. Model
-FLOP utilization counts what the network needs, not what checkpointing computes again. A step is a forward and a
-backward pass; on accelerators the recipe's precision is bf16.
+Each row changes one choice of the row before it, and the faster one stays; the last rows try the
+other batches. Model FLOP utilization counts what the network needs, not what checkpointing computes
+again. A step is a forward and a backward pass; on accelerators the recipe's precision is bf16.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ def run(recipe: str = "rdm-imagenet", batches: tuple[int, ...] = (50,)) -> str:
 
 
 def _row(
-    rows: list[str], name: str, config: TrainConfig, batch: int, kernel: AbstractContextManager[object] | None = None
+    rows: list[str],
+    name: str,
+    config: TrainConfig,
+    batch: int,
+    kernel: AbstractContextManager[object] | None = None,
 ) -> float:
     """Add a row; return its samples per second, 0 where it could not run."""
     cost = network_cost(config)
@@ -59,7 +64,10 @@ def _row(
 
 def _words(name: str, batch: int, found: Throughput) -> str:
     share = "not known" if found.utilization is None else f"{found.utilization:.1%}"
-    return f"| {name} | {batch} | {found.samples_per_second:,.1f} | {found.flops_per_second / 1e12:,.3f} | {share} |"
+    return (
+        f"| {name} | {batch} | {found.samples_per_second:,.1f} | "
+        f"{found.flops_per_second / 1e12:,.3f} | {share} |"
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from collections.abc import Callable
 def paired_ratio(
     ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 5
 ) -> tuple[float, float, float]:
-    """Return the median ratio of times theirs / ours over rounds, and the median seconds of each, after a warm-up."""
+    """Return the median ratio of times theirs / ours over rounds, and the median seconds of each,
+    after a warm-up."""
     ours()
     theirs()
     pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(rounds)]

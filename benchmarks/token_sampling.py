@@ -1,4 +1,5 @@
-"""Drawing a RARM's tokens with keys and values that are kept, against a pass over all tokens so far for each."""
+"""Drawing a RARM's tokens with keys and values that are kept, against a pass over all tokens so far
+for each."""
 
 from __future__ import annotations
 
@@ -31,10 +32,13 @@ def run() -> str:
     def draw(begin: Callable[[Context], Callable[[Tensor | None], Tensor]]) -> Tensor:
         return autoregressive_sample(begin, context, length=length, seeds=range(BATCH))[0]
 
-    ratio, kept, anew = paired_ratio(lambda: draw(predictor.begin), lambda: draw(anew_for(predictor)), ROUNDS)
+    ratio, kept, anew = paired_ratio(
+        lambda: draw(predictor.begin), lambda: draw(anew_for(predictor)), ROUNDS
+    )
     same = (draw(predictor.begin) == draw(anew_for(predictor))).float().mean().item()
     return (
-        f"{ratio:.1f}x as fast: {kept:.2f} s instead of {anew:.2f} s for {BATCH} pictures of {length} tokens; "
+        f"{ratio:.1f}x as fast: {kept:.2f} s instead of {anew:.2f} s for {BATCH} pictures of "
+        f"{length} tokens; "
         f"{same:.1%} of the tokens are the same"
     )
 
@@ -49,7 +53,11 @@ def anew_for(predictor: TokenPredictor) -> Callable[[Context], Callable[[Tensor 
             if token is not None:
                 drawn.append(token)
             assert context.tokens is not None
-            so_far = torch.stack(drawn, dim=1) if drawn else torch.zeros(len(context.tokens), 0, dtype=torch.int64)
+            so_far = (
+                torch.stack(drawn, dim=1)
+                if drawn
+                else torch.zeros(len(context.tokens), 0, dtype=torch.int64)
+            )
             return predictor(so_far, context)[:, -1]
 
         return advance

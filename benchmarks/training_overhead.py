@@ -1,4 +1,5 @@
-"""What a step of `rdm-tiny` pays for averages, guard, statistics, grids and checkpoints, against the step itself."""
+"""What a step of `rdm-tiny` pays for averages, guard, statistics, grids and checkpoints, against
+the step itself."""
 
 from __future__ import annotations
 
@@ -33,8 +34,10 @@ def run() -> str:
     shares = ", ".join(f"{name} {100 * seconds / step:.2f}%" for name, seconds in per_step.items())
     rate = found["checkpoint_bytes"] / found["checkpoint"] / 1e6
     return (
-        f"{100 * sum(per_step.values()) / step:.2f}% of a step of {step * 1e3:.0f} ms ({shares}); a checkpoint of "
-        f"{found['checkpoint_bytes'] / 1e6:.0f} MB takes {found['checkpoint']:.2f} s, {rate:.0f} MB/s"
+        f"{100 * sum(per_step.values()) / step:.2f}% of a step of {step * 1e3:.0f} ms "
+        f"({shares}); a checkpoint of "
+        f"{found['checkpoint_bytes'] / 1e6:.0f} MB takes {found['checkpoint']:.2f} s, "
+        f"{rate:.0f} MB/s"
     )
 
 
@@ -43,7 +46,9 @@ def measure() -> dict[str, float]:
     config = tiny_config()
     engine = build_engine(config)
     ema = Ema(engine.owned_weights(), config.ema_decays)
-    times: dict[str, list[float]] = {name: [] for name in ("step", "averages", "statistics", "checkpoint")}
+    times: dict[str, list[float]] = {
+        name: [] for name in ("step", "averages", "statistics", "checkpoint")
+    }
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory)
         stats, checkpoints = StatsLog(out, config, 0), Checkpoints(out, config)
@@ -51,13 +56,17 @@ def measure() -> dict[str, float]:
             batch = micro_batches(config, engine, number)
             results: list[StepResult] = []
             seconds = {
-                "step": _seconds(lambda batch=batch, results=results: results.append(engine.step(batch, 1e-4))),
+                "step": _seconds(
+                    lambda batch=batch, results=results: results.append(engine.step(batch, 1e-4))
+                ),
                 "averages": _seconds(lambda: ema.update(engine.owned_weights())),
                 "statistics": _seconds(lambda results=results: _report(engine, stats, results[0])),
             }
             if number % 5 == 0:
                 facts = {"step": number, "mean_loss": 1.0, "micro_batch_size": 32, "provenance": {}}
-                seconds["checkpoint"] = _seconds(lambda facts=facts: checkpoints.save(engine, ema, facts))
+                seconds["checkpoint"] = _seconds(
+                    lambda facts=facts: checkpoints.save(engine, ema, facts)
+                )
                 written = checkpoints.complete()[-1].path
             if number >= 2:  # the first steps allocate
                 for name, value in seconds.items():

@@ -1,4 +1,5 @@
-"""What a benchmark of training needs: ranks of a job without data on disk, each of which prints one line of JSON."""
+"""What a benchmark of training needs: ranks of a job without data on disk, each of which prints one
+line of JSON."""
 
 from __future__ import annotations
 
@@ -61,7 +62,9 @@ def build_engine(config: TrainConfig) -> Engine:
     assert config.objective.kind == "generative"
     first_stage = load_autoencoder("assets://autoencoder-kl-f4")
     space = open_space(config.objective.space, first_stage, config.objective.network.sample_shape)
-    objective = GenerativeObjective(config.objective, Provenance(), space, open_conditions(config.objective))
+    objective = GenerativeObjective(
+        config.objective, Provenance(), space, open_conditions(config.objective)
+    )
     share = config.batch_size // int(os.environ.get("WORLD_SIZE", "1"))
     return Engine(objective, config, config.micro_batch_size or share)
 
@@ -78,8 +81,13 @@ def micro_batches(config: TrainConfig, engine: Engine, step: int) -> list[MicroB
     def one() -> dict[str, Tensor]:
         side, width = network.sample_size, network.cross_attention_dim
         return {
-            "moments": torch.randn(size, 2 * network.in_channels, side, side, generator=draw).half(),
+            "moments": torch.randn(
+                size, 2 * network.in_channels, side, side, generator=draw
+            ).half(),
             "neighbors": torch.randn(size, conditioning.num_loaded, width, generator=draw).half(),
         }
 
-    return [(one(), torch.Generator().manual_seed(number), number) for number in range(engine.accumulation)]
+    return [
+        (one(), torch.Generator().manual_seed(number), number)
+        for number in range(engine.accumulation)
+    ]

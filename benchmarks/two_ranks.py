@@ -1,4 +1,5 @@
-"""Samples per second of `rdm-tiny` on two ranks of one core each, against one rank of two cores and of one core."""
+"""Samples per second of `rdm-tiny` on two ranks of one core each, against one rank of two cores and
+of one core."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ STEPS = 15
 
 def run() -> str:
     """Return the ratios in words."""
-    rounds = [[run_ranks(__name__, ranks, threads)[0] for ranks, threads in ((2, 1), (1, 2), (1, 1))] for _ in range(2)]
+    rounds = [
+        [run_ranks(__name__, ranks, threads)[0] for ranks, threads in ((2, 1), (1, 2), (1, 1))]
+        for _ in range(2)
+    ]
     two, both_cores, one_core = (statistics.median(column) for column in zip(*rounds, strict=True))
     return (
         f"{two:.0f} samples/s on two ranks: {two / both_cores:.2f}x one rank with both cores, "

@@ -1,9 +1,11 @@
-"""Updates against a rebuild, in one run: what adding 1%, deleting 0.1% and finding nothing changed cost.
+"""Updates against a rebuild, in one run: what adding 1%, deleting 0.1% and finding nothing changed
+cost.
 
-A folder of photographs, two patches each, with an exact neighbor table of the query half of the samples. A rebuild is
-a new database of the changed folder with its table; an update is the whole of `rdm database update`, repair of the
-table and audit of the index included. All of it runs in this process: starting a program or workers costs both some
-seconds more. `python -m benchmarks.updates SIZE ...` takes other numbers of photographs.
+A folder of photographs, two patches each, with an exact neighbor table of the query half of the
+samples. A rebuild is a new database of the changed folder with its table; an update is the whole of
+`rdm database update`, repair of the table and audit of the index included. All of it runs in this
+process: starting a program or workers costs both some seconds more. `python -m benchmarks.updates
+SIZE ...` takes other numbers of photographs.
 """
 
 from __future__ import annotations
@@ -44,8 +46,10 @@ def _measured(size: int) -> str:
         deleting = _seconds(lambda: _update(base / "db"))
         nothing = _seconds(lambda: _update(base / "db"))
     return (
-        f"{size:,} photographs: adding 1% costs {adding / rebuilding:.1%} of a rebuild ({adding:.1f} of "
-        f"{rebuilding:.1f} s), deleting 0.1% {deleting / rebuilding:.1%} ({deleting:.1f} s), no change {nothing:.1f} s"
+        f"{size:,} photographs: adding 1% costs {adding / rebuilding:.1%} of a rebuild "
+        f"({adding:.1f} of "
+        f"{rebuilding:.1f} s), deleting 0.1% {deleting / rebuilding:.1%} ({deleting:.1f} s), "
+        f"no change {nothing:.1f} s"
     )
 
 
@@ -66,7 +70,9 @@ def _write(folder: Path, first: int, count: int) -> None:
     source = open_source("samples://openimages-birds")
     locations = source.listing()["location"].to_pylist()
     for number in range(first, first + count):
-        (folder / f"{number:07d}.jpg").write_bytes(source.read(locations[number % len(locations)]) + b"%d" % number)
+        (folder / f"{number:07d}.jpg").write_bytes(
+            source.read(locations[number % len(locations)]) + b"%d" % number
+        )
 
 
 def _seconds(work: Callable[[], None]) -> float:

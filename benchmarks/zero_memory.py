@@ -1,4 +1,5 @@
-"""Bytes of tensors that a rank of two holds after a step, per parameter, under each ZeRO stage, and by arithmetic."""
+"""Bytes of tensors that a rank of two holds after a step, per parameter, under each ZeRO stage, and
+by arithmetic."""
 
 from __future__ import annotations
 
@@ -12,15 +13,24 @@ import torch
 from benchmarks.training_ranks import build_engine, micro_batches, run_ranks, tiny_config
 
 RANKS = 2
-# fp32: weights, gradients, the optimizer's own copy of the weights, two moments. Gradients are freed when a step ends,
-# except in stage 3, which keeps them, and a bucket of an eighth of the parameters in which they are reduced.
-EXPECTED = {0: 4 + 8, 1: 4 + (4 + 8) / RANKS, 2: 4 + (4 + 8) / RANKS, 3: (4 + 4 + 4 + 8) / RANKS + 4 / 8}
+# fp32: weights, gradients, the optimizer's own copy of the weights, two moments. Gradients are
+# freed when a step ends, except in stage 3, which keeps them, and a bucket of an eighth of the
+# parameters in which they are reduced.
+EXPECTED = {
+    0: 4 + 8,
+    1: 4 + (4 + 8) / RANKS,
+    2: 4 + (4 + 8) / RANKS,
+    3: (4 + 4 + 4 + 8) / RANKS + 4 / 8,
+}
 
 
 def run() -> str:
     """Return measured and expected bytes per parameter in words."""
     found = {stage: max(run_ranks(__name__, RANKS, 1, str(stage))) for stage in EXPECTED}
-    return "; ".join(f"stage {stage}: {value:.2f} (arithmetic {EXPECTED[stage]:g})" for stage, value in found.items())
+    return "; ".join(
+        f"stage {stage}: {value:.2f} (arithmetic {EXPECTED[stage]:g})"
+        for stage, value in found.items()
+    )
 
 
 def measure(stage: int) -> float:

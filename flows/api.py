@@ -38,9 +38,14 @@ def prefect_errors(url: str) -> Iterator[None]:
             if code in (401, 403)
             else "is this the address of a Prefect server, with /api at its end?",
         ) from error
-    # ImportError: a SOCKS proxy without its package; ValueError: a proxy of another kind; OSError: certificates.
+    # ImportError: a SOCKS proxy without its package; ValueError: a proxy of another kind; OSError:
+    # certificates.
     except (httpx.HTTPError, RuntimeError, ImportError, ValueError, OSError) as error:
-        proxies = sorted(name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy"))
+        proxies = sorted(
+            name
+            for name in os.environ
+            if name.lower() in ("http_proxy", "https_proxy", "all_proxy")
+        )
         # Proxies of a kind that the client does not know stop it whatever NO_PROXY says.
         unusable = isinstance(error, ImportError | ValueError)
         mend = "unset it" if unusable else "a NO_PROXY with the server's name passes it by"
@@ -70,12 +75,14 @@ def load_settings() -> Settings:
     except Exception as error:  # each reader of settings has errors of its own
         raise UsageError(
             f"Prefect's settings cannot be read: {' '.join(str(error).split())[:200]}",
-            fix=f"correct PREFECT_* variables, .env, prefect.toml, pyproject.toml or the profile; {_OWN}",
+            fix="correct PREFECT_* variables, .env, prefect.toml, pyproject.toml or the "
+            f"profile; {_OWN}",
         ) from error
 
 
 def check_flows() -> tuple[bool, str, str]:
-    """Return whether flows can run under the Prefect settings in force, what they are, and how to mend them.
+    """Return whether flows can run under the Prefect settings in force, what they are, and how to
+    mend them.
 
     Raises:
         UsageError: the settings cannot be read.
@@ -99,7 +106,10 @@ def _check_server(url: str) -> tuple[bool, str, str]:
     from prefect.client.orchestration import get_client
 
     try:
-        with prefect_errors(url), get_client(httpx_settings={"timeout": TIMEOUT_SECONDS}, sync_client=True) as client:
+        with (
+            prefect_errors(url),
+            get_client(httpx_settings={"timeout": TIMEOUT_SECONDS}, sync_client=True) as client,
+        ):
             client.read_work_pools(limit=1)
     except RdmError as error:
         return False, f"{error.what} ({url})", f"{error.fix}; {_OWN}"

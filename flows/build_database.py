@@ -31,7 +31,8 @@ def build_database(
     stage_log: str | None = None,
     device: DeviceName = "auto",
 ) -> dict[str, Any]:
-    """Build a retrieval database, or finish one that was interrupted; a finished one is left as it is.
+    """Build a retrieval database, or finish one that was interrupted; a finished one is left as it
+    is.
 
     Args:
         root: folder of the database.

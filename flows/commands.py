@@ -29,7 +29,9 @@ def register(app: App) -> None:
 
 def quickstart(
     *,
-    root: Annotated[Path, Parameter(help="an empty folder, or one where a quickstart was interrupted")],
+    root: Annotated[
+        Path, Parameter(help="an empty folder, or one where a quickstart was interrupted")
+    ],
     set_: Annotated[
         list[str] | None,
         Parameter(name="--set", negative="", help="key=value of the training, e.g. max_steps=200"),
@@ -40,11 +42,14 @@ def quickstart(
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Build a database from embedded photographs, fine-tune the model that ships, sample, measure, write report.html.
+    """Build a database from embedded photographs, fine-tune the model that ships, sample, measure,
+    write report.html.
 
-    It brings its own Prefect server, below the root: settings, profiles and servers of yours are left alone.
+    It brings its own Prefect server, below the root: settings, profiles and servers of yours are
+    left alone.
 
-    At most ten minutes on two cores. Interrupted, the same command resumes; complete, it says so in seconds.
+    At most ten minutes on two cores. Interrupted, the same command resumes; complete, it says so in
+    seconds.
 
     Example: rdm quickstart --root quickstart
     """
@@ -62,17 +67,24 @@ def quickstart(
     key = digest_json([config.model_dump(mode="json"), recipe.model_dump(mode="json")])
     if dry_run:
         show(
-            {"root": root, "would": "build, train, sample, measure, report", "config": recipe.model_dump(mode="json")},
+            {
+                "root": root,
+                "would": "build, train, sample, measure, report",
+                "config": recipe.model_dump(mode="json"),
+            },
             as_json=json,
         )
         return
-    if not (folder.exists(DONE) and folder.read_json(DONE)["key"] == key and layout.report.is_file()):
+    if not (
+        folder.exists(DONE) and folder.read_json(DONE)["key"] == key and layout.report.is_file()
+    ):
         folder.write_json(DONE, {"key": key, **_run_quickstart(layout, config)})
     show(_summary(layout, folder.read_json(DONE)), as_json=json, title="quickstart")
 
 
 def _run_quickstart(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
-    """Run the flow on a server of its own below an absolute root; return what it took and what came of it."""
+    """Run the flow on a server of its own below an absolute root; return what it took and what came
+    of it."""
     from flows.server import own_server
     from rdm.storage.locks import lock_file
 
@@ -81,7 +93,9 @@ def _run_quickstart(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"the folder cannot be made: {error.strerror}", where=root, fix="give --root a folder that you may write"
+            f"the folder cannot be made: {error.strerror}",
+            where=root,
+            fix="give --root a folder that you may write",
         ) from error
     started = time.monotonic()
     with lock_file(root / LOCK, "runs a quickstart in this folder"), own_server(layout.prefect):
@@ -101,7 +115,8 @@ def deploy(
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Create missing work pools and queues, and deploy every flow to the Prefect server of PREFECT_API_URL.
+    """Create missing work pools and queues, and deploy every flow to the Prefect server of
+    PREFECT_API_URL.
 
     The runs will work in the folder in which this command runs.
 
@@ -127,9 +142,20 @@ def deploy(
         )
         return 0
     create_work_pools(pools)
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(prefect_file), "--all"]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "--no-prompt",
+        "deploy",
+        "--prefect-file",
+        str(prefect_file),
+        "--all",
+    ]
     # Standard output holds this command's result only, so what Prefect says goes to standard error.
-    code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode
+    code = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
+    ).returncode
     if code == 0:
         show(
             {

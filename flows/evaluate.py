@@ -48,7 +48,10 @@ def evaluate(
     config = EvaluationConfig().with_overrides(overrides or [])
     with artifact_progress():
         result = measure_task(inputs, config, out, device)
-    rows = [{"metric": row["name"], "value": row["value"], "reference": row["reference"]} for row in result["metrics"]]
+    rows = [
+        {"metric": row["name"], "value": row["value"], "reference": row["reference"]}
+        for row in result["metrics"]
+    ]
     for name, interval in (result["held_out"] or {"losses": {}})["losses"].items():
         rows.append(
             {

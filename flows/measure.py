@@ -16,7 +16,8 @@ SAMPLE_SECONDS = 0.5
 
 
 class StageLog:
-    """Records of finished stages, one JSON file each, so that a resumed run still knows what the earlier one took."""
+    """Records of finished stages, one JSON file each, so that a resumed run still knows what the
+    earlier one took."""
 
     def __init__(self, url: str) -> None:
         self.folder = Folder(url)
@@ -36,7 +37,8 @@ class StageLog:
         if previous is not None and previous["facts"] == facts and previous["seconds"] >= seconds:
             return
         self.folder.write_json(
-            f"{name}.json", {"name": name, "seconds": seconds, "peak_memory_bytes": memory.peak, "facts": facts}
+            f"{name}.json",
+            {"name": name, "seconds": seconds, "peak_memory_bytes": memory.peak, "facts": facts},
         )
 
     def read(self, name: str) -> dict[str, Any] | None:
@@ -45,7 +47,8 @@ class StageLog:
 
 
 class _PeakMemory:
-    """Samples the proportional set size of the process tree: memory shared by several processes counts once."""
+    """Samples the proportional set size of the process tree: memory shared by several processes
+    counts once."""
 
     def __init__(self) -> None:
         self.peak = 0

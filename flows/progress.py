@@ -16,7 +16,8 @@ UPDATE_SECONDS = 5.0
 
 
 class ArtifactSink:
-    """Writes each stage to a progress artifact, at most every five seconds, and passes everything on."""
+    """Writes each stage to a progress artifact, at most every five seconds, and passes everything
+    on."""
 
     def __init__(self, onward: ProgressSink) -> None:
         self._onward = onward
@@ -50,7 +51,9 @@ class ArtifactSink:
     def _publish(self) -> None:
         self._updated = time.monotonic()
         if self._artifact is not None:
-            update_progress_artifact(self._artifact, progress=min(100.0, 100 * self._done / self._total))
+            update_progress_artifact(
+                self._artifact, progress=min(100.0, 100 * self._done / self._total)
+            )
 
 
 @contextmanager

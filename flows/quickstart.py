@@ -89,11 +89,13 @@ def report_task(layout: Layout, config: QuickstartConfig, evaluation: dict[str, 
                 commands=[
                     Command(f"rdm quickstart --root {layout.root}", "everything on this page"),
                     Command(
-                        f'rdm sample --model {layout.run}/model --database {layout.database} --text "an owl"',
+                        f"rdm sample --model {layout.run}/model --database {layout.database} "
+                        '--text "an owl"',
                         "more pictures",
                     ),
                     Command(
-                        f'rdm database search --root {layout.database} --text "an owl" -k 8', "what the network sees"
+                        f'rdm database search --root {layout.database} --text "an owl" -k 8',
+                        "what the network sees",
                     ),
                 ],
             )
@@ -104,7 +106,8 @@ def report_task(layout: Layout, config: QuickstartConfig, evaluation: dict[str, 
 
 @flow(name="quickstart", validate_parameters=True)
 def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
-    """Build, fine-tune, sample, measure and report. A stage that is complete is found so and passed over."""
+    """Build, fine-tune, sample, measure and report. A stage that is complete is found so and passed
+    over."""
     layout = Layout(root)
     stages = str(layout.stages)
     log = StageLog(stages)
@@ -112,13 +115,20 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
         build, train = _flows_on(clusters)
         build(root=str(layout.database), source=DATABASE_HALF, stage_log=stages)
         with log.stage("swapped database") as facts:
-            build(root=str(layout.swapped), source=QUERY_HALF, stage_log=str(layout.stages / "swapped"))
-            facts["patches"] = (StageLog(str(layout.stages / "swapped")).read("embed") or {"facts": {}})["facts"].get(
-                "num_patches"
+            build(
+                root=str(layout.swapped),
+                source=QUERY_HALF,
+                stage_log=str(layout.stages / "swapped"),
             )
+            facts["patches"] = (
+                StageLog(str(layout.stages / "swapped")).read("embed") or {"facts": {}}
+            )["facts"].get("num_patches")
         train(
             inputs=TrainInputs(
-                database=str(layout.database), source=QUERY_HALF, cache=str(layout.cache), out=str(layout.run)
+                database=str(layout.database),
+                source=QUERY_HALF,
+                cache=str(layout.cache),
+                out=str(layout.run),
             ),
             config=config,
             stage_log=stages,
@@ -139,16 +149,21 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
     return evaluation
 
 
-def _flows_on(clusters: Clusters) -> tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Any]]]:
+def _flows_on(
+    clusters: Clusters,
+) -> tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Any]]]:
     """Return the flows that build a database and train, whose stages share clusters.
 
-    Clusters are no parameter of a flow: Prefect would store them, and offer them to whoever starts a deployment.
+    Clusters are no parameter of a flow: Prefect would store them, and offer them to whoever starts
+    a deployment.
     """
 
     @flow(name="build-database", validate_parameters=False)
     def build(root: str, source: str, stage_log: str) -> dict[str, Any]:
         builder = DatabaseBuilder(root, build_config(source))
-        return run_builder(builder, ComputeConfig(), StageLog(stage_log), clusters=clusters).to_json()
+        return run_builder(
+            builder, ComputeConfig(), StageLog(stage_log), clusters=clusters
+        ).to_json()
 
     @flow(name="train", validate_parameters=False)
     def train(inputs: TrainInputs, config: QuickstartConfig, stage_log: str) -> dict[str, Any]:
@@ -166,7 +181,8 @@ def _flows_on(clusters: Clusters) -> tuple[Callable[..., dict[str, Any]], Callab
 
 
 def folder_bytes(path: Path) -> int:
-    """Return the size of all files below a folder; a file with two names, such as the newest index, counts once."""
+    """Return the size of all files below a folder; a file with two names, such as the newest index,
+    counts once."""
     found = [file.stat() for file in path.rglob("*") if file.is_file()]
     files = {(status.st_dev, status.st_ino): status.st_size for status in found}
     return sum(files.values())

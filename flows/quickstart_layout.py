@@ -26,15 +26,19 @@ FINE_TUNING = (
 """Settings of the recipe rdm-64 for a minute of fine-tuning on a few hundred photographs."""
 
 
-OF_FINE_TUNED = SampleSettings(num_steps=30, eta=0.0, guidance_scale=3.0, guidance_interval=(-3.0, 3.0))
-"""How pictures of the fine-tuned model are drawn: its null context was trained, so guidance may be strong."""
+OF_FINE_TUNED = SampleSettings(
+    num_steps=30, eta=0.0, guidance_scale=3.0, guidance_interval=(-3.0, 3.0)
+)
+"""How pictures of the fine-tuned model are drawn: its null context was trained, so guidance may be
+strong."""
 
 
 class QuickstartConfig(Config):
     """What may be changed about a quickstart."""
 
     from_scratch: bool = Field(
-        default=False, description="train rdm-tiny from random weights, and do not fine-tune the model that ships"
+        default=False,
+        description="train rdm-tiny from random weights, and do not fine-tune the model that ships",
     )
     train: tuple[str, ...] = Field(default=(), description="settings of the recipe, as key=value")
     showcase: ShowcaseConfig = ShowcaseConfig()

@@ -19,13 +19,20 @@ from rdm.sampling.run import draw_request
 
 
 @task(name="draw", cache_policy=NO_CACHE)
-def draw_task(model: str, database: str, out: str, request: SampleRequest, device: DeviceName) -> dict[str, Any]:
-    """Draw and write the pictures that are missing; return how many there are, and what drew them."""
+def draw_task(
+    model: str, database: str, out: str, request: SampleRequest, device: DeviceName
+) -> dict[str, Any]:
+    """Draw and write the pictures that are missing; return how many there are, and what drew
+    them."""
     used = compute_device(device)
     opened, source = open_model(model, used), RetrievalDatabase.open(database, device=device)
     counts = draw_request(request, opened, source, Path(out))
     gallery = write_sample_gallery(Path(out), source, counts.pictures)
-    return {**counts.model_dump(), "gallery": str(gallery.resolve()), "device": describe_device(used)}
+    return {
+        **counts.model_dump(),
+        "gallery": str(gallery.resolve()),
+        "device": describe_device(used),
+    }
 
 
 @flow(name="sample", validate_parameters=True)

@@ -1,7 +1,7 @@
 """A Prefect server for one command: in surroundings of its own, and ended with whoever started it.
 
-`python -m flows.server PORT` is the server's process. It reads standard input, and ends when that is closed: with the
-command, however the command ends.
+`python -m flows.server PORT` is the server's process. It reads standard input, and ends when that
+is closed: with the command, however the command ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ START_SECONDS = 180.0  # a busy machine takes 30
 POLL_SECONDS = 0.1
 
 SETTINGS = {
-    "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",  # in the working directory
+    # in the working directory
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "ERROR",
@@ -41,10 +42,11 @@ _TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")  # clients open them f
 
 
 def own_environment(environment: Mapping[str, str], home: Path) -> dict[str, str]:
-    """Return an environment in which Prefect knows nothing of a user's settings, servers, profiles and proxies.
+    """Return an environment in which Prefect knows nothing of a user's settings, servers, profiles
+    and proxies.
 
-    Settings that Prefect reads from files of the working directory (`.env`, `prefect.toml`, `pyproject.toml`) stay away
-    in another working directory only.
+    Settings that Prefect reads from files of the working directory (`.env`, `prefect.toml`,
+    `pyproject.toml`) stay away in another working directory only.
 
     Args:
         environment: the user's.
@@ -53,7 +55,9 @@ def own_environment(environment: Mapping[str, str], home: Path) -> dict[str, str
     kept = {
         name: value
         for name, value in environment.items()
-        if not name.upper().startswith("PREFECT_") and not name.lower().endswith("_proxy") and name not in _TLS
+        if not name.upper().startswith("PREFECT_")
+        and not name.lower().endswith("_proxy")
+        and name not in _TLS
     }
     places = {"PREFECT_HOME": str(home), "PREFECT_PROFILES_PATH": str(home / "profiles.toml")}
     return {**kept, **SETTINGS, **places}
@@ -61,7 +65,8 @@ def own_environment(environment: Mapping[str, str], home: Path) -> dict[str, str
 
 @contextmanager
 def own_server(home: Path) -> Iterator[str]:
-    """Run a Prefect server, and make this process its client; call it before Prefect is imported. Yield its address.
+    """Run a Prefect server, and make this process its client; call it before Prefect is imported.
+    Yield its address.
 
     Environment and working directory are this process's own meanwhile, and as they were afterwards.
 
@@ -101,7 +106,8 @@ def _running(home: Path) -> Iterator[str]:
             stdout=subprocess.PIPE,
             stderr=log,
             env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
-            start_new_session=True,  # Ctrl-C is for the command, which needs the server until it has ended
+            # Ctrl-C is for the command, which needs the server until it has ended
+            start_new_session=True,
         )
         assert server.stdin is not None
         assert server.stdout is not None
@@ -137,7 +143,8 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise _failure("does not start", log)
-        with suppress(OSError), opener.open(f"{url}/health", timeout=5) as answer:  # URLError is an OSError
+        # URLError is an OSError
+        with suppress(OSError), opener.open(f"{url}/health", timeout=5) as answer:
             if answer.status == 200:
                 return
         time.sleep(POLL_SECONDS)
@@ -145,17 +152,26 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 
 def _failure(what: str, log: Path) -> RdmError:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    cause = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "it said nothing")
+    lines = [
+        line.strip()
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
+    cause = next(
+        (line for line in reversed(lines) if "Error" in line),
+        lines[-1] if lines else "it said nothing",
+    )
     return RdmError(
         f"the temporary Prefect server {what}: {cause[:300]}",
         where=log,
-        fix="see `rdm doctor`, mend the cause, and run the same command again: what is complete is kept",
+        fix="see `rdm doctor`, mend the cause, and run the same command again: what is "
+        "complete is kept",
     )
 
 
 def main() -> None:
-    """Serve Prefect's API on a free port of the loopback interface; say which on standard output."""
+    """Serve Prefect's API on a free port of the loopback interface; say which on standard
+    output."""
     import uvicorn
 
     def end_with_owner() -> None:
@@ -168,7 +184,11 @@ def main() -> None:
         sys.stdout.write(f"{listener.getsockname()[1]}\n")
         sys.stdout.flush()
         config = uvicorn.Config(
-            "prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on", workers=1
+            "prefect.server.api.server:create_app",
+            factory=True,
+            log_level="error",
+            lifespan="on",
+            workers=1,
         )
         uvicorn.Server(config).run([listener])
 

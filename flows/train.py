@@ -46,7 +46,8 @@ def cache_task(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
 
 
 def may_succeed_again(_task: Task[..., Any], _run: TaskRun, state: State) -> bool:
-    """Return whether a failed task is worth a retry: settings and inputs that were refused will be refused again."""
+    """Return whether a failed task is worth a retry: settings and inputs that were refused will be
+    refused again."""
     error = state.result(raise_on_failure=False)
     return not isinstance(error, RdmError) or isinstance(error, JobError | StorageError)
 
@@ -96,12 +97,14 @@ def train(
         stage_log: folder for measurements; by default in `out`.
         hostfile: machines that train, as for `rdm train`; by default this one.
         master_address: where the other machines reach the first one; by default its name.
-        master_port: port of the first machine where the ranks meet; by default a free one, or 29500 for several.
+        master_port: port of the first machine where the ranks meet; by default a free one, or 29500
+            for several.
         remote_shell: how a command is run on a machine.
         retries: how often a job that crashed is started again; it resumes from the last checkpoint.
         autoencoder: first stage of the latents; of no use to recipes on pixels.
         cache_overrides: settings of the latents as `key=value`, such as `content=indices` for RARM.
-        prepare_device: what neighbors and latents are computed on; the training's own is the setting `device`.
+        prepare_device: what neighbors and latents are computed on; the training's own is the
+            setting `device`.
     """
     config = recipe_config(recipe).with_overrides(overrides or [])
     cluster = (
@@ -145,8 +148,11 @@ class TrainRequest:
     retries: int = 1
 
 
-def run_train(request: TrainRequest, log: StageLog, clusters: Clusters | None = None) -> dict[str, Any]:
-    """Prepare what is missing and train, as tasks, measured. Clusters that stages share end before the training."""
+def run_train(
+    request: TrainRequest, log: StageLog, clusters: Clusters | None = None
+) -> dict[str, Any]:
+    """Prepare what is missing and train, as tasks, measured. Clusters that stages share end before
+    the training."""
     config, inputs = request.config, request.inputs
     # What the job would refuse is refused before anything is prepared for it
     settled(config, inputs, request.cluster)
@@ -158,7 +164,9 @@ def run_train(request: TrainRequest, log: StageLog, clusters: Clusters | None = 
         if clusters is not None:
             clusters.close()  # the job wants the memory and the cores
         with log.stage("train") as facts:
-            result = train_task.with_options(retries=request.retries)(config, inputs, request.cluster)
+            result = train_task.with_options(retries=request.retries)(
+                config, inputs, request.cluster
+            )
             facts["steps"] = result["step"]
     return result
 

@@ -1,4 +1,5 @@
-"""A training run in the Prefect UI while it lasts: its numbers with the time left, and its newest grid of samples."""
+"""A training run in the Prefect UI while it lasts: its numbers with the time left, and its newest
+grid of samples."""
 
 from __future__ import annotations
 
@@ -32,12 +33,16 @@ class TrainingArtifacts:
         """Publish the run as it is now."""
         self._published = time.monotonic()
         status = read_status(self._out)
-        create_markdown_artifact(key=KEY, markdown=_markdown(status), description=f"{status.recipe} in {status.out}")
+        create_markdown_artifact(
+            key=KEY, markdown=_markdown(status), description=f"{status.recipe} in {status.out}"
+        )
         if status.grid is not None and status.grid != self._grid:
             self._grid = status.grid
             encoded = base64.b64encode(Path(status.grid).read_bytes()).decode("ascii")
             create_image_artifact(
-                key=GRID_KEY, image_url=f"data:image/png;base64,{encoded}", description=Path(status.grid).stem
+                key=GRID_KEY,
+                image_url=f"data:image/png;base64,{encoded}",
+                description=Path(status.grid).stem,
             )
 
 

@@ -35,7 +35,11 @@ def publish_changes(root: str, since: int) -> dict[str, Any]:
     write_changes_page(page, database, changes)
     about = f"{root}, from version {changes.since} to {changes.version}"
     create_table_artifact(key="database-changes", table=change_rows(changes), description=about)
-    create_link_artifact(key="database-gallery", link=page.as_uri(), description=f"new and removed patches of {about}")
+    create_link_artifact(
+        key="database-gallery",
+        link=page.as_uri(),
+        description=f"new and removed patches of {about}",
+    )
     return {**changes.facts().to_json(), "gallery": str(page)}
 
 
@@ -52,13 +56,15 @@ def update_database(
     stage_log: str | None = None,
     device: DeviceName = "auto",
 ) -> dict[str, Any]:
-    """Bring a database up to date with its source: add what is new, delete what is gone or asked to go.
+    """Bring a database up to date with its source: add what is new, delete what is gone or asked to
+    go.
 
     Args:
         root: folder of an existing database.
         delete_images: image ids to delete for good.
         delete_patches: patch ids to delete for good.
-        delete_where: condition on the rows of `images/*.parquet`; the images that fulfill it are deleted for good.
+        delete_where: condition on the rows of `images/*.parquet`; the images that fulfill it are
+            deleted for good.
         retry_failed: ask again for photographs that failed by a cause that may have passed.
         only_delete: do not look at the source; what is new there waits for another run.
         overrides: settings as `key=value`, where they are not fixed, for this run and later ones.
@@ -76,9 +82,13 @@ def update_database(
     if facts.changed:
         ensure_announced(builder.folder)
         log = StageLog(stage_log or f"{root.rstrip('/')}.stages")
-        result |= run_builder(builder, ComputeConfig(dask=dask, device=device), log, planned=plan).to_json()
+        result |= run_builder(
+            builder, ComputeConfig(dask=dask, device=device), log, planned=plan
+        ).to_json()
     else:
-        get_run_logger().info("nothing changed: %d photographs in %s", facts.photographs, builder.config.source)
+        get_run_logger().info(
+            "nothing changed: %d photographs in %s", facts.photographs, builder.config.source
+        )
     if (untold := news(builder.folder)) is not None:
         result["changes"] = _tell(root, untold)
         announce(builder.folder)
@@ -86,7 +96,8 @@ def update_database(
 
 
 def _tell(root: str, untold: News) -> dict[str, Any]:
-    """Publish what changed, and let what depends on the database start: of this run, or of one that was killed."""
+    """Publish what changed, and let what depends on the database start: of this run, or of one that
+    was killed."""
     changes = publish_changes(root, untold.since) if untold.since else {}
     emit_event(
         UPDATED_EVENT,

@@ -1,4 +1,5 @@
-"""The flow `verify-database`: what an update wrote is what it says, told before anybody relies on it."""
+"""The flow `verify-database`: what an update wrote is what it says, told before anybody relies on
+it."""
 
 from __future__ import annotations
 
@@ -22,16 +23,20 @@ def verify_task(root: str, since: int | None) -> list[str]:
 
 @flow(name="verify-database", validate_parameters=True)
 def verify_database(root: str, since: int | None = None) -> dict[str, Any]:
-    """Recompute every digest and invariant of a database; fail where one does not hold, and name the part.
+    """Recompute every digest and invariant of a database; fail where one does not hold, and name
+    the part.
 
     Args:
         root: folder of the database.
-        since: an older version, such as the one before an update: what it has too is not read again. 0: all is.
+        since: an older version, such as the one before an update: what it has too is not read
+            again. 0: all is.
     """
     version = RetrievalDatabase.open(root).version.number
     with artifact_progress():
         findings = verify_task(root, since)
-    about = f"version {version} of {root}" + (f", what is new since version {since}" if since else "")
+    about = f"version {version} of {root}" + (
+        f", what is new since version {since}" if since else ""
+    )
     table = [{"finding": finding} for finding in findings or ["all is well"]]
     create_table_artifact(key="verification", table=table, description=about)
     require_sound(root, findings)

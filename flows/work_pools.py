@@ -22,7 +22,9 @@ class WorkPool(Config):
     """One entry of `work_pools:` in a deployments file."""
 
     name: str
-    type: str = Field(default="process", pattern="^process$", description="others are created with Prefect")
+    type: str = Field(
+        default="process", pattern="^process$", description="others are created with Prefect"
+    )
     queues: dict[str, int] = Field(default={}, description="how many runs of a queue go at a time")
 
 
@@ -44,12 +46,15 @@ def read_deployments_file(path: Path) -> tuple[list[WorkPool], list[dict[str, An
         ) from error
     except (yaml.YAMLError, ValidationError, AttributeError, KeyError, TypeError) as error:
         raise UsageError(
-            f"this is no deployments file: {error}", where=path, fix="compare it with infra/prefect.yaml"
+            f"this is no deployments file: {error}",
+            where=path,
+            fix="compare it with infra/prefect.yaml",
         ) from error
 
 
 def create_work_pools(pools: list[WorkPool]) -> None:
-    """Create what the server of PREFECT_API_URL lacks, and set the queues' limits; other settings stay.
+    """Create what the server of PREFECT_API_URL lacks, and set the queues' limits; other settings
+    stay.
 
     Raises:
         UsageError: no server is named.
@@ -72,7 +77,9 @@ def _create(client: SyncPrefectClient, pool: WorkPool) -> None:
     except ObjectNotFound:
         client.create_work_pool(
             WorkPoolCreate(
-                name=pool.name, type=pool.type, base_job_template=ProcessWorker.get_default_base_job_template()
+                name=pool.name,
+                type=pool.type,
+                base_job_template=ProcessWorker.get_default_base_job_template(),
             )
         )
     for name, limit in pool.queues.items():

@@ -1,4 +1,5 @@
-"""Retrieval-augmented diffusion: a small network, and a database of photographs that it looks things up in."""
+"""Retrieval-augmented diffusion: a small network, and a database of photographs that it looks
+things up in."""
 
 from importlib.metadata import PackageNotFoundError, version
 

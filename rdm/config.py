@@ -24,7 +24,8 @@ class Config(BaseModel):
         return digest_json(self.model_dump(mode="json"))
 
     def with_overrides(self, assignments: Iterable[str]) -> Self:
-        """Return a copy with `key=value` assignments applied; `a.b=1` reaches into nested configurations.
+        """Return a copy with `key=value` assignments applied; `a.b=1` reaches into nested
+        configurations.
 
         Raises:
             UsageError: an assignment has no `=`, names no field, or its value does not validate.
@@ -48,11 +49,17 @@ class Config(BaseModel):
         try:
             loaded = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise UsageError("the configuration file cannot be read", where=path, fix="check --config") from error
+            raise UsageError(
+                "the configuration file cannot be read", where=path, fix="check --config"
+            ) from error
         except ValueError as error:  # not JSON, or not UTF-8
-            raise UsageError(f"the configuration file is not JSON: {error}", where=path, fix="mend the file") from error
+            raise UsageError(
+                f"the configuration file is not JSON: {error}", where=path, fix="mend the file"
+            ) from error
         if not isinstance(loaded, dict):
-            raise UsageError("the configuration file does not hold a JSON object", where=path, fix="write {...}")
+            raise UsageError(
+                "the configuration file does not hold a JSON object", where=path, fix="write {...}"
+            )
         return self._validated(_deep_merge(self.model_dump(mode="json"), loaded), str(path))
 
     def _validated(self, data: dict[str, Any], where: str) -> Self:
@@ -73,15 +80,17 @@ def _is_none(value: object) -> bool:
 
 
 def absent() -> Any:
-    """Return the default of a record's field that its file leaves out where there is nothing to say (None)."""
+    """Return the default of a record's field that its file leaves out where there is nothing to say
+    (None)."""
     return Field(default=None, exclude_if=_is_none)
 
 
 class Record(BaseModel):
-    """What a JSON file holds, or a command prints with `--json`: typed fields, and `to_json` as the door to the file.
+    """What a JSON file holds, or a command prints with `--json`: typed fields, and `to_json` as the
+    door to the file.
 
-    Frozen, as configurations are, but nothing that a user sets. A field is also read by the name that it has in the
-    file, `record["name"]`, by what knows the JSON alone.
+    Frozen, as configurations are, but nothing that a user sets. A field is also read by the name
+    that it has in the file, `record["name"]`, by what knows the JSON alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,7 +121,9 @@ def _assign(data: dict[str, Any], dotted: str, value: Any) -> None:
         node = node.get(parent) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node:
         known = ", ".join(node) if isinstance(node, dict) else ", ".join(data)
-        raise UsageError(f"there is no setting {dotted!r}", where="--set", fix=f"settings here: {known}")
+        raise UsageError(
+            f"there is no setting {dotted!r}", where="--set", fix=f"settings here: {known}"
+        )
     node[leaf] = value
 
 
@@ -173,7 +184,12 @@ ByteSize = Annotated[str, AfterValidator(_checked_size)]
 def format_bytes(num_bytes: float) -> str:
     """Return a size in words with three significant digits, in decimal units."""
     for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
-        if abs(num_bytes) < 999.5 or unit == "PB":  # from 999.5 on, three digits would round to 1000
+        # from 999.5 on, three digits would round to 1000
+        if abs(num_bytes) < 999.5 or unit == "PB":
             break
         num_bytes /= 1000
-    return f"{num_bytes:.0f} {unit}" if unit == "B" or num_bytes >= 999.5 else f"{num_bytes:.3g} {unit}"
+    return (
+        f"{num_bytes:.0f} {unit}"
+        if unit == "B" or num_bytes >= 999.5
+        else f"{num_bytes:.3g} {unit}"
+    )

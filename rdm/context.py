@@ -1,4 +1,5 @@
-"""What conditions a sample: parts by source, each in one of the four ports that every decoding head understands."""
+"""What conditions a sample: parts by source, each in one of the four ports that every decoding head
+understands."""
 
 from __future__ import annotations
 
@@ -17,13 +18,14 @@ PORTS: tuple[Port, ...] = ("tokens", "vector", "channels", "grounding")
 class Part:
     """What one source says in one port.
 
-    A source may fill several ports with a part each, and several sources may share a port: dropout and the null
-    context go by source.
+    A source may fill several ports with a part each, and several sources may share a port: dropout
+    and the null context go by source.
 
     Attributes:
         source: such as `neighbors` or `text`.
         port: where networks read it.
-        values: [B, L, D] of tokens, [B, D] of a vector, [B, C, H, W] of channels, [B, N, D] of grounding.
+        values: [B, L, D] of tokens, [B, D] of a vector, [B, C, H, W] of channels, [B, N, D] of
+            grounding.
         present: bool [B, L] or [B, N]: which of the tokens are some, and no padding; None: all.
         null: values that mean "nothing was said", [1, ...] or [B, ...]; None: zeros.
         null_present: which tokens of the null are some, bool [1, L] or [B, L]; None: none of them.
@@ -43,7 +45,8 @@ class Part:
         return replace(self, **{name: function(tensor) for name, tensor in tensors.items()})
 
     def to(self, *args: object, **kwargs: object) -> Part:
-        """Return the part moved or cast as `torch.Tensor.to` does it; masks and integers keep their type."""
+        """Return the part moved or cast as `torch.Tensor.to` does it; masks and integers keep their
+        type."""
 
         def moved(tensor: Tensor) -> Tensor:
             result = tensor.to(*args, **kwargs)  # type: ignore[call-overload]
@@ -52,8 +55,11 @@ class Part:
         return self.map(moved)
 
     def nulled(self, kept: Tensor | None = None) -> Part:
-        """Return the part with the null in place of each sample that is not kept, bool [B]; None: keep none."""
-        null = torch.zeros_like(self.values) if self.null is None else self.null.expand_as(self.values)
+        """Return the part with the null in place of each sample that is not kept, bool [B]; None:
+        keep none."""
+        null = (
+            torch.zeros_like(self.values) if self.null is None else self.null.expand_as(self.values)
+        )
         if kept is None:
             return replace(self, values=null, present=self._mask(self.null_present))
         values = torch.where(_along(kept, self.values), self.values, null)
@@ -61,7 +67,9 @@ class Part:
             return replace(self, values=values)
         mask = self._mask(self.null_present)
         assert mask is not None
-        return replace(self, values=values, present=torch.where(_along(kept, self.present), self.present, mask))
+        return replace(
+            self, values=values, present=torch.where(_along(kept, self.present), self.present, mask)
+        )
 
     def rows(self, rows: Tensor) -> Part:
         """Return the part of the samples at given positions, int64 [M]."""
@@ -72,7 +80,11 @@ class Part:
         """Return the null's mask in the shape of `present`, where the part has one."""
         if self.present is None:
             return None
-        return torch.zeros_like(self.present) if null_present is None else null_present.expand_as(self.present)
+        return (
+            torch.zeros_like(self.present)
+            if null_present is None
+            else null_present.expand_as(self.present)
+        )
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -168,15 +180,17 @@ class Context:
     def null(self, sources: Collection[str] | None = None) -> Context:
         """Return the context with the nulls of some sources, the others kept; None: of all.
 
-        A part without a null of its own becomes zero, which is what the released RDM's guidance uses. Keys and values
-        have no bias, so a cross-attention block then adds its output bias alone, whatever the number of tokens. Keep a
-        source that training never drops, as the low-resolution image of an upsampler.
+        A part without a null of its own becomes zero, which is what the released RDM's guidance
+        uses. Keys and values have no bias, so a cross-attention block then adds its output bias
+        alone, whatever the number of tokens. Keep a source that training never drops, as the
+        low-resolution image of an upsampler.
         """
         chosen = self.sources if sources is None else sources
         return Context(*(part.nulled() if part.source in chosen else part for part in self.parts))
 
     def shuffled(self, source: str, rows: Tensor) -> Context:
-        """Return the context in which sample i has what a source says of sample `rows[i]`, int64 [B]."""
+        """Return the context in which sample i has what a source says of sample `rows[i]`, int64
+        [B]."""
         return Context(*(part.rows(rows) if part.source == source else part for part in self.parts))
 
     def rows(self, rows: Tensor) -> Context:
@@ -184,10 +198,11 @@ class Context:
         return Context(*(part.rows(rows) for part in self.parts))
 
     def dropped(self, rates: Mapping[str, float], generator: torch.Generator) -> Context:
-        """Return the context with each source of each sample replaced by its null with that source's probability.
+        """Return the context with each source of each sample replaced by its null with that
+        source's probability.
 
-        Ho and Salimans 2022, algorithm 1, line 3. All parts of a source are dropped together, and sources
-        independently. A source that `rates` does not name is kept.
+        Ho and Salimans 2022, algorithm 1, line 3. All parts of a source are dropped together, and
+        sources independently. A source that `rates` does not name is kept.
 
         Args:
             rates: probability in [0, 1] by source.
@@ -196,16 +211,29 @@ class Context:
         Raises:
             ValueError: a name is no source of the context, or a rate is no probability.
         """
-        wrong = {name: rate for name, rate in rates.items() if name not in self.sources or not 0 <= rate <= 1}
+        wrong = {
+            name: rate
+            for name, rate in rates.items()
+            if name not in self.sources or not 0 <= rate <= 1
+        }
         if wrong:
             known = ", ".join(self.sources) or "none"
-            raise ValueError(f"dropout rates are probabilities of the sources ({known}); got {wrong}")
+            raise ValueError(
+                f"dropout rates are probabilities of the sources ({known}); got {wrong}"
+            )
         kept: dict[str, Tensor] = {}
         for source in self.sources:
             if rate := rates.get(source, 0.0):
-                drawn = torch.rand(self.batch_size or 0, generator=generator, device=generator.device)
+                drawn = torch.rand(
+                    self.batch_size or 0, generator=generator, device=generator.device
+                )
                 kept[source] = drawn.to(self.device) >= rate
-        return Context(*(part.nulled(kept[part.source]) if part.source in kept else part for part in self.parts))
+        return Context(
+            *(
+                part.nulled(kept[part.source]) if part.source in kept else part
+                for part in self.parts
+            )
+        )
 
     def concatenated(self, other: Context) -> Context:
         """Return both contexts stacked along the batch, for one network call instead of two.
@@ -218,11 +246,14 @@ class Context:
         return Context(*(_stacked(first, second) for first, second in pairs))
 
     def require_same_ports(self, other: Context) -> None:
-        """Raise ValueError where the parts of two contexts do not fill the same ports in the same order."""
+        """Raise ValueError where the parts of two contexts do not fill the same ports in the same
+        order."""
         ours, theirs = ([part.port for part in context.parts] for context in (self, other))
         if ours != theirs:
             differing = sorted(set(ours) ^ set(theirs)) or ["a port with more parts"]
-            raise ValueError(f"two contexts are stacked, but only one of them sets {', '.join(differing)}")
+            raise ValueError(
+                f"two contexts are stacked, but only one of them sets {', '.join(differing)}"
+            )
 
     def _joined(self, port: Port) -> Tensor | None:
         values = [part.values for part in self.parts if part.port == port]

@@ -29,7 +29,8 @@ class RdmError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword arguments do not survive the default reduction, and errors cross process borders (Dask workers).
+        # Keyword arguments do not survive the default reduction, and errors cross process borders
+        # (Dask workers).
         return (_rebuild, (type(self), self.what, self.where, self.fix))
 
 
@@ -80,7 +81,8 @@ class DeviceError(TrainingError):
 
 
 class JobError(TrainingError):
-    """A training job that no setting ended, as when a rank is killed: the same command again may succeed."""
+    """A training job that no setting ended, as when a rank is killed: the same command again may
+    succeed."""
 
 
 class ModelError(RdmError):

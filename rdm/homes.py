@@ -1,5 +1,5 @@
-"""Where libraries may keep caches and settings of the user: her home, or a folder of this user's where it cannot be
-written, as in a container whose user has no home.
+"""Where libraries may keep caches and settings of the user: her home, or a folder of this user's
+where it cannot be written, as in a container whose user has no home.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-# Folders of libraries that can be put elsewhere one by one; without the variable each is below the home.
+# Folders of libraries that can be put elsewhere one by one; without the variable each is below the
+# home.
 _OWN_FOLDERS = (
     "XDG_DATA_HOME",
     "XDG_STATE_HOME",
@@ -53,14 +54,16 @@ def is_writable(folder: Path) -> bool:
 def writable_homes(environment: Mapping[str, str], own: Path) -> dict[str, str]:
     """Return what to change in an environment so that libraries find folders that they can write.
 
-    A variable that names a folder of one library is emptied where that cannot be written, and so leads to the home.
+    A variable that names a folder of one library is emptied where that cannot be written, and so
+    leads to the home.
 
     Args:
         environment: HOME, XDG_CACHE_HOME and the like.
         own: a folder that may take the place of the home; it is not made here.
     """
     changes = dict(_unwritable(environment))
-    home = environment.get("HOME") or os.path.expanduser("~")  # the password file's, where there is one
+    # the password file's, where there is one
+    home = environment.get("HOME") or os.path.expanduser("~")
     if not (os.path.isabs(home) and is_writable(Path(home))):
         home = changes["HOME"] = str(own)
     elif "HOME" not in environment:
@@ -81,18 +84,25 @@ def _unwritable(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def own_home() -> Path:
-    """Return this user's folder for caches where the home cannot be written: among the temporary files, hers alone."""
+    """Return this user's folder for caches where the home cannot be written: among the temporary
+    files, hers alone."""
     place = Path(tempfile.gettempdir()) / f"rdm-home-{os.getuid()}"
     with suppress(FileExistsError):
         place.mkdir(mode=0o700)
     status = place.lstat()
-    if status.st_uid == os.getuid() and not status.st_mode & 0o022 and place.is_dir() and not place.is_symlink():
+    if (
+        status.st_uid == os.getuid()
+        and not status.st_mode & 0o022
+        and place.is_dir()
+        and not place.is_symlink()
+    ):
         return place
     return Path(tempfile.mkdtemp(prefix="rdm-home-"))  # somebody else took the name
 
 
 def use_writable_homes() -> None:
-    """Change this process's environment, and that of those that it starts, where a folder cannot be written."""
+    """Change this process's environment, and that of those that it starts, where a folder cannot be
+    written."""
     probe = Path(tempfile.gettempdir()) / "rdm-home"
     if not writable_homes(os.environ, probe):
         return

@@ -1,4 +1,5 @@
-"""Progress of long work. The library reports; whoever runs it decides how that looks: bar, log or artifact."""
+"""Progress of long work. The library reports; whoever runs it decides how that looks: bar, log or
+artifact."""
 
 from __future__ import annotations
 
@@ -38,7 +39,13 @@ class LogSink:
 
     def start(self, stage: str, total: int, unit: str, done: int) -> None:
         """See ProgressSink."""
-        self._stage, self._unit, self._total, self._done, self._resumed = stage, unit, total, done, done
+        self._stage, self._unit, self._total, self._done, self._resumed = (
+            stage,
+            unit,
+            total,
+            done,
+            done,
+        )
         self._started = self._logged = time.monotonic()
         resumed = f", {done} done before" if done else ""
         logger.info("%s: %d %s%s", stage, total, unit, resumed)
@@ -53,13 +60,25 @@ class LogSink:
         rate = (done - self._resumed) / max(now - self._started, 1e-9)
         remaining = (self._total - done) / rate if rate > 0 else float("inf")
         logger.info(
-            "%s: %d/%d %s, %.3g/s, %.0f s left %s", self._stage, done, self._total, self._unit, rate, remaining, note
+            "%s: %d/%d %s, %.3g/s, %.0f s left %s",
+            self._stage,
+            done,
+            self._total,
+            self._unit,
+            rate,
+            remaining,
+            note,
         )
 
     def finish(self) -> None:
         """See ProgressSink."""
         logger.info(
-            "%s: %d/%d %s in %.1f s", self._stage, self._done, self._total, self._unit, time.monotonic() - self._started
+            "%s: %d/%d %s in %.1f s",
+            self._stage,
+            self._done,
+            self._total,
+            self._unit,
+            time.monotonic() - self._started,
         )
 
 

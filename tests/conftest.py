@@ -1,4 +1,5 @@
-"""What the tests of the data layers share: pictures made on the spot, and a real encoder that is tiny."""
+"""What the tests of the data layers share: pictures made on the spot, and a real encoder that is
+tiny."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-settings.register_profile("rdm", deadline=None, max_examples=50)  # no deadline: shared machines stall at times
+# no deadline: shared machines stall at times
+settings.register_profile("rdm", deadline=None, max_examples=50)
 settings.load_profile("rdm")
 
 TINY_CLIP = {
@@ -64,7 +66,8 @@ def photos(tmp_path: Path, encoded: Callable[..., bytes]) -> Path:
 
 @pytest.fixture(scope="session")
 def make_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
-    """Return a maker of encoders: a CLIP of one narrow layer, its weights random with the given seed."""
+    """Return a maker of encoders: a CLIP of one narrow layer, its weights random with the given
+    seed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import open_clip
@@ -94,17 +97,23 @@ def tiny_encoder(make_encoder: Callable[[int], str]) -> str:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Return a function that mounts a filesystem of so many kilobytes, and resizes it when called again."""
+    """Return a function that mounts a filesystem of so many kilobytes, and resizes it when called
+    again."""
     place = tmp_path / "disk"
     place.mkdir()
 
     def mount(size: int) -> Path:
         options = f"size={size}k" + (",remount" if place.is_mount() else "")
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True, check=False)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place],
+            capture_output=True,
+            check=False,
+        )
         if done.returncode:
             pytest.skip(f"mounting is not permitted here: {done.stderr.decode().strip()}")
         return place
 
     yield mount
     if place.is_mount():
-        subprocess.run(["umount", "--lazy", place], check=True)  # maps of its files may wait for the garbage collector
+        # maps of its files may wait for the garbage collector
+        subprocess.run(["umount", "--lazy", place], check=True)

@@ -73,7 +73,9 @@ def test_no_file_changes_nothing() -> None:
     assert Outer().merged_with_file(None) == Outer()
 
 
-@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe\x00", b'{"inner": {"height": 1}}', b'{"rate": "x"}'])
+@pytest.mark.parametrize(
+    "content", [b"{", b"[1]", b"\xff\xfe\x00", b'{"inner": {"height": 1}}', b'{"rate": "x"}']
+)
 def test_bad_file_is_a_usage_error_that_names_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)

@@ -71,7 +71,9 @@ def test_concatenated_empty_contexts_stay_empty():
 
 def test_concatenated_refuses_to_lose_a_port():
     with pytest.raises(ValueError, match="only one of them sets vector"):
-        full().concatenated(Context(tokens=full().tokens, channels=full().channels, grounding=full().grounding))
+        full().concatenated(
+            Context(tokens=full().tokens, channels=full().channels, grounding=full().grounding)
+        )
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.5])
@@ -79,13 +81,17 @@ def test_concatenated_refuses_to_lose_a_port():
 def test_dropout_rate_lies_in_its_binomial_interval(port, rate):
     count = 10_000
     shape = (count, 1, 2, 2) if port == "channels" else (count, 2)
-    dropped = Context(**{port: torch.ones(shape)}).dropped({port: rate}, torch.Generator().manual_seed(0))
+    dropped = Context(**{port: torch.ones(shape)}).dropped(
+        {port: rate}, torch.Generator().manual_seed(0)
+    )
     measured = 1 - getattr(dropped, port).flatten(1)[:, 0].mean().item()
     assert abs(measured - rate) < 3.3 * (rate * (1 - rate) / count) ** 0.5  # 99.9 %
 
 
 def test_dropout_drops_whole_samples():
-    dropped = Context(tokens=torch.ones(200, 4, 5)).dropped({"tokens": 0.5}, torch.Generator().manual_seed(0))
+    dropped = Context(tokens=torch.ones(200, 4, 5)).dropped(
+        {"tokens": 0.5}, torch.Generator().manual_seed(0)
+    )
     assert dropped.tokens is not None
     per_sample = dropped.tokens.flatten(1).mean(dim=1)
     assert per_sample.unique().tolist() == [0.0, 1.0]
@@ -108,13 +114,17 @@ def test_dropout_does_not_depend_on_the_order_of_its_rates():
 
 
 def test_dropout_keeps_unnamed_ports_and_rate_zero():
-    tokens, *others = ports(full().dropped({"tokens": 1.0, "vector": 0.0}, torch.Generator().manual_seed(0)))
+    tokens, *others = ports(
+        full().dropped({"tokens": 1.0, "vector": 0.0}, torch.Generator().manual_seed(0))
+    )
     assert not tokens.any()
     assert all(port.all() for port in others)
 
 
 def test_dropout_replaces_values_that_are_not_numbers():
-    dropped = Context(vector=torch.full((4, 2), torch.nan)).dropped({"vector": 1.0}, torch.Generator())
+    dropped = Context(vector=torch.full((4, 2), torch.nan)).dropped(
+        {"vector": 1.0}, torch.Generator()
+    )
     assert dropped.vector is not None
     assert not dropped.vector.any()
 
@@ -131,7 +141,10 @@ def test_context_survives_pickling():
 
 
 def test_a_port_that_a_network_does_not_read_is_refused_by_name():
-    with pytest.raises(ValueError, match="the net reads tokens, vector alone, but the context sets channels, ground"):
+    with pytest.raises(
+        ValueError,
+        match="the net reads tokens, vector alone, but the context sets channels, ground",
+    ):
         full().require_read(("tokens", "vector"), "the net")
 
 
@@ -153,7 +166,10 @@ def text_part(source="text", batch=3):
 
 
 def test_parts_of_a_port_are_joined_in_their_order():
-    context = Context(Part("neighbors", "tokens", torch.zeros(2, 3, 5)), Part("text", "tokens", torch.ones(2, 2, 5)))
+    context = Context(
+        Part("neighbors", "tokens", torch.zeros(2, 3, 5)),
+        Part("text", "tokens", torch.ones(2, 2, 5)),
+    )
     assert context.tokens is not None
     assert context.tokens[0, :, 0].tolist() == [0, 0, 0, 1, 1]
     assert context.sources == ("neighbors", "text")
@@ -178,13 +194,18 @@ def test_a_part_may_have_a_null_of_its_own_and_its_mask():
 
 
 def test_a_null_goes_by_source():
-    context = Context(Part("neighbors", "tokens", torch.ones(3, 2, 5)), text_part()).null(["neighbors"])
+    context = Context(Part("neighbors", "tokens", torch.ones(3, 2, 5)), text_part()).null(
+        ["neighbors"]
+    )
     assert context.tokens is not None
     assert context.tokens[0, :, 0].tolist() == [0, 0, 1, 1, 1, 1]
 
 
 def test_all_parts_of_a_source_are_dropped_together():
-    parts = (Part("class", "vector", torch.ones(500, 2)), Part("class", "tokens", torch.ones(500, 1, 2)))
+    parts = (
+        Part("class", "vector", torch.ones(500, 2)),
+        Part("class", "tokens", torch.ones(500, 1, 2)),
+    )
     dropped = Context(*parts).dropped({"class": 0.5}, torch.Generator().manual_seed(0))
     assert dropped.vector is not None
     assert dropped.tokens is not None
@@ -193,8 +214,13 @@ def test_all_parts_of_a_source_are_dropped_together():
 
 
 def test_sources_that_share_a_port_are_dropped_independently():
-    parts = (Part("own", "tokens", torch.ones(20_000, 1, 1)), Part("neighbors", "tokens", torch.ones(20_000, 1, 1)))
-    dropped = Context(*parts).dropped({"own": 0.5, "neighbors": 0.5}, torch.Generator().manual_seed(0))
+    parts = (
+        Part("own", "tokens", torch.ones(20_000, 1, 1)),
+        Part("neighbors", "tokens", torch.ones(20_000, 1, 1)),
+    )
+    dropped = Context(*parts).dropped(
+        {"own": 0.5, "neighbors": 0.5}, torch.Generator().manual_seed(0)
+    )
     assert dropped.tokens is not None
     both_kept = dropped.tokens[:, :, 0].prod(1).mean().item()
     assert both_kept == pytest.approx(0.25, abs=0.012)
@@ -210,7 +236,10 @@ def test_a_dropped_sample_has_the_nulls_mask_and_the_others_keep_theirs():
 
 
 def test_shuffling_a_source_leaves_the_others_in_place():
-    context = Context(Part("text", "vector", torch.arange(3.0)[:, None]), Part("class", "tokens", torch.ones(3, 1, 1)))
+    context = Context(
+        Part("text", "vector", torch.arange(3.0)[:, None]),
+        Part("class", "tokens", torch.ones(3, 1, 1)),
+    )
     moved = context.shuffled("text", torch.tensor([2, 0, 1]))
     assert moved.vector is not None
     assert moved.vector[:, 0].tolist() == [2, 0, 1]
@@ -225,9 +254,14 @@ def test_rows_keep_a_null_that_all_samples_share():
 
 
 def test_casting_leaves_masks_and_integers_as_they_are():
-    context = Context(text_part(), Part("class", "vector", torch.ones(3, 2, dtype=torch.int64))).to(torch.float16)
+    context = Context(text_part(), Part("class", "vector", torch.ones(3, 2, dtype=torch.int64))).to(
+        torch.float16
+    )
     assert context.tokens_present is not None
-    assert (context.tokens_present.dtype, context.parts[1].values.dtype) == (torch.bool, torch.int64)
+    assert (context.tokens_present.dtype, context.parts[1].values.dtype) == (
+        torch.bool,
+        torch.int64,
+    )
     assert context.parts[0].values.dtype == torch.float16
 
 

@@ -5,10 +5,20 @@ import pickle
 import pytest
 
 from rdm import errors
-from rdm.errors import EncoderMismatchError, MissingDependencyError, RdmError, StorageError, UsageError
+from rdm.errors import (
+    EncoderMismatchError,
+    MissingDependencyError,
+    RdmError,
+    StorageError,
+    UsageError,
+)
 from rdm.sources import ImageDecodeError
 
-ALL = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, RdmError)]
+ALL = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, RdmError)
+]
 
 
 def test_message_says_what_where_and_fix() -> None:
@@ -35,7 +45,9 @@ def test_encoder_mismatch_is_a_database_error() -> None:
     assert issubclass(EncoderMismatchError, errors.DatabaseError)
 
 
-@pytest.mark.parametrize("error", [ImageDecodeError("empty file"), ImageDecodeError("too narrow", "1x900")])
+@pytest.mark.parametrize(
+    "error", [ImageDecodeError("empty file"), ImageDecodeError("too narrow", "1x900")]
+)
 def test_decode_error_survives_pickling(error: ImageDecodeError) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.reason) == (str(error), error.reason)

@@ -26,7 +26,11 @@ def test_folder_that_cannot_be_made_and_a_file_are_not_writable(tmp_path: Path) 
 
 
 def test_writable_home_changes_nothing(tmp_path: Path) -> None:
-    given = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "TORCH_HOME": str(tmp_path / "torch")}
+    given = {
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "TORCH_HOME": str(tmp_path / "torch"),
+    }
     assert writable_homes(given, Path("/own")) == {}
 
 
@@ -46,7 +50,9 @@ def test_caches_that_cannot_be_written_go_below_the_own_folder(tmp_path: Path) -
 
 def test_cache_of_another_user_in_a_writable_home_is_replaced_alone(tmp_path: Path) -> None:
     (tmp_path / ".cache").write_text("")  # a folder that root made is no more writable than a file
-    assert writable_homes({"HOME": str(tmp_path)}, Path("/own")) == {"XDG_CACHE_HOME": "/own/.cache"}
+    assert writable_homes({"HOME": str(tmp_path)}, Path("/own")) == {
+        "XDG_CACHE_HOME": "/own/.cache"
+    }
 
 
 def test_own_folder_is_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +69,13 @@ def test_a_command_without_a_home_gives_one_to_what_it_starts(tmp_path: Path) ->
         "import os; from rdm.cli.main import run; run(['--version']); "
         "print(os.environ['HOME'], os.environ.get('TORCH_EXTENSIONS_DIR'))"
     )
-    given = {**os.environ, "HOME": NOWHERE, "TORCH_EXTENSIONS_DIR": f"{NOWHERE}/t", "TMPDIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
+    given = {
+        **os.environ,
+        "HOME": NOWHERE,
+        "TORCH_EXTENSIONS_DIR": f"{NOWHERE}/t",
+        "TMPDIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == f"{tmp_path}/rdm-home-{os.getuid()} None"

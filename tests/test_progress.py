@@ -36,7 +36,11 @@ def test_sink_sees_start_counts_and_finish() -> None:
 
 def test_stage_that_fails_is_finished() -> None:
     recorder = Recorder()
-    with pytest.raises(ValueError, match="boom"), progress_to(recorder), tracking("embed", 1, "shards"):
+    with (
+        pytest.raises(ValueError, match="boom"),
+        progress_to(recorder),
+        tracking("embed", 1, "shards"),
+    ):
         raise ValueError("boom")
     assert recorder.calls[-1] == ("finish",)
 
@@ -51,7 +55,10 @@ def test_inner_sink_is_replaced_by_the_outer_one_again() -> None:
 
 
 def test_log_has_a_line_at_start_and_end(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="rdm.progress"), tracking("ingest", 3, "shards", done=1) as tracker:
+    with (
+        caplog.at_level(logging.INFO, logger="rdm.progress"),
+        tracking("ingest", 3, "shards", done=1) as tracker,
+    ):
         tracker.advance(2)
     assert caplog.messages[0] == "ingest: 3 shards, 1 done before"
     assert caplog.messages[1].startswith("ingest: 3/3 shards in ")

@@ -26,13 +26,21 @@ from rich.text import Text
 from rdm.config import format_bytes
 from rdm.progress import progress_to
 
-JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object instead of a table")]
-DryRunFlag = Annotated[bool, Parameter(name="--dry-run", negative="", help="say what would be done, and stop")]
+JsonFlag = Annotated[
+    bool, Parameter(name="--json", negative="", help="print one JSON object instead of a table")
+]
+DryRunFlag = Annotated[
+    bool, Parameter(name="--dry-run", negative="", help="say what would be done, and stop")
+]
 SetOption = Annotated[
-    list[str] | None, Parameter(name="--set", help="key=value, any number of times; a.b=1 reaches inside", negative="")
+    list[str] | None,
+    Parameter(
+        name="--set", help="key=value, any number of times; a.b=1 reaches inside", negative=""
+    ),
 ]
 DaskOption = Annotated[
-    str, Parameter(name="--dask", help="`local`, `inline`, or a scheduler's address tcp://HOST:PORT")
+    str,
+    Parameter(name="--dask", help="`local`, `inline`, or a scheduler's address tcp://HOST:PORT"),
 ]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"],
@@ -43,12 +51,14 @@ DeviceOption = Annotated[
 def in_range(
     least: float, most: float = math.inf, *, excluding: float | None = None
 ) -> Callable[[Any, float | None], None]:
-    """Return a validator of a numeric option, for its Parameter: a number outside is a usage error."""
+    """Return a validator of a numeric option, for its Parameter: a number outside is a usage
+    error."""
     allowed = f"{least} or more" if most == math.inf else f"from {least} to {most}"
     but = "" if excluding is None else f", but not {excluding}"
 
     def check(_type: Any, value: float | None) -> None:
-        if value is not None and (not least <= value <= most or value == excluding):  # nan is in no range
+        # nan is in no range
+        if value is not None and (not least <= value <= most or value == excluding):
             raise ValueError(f"Must be {allowed}{but}.")
 
     return check
@@ -63,7 +73,9 @@ class RichSink:
 
     def start(self, stage: str, total: int, unit: str, done: int) -> None:
         """See ProgressSink."""
-        self._task = self._progress.add_task(f"{stage:<14}", total=total, completed=done, unit=unit, note="")
+        self._task = self._progress.add_task(
+            f"{stage:<14}", total=total, completed=done, unit=unit, note=""
+        )
 
     def update(self, done: int, note: str) -> None:
         """See ProgressSink."""
@@ -94,7 +106,10 @@ def console_progress() -> Iterator[None]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=console, transient=False) as progress, progress_to(RichSink(progress)):
+    with (
+        Progress(*columns, console=console, transient=False) as progress,
+        progress_to(RichSink(progress)),
+    ):
         yield
 
 
@@ -104,7 +119,8 @@ def error_console() -> Console:
 
 
 def show(result: Mapping[str, Any], *, as_json: bool, title: str = "") -> None:
-    """Print a result: one JSON object, or a two-column table, in which a mapping has a line for each entry."""
+    """Print a result: one JSON object, or a two-column table, in which a mapping has a line for
+    each entry."""
     if as_json:
         sys.stdout.write(json.dumps(result, indent=1, default=str) + "\n")
         return
@@ -121,7 +137,8 @@ def show_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str 
 
 
 def _print_table(table: Table, rows: Iterable[Sequence[str]], title: str) -> None:
-    """Print a table; texts come from outside, and are shown as they are: `[red]` in a file's name is no markup."""
+    """Print a table; texts come from outside, and are shown as they are: `[red]` in a file's name
+    is no markup."""
     table.title, table.title_justify = Text(title, style="table.title") if title else None, "left"
     for row in rows:
         table.add_row(*map(Text, row))
@@ -129,12 +146,19 @@ def _print_table(table: Table, rows: Iterable[Sequence[str]], title: str) -> Non
 
 
 def _lines(values: Mapping[str, Any]) -> str:
-    return "\n".join(f"{name.replace('_', ' ')}: {_named(name, value)}" for name, value in values.items()) or "none"
+    return (
+        "\n".join(
+            f"{name.replace('_', ' ')}: {_named(name, value)}" for name, value in values.items()
+        )
+        or "none"
+    )
 
 
 def _named(name: str, value: Any) -> str:
     """Return a value as text; sizes in bytes get a unit."""
-    return format_bytes(value) if name.endswith("bytes") and isinstance(value, int) else _plain(value)
+    return (
+        format_bytes(value) if name.endswith("bytes") and isinstance(value, int) else _plain(value)
+    )
 
 
 def _plain(value: Any) -> str:

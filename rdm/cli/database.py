@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from rdm.cli import exchange
-from rdm.cli.console import DaskOption, DeviceOption, DryRunFlag, JsonFlag, SetOption, in_range, show, show_rows
+from rdm.cli.console import (
+    DaskOption,
+    DeviceOption,
+    DryRunFlag,
+    JsonFlag,
+    SetOption,
+    in_range,
+    show,
+    show_rows,
+)
 from rdm.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +48,16 @@ PriceOption = Annotated[
 ]
 PARTIAL = 3
 BRIEF = (
-    *("version", "photographs", "patches", "index", "recall_at_20", "index_decision", "num_bytes", "patch_pixels"),
+    *(
+        "version",
+        "photographs",
+        "patches",
+        "index",
+        "recall_at_20",
+        "index_decision",
+        "num_bytes",
+        "patch_pixels",
+    ),
     *("failed", "causes", "query_sets", "device", "unchanged"),
 )
 
@@ -57,12 +75,17 @@ def build(
     *,
     root: Root,
     source: Annotated[
-        str, Parameter(help="e.g. folder:///photos, urls:///lists/birds.csv or openimages://validation?limit=500")
+        str,
+        Parameter(
+            help="e.g. folder:///photos, urls:///lists/birds.csv or "
+            "openimages://validation?limit=500"
+        ),
     ],
     preset: Annotated[
         str,
         Parameter(
-            help="paper; whole, for small photographs: one patch, the central square; samples, for the embedded 120 px"
+            help="paper; whole, for small photographs: one patch, the central square; "
+            "samples, for the embedded 120 px"
         ),
     ] = "",
     config: Annotated[Path | None, Parameter(help="a JSON file of settings")] = None,
@@ -74,7 +97,8 @@ def build(
     price_per_hour: PriceOption = None,
     json: JsonFlag = False,
 ) -> int:
-    """Make a database from photographs: store, cut, embed, index. The same command again resumes, or does nothing.
+    """Make a database from photographs: store, cut, embed, index. The same command again resumes,
+    or does nothing.
 
     Example: rdm database build --root birds --source folder:///home/me/birds
     """
@@ -82,7 +106,9 @@ def build(
     from rdm.database.building.builder import DatabaseBuilder
     from rdm.database.building.jobs import build_config, run_build
 
-    settings = build_config(source, preset).merged_with_file(config).model_copy(update={"source": source})
+    settings = (
+        build_config(source, preset).merged_with_file(config).model_copy(update={"source": source})
+    )
     settings = settings.with_overrides(set_ or [])
     builder = DatabaseBuilder(root, settings)
     if dry_run:
@@ -91,7 +117,14 @@ def build(
         takes = _estimate(plan, ComputeConfig(dask=dask, device=device), trial, price_per_hour)
         resolved = settings.model_dump(mode="json")
         show(
-            {"root": root, "would": "build", **plan.facts().to_json(), "takes": takes, "config": resolved}, as_json=json
+            {
+                "root": root,
+                "would": "build",
+                **plan.facts().to_json(),
+                "takes": takes,
+                "config": resolved,
+            },
+            as_json=json,
         )
         return 0
     result = run_build(builder, ComputeConfig(dask=dask, device=device))
@@ -109,13 +142,21 @@ def update(
         Path | None, Parameter(help="a file with one patch id per line to delete for good")
     ] = None,
     delete_where: Annotated[
-        str, Parameter(help="delete for good the images whose row in images/*.parquet fulfills this condition")
+        str,
+        Parameter(
+            help="delete for good the images whose row in images/*.parquet fulfills this condition"
+        ),
     ] = "",
     retry_failed: Annotated[
-        bool, Parameter(negative="", help="ask again for what failed by a cause that may have passed")
+        bool,
+        Parameter(negative="", help="ask again for what failed by a cause that may have passed"),
     ] = False,
     only_delete: Annotated[
-        bool, Parameter(negative="", help="do not look at the source: what is new there waits for another update")
+        bool,
+        Parameter(
+            negative="",
+            help="do not look at the source: what is new there waits for another update",
+        ),
     ] = False,
     set_: SetOption = None,
     dask: DaskOption = "local",
@@ -125,11 +166,14 @@ def update(
     price_per_hour: PriceOption = None,
     json: JsonFlag = False,
 ) -> int:
-    """Bring a database up to date with its source: add what is new, delete what is gone or asked to go.
+    """Bring a database up to date with its source: add what is new, delete what is gone or asked to
+    go.
 
-    The index and stored neighbors are repaired at the cost of what changed. Does nothing, quickly, without a change.
+    The index and stored neighbors are repaired at the cost of what changed. Does nothing, quickly,
+    without a change.
 
-    Example: rdm database update --root birds --delete-where "license == 'https://example.org/x' and author == 'X'"
+    Example: rdm database update --root birds --delete-where "license == 'https://example.org/x' and
+        author == 'X'"
 
     Example: rdm database update --root birds --delete-images removed.txt --only-delete
     """
@@ -139,12 +183,18 @@ def update(
 
     images, patches = _read_ids(delete_images, "image"), _read_patch_ids(delete_patches)
     removal = Removal(frozenset(images), frozenset(patches), delete_where)
-    builder = update_builder(root, removal, retry_failed=retry_failed, only_delete=only_delete, overrides=set_ or [])
+    builder = update_builder(
+        root, removal, retry_failed=retry_failed, only_delete=only_delete, overrides=set_ or []
+    )
     plan, compute = builder.plan(), ComputeConfig(dask=dask, device=device)
     facts = plan.facts()
     if dry_run or not facts.changed:
         takes = {"takes": _estimate(plan, compute, trial, price_per_hour)} if facts.changed else {}
-        show({"root": root, **facts.to_json(), **takes}, as_json=json, title="plan" if dry_run else "nothing changed")
+        show(
+            {"root": root, **facts.to_json(), **takes},
+            as_json=json,
+            title="plan" if dry_run else "nothing changed",
+        )
         return 0
     result = run_build(builder, compute, planned=plan)
     show({**facts.to_json(), **_shown(result, as_json=json)}, as_json=json, title="database")
@@ -157,8 +207,11 @@ def _shown(result: BuildResult, *, as_json: bool) -> dict[str, Any]:
     return found if as_json else {name: found[name] for name in BRIEF if name in found}
 
 
-def _estimate(plan: BuildPlan, compute: ComputeConfig, trial: int, price_per_hour: float | None) -> dict[str, Any]:
-    """Return what a run would take, on a cluster of this machine or with the workers of a scheduler; empty: nothing."""
+def _estimate(
+    plan: BuildPlan, compute: ComputeConfig, trial: int, price_per_hour: float | None
+) -> dict[str, Any]:
+    """Return what a run would take, on a cluster of this machine or with the workers of a
+    scheduler; empty: nothing."""
     from rdm.compute import count_workers
     from rdm.database.building.estimate import EstimateConfig, estimate
 
@@ -177,10 +230,13 @@ def changes(
     root: Root,
     since: Annotated[int | None, Parameter(help="a version; by default the one before")] = None,
     version: Annotated[int | None, Parameter(help="a later version; by default the newest")] = None,
-    gallery: Annotated[Path | None, Parameter(help="write what changed as an HTML page, with the new patches")] = None,
+    gallery: Annotated[
+        Path | None, Parameter(help="write what changed as an HTML page, with the new patches")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Tell what changed from one version to another: added, removed and unusable by cause, index, neighbors.
+    """Tell what changed from one version to another: added, removed and unusable by cause, index,
+    neighbors.
 
     Example: rdm database changes --root birds --gallery changes.html
     """
@@ -195,21 +251,32 @@ def changes(
     if json:
         show({"root": root, **found.facts().to_json()}, as_json=True)
     else:
-        title = f"from version {found.since} to {found.version}" if found.since else f"version {found.version}"
-        show_rows(["what", "count", "detail"], [list(row.values()) for row in change_rows(found)], title)
+        title = (
+            f"from version {found.since} to {found.version}"
+            if found.since
+            else f"version {found.version}"
+        )
+        show_rows(
+            ["what", "count", "detail"], [list(row.values()) for row in change_rows(found)], title
+        )
 
 
 def compact(*, root: Root, dry_run: DryRunFlag = False, json: JsonFlag = False) -> None:
     """Remove deleted photographs and their vectors from the disk, and drop all older versions.
 
-    Patch ids stay. Readers of older versions cannot go on. Killed anywhere, the same command finishes.
+    Patch ids stay. Readers of older versions cannot go on. Killed anywhere, the same command
+    finishes.
 
     Example: rdm database compact --root birds --dry-run
     """
     from rdm.database.changes.compact import compact_database, compaction_plan
 
     if dry_run:
-        show({"root": root, "would": "compact", **compaction_plan(root).to_json()}, as_json=json, title="plan")
+        show(
+            {"root": root, "would": "compact", **compaction_plan(root).to_json()},
+            as_json=json,
+            title="plan",
+        )
         return
     show({"root": root, **compact_database(root).to_json()}, as_json=json, title="database")
 
@@ -219,8 +286,12 @@ def search(
     root: Root,
     text: Annotated[str | None, Parameter(help="what to look for, in words")] = None,
     image: Annotated[Path | None, Parameter(help="what to look for, as a picture file")] = None,
-    k: Annotated[int, Parameter(name=["-k", "--k"], help="how many neighbors", validator=in_range(1))] = 20,
-    exact: Annotated[bool, Parameter(negative="", help="compare with every vector, do not ask the index")] = False,
+    k: Annotated[
+        int, Parameter(name=["-k", "--k"], help="how many neighbors", validator=in_range(1))
+    ] = 20,
+    exact: Annotated[
+        bool, Parameter(negative="", help="compare with every vector, do not ask the index")
+    ] = False,
     gallery: Annotated[Path | None, Parameter(help="write the result as an HTML page")] = None,
     device: DeviceOption = "auto",
     json: JsonFlag = False,
@@ -246,12 +317,19 @@ def search(
         write_search_gallery(gallery, database, query.label, query.neighbor_ids, query.similarities)
     rows, used = _found_rows(database, query), describe_device(compute_device(device))
     if json:
-        found = {"query": query.label, "kind": query.kind, "version": database.version.number, "device": used}
+        found = {
+            "query": query.label,
+            "kind": query.kind,
+            "version": database.version.number,
+            "device": used,
+        }
         show({**found, "results": rows}, as_json=True)
     else:
         columns = ("patch_id", "similarity", "image_id", "box")
         shown = [[row[column] for column in columns] for row in rows]
-        show_rows(["patch", "similarity", "image", "box"], shown, f"{query.label} (embedded on {used})")
+        show_rows(
+            ["patch", "similarity", "image", "box"], shown, f"{query.label} (embedded on {used})"
+        )
 
 
 def _found_rows(database: RetrievalDatabase, query: Query) -> list[dict[str, Any]]:
@@ -265,12 +343,15 @@ def _found_rows(database: RetrievalDatabase, query: Query) -> list[dict[str, Any
             "license": record.license,
             "url": record.url,
         }
-        for record, similarity in zip(database.records(query.neighbor_ids), query.similarities, strict=True)
+        for record, similarity in zip(
+            database.records(query.neighbor_ids), query.similarities, strict=True
+        )
     ]
 
 
 def status(*, root: Root, json: JsonFlag = False) -> None:
-    """Say what a database holds: version, counts, encoder, index with its measured recall, query sets.
+    """Say what a database holds: version, counts, encoder, index with its measured recall, query
+    sets.
 
     Example: rdm database status --root birds
     """
@@ -282,10 +363,13 @@ def status(*, root: Root, json: JsonFlag = False) -> None:
 def verify(
     *,
     root: Root,
-    since: Annotated[int | None, Parameter(help="read only what an older version does not have too")] = None,
+    since: Annotated[
+        int | None, Parameter(help="read only what an older version does not have too")
+    ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Recompute every digest and invariant, and name the part that broke; exit code 1 where one did.
+    """Recompute every digest and invariant, and name the part that broke; exit code 1 where one
+    did.
 
     Example: rdm database verify --root birds
     """
@@ -329,7 +413,8 @@ def card(
     contact: Annotated[str, Parameter(help="whom to ask for removal")] = "",
     json: JsonFlag = False,
 ) -> None:
-    """Write the dataset card as Markdown: counts, licenses, authors, failures by cause, gaps, whom to ask for removal.
+    """Write the dataset card as Markdown: counts, licenses, authors, failures by cause, gaps, whom
+    to ask for removal.
 
     Example: rdm database card --root birds --contact you@example.org --out README.md
     """
@@ -342,7 +427,10 @@ def card(
     if out is not None:
         write_text(out, text)
     if json:
-        show({"root": root, "version": database.version.number, "out": out, "card": text}, as_json=True)
+        show(
+            {"root": root, "version": database.version.number, "out": out, "card": text},
+            as_json=True,
+        )
     elif out is None:
         sys.stdout.write(text)
 
@@ -366,5 +454,7 @@ def _read_patch_ids(path: Path | None) -> list[int]:
     lines = _read_ids(path, "patch")
     for line in lines:
         if not line.isdecimal():
-            raise UsageError(f"{line!r} is not a patch id", where=path, fix="write one number per line")
+            raise UsageError(
+                f"{line!r} is not a patch id", where=path, fix="write one number per line"
+            )
     return [int(line) for line in lines]

@@ -36,7 +36,8 @@ def add_check(name: str, check: Callable[[], Finding]) -> None:
 
 
 def doctor(*, json: JsonFlag = False) -> int:
-    """Check interpreter, memory, disk, home, packages, embedded data, weights, accelerators, and what flows need.
+    """Check interpreter, memory, disk, home, packages, embedded data, weights, accelerators, and
+    what flows need.
 
     Example: rdm doctor
     """
@@ -61,14 +62,20 @@ def doctor(*, json: JsonFlag = False) -> int:
         show(
             {
                 "ok": healthy,
-                "checks": {name: {"ok": ok, "found": text, "fix": fix} for name, (ok, text, fix) in found.items()},
+                "checks": {
+                    name: {"ok": ok, "found": text, "fix": fix}
+                    for name, (ok, text, fix) in found.items()
+                },
             },
             as_json=True,
         )
     else:
         show_rows(
             ["check", "", "found", "fix"],
-            [[name, "ok" if ok else "FAILED", text, fix] for name, (ok, text, fix) in found.items()],
+            [
+                [name, "ok" if ok else "FAILED", text, fix]
+                for name, (ok, text, fix) in found.items()
+            ],
         )
     return 0 if healthy else 1
 
@@ -81,7 +88,11 @@ def _guarded(check: Callable[[], Finding]) -> Finding:
 
 
 def _python() -> Finding:
-    return (3, 11) <= sys.version_info[:2] < (3, 14), platform.python_version(), "use Python 3.11 to 3.13"
+    return (
+        (3, 11) <= sys.version_info[:2] < (3, 14),
+        platform.python_version(),
+        "use Python 3.11 to 3.13",
+    )
 
 
 def _memory() -> Finding:
@@ -91,7 +102,11 @@ def _memory() -> Finding:
 
 def _disk() -> Finding:
     free = shutil.disk_usage(".").free
-    return free >= 2e9, f"{format_bytes(free)} free here", "free some space, or choose another folder"
+    return (
+        free >= 2e9,
+        f"{format_bytes(free)} free here",
+        "free some space, or choose another folder",
+    )
 
 
 def _home() -> Finding:
@@ -103,9 +118,23 @@ def _home() -> Finding:
 
 
 def _packages() -> Finding:
-    wanted = ("torch", "diffusers", "faiss", "autofaiss", "dask", "distributed", "deepspeed", "webdataset", "prefect")
+    wanted = (
+        "torch",
+        "diffusers",
+        "faiss",
+        "autofaiss",
+        "dask",
+        "distributed",
+        "deepspeed",
+        "webdataset",
+        "prefect",
+    )
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    found = f"torch {version('torch')}, diffusers {version('diffusers')}" if "torch" not in missing else ""
+    found = (
+        f"torch {version('torch')}, diffusers {version('diffusers')}"
+        if "torch" not in missing
+        else ""
+    )
     return (
         not missing,
         f"missing: {', '.join(missing)}" if missing else found,
@@ -138,7 +167,11 @@ def _encoder() -> Finding:
     from rdm.encoders import load_encoder
 
     encoder = load_encoder("assets://encoder-lite")
-    return True, f"encoder-lite {encoder.fingerprint.digest()}, {encoder.embedding_dim} dimensions", ""
+    return (
+        True,
+        f"encoder-lite {encoder.fingerprint.digest()}, {encoder.embedding_dim} dimensions",
+        "",
+    )
 
 
 def _first_stage() -> Finding:
@@ -168,5 +201,7 @@ def _accelerator() -> Finding:
 
     count = torch.cuda.device_count()
     masks = f" ({describe_masks(os.environ)})" if describe_masks(os.environ) else ""
-    found = f"{count} x {torch.cuda.get_device_name(0)}" if count else "none: training runs on the CPU"
+    found = (
+        f"{count} x {torch.cuda.get_device_name(0)}" if count else "none: training runs on the CPU"
+    )
     return True, f"{found}{masks}", ""

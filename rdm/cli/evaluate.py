@@ -18,17 +18,25 @@ def register(app: App) -> None:
 def evaluate(
     *,
     model: Annotated[str, Parameter(help="assets://NAME, or a `model` folder")],
-    reference: Annotated[str, Parameter(help="source of the photographs that samples should look like")],
-    database: Annotated[str | None, Parameter(help="where neighbors are looked up; not needed without")] = None,
-    cache: Annotated[str | None, Parameter(help="latent cache with held-out photographs, for the losses")] = None,
+    reference: Annotated[
+        str, Parameter(help="source of the photographs that samples should look like")
+    ],
+    database: Annotated[
+        str | None, Parameter(help="where neighbors are looked up; not needed without")
+    ] = None,
+    cache: Annotated[
+        str | None, Parameter(help="latent cache with held-out photographs, for the losses")
+    ] = None,
     out: Annotated[Path, Parameter(help="folder for evaluation.json")] = Path("evaluation"),
     set_: SetOption = None,
     device: DeviceOption = "auto",
     json: JsonFlag = False,
 ) -> None:
-    """Measure a model: held-out loss with a source true, shuffled and left out; FID and KID of unconditional samples.
+    """Measure a model: held-out loss with a source true, shuffled and left out; FID and KID of
+    unconditional samples.
 
-    Example: rdm evaluate --model run/model --database birds --cache cache --reference folder:///photos
+    Example: rdm evaluate --model run/model --database birds --cache cache --reference
+        folder:///photos
     """
     from rdm.evaluation.run import EvaluationConfig, EvaluationInputs, evaluate_model
     from rdm.training.presets import query_config

@@ -17,15 +17,21 @@ def register(app: App) -> None:
 
 def export_model(
     *,
-    model: Annotated[str, Parameter(help="assets://NAME, or a `model` folder that `rdm train` wrote")],
+    model: Annotated[
+        str, Parameter(help="assets://NAME, or a `model` folder that `rdm train` wrote")
+    ],
     out: Annotated[Path, Parameter(help="a new folder")],
-    precision: Annotated[Literal["fp16", "bf16"], Parameter(help="of the weights in the file")] = "fp16",
+    precision: Annotated[
+        Literal["fp16", "bf16"], Parameter(help="of the weights in the file")
+    ] = "fp16",
     autoencoder: Annotated[
-        str | None, Parameter(help="another first stage of the same latents: assets://NAME or a folder")
+        str | None,
+        Parameter(help="another first stage of the same latents: assets://NAME or a folder"),
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Write a copy of a model with 16-bit weights: half the size, for sharing. It opens wherever the model does.
+    """Write a copy of a model with 16-bit weights: half the size, for sharing. It opens wherever
+    the model does.
 
     Example: rdm export-model --model run/model --out rdm-birds
     """

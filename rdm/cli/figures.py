@@ -40,27 +40,63 @@ def cost_figures(config: TrainConfig, cost: NetworkCost | None, num_ranks: int =
     samples = need.activations // cost.activation_bytes
     zero = f"ZeRO {config.zero_stage} over {num_ranks}"
     state = f"{per_parameter:g} bytes per parameter: fp32 weights, gradients, moments; {zero}"
-    kept = f"kept for the backward pass of {samples} samples, {format_bytes(cost.activation_bytes)} each"
+    kept = (
+        f"kept for the backward pass of {samples} samples, "
+        f"{format_bytes(cost.activation_bytes)} each"
+    )
     return [
-        Figure("parameters", cost.parameters, f"{cost.parameters:,}", "of the network, all that train"),
-        Figure("forward_flops", cost.forward_flops, giga(cost.forward_flops), "of a sample; a multiply-add is two"),
-        Figure("step_flops", cost.step_flops, giga(cost.step_flops), "of a sample, forward and backward"),
+        Figure(
+            "parameters", cost.parameters, f"{cost.parameters:,}", "of the network, all that train"
+        ),
+        Figure(
+            "forward_flops",
+            cost.forward_flops,
+            giga(cost.forward_flops),
+            "of a sample; a multiply-add is two",
+        ),
+        Figure(
+            "step_flops",
+            cost.step_flops,
+            giga(cost.step_flops),
+            "of a sample, forward and backward",
+        ),
         Figure("state_bytes", need.state, format_bytes(need.state), state),
-        Figure("average_bytes", need.averages, format_bytes(need.averages), f"{len(config.ema_decays)} EMA in fp32"),
-        Figure("activation_bytes", need.activations, format_bytes(need.activations), f"{kept}; in fp32, bf16 is less"),
-        Figure("memory_bytes", need.total, format_bytes(need.total), "of a rank: the three together"),
+        Figure(
+            "average_bytes",
+            need.averages,
+            format_bytes(need.averages),
+            f"{len(config.ema_decays)} EMA in fp32",
+        ),
+        Figure(
+            "activation_bytes",
+            need.activations,
+            format_bytes(need.activations),
+            f"{kept}; in fp32, bf16 is less",
+        ),
+        Figure(
+            "memory_bytes", need.total, format_bytes(need.total), "of a rank: the three together"
+        ),
     ]
 
 
-def throughput_figures(config: TrainConfig, cost: NetworkCost, throughput: Throughput) -> list[Figure]:
+def throughput_figures(
+    config: TrainConfig, cost: NetworkCost, throughput: Throughput
+) -> list[Figure]:
     """Return how fast one device trains, and how long `max_steps` take on it."""
     rate, flops = throughput.samples_per_second, throughput.flops_per_second
     samples = config.max_steps * config.batch_size
     total, hours = samples * cost.step_flops, samples / rate / 3600
     return [
         Figure("samples_per_second", rate, f"{rate:.3g}", throughput.basis),
-        Figure("flops_per_second", flops, f"{flops / 1e9:,.0f} GFLOP/s", "of the network at that rate"),
-        Figure("total_flops", total, f"{total:.3g}", f"{config.max_steps:,} steps of {config.batch_size} samples"),
+        Figure(
+            "flops_per_second", flops, f"{flops / 1e9:,.0f} GFLOP/s", "of the network at that rate"
+        ),
+        Figure(
+            "total_flops",
+            total,
+            f"{total:.3g}",
+            f"{config.max_steps:,} steps of {config.batch_size} samples",
+        ),
         Figure("hours", hours, f"{hours:.3g}", "that these take on one such device"),
     ]
 

@@ -20,7 +20,8 @@ def inspect(
     *,
     json: JsonFlag = False,
 ) -> None:
-    """Say what a picture was drawn from: query, seed, settings, and the photographs that conditioned it.
+    """Say what a picture was drawn from: query, seed, settings, and the photographs that
+    conditioned it.
 
     Example: rdm inspect samples/00000.png
     """
@@ -30,9 +31,20 @@ def inspect(
     if json:
         show(record.model_dump(mode="json"), as_json=True)
         return
-    show(record.model_dump(mode="json", exclude={"neighbors", "format"}), as_json=False, title=str(picture))
+    show(
+        record.model_dump(mode="json", exclude={"neighbors", "format"}),
+        as_json=False,
+        title=str(picture),
+    )
     rows = [
-        [credit.patch_id, credit.similarity, credit.image_id, credit.author, credit.license, credit.url]
+        [
+            credit.patch_id,
+            credit.similarity,
+            credit.image_id,
+            credit.author,
+            credit.license,
+            credit.url,
+        ]
         for credit in record.neighbors
     ]
     show_rows(["patch", "similarity", "image", "author", "license", "url"], rows, "conditioned by")

@@ -36,9 +36,14 @@ _COMMANDS = (
 
 
 def build_app() -> App:
-    """Return the application: the library's commands and those of plugins (entry points `rdm.commands`)."""
+    """Return the application: the library's commands and those of plugins (entry points
+    `rdm.commands`)."""
     app = App(
-        name="rdm", version=__version__, result_action="return_value", suppress_keyboard_interrupt=False, help=_HELP
+        name="rdm",
+        version=__version__,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+        help=_HELP,
     )
     for name in _COMMANDS:
         importlib.import_module(f"rdm.cli.{name}").register(app)
@@ -49,11 +54,11 @@ def build_app() -> App:
 
 _HELP = """Retrieval-augmented diffusion, from photographs to pictures.
 
-Start with `rdm quickstart --root DIR`: it builds a database from embedded photographs, trains on it, samples,
-measures, and writes report.html, in minutes on two cores.
+Start with `rdm quickstart --root DIR`: it builds a database from embedded photographs, trains on
+it, samples, measures, and writes report.html, in minutes on two cores.
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 partial (some pictures could not be used; the ledger says which), 130
-interrupted.
+Exit codes: 0 ok, 1 failure, 2 usage, 3 partial (some pictures could not be used; the ledger says
+which), 130 interrupted.
 """
 
 
@@ -63,18 +68,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code; every error is told as what, where and how to fix."""
+    """Run one command and return its exit code; every error is told as what, where and how to
+    fix."""
     _configure_logging()
     use_writable_homes()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of every script, in a terminal of one
+        # names of every script, in a terminal of one
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with console_progress():
             code = build_app()(arguments, exit_on_error=False, print_error=True)
     except CycloptsError:
         return EXIT_USAGE
     except RdmError as error:
-        error_console().print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        error_console().print(
+            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         return error.exit_code
     except KeyboardInterrupt:
         error_console().print(
@@ -90,5 +99,6 @@ def _configure_logging() -> None:
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would cut through ours
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
-    if not error_console().is_terminal:  # where there are no progress bars, the library's own lines tell how it goes
+    # where there are no progress bars, the library's own lines tell how it goes
+    if not error_console().is_terminal:
         logging.getLogger("rdm").setLevel(logging.INFO)

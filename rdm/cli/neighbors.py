@@ -7,7 +7,16 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import DaskOption, DeviceOption, DryRunFlag, JsonFlag, SetOption, in_range, show, show_rows
+from rdm.cli.console import (
+    DaskOption,
+    DeviceOption,
+    DryRunFlag,
+    JsonFlag,
+    SetOption,
+    in_range,
+    show,
+    show_rows,
+)
 
 SHOWN_PAIRS = 20
 
@@ -23,10 +32,16 @@ def register(app: App) -> None:
 def build(
     *,
     root: Annotated[str, Parameter(help="the database")],
-    queries: Annotated[str, Parameter(help="source of the query photographs, e.g. folder:///photos")],
+    queries: Annotated[
+        str, Parameter(help="source of the query photographs, e.g. folder:///photos")
+    ],
     name: Annotated[str, Parameter(help="name of the query set, for later")],
     exclude_self: Annotated[
-        bool, Parameter(negative="", help="no neighbors from the crop's own photograph: same bytes, or same image id")
+        bool,
+        Parameter(
+            negative="",
+            help="no neighbors from the crop's own photograph: same bytes, or same image id",
+        ),
     ] = False,
     exclude_above: Annotated[
         float | None,
@@ -41,10 +56,12 @@ def build(
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Look up the nearest patches of every crop of a query set and store them in a new version of the database.
+    """Look up the nearest patches of every crop of a query set and store them in a new version of
+    the database.
 
-    A photograph that is in the database too is its own nearest neighbor, and a network learns to copy it: leave it out
-    with --exclude-self and --exclude-above. What was left out is recorded; `rdm neighbors contamination` counts it.
+    A photograph that is in the database too is its own nearest neighbor, and a network learns to
+    copy it: leave it out with --exclude-self and --exclude-above. What was left out is recorded;
+    `rdm neighbors contamination` counts it.
 
     Example: rdm neighbors build --root birds --queries folder:///photos --name train --exclude-self
     """
@@ -62,28 +79,41 @@ def build(
         found = QuerySet(config.queries)
         counts = {"photographs": found.listing.num_rows, "shards": len(found.stems)}
         resolved = config.model_dump(mode="json")
-        show({"root": root, "would": "look up neighbors", **counts, "config": resolved}, as_json=json)
+        show(
+            {"root": root, "would": "look up neighbors", **counts, "config": resolved}, as_json=json
+        )
         return 0
     with compute_pool(ComputeConfig(dask=dask, device=device)) as pool:
         info = build_neighbors(root, name, config, pool)
         used = pool.describe_device()
-    facts = {"queries": info.num_queries, "failures": len(info.failures), "excluded": info.num_excluded}
+    facts = {
+        "queries": info.num_queries,
+        "failures": len(info.failures),
+        "excluded": info.num_excluded,
+    }
     similarity = info.mean_top1_similarity
-    show({"name": name, **facts, "mean_top1_similarity": similarity, "device": used}, as_json=json, title="neighbors")
+    show(
+        {"name": name, **facts, "mean_top1_similarity": similarity, "device": used},
+        as_json=json,
+        title="neighbors",
+    )
     return 3 if info.failures else 0
 
 
 def drop(
     *,
     root: Annotated[str, Parameter(help="the database")],
-    name: Annotated[str, Parameter(help="the query set, as `rdm neighbors build --name` called it")],
+    name: Annotated[
+        str, Parameter(help="the query set, as `rdm neighbors build --name` called it")
+    ],
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Make a version of the database without the neighbors of a query set. Readers of older versions still have them.
+    """Make a version of the database without the neighbors of a query set. Readers of older
+    versions still have them.
 
-    Updates need not repair the table any more, nor can it stand in the way of a removal. Its files go with the next
-    `rdm database compact`.
+    Updates need not repair the table any more, nor can it stand in the way of a removal. Its files
+    go with the next `rdm database compact`.
 
     Example: rdm neighbors drop --root birds --name train
     """
@@ -92,29 +122,44 @@ def drop(
 
     database = RetrievalDatabase.open(root)
     table = NeighborTable(database.folder, name, database.version)
-    facts = {"name": name, "queries": table.info.num_queries, "config": table.config.model_dump(mode="json")}
+    facts = {
+        "name": name,
+        "queries": table.info.num_queries,
+        "config": table.config.model_dump(mode="json"),
+    }
     if dry_run:
         show({"root": root, "would": "drop neighbors", **facts}, as_json=json, title="plan")
         return
-    show({"root": root, **facts, "version": drop_neighbors(root, name)}, as_json=json, title="dropped")
+    show(
+        {"root": root, **facts, "version": drop_neighbors(root, name)},
+        as_json=json,
+        title="dropped",
+    )
 
 
 def contamination(
     *,
     root: Annotated[str, Parameter(help="the database")],
-    name: Annotated[str, Parameter(help="the query set, as `rdm neighbors build --name` called it")],
+    name: Annotated[
+        str, Parameter(help="the query set, as `rdm neighbors build --name` called it")
+    ],
     threshold: Annotated[
-        float, Parameter(help="cosine similarity from which on a patch is a near-duplicate of a crop")
+        float,
+        Parameter(help="cosine similarity from which on a patch is a near-duplicate of a crop"),
     ] = 0.95,
-    gallery: Annotated[Path | None, Parameter(help="write the worst pairs side by side as an HTML page")] = None,
+    gallery: Annotated[
+        Path | None, Parameter(help="write the worst pairs side by side as an HTML page")
+    ] = None,
     worst: Annotated[int, Parameter(help="pairs on that page", validator=in_range(0))] = 24,
     json: JsonFlag = False,
 ) -> int:
-    """Say which photographs of a query set the database holds too: the same file or image id, or nearly the same.
+    """Say which photographs of a query set the database holds too: the same file or image id, or
+    nearly the same.
 
-    Exit code 0: there are none, or the neighbors were built without them; 1: some can become neighbors. Then build the
-    neighbors again with --exclude-self and --exclude-above, or remove the photographs from the database. What a table
-    of k neighbors does not show (more than k near-duplicates of one crop) is not counted.
+    Exit code 0: there are none, or the neighbors were built without them; 1: some can become
+    neighbors. Then build the neighbors again with --exclude-self and --exclude-above, or remove the
+    photographs from the database. What a table of k neighbors does not show (more than k
+    near-duplicates of one crop) is not counted.
 
     Example: rdm neighbors contamination --root birds --name test --gallery pairs.html
     """
@@ -128,13 +173,24 @@ def contamination(
 
         write_contamination_page(gallery, database, found, worst)
     if json:
-        show({**found.summary().to_json(), "list": [pair.to_json() for pair in found.pairs]}, as_json=True)
+        show(
+            {**found.summary().to_json(), "list": [pair.to_json() for pair in found.pairs]},
+            as_json=True,
+        )
     else:
         show(found.summary().to_json(), as_json=False, title="contamination")
         rows = [
-            [pair.query_image, pair.image_id, pair.match, f"{pair.similarity:.4f}", "yes" if pair.excluded else "no"]
+            [
+                pair.query_image,
+                pair.image_id,
+                pair.match,
+                f"{pair.similarity:.4f}",
+                "yes" if pair.excluded else "no",
+            ]
             for pair in found.pairs[:SHOWN_PAIRS]
         ]
         if rows:
-            show_rows(["query photograph", "in the database", "same by", "similarity", "excluded"], rows)
+            show_rows(
+                ["query photograph", "in the database", "same by", "similarity", "excluded"], rows
+            )
     return 1 if found.leaks else 0

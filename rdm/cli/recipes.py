@@ -21,9 +21,13 @@ def recipes(
     *,
     set_: SetOption = None,
     ranks: Annotated[int, Parameter(help="ranks that share the work, one per device")] = 1,
-    device: Annotated[str | None, Parameter(help="whose peak the expected throughput is a share of")] = None,
+    device: Annotated[
+        str | None, Parameter(help="whose peak the expected throughput is a share of")
+    ] = None,
     utilization: Annotated[float | None, Parameter(help="the assumed share of that peak")] = None,
-    measure: Annotated[bool, Parameter(negative="", help="time a few passes of the network here instead")] = False,
+    measure: Annotated[
+        bool, Parameter(negative="", help="time a few passes of the network here instead")
+    ] = False,
     batch: Annotated[int, Parameter(help="samples of a measured pass", validator=in_range(1))] = 4,
     json: JsonFlag = False,
 ) -> None:
@@ -59,7 +63,10 @@ def recipes(
     settings = config.model_dump(mode="json")
     if json:
         named = {"recipe": name, "summary": RECIPES[name].summary}
-        show({**named, "cost": as_values(figures), "throughput_basis": basis, "config": settings}, as_json=True)
+        show(
+            {**named, "cost": as_values(figures), "throughput_basis": basis, "config": settings},
+            as_json=True,
+        )
         return
     if figures:
         rows = [[figure.name.replace("_", " "), figure.shown, figure.meaning] for figure in figures]
@@ -96,7 +103,16 @@ def _show_list(*, as_json: bool) -> None:
         + [figures[key].shown if key in figures else "" for key in wanted]
         for name, (recipe, config, figures) in described.items()
     ]
-    columns = ["recipe", "what", "steps", "batch", "parameters", "forward", "training step", "memory"]
+    columns = [
+        "recipe",
+        "what",
+        "steps",
+        "batch",
+        "parameters",
+        "forward",
+        "training step",
+        "memory",
+    ]
     show_rows(columns, rows)
 
 

@@ -17,30 +17,50 @@ def register(app: App) -> None:
 
 def sample(
     *,
-    model: Annotated[str, Parameter(help="assets://NAME, or a `model` folder that `rdm train` wrote")],
-    database: Annotated[str | None, Parameter(help="where neighbors are looked up; an LDM needs none")] = None,
+    model: Annotated[
+        str, Parameter(help="assets://NAME, or a `model` folder that `rdm train` wrote")
+    ],
+    database: Annotated[
+        str | None, Parameter(help="where neighbors are looked up; an LDM needs none")
+    ] = None,
     out: Annotated[Path, Parameter(help="folder for the pictures")] = Path("samples"),
-    text: Annotated[list[str] | None, Parameter(help="query in words; any number of times", negative="")] = None,
-    image: Annotated[list[Path] | None, Parameter(help="query as a picture; any number of times", negative="")] = None,
+    text: Annotated[
+        list[str] | None, Parameter(help="query in words; any number of times", negative="")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, Parameter(help="query as a picture; any number of times", negative="")
+    ] = None,
     unconditional: Annotated[bool, Parameter(help="draw queries from p_D", negative="")] = False,
     k: Annotated[
-        int, Parameter(name=["-k", "--k"], help="neighbors that condition a sample; --set k", validator=in_range(1))
+        int,
+        Parameter(
+            name=["-k", "--k"],
+            help="neighbors that condition a sample; --set k",
+            validator=in_range(1),
+        ),
     ] = 4,
     guidance: Annotated[
-        float, Parameter(help="guidance scale s; 1: none; --set guidance_scale", validator=in_range(0))
+        float,
+        Parameter(help="guidance scale s; 1: none; --set guidance_scale", validator=in_range(0)),
     ] = 2.0,
     top_m: Annotated[
-        float, Parameter(help="fraction of the likeliest patches that p_D keeps", validator=in_range(0, 1, excluding=0))
+        float,
+        Parameter(
+            help="fraction of the likeliest patches that p_D keeps",
+            validator=in_range(0, 1, excluding=0),
+        ),
     ] = 0.01,
-    seeds: Annotated[str, Parameter(help="e.g. 0-7 or 3,5,9; picture i depends on seed i only")] = "0-7",
+    seeds: Annotated[
+        str, Parameter(help="e.g. 0-7 or 3,5,9; picture i depends on seed i only")
+    ] = "0-7",
     set_: SetOption = None,
     device: DeviceOption = "auto",
     json: JsonFlag = False,
 ) -> None:
     """Draw pictures for queries, each with a record that names its neighbors, and a gallery page.
 
-    The same command again draws what is missing; another one needs another --out. Flags are short for settings:
-    --set k=8 is -k 8, and where both are given --set holds.
+    The same command again draws what is missing; another one needs another --out. Flags are short
+    for settings: --set k=8 is -k 8, and where both are given --set holds.
 
     Example: rdm sample --model run/model --database birds --text "an owl" --seeds 0-15
     """
@@ -67,4 +87,6 @@ def sample(
     if counts.drawn or not gallery.exists():
         write_sample_gallery(out, source, counts.pictures)
     facts = {**counts.model_dump(), "gallery": gallery, "device": describe_device(used)}
-    show({"out": out, **facts}, as_json=json, title="sampled" if counts.drawn else "nothing to draw")
+    show(
+        {"out": out, **facts}, as_json=json, title="sampled" if counts.drawn else "nothing to draw"
+    )

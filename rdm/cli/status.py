@@ -22,8 +22,12 @@ def register(app: App) -> None:
 def status(
     *,
     run: Annotated[Path, Parameter(help="folder of the run, as given to `rdm train --out`")],
-    watch: Annotated[bool, Parameter(negative="", help="look again every few seconds until the run has ended")] = False,
-    every: Annotated[float, Parameter(help="seconds between two looks", validator=in_range(0))] = 5.0,
+    watch: Annotated[
+        bool, Parameter(negative="", help="look again every few seconds until the run has ended")
+    ] = False,
+    every: Annotated[
+        float, Parameter(help="seconds between two looks", validator=in_range(0))
+    ] = 5.0,
     json: JsonFlag = False,
 ) -> None:
     """Show how a training run is doing: progress, time left, loss, last checkpoint and health.
@@ -47,7 +51,8 @@ def _show(found: RunStatus, *, as_json: bool) -> None:
     left = "unknown" if found.seconds_left is None else f"{found.seconds_left:.0f} s"
     rows = {
         "health": found.health + (f": {found.error}" if found.error else ""),
-        "step": f"{found.step} of {found.max_steps} ({100 * found.step / found.max_steps:.0f}%), left {left}",
+        "step": f"{found.step} of {found.max_steps} "
+        f"({100 * found.step / found.max_steps:.0f}%), left {left}",
         "loss": f"{found.sparkline} {found.loss:.4f}" if found.loss is not None else "none yet",
         "samples per second": found.samples_per_second,
         "model GFLOP/s": _speed(found),
@@ -64,5 +69,9 @@ def _show(found: RunStatus, *, as_json: bool) -> None:
 def _speed(found: RunStatus) -> str | None:
     if found.model_flops_per_second is None:
         return None
-    share = "" if found.model_flop_utilization is None else f", {found.model_flop_utilization:.0%} of the peak"
+    share = (
+        ""
+        if found.model_flop_utilization is None
+        else f", {found.model_flop_utilization:.0%} of the peak"
+    )
     return f"{found.model_flops_per_second / 1e9:,.1f}{share}"

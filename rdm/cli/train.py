@@ -22,27 +22,40 @@ def train(
     recipe: Annotated[str, Parameter(help="see `rdm recipes`")],
     out: Annotated[str, Parameter(help="folder of the run")],
     cache: Annotated[str | None, Parameter(help="latent cache, for retrieval recipes")] = None,
-    database: Annotated[str | None, Parameter(help="retrieval database, for retrieval recipes")] = None,
-    source: Annotated[str | None, Parameter(help="photographs, for encoder and autoencoder recipes")] = None,
+    database: Annotated[
+        str | None, Parameter(help="retrieval database, for retrieval recipes")
+    ] = None,
+    source: Annotated[
+        str | None, Parameter(help="photographs, for encoder and autoencoder recipes")
+    ] = None,
     config: Annotated[Path | None, Parameter(help="a JSON file of settings")] = None,
     set_: SetOption = None,
-    hostfile: Annotated[Path | None, Parameter(help="machines of the job, `NAME slots=N` per line")] = None,
-    master_address: Annotated[str | None, Parameter(help="where the others reach the first machine")] = None,
+    hostfile: Annotated[
+        Path | None, Parameter(help="machines of the job, `NAME slots=N` per line")
+    ] = None,
+    master_address: Annotated[
+        str | None, Parameter(help="where the others reach the first machine")
+    ] = None,
     master_port: Annotated[
         int | None,
         Parameter(
-            help=f"port of the first machine where the ranks meet; by default a free one, or {MASTER_PORT} where the "
+            help="port of the first machine where the ranks meet; by default a free one, or "
+            f"{MASTER_PORT} where the "
             "hostfile names several machines",
             validator=in_range(1, 65535),
         ),
     ] = None,
-    remote_shell: Annotated[str, Parameter(help="how a command is run on a machine")] = REMOTE_SHELL,
+    remote_shell: Annotated[
+        str, Parameter(help="how a command is run on a machine")
+    ] = REMOTE_SHELL,
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Train a recipe under the deepspeed launcher. The same command again resumes from the last checkpoint.
+    """Train a recipe under the deepspeed launcher. The same command again resumes from the last
+    checkpoint.
 
-    Example: rdm train --recipe rdm-tiny --cache cache --database birds --out run --set max_steps=200
+    Example: rdm train --recipe rdm-tiny --cache cache --database birds --out run --set
+        max_steps=200
     """
     from rdm.recipes import recipe_config
     from rdm.training.assemble import check_inputs
@@ -63,11 +76,18 @@ def train(
             {
                 "out": out,
                 "ranks": ranks,
-                **{f.name: f.value if json else f.shown for f in cost_figures(settings, network_cost(settings), ranks)},
+                **{
+                    f.name: f.value if json else f.shown
+                    for f in cost_figures(settings, network_cost(settings), ranks)
+                },
                 "commands": launch_commands(settings, cluster, Path(out)),
                 "config": settings.model_dump(mode="json"),
             },
             as_json=json,
         )
         return
-    show({"model": f"{out}/model", **run_training(settings, inputs, cluster)}, as_json=json, title="trained")
+    show(
+        {"model": f"{out}/model", **run_training(settings, inputs, cluster)},
+        as_json=json,
+        title="trained",
+    )

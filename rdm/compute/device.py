@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
-def compute_device(requested: DeviceName, index: int = 0, fix: str = "--device cpu") -> torch.device:
-    """Return the device that a setting means: `auto` is a GPU where PyTorch finds one, else the CPU.
+def compute_device(
+    requested: DeviceName, index: int = 0, fix: str = "--device cpu"
+) -> torch.device:
+    """Return the device that a setting means: `auto` is a GPU where PyTorch finds one, else the
+    CPU.
 
     Args:
         requested: the setting.
@@ -38,7 +41,8 @@ def compute_device(requested: DeviceName, index: int = 0, fix: str = "--device c
 
 
 def worker_device(requested: DeviceName) -> torch.device:
-    """Return the device of one of several worker processes of a machine: they share its GPUs evenly.
+    """Return the device of one of several worker processes of a machine: they share its GPUs
+    evenly.
 
     Raises:
         DeviceError: `cuda` where PyTorch finds no GPU.
@@ -46,11 +50,17 @@ def worker_device(requested: DeviceName) -> torch.device:
     import torch
 
     device = compute_device(requested)
-    return torch.device("cuda", os.getpid() % torch.cuda.device_count()) if device.type == "cuda" else device
+    return (
+        torch.device("cuda", os.getpid() % torch.cuda.device_count())
+        if device.type == "cuda"
+        else device
+    )
 
 
 def describe_device(device: torch.device) -> str:
     """Return a device in words: `cpu`, or `cuda:0 (NVIDIA H200)`."""
     import torch
 
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    return (
+        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    )

@@ -6,22 +6,24 @@ from functools import cache
 
 
 def num_cores() -> int:
-    """Return the cores that this process may use, which a container or `taskset` may have limited."""
+    """Return the cores that this process may use, which a container or `taskset` may have
+    limited."""
     from dask.system import CPU_COUNT
 
     return CPU_COUNT
 
 
 def memory_bytes() -> int:
-    """Return the memory that this process may use: the machine's, or less where a container or `ulimit` limits it."""
+    """Return the memory that this process may use: the machine's, or less where a container or
+    `ulimit` limits it."""
     from distributed.system import MEMORY_LIMIT
 
     return MEMORY_LIMIT
 
 
 def has_fast_bfloat16(device_type: str = "cpu") -> bool:
-    """Return whether matrix products in bfloat16 are faster than in float32: on accelerators, and on processors with
-    AMX or AVX-512 BF16.
+    """Return whether matrix products in bfloat16 are faster than in float32: on accelerators, and
+    on processors with AMX or AVX-512 BF16.
     """
     import torch
 
@@ -33,8 +35,8 @@ def has_fast_bfloat16(device_type: str = "cpu") -> bool:
 
 @cache
 def has_fast_int8() -> bool:
-    """Return whether matrix products of 8-bit whole numbers are faster than in float32, and exact: on processors with
-    VNNI. Older ones add pairs of products in 16 bits, which overflow.
+    """Return whether matrix products of 8-bit whole numbers are faster than in float32, and exact:
+    on processors with VNNI. Older ones add pairs of products in 16 bits, which overflow.
     """
     import torch
 
@@ -42,4 +44,6 @@ def has_fast_int8() -> bool:
     if not any(capabilities.get(name, False) for name in ("amx_int8", "avx512_vnni")):
         return False
     extremes = torch.tensor([[127, 127], [-127, -127], [127, -127]], dtype=torch.int8).repeat(8, 32)
-    return torch.equal(torch.ops.aten._int_mm(extremes, extremes.T), extremes.int() @ extremes.int().T)
+    return torch.equal(
+        torch.ops.aten._int_mm(extremes, extremes.T), extremes.int() @ extremes.int().T
+    )

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 WAIT_FOR_WORKERS_SECONDS = 300
 WATCH_SECONDS = 5.0  # between looks at whether workers live, while no shard is finished
-LOST_WORKER_SECONDS = 60  # in which a worker that died must have started again, or another is started for it
+# in which a worker that died must have started again, or another is started for it
+LOST_WORKER_SECONDS = 60
 ShardT = TypeVar("ShardT")
 ResultT = TypeVar("ResultT")
 
-# Threads of the numerical libraries in a worker: one, because the workers themselves fill the cores.
+# Threads of the numerical libraries in a worker: one, because the workers themselves fill the
+# cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -38,19 +40,26 @@ class ComputeConfig(Config):
     """Where shards are computed."""
 
     dask: str = Field(
-        default="local", description="`local` starts a cluster here; else a scheduler's address, tcp://HOST:PORT"
+        default="local",
+        description="`local` starts a cluster here; else a scheduler's address, tcp://HOST:PORT",
     )
     num_workers: int | None = Field(
         default=None, ge=1, description="worker processes of a local cluster; None: one per core"
     )
     memory_fraction: float = Field(
-        default=0.7, gt=0, le=1, description="share of this machine's, or container's, memory the local workers may use"
+        default=0.7,
+        gt=0,
+        le=1,
+        description="share of this machine's, or container's, memory the local workers may use",
     )
     device: DeviceName = Field(
-        default="auto", description="what networks compute on: cpu, cuda, or auto, a GPU where a worker finds one"
+        default="auto",
+        description="what networks compute on: cpu, cuda, or auto, a GPU where a worker finds one",
     )
     retries: int = Field(
-        default=2, ge=0, description="further attempts for a shard whose worker died; an error is not retried"
+        default=2,
+        ge=0,
+        description="further attempts for a shard whose worker died; an error is not retried",
     )
 
 
@@ -73,7 +82,8 @@ class _Failed:
 
 
 class ComputePool:
-    """Maps functions over shards on one Dask client, which connects when there is something to map."""
+    """Maps functions over shards on one Dask client, which connects when there is something to
+    map."""
 
     def __init__(self, connect: Callable[[], Client], config: ComputeConfig) -> None:
         self._connect = connect
@@ -86,10 +96,13 @@ class ComputePool:
         return self._connect()
 
     def describe_device(self) -> str:
-        """Return in words what networks compute on: on this machine, or on a worker of the scheduler at an address."""
+        """Return in words what networks compute on: on this machine, or on a worker of the
+        scheduler at an address."""
         if self.config.dask == "local":
             return _device_of_worker(self.config.device)
-        return cast(str, self.client.submit(_device_of_worker, self.config.device, pure=False).result())
+        return cast(
+            str, self.client.submit(_device_of_worker, self.config.device, pure=False).result()
+        )
 
     def map(
         self,
@@ -103,8 +116,8 @@ class ComputePool:
     ) -> Iterator[tuple[int, ResultT]]:
         """Yield `(position, result)` of each shard as it finishes.
 
-        Every shard is tried before the first error is raised, so that one bad shard costs one shard and a rerun does
-        only that one again.
+        Every shard is tried before the first error is raised, so that one bad shard costs one shard
+        and a rerun does only that one again.
 
         Raises:
             RdmError: what the first failing shard raised, with the shard named; or no worker lives.
@@ -152,7 +165,8 @@ class ComputePool:
         for address, missing in found.items():
             if isinstance(missing, BaseException):
                 raise RdmError(
-                    f"the Dask worker {names[address]} cannot run rdm: {type(missing).__name__}: {missing}",
+                    f"the Dask worker {names[address]} cannot run rdm: "
+                    f"{type(missing).__name__}: {missing}",
                     where=address,
                     fix="start the workers in an environment with the same packages as here",
                 )
@@ -174,8 +188,9 @@ class ComputePool:
     def _outcome(self, future: Future) -> Any:
         """Return what a shard's function returned, or _Failed with what it raised.
 
-        A worker that dies after it has finished a shard takes the result along. Dask computes it again on another
-        worker, and there may be none: so waiting for a result is watched as waiting for a shard is.
+        A worker that dies after it has finished a shard takes the result along. Dask computes it
+        again on another worker, and there may be none: so waiting for a result is watched as
+        waiting for a shard is.
         """
         self._start_watching()
         while True:
@@ -192,7 +207,8 @@ class ComputePool:
         self._lived = self._complete = time.monotonic()
 
     def _look_after_workers(self) -> None:
-        """Replace workers of a local cluster that do not start again: Dask gives up after their first failure to."""
+        """Replace workers of a local cluster that do not start again: Dask gives up after their
+        first failure to."""
         wanted = _num_workers(self.config) if self.config.dask == "local" else 1
         alive = len(self.client.scheduler_info(n_workers=-1)["workers"])
         now = time.monotonic()
@@ -270,7 +286,8 @@ def _device_of_worker(requested: DeviceName) -> str:
 
 
 def count_workers(config: ComputeConfig) -> int:
-    """Return the worker processes that a configuration has: of a local cluster, or of the scheduler at the address.
+    """Return the worker processes that a configuration has: of a local cluster, or of the scheduler
+    at the address.
 
     Raises:
         UsageError: no scheduler answers at the address.
@@ -289,7 +306,8 @@ def _num_workers(config: ComputeConfig) -> int:
 
 
 class Clusters:
-    """Local clusters that the stages of a job share: their workers keep what they have imported and loaded.
+    """Local clusters that the stages of a job share: their workers keep what they have imported and
+    loaded.
 
     They end with this context, or with `close`; a stage after that starts another.
     """
@@ -370,12 +388,16 @@ def _remote_pool(config: ComputeConfig) -> Iterator[ComputePool]:
         ) from error
     with client:
         if not client.scheduler_info()["workers"]:
-            logger.warning("the Dask scheduler at %s has no workers yet; waiting for one", config.dask)
+            logger.warning(
+                "the Dask scheduler at %s has no workers yet; waiting for one", config.dask
+            )
             try:
                 client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_SECONDS)
             except TimeoutError as error:
                 raise UsageError(
-                    "the Dask scheduler has no workers", where=config.dask, fix="start some with `dask worker ADDRESS`"
+                    "the Dask scheduler has no workers",
+                    where=config.dask,
+                    fix="start some with `dask worker ADDRESS`",
                 ) from error
         yield ComputePool(lambda: client, config)
 
@@ -391,9 +413,11 @@ def _local_cluster(config: ComputeConfig) -> Iterator[Any]:
         "distributed.nanny.environ": _ONE_THREAD,
         "distributed.nanny.pre-spawn-environ": _ONE_THREAD,
         "distributed.worker.daemon": True,
-        "distributed.worker.memory.pause": False,  # a worker that waits for memory that it fills itself waits forever
+        # a worker that waits for memory that it fills itself waits forever
+        "distributed.worker.memory.pause": False,
         "distributed.scheduler.allowed-failures": config.retries,
-        "distributed.deploy.lost-worker-timeout": "1000 days",  # it would close and not replace: see ComputePool
+        # it would close and not replace: see ComputePool
+        "distributed.deploy.lost-worker-timeout": "1000 days",
     }
     # Not every machine has a free port 8787, and Dask warns when it is taken.
     with (
@@ -416,11 +440,13 @@ def _raise_failures(stage: str, failures: list[ShardFailure]) -> None:
     if isinstance(first.error, RdmError):
         first.error.what = f"{first.error.what}{others}"
         raise first.error
-    if type(first.error).__name__ == "KilledWorker":  # its own class, without an import of dask for inline work
+    # its own class, without an import of dask for inline work
+    if type(first.error).__name__ == "KilledWorker":
         raise RdmError(
             f"{stage}: every worker that took the shard died{others}",
             where=f"shard {first.shard}",
-            fix="most likely it needs more memory: run the same command with fewer or larger workers; "
+            fix="most likely it needs more memory: run the same command with fewer or larger "
+            "workers; "
             "finished shards are kept",
         ) from first.error
     raise RdmError(

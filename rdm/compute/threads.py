@@ -17,8 +17,8 @@ _starting = threading.Lock()
 def single_threads() -> Iterator[ThreadPoolExecutor]:
     """Yield a pool of as many threads as PyTorch uses, in each of which PyTorch uses one.
 
-    PyTorch divides every operation among its threads, and all of them wait for the last. Where operations take
-    microseconds and another process has one of the cores, they do little but wait.
+    PyTorch divides every operation among its threads, and all of them wait for the last. Where
+    operations take microseconds and another process has one of the cores, they do little but wait.
     """
     import torch
 
@@ -27,8 +27,10 @@ def single_threads() -> Iterator[ThreadPoolExecutor]:
         started = threading.Barrier(count + 1)
 
         def start() -> None:
-            torch.get_num_threads()  # a thread takes the number of all at its first question, and would take it later
-            torch.set_num_threads(1)  # of this thread, and of those that begin later: hence the second call below
+            # a thread takes the number of all at its first question, and would take it later
+            torch.get_num_threads()
+            # of this thread, and of those that begin later: hence the second call below
+            torch.set_num_threads(1)
             started.wait()
 
         pool = ThreadPoolExecutor(count, initializer=start)
@@ -40,7 +42,9 @@ def single_threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def ahead(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], ResultT]], count: int) -> Iterator[ResultT]:
+def ahead(
+    pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], ResultT]], count: int
+) -> Iterator[ResultT]:
     """Yield the results of tasks in their order, while the pool works on the next `count`."""
     waiting: deque[Future[ResultT]] = deque()
     for task in tasks:

@@ -1,4 +1,5 @@
-"""The retrieval database: patches, embeddings, index, neighbors, updates, and the facade over them."""
+"""The retrieval database: patches, embeddings, index, neighbors, updates, and the facade over
+them."""
 
 from rdm.database.building.builder import BuildConfig, DatabaseBuilder
 from rdm.database.neighbors.lookup import build_neighbors

@@ -1,4 +1,5 @@
-"""Embedding parts: memory-mapped vectors whose rows, counted over the parts in order, are the patch ids."""
+"""Embedding parts: memory-mapped vectors whose rows, counted over the parts in order, are the patch
+ids."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ EmbeddingParts = Sequence[tuple[int, NDArray[np.float16]]]
 """`(first patch id, vectors [N, dim])` of each part, in order."""
 
 
-def open_embeddings(folder: Folder, parts: Sequence[Part], dim: int) -> list[tuple[int, NDArray[np.float16]]]:
+def open_embeddings(
+    folder: Folder, parts: Sequence[Part], dim: int
+) -> list[tuple[int, NDArray[np.float16]]]:
     """Return `(first patch id, memory-mapped vectors [N, dim])` of each part.
 
     Raises:

@@ -1,4 +1,5 @@
-"""The facts of a version, in one shape: what builds, updates, imports, status, cards and reports tell of it."""
+"""The facts of a version, in one shape: what builds, updates, imports, status, cards and reports
+tell of it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ MADE_HERE = "made the embeddings here"
 
 
 class VersionFacts(Record):
-    """One version: counts of what lives in it, its encoder, and its index with the measured recall."""
+    """One version: counts of what lives in it, its encoder, and its index with the measured
+    recall."""
 
     version: int
     source: str

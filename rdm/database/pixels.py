@@ -1,4 +1,5 @@
-"""Cut patches from the photographs of a database: pixels are read when they are needed, by offset."""
+"""Cut patches from the photographs of a database: pixels are read when they are needed, by
+offset."""
 
 from __future__ import annotations
 
@@ -15,11 +16,13 @@ from rdm.storage import Folder
 from rdm.storage.files import read_error
 
 REDUCED_SIDE = 64
-_Places = dict[str, list[int]]  # offset and size of each row's picture in its tar, its rotation and upright width
+# offset and size of each row's picture in its tar, its rotation and upright width
+_Places = dict[str, list[int]]
 
 
 def iterate_patches(folder: Folder, patches: pa.Table) -> Iterator[Image.Image]:
-    """Yield the pixels of each patch, in order; a photograph whose patches follow one another is decoded once.
+    """Yield the pixels of each patch, in order; a photograph whose patches follow one another is
+    decoded once.
 
     Raises:
         DatabaseError: a stored photograph no longer decodes.
@@ -38,13 +41,17 @@ def iterate_patches(folder: Folder, patches: pa.Table) -> Iterator[Image.Image]:
 
 
 def iterate_reduced_patches(folder: Folder, patches: pa.Table) -> Iterator[Image.Image]:
-    """Yield a small picture of each patch, in order, to judge it by: shortest side 64 pixels or more, if it has them.
+    """Yield a small picture of each patch, in order, to judge it by: shortest side 64 pixels or
+    more, if it has them.
 
-    A JPEG is decoded at a half, a quarter or an eighth of its size, where its smallest patch allows that.
+    A JPEG is decoded at a half, a quarter or an eighth of its size, where its smallest patch allows
+    that.
     """
     columns = patches.select(["image_shard", "image_row", *CORNERS]).to_pylist()
     shards: dict[str, _Places] = {}
-    for (shard, number), rows in itertools.groupby(columns, key=lambda row: (row["image_shard"], row["image_row"])):
+    for (shard, number), rows in itertools.groupby(
+        columns, key=lambda row: (row["image_shard"], row["image_row"])
+    ):
         members = list(rows)
         if shard not in shards:
             shards[shard] = _places(folder, shard)
@@ -64,12 +71,15 @@ def read_photograph(folder: Folder, shard: str, row: int) -> Image.Image:
     return _decode(folder, shard, row, _places(folder, shard))
 
 
-def _decode(folder: Folder, shard: str, row: int, places: _Places, reduction: int = 1) -> Image.Image:
+def _decode(
+    folder: Folder, shard: str, row: int, places: _Places, reduction: int = 1
+) -> Image.Image:
     if places["tar_offset"][row] is None:
         raise DatabaseError(
             "the pixels are not stored: only embeddings were imported",
             where=f"{folder.describe(image_paths(shard)[1])}, row {row}",
-            fix="search and conditioning work without; for pictures, build a database from the photographs",
+            fix="search and conditioning work without; for pictures, build a database from "
+            "the photographs",
         )
     path = folder.local(image_paths(shard)[0])
     try:
@@ -82,7 +92,9 @@ def _decode(folder: Folder, shard: str, row: int, places: _Places, reduction: in
         return decode_image(data, rotation=places["rotation"][row], reduction=reduction)
     except ImageDecodeError as error:
         raise DatabaseError(
-            f"a stored photograph does not decode: {error}", where=f"{path}, row {row}", fix="run `rdm database verify`"
+            f"a stored photograph does not decode: {error}",
+            where=f"{path}, row {row}",
+            fix="run `rdm database verify`",
         ) from error
 
 

@@ -18,7 +18,13 @@ from rdm.database.contract import METADATA_COLUMNS, PATCH_SCHEMA, index_place, q
 from rdm.database.embedding_parts import gather, open_embeddings
 from rdm.database.facts import DatabaseStatus, VersionFacts, version_facts
 from rdm.database.pixels import iterate_patches, read_photograph
-from rdm.database.search.exact import blocks_of, canonical_similarities, exact_search, quantize, rank
+from rdm.database.search.exact import (
+    blocks_of,
+    canonical_similarities,
+    exact_search,
+    quantize,
+    rank,
+)
 from rdm.database.search.index import approximate_candidates, open_index
 from rdm.encoders import Encoder, load_encoder
 from rdm.errors import DatabaseError, EncoderMismatchError, UsageError
@@ -50,7 +56,9 @@ class RetrievalDatabase:
         self.device: DeviceName = device
 
     @classmethod
-    def open(cls, root: str, *, version: int | None = None, device: DeviceName = "cpu") -> RetrievalDatabase:
+    def open(
+        cls, root: str, *, version: int | None = None, device: DeviceName = "cpu"
+    ) -> RetrievalDatabase:
         """Open a database at its current version, or at a given one.
 
         Args:
@@ -92,7 +100,10 @@ class RetrievalDatabase:
             return
         recorded = self.version.encoder.fingerprint
         current = encoder.fingerprint.model_dump(mode="json")
-        differing = ", ".join(name for name in current if current[name] != recorded.get(name)) or "fingerprint"
+        differing = (
+            ", ".join(name for name in current if current[name] != recorded.get(name))
+            or "fingerprint"
+        )
         raise EncoderMismatchError(
             f"the database was built with another encoder ({differing} differ): "
             f"{self.encoder_name} {self.encoder_digest}, not {found}",
@@ -113,7 +124,9 @@ class RetrievalDatabase:
     @cached_property
     def parts(self) -> list[tuple[int, NDArray[np.float16]]]:
         """`(first patch id, memory-mapped vectors [N, dim])` of each embedding part."""
-        return open_embeddings(self.folder, self.version.parts_of("embeddings"), self.version.embedding_dim)
+        return open_embeddings(
+            self.folder, self.version.parts_of("embeddings"), self.version.embedding_dim
+        )
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -123,20 +136,27 @@ class RetrievalDatabase:
     def _index(self) -> faiss.Index | None:
         """The version's index, or None where the version is an old one whose index was dropped."""
         place = index_place(self.version)
-        if not self.folder.exists(place) and VersionStore(self.folder).require().number > self.version.number:
-            logger.warning("version %d has no index any more: comparing with every vector", self.version.number)
+        if (
+            not self.folder.exists(place)
+            and VersionStore(self.folder).require().number > self.version.number
+        ):
+            logger.warning(
+                "version %d has no index any more: comparing with every vector", self.version.number
+            )
             return None
         return open_index(self.folder, place, self.version.index)
 
     def search_vectors(
         self, queries: NDArray[np.floating], k: int, *, exact: bool = False
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return ids [B, k] and similarities [B, k] of the nearest living patches, best first, ties by id.
+        """Return ids [B, k] and similarities [B, k] of the nearest living patches, best first, ties
+        by id.
 
         Args:
             queries: unit vectors [B, dim]; they are rounded to float16, as stored vectors are.
             k: how many.
-            exact: compare with every vector instead of asking the index. The similarities are the same ones either way.
+            exact: compare with every vector instead of asking the index. The similarities are the
+                same ones either way.
 
         Raises:
             UsageError: k is under 1.
@@ -146,7 +166,8 @@ class RetrievalDatabase:
             raise UsageError(f"{k} is no number of neighbors", fix="give -k a number of 1 or more")
         if queries.shape[1] != self.version.embedding_dim:
             raise DatabaseError(
-                f"queries have {queries.shape[1]} dimensions, the database {self.version.embedding_dim}",
+                f"queries have {queries.shape[1]} dimensions, the database "
+                f"{self.version.embedding_dim}",
                 where=self.folder.url,
                 fix="use the encoder that built the database",
             )
@@ -165,11 +186,16 @@ class RetrievalDatabase:
         self, index: faiss.Index, queries: NDArray[np.float16], k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         candidates = approximate_candidates(index, queries, k)
-        short = np.flatnonzero((candidates < 0).any(axis=1))  # an inverted list may hold fewer than k living vectors
+        # an inverted list may hold fewer than k living vectors
+        short = np.flatnonzero((candidates < 0).any(axis=1))
         if len(short):
-            candidates[short] = exact_search(queries[short], blocks_of(self.parts), k, excluded=self.tombstones)[0]
+            candidates[short] = exact_search(
+                queries[short], blocks_of(self.parts), k, excluded=self.tombstones
+            )[0]
         similarities = canonical_similarities(queries, self.embeddings(candidates))
-        order = np.stack([rank(ids, row, k) for ids, row in zip(candidates, similarities, strict=True)])
+        order = np.stack(
+            [rank(ids, row, k) for ids, row in zip(candidates, similarities, strict=True)]
+        )
         return np.take_along_axis(candidates, order, 1), np.take_along_axis(similarities, order, 1)
 
     def embeddings(self, patch_ids: NDArray[np.integer]) -> NDArray[np.float16]:
@@ -205,7 +231,9 @@ class RetrievalDatabase:
         """Return all columns of a Parquet part; one that lacks a required column is damaged."""
         table = self.folder.read_table(path)
         if missing := set(required) - set(table.column_names):
-            raise read_error(ValueError(f"it has no column {min(missing)}"), self.folder.describe(path))
+            raise read_error(
+                ValueError(f"it has no column {min(missing)}"), self.folder.describe(path)
+            )
         return table
 
     def records(self, patch_ids: NDArray[np.integer]) -> list[PatchRecord]:
@@ -224,12 +252,18 @@ class RetrievalDatabase:
         ]
 
     def pixels(self, patch_ids: NDArray[np.integer]) -> list[Image.Image]:
-        """Return the patches' pixels, cut from their photographs now; a deleted one is a DatabaseError."""
+        """Return the patches' pixels, cut from their photographs now; a deleted one is a
+        DatabaseError."""
         self._refuse_deleted(patch_ids)
-        return list(iterate_patches(self.folder, self.patch_rows(patch_ids))) if np.size(patch_ids) else []
+        return (
+            list(iterate_patches(self.folder, self.patch_rows(patch_ids)))
+            if np.size(patch_ids)
+            else []
+        )
 
     def photograph(self, patch_id: int) -> Image.Image:
-        """Return the whole photograph that a patch was cut from; of a deleted patch it is a DatabaseError."""
+        """Return the whole photograph that a patch was cut from; of a deleted patch it is a
+        DatabaseError."""
         self._refuse_deleted(np.array([patch_id]))
         row = self.patch_rows(np.array([patch_id])).to_pylist()[0]
         return read_photograph(self.folder, row["image_shard"], row["image_row"])
@@ -250,20 +284,25 @@ class RetrievalDatabase:
             root=self.folder.url,
             versions=VersionStore(self.folder).numbers(),
             index_facts=self.version.index,
-            query_sets=sorted({query_set_of(part.path) for part in self.version.parts_of("queryset")}),
+            query_sets=sorted(
+                {query_set_of(part.path) for part in self.version.parts_of("queryset")}
+            ),
         )
 
     def _refuse_deleted(self, patch_ids: NDArray[np.integer]) -> None:
         deleted = np.intersect1d(np.asarray(patch_ids, np.int64), self.tombstones)
         if len(deleted):
             raise DatabaseError(
-                f"patch {deleted[0]} was deleted", where=self.folder.url, fix="search again: no search finds it"
+                f"patch {deleted[0]} was deleted",
+                where=self.folder.url,
+                fix="search again: no search finds it",
             )
 
     def _check_ids(self, flat: NDArray[np.int64]) -> None:
         if len(flat) and not (flat.min() >= 0 and flat.max() < self.version.next_patch_id):
             raise DatabaseError(
-                f"patch ids run from 0 to {self.version.next_patch_id - 1}; asked for {flat.min()}..{flat.max()}",
+                f"patch ids run from 0 to {self.version.next_patch_id - 1}; asked for "
+                f"{flat.min()}..{flat.max()}",
                 where=self.folder.url,
                 fix="the ids belong to another database, or to a later version",
             )

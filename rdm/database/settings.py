@@ -22,9 +22,13 @@ class BuildConfig(Config):
     source: Annotated[str, AfterValidator(absolute_spec)] = Field(
         description="specification of the source, such as samples://openimages-birds/database"
     )
-    encoder: EncoderName = Field(default="assets://encoder-lite", description="image and text encoder")
+    encoder: EncoderName = Field(
+        default="assets://encoder-lite", description="image and text encoder"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="number format of the image tower; auto: what is fast and good where the build runs"
+        default="auto",
+        description="number format of the image tower; auto: what is fast and good where the "
+        "build runs",
     )
     crop: CropConfig = CropConfig()
     boxes: BoxConfig = BoxConfig()
@@ -32,22 +36,28 @@ class BuildConfig(Config):
     index: IndexConfig = IndexConfig()
     images_per_shard: int = Field(default=1000, ge=1, le=10_000, description="photographs per tar")
     batch_size: int = Field(default=64, ge=1, description="patches encoded at once")
-    min_success_rate: float = Field(default=0.9, ge=0, le=1, description="share of the photographs that must be usable")
+    min_success_rate: float = Field(
+        default=0.9, ge=0, le=1, description="share of the photographs that must be usable"
+    )
     tolerated_failures: int = Field(
-        default=10, ge=0, description="photographs that may be unusable in an update, whatever their share"
+        default=10,
+        ge=0,
+        description="photographs that may be unusable in an update, whatever their share",
     )
     max_vanished_share: float = Field(
         default=0.5,
         ge=0,
         le=1,
-        description="share of the photographs that may vanish from the source in an update, where 10 or more do; "
+        description="share of the photographs that may vanish from the source in an update, "
+        "where 10 or more do; "
         "holds for one run and is not recorded",
     )
     max_delisted_share: float = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="the same where a list or a table of boxes says what there is, where more than 3 vanish: "
+        description="the same where a list or a table of boxes says what there is, where "
+        "more than 3 vanish: "
         "a damaged list looks like a shorter one",
     )
     fetch: FetchConfig = FetchConfig()
@@ -74,7 +84,8 @@ def has_changed(config: BuildConfig, parent: Version) -> bool:
 
 
 def differing_fixed(config: BuildConfig, parent: Version) -> list[str]:
-    """Return the names of the settings that differ from a version's although the first build fixed them."""
+    """Return the names of the settings that differ from a version's although the first build fixed
+    them."""
     before = settings_of(parent)
     fixed = ("crop", "boxes", "filters", "images_per_shard")
     differing = [name for name in fixed if getattr(before, name) != getattr(config, name)]

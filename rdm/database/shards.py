@@ -1,4 +1,5 @@
-"""What a version says of its image shards: the parts of each, and how many photographs live in all of them."""
+"""What a version says of its image shards: the parts of each, and how many photographs live in all
+of them."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -56,7 +57,9 @@ def describe_index(store: VersionStore, place: str, facts: IndexFacts) -> list[P
     ]
 
 
-def count_living_images(folder: Folder, parts: Iterable[Part], tombstones: NDArray[np.int64]) -> int:
+def count_living_images(
+    folder: Folder, parts: Iterable[Part], tombstones: NDArray[np.int64]
+) -> int:
     """Return how many photographs have a patch that is not deleted."""
     tables, first = [], 0
     for part in parts:

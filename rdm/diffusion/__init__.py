@@ -1,1 +1,2 @@
-"""Gaussian diffusion as pure functions: schedules, process, guidance, thresholding, samplers, and their head."""
+"""Gaussian diffusion as pure functions: schedules, process, guidance, thresholding, samplers, and
+their head."""

@@ -1,7 +1,8 @@
-"""The autoregressive decoding head: tokens one after another, each given those before it and the context.
+"""The autoregressive decoding head: tokens one after another, each given those before it and the
+context.
 
-RARM (Blattmann et al. 2022, eq. 4): L = -E sum_i log p(z_i | z_<i, {phi(y)}), over the codebook rows of a VQ
-autoencoder in row-major order.
+RARM (Blattmann et al. 2022, eq. 4): L = -E sum_i log p(z_i | z_<i, {phi(y)}), over the codebook
+rows of a VQ autoencoder in row-major order.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from rdm.context import Context
 from rdm.diffusion.guidance import combine
 
 Predict = Callable[[Tensor, Context], Tensor]
-"""(tokens int64 [B, n], context) -> logits [B, n + 1, Z]: entry i is the distribution of token i given those before."""
+"""(tokens int64 [B, n], context) -> logits [B, n + 1, Z]: entry i is the distribution of token i
+given those before."""
 
 Advance = Callable[[Tensor | None], Tensor]
-"""(the tokens drawn last, int64 [B]; None at the start) -> logits [B, Z] of the next: a predictor that remembers."""
+"""(the tokens drawn last, int64 [B]; None at the start) -> logits [B, Z] of the next: a predictor
+that remembers."""
 
 Begin = Callable[[Context], Advance]
 
@@ -32,8 +35,8 @@ class DrawSettings:
     Attributes:
         temperature: divides the logits; 0 takes the likeliest token.
         top_k: draw from the k likeliest tokens only; None: from all.
-        top_p: draw from the fewest likeliest tokens that together have this probability (Holtzman et al. 2020); in
-            (0, 1], 1: from all. Applied after `top_k`.
+        top_p: draw from the fewest likeliest tokens that together have this probability (Holtzman
+            et al. 2020); in (0, 1], 1: from all. Applied after `top_k`.
 
     Raises:
         ValueError: a number is out of range.
@@ -45,12 +48,19 @@ class DrawSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.temperature < 0 or (self.top_k is not None and self.top_k < 1) or not 0 < self.top_p <= 1:
-            raise ValueError(f"temperature >= 0, top_k >= 1 and 0 < top_p <= 1 are needed, not {self}")
+        if (
+            self.temperature < 0
+            or (self.top_k is not None and self.top_k < 1)
+            or not 0 < self.top_p <= 1
+        ):
+            raise ValueError(
+                f"temperature >= 0, top_k >= 1 and 0 < top_p <= 1 are needed, not {self}"
+            )
 
 
 def token_losses(predict: Predict, tokens: Tensor, context: Context) -> Tensor:
-    """Return -log p(z_i | z_<i, context) of each token, nats, float32 [B, N], in one pass over tokens int64 [B, N]."""
+    """Return -log p(z_i | z_<i, context) of each token, nats, float32 [B, N], in one pass over
+    tokens int64 [B, N]."""
     logits = predict(tokens[:, :-1], context).float()
     return functional.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
 
@@ -71,7 +81,8 @@ def autoregressive_sample(
     settings: DrawSettings | None = None,
     on_token: Callable[[Tensor], object] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw tokens int64 [B, length], and the log-probability with which each was drawn, float64 [B, length].
+    """Draw tokens int64 [B, length], and the log-probability with which each was drawn, float64 [B,
+    length].
 
     Args:
         begin: the network.
@@ -80,13 +91,16 @@ def autoregressive_sample(
         seeds: one per sample; a sample depends on its own seed only.
         guidance_scale: s of l_u + s (l_c - l_u) on logits; 1 is no guidance, 0 unconditional.
         settings: how a token is drawn; from the whole distribution where it is None.
-        on_token: is told the tokens so far, int64 [B, n], after each; an exception that it raises ends the drawing.
+        on_token: is told the tokens so far, int64 [B, n], after each; an exception that it raises
+            ends the drawing.
 
     Raises:
         ValueError: the context's batch is not len(seeds).
     """
     if context.batch_size not in (None, len(seeds)):
-        raise ValueError(f"the context holds {context.batch_size} samples, but there are {len(seeds)} seeds")
+        raise ValueError(
+            f"the context holds {context.batch_size} samples, but there are {len(seeds)} seeds"
+        )
     chosen = settings or DrawSettings()
     advance = _guided(begin, context, guidance_scale)
     draws = torch.stack([_uniform(seed, length) for seed in seeds])
@@ -103,7 +117,8 @@ def autoregressive_sample(
 
 
 def draw_token(logits: Tensor, uniform: Tensor, settings: DrawSettings) -> tuple[Tensor, Tensor]:
-    """Return a token int64 [B] of each row of logits [B, Z] by inverting its distribution, and its log-probability [B].
+    """Return a token int64 [B] of each row of logits [B, Z] by inverting its distribution, and its
+    log-probability [B].
 
     Args:
         logits: unnormalized log-probabilities.
@@ -112,17 +127,22 @@ def draw_token(logits: Tensor, uniform: Tensor, settings: DrawSettings) -> tuple
     """
     log_probs = kept_log_probs(logits, settings)
     ends = log_probs.exp().cumsum(1)
-    # Scaled by the last end, because rounding may leave it a little under 1; a token of no width is never drawn.
-    token = torch.searchsorted(ends, (uniform * ends[:, -1])[:, None], right=True).clamp(max=logits.shape[1] - 1)
+    # Scaled by the last end, because rounding may leave it a little under 1; a token of no width is
+    # never drawn.
+    token = torch.searchsorted(ends, (uniform * ends[:, -1])[:, None], right=True).clamp(
+        max=logits.shape[1] - 1
+    )
     return token[:, 0], log_probs.gather(1, token)[:, 0]
 
 
 def kept_log_probs(logits: Tensor, settings: DrawSettings) -> Tensor:
-    """Return the log-probabilities [B, Z] that tokens are drawn with; -inf for those that the settings cut off."""
+    """Return the log-probabilities [B, Z] that tokens are drawn with; -inf for those that the
+    settings cut off."""
     if settings.temperature == 0:
         best = logits.argmax(1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter(1, best, 0.0)
-    # Less the greatest, which changes no probability: a quotient by the smallest temperatures would be infinite.
+    # Less the greatest, which changes no probability: a quotient by the smallest temperatures would
+    # be infinite.
     scaled = (logits - logits.amax(1, keepdim=True)) / settings.temperature
     ordered, order = scaled.sort(dim=1, descending=True, stable=True)
     if settings.top_k is not None:
@@ -142,7 +162,9 @@ def _guided(begin: Begin, context: Context, guidance_scale: float) -> Advance:
     both = begin(context.concatenated(context.null()))
 
     def advance(token: Tensor | None) -> Tensor:
-        conditional, unconditional = both(None if token is None else torch.cat([token, token])).chunk(2)
+        conditional, unconditional = both(
+            None if token is None else torch.cat([token, token])
+        ).chunk(2)
         return combine(conditional, unconditional, guidance_scale)
 
     return advance

@@ -1,6 +1,7 @@
 """The variational bound of Gaussian diffusion on the negative log-likelihood, term by term.
 
-References: [H] Ho et al. 2020 (DDPM), [N] Nichol and Dhariwal 2021. All terms are in nats per dimension, float64.
+References: [H] Ho et al. 2020 (DDPM), [N] Nichol and Dhariwal 2021. All terms are in nats per
+    dimension, float64.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Bound:
 
     @property
     def total(self) -> Tensor:
-        """Nats per dimension, float64 [B]: at least the negative log-likelihood, in expectation over the noise."""
+        """Nats per dimension, float64 [B]: at least the negative log-likelihood, in expectation
+        over the noise."""
         return self.prior + self.steps.sum(0) + self.decoder
 
 
@@ -53,8 +55,8 @@ def variational_bound(
         denoise: the network.
         x0: [B, ...]; where `discrete`, pixels of 8 bits on [-1, 1].
         noise: standard normal noise shaped like x0 for each timestep.
-        variance: of the sampler, see `ddpm_step`. The posterior's vanishes at the last step, where that of the step
-            before takes its place ([N] below eq. 15).
+        variance: of the sampler, see `ddpm_step`. The posterior's vanishes at the last step, where
+            that of the step before takes its place ([N] below eq. 15).
         discrete: the decoder gives probabilities of 256 values ([H] eq. 13) instead of a density.
     """
     levels = denoise.schedule.alpha_bars
@@ -68,7 +70,11 @@ def variational_bound(
 
         if t == 0:
             errors = (x0 - guess).double()
-            term = _log_bins(x0, errors, model_variance) if discrete else _log_density(errors, model_variance)
+            term = (
+                _log_bins(x0, errors, model_variance)
+                if discrete
+                else _log_density(errors, model_variance)
+            )
             decoder = -term.flatten(1).mean(1)
             continue
         means = [posterior_mean(sample, x_t, levels[t], levels[t - 1]) for sample in (x0, guess)]
@@ -80,7 +86,8 @@ def variational_bound(
 
 
 def bits_per_dim(nats: Tensor, *, discrete: bool = False) -> Tensor:
-    """Return nats per dimension as bits of 8-bit pixels; a density on [-1, 1] has 127.5 values to the unit."""
+    """Return nats per dimension as bits of 8-bit pixels; a density on [-1, 1] has 127.5 values to
+    the unit."""
     bits = nats / math.log(2)
     return bits if discrete else bits + math.log2(127.5)
 

@@ -1,9 +1,11 @@
-"""The Gaussian process: forward noising, posterior, the three prediction types and the training loss.
+"""The Gaussian process: forward noising, posterior, the three prediction types and the training
+loss.
 
-References: [H] Ho et al. 2020 (DDPM), [S] Salimans and Ho 2022 (v-prediction), [M] Hang et al. 2023 (min-SNR).
+References: [H] Ho et al. 2020 (DDPM), [S] Salimans and Ho 2022 (v-prediction), [M] Hang et al. 2023
+    (min-SNR).
 
-Functions that take `alpha_bar` accept a number or a tensor that broadcasts, so the loss (one level per sample) and the
-samplers (one level per step) share them.
+Functions that take `alpha_bar` accept a number or a tensor that broadcasts, so the loss (one level
+per sample) and the samplers (one level per step) share them.
 """
 
 from __future__ import annotations
@@ -40,22 +42,32 @@ def q_sample(schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> T
 
 
 def q_step(schedule: NoiseSchedule, x_prev: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Return x_t drawn from q(x_t | x_{t-1}): sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) noise. [H] eq. 2."""
+    """Return x_t drawn from q(x_t | x_{t-1}): sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) noise. [H]
+    eq. 2."""
     beta = gather(schedule.betas, t, x_prev)
     return (1 - beta) ** 0.5 * x_prev + beta**0.5 * noise
 
 
-def q_posterior(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def q_posterior(
+    schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return mean [B, ...] and variance [B, 1, ...] of q(x_{t-1} | x_t, x_0). [H] eq. 6 and 7."""
     alpha_bar = gather(schedule.alphas_cumprod, t, x_t)
     alpha_bar_prev = gather(schedule.alphas_cumprod_prev, t, x_t)
-    return posterior_mean(x0, x_t, alpha_bar, alpha_bar_prev), posterior_variance(alpha_bar, alpha_bar_prev)
+    return posterior_mean(x0, x_t, alpha_bar, alpha_bar_prev), posterior_variance(
+        alpha_bar, alpha_bar_prev
+    )
 
 
-def posterior_mean(x0: Tensor, x_t: Tensor, alpha_bar: Tensor | float, alpha_bar_prev: Tensor | float) -> Tensor:
-    """Return the mean of q(x_prev | x_t, x_0) between any two levels. [H] eq. 7 with alpha = ab / ab_prev."""
+def posterior_mean(
+    x0: Tensor, x_t: Tensor, alpha_bar: Tensor | float, alpha_bar_prev: Tensor | float
+) -> Tensor:
+    """Return the mean of q(x_prev | x_t, x_0) between any two levels. [H] eq. 7 with alpha = ab /
+    ab_prev."""
     alpha = alpha_bar / alpha_bar_prev
-    return (alpha_bar_prev**0.5 * (1 - alpha) * x0 + alpha**0.5 * (1 - alpha_bar_prev) * x_t) / (1 - alpha_bar)
+    return (alpha_bar_prev**0.5 * (1 - alpha) * x0 + alpha**0.5 * (1 - alpha_bar_prev) * x_t) / (
+        1 - alpha_bar
+    )
 
 
 def posterior_variance(alpha_bar: Level, alpha_bar_prev: Level) -> Level:
@@ -93,13 +105,17 @@ def eps_and_x0(
         return prediction, x0_from_eps(prediction, x_t, alpha_bar)
     if prediction_type == "x0":
         return eps_from_x0(prediction, x_t, alpha_bar), prediction
-    # [S] appendix D: a rotation of (x_t, v), which divides by nothing at either end of the schedule.
+    # [S] appendix D: a rotation of (x_t, v), which divides by nothing at either end of the
+    # schedule.
     signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
     return noise * x_t + signal * prediction, signal * x_t - noise * prediction
 
 
-def prediction_from(eps: Tensor, x0: Tensor, alpha_bar: Tensor | float, prediction_type: PredictionType) -> Tensor:
-    """Return what a network of this prediction type should say of (eps, x_0): the training target."""
+def prediction_from(
+    eps: Tensor, x0: Tensor, alpha_bar: Tensor | float, prediction_type: PredictionType
+) -> Tensor:
+    """Return what a network of this prediction type should say of (eps, x_0): the training
+    target."""
     if prediction_type == "eps":
         return eps
     return x0 if prediction_type == "x0" else v_from_eps_x0(eps, x0, alpha_bar)
@@ -114,8 +130,9 @@ def loss_weights(
 ) -> Tensor:
     """Return the weight of each sample's squared error, float32 [B].
 
-    `plain` is 1: for eps-prediction [H] eq. 14, L_simple. `min_snr` is [M] section 3.4: min(SNR, gamma) on the error of
-    x_0, which is min(SNR, gamma) / SNR on that of eps and min(SNR, gamma) / (SNR + 1) on that of v.
+    `plain` is 1: for eps-prediction [H] eq. 14, L_simple. `min_snr` is [M] section 3.4: min(SNR,
+    gamma) on the error of x_0, which is min(SNR, gamma) / SNR on that of eps and min(SNR, gamma) /
+    (SNR + 1) on that of v.
     """
     if weighting == "plain":
         return torch.ones(t.shape[0], device=t.device)
@@ -156,9 +173,13 @@ def diffusion_loss(
 
 
 def draw_noise(
-    x0: Tensor, schedule: NoiseSchedule, generator: torch.Generator, probabilities: Tensor | None = None
+    x0: Tensor,
+    schedule: NoiseSchedule,
+    generator: torch.Generator,
+    probabilities: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return timesteps, int64 [B], then standard normal noise shaped like x0 [B, ...]. [H] algorithm 1.
+    """Return timesteps, int64 [B], then standard normal noise shaped like x0 [B, ...]. [H]
+    algorithm 1.
 
     Args:
         x0: clean samples.
@@ -168,9 +189,13 @@ def draw_noise(
     """
     device, count = generator.device, x0.shape[0]
     if probabilities is None:
-        t = torch.randint(schedule.num_timesteps, (count,), generator=generator, device=device).to(x0.device)
+        t = torch.randint(schedule.num_timesteps, (count,), generator=generator, device=device).to(
+            x0.device
+        )
     else:
-        drawn = torch.multinomial(probabilities.to(device), count, replacement=True, generator=generator)
+        drawn = torch.multinomial(
+            probabilities.to(device), count, replacement=True, generator=generator
+        )
         t = drawn.to(x0.device)
     noise = torch.randn(x0.shape, generator=generator, device=device).to(x0.device)
     return t, noise
@@ -205,12 +230,17 @@ def checked_prediction(predict: Predictor, x_t: Tensor, t: Tensor, context: Cont
     """
     prediction = predict(x_t, t, context)
     if prediction.shape != x_t.shape:
-        raise ValueError(f"the network returned {list(prediction.shape)} for an input of {list(x_t.shape)}")
+        raise ValueError(
+            f"the network returned {list(prediction.shape)} for an input of {list(x_t.shape)}"
+        )
     return prediction.to(x_t.dtype)
 
 
 def prior_kl(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
-    """Return KL(q(x_T | x_0) || N(0, I)) of each sample, nats per dimension, float64 [B]. [H] eq. 5, L_T."""
+    """Return KL(q(x_T | x_0) || N(0, I)) of each sample, nats per dimension, float64 [B]. [H] eq.
+    5, L_T."""
     alpha_bar = schedule.alpha_bars[-1]
     log_variance = torch.log1p(torch.tensor(-alpha_bar, dtype=torch.float64)).item()
-    return 0.5 * (alpha_bar * x0.double().square() - alpha_bar - log_variance).flatten(1).mean(dim=1)
+    return 0.5 * (alpha_bar * x0.double().square() - alpha_bar - log_variance).flatten(1).mean(
+        dim=1
+    )

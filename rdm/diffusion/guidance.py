@@ -1,10 +1,11 @@
-"""Guidance: away from an unconditional prediction (classifier-free) or along a classifier's gradient.
+"""Guidance: away from an unconditional prediction (classifier-free) or along a classifier's
+gradient.
 
 References: [F] Ho and Salimans 2022 (classifier-free), [D] Dhariwal and Nichol 2021 (classifier).
 
-Two conventions of the classifier-free strength are in use. Papers write (1 + w) e_c - w e_u; code, and this project's
-`guidance_scale` s, writes e_u + s (e_c - e_u). They are the same with s = 1 + w. s = 1 is no guidance, s = 0 is
-unconditional.
+Two conventions of the classifier-free strength are in use. Papers write (1 + w) e_c - w e_u; code,
+and this project's `guidance_scale` s, writes e_u + s (e_c - e_u). They are the same with s = 1 + w.
+s = 1 is no guidance, s = 0 is unconditional.
 """
 
 from __future__ import annotations
@@ -54,10 +55,11 @@ def guided(predict: Predictor, guidance_scale: float, negative: Context | None =
 
     Args:
         predict: the network.
-        guidance_scale: s. 1 returns `predict` itself: one evaluation, the same bits. 0 evaluates the other branch only.
-        negative: what to be guided away from, for example another set of neighbors with the same ports; the null
-            context where it is None. Both branches run as one batch of 2 B, or one after the other where the shapes of
-            the contexts differ.
+        guidance_scale: s. 1 returns `predict` itself: one evaluation, the same bits. 0 evaluates
+            the other branch only.
+        negative: what to be guided away from, for example another set of neighbors with the same
+            ports; the null context where it is None. Both branches run as one batch of 2 B, or one
+            after the other where the shapes of the contexts differ.
 
     Raises:
         ValueError: when called, if `negative` does not have the ports of the context.
@@ -80,11 +82,16 @@ def guided(predict: Predictor, guidance_scale: float, negative: Context | None =
 
 
 def guided_in_interval(
-    predict: Predictor, guided_predict: Predictor, schedule: NoiseSchedule, log_snr: tuple[float, float]
+    predict: Predictor,
+    guided_predict: Predictor,
+    schedule: NoiseSchedule,
+    log_snr: tuple[float, float],
 ) -> Predictor:
-    """Return a predictor that is guided only where log(ab / (1 - ab)) lies in the closed interval `log_snr`.
+    """Return a predictor that is guided only where log(ab / (1 - ab)) lies in the closed interval
+    `log_snr`.
 
-    Guidance harms where only noise is seen, and is wasted where all is decided (Kynkaanniemi et al. 2024).
+    Guidance harms where only noise is seen, and is wasted where all is decided (Kynkaanniemi et al.
+    2024).
     """
     low, high = log_snr
 
@@ -96,7 +103,9 @@ def guided_in_interval(
         plain = predict(x_t, t, context)
         if not bool(inside.any()):
             return plain
-        return torch.where(inside.view(-1, *[1] * (x_t.dim() - 1)), guided_predict(x_t, t, context), plain)
+        return torch.where(
+            inside.view(-1, *[1] * (x_t.dim() - 1)), guided_predict(x_t, t, context), plain
+        )
 
     return predict_in_interval
 
@@ -117,8 +126,8 @@ class ClassifierGuidance:
     """A classifier of noisy samples and how strongly to follow it.
 
     Attributes:
-        log_prob: (x_t [B, ...], t int64 [B]) -> log p(y | x_t) [B], differentiable in x_t. The classifier must have
-            been trained on noisy samples.
+        log_prob: (x_t [B, ...], t int64 [B]) -> log p(y | x_t) [B], differentiable in x_t. The
+            classifier must have been trained on noisy samples.
         scale: s >= 0; 0 leaves every bit as it was.
     """
 
@@ -135,12 +144,14 @@ class ClassifierGuidance:
 
 
 def guided_mean(mean: Tensor, variance: Tensor | float, gradient: Tensor) -> Tensor:
-    """Return the ancestral mean moved along the scaled gradient: mu + Sigma s g. [D] algorithm 1."""
+    """Return the ancestral mean moved along the scaled gradient: mu + Sigma s g. [D] algorithm
+    1."""
     return mean + variance * gradient
 
 
 def guided_eps(eps: Tensor, alpha_bar: Tensor | float, gradient: Tensor) -> Tensor:
-    """Return the noise prediction moved along the scaled gradient: eps - sqrt(1 - ab) s g. [D] algorithm 2, eq. 14."""
+    """Return the noise prediction moved along the scaled gradient: eps - sqrt(1 - ab) s g. [D]
+    algorithm 2, eq. 14."""
     return eps - (1 - alpha_bar) ** 0.5 * gradient
 
 
@@ -159,7 +170,9 @@ def classifier_guided(
 
     def predict_guided(x_t: Tensor, t: Tensor, context: Context) -> Tensor:
         alpha_bar = gather(schedule.alphas_cumprod, t, x_t)
-        eps, _ = eps_and_x0(checked_prediction(predict, x_t, t, context), x_t, alpha_bar, prediction_type)
+        eps, _ = eps_and_x0(
+            checked_prediction(predict, x_t, t, context), x_t, alpha_bar, prediction_type
+        )
         eps = guided_eps(eps, alpha_bar, classifier.gradient(x_t, t))
         return prediction_from(eps, x0_from_eps(eps, x_t, alpha_bar), alpha_bar, prediction_type)
 

@@ -2,8 +2,9 @@
 
 References: [H] Ho et al. 2020 (DDPM), [I] Song et al. 2021 (DDIM), [D] Dhariwal and Nichol 2021.
 
-A sample depends on its seed alone, not on the rest of the batch: all noise comes from `seeded_noise`. (A network whose
-kernels depend on the batch size may still differ in the last bits.)
+A sample depends on its seed alone, not on the rest of the batch: all noise comes from
+`seeded_noise`. (A network whose kernels depend on the batch size may still differ in the last
+bits.)
 """
 
 from __future__ import annotations
@@ -64,10 +65,11 @@ def seeded_noise(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Return standard normal noise [len(seeds), *shape]; row i is a function of (seeds[i], shape, step) alone.
+    """Return standard normal noise [len(seeds), *shape]; row i is a function of (seeds[i], shape,
+    step) alone.
 
-    Row i is the same in every batch, on every device and for every number of workers. The generator is counter-based
-    and keyed by the pair (seed, step), so different pairs never share a stream.
+    Row i is the same in every batch, on every device and for every number of workers. The generator
+    is counter-based and keyed by the pair (seed, step), so different pairs never share a stream.
 
     Args:
         seeds: one per sample, each in 0 .. 2^64 - 1.
@@ -80,9 +82,14 @@ def seeded_noise(
         ValueError: there are no seeds, or one is out of range.
     """
     if not seeds or min(seeds) < 0 or max(seeds) >= 2**64:
-        raise ValueError(f"seeds must be one or more integers in 0 .. 2^64 - 1, not {list(seeds)[:4]}")
+        raise ValueError(
+            f"seeds must be one or more integers in 0 .. 2^64 - 1, not {list(seeds)[:4]}"
+        )
     keys = (np.array([seed, step], dtype=np.uint64) for seed in seeds)
-    rows = [np.random.Generator(np.random.Philox(key=key)).standard_normal(tuple(shape), np.float32) for key in keys]
+    rows = [
+        np.random.Generator(np.random.Philox(key=key)).standard_normal(tuple(shape), np.float32)
+        for key in keys
+    ]
     return torch.from_numpy(np.stack(rows)).to(device=device, dtype=dtype)
 
 
@@ -105,7 +112,8 @@ class Denoiser:
     thresholding: Thresholding | None = None
 
     def __call__(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        """Return (eps, x_0), each shaped like x_t [B, ...]; both agree with x_t, also after thresholding."""
+        """Return (eps, x_0), each shaped like x_t [B, ...]; both agree with x_t, also after
+        thresholding."""
         alpha_bar = self.schedule.alpha_bars[t]
         prediction = checked_prediction(self.predict, x_t, _batch_of(t, x_t), self.context)
         eps, x0 = eps_and_x0(prediction, x_t, alpha_bar, self.prediction_type)
@@ -116,7 +124,12 @@ class Denoiser:
 
 
 def ddim_step(
-    eps: Tensor, x0: Tensor, alpha_bar: float, alpha_bar_prev: float, eta: float = 0.0, noise: Tensor | None = None
+    eps: Tensor,
+    x0: Tensor,
+    alpha_bar: float,
+    alpha_bar_prev: float,
+    eta: float = 0.0,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Return x at level `alpha_bar_prev` from the prediction at level `alpha_bar`. [I] eq. 12.
 
@@ -125,10 +138,12 @@ def ddim_step(
         x0: predicted x_0 [B, ...].
         alpha_bar: level that was predicted at.
         alpha_bar_prev: level to go to; below `alpha_bar` it is a step of the inversion.
-        eta: in [0, 1]; 0 is deterministic, 1 has the variance of the ancestral sampler's beta-tilde.
+        eta: in [0, 1]; 0 is deterministic, 1 has the variance of the ancestral sampler's
+            beta-tilde.
         noise: standard normal [B, ...], needed where eta > 0.
     """
-    variance = eta**2 * posterior_variance(alpha_bar, alpha_bar_prev) if eta else 0.0  # sigma^2, [I] eq. 16
+    # sigma^2, [I] eq. 16
+    variance = eta**2 * posterior_variance(alpha_bar, alpha_bar_prev) if eta else 0.0
     x_prev = alpha_bar_prev**0.5 * x0 + max(1 - alpha_bar_prev - variance, 0.0) ** 0.5 * eps
     return x_prev if noise is None else x_prev + variance**0.5 * noise
 
@@ -142,14 +157,16 @@ def ddpm_step(
     gradient: Tensor | None = None,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """Return x at level `alpha_bar_prev`, drawn from the ancestral model. [H] algorithm 2, eq. 7 and 11.
+    """Return x at level `alpha_bar_prev`, drawn from the ancestral model. [H] algorithm 2, eq. 7
+    and 11.
 
     Args:
         x_t: [B, ...] at level `alpha_bar`.
         x0: predicted x_0 [B, ...].
         alpha_bar: level of x_t.
         alpha_bar_prev: level to go to; 1 is clean.
-        variance: sigma^2 = beta, best for normal data, or `posterior` (beta-tilde), best for a single point.
+        variance: sigma^2 = beta, best for normal data, or `posterior` (beta-tilde), best for a
+            single point.
         gradient: classifier guidance, scaled: moves the mean by sigma^2 times itself.
         noise: standard normal [B, ...]; None returns the mean, as the last step does.
     """
@@ -172,14 +189,16 @@ def ddim_sample(
     on_step: OnStep | None = None,
     project: Projection | None = None,
 ) -> Tensor:
-    """Return samples [B, ...] by DDIM from x at the last of `timesteps` down to level 0. [I] eq. 12.
+    """Return samples [B, ...] by DDIM from x at the last of `timesteps` down to level 0. [I] eq.
+    12.
 
     The last step goes to ab of timestep 0, not to 1, as the latent-diffusion sampler does.
 
     Args:
         denoise: the network.
         x_t: [B, ...], float32 or float64: noise, or data noised or inverted to `timesteps[-1]`.
-        timesteps: int64, rising; the first few of a rule's list to start from a picture that is only partly noised.
+        timesteps: int64, rising; the first few of a rule's list to start from a picture that is
+            only partly noised.
         eta: in [0, 1], see `ddim_step`.
         seeds: one per sample; needed where eta > 0.
         on_step: is told after each step.
@@ -205,11 +224,14 @@ def ddim_sample(
 
 
 @torch.no_grad()
-def ddim_invert(denoise: Denoiser, x0: Tensor, timesteps: Tensor, *, on_step: OnStep | None = None) -> Tensor:
-    """Return the latents [B, ...] at the last of `timesteps` from which deterministic DDIM gives back x0, nearly.
+def ddim_invert(
+    denoise: Denoiser, x0: Tensor, timesteps: Tensor, *, on_step: OnStep | None = None
+) -> Tensor:
+    """Return the latents [B, ...] at the last of `timesteps` from which deterministic DDIM gives
+    back x0, nearly.
 
-    Each step assumes that eps is the same at the next level ([I] section 4.3, [D] appendix F), so the error of the
-    round trip falls as 1 / number of steps.
+    Each step assumes that eps is the same at the next level ([I] section 4.3, [D] appendix F), so
+    the error of the round trip falls as 1 / number of steps.
 
     Args:
         denoise: the network; with the context that the samples belong to.
@@ -240,7 +262,8 @@ def ddpm_sample(
     on_step: OnStep | None = None,
     project: Projection | None = None,
 ) -> Tensor:
-    """Return samples [B, ...] by ancestral sampling from x at the last of `timesteps` to clean. [H] algorithm 2.
+    """Return samples [B, ...] by ancestral sampling from x at the last of `timesteps` to clean. [H]
+    algorithm 2.
 
     Args:
         denoise: the network.
@@ -293,9 +316,15 @@ def _checked_timesteps(timesteps: Tensor, schedule: NoiseSchedule) -> list[int]:
 def _checked_seeds(seeds: Sequence[int] | None, x: Tensor) -> Sequence[int]:
     if seeds is None or len(seeds) != x.shape[0]:
         given = "none" if seeds is None else str(len(seeds))
-        raise ValueError(f"sampling with noise takes one seed for each of {x.shape[0]} samples; {given} given")
+        raise ValueError(
+            f"sampling with noise takes one seed for each of {x.shape[0]} samples; {given} given"
+        )
     return seeds
 
 
 def _noise_like(x: Tensor, seeds: Sequence[int] | None, step: int) -> Tensor | None:
-    return None if seeds is None else seeded_noise(seeds, x.shape[1:], step, device=x.device, dtype=x.dtype)
+    return (
+        None
+        if seeds is None
+        else seeded_noise(seeds, x.shape[1:], step, device=x.device, dtype=x.dtype)
+    )

@@ -1,6 +1,7 @@
 """Noise schedules and the subsets of their timesteps that a sampler visits.
 
-Array index t = 0 .. T-1 stands for the papers' t = 1 .. T. `ab` is alpha-bar, the cumulative product of 1 - beta.
+Array index t = 0 .. T-1 stands for the papers' t = 1 .. T. `ab` is alpha-bar, the cumulative
+product of 1 - beta.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from rdm.config import Config
 ScheduleKind = Literal["linear", "sqrt_linear", "quadratic", "cosine", "sigmoid"]
 Spacing = Literal["leading", "linspace"]
 
-_COSINE_OFFSET = 0.008  # Nichol and Dhariwal 2021, below eq. 17: sqrt(beta_1) just under a pixel bin
+# Nichol and Dhariwal 2021, below eq. 17: sqrt(beta_1) just under a pixel bin
+_COSINE_OFFSET = 0.008
 _COSINE_MAX_BETA = 0.999  # the same, to prevent a singularity at t = T
 _SIGMOID_RANGE = 6.0
 
@@ -27,14 +29,20 @@ _SIGMOID_RANGE = 6.0
 class ScheduleConfig(Config):
     """How much noise each of `num_timesteps` steps adds.
 
-    `sqrt_linear` is linear in the square root of beta: what latent diffusion calls "linear", diffusers "scaled_linear"
-    and DDPM's own code "quad". `quadratic` is another name for it.
+    `sqrt_linear` is linear in the square root of beta: what latent diffusion calls "linear",
+    diffusers "scaled_linear" and DDPM's own code "quad". `quadratic` is another name for it.
     """
 
     kind: ScheduleKind = "sqrt_linear"
-    num_timesteps: int = Field(default=1000, ge=2, description="number of noise levels T that the model is trained on")
-    beta_start: float = Field(default=0.0015, gt=0, lt=1, description="beta of the first step; cosine does not use it")
-    beta_end: float = Field(default=0.0195, gt=0, lt=1, description="beta of the last step; cosine does not use it")
+    num_timesteps: int = Field(
+        default=1000, ge=2, description="number of noise levels T that the model is trained on"
+    )
+    beta_start: float = Field(
+        default=0.0015, gt=0, lt=1, description="beta of the first step; cosine does not use it"
+    )
+    beta_end: float = Field(
+        default=0.0195, gt=0, lt=1, description="beta of the last step; cosine does not use it"
+    )
 
     @model_validator(mode="after")
     def _betas_in_order(self) -> Self:
@@ -50,14 +58,19 @@ class ScheduleConfig(Config):
 class TimestepConfig(Config):
     """Which noise levels training draws.
 
-    `log_snr_normal` spends the draws where small latents have something to learn: under a schedule made for larger
-    ones, two fifths of uniform draws are nearly pure noise (logit-normal draws: Esser et al. 2024, section 3.1).
+    `log_snr_normal` spends the draws where small latents have something to learn: under a schedule
+    made for larger ones, two fifths of uniform draws are nearly pure noise (logit-normal draws:
+    Esser et al. 2024, section 3.1).
     """
 
     kind: Literal["uniform", "log_snr_normal"] = "uniform"
-    mean: float = Field(default=0.4, description="of the log signal-to-noise ratio ln(ab / (1 - ab))")
+    mean: float = Field(
+        default=0.4, description="of the log signal-to-noise ratio ln(ab / (1 - ab))"
+    )
     std: float = Field(default=2.0, gt=0, description="of the log signal-to-noise ratio")
-    uniform_share: float = Field(default=0.1, ge=0, le=1, description="share of draws that are uniform all the same")
+    uniform_share: float = Field(
+        default=0.1, ge=0, le=1, description="share of draws that are uniform all the same"
+    )
 
     def probabilities(self, schedule: NoiseSchedule) -> Tensor | None:
         """Return the probability of each timestep, float64 [T] that sums to 1; None: all alike."""
@@ -72,17 +85,20 @@ class TimestepConfig(Config):
 
 
 def ddpm_linear() -> ScheduleConfig:
-    """Return the schedule of DDPM (Ho et al. 2020, section 4): beta from 1e-4 to 0.02, linear, T = 1000."""
+    """Return the schedule of DDPM (Ho et al. 2020, section 4): beta from 1e-4 to 0.02, linear, T =
+    1000."""
     return ScheduleConfig(kind="linear", beta_start=1e-4, beta_end=0.02)
 
 
 def rdm() -> ScheduleConfig:
-    """Return the schedule of the released ImageNet and FFHQ RDM: beta from 0.0015 to 0.0195, linear in its root."""
+    """Return the schedule of the released ImageNet and FFHQ RDM: beta from 0.0015 to 0.0195, linear
+    in its root."""
     return ScheduleConfig(kind="sqrt_linear", beta_start=0.0015, beta_end=0.0195)
 
 
 def rdm_768() -> ScheduleConfig:
-    """Return the schedule of the released 768-pixel RDM: beta from 0.0015 to 0.015, linear in its root."""
+    """Return the schedule of the released 768-pixel RDM: beta from 0.0015 to 0.015, linear in its
+    root."""
     return ScheduleConfig(kind="sqrt_linear", beta_start=0.0015, beta_end=0.015)
 
 
@@ -121,7 +137,9 @@ class NoiseSchedule:
         if betas.dim() != 1 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError("betas must be a vector of numbers strictly between 0 and 1")
         alphas_cumprod = torch.cumprod(1 - betas, dim=0)
-        return cls(betas, alphas_cumprod, torch.cat([torch.ones_like(betas[:1]), alphas_cumprod[:-1]]))
+        return cls(
+            betas, alphas_cumprod, torch.cat([torch.ones_like(betas[:1]), alphas_cumprod[:-1]])
+        )
 
     @property
     def num_timesteps(self) -> int:
@@ -130,12 +148,15 @@ class NoiseSchedule:
 
     @cached_property
     def alpha_bars(self) -> tuple[float, ...]:
-        """`alphas_cumprod` as Python numbers, for samplers: one transfer from the device instead of one per step."""
+        """`alphas_cumprod` as Python numbers, for samplers: one transfer from the device instead of
+        one per step."""
         return tuple(self.alphas_cumprod.tolist())
 
     def to(self, device: torch.device | str) -> NoiseSchedule:
         """Return the schedule on another device; it stays float64."""
-        return NoiseSchedule(*(v.to(device) for v in (self.betas, self.alphas_cumprod, self.alphas_cumprod_prev)))
+        return NoiseSchedule(
+            *(v.to(device) for v in (self.betas, self.alphas_cumprod, self.alphas_cumprod_prev))
+        )
 
 
 def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
@@ -149,15 +170,17 @@ def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
     Returns:
         [B, 1, ...] on the device of `like`, in its dtype or float32 where that has less precision.
     """
-    picked = values[t.to(values.device)].to(device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+    picked = values[t.to(values.device)].to(
+        device=like.device, dtype=torch.promote_types(like.dtype, torch.float32)
+    )
     return picked.view(-1, *([1] * (like.dim() - 1)))
 
 
 def ddim_timesteps(num_train: int, num_steps: int) -> Tensor:
     """Return the timesteps of the latent-diffusion DDIM sampler: range(0, T, T // S) + 1, rising.
 
-    There are ceil(T / (T // S)) of them: exactly S where S divides T, else more. Where T // S is 1 the rule's last
-    entry would be T, which does not exist, and is left out.
+    There are ceil(T / (T // S)) of them: exactly S where S divides T, else more. Where T // S is 1
+    the rule's last entry would be T, which does not exist, and is left out.
 
     Returns:
         int64 [about S], each in 1 .. T-1.
@@ -171,9 +194,11 @@ def ddim_timesteps(num_train: int, num_steps: int) -> Tensor:
 
 
 def linspace_timesteps(num_train: int, num_steps: int) -> Tensor:
-    """Return S timesteps that end at the noisiest level T-1, evenly spaced from 0, which is left out.
+    """Return S timesteps that end at the noisiest level T-1, evenly spaced from 0, which is left
+    out.
 
-    Level 0 is where a DDIM trajectory ends, so the S steps lead from T-1 to 0: the grid for DDIM inversion.
+    Level 0 is where a DDIM trajectory ends, so the S steps lead from T-1 to 0: the grid for DDIM
+    inversion.
 
     Returns:
         int64 [S], rising, each in 1 .. T-1.
@@ -186,7 +211,8 @@ def linspace_timesteps(num_train: int, num_steps: int) -> Tensor:
 
 
 def ancestral_timesteps(num_train: int, num_steps: int) -> Tensor:
-    """Return S timesteps from 0 to T-1 for ancestral sampling (Nichol and Dhariwal 2021, section 4).
+    """Return S timesteps from 0 to T-1 for ancestral sampling (Nichol and Dhariwal 2021, section
+    4).
 
     Returns:
         int64 [S], rising; all of them for S = T.
@@ -202,7 +228,9 @@ def ancestral_timesteps(num_train: int, num_steps: int) -> Tensor:
 
 def _check_num_steps(num_train: int, num_steps: int, most: int) -> None:
     if not 1 <= num_steps <= most:
-        raise ValueError(f"num_steps must lie in 1 .. {most} for {num_train} training timesteps, not {num_steps}")
+        raise ValueError(
+            f"num_steps must lie in 1 .. {most} for {num_train} training timesteps, not {num_steps}"
+        )
 
 
 def _betas(config: ScheduleConfig) -> Tensor:

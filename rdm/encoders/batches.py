@@ -16,12 +16,16 @@ from rdm.encoders.protocol import Encoder
 BatchT = TypeVar("BatchT")
 
 
-def encode_images(encoder: Encoder, images: Iterator[Image.Image], batch_size: int) -> NDArray[np.float32]:
+def encode_images(
+    encoder: Encoder, images: Iterator[Image.Image], batch_size: int
+) -> NDArray[np.float32]:
     """Return the raw embeddings [N, dim] of pictures, holding two batches of pixels at a time.
 
     While a batch is encoded, a thread decodes the next.
     """
-    prepared = iter(lambda: [encoder.preprocess(image) for image in itertools.islice(images, batch_size)], [])
+    prepared = iter(
+        lambda: [encoder.preprocess(image) for image in itertools.islice(images, batch_size)], []
+    )
     rows = [np.zeros((0, encoder.embedding_dim), np.float32)]
     rows += [encoder.encode_images(np.stack(batch)) for batch in _one_ahead(prepared)]
     return np.concatenate(rows)

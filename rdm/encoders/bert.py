@@ -1,7 +1,8 @@
 """BERT's encoder in plain PyTorch, under the parameter names of transformers' `BertModel`.
 
-transformers itself takes seconds of processor time to import, longer than a small database takes to search. The
-states are those of its `BertModel` to the bit, which `tests/encoders/test_bert.py` checks against the library.
+transformers itself takes seconds of processor time to import, longer than a small database takes to
+search. The states are those of its `BertModel` to the bit, which `tests/encoders/test_bert.py`
+checks against the library.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Bert(nn.Module):
 
     @classmethod
     def read(cls, folder: Path) -> tuple[Bert, list[str]]:
-        """Return the network of a folder (`config.json`, `model.safetensors`), and the parameters that it lacks.
+        """Return the network of a folder (`config.json`, `model.safetensors`), and the parameters
+        that it lacks.
 
         Parameters of the file that this network has no use for, such as the pooler's, are left out.
         """
@@ -79,7 +81,8 @@ class Bert(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, tokens: Tensor, mask: Tensor) -> list[Tensor]:
-        """Return the hidden states, float [B, L, D] each: of the embedding layer, then of every layer.
+        """Return the hidden states, float [B, L, D] each: of the embedding layer, then of every
+        layer.
 
         Args:
             tokens: int64 [B, L].
@@ -87,12 +90,18 @@ class Bert(nn.Module):
         """
         embeddings = self.embeddings
         # In transformers' order of additions: another order gives other last bits.
-        x = embeddings["word_embeddings"](tokens) + embeddings["token_type_embeddings"](torch.zeros_like(tokens))
-        x = x + embeddings["position_embeddings"](torch.arange(tokens.shape[1], device=tokens.device)[None])
+        x = embeddings["word_embeddings"](tokens) + embeddings["token_type_embeddings"](
+            torch.zeros_like(tokens)
+        )
+        x = x + embeddings["position_embeddings"](
+            torch.arange(tokens.shape[1], device=tokens.device)[None]
+        )
         states = [embeddings["LayerNorm"](x)]
 
         full = bool(mask.all())  # without padding another kernel computes, as in transformers
-        attended = None if full else mask.bool()[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
+        attended = (
+            None if full else mask.bool()[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
+        )
         for layer in self.encoder["layer"]:  # pyright: ignore[reportGeneralTypeIssues]
             states.append(layer(states[-1], attended))
         return states
@@ -107,13 +116,17 @@ class _Layer(nn.Module):
         width, inner = config.hidden_size, config.intermediate_size
         projections = {name: nn.Linear(width, width) for name in ("query", "key", "value")}
         self.attention = nn.ModuleDict(
-            {"self": nn.ModuleDict(projections), "output": _residual(width, width, config.layer_norm_eps)}
+            {
+                "self": nn.ModuleDict(projections),
+                "output": _residual(width, width, config.layer_norm_eps),
+            }
         )
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, inner)})
         self.output = _residual(inner, width, config.layer_norm_eps)
 
     def forward(self, x: Tensor, attended: Tensor | None) -> Tensor:
-        """Return the next states [B, L, D]; `attended` [B, 1, L, L] says which positions are looked at, None: all."""
+        """Return the next states [B, L, D]; `attended` [B, 1, L, L] says which positions are looked
+        at, None: all."""
         projections, output = self.attention["self"], self.attention["output"]
         query, key, value = (
             projections[name](x).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)  # pyright: ignore[reportIndexIssue]
@@ -125,12 +138,15 @@ class _Layer(nn.Module):
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """Return an embedding without a draw of its weights: on the meta device that would load PyTorch's compiler."""
+    """Return an embedding without a draw of its weights: on the meta device that would load
+    PyTorch's compiler."""
     return nn.Embedding(rows, width, _weight=torch.zeros(rows, width))
 
 
 def _residual(inner: int, width: int, epsilon: float) -> nn.ModuleDict:
-    return nn.ModuleDict({"dense": nn.Linear(inner, width), "LayerNorm": nn.LayerNorm(width, eps=epsilon)})
+    return nn.ModuleDict(
+        {"dense": nn.Linear(inner, width), "LayerNorm": nn.LayerNorm(width, eps=epsilon)}
+    )
 
 
 def _added(output: nn.Module, inner: Tensor, x: Tensor) -> Tensor:

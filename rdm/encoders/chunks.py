@@ -1,7 +1,8 @@
 """Encoding in chunks of one size, so that an embedding does not depend on what shares its batch.
 
-A matrix product of few rows is summed in another order than one of many. The last bits of an embedding would say how
-many pictures were encoded beside it, and a database that grew would differ from one built at once.
+A matrix product of few rows is summed in another order than one of many. The last bits of an
+embedding would say how many pictures were encoded beside it, and a database that grew would differ
+from one built at once.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from torch import Tensor
 def encode_filled(
     encode: Callable[[Tensor], Tensor], batch: Tensor, size: int, embedding_dim: int
 ) -> np.ndarray:
-    """Return float32 [N, embedding_dim]: `encode` of every `size` inputs of a batch [N, ...], the last filled with
-    zeros.
+    """Return float32 [N, embedding_dim]: `encode` of every `size` inputs of a batch [N, ...], the
+    last filled with zeros.
     """
     rows = [np.zeros((0, embedding_dim), np.float32)]
     for chunk in batch.split(size):

@@ -30,7 +30,8 @@ def contrastive_logits(images: Tensor, texts: Tensor, logit_scale: Tensor | floa
 
 
 def info_nce(logits: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the symmetric InfoNCE loss of logits [N, N] whose true pairs are on the diagonal: a scalar."""
+    """Return the symmetric InfoNCE loss of logits [N, N] whose true pairs are on the diagonal: a
+    scalar."""
     labels = torch.arange(logits.shape[0], device=logits.device)
     over_texts = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
     over_images = F.cross_entropy(logits.float().T, labels, label_smoothing=label_smoothing)
@@ -42,7 +43,8 @@ def zero_shot_classifier(
     names: Sequence[str],
     templates: Sequence[str] = ("a photo of a {}.",),
 ) -> np.ndarray:
-    """Return one unit vector per class, float32 [num_classes, D]: the mean of its prompts' unit embeddings.
+    """Return one unit vector per class, float32 [num_classes, D]: the mean of its prompts' unit
+    embeddings.
 
     Args:
         encode_texts: texts to raw embeddings [B, D].
@@ -54,14 +56,20 @@ def zero_shot_classifier(
     return _unit(units.mean(axis=1))
 
 
-def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
-    """Return `{"top1": ..., "top5": ...}` of scores [N, num_classes] against labels [N]; ties count against."""
+def top_k_accuracy(
+    scores: np.ndarray, labels: np.ndarray, ks: Sequence[int] = (1, 5)
+) -> dict[str, float]:
+    """Return `{"top1": ..., "top5": ...}` of scores [N, num_classes] against labels [N]; ties count
+    against."""
     ranks = _rank_of(scores, labels)
     return {f"top{k}": float((ranks < k).mean()) for k in ks}
 
 
-def recall_at_k(similarities: np.ndarray, relevant: np.ndarray, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Return the share of queries with a relevant item among the k most similar; ties count against.
+def recall_at_k(
+    similarities: np.ndarray, relevant: np.ndarray, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """Return the share of queries with a relevant item among the k most similar; ties count
+    against.
 
     Args:
         similarities: [num_queries, num_items].

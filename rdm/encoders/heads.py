@@ -27,18 +27,30 @@ class HeadsConfig(Config):
     image_tower: Literal["efficientnet-lite0"] = "efficientnet-lite0"
     text_tower: Literal["minilm-l6-v2"] = "minilm-l6-v2"
     image_parts: tuple[ImagePart, ...] = Field(
-        default=("average", "maximum", "middle"), description="poolings of the image tower that the head reads"
+        default=("average", "maximum", "middle"),
+        description="poolings of the image tower that the head reads",
     )
     text_layers: tuple[int, ...] = Field(
         default=(4, 5, 6),
-        description="hidden states of the text tower that are pooled; 6, the last of all, has to come last",
+        description="hidden states of the text tower that are pooled; 6, the last of all, "
+        "has to come last",
     )
     hidden_dim: int = Field(default=512, ge=1, description="width of each head's hidden layer")
-    embedding_dim: int = Field(default=512, ge=1, description="length of an embedding, both parts together")
-    dropout: float = Field(default=0.3, ge=0, lt=1, description="at the input and after the hidden layer, in training")
-    naming_dim: int = Field(default=128, ge=1, le=HIDDEN_DIM, description="length of the class names' part")
-    naming_weight: float = Field(default=0.6, ge=0, description="weight of the class names' cosine; the other has 1")
-    naming_temperature: float = Field(default=2.0, gt=0, description="divides the image tower's ImageNet logits")
+    embedding_dim: int = Field(
+        default=512, ge=1, description="length of an embedding, both parts together"
+    )
+    dropout: float = Field(
+        default=0.3, ge=0, lt=1, description="at the input and after the hidden layer, in training"
+    )
+    naming_dim: int = Field(
+        default=128, ge=1, le=HIDDEN_DIM, description="length of the class names' part"
+    )
+    naming_weight: float = Field(
+        default=0.6, ge=0, description="weight of the class names' cosine; the other has 1"
+    )
+    naming_temperature: float = Field(
+        default=2.0, gt=0, description="divides the image tower's ImageNet logits"
+    )
 
     @property
     def image_dim(self) -> int:
@@ -52,12 +64,14 @@ class HeadsConfig(Config):
 
 
 class LiteHeads(nn.Module):
-    """Frozen image and text features to one space of two parts: `[unit(learned), sqrt(weight) * unit(naming)]`.
+    """Frozen image and text features to one space of two parts: `[unit(learned), sqrt(weight) *
+    unit(naming)]`.
 
-    The learned part is what contrastive training makes of captioned photographs. The naming part is not trained: an
-    image's is `sum_c p_c t_c`, with `p_c` the image tower's ImageNet probability of class c and `t_c` the text tower's
-    vector of its name; a text's is its own vector (Norouzi et al. 2014, ConSE, arXiv 1312.5650). It finds by name what
-    the captions of the training set never mention.
+    The learned part is what contrastive training makes of captioned photographs. The naming part is
+    not trained: an image's is `sum_c p_c t_c`, with `p_c` the image tower's ImageNet probability of
+    class c and `t_c` the text tower's vector of its name; a text's is its own vector (Norouzi et
+    al. 2014, ConSE, arXiv 1312.5650). It finds by name what the captions of the training set never
+    mention.
     """
 
     image_mean: Tensor
@@ -71,8 +85,12 @@ class LiteHeads(nn.Module):
         super().__init__()
         self.config = config
         learned_dim = config.embedding_dim - config.naming_dim
-        self.image_head = ProjectionHead(config.image_dim, config.hidden_dim, learned_dim, config.dropout)
-        self.text_head = ProjectionHead(config.text_dim, config.hidden_dim, learned_dim, config.dropout)
+        self.image_head = ProjectionHead(
+            config.image_dim, config.hidden_dim, learned_dim, config.dropout
+        )
+        self.text_head = ProjectionHead(
+            config.text_dim, config.hidden_dim, learned_dim, config.dropout
+        )
         self.register_buffer("image_mean", torch.zeros(config.image_dim))
         self.register_buffer("image_std", torch.ones(config.image_dim))
         self.register_buffer("text_mean", torch.zeros(config.text_dim))
@@ -88,17 +106,23 @@ class LiteHeads(nn.Module):
         return self._joined(learned, probabilities @ self.class_directions)
 
     def embed_texts(self, features: Tensor) -> Tensor:
-        """Return embeddings [B, D] of text features [B, 384 * layers] as `TextTower` returns them."""
+        """Return embeddings [B, D] of text features [B, 384 * layers] as `TextTower` returns
+        them."""
         centered = features.float() - self.text_mean
-        return self._joined(self.text_head(centered / self.text_std), centered[:, -HIDDEN_DIM:] @ self.naming_basis)
+        return self._joined(
+            self.text_head(centered / self.text_std), centered[:, -HIDDEN_DIM:] @ self.naming_basis
+        )
 
-    def set_statistics(self, image_features: Tensor, text_features: Tensor, class_features: Tensor) -> None:
+    def set_statistics(
+        self, image_features: Tensor, text_features: Tensor, class_features: Tensor
+    ) -> None:
         """Fit what is not trained by gradients.
 
         Args:
             image_features: [N, 3672], means and deviations come from here.
             text_features: [M, T], likewise.
-            class_features: [1000, T], of the ImageNet class names; with the texts they span the naming part's basis.
+            class_features: [1000, T], of the ImageNet class names; with the texts they span the
+                naming part's basis.
         """
         _, selected = self._select(image_features)
         for name, values in (("image", selected), ("text", text_features.float())):
@@ -106,7 +130,9 @@ class LiteHeads(nn.Module):
             getattr(self, f"{name}_std").copy_(values.std(0) + 1e-3)
         last = class_features[:, -HIDDEN_DIM:].float()
         directions = F.normalize(last - last.mean(0), dim=1)
-        sentences = F.normalize((text_features.float() - self.text_mean)[: 3 * NUM_CLASSES, -HIDDEN_DIM:], dim=1)
+        sentences = F.normalize(
+            (text_features.float() - self.text_mean)[: 3 * NUM_CLASSES, -HIDDEN_DIM:], dim=1
+        )
         _, _, axes = torch.linalg.svd(torch.cat([directions, sentences]), full_matrices=False)
         self.naming_basis.copy_(axes[: self.config.naming_dim].T)
         self.class_directions.copy_(directions @ self.naming_basis)
@@ -118,7 +144,10 @@ class LiteHeads(nn.Module):
 
     def _joined(self, learned: Tensor, naming: Tensor) -> Tensor:
         weight = self.config.naming_weight**0.5
-        return torch.cat([F.normalize(learned.float(), dim=1), weight * F.normalize(naming.float(), dim=1)], dim=1)
+        return torch.cat(
+            [F.normalize(learned.float(), dim=1), weight * F.normalize(naming.float(), dim=1)],
+            dim=1,
+        )
 
 
 class ProjectionHead(nn.Module):
@@ -141,9 +170,14 @@ class ProjectionHead(nn.Module):
 
 def save_heads(heads: LiteHeads, directory: Path) -> None:
     """Write `heads.safetensors` (float16) and `config.json` into an existing directory."""
-    state = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in heads.state_dict().items()}
+    state = {
+        name: value.detach().to("cpu", torch.float16).contiguous()
+        for name, value in heads.state_dict().items()
+    }
     (directory / "heads.safetensors").write_bytes(save(state, metadata={"format": "pt"}))
-    (directory / "config.json").write_text(heads.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (directory / "config.json").write_text(
+        heads.config.model_dump_json(indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def load_heads(directory: Path) -> LiteHeads:
@@ -154,9 +188,13 @@ def load_heads(directory: Path) -> LiteHeads:
     """
     fix = "train one with `rdm train --recipe clip-lite`, or reinstall retrieval-diffusion"
     try:
-        config = HeadsConfig.model_validate(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+        config = HeadsConfig.model_validate(
+            json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        )
         heads = LiteHeads(config)
         heads.load_state_dict(load_file(directory / "heads.safetensors"))
     except (OSError, ValueError, ValidationError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"the encoder's heads cannot be read: {error}", where=directory, fix=fix) from error
+        raise ModelError(
+            f"the encoder's heads cannot be read: {error}", where=directory, fix=fix
+        ) from error
     return heads.requires_grad_(False).eval()

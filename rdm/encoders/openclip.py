@@ -1,4 +1,5 @@
-"""`open_clip:MODEL/PRETRAINED_OR_FILE`: any CLIP of the open_clip library, from its hub or from a local file."""
+"""`open_clip:MODEL/PRETRAINED_OR_FILE`: any CLIP of the open_clip library, from its hub or from a
+local file."""
 
 from __future__ import annotations
 
@@ -30,20 +31,23 @@ class OpenClipEncoder:
     """A model of open_clip; see `Encoder` for the methods.
 
     Args:
-        name: `open_clip:MODEL/TAG` or `open_clip:MODEL/PATH` of a .safetensors or .pt file; pickles are read without
-            executing them.
+        name: `open_clip:MODEL/TAG` or `open_clip:MODEL/PATH` of a .safetensors or .pt file; pickles
+            are read without executing them.
         device: a torch device.
-        precision: of the towers. In bfloat16 an image's embedding has a cosine of 0.999 or more to that in float32, and
-            the fingerprint is the same.
+        precision: of the towers. In bfloat16 an image's embedding has a cosine of 0.999 or more to
+            that in float32, and the fingerprint is the same.
 
     Raises:
-        UsageError: the name is malformed, the model unknown, or the activation wrong for the weights.
+        UsageError: the name is malformed, the model unknown, or the activation wrong for the
+            weights.
         ModelError: the weights cannot be had.
     """
 
     def __init__(self, name: str, *, device: str = "cpu", precision: Precision = "float32") -> None:
         model_name, weights = _parse(name)
-        if _needs_quick_gelu(model_name, weights) and not _model_config(model_name).get("quick_gelu", False):
+        if _needs_quick_gelu(model_name, weights) and not _model_config(model_name).get(
+            "quick_gelu", False
+        ):
             raise UsageError(
                 "these weights were trained with QuickGELU, which the model name does not say",
                 where=name,
@@ -90,7 +94,8 @@ class OpenClipEncoder:
 
     @torch.inference_mode()
     def encode_images(self, batch: Tensor | np.ndarray) -> np.ndarray:
-        """See Encoder. A picture's embedding is the same, to the bit, in whatever batch it comes."""
+        """See Encoder. A picture's embedding is the same, to the bit, in whatever batch it
+        comes."""
 
         def encode(chunk: Tensor) -> Tensor:
             pixels = (chunk.to(self._device).float() / 255 - self._mean) / self._std
@@ -152,7 +157,9 @@ def _is_openai_file(path: Path) -> bool:
             with safe_open(path, framework="pt") as file:
                 return not _OPENAI_KEYS.isdisjoint(file.keys())
         except SafetensorError as error:
-            raise ModelError(f"the checkpoint is damaged: {error}", where=path, fix="fetch it again") from error
+            raise ModelError(
+                f"the checkpoint is damaged: {error}", where=path, fix="fetch it again"
+            ) from error
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any("/code/" in entry for entry in archive.namelist()):
@@ -194,7 +201,8 @@ def _fingerprint(name: str, model_name: str, model: Any) -> EncoderFingerprint:
 
 
 def state_digest(module: nn.Module) -> str:
-    """Return 16 hexadecimal digits of a SHA-256 over a module's parameters and buffers, names and shapes included."""
+    """Return 16 hexadecimal digits of a SHA-256 over a module's parameters and buffers, names and
+    shapes included."""
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
         array = cast(Tensor, value).detach().cpu().contiguous()

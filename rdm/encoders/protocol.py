@@ -1,4 +1,5 @@
-"""What every image+text encoder offers, and the fingerprint that says whether two embeddings may be compared."""
+"""What every image+text encoder offers, and the fingerprint that says whether two embeddings may be
+compared."""
 
 from __future__ import annotations
 
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["float32", "bfloat16"]
-"""Number format of an image tower's weights and activations; embeddings are returned as float32 either way."""
+"""Number format of an image tower's weights and activations; embeddings are returned as float32
+either way."""
 
 
 class EncoderFingerprint(Config):
-    """Everything that changes an embedding; two encoders are interchangeable when their digests are equal.
+    """Everything that changes an embedding; two encoders are interchangeable when their digests are
+    equal.
 
     The digest leaves `name` out: the same weights in another folder are the same encoder.
     """
@@ -32,12 +35,14 @@ class EncoderFingerprint(Config):
     weights_digest: str
     """The first 16 hexadecimal digits of a SHA-256 over every weight, names and shapes included."""
     activation: str
-    """The activation function: QuickGELU and GELU weights look alike and are not interchangeable."""
+    """The activation function: QuickGELU and GELU weights look alike and are not
+    interchangeable."""
     image_size: int
     """Side of the square input, pixels."""
     interpolation: Interpolation
     crop: Literal["squash", "center"]
-    """How a photograph that is not square becomes one: `squash` resizes both sides, `center` cuts."""
+    """How a photograph that is not square becomes one: `squash` resizes both sides, `center`
+    cuts."""
     mean: tuple[float, float, float]
     """Subtracted from pixels in [0, 1]."""
     std: tuple[float, float, float]
@@ -67,7 +72,8 @@ class Encoder(Protocol):
         ...
 
     def preprocess(self, image: Image.Image) -> np.ndarray:
-        """Return one picture as uint8 [3, S, S], resized and cropped; no torch, so any thread may call it."""
+        """Return one picture as uint8 [3, S, S], resized and cropped; no torch, so any thread may
+        call it."""
         ...
 
     def encode_images(self, batch: Tensor | np.ndarray) -> np.ndarray:
@@ -98,7 +104,8 @@ def normalize(embeddings: np.ndarray) -> np.ndarray:
 
 
 def to_square(image: Image.Image, fingerprint: EncoderFingerprint) -> np.ndarray:
-    """Return a picture as uint8 [3, S, S], converted to RGB, squashed or center-cropped as the fingerprint says."""
+    """Return a picture as uint8 [3, S, S], converted to RGB, squashed or center-cropped as the
+    fingerprint says."""
     size = fingerprint.image_size
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     box = (0.0, 0.0, float(rgb.width), float(rgb.height))

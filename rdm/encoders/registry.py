@@ -12,14 +12,18 @@ from rdm.errors import UsageError
 
 DEFAULT_ENCODER = "assets://encoder-lite"
 _loading = threading.Lock()
-_KNOWN = f"{DEFAULT_ENCODER} (the embedded one), lite:DIR (your own heads), open_clip:MODEL/PRETRAINED_OR_FILE"
+_KNOWN = (
+    f"{DEFAULT_ENCODER} (the embedded one), lite:DIR (your own heads), "
+    "open_clip:MODEL/PRETRAINED_OR_FILE"
+)
 
 
 def fastest_precision(name: str, device: str = "cpu") -> Precision:
-    """Return the precision that an encoder is fastest in on this machine, among those that serve it as well.
+    """Return the precision that an encoder is fastest in on this machine, among those that serve it
+    as well.
 
-    open_clip's models are as good in bfloat16 (cosine 0.9999 to float32 for ViT-B/32). The embedded encoder is not
-    (0.998), and no faster.
+    open_clip's models are as good in bfloat16 (cosine 0.9999 to float32 for ViT-B/32). The embedded
+    encoder is not (0.998), and no faster.
     """
     return "bfloat16" if name.startswith("open_clip:") and has_fast_bfloat16(device) else "float32"
 
@@ -27,7 +31,8 @@ def fastest_precision(name: str, device: str = "cpu") -> Precision:
 def load_encoder(
     name: str, *, device: str = "cpu", threads: int | None = None, precision: Precision = "float32"
 ) -> Encoder:
-    """Return an encoder; the second call for the same name and device in a process returns the same object.
+    """Return an encoder; the second call for the same name and device in a process returns the same
+    object.
 
     Args:
         name: `assets://encoder-lite`, `lite:DIR` or `open_clip:MODEL/PRETRAINED_OR_FILE`.
@@ -54,8 +59,16 @@ def _load(name: str, device: str, precision: Precision) -> Encoder:
         from rdm.encoders.lite import LiteEncoder, bundled_directory
 
         if precision != "float32":
-            raise UsageError(f"{name} is not as good in {precision}", where="precision", fix="--set precision=float32")
-        directory = bundled_directory() if name == DEFAULT_ENCODER else Path(name.removeprefix("lite:")).expanduser()
+            raise UsageError(
+                f"{name} is not as good in {precision}",
+                where="precision",
+                fix="--set precision=float32",
+            )
+        directory = (
+            bundled_directory()
+            if name == DEFAULT_ENCODER
+            else Path(name.removeprefix("lite:")).expanduser()
+        )
         return LiteEncoder(directory, name=name, device=device)
     if name.startswith("open_clip:"):
         from rdm.encoders.openclip import OpenClipEncoder

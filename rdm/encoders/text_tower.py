@@ -1,4 +1,5 @@
-"""The frozen text tower of the embedded encoder: MiniLM-L6, sentence-transformers' all-MiniLM-L6-v2."""
+"""The frozen text tower of the embedded encoder: MiniLM-L6, sentence-transformers'
+all-MiniLM-L6-v2."""
 
 from __future__ import annotations
 
@@ -27,9 +28,13 @@ class TextTower(nn.Module):
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             self.network, missing = Bert.read(folder)
         except Exception as error:  # tokenizers raises bare Exception
-            raise ModelError(f"the text tower cannot be read: {error}", where=folder, fix=fix) from error
+            raise ModelError(
+                f"the text tower cannot be read: {error}", where=folder, fix=fix
+            ) from error
         if missing:
-            raise ModelError(f"the text tower lacks {', '.join(missing[:3])}", where=folder, fix=fix)
+            raise ModelError(
+                f"the text tower lacks {', '.join(missing[:3])}", where=folder, fix=fix
+            )
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.tokenizer.enable_padding()
         self.layers = tuple(layers)
@@ -41,7 +46,8 @@ class TextTower(nn.Module):
         return HIDDEN_DIM * len(self.layers)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Return features float32 [B, 384 * layers]; the mean over a text's tokens, at most 64 of them."""
+        """Return features float32 [B, 384 * layers]; the mean over a text's tokens, at most 64 of
+        them."""
         encoded = self.tokenizer.encode_batch(list(texts))
         device = self.network.device
         tokens = torch.tensor([one.ids for one in encoded], device=device)
@@ -65,7 +71,8 @@ def load_text_tower(layers: Sequence[int]) -> TextTower:
     """Return the tower in float32.
 
     Args:
-        layers: which hidden states are pooled and concatenated: 0 is the embedding layer, 6 the last.
+        layers: which hidden states are pooled and concatenated: 0 is the embedding layer, 6 the
+            last.
 
     Raises:
         MissingDependencyError: the wheel is not installed.

@@ -1,4 +1,5 @@
-"""How well a first stage keeps pictures, beside the best linear one of the same size, and what its latents are like."""
+"""How well a first stage keeps pictures, beside the best linear one of the same size, and what its
+latents are like."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def to_8_bit(images: Tensor) -> Tensor:
 
 
 def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of each picture in dB, float64 [N]: 10 log10(255^2 / MSE).
+    """Return the peak signal-to-noise ratio of each picture in dB, float64 [N]: 10 log10(255^2 /
+    MSE).
 
     Args:
         images: uint8 [N, 3, H, W].
@@ -59,18 +61,21 @@ def evaluate_autoencoder(
     """Measure a first stage on pictures it has not seen.
 
     Args:
-        first_stage: encodes to the posterior mean, or to codebook rows, and decodes to 8-bit pictures.
+        first_stage: encodes to the posterior mean, or to codebook rows, and decodes to 8-bit
+            pictures.
         images: uint8 [N, 3, H, W].
-        baseline: a linear projection fitted on training pictures, float in [-1, 1]; None: no linear baseline.
+        baseline: a linear projection fitted on training pictures, float in [-1, 1]; None: no linear
+            baseline.
         judges: for `perceptual` and `rfid`; None: neither.
 
     Returns:
-        `psnr_db` (mean over pictures), `psnr_db_5_percent` (one picture in twenty is worse), `linear_psnr_db`,
-        `noisy_psnr_db` (with Gaussian noise of standard deviation 0.1 on the scaled latents: how a small error of a
-        diffusion model shows), `latent_mean` and `latent_std` per channel of the scaled latents; `codebook_used` and
-        `codebook_perplexity` of a VQ autoencoder; `perceptual` (mean distance), `rfid`, and what both were measured
-        with; `fidelity`, of four pictures or more: KID with its interval and FID above that of real pictures, of the
-        reconstructions of one half of the pictures to the other half.
+        `psnr_db` (mean over pictures), `psnr_db_5_percent` (one picture in twenty is worse),
+        `linear_psnr_db`, `noisy_psnr_db` (with Gaussian noise of standard deviation 0.1 on the
+        scaled latents: how a small error of a diffusion model shows), `latent_mean` and
+        `latent_std` per channel of the scaled latents; `codebook_used` and `codebook_perplexity` of
+        a VQ autoencoder; `perceptual` (mean distance), `rfid`, and what both were measured with;
+        `fidelity`, of four pictures or more: KID with its interval and FID above that of real
+        pictures, of the reconstructions of one half of the pictures to the other half.
     """
     latents = first_stage.encode(images).cpu()
     reconstructions = to_8_bit(first_stage.decode(latents).cpu())
@@ -97,9 +102,14 @@ def evaluate_autoencoder(
 
 
 def evaluate_on_source(
-    first_stage: FirstStage, source: str, config: PhotoConfig, num_images: int = 512, judges: Judges | None = None
+    first_stage: FirstStage,
+    source: str,
+    config: PhotoConfig,
+    num_images: int = 512,
+    judges: Judges | None = None,
 ) -> dict[str, Any]:
-    """Measure a first stage on a source's held-out photographs, beside the linear baseline of its other photographs.
+    """Measure a first stage on a source's held-out photographs, beside the linear baseline of its
+    other photographs.
 
     Where all photographs are held out, there is no other one, and no baseline.
 
@@ -111,7 +121,9 @@ def evaluate_on_source(
     if config.held_out_fraction < 1:
         training = torch.from_numpy(PhotoShards(source, config).sample(_NUM_BASELINE))
         baseline = BlockProjection.fit(
-            to_signed(training), block=first_stage.factor, num_components=first_stage.latent_channels
+            to_signed(training),
+            block=first_stage.factor,
+            num_components=first_stage.latent_channels,
         )
     return {
         "source": source,
@@ -127,7 +139,8 @@ def _judged(images: Tensor, reconstructions: Tensor, judges: Judges) -> dict[str
         parts = zip(images.split(_BATCH), reconstructions.split(_BATCH), strict=True)
         device = next(judges.perceptual.parameters()).device
         distances = [
-            judges.perceptual(to_signed(one).to(device), to_signed(other).to(device)).cpu() for one, other in parts
+            judges.perceptual(to_signed(one).to(device), to_signed(other).to(device)).cpu()
+            for one, other in parts
         ]
         result["perceptual"] = float(torch.cat(distances).mean())
         result["perceptual_network"] = judges.perceptual.description

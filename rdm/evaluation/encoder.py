@@ -1,4 +1,5 @@
-"""How good an encoder is: retrieval between photographs and their captions, and zero-shot classification."""
+"""How good an encoder is: retrieval between photographs and their captions, and zero-shot
+classification."""
 
 from __future__ import annotations
 
@@ -17,11 +18,14 @@ from rdm.training.data.captions import read_captioned_tar
 _BATCH = 64
 
 
-def evaluate_encoder(encoder: Encoder, tars: Sequence[Path], keys: Collection[str]) -> dict[str, float]:
-    """Return the recall at 1, 5 and 10 of text-to-image and image-to-text retrieval, and the number of photographs.
+def evaluate_encoder(
+    encoder: Encoder, tars: Sequence[Path], keys: Collection[str]
+) -> dict[str, float]:
+    """Return the recall at 1, 5 and 10 of text-to-image and image-to-text retrieval, and the number
+    of photographs.
 
-    Every caption is a query among the photographs, and every photograph a query among the captions, of which any of its
-    own counts.
+    Every caption is a query among the photographs, and every photograph a query among the captions,
+    of which any of its own counts.
 
     Args:
         encoder: the encoder to measure.
@@ -40,7 +44,9 @@ def evaluate_encoder(encoder: Encoder, tars: Sequence[Path], keys: Collection[st
             fix="name the tars that the keys were taken from",
         )
     images = _embed_images(encoder, (photo.image for photo in photos))
-    texts = normalize(encoder.encode_texts([caption for photo in photos for caption in photo.captions]))
+    texts = normalize(
+        encoder.encode_texts([caption for photo in photos for caption in photo.captions])
+    )
     owners = np.repeat(np.arange(len(photos)), [len(photo.captions) for photo in photos])
     relevant = owners[:, None] == np.arange(len(photos))[None]
     similarities = texts @ images.T
@@ -60,7 +66,8 @@ def evaluate_zero_shot(
     per_class: int | None = None,
     templates: Sequence[str] = ("a photo of a {}.",),
 ) -> dict[str, float]:
-    """Return top-1 and top-5 accuracy of choosing a class name for each labelled photograph, and their number.
+    """Return top-1 and top-5 accuracy of choosing a class name for each labelled photograph, and
+    their number.
 
     Args:
         encoder: the encoder to measure.

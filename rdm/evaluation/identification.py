@@ -1,4 +1,5 @@
-"""M-way identification: does a picture point to the context that it was drawn from, among M contexts?"""
+"""M-way identification: does a picture point to the context that it was drawn from, among M
+contexts?"""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def identify(
 
     Args:
         samples: features of the pictures, [M, D].
-        contexts: features of their contexts, such as means over neighbors, [M, D], in the same order.
+        contexts: features of their contexts, such as means over neighbors, [M, D], in the same
+            order.
         seed: of the permutations.
 
     Raises:
@@ -54,7 +56,9 @@ def identify(
 
     # Contexts change places among pictures: what is left is chance.
     rng, rows = np.random.default_rng(seed), np.arange(count)
-    permuted = np.array([similarities[rows, rng.permutation(count)].mean() for _ in range(_PERMUTATIONS)])
+    permuted = np.array(
+        [similarities[rows, rng.permutation(count)].mean() for _ in range(_PERMUTATIONS)]
+    )
     found = Identification(
         num_contexts=count,
         top1=wilson_interval(int((higher == count - 1).sum()), count),

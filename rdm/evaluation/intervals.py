@@ -70,9 +70,9 @@ def wilson_interval(successes: int, trials: int) -> Share:
 def within_subject_intervals(values: NDArray[np.floating]) -> list[Interval]:
     """Return one interval per condition of a paired design [N subjects, C conditions].
 
-    What differs from subject to subject is removed before the error is computed (Cousineau 2005), with Morey's
-    correction sqrt(C / (C - 1)) (2008). Such intervals show whether conditions differ; they say nothing about new
-    subjects' level.
+    What differs from subject to subject is removed before the error is computed (Cousineau 2005),
+    with Morey's correction sqrt(C / (C - 1)) (2008). Such intervals show whether conditions differ;
+    they say nothing about new subjects' level.
     """
     conditions = values.shape[1]
     centred = values - values.mean(axis=1, keepdims=True) + values.mean()

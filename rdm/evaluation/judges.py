@@ -1,6 +1,7 @@
 """Judges: networks that training never used, and that name the class of a picture.
 
-`ImageNetJudge` knows ImageNet's classes; a `LinearProbe` is fitted to labelled photographs of others.
+`ImageNetJudge` knows ImageNet's classes; a `LinearProbe` is fitted to labelled photographs of
+others.
 """
 
 from __future__ import annotations
@@ -150,7 +151,11 @@ class LinearProbe:
 
     @classmethod
     def fit(
-        cls, features: NDArray[np.floating], labels: NDArray[np.integer], classes: int, seed: int = 0
+        cls,
+        features: NDArray[np.floating],
+        labels: NDArray[np.integer],
+        classes: int,
+        seed: int = 0,
     ) -> LinearProbe:
         """Fit to features [N, D] of labels [N]; a fifth of each class chooses the penalty.
 
@@ -159,7 +164,8 @@ class LinearProbe:
         """
         if (counts := np.bincount(labels, minlength=classes)).min() < 5:
             raise SourceError(
-                f"class {counts.argmin()} has {counts.min()} pictures to fit a probe to, of 5 at least",
+                f"class {counts.argmin()} has {counts.min()} pictures to fit a probe to, of "
+                "5 at least",
                 fix="give --probe-pictures more labelled pictures, of every class",
             )
         mean, deviation = features.mean(0), features.std(0) + 1e-8
@@ -194,7 +200,8 @@ def _stratified(labels: NDArray[np.integer], classes: int, seed: int) -> NDArray
 def _fit(
     features: NDArray[np.float64], labels: NDArray[np.integer], classes: int, penalty: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Minimize mean cross-entropy + penalty / 2 |W|^2 by L-BFGS; return weights [D, C], bias [C]."""
+    """Minimize mean cross-entropy + penalty / 2 |W|^2 by L-BFGS; return weights [D, C], bias
+    [C]."""
     from scipy.optimize import minimize
 
     dim, rows = features.shape[1], np.arange(len(features))
@@ -205,8 +212,12 @@ def _fit(
         residual = np.exp(scores)
         residual[rows, labels] -= 1
         residual /= len(features)
-        gradient = np.concatenate([(features.T @ residual + penalty * weights).ravel(), residual.sum(0)])
+        gradient = np.concatenate(
+            [(features.T @ residual + penalty * weights).ravel(), residual.sum(0)]
+        )
         return -scores[rows, labels].mean() + penalty / 2 * (weights**2).sum(), gradient
 
-    found = minimize(loss, np.zeros((dim + 1) * classes), jac=True, method="L-BFGS-B", options={"maxiter": 500})
+    found = minimize(
+        loss, np.zeros((dim + 1) * classes), jac=True, method="L-BFGS-B", options={"maxiter": 500}
+    )
     return found.x[: dim * classes].reshape(dim, classes), found.x[dim * classes :]

@@ -1,4 +1,5 @@
-"""Labelled pictures for judges: the squares of a source, the class of each, and the names of the classes."""
+"""Labelled pictures for judges: the squares of a source, the class of each, and the names of the
+classes."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ class PictureClass(Config):
 
     label: int = Field(ge=0, description="the number in KEY.cls")
     name: str
-    wnid: str | None = Field(default=None, description="its WordNet id, where it is one of ImageNet's")
+    wnid: str | None = Field(
+        default=None, description="its WordNet id, where it is one of ImageNet's"
+    )
 
 
 def _numbered(value: object) -> object:
@@ -43,16 +46,22 @@ _CLASSES = TypeAdapter(Annotated[list[PictureClass], BeforeValidator(_numbered)]
 
 
 def read_classes(path: Path) -> tuple[PictureClass, ...]:
-    """Return the classes of a JSON file, sorted by label: a list of names, or of `{label, name, wnid}`.
+    """Return the classes of a JSON file, sorted by label: a list of names, or of `{label, name,
+    wnid}`.
 
     Raises:
         UsageError: the file is missing or something else, or labels are not 0, 1, 2, ...
     """
-    fix = 'a JSON list of names, or of objects such as {"label": 0, "name": "goldfish", "wnid": "n01443537"}'
+    fix = (
+        'a JSON list of names, or of objects such as {"label": 0, "name": "goldfish", '
+        '"wnid": "n01443537"}'
+    )
     try:
         found = _CLASSES.validate_python(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise UsageError(f"the classes cannot be read: {error.strerror}", where=path, fix="check --classes") from error
+        raise UsageError(
+            f"the classes cannot be read: {error.strerror}", where=path, fix="check --classes"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -89,7 +98,9 @@ class PictureSet:
         keep = [names_picture(location) for location in listing["location"].to_pylist()]
         listing = listing.filter(np.array(keep, bool))
         if listing.num_rows == 0:
-            raise SourceError("the source has no pictures", where=spec, fix="check the specification")
+            raise SourceError(
+                "the source has no pictures", where=spec, fix="check the specification"
+            )
         self.image_ids: list[str] = listing["image_id"].to_pylist()
         self.digest = fingerprint(listing)
         self._locations: list[str] = listing["location"].to_pylist()
@@ -109,7 +120,8 @@ class PictureSet:
         if self.labels.max() >= classes:
             row = int(self.labels.argmax())
             raise SourceError(
-                f"picture {self.image_ids[row]!r} has label {self.labels[row]}, but there are {classes} classes",
+                f"picture {self.image_ids[row]!r} has label {self.labels[row]}, but there "
+                f"are {classes} classes",
                 where=self.spec,
                 fix="check --classes",
             )
@@ -130,24 +142,36 @@ class PictureSet:
         """
         for row in rows:
             try:
-                image = decode_image(self._source.read(self._locations[row]), rotation=self._rotations[row])
+                image = decode_image(
+                    self._source.read(self._locations[row]), rotation=self._rotations[row]
+                )
             except (OSError, ValueError) as error:  # what cannot be decoded, too
                 raise SourceError(
                     f"a picture cannot be decoded: {error}",
                     where=f"{self.spec} {self.image_ids[row]}",
-                    fix="remove it from the source: nothing that is measured on is left out in silence",
+                    fix="remove it from the source: nothing that is measured on is left out "
+                    "in silence",
                 ) from error
-            yield image.crop(tuple(crop_boxes(self.image_ids[row], *image.size, _WHOLE)[0].tolist()))
+            yield image.crop(
+                tuple(crop_boxes(self.image_ids[row], *image.size, _WHOLE)[0].tolist())
+            )
 
     def squares(self, rows: Sequence[int] | NDArray[np.int64], side: int) -> NDArray[np.uint8]:
         """Return pictures reduced to squares, uint8 [N, side, side, 3]; errors as `images`."""
         size = (side, side)
-        squares = [np.asarray(image.resize(size, Image.Resampling.LANCZOS)) for image in self.images(rows)]
+        squares = [
+            np.asarray(image.resize(size, Image.Resampling.LANCZOS)) for image in self.images(rows)
+        ]
         return np.stack(squares) if squares else np.zeros((0, side, side, 3), np.uint8)
 
 
 def mosaic(squares: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
-    """Return pictures uint8 [N, S, S, 3] reduced to `cells` x `cells` mean colors and enlarged again, smoothly."""
+    """Return pictures uint8 [N, S, S, 3] reduced to `cells` x `cells` mean colors and enlarged
+    again, smoothly."""
     side = squares.shape[1]
-    small = [Image.fromarray(square).resize((cells, cells), Image.Resampling.BOX) for square in squares]
-    return np.stack([np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)) for image in small])
+    small = [
+        Image.fromarray(square).resize((cells, cells), Image.Resampling.BOX) for square in squares
+    ]
+    return np.stack(
+        [np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)) for image in small]
+    )

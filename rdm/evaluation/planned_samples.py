@@ -50,7 +50,8 @@ def class_plan(rows: Sequence[NDArray[np.int64]], per_class: int, k: int, seed: 
 
     Args:
         rows: the pictures of each class.
-        per_class: samples of each class; sample i of a class depends on the class, i and the seed alone.
+        per_class: samples of each class; sample i of a class depends on the class, i and the seed
+            alone.
         k: pictures of a context.
         seed: of the draws.
 
@@ -75,7 +76,8 @@ def nearest_plan(embeddings: NDArray[np.float32], num_queries: int, k: int) -> S
     """Return samples whose contexts are the k nearest others of a picture.
 
     Args:
-        embeddings: of all pictures, [N, D]; as many as `num_queries` of them, evenly spaced, are queries.
+        embeddings: of all pictures, [N, D]; as many as `num_queries` of them, evenly spaced, are
+            queries.
         num_queries: samples at most.
         k: pictures of a context.
 
@@ -102,7 +104,8 @@ def open_encoder(name: str, device: str) -> Encoder:
 def embed(
     store: StoredArrays, encoder: Encoder, pictures: PictureSet, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return raw embeddings [len(rows), D] of whole pictures, as a database of `crop.mode=whole` has them."""
+    """Return raw embeddings [len(rows), D] of whole pictures, as a database of `crop.mode=whole`
+    has them."""
     key = digest_json([encoder.fingerprint.digest(), pictures.digest, rows.tolist()])
 
     def compute() -> NDArray[np.float32]:
@@ -168,8 +171,11 @@ class PlannedDraw:
         return to_uint8(self.model.draw(context, seeds, self.settings))
 
 
-def vectors_of(embeddings: NDArray[np.float32], embedding: Literal["unit", "raw"]) -> NDArray[np.float32]:
-    """Return raw embeddings [B, k, D] as they condition, with the bits that a database would give."""
+def vectors_of(
+    embeddings: NDArray[np.float32], embedding: Literal["unit", "raw"]
+) -> NDArray[np.float32]:
+    """Return raw embeddings [B, k, D] as they condition, with the bits that a database would
+    give."""
     vectors = normalize(embeddings).astype(np.float16)
     if embedding == "raw":
         vectors = with_norms(vectors, np.linalg.norm(embeddings, axis=-1).astype(np.float32))

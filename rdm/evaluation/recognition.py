@@ -1,7 +1,9 @@
-"""Recognition by a judge that training never used: samples beside photographs, reconstructions, mosaics and chance.
+"""Recognition by a judge that training never used: samples beside photographs, reconstructions,
+mosaics and chance.
 
-Each sample is conditioned on pictures of one class that no training has seen. The headline is the judge's top-1 of
-samples divided by its top-1 of the first stage's reconstructions, which are the ceiling of every sample.
+Each sample is conditioned on pictures of one class that no training has seen. The headline is the
+judge's top-1 of samples divided by its top-1 of the first stage's reconstructions, which are the
+ceiling of every sample.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ _LOCK = ".recognition.lock"
 def evaluate_recognition(
     inputs: RecognitionInputs, config: RecognitionConfig, out: Path, device: DeviceName = "auto"
 ) -> Recognition:
-    """Measure and write `recognition.json` and `grid.png`; what an earlier run has finished is not repeated.
+    """Measure and write `recognition.json` and `grid.png`; what an earlier run has finished is not
+    repeated.
 
     Raises:
         UsageError: the model reads no neighbors; a judge is not given what it needs.
@@ -70,7 +73,9 @@ def evaluate_recognition(
     model = open_model(inputs.model, used)
     if not model.reads_neighbors:
         fix = "give a model of a recipe with neighbors"
-        raise UsageError("the model reads no neighbors, so nothing tells it a class", where=inputs.model, fix=fix)
+        raise UsageError(
+            "the model reads no neighbors, so nothing tells it a class", where=inputs.model, fix=fix
+        )
     pictures = PictureSet(inputs.pictures)
     folder = Folder(out)
     folder.make()
@@ -127,7 +132,9 @@ class _Bench:
         inputs, config, model = self.inputs, self.config, self.model
         judge = self._judge() if inputs.classes else None
         plan, embeddings = self._plan(self._encoder())
-        draw = PlannedDraw(model, plan, embeddings, config.settings, config.seed, self.pictures.digest)
+        draw = PlannedDraw(
+            model, plan, embeddings, config.settings, config.seed, self.pictures.digest
+        )
         samples = draw.samples(self.arrays)
 
         # Recognition of classes.
@@ -136,7 +143,10 @@ class _Bench:
         if judge is not None and plan.labels is not None:
             scores = self._scores(judge, "samples", draw.digest, samples)
             confidence = np.exp(scores[np.arange(len(scores)), plan.labels])
-            rows = (*self._anchors(judge), *sample_rows(scores, plan.labels, len(inputs.classes), config.seed))
+            rows = (
+                *self._anchors(judge),
+                *sample_rows(scores, plan.labels, len(inputs.classes), config.seed),
+            )
 
         # Identification of contexts, and what to look at.
         identification, own = self._identification(plan, draw.digest, samples)
@@ -165,7 +175,8 @@ class _Bench:
         encoder = open_encoder(self.inputs.encoder or str(info.encoder), str(self.device))
         if (found := encoder.fingerprint.digest()) != info.encoder_digest:
             raise EncoderMismatchError(
-                f"the model was trained with embeddings of {info.encoder} {info.encoder_digest}, this encoder "
+                f"the model was trained with embeddings of {info.encoder} "
+                f"{info.encoder_digest}, this encoder "
                 f"is {encoder.fingerprint.name} {found}",
                 where=self.inputs.model,
                 fix="give --encoder the model's",
@@ -192,19 +203,26 @@ class _Bench:
         if inputs.judge == "imagenet":
             if unnamed := [item.name for item in classes if item.wnid is None]:
                 fix = "--judge probe --probe-pictures SPEC, or classes with `wnid`"
-                raise UsageError(f"{len(unnamed)} classes have no `wnid`, first {unnamed[0]!r}", fix=fix)
+                raise UsageError(
+                    f"{len(unnamed)} classes have no `wnid`, first {unnamed[0]!r}", fix=fix
+                )
             return ImageNetJudge([item.wnid or "" for item in classes])
         if self.probe_pictures is None:
-            fix = "--probe-pictures webdataset://TRAINING, labelled pictures that are not measured on"
+            fix = (
+                "--probe-pictures webdataset://TRAINING, labelled pictures that are not measured on"
+            )
             raise UsageError("a probe needs labelled pictures to be fitted to", fix=fix)
         probe, side = self.probe_pictures, self.side
         if shared := set(probe.image_ids) & set(self.pictures.image_ids):
             raise SourceError(
-                f"{len(shared)} pictures are to be fitted to and measured on, such as {min(shared)!r}",
+                f"{len(shared)} pictures are to be fitted to and measured on, such as "
+                f"{min(shared)!r}",
                 where=probe.spec,
                 fix="give --probe-pictures others than --pictures",
             )
-        rows = _drawn_rows(probe.rows_of_classes(len(classes)), self.config.probe_per_class, self.config.seed)
+        rows = _drawn_rows(
+            probe.rows_of_classes(len(classes)), self.config.probe_per_class, self.config.seed
+        )
         key = digest_json([probe.digest, rows.tolist(), side])
         features = self.features.features("inception", "probe", key, probe.squares(rows, side))
         return LinearProbe.fit(features, probe.labels[rows], len(classes), self.config.seed)
@@ -214,23 +232,30 @@ class _Bench:
         if not isinstance(judge, LinearProbe):
             return f"{network}, logits of {len(self.inputs.classes)} classes"
         return (
-            f"linear probe on {network}, fitted to {judge.num_rows} pictures of {self.inputs.probe_pictures}, "
+            f"linear probe on {network}, fitted to {judge.num_rows} pictures of "
+            f"{self.inputs.probe_pictures}, "
             f"validation accuracy {judge.validation_accuracy:.3f}"
         )
 
-    def _scores(self, judge: Judge, name: str, key: str, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def _scores(
+        self, judge: Judge, name: str, key: str, images: NDArray[np.uint8]
+    ) -> NDArray[np.float64]:
         return judge(self.features.features(self._network, name, key, images))
 
     def _anchors(self, judge: Judge) -> list[RecognitionRow]:
         """Return the rows of photographs, their reconstructions and their mosaics."""
         rows = _drawn_rows(
-            self.pictures.rows_of_classes(len(self.inputs.classes)), self.config.per_class, self.config.seed
+            self.pictures.rows_of_classes(len(self.inputs.classes)),
+            self.config.per_class,
+            self.config.seed,
         )
         labels, (key, real) = self.pictures.labels[rows], self._photographs(rows)
         sets = {"photographs": (key, real), "reconstructions": self._reconstructions(key, real)}
         sets |= {f"mosaics {n}x{n}": (digest_json([key, n]), mosaic(real, n)) for n in _MOSAICS}
         return [
-            recognition_row(name, self._scores(judge, name.replace(" ", "-"), digest, images), labels)
+            recognition_row(
+                name, self._scores(judge, name.replace(" ", "-"), digest, images), labels
+            )
             for name, (digest, images) in sets.items()
         ]
 
@@ -244,17 +269,22 @@ class _Bench:
         if first_stage is None:  # of pixels: nothing is lost
             return key, real
         own = digest_json([key, first_stage.digest])
-        return own, self.arrays.once(f"reconstructions-{key}", own, lambda: reconstruct(first_stage, real))
+        return own, self.arrays.once(
+            f"reconstructions-{key}", own, lambda: reconstruct(first_stage, real)
+        )
 
     def _fidelity(self, digest: str, samples: NDArray[np.uint8]) -> dict[str, Fidelity]:
-        """Return how far reconstructions and samples are from half of the pictures, which neither is made of.
+        """Return how far reconstructions and samples are from half of the pictures, which neither
+        is made of.
 
         Samples are conditioned on both halves.
         """
         order = np.random.default_rng([self.config.seed, 2]).permutation(len(self.pictures))
         count = min(len(order) // 2, len(samples))
         if count < LEAST:
-            raise SourceError("distances need four pictures", where=self.pictures.spec, fix="--no-distances")
+            raise SourceError(
+                "distances need four pictures", where=self.pictures.spec, fix="--no-distances"
+            )
         key, real = self._photographs(order[:count])
         other, reference = self._photographs(order[count : 2 * count])
         restored_key, restored = self._reconstructions(key, real)
@@ -285,7 +315,8 @@ class _Bench:
     def _write_grid(
         self, plan: SamplePlan, samples: NDArray[np.uint8], confidence: NDArray[np.float64]
     ) -> None:
-        """Write the samples whose confidence is nearest to three percentiles, each beside its context."""
+        """Write the samples whose confidence is nearest to three percentiles, each beside its
+        context."""
         names = {item.label: item.name for item in self.inputs.classes}
         order, rows = np.argsort(confidence, kind="stable"), []
         count = min(_PER_PERCENTILE, len(order))
@@ -303,11 +334,16 @@ class _Bench:
 def reconstruct(first_stage: FirstStage, squares: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a first stage's reconstructions of pictures, uint8 [N, H, W, 3]."""
     pixels = torch.from_numpy(np.ascontiguousarray(squares.transpose(0, 3, 1, 2)))
-    return np.concatenate([to_uint8(first_stage.decode(first_stage.encode(part))) for part in pixels.split(64)])
+    return np.concatenate(
+        [to_uint8(first_stage.decode(first_stage.encode(part))) for part in pixels.split(64)]
+    )
 
 
 def _drawn_rows(rows: list[NDArray[np.int64]], per_class: int, seed: int) -> NDArray[np.int64]:
     """Return at most `per_class` random pictures of each class, in the order of the classes."""
     return np.concatenate(
-        [np.random.default_rng([seed, 1, label]).permutation(found)[:per_class] for label, found in enumerate(rows)]
+        [
+            np.random.default_rng([seed, 1, label]).permutation(found)[:per_class]
+            for label, found in enumerate(rows)
+        ]
     )

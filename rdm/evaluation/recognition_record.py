@@ -26,8 +26,12 @@ class RecognitionConfig(Config):
     """How much is drawn and judged."""
 
     per_class: int = Field(default=10, ge=1, description="samples, and photographs, of each class")
-    num_queries: int = Field(default=256, ge=3, description="samples where pictures have no classes")
-    probe_per_class: int = Field(default=300, ge=5, description="pictures of a class that a probe is fitted to")
+    num_queries: int = Field(
+        default=256, ge=3, description="samples where pictures have no classes"
+    )
+    probe_per_class: int = Field(
+        default=300, ge=5, description="pictures of a class that a probe is fitted to"
+    )
     distances: bool = Field(default=False, description="KID and FID too, by Inception features")
     seed: int = Field(default=0, ge=0, description="of contexts and samples")
     settings: SampleSettings = SampleSettings()
@@ -55,7 +59,8 @@ class RecognitionInputs:
 
 
 class RecognitionRow(Config):
-    """How many pictures of a kind the judge recognizes; `top5` is None for five classes or fewer."""
+    """How many pictures of a kind the judge recognizes; `top5` is None for five classes or
+    fewer."""
 
     name: str
     num_pictures: int
@@ -81,7 +86,9 @@ class Recognition(Config):
     ratio: float | None = Field(description="top-1 of samples / top-1 of reconstructions")
     identification: Identification
     identification_features: str
-    fidelity: dict[str, Fidelity] = Field(description="of reconstructions and samples, where it was asked for")
+    fidelity: dict[str, Fidelity] = Field(
+        description="of reconstructions and samples, where it was asked for"
+    )
     device: str
 
 
@@ -107,7 +114,8 @@ def sample_rows(
     scores: NDArray[np.float64], labels: NDArray[np.int64], classes: int, seed: int
 ) -> list[RecognitionRow]:
     """Return the rows of samples, of samples with neighbors of another class, and of chance."""
-    # A sample drawn from another class's neighbors is one of that class's samples, judged against this class.
+    # A sample drawn from another class's neighbors is one of that class's samples, judged against
+    # this class.
     order = np.random.default_rng(seed).permutation(classes)
     other = np.empty(classes, np.int64)
     other[order] = np.roll(order, 1)
@@ -125,7 +133,8 @@ def sample_rows(
 
 
 def ratio_of(rows: tuple[RecognitionRow, ...]) -> float | None:
-    """Return top-1 of samples / top-1 of reconstructions; None where there is none, or the latter is 0."""
+    """Return top-1 of samples / top-1 of reconstructions; None where there is none, or the latter
+    is 0."""
     values = {row.name: row.top1.value for row in rows}
     ceiling = values.get("reconstructions", 0.0)
     return values["samples"] / ceiling if ceiling else None

@@ -19,7 +19,8 @@ _TEXT_WIDTH = 190
 
 @dataclass(frozen=True)
 class GridRow:
-    """One sample: what is written beside it, its pixels [H, W, 3], and its context's [k, H, W, 3]."""
+    """One sample: what is written beside it, its pixels [H, W, 3], and its context's [k, H, W,
+    3]."""
 
     text: str
     sample: NDArray[np.uint8]

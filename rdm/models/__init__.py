@@ -1,1 +1,2 @@
-"""Networks: the denoiser and the first stage. Pure torch on diffusers' classes; nothing here trains or samples."""
+"""Networks: the denoiser and the first stage. Pure torch on diffusers' classes; nothing here trains
+or samples."""

@@ -1,4 +1,5 @@
-"""Trained networks that ship with the package, by name: `assets://NAME` is the folder `rdm/assets/NAME`.
+"""Trained networks that ship with the package, by name: `assets://NAME` is the folder
+`rdm/assets/NAME`.
 
 The first stage inside a model that ships is `assets://NAME/first_stage`.
 """

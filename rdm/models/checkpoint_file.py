@@ -1,4 +1,5 @@
-"""Weights from a file that others made: safetensors, or a pickle that may hold nothing but tensors."""
+"""Weights from a file that others made: safetensors, or a pickle that may hold nothing but
+tensors."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ from rdm.errors import ModelError
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name: safetensors, or a `.ckpt` that holds nothing but tensors and plain data.
+    """Return the tensors of a file by name: safetensors, or a `.ckpt` that holds nothing but
+    tensors and plain data.
 
-    Pickled objects of other kinds could run code when they are read, so `torch.load` gets `weights_only=True`.
+    Pickled objects of other kinds could run code when they are read, so `torch.load` gets
+    `weights_only=True`.
 
     Raises:
         ModelError: the file does not exist, is damaged, or holds other pickled objects.
@@ -27,17 +30,33 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Mapped into memory where the format allows it: a training checkpoint holds much that is not needed.
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        # Mapped into memory where the format allows it: a training checkpoint holds much that is
+        # not needed.
+        loaded = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+    ) as error:
         raise ModelError(
-            f"the checkpoint cannot be read as tensors alone: {str(error).splitlines()[0] if str(error) else error!r}",
+            "the checkpoint cannot be read as tensors alone: "
+            f"{str(error).splitlines()[0] if str(error) else error!r}",
             where=path,
             fix="where you trust it, open it in a sandbox and save its state_dict as safetensors",
         ) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict):
-        raise ModelError(f"the file holds a {type(state).__name__}, not parameters", where=path, fix="check the file")
+        raise ModelError(
+            f"the file holds a {type(state).__name__}, not parameters",
+            where=path,
+            fix="check the file",
+        )
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ModelError("the file holds no parameters", where=path, fix="check the file")

@@ -1,4 +1,5 @@
-"""Every network that a generator can have: one union of configurations, and how each is built, saved and opened."""
+"""Every network that a generator can have: one union of configurations, and how each is built,
+saved and opened."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def network_with(
     shared = set(network.state_dict()) - {name for name, _ in network.named_parameters()}
     wrong = network.load_state_dict(dict(state), strict=False)
     if wrong.unexpected_keys or not shared.issuperset(wrong.missing_keys):
-        raise RuntimeError(f"weights of another network: {[*wrong.unexpected_keys, *wrong.missing_keys][:3]}")
+        raise RuntimeError(
+            f"weights of another network: {[*wrong.unexpected_keys, *wrong.missing_keys][:3]}"
+        )
     return network
 
 

@@ -12,6 +12,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 
 def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
-    """Return the autocast context of a precision; `auto` is bf16 where the device multiplies it natively."""
+    """Return the autocast context of a precision; `auto` is bf16 where the device multiplies it
+    natively."""
     enabled = precision == "bf16" or (precision == "auto" and has_fast_bfloat16(device.type))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -1,4 +1,5 @@
-"""RARM's network: transformers' GPT-2 with cross-attention, over the codebook rows of a VQ autoencoder."""
+"""RARM's network: transformers' GPT-2 with cross-attention, over the codebook rows of a VQ
+autoencoder."""
 
 from __future__ import annotations
 
@@ -20,13 +21,21 @@ class TokenPredictorConfig(Config):
     """A causal transformer that reads the context tokens by cross-attention in every layer."""
 
     kind: Literal["token-predictor"] = "token-predictor"
-    codebook_size: int = Field(default=1024, ge=2, description="Z: tokens are 0 .. Z - 1; Z starts a picture")
-    side: int = Field(default=16, ge=1, description="side of the token map; a picture is its rows one after another")
+    codebook_size: int = Field(
+        default=1024, ge=2, description="Z: tokens are 0 .. Z - 1; Z starts a picture"
+    )
+    side: int = Field(
+        default=16,
+        ge=1,
+        description="side of the token map; a picture is its rows one after another",
+    )
     num_layers: int = Field(default=4, ge=1)
     num_heads: int = Field(default=4, ge=1)
     width: int = Field(default=128, ge=1, description="length of a hidden state")
     cross_attention_dim: int = Field(default=512, ge=1, description="length of a context token")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="of embeddings, attention and residual branches")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="of embeddings, attention and residual branches"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -51,28 +60,35 @@ class TokenPredictorConfig(Config):
 
 
 def rarm_imagenet_predictor() -> TokenPredictorConfig:
-    """Return the sizes of the official RARM: 18 layers of 12 heads x 64 over 16x16 tokens of VQ-f16, Z = 16384.
+    """Return the sizes of the official RARM: 18 layers of 12 heads x 64 over 16x16 tokens of
+    VQ-f16, Z = 16384.
 
-    It has 183,307,008 parameters, the official network 230,874,112: 47,567,104 fewer. Three choices of GPT-2 make them.
+    It has 183,307,008 parameters, the official network 230,874,112: 47,567,104 fewer. Three choices
+    of GPT-2 make them.
 
-    - Feed-forward nets without a gate (the official GEGLU has a second 768 x 3072 matrix and its bias): 42,522,624
-      fewer.
-    - The head shares the token embedding's weights (the official 16384 x 768 matrix and its bias stand alone):
-      12,599,296 fewer.
-    - Keys and values of the cross-attention are made of 768 numbers, to which one shared matrix takes the 512 of an
-      embedding, and all projections have biases: 7,554,048 more; a row for the start of a picture: 768 more.
+    - Feed-forward nets without a gate (the official GEGLU has a second 768 x 3072 matrix and its
+      bias): 42,522,624 fewer.
+    - The head shares the token embedding's weights (the official 16384 x 768 matrix and its bias
+      stand alone): 12,599,296 fewer.
+    - Keys and values of the cross-attention are made of 768 numbers, to which one shared matrix
+      takes the 512 of an embedding, and all projections have biases: 7,554,048 more; a row for the
+      start of a picture: 768 more.
     """
-    return TokenPredictorConfig(codebook_size=16384, side=16, num_layers=18, num_heads=12, width=768)
+    return TokenPredictorConfig(
+        codebook_size=16384, side=16, num_layers=18, num_heads=12, width=768
+    )
 
 
 class TokenPredictor(nn.Module):
-    """`forward(tokens, context)` gives the logits of every next token; `begin(context)` predicts one by one."""
+    """`forward(tokens, context)` gives the logits of every next token; `begin(context)` predicts
+    one by one."""
 
     def __init__(self, config: TokenPredictorConfig, transformer: Any) -> None:
         super().__init__()
         self.config = config
         self.transformer = transformer
-        # GPT-2's keys and values are as wide as its states. Without a bias, the null context stays zero.
+        # GPT-2's keys and values are as wide as its states. Without a bias, the null context stays
+        # zero.
         self.context_projection = nn.Linear(config.cross_attention_dim, config.width, bias=False)
 
     def forward(self, tokens: Tensor, context: Context) -> Tensor:
@@ -83,8 +99,8 @@ class TokenPredictor(nn.Module):
             context: `tokens` [B, L, D] is required, and read alone.
 
         Raises:
-            ValueError: there is no context (without it, GPT-2 would leave its cross-attention out), or another port is
-                set, which would not be read.
+            ValueError: there is no context (without it, GPT-2 would leave its cross-attention out),
+                or another port is set, which would not be read.
         """
         start = tokens.new_full((len(tokens), 1), self.config.codebook_size)
         inputs = torch.cat([start, tokens], dim=1)
@@ -102,7 +118,8 @@ class TokenPredictor(nn.Module):
         return self.transformer
 
     def begin(self, context: Context) -> Any:
-        """Return a function from the tokens drawn last, int64 [B] or None, to the logits [B, Z] of the next.
+        """Return a function from the tokens drawn last, int64 [B] or None, to the logits [B, Z] of
+        the next.
 
         It keeps keys and values, so a picture costs one pass over each token.
         """
@@ -111,7 +128,9 @@ class TokenPredictor(nn.Module):
         def advance(token: Tensor | None) -> Tensor:
             nonlocal past
             if token is None:
-                token = torch.full((len(projected),), self.config.codebook_size, device=projected.device)
+                token = torch.full(
+                    (len(projected),), self.config.codebook_size, device=projected.device
+                )
             result = self.transformer(
                 token[:, None],
                 encoder_hidden_states=projected,
@@ -127,7 +146,10 @@ class TokenPredictor(nn.Module):
     def _projected(self, context: Context) -> Tensor:
         context.require_read(("tokens",), "the predictor")
         if context.tokens is None:
-            raise ValueError("the predictor needs context tokens; use Context.null() for an unconditional prediction")
+            raise ValueError(
+                "the predictor needs context tokens; use Context.null() for an unconditional "
+                "prediction"
+            )
         return self.context_projection(context.tokens)
 
     def _logits(self, result: Any) -> Tensor:
@@ -155,7 +177,8 @@ def build_token_predictor(config: TokenPredictorConfig) -> TokenPredictor:
 
 
 def save_token_predictor(predictor: TokenPredictor, directory: Path) -> None:
-    """Write a predictor: the transformer in transformers' layout, and the projection of the context beside it."""
+    """Write a predictor: the transformer in transformers' layout, and the projection of the context
+    beside it."""
     from safetensors.torch import save_file
 
     predictor.transformer.save_pretrained(str(directory), safe_serialization=True)
@@ -181,6 +204,8 @@ def load_token_predictor(directory: Path, config: TokenPredictorConfig) -> Token
         predictor.context_projection.load_state_dict(load_file(directory / CONTEXT_FILE))
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(
-            f"the token predictor cannot be opened: {error}", where=directory, fix="train or export again"
+            f"the token predictor cannot be opened: {error}",
+            where=directory,
+            fix="train or export again",
         ) from error
     return predictor.eval()

@@ -1,7 +1,7 @@
 """A U-Net without context: diffusers' `UNet2DModel`, attention among positions alone.
 
-DDPM's network is one, and so is that of an unconditional latent diffusion model (CompVis), whose checkpoints
-`rdm import-checkpoint` opens.
+DDPM's network is one, and so is that of an unconditional latent diffusion model (CompVis), whose
+checkpoints `rdm import-checkpoint` opens.
 """
 
 from __future__ import annotations
@@ -26,25 +26,34 @@ class UnconditionalConfig(Config):
     block_out_channels: tuple[int, ...] = Field(description="channels of each level")
     attention_levels: tuple[bool, ...] = Field(description="levels with attention")
     layers_per_block: int = Field(ge=1)
-    head_dim: int | None = Field(default=None, ge=1, description="channels per attention head; None: one head")
+    head_dim: int | None = Field(
+        default=None, ge=1, description="channels per attention head; None: one head"
+    )
     norm_num_groups: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of residual blocks")
     ddpm_details: bool = Field(
         default=False,
-        description="DDPM's own order of sine and cosine, frequencies, epsilon and padding of strided convolutions, "
+        description="DDPM's own order of sine and cosine, frequencies, epsilon and padding "
+        "of strided convolutions, "
         "for its checkpoints; False: latent diffusion's",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(self.attention_levels) != len(self.block_out_channels):
-            raise ValueError(f"{len(self.attention_levels)} attention levels for {len(self.block_out_channels)} blocks")
+            raise ValueError(
+                f"{len(self.attention_levels)} attention levels for "
+                f"{len(self.block_out_channels)} blocks"
+            )
         if any(channels % self.norm_num_groups for channels in self.block_out_channels):
             raise ValueError(
-                f"channels {self.block_out_channels} are no multiples of norm_num_groups {self.norm_num_groups}"
+                f"channels {self.block_out_channels} are no multiples of norm_num_groups "
+                f"{self.norm_num_groups}"
             )
         if self.head_dim and any(channels % self.head_dim for channels in self.block_out_channels):
-            raise ValueError(f"channels {self.block_out_channels} are no multiples of head_dim {self.head_dim}")
+            raise ValueError(
+                f"channels {self.block_out_channels} are no multiples of head_dim {self.head_dim}"
+            )
         return self
 
     @property
@@ -64,7 +73,8 @@ class UnconditionalConfig(Config):
 
 
 class UnconditionalDenoiser(nn.Module):
-    """`forward(x_t, t, context)` predicts noise (or what the head says) of the shape of x_t, of an empty context."""
+    """`forward(x_t, t, context)` predicts noise (or what the head says) of the shape of x_t, of an
+    empty context."""
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
@@ -97,7 +107,9 @@ def build_unconditional(config: UnconditionalConfig) -> Any:
         block_out_channels=config.block_out_channels,
         layers_per_block=config.layers_per_block,
         down_block_types=tuple("AttnDownBlock2D" if level else "DownBlock2D" for level in attends),
-        up_block_types=tuple("AttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)),
+        up_block_types=tuple(
+            "AttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)
+        ),
         attention_head_dim=config.head_dim,  # pyright: ignore[reportArgumentType]
         norm_num_groups=config.norm_num_groups,
         dropout=config.dropout,
@@ -109,9 +121,11 @@ def build_unconditional(config: UnconditionalConfig) -> Any:
 
 
 def split_attention(state: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:
-    """Return an official U-Net's parameters with `q`, `k` and `v` in place of each `AttentionBlock`'s `qkv`.
+    """Return an official U-Net's parameters with `q`, `k` and `v` in place of each
+    `AttentionBlock`'s `qkv`.
 
-    The official rows [3C] lie head after head, each head's q, k and v of `head_dim` together (`QKVAttentionLegacy`).
+    The official rows [3C] lie head after head, each head's q, k and v of `head_dim` together
+    (`QKVAttentionLegacy`).
     """
     split: dict[str, Tensor] = {}
     for name, value in state.items():

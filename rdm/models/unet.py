@@ -1,5 +1,5 @@
-"""The U-Net denoiser: diffusers' `UNet2DConditionModel` behind the `predict(x_t, t, context)` of the diffusion
-functions.
+"""The U-Net denoiser: diffusers' `UNet2DConditionModel` behind the `predict(x_t, t, context)` of
+the diffusion functions.
 """
 
 from __future__ import annotations
@@ -20,35 +20,49 @@ class DenoiserConfig(Config):
     """A U-Net whose lower levels read the context tokens by cross-attention."""
 
     kind: Literal["unet"] = "unet"
-    in_channels: int = Field(default=4, ge=1, description="latent channels, and any that are concatenated")
+    in_channels: int = Field(
+        default=4, ge=1, description="latent channels, and any that are concatenated"
+    )
     out_channels: int = Field(default=4, ge=1)
     sample_size: int = Field(default=16, ge=1, description="side of the latents")
-    block_out_channels: tuple[int, ...] = Field(default=(32, 64, 128), description="channels of each level")
-    attention_levels: tuple[bool, ...] = Field(default=(False, True, True), description="levels with cross-attention")
+    block_out_channels: tuple[int, ...] = Field(
+        default=(32, 64, 128), description="channels of each level"
+    )
+    attention_levels: tuple[bool, ...] = Field(
+        default=(False, True, True), description="levels with cross-attention"
+    )
     layers_per_block: int = Field(default=1, ge=1)
     head_dim: int = Field(default=32, ge=1, description="channels per attention head")
     num_heads: int | None = Field(
-        default=None, ge=1, description="attention heads of every level, in place of head_dim; None: by head_dim"
+        default=None,
+        ge=1,
+        description="attention heads of every level, in place of head_dim; None: by head_dim",
     )
     cross_attention_dim: int = Field(default=512, ge=1, description="length of a context token")
     norm_num_groups: int = Field(default=16, ge=1)
     time_scale_shift: bool = Field(
-        default=False, description="the time embedding scales and shifts every residual block, not only shifts it"
+        default=False,
+        description="the time embedding scales and shifts every residual block, not only shifts it",
     )
     vector_dim: int | None = Field(
         default=None,
         ge=1,
-        description="length of the context's vector, which a small network adds to the time embedding; None: none",
+        description="length of the context's vector, which a small network adds to the time "
+        "embedding; None: none",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(self.attention_levels) != len(self.block_out_channels):
-            raise ValueError(f"{len(self.attention_levels)} attention levels for {len(self.block_out_channels)} blocks")
+            raise ValueError(
+                f"{len(self.attention_levels)} attention levels for "
+                f"{len(self.block_out_channels)} blocks"
+            )
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups or channels % (self.num_heads or self.head_dim):
                 raise ValueError(
-                    f"{channels} channels are no multiple of norm_num_groups {self.norm_num_groups} and of "
+                    f"{channels} channels are no multiple of norm_num_groups "
+                    f"{self.norm_num_groups} and of "
                     f"head_dim {self.head_dim} (or num_heads {self.num_heads})"
                 )
         return self
@@ -61,11 +75,14 @@ class DenoiserConfig(Config):
     @property
     def heads(self) -> tuple[int, ...]:
         """Attention heads of each level."""
-        return tuple(self.num_heads or channels // self.head_dim for channels in self.block_out_channels)
+        return tuple(
+            self.num_heads or channels // self.head_dim for channels in self.block_out_channels
+        )
 
 
 def rdm_tiny_denoiser() -> DenoiserConfig:
-    """Return the denoiser of `rdm-tiny`: 16x16x4 latents of 64 px photographs, a few minutes on two cores."""
+    """Return the denoiser of `rdm-tiny`: 16x16x4 latents of 64 px photographs, a few minutes on two
+    cores."""
     return DenoiserConfig()
 
 
@@ -102,16 +119,21 @@ class Denoiser(nn.Module):
         Args:
             x_t: noisy latents [B, C, H, W].
             t: int64 timesteps [B].
-            context: `tokens` [B, L, D] is required, and `vector` [B, D] where the network has a `vector_dim`. Tokens
-                that are padding are not attended to.
+            context: `tokens` [B, L, D] is required, and `vector` [B, D] where the network has a
+                `vector_dim`. Tokens that are padding are not attended to.
 
         Raises:
-            ValueError: there are no tokens (a cross-attention block without context would silently attend to itself),
-                or the vector is missing, or is not read.
+            ValueError: there are no tokens (a cross-attention block without context would silently
+                attend to itself), or the vector is missing, or is not read.
         """
-        context.require_read(("tokens", "vector") if self.reads_vector else ("tokens",), "the denoiser")
+        context.require_read(
+            ("tokens", "vector") if self.reads_vector else ("tokens",), "the denoiser"
+        )
         if context.tokens is None:
-            raise ValueError("the denoiser needs context tokens; use Context.null() for an unconditional prediction")
+            raise ValueError(
+                "the denoiser needs context tokens; use Context.null() for an unconditional "
+                "prediction"
+            )
         if self.reads_vector and context.vector is None:
             raise ValueError("the denoiser needs the context's vector, because it has a vector_dim")
         return self.unet(
@@ -138,7 +160,10 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     kinds = [
-        ("CrossAttnDownBlock2D" if attends else "DownBlock2D", "CrossAttnUpBlock2D" if attends else "UpBlock2D")
+        (
+            "CrossAttnDownBlock2D" if attends else "DownBlock2D",
+            "CrossAttnUpBlock2D" if attends else "UpBlock2D",
+        )
         for attends in config.attention_levels
     ]
     return Denoiser(
@@ -183,7 +208,9 @@ def open_unet(kind: Any, directory: Path) -> Any:
     """
     if not (directory / "config.json").is_file():
         raise ModelError(
-            "there is no denoiser here", where=directory, fix="give the folder that `rdm train --out` wrote"
+            "there is no denoiser here",
+            where=directory,
+            fix="give the folder that `rdm train --out` wrote",
         )
     try:
         return kind.from_pretrained(

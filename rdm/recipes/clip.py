@@ -8,7 +8,8 @@ from rdm.training.objectives.contrastive import ContrastiveConfig
 
 
 def clip_lite() -> TrainConfig:
-    """Return the recipe of the embedded encoder's heads: symmetric InfoNCE on captioned photographs."""
+    """Return the recipe of the embedded encoder's heads: symmetric InfoNCE on captioned
+    photographs."""
     return TrainConfig(
         recipe="clip-lite",
         objective=ContrastiveConfig(),
@@ -24,4 +25,8 @@ def clip_lite() -> TrainConfig:
     )
 
 
-RECIPES = {"clip-lite": Recipe("projection heads of the embedded encoder, on captioned photographs", clip_lite)}
+RECIPES = {
+    "clip-lite": Recipe(
+        "projection heads of the embedded encoder, on captioned photographs", clip_lite
+    )
+}

@@ -1,6 +1,8 @@
-"""What one sample costs in each recipe's network, kept in `costs.json`, so that recipes can be listed at once.
+"""What one sample costs in each recipe's network, kept in `costs.json`, so that recipes can be
+listed at once.
 
-`python -m benchmarks.count_costs` writes the file again; run it after a recipe or a network has changed.
+`python -m benchmarks.count_costs` writes the file again; run it after a recipe or a network has
+changed.
 """
 
 from __future__ import annotations
@@ -23,4 +25,6 @@ def kept_costs() -> dict[str, NetworkCost | None]:
 
 def costs_text(costs: Mapping[str, NetworkCost | None]) -> str:
     """Return costs by recipe as the text of `costs.json`."""
-    return json.dumps({name: cost and asdict(cost) for name, cost in costs.items()}, indent=1) + "\n"
+    return (
+        json.dumps({name: cost and asdict(cost) for name, cost in costs.items()}, indent=1) + "\n"
+    )

@@ -15,8 +15,8 @@ from rdm.training.objectives.generative import GenerativeConfig
 def ddpm_tiny() -> TrainConfig:
     """Return a DDPM of 32 px pictures: minutes on two cores.
 
-    Noise prediction, the linear schedule and uniform timesteps, as published; attention at the lowest resolution only.
-    The cache is of pixels, --autoencoder none --set resolution=32.
+    Noise prediction, the linear schedule and uniform timesteps, as published; attention at the
+    lowest resolution only. The cache is of pixels, --autoencoder none --set resolution=32.
     """
     network = UnconditionalConfig(
         in_channels=3,
@@ -41,7 +41,8 @@ def ddpm_tiny() -> TrainConfig:
 
 
 def ddpm_cifar() -> TrainConfig:
-    """Return the official DDPM of CIFAR-10: 35,746,307 parameters, 32 px, 800,000 steps of 128, dropout 0.1."""
+    """Return the official DDPM of CIFAR-10: 35,746,307 parameters, 32 px, 800,000 steps of 128,
+    dropout 0.1."""
     network = UnconditionalConfig(
         in_channels=3,
         out_channels=3,

@@ -1,4 +1,5 @@
-"""Recipes of first stages: the two embedded ones, and latent-diffusion's sizes for an accelerator."""
+"""Recipes of first stages: the two embedded ones, and latent-diffusion's sizes for an
+accelerator."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ _CODEBOOK_SIZES = {4: 8192, 8: 16384, 16: 16384}
 
 
 def autoencoder_kl_f4() -> TrainConfig:
-    """Return the recipe of the embedded KL first stage: f = 4, 4 channels, under an hour of one core.
+    """Return the recipe of the embedded KL first stage: f = 4, 4 channels, under an hour of one
+    core.
 
     The discriminator joins for the last fifth: before, there is nothing that only it could see.
     """
@@ -31,9 +33,11 @@ def autoencoder_kl_f4() -> TrainConfig:
 
 
 def autoencoder_vq_f4() -> TrainConfig:
-    """Return the recipe of the embedded VQ first stage: f = 4, 1024 rows of 4 numbers, six minutes of one core.
+    """Return the recipe of the embedded VQ first stage: f = 4, 1024 rows of 4 numbers, six minutes
+    of one core.
 
-    It goes on from the embedded KL first stage, whose posterior means the codebook is fitted to before the first step.
+    It goes on from the embedded KL first stage, whose posterior means the codebook is fitted to
+    before the first step.
     """
     network = autoencoder_kl_f4_lite().model_copy(update={"codebook_size": 1024})
     objective = AutoencoderObjectiveConfig(
@@ -42,21 +46,31 @@ def autoencoder_vq_f4() -> TrainConfig:
         perceptual=PerceptualConfig(weight=0.05),
         adversarial=AdversarialConfig(weight=0.1, start_step=350, channels=32, num_layers=2),
     )
-    return _small("autoencoder-vq-f4", objective, max_steps=700, learning_rate=8e-4, warmup_steps=20, ema_decay=0.99)
+    return _small(
+        "autoencoder-vq-f4",
+        objective,
+        max_steps=700,
+        learning_rate=8e-4,
+        warmup_steps=20,
+        ema_decay=0.99,
+    )
 
 
 def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:
-    """Return latent-diffusion's first stage of a factor with its published loss, on 256 px crops; for accelerators.
+    """Return latent-diffusion's first stage of a factor with its published loss, on 256 px crops;
+    for accelerators.
 
-    L1, perceptual and adversarial terms as in its released configurations of KL-f4 (divergence 1e-6 per picture sum,
-    discriminator of three layers from step 50,001 on, weight 0.5) and of VQ-f16 (two layers from step 250,001 on,
-    weight 0.75), for the other factors likewise; learning rate 4.5e-6 per sample of a batch. The codebook's terms are
-    those of the released code: means over all numbers, beta = 0.25 at the codebook's own loss (the paper has it at the
-    commitment). Its log-variance of the KL pictures is left out: it is in no optimizer there, and stays 0.
+    L1, perceptual and adversarial terms as in its released configurations of KL-f4 (divergence 1e-6
+    per picture sum, discriminator of three layers from step 50,001 on, weight 0.5) and of VQ-f16
+    (two layers from step 250,001 on, weight 0.75), for the other factors likewise; learning rate
+    4.5e-6 per sample of a batch. The codebook's terms are those of the released code: means over
+    all numbers, beta = 0.25 at the codebook's own loss (the paper has it at the commitment). Its
+    log-variance of the KL pictures is left out: it is in no optimizer there, and stays 0.
 
-    Ours are: the perceptual network, the embedded one, whose distances are larger (for LPIPS set `objective.perceptual`
-    to its files and a weight of 1); one AdamW for both networks, with a warm-up and a first decay of 0.9, where theirs
-    are two with 0.5; group norms in the discriminator; a codebook that is first fitted to the encoder's outputs; EMA.
+    Ours are: the perceptual network, the embedded one, whose distances are larger (for LPIPS set
+    `objective.perceptual` to its files and a weight of 1); one AdamW for both networks, with a
+    warm-up and a first decay of 0.9, where theirs are two with 0.5; group norms in the
+    discriminator; a codebook that is first fitted to the encoder's outputs; EMA.
 
     Args:
         factor: f: 4, 8 or 16.
@@ -75,7 +89,9 @@ def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:
         perceptual=PerceptualConfig(weight=0.05),
         adversarial=adversarial,
         # Our losses are sums over the D numbers of a vector: weight / D of them are means.
-        codebook=CodebookConfig(weight=0.25 / network.latent_channels, commitment=1 / 0.25, revival_weight=0.0),
+        codebook=CodebookConfig(
+            weight=0.25 / network.latent_channels, commitment=1 / 0.25, revival_weight=0.0
+        ),
         start="random",
     )
     name = f"autoencoder-{'vq' if vq else 'kl'}-f{factor}-official"
@@ -97,8 +113,12 @@ def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:
 
 
 RECIPES = {
-    "autoencoder-kl-f4": Recipe("small KL autoencoder, f = 4, 4 channels, on photographs", autoencoder_kl_f4),
-    "autoencoder-vq-f4": Recipe("small VQ autoencoder, f = 4, 1024 codebook rows, on photographs", autoencoder_vq_f4),
+    "autoencoder-kl-f4": Recipe(
+        "small KL autoencoder, f = 4, 4 channels, on photographs", autoencoder_kl_f4
+    ),
+    "autoencoder-vq-f4": Recipe(
+        "small VQ autoencoder, f = 4, 1024 codebook rows, on photographs", autoencoder_vq_f4
+    ),
     **{
         f"autoencoder-{kind}-f{factor}-official": Recipe(
             f"latent-diffusion's {kind.upper()}-f{factor} at 256 px, for accelerators",
@@ -132,5 +152,6 @@ def _small(
         ema_decay=ema_decay,
         precision="fp32",
         checkpoint_every=250,
-        keep_best=False,  # the loss has another meaning once the discriminator joins: the lowest is not the best
+        # the loss has another meaning once the discriminator joins: the lowest is not the best
+        keep_best=False,
     )

@@ -6,20 +6,25 @@ from rdm.recipes.rdm import rdm_imagenet, rdm_tiny
 from rdm.recipes.recipe import Recipe
 from rdm.training.config import TrainConfig
 
-_WITHOUT_NEIGHBORS = ("objective.conditions.neighbors.dropout=1", "objective.conditions.neighbors.pool=null")
+_WITHOUT_NEIGHBORS = (
+    "objective.conditions.neighbors.dropout=1",
+    "objective.conditions.neighbors.pool=null",
+)
 
 
 def ldm_imagenet() -> TrainConfig:
-    """Return the baseline of `rdm-imagenet`: the same network, samples and settings, and no neighbors.
+    """Return the baseline of `rdm-imagenet`: the same network, samples and settings, and no
+    neighbors.
 
-    A null context leaves the output bias of each cross-attention block and nothing else, so 26,675,520 of the
-    parameters see no gradient but weight decay.
+    A null context leaves the output bias of each cross-attention block and nothing else, so
+    26,675,520 of the parameters see no gradient but weight decay.
     """
     return rdm_imagenet().with_overrides(["recipe=ldm-imagenet", *_WITHOUT_NEIGHBORS])
 
 
 def ldm_tiny() -> TrainConfig:
-    """Return the baseline of `rdm-tiny`: the same network, samples and settings, and no neighbors."""
+    """Return the baseline of `rdm-tiny`: the same network, samples and settings, and no
+    neighbors."""
     return rdm_tiny().with_overrides(["recipe=ldm-tiny", *_WITHOUT_NEIGHBORS])
 
 

@@ -6,8 +6,11 @@ from rdm.generators.conditions import Conditions, NeighborsConfig
 from rdm.training.config import TrainConfig
 from rdm.training.objectives.generative import GenerativeConfig
 
-RAW_NEIGHBORS = Conditions(neighbors=NeighborsConfig(embedding="raw", scale=1.0, k_train=4, dropout=0.0))
-"""The official conditioning: four neighbors, their vectors as the encoder gives them, always there."""
+RAW_NEIGHBORS = Conditions(
+    neighbors=NeighborsConfig(embedding="raw", scale=1.0, k_train=4, dropout=0.0)
+)
+"""The official conditioning: four neighbors, their vectors as the encoder gives them, always
+there."""
 
 
 def official(

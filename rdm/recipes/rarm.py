@@ -1,4 +1,5 @@
-"""RARM: a causal transformer over codebook rows, conditioned on neighbors (Blattmann et al. 2022)."""
+"""RARM: a causal transformer over codebook rows, conditioned on neighbors (Blattmann et al.
+2022)."""
 
 from __future__ import annotations
 
@@ -13,10 +14,12 @@ from rdm.training.objectives.generative import GenerativeConfig
 
 
 def rarm_imagenet() -> TrainConfig:
-    """Return RARM in the official size: 18 layers of 12 heads x 64, 16x16 tokens of VQ-f16, Z = 16384, 256 px.
+    """Return RARM in the official size: 18 layers of 12 heads x 64, 16x16 tokens of VQ-f16, Z =
+    16384, 256 px.
 
-    183,307,008 parameters in GPT-2's layers, see `rarm_imagenet_predictor`. AdamW at 5e-4 and batches of 50, two of
-    them per step. The cache is of a VQ-f16 first stage, --set content=indices --set resolution=256.
+    183,307,008 parameters in GPT-2's layers, see `rarm_imagenet_predictor`. AdamW at 5e-4 and
+    batches of 50, two of them per step. The cache is of a VQ-f16 first stage, --set content=indices
+    --set resolution=256.
     """
     return official(
         "rarm-imagenet",
@@ -33,12 +36,13 @@ def rarm_imagenet() -> TrainConfig:
 
 
 def rarm_tiny() -> TrainConfig:
-    """Return a RARM of 64 px photographs, 16x16 tokens of a small VQ-f4 first stage: minutes on two cores.
+    """Return a RARM of 64 px photographs, 16x16 tokens of a small VQ-f4 first stage: minutes on two
+    cores.
 
     Its first stage is to be `assets://autoencoder-vq-f4`; another one's codebook: --set
-    objective.network.codebook_size=Z. Conditioned as `rdm-tiny`, and for the same reasons; dropout, because a
-    transformer learns hundreds of photographs by heart, and a trained null context, because guidance on the logits of
-    an untrained one says nothing.
+    objective.network.codebook_size=Z. Conditioned as `rdm-tiny`, and for the same reasons; dropout,
+    because a transformer learns hundreds of photographs by heart, and a trained null context,
+    because guidance on the logits of an untrained one says nothing.
     """
     return TrainConfig(
         recipe="rarm-tiny",

@@ -18,11 +18,13 @@ from rdm.training.objectives.generative import GenerativeConfig
 def rdm_tiny() -> TrainConfig:
     """Return the quickstart's RDM: 64 px photographs, four neighbors, minutes on two cores.
 
-    It departs from the released recipe where minutes of training and hundreds of photographs ask for it: v-prediction,
-    which is the noise error weighted by 1 / alpha-bar, so that color and layout are learned first; tokens of a fraction
-    of unit variance, and neighbors drawn from the 20 nearest, so that photographs are not learned by heart from their
-    neighbors. `--set objective.head.prediction_type=eps` gives back the released objective. Without conditioning
-    dropout, as the released recipe; `--set objective.conditions.neighbors.dropout=0.1` trains the null context too.
+    It departs from the released recipe where minutes of training and hundreds of photographs ask
+    for it: v-prediction, which is the noise error weighted by 1 / alpha-bar, so that color and
+    layout are learned first; tokens of a fraction of unit variance, and neighbors drawn from the 20
+    nearest, so that photographs are not learned by heart from their neighbors. `--set
+    objective.head.prediction_type=eps` gives back the released objective. Without conditioning
+    dropout, as the released recipe; `--set objective.conditions.neighbors.dropout=0.1` trains the
+    null context too.
     """
     return TrainConfig(
         recipe="rdm-tiny",
@@ -42,12 +44,14 @@ def rdm_tiny() -> TrainConfig:
 
 
 def rdm_32() -> TrainConfig:
-    """Return a small RDM of 32 px pictures (8x8x4 latents): an hour on an accelerator, days on a patient CPU.
+    """Return a small RDM of 32 px pictures (8x8x4 latents): an hour on an accelerator, days on a
+    patient CPU.
 
-    26M parameters, of the order of DDPM's 35.7M for pictures of this size. Two levels, because 8x8 latents leave room
-    for one halving to 4x4; cross-attention on both, which costs little on 64 positions; heads of 32 channels and two
-    residual blocks, as in the official networks. v-prediction and scale as in `rdm-tiny`; a tenth of the samples
-    without neighbors, so that guidance has a null context that was trained.
+    26M parameters, of the order of DDPM's 35.7M for pictures of this size. Two levels, because 8x8
+    latents leave room for one halving to 4x4; cross-attention on both, which costs little on 64
+    positions; heads of 32 channels and two residual blocks, as in the official networks.
+    v-prediction and scale as in `rdm-tiny`; a tenth of the samples without neighbors, so that
+    guidance has a null context that was trained.
     """
     denoiser = DenoiserConfig(
         sample_size=8,
@@ -74,12 +78,14 @@ def rdm_32() -> TrainConfig:
 
 
 def rdm_64() -> TrainConfig:
-    """Return the RDM of 64 px pictures that ships as `assets://rdm-64`: hours on two cores, minutes on an accelerator.
+    """Return the RDM of 64 px pictures that ships as `assets://rdm-64`: hours on two cores, minutes
+    on an accelerator.
 
-    The released system where little compute does not ask for another: a narrow network that attends to the neighbors at
-    4x4 only and hears their mean in every residual block; noise levels where 16x16 latents have something to learn;
-    one to six of the eight nearest, of which the photograph itself may be one where the database holds it; an eighth
-    of the samples without any; Muon, and a constant rate that falls at the end, so that training can go on.
+    The released system where little compute does not ask for another: a narrow network that attends
+    to the neighbors at 4x4 only and hears their mean in every residual block; noise levels where
+    16x16 latents have something to learn; one to six of the eight nearest, of which the photograph
+    itself may be one where the database holds it; an eighth of the samples without any; Muon, and a
+    constant rate that falls at the end, so that training can go on.
     """
     denoiser = DenoiserConfig(
         sample_size=16,
@@ -96,10 +102,17 @@ def rdm_64() -> TrainConfig:
             network=denoiser,
             conditions=Conditions(
                 neighbors=NeighborsConfig(
-                    dropout=0.12, scale=6.0, k_train=4, k_choices=(1, 2, 3, 4, 6), pool=8, mean_vector=True
+                    dropout=0.12,
+                    scale=6.0,
+                    k_train=4,
+                    k_choices=(1, 2, 3, 4, 6),
+                    pool=8,
+                    mean_vector=True,
                 )
             ),
-            head=GaussianConfig(prediction_type="v", timesteps=TimestepConfig(kind="log_snr_normal")),
+            head=GaussianConfig(
+                prediction_type="v", timesteps=TimestepConfig(kind="log_snr_normal")
+            ),
             held_out_fraction=0.02,
         ),
         max_steps=16_000,
@@ -116,10 +129,12 @@ def rdm_64() -> TrainConfig:
 
 
 def rdm_imagenet() -> TrainConfig:
-    """Return the official RDM of ImageNet: 400,920,579 parameters, 64x64x3 latents of VQ-f4, 256 px.
+    """Return the official RDM of ImageNet: 400,920,579 parameters, 64x64x3 latents of VQ-f4, 256
+    px.
 
-    Noise prediction, sqrt-linear schedule 0.0015..0.0195, raw vectors of four neighbors without dropout, AdamW at 1e-4
-    after 100 steps of warm-up, batches of 50, EMA 0.9999. The cache is of a VQ-f4 first stage, --set resolution=256.
+    Noise prediction, sqrt-linear schedule 0.0015..0.0195, raw vectors of four neighbors without
+    dropout, AdamW at 1e-4 after 100 steps of warm-up, batches of 50, EMA 0.9999. The cache is of a
+    VQ-f4 first stage, --set resolution=256.
     """
     return official(
         "rdm-imagenet",
@@ -129,7 +144,8 @@ def rdm_imagenet() -> TrainConfig:
 
 
 def rdm_ffhq() -> TrainConfig:
-    """Return the official RDM of FFHQ: 414,713,603 parameters; the rest is `rdm-imagenet`, with a warm-up of 10,000."""
+    """Return the official RDM of FFHQ: 414,713,603 parameters; the rest is `rdm-imagenet`, with a
+    warm-up of 10,000."""
     return official(
         "rdm-ffhq",
         GenerativeConfig(network=rdm_ffhq_denoiser(), conditions=RAW_NEIGHBORS),

@@ -1,4 +1,5 @@
-"""From the folders that a quickstart leaves to the data of its report: everything is read from disk."""
+"""From the folders that a quickstart leaves to the data of its report: everything is read from
+disk."""
 
 from __future__ import annotations
 
@@ -95,12 +96,17 @@ def assemble_report(inputs: ReportInputs) -> QuickstartReport:
     config, _ = read_run(inputs.run)
     objective = config.objective
     assert objective.kind == "generative"
-    pictures = held_out_pictures(inputs.queries, objective.held_out_fraction, inputs.showcase.num_images)
+    pictures = held_out_pictures(
+        inputs.queries, objective.held_out_fraction, inputs.showcase.num_images
+    )
     groups = [
         group
         for name in ("text", "image", "unconditional")
         for group in sample_groups(
-            read_showcase(inputs.samples, name), database, inputs.showcase.settings.guidance_scale, pictures
+            read_showcase(inputs.samples, name),
+            database,
+            inputs.showcase.settings.guidance_scale,
+            pictures,
         )
     ]
     return QuickstartReport(
@@ -128,13 +134,17 @@ def assemble_report(inputs: ReportInputs) -> QuickstartReport:
 
 
 _LIMITS = (
-    "This network is tiny and was trained for minutes on a few hundred photographs at 64 px. It shows that every part "
+    "This network is tiny and was trained for minutes on a few hundred photographs at 64 px. "
+    "It shows that every part "
     "works and that retrieval matters; its pictures are rough.",
-    "The encoder is not OpenAI's CLIP: two frozen networks from PyPI with small projection heads trained on Flickr8k.",
-    "FID and KID with so few samples and so small a reference are biased and noisy; compare them only with runs of the "
+    "The encoder is not OpenAI's CLIP: two frozen networks from PyPI with small projection "
+    "heads trained on Flickr8k.",
+    "FID and KID with so few samples and so small a reference are biased and noisy; compare "
+    "them only with runs of the "
     "same protocol.",
     "The photographs are nearly all of birds, cropped to 120 px by the package that ships them.",
-    "Deleting a photograph removes it from the database at once; a network trained with it is not unlearned.",
+    "Deleting a photograph removes it from the database at once; a network trained with it "
+    "is not unlearned.",
 )
 
 
@@ -171,7 +181,9 @@ def _queries(
 ) -> tuple[QueryNeighbors, ...]:
     from PIL import Image
 
-    images = image_queries(database, [Image.fromarray(p) for p in pictures.values()], list(pictures), 8)
+    images = image_queries(
+        database, [Image.fromarray(p) for p in pictures.values()], list(pictures), 8
+    )
     found = [
         QueryNeighbors(
             Query("image", text=q.label, pixels=pictures[q.label]),
@@ -180,7 +192,9 @@ def _queries(
         for q in images
     ]
     found += [
-        QueryNeighbors(Query("text", text=q.label), neighbors_of(database, q.neighbor_ids, q.similarities))
+        QueryNeighbors(
+            Query("text", text=q.label), neighbors_of(database, q.neighbor_ids, q.similarities)
+        )
         for q in text_queries(database, list(texts), 8)
     ]
     return tuple(found)
@@ -215,7 +229,8 @@ def _training(run: Path, stages: Sequence[Mapping[str, Any]]) -> Training:
 def _samples_note(showcase: ShowcaseConfig) -> str:
     settings = showcase.settings
     return (
-        f"Seeds 0, 1, 2, ...; none was left out. DDIM, {settings.num_steps} steps, eta {settings.eta:g}, "
+        f"Seeds 0, 1, 2, ...; none was left out. DDIM, {settings.num_steps} steps, eta "
+        f"{settings.eta:g}, "
         f"{settings.k} neighbors; unconditional queries from p_D with top-m {showcase.top_m:g}."
     )
 
@@ -241,9 +256,13 @@ def _shortened(group: SampleGroup) -> Draw:
 
 
 def _affinity(
-    database: RetrievalDatabase, swapped: RetrievalDatabase, first: Sequence[Sample], second: Sequence[Sample]
+    database: RetrievalDatabase,
+    swapped: RetrievalDatabase,
+    first: Sequence[Sample],
+    second: Sequence[Sample],
 ) -> Statistic:
-    """How often a sample is closer to the neighbors that conditioned it than to the other database's."""
+    """How often a sample is closer to the neighbors that conditioned it than to the other
+    database's."""
     from PIL import Image
 
     from rdm.encoders import normalize
@@ -252,7 +271,11 @@ def _affinity(
     wins = []
     for a, b in zip(first, second, strict=True):
         centers = [
-            normalize(source.embeddings(s.query.neighbor_ids).astype(np.float32).mean(axis=0, keepdims=True))[0]
+            normalize(
+                source.embeddings(s.query.neighbor_ids)
+                .astype(np.float32)
+                .mean(axis=0, keepdims=True)
+            )[0]
             for source, s in ((database, a), (swapped, b))
         ]
         pixels = np.stack([encoder.preprocess(Image.fromarray(s.pixels)) for s in (a, b)])
@@ -262,7 +285,8 @@ def _affinity(
     half = 1.96 * np.sqrt(share * (1 - share) / len(wins))
     return Statistic(
         "samples nearer to their own database's neighbors",
-        f"share of {len(wins)} samples whose embedding is closer to the mean of the neighbors that conditioned "
+        f"share of {len(wins)} samples whose embedding is closer to the mean of the "
+        "neighbors that conditioned "
         "them than to that of the other database's neighbors for the same text",
         Estimate(share, share - half, share + half),
         chance=0.5,
@@ -282,7 +306,8 @@ def _held_out(summary: Mapping[str, Any]) -> HeldOutLoss:
     names = {"true": "true neighbors", "shuffled": "shuffled neighbors", "none": "no neighbors"}
     return HeldOutLoss(
         conditions=tuple(
-            Condition(names[key], meanings[key], estimate(interval)) for key, interval in summary["losses"].items()
+            Condition(names[key], meanings[key], estimate(interval))
+            for key, interval in summary["losses"].items()
         ),
         differences=tuple(
             Difference(f"{names[key]} minus true", estimate(interval))
@@ -292,8 +317,10 @@ def _held_out(summary: Mapping[str, Any]) -> HeldOutLoss:
         num_draws=summary["num_draws"],
         conditioning_dropout=summary["conditioning_dropout"]["neighbors"],
         loss_name=LOSS_NAMES[summary["loss_kind"]],
-        protocol="The three conditions see the same pictures, noise and times. Intervals of the means are "
-        "within-picture (Cousineau-Morey): what differs from picture to picture is taken out first. Those of the "
+        protocol="The three conditions see the same pictures, noise and times. Intervals of "
+        "the means are "
+        "within-picture (Cousineau-Morey): what differs from picture to picture is taken out "
+        "first. Those of the "
         "differences are plain paired intervals.",
     )
 
@@ -311,7 +338,16 @@ def _metric(row: Mapping[str, Any]) -> Metric:
 
 
 def _versions() -> dict[str, str]:
-    names = ("retrieval-diffusion", "torch", "diffusers", "deepspeed", "prefect", "dask", "faiss-cpu", "autofaiss")
+    names = (
+        "retrieval-diffusion",
+        "torch",
+        "diffusers",
+        "deepspeed",
+        "prefect",
+        "dask",
+        "faiss-cpu",
+        "autofaiss",
+    )
     return {"python": platform.python_version(), **{name: package_version(name) for name in names}}
 
 

@@ -23,9 +23,9 @@ _NOTHING_LEFT_OUT = "No picture was left out."
 class DatasetCard:
     """What a dataset card says about one version of a retrieval database.
 
-    `facts` are those of the version, `license_id` is the SPDX-like name of the header (`cc-by-2.0`; `other` where there
-    are several), `licenses` counts the photographs under each, `ledger` the pictures left out by reason. `credits` says
-    where the photographers are named.
+    `facts` are those of the version, `license_id` is the SPDX-like name of the header (`cc-by-2.0`;
+    `other` where there are several), `licenses` counts the photographs under each, `ledger` the
+    pictures left out by reason. `credits` says where the photographers are named.
     """
 
     name: str
@@ -91,7 +91,10 @@ def dataset_card(card: DatasetCard) -> str:
         "Recall@20, 95% interval": f"{number(recall.mean)} ({interval(recall)})",
     }
     left_out = [(_text(reason), f"{count:,}") for reason, count in sorted(card.ledger.items())]
-    dropped = [(f"patch: {_text(reason)}", f"{count:,}") for reason, count in sorted(version.dropped_patches.items())]
+    dropped = [
+        (f"patch: {_text(reason)}", f"{count:,}")
+        for reason, count in sorted(version.dropped_patches.items())
+    ]
     return _document(
         header,
         card.name,
@@ -103,7 +106,12 @@ def dataset_card(card: DatasetCard) -> str:
                 f"Photographs from {_text(card.source)}{_under(card)}. {_text(card.credits)}",
             ),
             *_licenses(card.licenses),
-            ("Left out", _table(("Reason", "Count"), left_out + dropped) if left_out + dropped else _NOTHING_LEFT_OUT),
+            (
+                "Left out",
+                _table(("Reason", "Count"), left_out + dropped)
+                if left_out + dropped
+                else _NOTHING_LEFT_OUT,
+            ),
             ("Known gaps", _bullets(card.known_gaps)),
             ("Removal", _removal(card.removal_contact)),
         ],
@@ -141,7 +149,9 @@ def model_card(card: ModelCard) -> str:
     return _document(header, card.name, card.description, sections)
 
 
-def _document(header: Mapping[str, Any], title: str, description: str, sections: Sequence[tuple[str, str]]) -> str:
+def _document(
+    header: Mapping[str, Any], title: str, description: str, sections: Sequence[tuple[str, str]]
+) -> str:
     # Every JSON value is a YAML value, so no string of the header can break it.
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items()]
     parts = ["---\n" + "\n".join(lines) + "\n---", f"# {_text(title)}", _text(description)]
@@ -152,13 +162,18 @@ def _document(header: Mapping[str, Any], title: str, description: str, sections:
 def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> str:
     parts = []
     if held_out is not None:
-        rows = [(_text(row.name), number(row.loss.mean), interval(row.loss)) for row in held_out.conditions]
+        rows = [
+            (_text(row.name), number(row.loss.mean), interval(row.loss))
+            for row in held_out.conditions
+        ]
         rows += [
-            (_text(row.name), signed(row.estimate.mean), signed_interval(row.estimate)) for row in held_out.differences
+            (_text(row.name), signed(row.estimate.mean), signed_interval(row.estimate))
+            for row in held_out.differences
         ]
         parts.append(
             f"Held-out loss ({_text(held_out.loss_name)}), {held_out.num_pictures:,} pictures, "
-            f"{held_out.num_draws:,} paired draws of noise and time each. {_text(held_out.protocol)}".rstrip()
+            f"{held_out.num_draws:,} paired draws of noise and time each. "
+            f"{_text(held_out.protocol)}".rstrip()
         )
         parts.append(_table(("Context", "Mean", "95% interval"), rows))
     if metrics:
@@ -174,7 +189,12 @@ def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> st
             )
             for m in metrics
         ]
-        parts.append(_table(("Metric", "Value", "Feature network", "Samples", "Reference", "Resize", "Note"), rows))
+        parts.append(
+            _table(
+                ("Metric", "Value", "Feature network", "Samples", "Reference", "Resize", "Note"),
+                rows,
+            )
+        )
     return "\n\n".join(parts) or "Nothing was measured."
 
 
@@ -186,12 +206,19 @@ def _licenses(licenses: Mapping[str, int]) -> list[tuple[str, str]]:
     """Return a section with the photographs under each license, where there are several."""
     if len(licenses) < 2:
         return []
-    rows = [(_text(name), f"{count:,}") for name, count in sorted(licenses.items(), key=lambda item: (-item[1], item))]
+    rows = [
+        (_text(name), f"{count:,}")
+        for name, count in sorted(licenses.items(), key=lambda item: (-item[1], item))
+    ]
     return [("Licenses", _table(("License", "Photographs"), rows))]
 
 
 def _removal(contact: str) -> str:
-    whom = f"write to {_text(contact)}" if contact.strip() else "ask whoever serves this database: no contact is given"
+    whom = (
+        f"write to {_text(contact)}"
+        if contact.strip()
+        else "ask whoever serves this database: no contact is given"
+    )
     return f"To have a photograph removed, {whom}. {NOT_UNLEARNED}"
 
 
@@ -209,7 +236,8 @@ def _bullets(items: Sequence[str]) -> str:
 
 
 def _text(value: str) -> str:
-    """Return text as one line of Markdown that shows as it is: no markup, no HTML, no table border."""
+    """Return text as one line of Markdown that shows as it is: no markup, no HTML, no table
+    border."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(value.split()))
 
 

@@ -1,4 +1,5 @@
-"""What an update changed: a table, and a page with the new patches. Of what was removed there are ids, no pixels."""
+"""What an update changed: a table, and a page with the new patches. Of what was removed there are
+ids, no pixels."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class NewPatch:
 
 @dataclass(frozen=True)
 class RemovedGroup:
-    """The photographs that lost patches by one cause: `(image id, patch ids)`, and how many are not listed."""
+    """The photographs that lost patches by one cause: `(image id, patch ids)`, and how many are not
+    listed."""
 
     cause: str
     num_patches: int
@@ -50,19 +52,30 @@ def change_rows(changes: VersionChanges) -> list[ChangeRow]:
     rows = [
         _row("photographs added", changes.num_new_photographs),
         _row("patches added", changes.added.num_rows),
-        *(_row(f"photographs: {cause}", count) for cause, count in sorted(changes.removed_photographs.items())),
-        *(_row(f"patches: {cause}", count) for cause, count in sorted(changes.removed_patches.items())),
+        *(
+            _row(f"photographs: {cause}", count)
+            for cause, count in sorted(changes.removed_photographs.items())
+        ),
+        *(
+            _row(f"patches: {cause}", count)
+            for cause, count in sorted(changes.removed_patches.items())
+        ),
         *(_row(f"not usable: {cause}", count) for cause, count in changes.failures.items()),
         _row("patches in the index", index.num_vectors_after, f"{decision}; {recall}"),
     ]
     for table in changes.tables:
-        detail = f"of {table.num_rows:,} rows have other neighbors now, in {table.changed_shards} shards"
+        detail = (
+            f"of {table.num_rows:,} rows have other neighbors now, in {table.changed_shards} shards"
+        )
         rows.append(_row(f"neighbors of {table.name}", table.touched_rows, detail))
     return rows
 
 
 def write_changes_page(
-    path: Path, database: RetrievalDatabase, changes: VersionChanges, max_pictures: int = MAX_PICTURES
+    path: Path,
+    database: RetrievalDatabase,
+    changes: VersionChanges,
+    max_pictures: int = MAX_PICTURES,
 ) -> None:
     """Write what changed as one HTML file that needs no other file and no network; atomic.
 
@@ -75,7 +88,11 @@ def write_changes_page(
     Raises:
         StorageError: the page cannot be written, or a part cannot be read.
     """
-    shown = _chosen(changes, database.tombstones, max_pictures) if database.has_pixels else np.zeros(0, np.int64)
+    shown = (
+        _chosen(changes, database.tombstones, max_pictures)
+        if database.has_pixels
+        else np.zeros(0, np.int64)
+    )
     page = render(
         "changes.html.j2",
         title=f"Version {changes.version}: what changed",
@@ -97,8 +114,11 @@ def _recall(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.4f}"
 
 
-def _chosen(changes: VersionChanges, tombstones: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return at most `count` of the new patches that still live: the first of each photograph before its others."""
+def _chosen(
+    changes: VersionChanges, tombstones: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    """Return at most `count` of the new patches that still live: the first of each photograph
+    before its others."""
     living = np.isin(changes.added["patch_id"].to_numpy(), tombstones, invert=True)
     place: dict[str, int] = {}
     ranked = []
@@ -110,16 +130,28 @@ def _chosen(changes: VersionChanges, tombstones: NDArray[np.int64], count: int) 
 
 def _pictures(database: RetrievalDatabase, ids: NDArray[np.int64]) -> list[NewPatch]:
     return [
-        NewPatch(record.patch_id, record.image_id, record.author, record.license, record.url, np.asarray(image))
+        NewPatch(
+            record.patch_id,
+            record.image_id,
+            record.author,
+            record.license,
+            record.url,
+            np.asarray(image),
+        )
         for record, image in zip(database.records(ids), database.pixels(ids), strict=True)
     ]
 
 
 def _groups(removed: tuple[RemovedPatch, ...]) -> list[RemovedGroup]:
     groups = []
-    for cause, of_cause in groupby(sorted(removed, key=lambda patch: (patch.cause, patch.image_id)), _cause_of):
+    for cause, of_cause in groupby(
+        sorted(removed, key=lambda patch: (patch.cause, patch.image_id)), _cause_of
+    ):
         patches = list(of_cause)
-        ids = {image_id: list(members) for image_id, members in groupby(patches, lambda patch: patch.image_id)}
+        ids = {
+            image_id: list(members)
+            for image_id, members in groupby(patches, lambda patch: patch.image_id)
+        }
         listed = [
             (image_id, ", ".join(str(patch.patch_id) for patch in members))
             for image_id, members in list(ids.items())[:MAX_REMOVED]

@@ -1,7 +1,8 @@
 """What a quickstart report shows: frozen dataclasses of plain Python values and numpy arrays.
 
-Pictures are uint8 arrays [H, W, 3] in RGB, 0..255. Similarities are cosines, -1..1. An empty tuple or None stands for
-"this run did not produce it"; the report then leaves the section out and says so.
+Pictures are uint8 arrays [H, W, 3] in RGB, 0..255. Similarities are cosines, -1..1. An empty tuple
+or None stands for "this run did not produce it"; the report then leaves the section out and says
+so.
 """
 
 from __future__ import annotations
@@ -25,8 +26,17 @@ def check_pixels(pixels: Pixels) -> None:
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        found = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.dtype != np.uint8
+        or pixels.ndim != 3
+        or pixels.shape[2] != 3
+    ):
+        found = (
+            f"{pixels.dtype} {list(pixels.shape)}"
+            if isinstance(pixels, np.ndarray)
+            else type(pixels).__name__
+        )
         raise ValueError(f"a picture is a uint8 array [H, W, 3], got {found}")
     if pixels.size == 0:
         raise ValueError(f"a picture has at least one pixel, got {list(pixels.shape)}")
@@ -58,7 +68,8 @@ def recall_of(version: VersionFacts) -> Estimate:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the run: wall-clock seconds, peak resident memory and what it produced; None where not measured."""
+    """One step of the run: wall-clock seconds, peak resident memory and what it produced; None
+    where not measured."""
 
     name: str
     seconds: float
@@ -107,7 +118,8 @@ class Photographs:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What is looked up: a picture for `image`, words for `text` and `class`, neither for `unconditional`."""
+    """What is looked up: a picture for `image`, words for `text` and `class`, neither for
+    `unconditional`."""
 
     kind: QueryKind
     text: str = ""
@@ -163,7 +175,8 @@ class Draw:
 class SampleGroup:
     """One query and its draws.
 
-    A text or image query usually has one draw with many samples; an unconditional one draws a pseudo-query per sample.
+    A text or image query usually has one draw with many samples; an unconditional one draws a
+    pseudo-query per sample.
     """
 
     query: Query
@@ -179,7 +192,8 @@ class SampleGroup:
 
 @dataclass(frozen=True)
 class Training:
-    """The training run: one loss per record, at increasing optimizer steps; steps start at 1 if `log_steps`.
+    """The training run: one loss per record, at increasing optimizer steps; steps start at 1 if
+    `log_steps`.
 
     `start` is the model that the run went on from; None: random weights.
     """
@@ -211,12 +225,15 @@ class SwapRow:
         seeds_a = [sample.seed for sample in self.draw_a.samples]
         seeds_b = [sample.seed for sample in self.draw_b.samples]
         if seeds_a != seeds_b:
-            raise ValueError(f"a database swap compares the same seeds, got {seeds_a} and {seeds_b}")
+            raise ValueError(
+                f"a database swap compares the same seeds, got {seeds_a} and {seeds_b}"
+            )
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A measured quantity with what it means and, where there is one, the value that chance alone would give."""
+    """A measured quantity with what it means and, where there is one, the value that chance alone
+    would give."""
 
     name: str
     meaning: str
@@ -254,7 +271,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """Diffusion loss on pictures that were not trained on, paired over pictures, noise and times."""
+    """Diffusion loss on pictures that were not trained on, paired over pictures, noise and
+    times."""
 
     conditions: tuple[Condition, ...]
     differences: tuple[Difference, ...]
@@ -303,8 +321,8 @@ class Reproduction:
 class QuickstartReport:
     """The whole report.
 
-    `created` is a date in words, `similarities` are those of every held-out query's neighbors, and `samples_note` says
-    how the samples shown were chosen.
+    `created` is a date in words, `similarities` are those of every held-out query's neighbors, and
+    `samples_note` says how the samples shown were chosen.
     """
 
     title: str = "Retrieval-augmented diffusion"

@@ -1,4 +1,5 @@
-"""The dataset card of a database's version, from its ledgers: what there is, by whom, under what license."""
+"""The dataset card of a database's version, from its ledgers: what there is, by whom, under what
+license."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ NOT_SCREENED = "Nobody looked at the photographs for people, personal data or ha
 
 @dataclass
 class _Counts:
-    """What the ledgers say: of the photographs with living patches, and of those that were left out."""
+    """What the ledgers say: of the photographs with living patches, and of those that were left
+    out."""
 
     photographs: int = 0
     licenses: Counter[str] = field(default_factory=Counter)
@@ -34,7 +36,8 @@ def database_card(database: RetrievalDatabase, contact: str) -> str:
 
     Args:
         database: the version.
-        contact: whom to ask for the removal of a photograph; empty: the card says that nobody is named.
+        contact: whom to ask for the removal of a photograph; empty: the card says that nobody is
+            named.
     """
     facts, counts = database.facts(), _count(database)
     named = [license_name for license_name in counts.licenses if license_name != NOT_STATED]
@@ -93,7 +96,9 @@ def _gaps(database: RetrievalDatabase, counts: _Counts) -> list[str]:
         gaps.append(f"{missing:,} photographs that were asked for are not in it, see Left out.")
     for name, what in (("author", counts.authors), ("license", counts.licenses)):
         if (unstated := what[NOT_STATED]) and counts.photographs:
-            gaps.append(f"{unstated:,} of {counts.photographs:,} photographs have no {name} stated.")
+            gaps.append(
+                f"{unstated:,} of {counts.photographs:,} photographs have no {name} stated."
+            )
     if config.filters.near_duplicate_bits is None:
         gaps.append("Near-duplicates were not looked for.")
     if not database.has_pixels:

@@ -1,4 +1,5 @@
-"""Contact sheets and static galleries: a page of queries beside their neighbors, without a server."""
+"""Contact sheets and static galleries: a page of queries beside their neighbors, without a
+server."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from rdm.report.page import render, write_text
 
 @dataclass(frozen=True, eq=False)
 class GallerySection:
-    """A heading with loose pictures, lookups (query -> neighbors) and sample groups (query -> neighbors -> samples)."""
+    """A heading with loose pictures, lookups (query -> neighbors) and sample groups (query ->
+    neighbors -> samples)."""
 
     title: str
     note: str = ""
@@ -44,7 +46,8 @@ def contact_sheet(
     gap: int = 4,
     background: tuple[int, int, int] = (255, 255, 255),
 ) -> Image.Image:
-    """Return the pictures row by row on one image, each scaled to fit a square tile and centered in it.
+    """Return the pictures row by row on one image, each scaled to fit a square tile and centered in
+    it.
 
     Args:
         images: uint8 [H, W, 3], 0..255; at least one.
@@ -57,7 +60,9 @@ def contact_sheet(
         ValueError: there is no picture, or fewer than one column.
     """
     if not images or columns < 1:
-        raise ValueError(f"a contact sheet needs a picture and a column, got {len(images)} and {columns}")
+        raise ValueError(
+            f"a contact sheet needs a picture and a column, got {len(images)} and {columns}"
+        )
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     pitch = tile_side + gap
@@ -66,7 +71,9 @@ def contact_sheet(
         check_pixels(pixels)
         tile = _fitted(Image.fromarray(pixels), tile_side)
         left, top = index % columns * pitch, index // columns * pitch
-        sheet.paste(tile, (left + (tile_side - tile.width) // 2, top + (tile_side - tile.height) // 2))
+        sheet.paste(
+            tile, (left + (tile_side - tile.width) // 2, top + (tile_side - tile.height) // 2)
+        )
     return sheet
 
 

@@ -9,14 +9,16 @@ from PIL import Image
 
 from rdm.report.data import Pixels, check_pixels
 
-MAX_SIDE = 384  # a page shows no picture larger than half of this, so screens of double density stay sharp
+# a page shows no picture larger than half of this, so screens of double density stay sharp
+MAX_SIDE = 384
 PNG_SIDE = 64  # up to this size a PNG is small, and JPEG's blocks would show
 PIXELATED_SIDE = 32  # up to this size pixels are shown as squares instead of blurred
 _JPEG_QUALITY = 88
 
 
 def data_uri(pixels: Pixels) -> str:
-    """Return a picture as a `data:` URI: PNG up to 64 pixels a side, otherwise JPEG at most 384 pixels a side.
+    """Return a picture as a `data:` URI: PNG up to 64 pixels a side, otherwise JPEG at most 384
+    pixels a side.
 
     Args:
         pixels: uint8 [H, W, 3], 0..255.

@@ -1,4 +1,5 @@
-"""Rendering of the templates: the environment with its filters, numbers in words, and the atomic write."""
+"""Rendering of the templates: the environment with its filters, numbers in words, and the atomic
+write."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def write_text(path: Path, text: str) -> None:
         StorageError: the disk is full or the folder cannot be written.
     """
     with atomic_path(Path(path)) as temporary:
-        # A file name that is not valid UTF-8 may appear in the text; it shows as '?' instead of failing the report.
+        # A file name that is not valid UTF-8 may appear in the text; it shows as '?' instead of
+        # failing the report.
         temporary.write_bytes(text.encode("utf-8", errors="replace"))
 
 
@@ -52,7 +54,8 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Return a number with significant digits and a real minus sign; `not available` for one that is not finite."""
+    """Return a number with significant digits and a real minus sign; `not available` for one that
+    is not finite."""
     if not math.isfinite(value):
         return "not available"
     magnitude = math.floor(math.log10(abs(value))) if value else 0
@@ -83,7 +86,8 @@ def large_count(value: int) -> str:
 
 
 def web_url(url: str) -> str:
-    """Return the URL if it is http or https, else an empty string, so that data cannot bring in a script."""
+    """Return the URL if it is http or https, else an empty string, so that data cannot bring in a
+    script."""
     return url if url.lower().startswith(("https://", "http://")) else ""
 
 

@@ -27,19 +27,28 @@ def neighbors_of(
     if database is None or len(ids) == 0:
         return ()
     pixels = [np.asarray(image) for image in database.pixels(ids)]
-    return tuple(Neighbor(p, float(s), int(i)) for p, s, i in zip(pixels, similarities, ids, strict=True))
+    return tuple(
+        Neighbor(p, float(s), int(i)) for p, s, i in zip(pixels, similarities, ids, strict=True)
+    )
 
 
 def write_search_gallery(
-    path: Path, database: RetrievalDatabase, label: str, ids: NDArray[np.int64], similarities: NDArray[np.float32]
+    path: Path,
+    database: RetrievalDatabase,
+    label: str,
+    ids: NDArray[np.int64],
+    similarities: NDArray[np.float32],
 ) -> None:
     """Write the patches found for a query as a page."""
     lookup = QueryNeighbors(Query("text", text=label), neighbors_of(database, ids, similarities))
-    write_gallery([GallerySection(f"{len(ids)} nearest patches", lookups=(lookup,))], path, f"Search: {label}")
+    write_gallery(
+        [GallerySection(f"{len(ids)} nearest patches", lookups=(lookup,))], path, f"Search: {label}"
+    )
 
 
 def write_patch_page(path: Path, database: RetrievalDatabase, patch_id: int, k: int) -> None:
-    """Write a page with a patch, its place in its photograph, and its nearest neighbors (itself the first).
+    """Write a page with a patch, its place in its photograph, and its nearest neighbors (itself the
+    first).
 
     Raises:
         DatabaseError: there is no such patch (any more), or the database has no pixels.
@@ -47,7 +56,9 @@ def write_patch_page(path: Path, database: RetrievalDatabase, patch_id: int, k: 
     """
     own = np.array([patch_id], np.int64)
     record, photograph = database.records(own)[0], np.asarray(database.photograph(patch_id))
-    found = database.search_vectors(database.embeddings(own), min(k, database.version.num_live_patches), exact=True)
+    found = database.search_vectors(
+        database.embeddings(own), min(k, database.version.num_live_patches), exact=True
+    )
     ids, similarities = found[0][0], found[1][0]
     query = Query("image", pixels=np.asarray(database.pixels(own)[0]))
     page = render(
@@ -78,7 +89,8 @@ def sample_groups(
     guidance_scale: float | None = None,
     query_pixels: dict[str, NDArray[np.uint8]] | None = None,
 ) -> list[SampleGroup]:
-    """Return samples grouped by query, in order; unconditional ones form one group with a draw each."""
+    """Return samples grouped by query, in order; unconditional ones form one group with a draw
+    each."""
 
     def draw(members: list[Sample]) -> Draw:
         query = members[0].query
@@ -96,15 +108,24 @@ def sample_groups(
             continue
         for label, members in groupby(of_kind, key=lambda item: item.query.label):
             pixels = (query_pixels or {}).get(label)
-            query = Query("image", text=label, pixels=pixels) if pixels is not None else Query("text", text=label)
+            query = (
+                Query("image", text=label, pixels=pixels)
+                if pixels is not None
+                else Query("text", text=label)
+            )
             groups.append(SampleGroup(query, (draw(list(members)),), guidance_scale))
     return groups
 
 
 def write_sample_gallery(out: Path, database: RetrievalDatabase | None, total: int) -> Path:
-    """Write a page of a folder's first pictures beside the neighbors that conditioned them, and return its path."""
+    """Write a page of a folder's first pictures beside the neighbors that conditioned them, and
+    return its path."""
     path, samples = out / GALLERY, read_samples(out, MAX_GALLERY)
     sections = [GallerySection("Samples", samples=tuple(sample_groups(samples, database)))]
-    shown = f"{total} samples" if len(samples) == total else f"The first {len(samples)} of {total} samples"
+    shown = (
+        f"{total} samples"
+        if len(samples) == total
+        else f"The first {len(samples)} of {total} samples"
+    )
     write_gallery(sections, path, shown)
     return path

@@ -1,7 +1,8 @@
 """Small plots as SVG text, drawn by matplotlib: loss curve, interval plot, histogram.
 
-Colors are CSS variables (`--plot-ink`, `--plot-muted`, `--plot-grid`, `--plot-paper`, `--plot-1` to `--plot-3`) with
-fallbacks, so a page can theme them and a bare SVG still shows. Text stays text, in the page's font.
+Colors are CSS variables (`--plot-ink`, `--plot-muted`, `--plot-grid`, `--plot-paper`, `--plot-1` to
+`--plot-3`) with fallbacks, so a page can theme them and a bare SVG still shows. Text stays text, in
+the page's font.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 _INK, _MUTED, _GRID, _PAPER = "#24221f", "#6b6862", "#e4e1da", "#fbfaf7"
 _SERIES = ("#0b6e66", "#b4631a", "#6f6a80")
-_VARIABLES = {_INK: "ink", _MUTED: "muted", _GRID: "grid", _PAPER: "paper"} | dict(zip(_SERIES, "123", strict=True))
+_VARIABLES = {_INK: "ink", _MUTED: "muted", _GRID: "grid", _PAPER: "paper"} | dict(
+    zip(_SERIES, "123", strict=True)
+)
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 12,
@@ -57,7 +60,8 @@ def loss_curve(
     log_x: bool = False,
     size: tuple[int, int] = (720, 300),
 ) -> str:
-    """Return a plot of the loss against the training step: the records in light, their running mean on top.
+    """Return a plot of the loss against the training step: the records in light, their running mean
+    on top.
 
     Args:
         steps: increasing; positive if `log_x`.
@@ -77,7 +81,13 @@ def loss_curve(
     with _axes(svg, title, size, left=48) as axes:
         marker = "o" if len(x) == 1 else None  # a line through one point shows nothing
         axes.plot(*_thinned(x, y), color=_SERIES[0], alpha=0.32, linewidth=1)
-        axes.plot(*_thinned(x, running_mean(y)), color=_SERIES[0], linewidth=2, marker=marker, markersize=6)
+        axes.plot(
+            *_thinned(x, running_mean(y)),
+            color=_SERIES[0],
+            linewidth=2,
+            marker=marker,
+            markersize=6,
+        )
         for a, b in zip(held_x, held_y, strict=True):
             name = f"held out, step {int(a):,}: {b:.4g}"
             axes.plot(a, b, "o", color=_SERIES[1], markersize=6, clip_on=False, gid=name)
@@ -93,9 +103,9 @@ def loss_curve(
 def running_mean(values: NDArray[np.float64], reach: int | None = None) -> NDArray[np.float64]:
     """Return the mean of each record and up to `reach` records on either side.
 
-    The window is centered, so that unlike an exponential mean it does not lag behind a loss that falls. At the start,
-    where the loss falls fastest, it shrinks on both sides; at the end only on the right, so that the last value is not
-    that of a single record.
+    The window is centered, so that unlike an exponential mean it does not lag behind a loss that
+    falls. At the start, where the loss falls fastest, it shrinks on both sides; at the end only on
+    the right, so that the last value is not that of a single record.
 
     Args:
         values: float64 [N].
@@ -110,7 +120,12 @@ def running_mean(values: NDArray[np.float64], reach: int | None = None) -> NDArr
 
 
 def interval_plot(
-    rows: Sequence[tuple[str, Estimate]], *, title: str, x_label: str, reference: float | None = None, width: int = 720
+    rows: Sequence[tuple[str, Estimate]],
+    *,
+    title: str,
+    x_label: str,
+    reference: float | None = None,
+    width: int = 720,
 ) -> str:
     """Return one dot with a confidence whisker per row, on a common horizontal axis.
 
@@ -130,11 +145,30 @@ def interval_plot(
     with _axes(svg, title, (width, row_height * len(rows) + 52), left=left, top=8) as axes:
         for row, (label, estimate) in enumerate(rows):
             # Differences belong to no single condition, so they do not take the conditions' colors.
-            _interval(axes, row, estimate, _SERIES[row % len(_SERIES)] if reference is None else _INK, label)
-            short = label if len(label) <= max_chars else label[: max_chars - 1] + "\N{HORIZONTAL ELLIPSIS}"
+            _interval(
+                axes,
+                row,
+                estimate,
+                _SERIES[row % len(_SERIES)] if reference is None else _INK,
+                label,
+            )
+            short = (
+                label
+                if len(label) <= max_chars
+                else label[: max_chars - 1] + "\N{HORIZONTAL ELLIPSIS}"
+            )
             place, up = -left / (width - left - 12), -0.32 if narrow else 0
-            rim = {"facecolor": _PAPER, "edgecolor": "none", "pad": 1}  # keeps it legible over a grid line
-            axes.text(place, row + up, short, color=_INK, va="center", bbox=rim, transform=axes.get_yaxis_transform())
+            # keeps it legible over a grid line
+            rim = {"facecolor": _PAPER, "edgecolor": "none", "pad": 1}
+            axes.text(
+                place,
+                row + up,
+                short,
+                color=_INK,
+                va="center",
+                bbox=rim,
+                transform=axes.get_yaxis_transform(),
+            )
         if reference is not None:
             axes.axvline(reference, color=_INK, linestyle=(0, (3, 3)), linewidth=1)
         axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=[])
@@ -166,7 +200,9 @@ def histogram(
     counts, edges = np.histogram(finite[np.isfinite(finite)], bins=num_bins)
     svg: list[str] = []
     with _axes(svg, title, size, left=48) as axes:
-        bars = axes.bar(edges[:-1], counts, np.diff(edges) * 0.94, align="edge", color=_SERIES[0], alpha=0.75)
+        bars = axes.bar(
+            edges[:-1], counts, np.diff(edges) * 0.94, align="edge", color=_SERIES[0], alpha=0.75
+        )
         for bar, count, start, stop in zip(bars, counts, edges[:-1], edges[1:], strict=True):
             bar.set(gid=f"{start:.3g} to {stop:.3g}: {count:,}", visible=count > 0)
         axes.set_xlim(edges[0], edges[-1])
@@ -176,7 +212,9 @@ def histogram(
 
 
 @contextmanager
-def _axes(svg: list[str], title: str, size: tuple[int, int], *, left: int, top: int = 26) -> Iterator[Axes]:
+def _axes(
+    svg: list[str], title: str, size: tuple[int, int], *, left: int, top: int = 26
+) -> Iterator[Axes]:
     """Yield axes with margins in pixels; append the SVG of what was drawn when the block ends."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -189,19 +227,25 @@ def _axes(svg: list[str], title: str, size: tuple[int, int], *, left: int, top: 
         matplotlib.rcParams["svg.hashsalt"] = f"{title} {size}"  # ids of its own in every plot
         figure = Figure((width / 72, height / 72), dpi=72)  # a pixel is a point
         figure.patch.set_visible(False)
-        axes = figure.add_axes((left / width, 44 / height, (width - left - 12) / width, (height - 44 - top) / height))
+        axes = figure.add_axes(
+            (left / width, 44 / height, (width - left - 12) / width, (height - 44 - top) / height)
+        )
         axes.patch.set_visible(False)
         axes.spines[["left", "right", "top"]].set_visible(False)
         axes.set_axisbelow(True)
         yield axes
         text = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        FigureCanvasSVG(figure).print_svg(
+            text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
     svg.append(_themed(text.getvalue(), title, size))
 
 
 def _themed(svg: str, title: str, size: tuple[int, int]) -> str:
-    """Return what matplotlib wrote with the page's colors and font, a title, and a name for whatever was given one."""
-    body = svg.partition("</defs>")[2]  # the first ones hold a style that would apply to the whole page
+    """Return what matplotlib wrote with the page's colors and font, a title, and a name for
+    whatever was given one."""
+    # the first ones hold a style that would apply to the whole page
+    body = svg.partition("</defs>")[2]
     body = re.sub(r'<(g|path) id="(?:[a-z.]+|line2d)_\d+"', r"<\1", body)  # the same in every plot
     body = re.sub(r'<g id="([^"]+)">', r"<g><title>\1</title>", body)
     body = re.sub(r" font-family: [^;]+;", "", body)
@@ -210,13 +254,16 @@ def _themed(svg: str, title: str, size: tuple[int, int]) -> str:
         body = body.replace(color, f"var(--plot-{name},{color})")
     width, height = size
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" class="plot" role="img" '
-        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"><title>{escape(title)}</title>{body}'
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'class="plot" role="img" '
+        f'viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}"><title>{escape(title)}</title>{body}'
     )
 
 
 def _label(axes: Axes, x_label: str, y_label: str, width: int) -> None:
-    """Write the labels at the end of the x axis and above the plot, and as many ticks as there is room for."""
+    """Write the labels at the end of the x axis and above the plot, and as many ticks as there is
+    room for."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
     axes.set_xlabel(x_label, loc="right")
@@ -238,7 +285,9 @@ def _interval(axes: Axes, row: int, estimate: Estimate, color: str, label: str) 
     axes.plot([estimate.mean], [row], "o", markersize=9, color=color, gid=name)
 
 
-def _finite(steps: Sequence[int], losses: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _finite(
+    steps: Sequence[int], losses: Sequence[float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if len(steps) != len(losses):
         raise ValueError(f"there are {len(steps)} steps and {len(losses)} losses")
     xs, ys = np.asarray(steps, dtype=np.float64), np.asarray(losses, dtype=np.float64)
@@ -251,7 +300,8 @@ def _finite(steps: Sequence[int], losses: Sequence[float]) -> tuple[NDArray[np.f
 def _thinned(
     xs: NDArray[np.float64], ys: NDArray[np.float64], max_points: int = 800
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Keep the lowest and the highest point of each of `max_points / 2` runs, so that no spike is lost."""
+    """Keep the lowest and the highest point of each of `max_points / 2` runs, so that no spike is
+    lost."""
     if len(xs) <= max_points:
         return xs, ys
     kept: list[int] = []

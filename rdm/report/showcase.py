@@ -33,7 +33,9 @@ class ShowcaseConfig(Config):
     num_seeds: int = Field(default=4, ge=1, description="pictures per text or image query")
     num_images: int = Field(default=4, ge=1, description="held-out photographs used as queries")
     num_unconditional: int = Field(default=12, ge=1)
-    top_m: float = Field(default=0.25, gt=0, le=1, description="share of the likeliest patches that p_D keeps")
+    top_m: float = Field(
+        default=0.25, gt=0, le=1, description="share of the likeliest patches that p_D keeps"
+    )
     settings: SampleSettings = SampleSettings(num_steps=50, guidance_scale=1.5)
 
 
@@ -48,38 +50,53 @@ class ShowcaseInputs:
     held_out_fraction: float
 
 
-def held_out_pictures(queries: QuerySetConfig, fraction: float, count: int) -> dict[str, NDArray[np.uint8]]:
+def held_out_pictures(
+    queries: QuerySetConfig, fraction: float, count: int
+) -> dict[str, NDArray[np.uint8]]:
     """Return the first crop of the first held-out photographs, by image id, native size."""
     found: dict[str, NDArray[np.uint8]] = {}
     opened = QuerySet(queries)
     for stem in opened.stems:
         for crop in opened.crops(stem, []):
-            if len(found) < count and crop.key.endswith("/0") and is_held_out(crop.image_id, fraction):
+            if (
+                len(found) < count
+                and crop.key.endswith("/0")
+                and is_held_out(crop.image_id, fraction)
+            ):
                 found[crop.image_id] = np.asarray(crop.image)
     return found
 
 
 def draw_showcase(inputs: ShowcaseInputs, config: ShowcaseConfig, out: Path) -> int:
-    """Draw the groups `text`, `image`, `unconditional` and `swapped` below a folder; return the number of pictures.
+    """Draw the groups `text`, `image`, `unconditional` and `swapped` below a folder; return the
+    number of pictures.
 
-    `swapped` has the texts and seeds of `text`, with the other database. A group that stands is not drawn again.
+    `swapped` has the texts and seeds of `text`, with the other database. A group that stands is not
+    drawn again.
     """
     from PIL import Image
 
     model = open_model(inputs.model)
-    database, swapped = RetrievalDatabase.open(inputs.database), RetrievalDatabase.open(inputs.swapped)
+    database, swapped = (
+        RetrievalDatabase.open(inputs.database),
+        RetrievalDatabase.open(inputs.swapped),
+    )
     k, seeds = config.settings.k, list(range(config.num_seeds))
     pictures = held_out_pictures(inputs.queries, inputs.held_out_fraction, config.num_images)
 
     def unconditional() -> list[Query]:
-        proposal = query_set_proposal(database, model.info.queries_digest or "").truncated(config.top_m)
+        proposal = query_set_proposal(database, model.info.queries_digest or "").truncated(
+            config.top_m
+        )
         return unconditional_queries(database, proposal, range(config.num_unconditional), k)
 
     groups: dict[str, tuple[RetrievalDatabase, Callable[[], Sequence[Query]], int]] = {
         "text": (database, lambda: text_queries(database, config.texts, k), len(seeds)),
         "image": (
             database,
-            lambda: image_queries(database, [Image.fromarray(p) for p in pictures.values()], list(pictures), k),
+            lambda: image_queries(
+                database, [Image.fromarray(p) for p in pictures.values()], list(pictures), k
+            ),
             len(seeds),
         ),
         "unconditional": (database, unconditional, 1),
@@ -99,7 +116,9 @@ def draw_showcase(inputs: ShowcaseInputs, config: ShowcaseConfig, out: Path) -> 
     for name, (source, make_queries, repeats) in groups.items():
         if markers.find(name, key) is None:
             queries = [query for query in make_queries() for _ in range(repeats)]
-            numbers = list(range(len(queries))) if repeats == 1 else seeds * (len(queries) // repeats)
+            numbers = (
+                list(range(len(queries))) if repeats == 1 else seeds * (len(queries) // repeats)
+            )
             drawn = sample(model, source, queries, numbers, config.settings)
             count = write_samples(out / name, drawn, model, source, config.settings)
             markers.write(name, key, [f"{name}/{INDEX}"], {"count": count})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-CANNOT_BE_READ = "cannot be read"  # cause: a file at hand, for lack of permission or by a fault of its disk
+# cause: a file at hand, for lack of permission or by a fault of its disk
+CANNOT_BE_READ = "cannot be read"
 PASSING_CAUSES = frozenset(
     {
         "too many requests",
@@ -15,7 +16,8 @@ PASSING_CAUSES = frozenset(
         CANNOT_BE_READ,
     }
 )
-"""Causes that may be gone the next time: worth another attempt. A picture that is not there never is."""
+"""Causes that may be gone the next time: worth another attempt. A picture that is not there never
+is."""
 
 
 def cause_of(message: str) -> str:

@@ -1,4 +1,5 @@
-"""Names of files are bytes, and image ids are text: the same text in every locale, and the way back."""
+"""Names of files are bytes, and image ids are text: the same text in every locale, and the way
+back."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def text_of_name(name: bytes) -> str:
 def file_below(root: str | os.PathLike[str], text: str) -> bytes:
     r"""Return the path of the file below a folder that `text_of_name` made a text of.
 
-    A text with `\xNN` may be of a name that has just that, or of a name with that byte: the one that exists is taken.
+    A text with `\xNN` may be of a name that has just that, or of a name with that byte: the one
+    that exists is taken.
     """
     base, name = os.fsencode(root), text.encode("utf-8", "surrogateescape")
     path = os.path.join(base, name)
@@ -37,7 +39,8 @@ def text_of_path(path: str) -> str:
     """Return a path as text that names the same file in every locale.
 
     Args:
-        path: such a text already, or what Python made of bytes in this locale, as from the command line.
+        path: such a text already, or what Python made of bytes in this locale, as from the command
+            line.
     """
     spellings = [path.encode("utf-8", "surrogateescape")]
     with suppress(UnicodeEncodeError):  # a text that this locale cannot write is none of its own

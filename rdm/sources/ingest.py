@@ -1,4 +1,5 @@
-"""Lay photographs down in img2dataset's layout: one tar, one Parquet ledger and one `_stats.json` per shard."""
+"""Lay photographs down in img2dataset's layout: one tar, one Parquet ledger and one `_stats.json`
+per shard."""
 
 from __future__ import annotations
 
@@ -14,7 +15,16 @@ from rdm.config import digest_json
 from rdm.sources.causes import is_passing
 from rdm.sources.fetching.fetched import Shelf
 from rdm.sources.http.client import FetchConfig
-from rdm.sources.ledger import FAILED, LEDGER_SCHEMA, REMOVED, SKIPPED, SUCCESS, Row, ShardStats, shard_stats
+from rdm.sources.ledger import (
+    FAILED,
+    LEDGER_SCHEMA,
+    REMOVED,
+    SKIPPED,
+    SUCCESS,
+    Row,
+    ShardStats,
+    shard_stats,
+)
 from rdm.sources.open import open_source
 from rdm.sources.photographs.filters import FilterConfig, image_reason
 from rdm.storage import Folder, ShardWork
@@ -30,7 +40,8 @@ STAGE = "ingest"
 class IngestTask:
     """One shard of photographs to lay down: its part of a listing, and where they go.
 
-    `refused` is the path, in the folder, of a JSON list of the SHA-256 of photographs that were removed on request.
+    `refused` is the path, in the folder, of a JSON list of the SHA-256 of photographs that were
+    removed on request.
     """
 
     folder: Folder
@@ -45,13 +56,16 @@ class IngestTask:
     def key(self) -> str:
         """What decides the shard's contents."""
         limits = [self.filters.min_image_side, self.filters.max_image_aspect]
-        pairs = zip(self.listing["image_id"].to_pylist(), self.listing["etag"].to_pylist(), strict=True)
+        pairs = zip(
+            self.listing["image_id"].to_pylist(), self.listing["etag"].to_pylist(), strict=True
+        )
         rows = [list(pair) for pair in pairs]
         return digest_json([self.source, rows, limits] if any(limits) else [self.source, rows])
 
     @property
     def marker_key(self) -> str:
-        """What decides the shard's contents, and what is refused of them: that may be fetched already."""
+        """What decides the shard's contents, and what is refused of them: that may be fetched
+        already."""
         return digest_json([self.key, self.refused]) if self.refused else self.key
 
     @property
@@ -61,10 +75,12 @@ class IngestTask:
 
 
 def ingest_shard(task: IngestTask) -> ShardStats:
-    """Read or fetch, check and store the photographs of one shard; return its counts by status and by cause.
+    """Read or fetch, check and store the photographs of one shard; return its counts by status and
+    by cause.
 
-    Every row that was asked for gets a ledger row. A finished shard is not done again, except for those of its
-    photographs whose failure may have passed, such as a server's; the others keep what they have.
+    Every row that was asked for gets a ledger row. A finished shard is not done again, except for
+    those of its photographs whose failure may have passed, such as a server's; the others keep what
+    they have.
     """
     shard = ShardWork(task.folder, STAGE, task.stem, task.marker_key, ShardStats)
     finished = finished_stats(shard)
@@ -107,7 +123,10 @@ def _clear(scratch: Path, stem: str) -> None:
 def _write_tar(path: Path, task: IngestTask, scratch: Path) -> list[Row]:
     rows = []
     refused = frozenset(task.folder.read_json(task.refused)) if task.refused else frozenset()
-    with open(path, "wb") as file, tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+    with (
+        open(path, "wb") as file,
+        tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar,
+    ):
         offset = 0
         photographs = open_source(task.source).take(task.listing.to_pylist(), scratch, task.fetch)
         for number, (taken, data) in enumerate(photographs):
@@ -115,7 +134,8 @@ def _write_tar(path: Path, task: IngestTask, scratch: Path) -> list[Row]:
             if row["status"] == SUCCESS and (reason := _reason(row, task.filters, refused)):
                 row |= {"status": SKIPPED, "error_message": reason, "num_bytes": 0}
             if row["status"] == SUCCESS:
-                member = tarfile.TarInfo(f"{row['key']}.{row['extension']}")  # time 0: equal input gives equal bytes
+                # time 0: equal input gives equal bytes
+                member = tarfile.TarInfo(f"{row['key']}.{row['extension']}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
                 row["tar_offset"] = offset + tarfile.BLOCKSIZE
@@ -125,4 +145,6 @@ def _write_tar(path: Path, task: IngestTask, scratch: Path) -> list[Row]:
 
 
 def _reason(row: Row, filters: FilterConfig, refused: frozenset[str]) -> str:
-    return REMOVED if row["sha256"] in refused else image_reason(row["width"], row["height"], filters)
+    return (
+        REMOVED if row["sha256"] in refused else image_reason(row["width"], row["height"], filters)
+    )

@@ -12,11 +12,17 @@ import pyarrow as pa
 from rdm.config import Record, absent
 from rdm.sources.causes import cause_of, is_passing
 from rdm.sources.http.urls import public_url
-from rdm.sources.photographs.decode import ImageDecodeError, decode_image, image_extension, image_orientation
+from rdm.sources.photographs.decode import (
+    ImageDecodeError,
+    decode_image,
+    image_extension,
+    image_orientation,
+)
 from rdm.sources.photographs.filters import perceptual_hash
 
 SUCCESS, FAILED, SKIPPED = "success", "failed", "skipped"
-REMOVED = "removed on request"  # cause: bytes of a photograph, or the box of a patch, that may not come back
+# cause: bytes of a photograph, or the box of a patch, that may not come back
+REMOVED = "removed on request"
 
 
 IMPORTED = "imported"  # embedded elsewhere; its pixels are not here
@@ -25,12 +31,15 @@ LEDGER_SCHEMA = pa.schema(
         ("key", pa.string()),  # tar member name without ending
         ("image_id", pa.string()),
         ("url", pa.string()),  # where the picture came from, without its secrets
-        ("status", pa.string()),  # success, imported, failed, or skipped (no picture by its name, or opted out)
+        # success, imported, failed, or skipped (no picture by its name, or opted out)
+        ("status", pa.string()),
         ("error_message", pa.string()),  # "cause: detail"
         ("width", pa.int32()),  # upright, in pixels
         ("height", pa.int32()),
-        ("rotation", pa.int16()),  # counter-clockwise degrees that make the stored bytes upright, see decode_image
-        ("orientation", pa.int8()),  # the same turn, or what EXIF says of it, as an EXIF orientation, 1 to 8
+        # counter-clockwise degrees that make the stored bytes upright, see decode_image
+        ("rotation", pa.int16()),
+        # the same turn, or what EXIF says of it, as an EXIF orientation, 1 to 8
+        ("orientation", pa.int8()),
         ("phash", pa.string()),  # of the upright picture, see perceptual_hash
         ("sha256", pa.string()),
         ("num_bytes", pa.int64()),
@@ -75,12 +84,19 @@ def usable_row(entry: Row, data: bytes, url: str) -> Row:
 
 
 def unusable_row(entry: Row, message: str, status: str = FAILED) -> Row:
-    """Return the ledger row of a photograph that cannot be used; `message` is `cause` or `cause: detail`."""
-    return {**_credited(entry, entry["location"]), "status": status, "error_message": message, "num_bytes": 0}
+    """Return the ledger row of a photograph that cannot be used; `message` is `cause` or `cause:
+    detail`."""
+    return {
+        **_credited(entry, entry["location"]),
+        "status": status,
+        "error_message": message,
+        "num_bytes": 0,
+    }
 
 
 def examined(entry: Row, data: bytes, url: str) -> tuple[Row, bytes]:
-    """Return the ledger row of what was read, usable or not, and the bytes to store (none of an unusable one)."""
+    """Return the ledger row of what was read, usable or not, and the bytes to store (none of an
+    unusable one)."""
     try:
         return usable_row(entry, data, url), data
     except ImageDecodeError as error:
@@ -88,7 +104,8 @@ def examined(entry: Row, data: bytes, url: str) -> tuple[Row, bytes]:
 
 
 class ShardStats(Record):
-    """`images/SHARD_stats.json`, named as img2dataset names them: a shard's counts by status and by cause."""
+    """`images/SHARD_stats.json`, named as img2dataset names them: a shard's counts by status and by
+    cause."""
 
     count: int
     successes: int

@@ -17,8 +17,9 @@ from rdm.storage.files import absolute_path
 def open_source(spec: str) -> Source:
     """Open the source that a specification names.
 
-    Known forms: `samples://openimages-birds[/database|/queries]`, `folder:///DIR`, `webdataset:///DIR_OR_TAR`,
-    `database:///DB`, `urls:///LIST`, `openimages://SPLIT[?limit=N&ids=FILE&mirror=URL&metadata=URL]`.
+    Known forms: `samples://openimages-birds[/database|/queries]`, `folder:///DIR`,
+    `webdataset:///DIR_OR_TAR`, `database:///DB`, `urls:///LIST`,
+    `openimages://SPLIT[?limit=N&ids=FILE&mirror=URL&metadata=URL]`.
 
     Raises:
         UsageError: the specification has no known scheme.
@@ -46,7 +47,8 @@ def absolute_spec(spec: str) -> str:
 
 
 def local_part(spec: str) -> str | None:
-    """Return the absolute path of the file or folder that a specification names; None where it names none."""
+    """Return the absolute path of the file or folder that a specification names; None where it
+    names none."""
     scheme, _, rest = spec.strip().partition("://")
     return absolute_path(rest) if scheme in _LOCAL and rest else None
 
@@ -71,7 +73,9 @@ def _without_mirror(spec: str) -> tuple[str, tuple[str, ...]]:
     base, _, query = spec.partition("?")
     if not base.startswith("openimages://"):
         return spec, ()
-    return base, tuple(sorted(option for option in query.split("&") if option and not option.startswith("mirror=")))
+    return base, tuple(
+        sorted(option for option in query.split("&") if option and not option.startswith("mirror="))
+    )
 
 
 def _samples(rest: str) -> Source:
@@ -124,7 +128,8 @@ _SCHEMES: dict[str, Callable[[str], Source]] = {
 
 
 def open_boxes(source: Source, config: BoxConfig) -> Boxes:
-    """Return the boxes of a source: those of the configured table, or those that Open Images publishes.
+    """Return the boxes of a source: those of the configured table, or those that Open Images
+    publishes.
 
     Raises:
         UsageError: no table is named, and the source has none of its own.
@@ -136,4 +141,6 @@ def open_boxes(source: Source, config: BoxConfig) -> Boxes:
 
     if isinstance(source, OpenImagesSource):
         return Boxes(source.boxes_path(), config)
-    raise UsageError("this source has no boxes of its own", where=source.spec, fix="--set boxes.path=FILE")
+    raise UsageError(
+        "this source has no boxes of its own", where=source.spec, fix="--set boxes.path=FILE"
+    )

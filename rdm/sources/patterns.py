@@ -1,4 +1,5 @@
-"""Many files by one name: those of a folder, or of `{000..003}` and `*`, as WebDataset and img2dataset take them."""
+"""Many files by one name: those of a folder, or of `{000..003}` and `*`, as WebDataset and
+img2dataset take them."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ _UNFINISHED = (
 
 @dataclass(frozen=True)
 class Expanded:
-    """The files that a pattern names, sorted, without repeats; and the names that lead to nothing."""
+    """The files that a pattern names, sorted, without repeats; and the names that lead to
+    nothing."""
 
     paths: list[Path]
     missing: list[Path]
@@ -79,7 +81,8 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def check_finished(files: Iterable[Path]) -> None:
-    """Raise SourceError where the name of a file says that it is still being fetched, or was never finished."""
+    """Raise SourceError where the name of a file says that it is still being fetched, or was never
+    finished."""
     unfinished = next((file for file in files if file.name.lower().endswith(_UNFINISHED)), None)
     if unfinished is not None:
         raise SourceError(

@@ -1,4 +1,5 @@
-"""Sources: a specification such as `folder:///photos` becomes a sorted table of photographs that can be taken in."""
+"""Sources: a specification such as `folder:///photos` becomes a sorted table of photographs that
+can be taken in."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -29,8 +30,10 @@ LISTING_SCHEMA = pa.schema(
         ("author", pa.string()),  # empty where the source does not say
         ("license", pa.string()),  # a URL
         ("landing_page", pa.string()),
-        ("rotation", pa.int16()),  # counter-clockwise degrees that make the pixels upright, where the source knows
-        ("checksum", pa.string()),  # of the bytes at the location, where the source knows: base64 of their MD5
+        # counter-clockwise degrees that make the pixels upright, where the source knows
+        ("rotation", pa.int16()),
+        # of the bytes at the location, where the source knows: base64 of their MD5
+        ("checksum", pa.string()),
     ]
 )
 """Columns of a listing, one row per photograph, sorted by image_id."""
@@ -57,15 +60,20 @@ class Source(Protocol):
         ...
 
     def read(self, location: str, limit: int | None = None) -> bytes:
-        """Return one photograph's encoded bytes, or the first `limit` of them; raises OSError where none can be had.
+        """Return one photograph's encoded bytes, or the first `limit` of them; raises OSError where
+        none can be had.
 
         Raises:
-            SourceError: this kind of source gives its photographs to a database only, shard by shard.
+            SourceError: this kind of source gives its photographs to a database only, shard by
+                shard.
         """
         ...
 
-    def take(self, entries: Sequence[Row], scratch: Path, fetch: FetchConfig) -> Iterator[tuple[Row, bytes]]:
-        """Yield the ledger row of every listed photograph, in order, and its bytes (none where it cannot be used).
+    def take(
+        self, entries: Sequence[Row], scratch: Path, fetch: FetchConfig
+    ) -> Iterator[tuple[Row, bytes]]:
+        """Yield the ledger row of every listed photograph, in order, and its bytes (none where it
+        cannot be used).
 
         Args:
             entries: rows of the listing, those of one shard.
@@ -91,12 +99,19 @@ def make_listing(rows: list[dict[str, Any]]) -> pa.Table:
     Raises:
         SourceError: an image id occurs twice.
     """
-    names = ("image_id", "location", *(name for name in _DEFAULTS if any(name in row for row in rows)))
-    return listing_of({name: pa.array([row.get(name, _DEFAULTS.get(name)) for row in rows]) for name in names})
+    names = (
+        "image_id",
+        "location",
+        *(name for name in _DEFAULTS if any(name in row for row in rows)),
+    )
+    return listing_of(
+        {name: pa.array([row.get(name, _DEFAULTS.get(name)) for row in rows]) for name in names}
+    )
 
 
 def listing_of(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
-    """Return columns as a listing: sorted, missing ones empty; `image_id` and `location` must be there.
+    """Return columns as a listing: sorted, missing ones empty; `image_id` and `location` must be
+    there.
 
     Raises:
         SourceError: an image id occurs twice.
@@ -120,12 +135,17 @@ def listing_of(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
 
 
 def names_picture(location: str) -> bool:
-    """Return whether a location looks like a picture: by its ending, or as the member of a tar (`TAR:OFFSET:SIZE`)."""
-    return location.lower().endswith(tuple(IMAGE_SUFFIXES)) or re.search(r":\d+:\d+(:sparse)?$", location) is not None
+    """Return whether a location looks like a picture: by its ending, or as the member of a tar
+    (`TAR:OFFSET:SIZE`)."""
+    return (
+        location.lower().endswith(tuple(IMAGE_SUFFIXES))
+        or re.search(r":\d+:\d+(:sparse)?$", location) is not None
+    )
 
 
 def fingerprint(listing: pa.Table) -> str:
-    """Return 16 hexadecimal digits that change whenever a photograph is added, removed or replaced."""
+    """Return 16 hexadecimal digits that change whenever a photograph is added, removed or
+    replaced."""
     digest = hashlib.sha256()
     for column in ("image_id", "etag"):
         for value in listing.column(column).to_pylist():

@@ -83,7 +83,8 @@ def iterate_files(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def read_sparse(path: Path, offset: int) -> bytes:
-    """Return the contents of a sparse file, holes filled, whose header lies at an offset in the tar.
+    """Return the contents of a sparse file, holes filled, whose header lies at an offset in the
+    tar.
 
     Raises:
         OSError: it cannot be read.
@@ -104,14 +105,16 @@ def read_sparse(path: Path, offset: int) -> bytes:
 
 
 def split_name(path: str) -> tuple[str, str]:
-    """Return WebDataset's key and ending of a member: the first dot of its name, not of its folders, divides them."""
+    """Return WebDataset's key and ending of a member: the first dot of its name, not of its
+    folders, divides them."""
     folder, name = posixpath.split(path)
     stem, _, ending = name.partition(".")
     return posixpath.join(folder, stem), ending
 
 
 def picture_of(files: Mapping[str, bytes]) -> bytes | None:
-    """Return the picture among a sample's files by ending (`.jpg`), a JPEG where there are several."""
+    """Return the picture among a sample's files by ending (`.jpg`), a JPEG where there are
+    several."""
     endings = sorted(
         IMAGE_SUFFIXES & files.keys(),
         key=lambda ending: (ending != ".jpg", ending != ".jpeg", ending),

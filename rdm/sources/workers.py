@@ -12,12 +12,16 @@ from rdm.storage import Folder
 from rdm.storage.files import TEMPORARY_SUFFIX
 
 
-def require_visible(pool: Pool, folder: Folder, *, source: str = "", others: tuple[str | None, ...] = ()) -> None:
-    """Raise StorageError unless every worker sees the disk that it is to write to, and what it is to read.
+def require_visible(
+    pool: Pool, folder: Folder, *, source: str = "", others: tuple[str | None, ...] = ()
+) -> None:
+    """Raise StorageError unless every worker sees the disk that it is to write to, and what it is
+    to read.
 
     Args:
         pool: the workers.
-        folder: where they write. That they see it, and no other folder of this name, is tried with a file.
+        folder: where they write. That they see it, and no other folder of this name, is tried with
+            a file.
         source: specification of the photographs that they read; empty: none.
         others: further local files and folders that they read, where there are any.
     """
@@ -39,5 +43,6 @@ def require_visible(pool: Pool, folder: Folder, *, source: str = "", others: tup
             f"the Dask worker {name} does not see a path of this job"
             + (f" (nor do {more} more workers)" if more else ""),
             where=folder.url if folder.is_local and path == folder.path(token) else path,
-            fix="mount the disk under the same path on every machine of the cluster, or give a path that all share",
+            fix="mount the disk under the same path on every machine of the cluster, or give "
+            "a path that all share",
         )

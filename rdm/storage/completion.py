@@ -1,8 +1,8 @@
 """Completion markers: what makes the same command, run again, go on where it stopped.
 
-A marker is written after the files that it vouches for. It holds a key (a digest of everything that decided the
-result: the stage's configuration and its inputs) and the size of each output, so that a changed setting or a
-truncated file is done again.
+A marker is written after the files that it vouches for. It holds a key (a digest of everything that
+decided the result: the stage's configuration and its inputs) and the size of each output, so that a
+changed setting or a truncated file is done again.
 """
 
 from __future__ import annotations
@@ -43,28 +43,35 @@ class Markers:
         return f"_markers/{self.stage}/{shard}.json"
 
     def find(self, shard: str, key: str) -> Marker | None:
-        """Return the shard's marker if it was made with the same key and its outputs are all there at full size."""
+        """Return the shard's marker if it was made with the same key and its outputs are all there
+        at full size."""
         if not self.folder.exists(self._path(shard)):
             return None
         try:
             marker = self.folder.read_record(self._path(shard), Marker)
             whole = all(
-                self.folder.exists(path) and self.folder.size(path) == size for path, size in marker.outputs.items()
+                self.folder.exists(path) and self.folder.size(path) == size
+                for path, size in marker.outputs.items()
             )
         except (StorageError, ValueError):
             return None  # a damaged marker vouches for nothing: the shard is done again
         return marker if marker.key == key and whole else None
 
-    def write(self, shard: str, key: str, outputs: Sequence[str], stats: dict[str, JsonValue]) -> Marker:
+    def write(
+        self, shard: str, key: str, outputs: Sequence[str], stats: dict[str, JsonValue]
+    ) -> Marker:
         """Vouch for a finished shard: call it when every output stands."""
-        marker = Marker(key=key, outputs={path: self.folder.size(path) for path in outputs}, stats=stats)
+        marker = Marker(
+            key=key, outputs={path: self.folder.size(path) for path in outputs}, stats=stats
+        )
         self.folder.write_record(self._path(shard), marker)
         return marker
 
 
 @dataclass(frozen=True)
 class ShardWork(Generic[StatsT]):
-    """One shard of a stage that is done once: where its marker goes, and everything that decides its result.
+    """One shard of a stage that is done once: where its marker goes, and everything that decides
+    its result.
 
     Args:
         folder: that holds the outputs, and the marker.
@@ -109,10 +116,14 @@ def finished_stats(task: ShardWork[StatsT]) -> StatsT | None:
         return None
     try:
         return task.stats.model_validate(marker.stats)
-    except ValidationError:  # of a damaged marker, or one that another release wrote: the shard is done again
+    except (
+        ValidationError
+    ):  # of a damaged marker, or one that another release wrote: the shard is done again
         return None
 
 
 def finish(task: ShardWork[StatsT], outputs: Sequence[str], stats: StatsT) -> None:
     """Vouch for a finished shard: call it when every output stands."""
-    Markers(task.folder, task.stage).write(task.shard, task.key, outputs, stats.model_dump(mode="json"))
+    Markers(task.folder, task.stage).write(
+        task.shard, task.key, outputs, stats.model_dump(mode="json")
+    )

@@ -37,7 +37,8 @@ def absolute_path(path: str | Path) -> str:
 
 
 def absolute_url(url: str) -> str:
-    """Return a local path or an fsspec URL as it holds in every working directory, of this process and of others."""
+    """Return a local path or an fsspec URL as it holds in every working directory, of this process
+    and of others."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return absolute_path(url)
@@ -47,13 +48,17 @@ def absolute_url(url: str) -> str:
 class Folder:
     """A directory addressed by a local path or any fsspec URL (`s3://...`, `memory://...`).
 
-    A relative path is meant from the working directory in which the object was made: workers elsewhere get the
-    absolute one. Every path inside the folder is checked: it cannot be absolute and cannot leave the folder.
+    A relative path is meant from the working directory in which the object was made: workers
+    elsewhere get the absolute one. Every path inside the folder is checked: it cannot be absolute
+    and cannot leave the folder.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         if not os.fspath(url):
-            raise UsageError("the name of a folder is empty", fix="give a path, or a URL such as s3://bucket/folder")
+            raise UsageError(
+                "the name of a folder is empty",
+                fix="give a path, or a URL such as s3://bucket/folder",
+            )
         self.url = absolute_url(os.fspath(url).rstrip("/") or "/")
 
     def __repr__(self) -> str:
@@ -70,7 +75,8 @@ class Folder:
             raise MissingDependencyError(
                 f"no package is installed for this kind of URL: {error}",
                 where=self.url,
-                fix="install it (aiohttp and requests for http, s3fs for s3, gcsfs for gs), or copy the folder here",
+                fix="install it (aiohttp and requests for http, s3fs for s3, gcsfs for gs), "
+                "or copy the folder here",
             ) from error
         except ValueError as error:
             raise UsageError(
@@ -134,7 +140,8 @@ class Folder:
         except Exception as error:
             if self.is_local and not isinstance(error, OSError):
                 raise
-            raise read_error(error, self.describe(relative)) from error  # a store's client has errors of its own kinds
+            # a store's client has errors of its own kinds
+            raise read_error(error, self.describe(relative)) from error
 
     def read_json(self, relative: str) -> Any:
         """Return a JSON file's value; a damaged one raises StorageError."""
@@ -148,7 +155,8 @@ class Folder:
             ) from error
 
     def read_record(self, relative: str, kind: type[RecordT]) -> RecordT:
-        """Return the record in a JSON file; one that is damaged, or of another kind, raises StorageError."""
+        """Return the record in a JSON file; one that is damaged, or of another kind, raises
+        StorageError."""
         value = self.read_json(relative)
         try:
             return kind.model_validate(value)
@@ -166,11 +174,15 @@ class Folder:
         self.write_json(relative, record.to_json())
 
     def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
-        """Return a Parquet file's table; a damaged one, or one without a column asked for, raises StorageError."""
+        """Return a Parquet file's table; a damaged one, or one without a column asked for, raises
+        StorageError."""
         try:
             with self._native_file(relative) as file:
-                # Not `pq.read_table`: it imports pyarrow.dataset, and with it pandas, half a second of processor time.
-                table = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True).read(columns=columns)
+                # Not `pq.read_table`: it imports pyarrow.dataset, and with it pandas, half a second
+                # of processor time.
+                table = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True).read(
+                    columns=columns
+                )
             table.validate(full=True)
             if missing := set(columns or ()) - set(table.column_names):
                 raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(missing))}")
@@ -179,32 +191,47 @@ class Folder:
         return table
 
     def _native_file(self, relative: str) -> pa.NativeFile:
-        """Open a file for pyarrow's threads. They may outlive the reading: an object of Python's, whose last owner they
-        can be, would need the interpreter while it ends, and the process would be aborted.
+        """Open a file for pyarrow's threads. They may outlive the reading: an object of Python's,
+        whose last owner they can be, would need the interpreter while it ends, and the process
+        would be aborted.
         """
         if self.is_local:
             return pa.OSFile(self.path(relative), "rb")
         return pa.BufferReader(self._resolved[0].cat_file(self.path(relative)))
 
     def read_array(self, relative: str) -> NDArray[Any]:
-        """Return an npy file's array, memory-mapped; a missing, truncated or pickled one raises StorageError."""
+        """Return an npy file's array, memory-mapped; a missing, truncated or pickled one raises
+        StorageError."""
         try:
             return np.load(self.local(relative), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, tokenize.TokenError) as error:
-            raise read_error(error, self.describe(relative)) from error  # numpy parses its header as Python
+        except (
+            OSError,
+            ValueError,
+            EOFError,
+            SyntaxError,
+            TypeError,
+            OverflowError,
+            tokenize.TokenError,
+        ) as error:
+            # numpy parses its header as Python
+            raise read_error(error, self.describe(relative)) from error
 
     def local(self, relative: str) -> Path:
         """Return a local path of a file, for memory maps and libraries that open paths.
 
-        A remote file is copied once into the user's cache folder, under a name that includes its size and version tag.
+        A remote file is copied once into the user's cache folder, under a name that includes its
+        size and version tag.
         """
         filesystem, _ = self._resolved
         path = self.path(relative)
         if self.is_local:
             return Path(path)
-        tag = hashlib.sha256(f"{self.url}/{relative}:{filesystem.ukey(path)}".encode()).hexdigest()[:24]
+        tag = hashlib.sha256(f"{self.url}/{relative}:{filesystem.ukey(path)}".encode()).hexdigest()[
+            :24
+        ]
         cached = (
-            Path(os.environ.get("RDM_CACHE", Path.home() / ".cache" / "rdm")) / f"{tag}-{PurePosixPath(relative).name}"
+            Path(os.environ.get("RDM_CACHE", Path.home() / ".cache" / "rdm"))
+            / f"{tag}-{PurePosixPath(relative).name}"
         )
         if not cached.exists():
             cached.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +241,8 @@ class Folder:
 
     @contextmanager
     def writing(self, relative: str) -> Iterator[Path]:
-        """Yield a temporary local path; on leaving, its contents take the file's place at once, or not at all.
+        """Yield a temporary local path; on leaving, its contents take the file's place at once, or
+        not at all.
 
         Raises:
             StorageError: the disk is full or the folder cannot be written.
@@ -236,22 +264,35 @@ class Folder:
 
     def write_json(self, relative: str, value: Any) -> None:
         """Write a JSON file atomically, keys sorted, so that equal values give equal bytes."""
-        self.write_bytes(relative, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+        self.write_bytes(
+            relative,
+            (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(),
+        )
 
     def write_table(self, relative: str, table: pa.Table) -> None:
         """Write a Parquet file atomically, zstd-compressed; equal tables give equal bytes."""
         with self.writing(relative) as temporary:
-            pq.write_table(table, temporary, compression="zstd", write_statistics=True, write_page_checksum=True)
+            pq.write_table(
+                table,
+                temporary,
+                compression="zstd",
+                write_statistics=True,
+                write_page_checksum=True,
+            )
 
     def write_array(self, relative: str, array: NDArray[Any]) -> None:
-        """Write an npy file atomically. (`numpy.save` says neither errno nor cause when the disk is full.)"""
+        """Write an npy file atomically. (`numpy.save` says neither errno nor cause when the disk is
+        full.)"""
         contiguous = np.ascontiguousarray(array)
         with self.writing(relative) as temporary, open(temporary, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(contiguous))
+            np.lib.format.write_array_header_1_0(
+                file, np.lib.format.header_data_from_array_1_0(contiguous)
+            )
             file.write(contiguous.data)
 
     def link(self, source: str, target: str) -> None:
-        """Give a file a second name, atomically: a hard link, or a copy where the disk cannot link."""
+        """Give a file a second name, atomically: a hard link, or a copy where the disk cannot
+        link."""
         origin, place = Path(self.path(source)), Path(self.path(target))
         with atomic_path(place) as temporary:
             try:
@@ -280,7 +321,8 @@ class Folder:
         return f"{self.url}/{relative}" if relative else self.url
 
     def files(self, relative: str) -> list[str]:
-        """Return the sorted relative paths of all files below a directory; empty if it does not exist."""
+        """Return the sorted relative paths of all files below a directory; empty if it does not
+        exist."""
         filesystem, base = self._resolved
         directory = self.path(relative)
         if not filesystem.isdir(directory):
@@ -288,7 +330,8 @@ class Folder:
         return sorted(str(path)[len(base.rstrip("/")) + 1 :] for path in filesystem.find(directory))
 
     def sweep_temporaries(self) -> int:
-        """Delete what killed writers left behind; return how many files that was. Call it under the writer's lock."""
+        """Delete what killed writers left behind; return how many files that was. Call it under the
+        writer's lock."""
         if not self.is_local or not self.exists():
             return 0
         stale = list(Path(self.path()).rglob(f".*{TEMPORARY_SUFFIX}"))
@@ -299,10 +342,12 @@ class Folder:
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on leaving, flush it to disk and rename it into place.
+    """Yield a temporary path beside `target`; on leaving, flush it to disk and rename it into
+    place.
 
     Raises:
-        StorageError: the disk is full or the directory cannot be written; the old file then still stands.
+        StorageError: the disk is full or the directory cannot be written; the old file then still
+            stands.
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     with storage_errors(target):
@@ -318,7 +363,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def storage_errors(where: object) -> Iterator[None]:
-    """Turn a full disk, a missing permission and a read-only filesystem into a StorageError that names the place."""
+    """Turn a full disk, a missing permission and a read-only filesystem into a StorageError that
+    names the place."""
     try:
         yield
     except OSError as error:
@@ -330,7 +376,9 @@ def storage_errors(where: object) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(
-                f"cannot write here: {error.strerror}", where=where, fix="choose a folder that you may write"
+                f"cannot write here: {error.strerror}",
+                where=where,
+                fix="choose a folder that you may write",
             ) from error
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             raise StorageError(
@@ -344,8 +392,12 @@ def storage_errors(where: object) -> Iterator[None]:
 def read_error(error: Exception, where: object) -> StorageError:
     """Return the StorageError for a failed read."""
     if isinstance(error, FileNotFoundError):
-        return StorageError("a file is missing", where=where, fix="run `rdm database verify`, or build again")
-    return StorageError(f"a file cannot be read: {error}", where=where, fix="run `rdm database verify`")
+        return StorageError(
+            "a file is missing", where=where, fix="run `rdm database verify`, or build again"
+        )
+    return StorageError(
+        f"a file cannot be read: {error}", where=where, fix="run `rdm database verify`"
+    )
 
 
 def sha256_file(path: Path) -> str:

@@ -15,7 +15,8 @@ def cache_path(relative: str) -> Path:
 
 
 def scratch_path(folder: Folder, relative: str) -> Path:
-    """Return where unfinished work of a folder lies: in it where it is local, else in the user's cache.
+    """Return where unfinished work of a folder lies: in it where it is local, else in the user's
+    cache.
 
     Raises:
         StorageError: the path leaves the folder.

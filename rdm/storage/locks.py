@@ -36,7 +36,9 @@ def lock_file(path: Path, activity: str) -> TextIO:
             holder = lock.read().strip() or "another process"
             lock.close()
             raise ConcurrentWriterError(
-                f"{holder} {activity}", where=path.parent, fix="wait for it to finish, then run the same command again"
+                f"{holder} {activity}",
+                where=path.parent,
+                fix="wait for it to finish, then run the same command again",
             ) from error
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -45,7 +47,8 @@ def lock_file(path: Path, activity: str) -> TextIO:
 
 
 def _take(lock: TextIO) -> None:
-    """Take the lock, or raise BlockingIOError. Who asks `is_locked` holds it too, but for microseconds."""
+    """Take the lock, or raise BlockingIOError. Who asks `is_locked` holds it too, but for
+    microseconds."""
     for _ in range(ATTEMPTS):
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,7 +58,8 @@ def _take(lock: TextIO) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process on this machine, or on one that mounts the folder, holds the lock."""
+    """Return whether a process on this machine, or on one that mounts the folder, holds the
+    lock."""
     try:
         with open(path, encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,5 @@
-"""What the JSON files of a retrieval database's versions hold: the manifest, and one record for each version."""
+"""What the JSON files of a retrieval database's versions hold: the manifest, and one record for
+each version."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class EncoderRecord(Record):
     precision: str
     """Number format of the image tower."""
     fingerprint: dict[str, JsonValue]
-    """As the release that made the database wrote it: another one may have other fields, and must be able to say so."""
+    """As the release that made the database wrote it: another one may have other fields, and must
+    be able to say so."""
     origin: str | None = absent()
     """Of imported vectors: how it is known that they are this encoder's."""
     import_digest: str | None = absent()
@@ -55,7 +57,8 @@ class IndexDecision(Record):
 
 
 class IndexFacts(Record):
-    """`index_infos.json`: the index of a version, and recall@20 on the audited rows with its 95% half-width."""
+    """`index_infos.json`: the index of a version, and recall@20 on the audited rows with its 95%
+    half-width."""
 
     index_key: str
     """Its kind, as faiss names it."""
@@ -77,10 +80,12 @@ class IndexFacts(Record):
 
 
 class Version(Record):
-    """One state of a database, its neighbor tables included. Holds no times, so that equal contents give equal bytes.
+    """One state of a database, its neighbor tables included. Holds no times, so that equal contents
+    give equal bytes.
 
-    `patch_id` is never reused: `next_patch_id` only grows. Row `patch_id - first` of an embedding part, counted over
-    the parts in order, is that patch's vector. Versions before `oldest_version` were dropped by a compaction.
+    `patch_id` is never reused: `next_patch_id` only grows. Row `patch_id - first` of an embedding
+    part, counted over the parts in order, is that patch's vector. Versions before `oldest_version`
+    were dropped by a compaction.
     """
 
     number: int
@@ -101,11 +106,14 @@ class Version(Record):
     """The settings that made it: those of `run.json`."""
     oldest_version: int
     dropped_patches: dict[str, int]
-    """Patches that filters left out when photographs were cut, by cause; those of photographs since deleted count."""
+    """Patches that filters left out when photographs were cut, by cause; those of photographs since
+    deleted count."""
     deleted_patches: dict[str, list[Box]]
-    """Boxes of single patches that were removed on request, by photograph: they are never cut again."""
+    """Boxes of single patches that were removed on request, by photograph: they are never cut
+    again."""
     deleted_sha256: list[str]
-    """Digests of photographs that were removed on request: equal bytes are refused, whatever their name."""
+    """Digests of photographs that were removed on request: equal bytes are refused, whatever their
+    name."""
 
     def parts_of(self, kind: str) -> list[Part]:
         """Return the parts of one kind, in row order."""

@@ -1,4 +1,5 @@
-"""Versions of a retrieval database: immutable descriptions, and one pointer that is replaced last."""
+"""Versions of a retrieval database: immutable descriptions, and one pointer that is replaced
+last."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class VersionStore:
         """Return the current version, or None where the folder is missing or empty of versions.
 
         Raises:
-            DatabaseError: the folder holds something else, or the manifest does not match the version that it names.
+            DatabaseError: the folder holds something else, or the manifest does not match the
+                version that it names.
         """
         if not self.folder.exists(MANIFEST):
             self._refuse_foreign_folder()
@@ -73,15 +75,22 @@ class VersionStore:
     def numbers(self) -> list[int]:
         """Return the numbers of all versions that can be read, oldest first."""
         current = self.current()
-        found = [int(name[:-5]) for name in self.folder.names("versions", ".json") if name[:-5].isdigit()]
-        return [n for n in found if current is None or current.oldest_version <= n <= current.number]
+        found = [
+            int(name[:-5]) for name in self.folder.names("versions", ".json") if name[:-5].isdigit()
+        ]
+        return [
+            n for n in found if current is None or current.oldest_version <= n <= current.number
+        ]
 
     def _why_dropped(self, number: int) -> str:
         current = self.current()
-        return ": a compaction dropped it" if current and 0 < number < current.oldest_version else ""
+        return (
+            ": a compaction dropped it" if current and 0 < number < current.oldest_version else ""
+        )
 
     def commit(self, version: Version) -> None:
-        """Make a version the current one: write its file, then swap the pointer. Call it under `writer()`."""
+        """Make a version the current one: write its file, then swap the pointer. Call it under
+        `writer()`."""
         path = version_path(version.number)
         self.folder.delete(_DRAFT)
         self.folder.write_record(path, version)
@@ -119,7 +128,8 @@ class VersionStore:
 
         Raises:
             ConcurrentWriterError: another process holds it.
-            DatabaseError: the folder holds something else than a database, or one of another format.
+            DatabaseError: the folder holds something else than a database, or one of another
+                format.
         """
         self.current()  # before a lock file is made in a folder of something else
         self.check_writable()
@@ -130,12 +140,15 @@ class VersionStore:
             self.folder.sweep_temporaries()  # of workers that were killed on the way
 
     def check_writable(self) -> None:
-        """Raise DatabaseError where the folder is on an object store: nothing there can lock a second writer out."""
+        """Raise DatabaseError where the folder is on an object store: nothing there can lock a
+        second writer out."""
         if not self.folder.is_local:
             raise DatabaseError(
-                "only databases on a local or mounted disk can be written: an object store has no locks",
+                "only databases on a local or mounted disk can be written: an object store "
+                "has no locks",
                 where=self.folder.url,
-                fix="build locally and copy the finished folder; readers take URLs with fsspec's package for them",
+                fix="build locally and copy the finished folder; readers take URLs with "
+                "fsspec's package for them",
             )
 
     def _read_current(self) -> tuple[Manifest, bytes]:
@@ -143,7 +156,9 @@ class VersionStore:
         while True:
             try:
                 return manifest, self.folder.read_bytes(manifest.current)
-            except StorageError:  # a compaction may have dropped the version since its manifest was read
+            except (
+                StorageError
+            ):  # a compaction may have dropped the version since its manifest was read
                 before, manifest = manifest, self._manifest()
                 if manifest == before:
                     raise
@@ -168,7 +183,9 @@ class VersionStore:
             first = error.errors()[0]
             lacks_current = first["loc"] == ("current",)
             raise DatabaseError(
-                f"{MANIFEST} names no current version" if lacks_current else f"{MANIFEST} is damaged: {first['msg']}",
+                f"{MANIFEST} names no current version"
+                if lacks_current
+                else f"{MANIFEST} is damaged: {first['msg']}",
                 where=self.folder.url,
                 fix="restore the file from a copy",
             ) from error
@@ -184,14 +201,15 @@ class VersionStore:
             ) from error
 
     def _refuse_lost_manifest(self) -> None:
-        # The first version alone may be one that a killed build was about to commit; it is made again, and has no
-        # removals that could be forgotten.
+        # The first version alone may be one that a killed build was about to commit; it is made
+        # again, and has no removals that could be forgotten.
         later = [name for name in self.folder.names("versions", ".json") if name != "000001.json"]
         if later:
             raise DatabaseError(
                 f"the folder is a database whose {MANIFEST} is lost: versions/ holds {later[-1]}",
                 where=self.folder.url,
-                fix=f"restore {MANIFEST} from a copy: starting anew would bring removed photographs back",
+                fix=f"restore {MANIFEST} from a copy: starting anew would bring removed "
+                "photographs back",
             )
 
     def _refuse_foreign_folder(self) -> None:

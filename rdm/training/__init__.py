@@ -1,3 +1,3 @@
-"""Training: latent cache, data order, objectives, the loop, checkpoints, recipes; `engine` is the only user of
-deepspeed.
+"""Training: latent cache, data order, objectives, the loop, checkpoints, recipes; `engine` is the
+only user of deepspeed.
 """

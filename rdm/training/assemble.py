@@ -1,4 +1,5 @@
-"""From a configuration and its inputs to data and objective: the one place that knows every kind."""
+"""From a configuration and its inputs to data and objective: the one place that knows every
+kind."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from rdm.training.objectives.objective import Objective
 
 
 def open_run(config: TrainConfig, inputs: TrainInputs) -> tuple[TrainingData, Objective]:
-    """Return the training data and the objective of a run. What has to be prepared first is prepared once and kept.
+    """Return the training data and the objective of a run. What has to be prepared first is
+    prepared once and kept.
 
     Raises:
         UsageError: an input that the recipe needs was not given.
@@ -24,7 +26,9 @@ def open_run(config: TrainConfig, inputs: TrainInputs) -> tuple[TrainingData, Ob
     if isinstance(objective, ContrastiveConfig):
         from rdm.training.objectives.contrastive import open_training as open_contrastive
 
-        return open_contrastive(inputs.require("source", config.recipe), Path(inputs.out) / "features", objective)
+        return open_contrastive(
+            inputs.require("source", config.recipe), Path(inputs.out) / "features", objective
+        )
     if isinstance(objective, AutoencoderObjectiveConfig):
         from rdm.training.objectives.autoencoder import open_training as open_autoencoder
 
@@ -36,7 +40,8 @@ def open_run(config: TrainConfig, inputs: TrainInputs) -> tuple[TrainingData, Ob
 
 
 def needed_inputs(config: TrainConfig) -> tuple[InputName, ...]:
-    """Return the inputs without which a recipe does not train: photographs, or a cache and perhaps a database."""
+    """Return the inputs without which a recipe does not train: photographs, or a cache and perhaps
+    a database."""
     if not isinstance(config.objective, GenerativeConfig):
         return ("source",)
     return ("cache",) if config.objective.conditions.neighbors is None else ("cache", "database")
@@ -48,8 +53,11 @@ def reads_photographs(config: TrainConfig) -> bool:
 
 
 def is_on_pixels(config: TrainConfig) -> bool:
-    """Return whether a recipe trains on pictures themselves, so that its cache is made without an autoencoder."""
-    return isinstance(config.objective, GenerativeConfig) and config.objective.space.kind == "pixels"
+    """Return whether a recipe trains on pictures themselves, so that its cache is made without an
+    autoencoder."""
+    return (
+        isinstance(config.objective, GenerativeConfig) and config.objective.space.kind == "pixels"
+    )
 
 
 def check_inputs(config: TrainConfig, inputs: TrainInputs) -> None:

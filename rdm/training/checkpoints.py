@@ -1,4 +1,5 @@
-"""Checkpoints: whole or absent, read back when written, plain safetensors, the same for any number of ranks."""
+"""Checkpoints: whole or absent, read back when written, plain safetensors, the same for any number
+of ranks."""
 
 from __future__ import annotations
 
@@ -51,9 +52,12 @@ _FREE_SETTINGS = frozenset(
 
 
 def run_digest(config: TrainConfig) -> str:
-    """Return what must agree for a run to be continued: all but its length, its records, and who does the work."""
+    """Return what must agree for a run to be continued: all but its length, its records, and who
+    does the work."""
     values = config.model_dump(mode="json")
-    return digest_json({name: value for name, value in values.items() if name not in _FREE_SETTINGS})
+    return digest_json(
+        {name: value for name, value in values.items() if name not in _FREE_SETTINGS}
+    )
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,11 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of a run, `OUT/checkpoints/step-00000100/`.
 
-    A checkpoint holds `weights.safetensors`, `ema-DECAY.safetensors` and `optimizer-KIND.safetensors`, fp32 tensors by
-    parameter name, and a `state.json` with everything else: configuration, provenance (the database's version among
-    it), step, and the SHA-256 of each file. Rank 0 writes all of it into a temporary folder, reads every tensor back,
-    and renames the folder. Killed anywhere, the last complete one still stands.
+    A checkpoint holds `weights.safetensors`, `ema-DECAY.safetensors` and
+    `optimizer-KIND.safetensors`, fp32 tensors by parameter name, and a `state.json` with everything
+    else: configuration, provenance (the database's version among it), step, and the SHA-256 of each
+    file. Rank 0 writes all of it into a temporary folder, reads every tensor back, and renames the
+    folder. Killed anywhere, the last complete one still stands.
     """
 
     def __init__(self, out: Path, config: TrainConfig) -> None:
@@ -94,7 +99,8 @@ class Checkpoints:
             try:
                 state = json.loads((path / _STATE).read_text(encoding="utf-8"))
                 whole = state["format"] == FORMAT and all(
-                    (path / name).stat().st_size == entry["num_bytes"] for name, entry in state["files"].items()
+                    (path / name).stat().st_size == entry["num_bytes"]
+                    for name, entry in state["files"].items()
                 )
             except (OSError, ValueError, KeyError):
                 continue
@@ -103,7 +109,8 @@ class Checkpoints:
         return found
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest checkpoint whose bytes are those that were written; a warning names those that are not.
+        """Return the newest checkpoint whose bytes are those that were written; a warning names
+        those that are not.
 
         Raises:
             TrainingError: it belongs to another configuration.
@@ -138,14 +145,20 @@ class Checkpoints:
         Args:
             engine: holds weights and the optimizer's memory.
             ema: this rank's part of the averages.
-            facts: JSON values for `state.json`: `step`, `mean_loss`, `provenance`, `micro_batch_size`.
+            facts: JSON values for `state.json`: `step`, `mean_loss`, `provenance`,
+                `micro_batch_size`.
 
         Raises:
-            StorageError: the disk is full, or does not give back what was written; the last checkpoint still stands.
+            StorageError: the disk is full, or does not give back what was written; the last
+                checkpoint still stands.
         """
         final = self.directory / f"{_PREFIX}{facts['step']:08d}"
         temporary = self.directory / f".{final.name}.tmp"
-        with _removed_on_error(temporary), storage_errors(final), ThreadPoolExecutor(_NUM_HASHERS) as hashers:
+        with (
+            _removed_on_error(temporary),
+            storage_errors(final),
+            ThreadPoolExecutor(_NUM_HASHERS) as hashers,
+        ):
             if engine.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
@@ -153,12 +166,15 @@ class Checkpoints:
             for name, tensors in _contents(engine, ema):
                 if engine.rank == 0:
                     _write_verified(temporary / name, tensors, facts["step"])
-                    described[name] = hashers.submit(_describe, temporary / name)  # while the next file is written
+                    # while the next file is written
+                    described[name] = hashers.submit(_describe, temporary / name)
                 del tensors
             counts = engine.optimizer_counts()
             if engine.rank == 0:
                 files = {name: digest.result() for name, digest in described.items()}
-                self._write_state(temporary, engine, ema, {**facts, "files": files, "optimizer_counts": counts})
+                self._write_state(
+                    temporary, engine, ema, {**facts, "files": files, "optimizer_counts": counts}
+                )
                 shutil.rmtree(final, ignore_errors=True)
                 os.replace(temporary, final)
                 self._prune()
@@ -173,9 +189,18 @@ class Checkpoints:
         kinds = [name for name in checkpoint.state["files"] if name.startswith("optimizer-")]
         with contextlib.ExitStack() as stack:
             try:
-                read = {name: _Reader(checkpoint.path / name, stack) for name in checkpoint.state["files"]}
-                moments = {name.removeprefix("optimizer-").removesuffix(".safetensors"): read[name] for name in kinds}
-                engine.load(read[_WEIGHTS].__getitem__, OptimizerState(moments, checkpoint.state["optimizer_counts"]))
+                read = {
+                    name: _Reader(checkpoint.path / name, stack)
+                    for name in checkpoint.state["files"]
+                }
+                moments = {
+                    name.removeprefix("optimizer-").removesuffix(".safetensors"): read[name]
+                    for name in kinds
+                }
+                engine.load(
+                    read[_WEIGHTS].__getitem__,
+                    OptimizerState(moments, checkpoint.state["optimizer_counts"]),
+                )
                 for decay, averages in ema.averages.items():
                     engine.scatter(read[_ema_file(decay)].__getitem__, averages)
             except (SafetensorError, KeyError, RuntimeError) as error:
@@ -187,7 +212,9 @@ class Checkpoints:
         ema.num_updates = checkpoint.state["ema_updates"]
         engine.loss_scale = checkpoint.state["loss_scale"]
 
-    def _write_state(self, directory: Path, engine: Engine, ema: Ema, facts: Mapping[str, Any]) -> None:
+    def _write_state(
+        self, directory: Path, engine: Engine, ema: Ema, facts: Mapping[str, Any]
+    ) -> None:
         state = {
             "format": FORMAT,
             **facts,
@@ -231,7 +258,8 @@ class _Reader(Mapping[str, Tensor]):
 
 
 def _contents(engine: Engine, ema: Ema) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield each file's name and tensors, one at a time: rank 0 then never holds more than one copy of the weights."""
+    """Yield each file's name and tensors, one at a time: rank 0 then never holds more than one copy
+    of the weights."""
     yield _WEIGHTS, engine.gather(engine.owned_weights())
     for decay, averages in ema.averages.items():
         yield _ema_file(decay), engine.gather(averages)
@@ -246,19 +274,29 @@ def _ema_file(decay: float) -> str:
 def _write_verified(path: Path, tensors: Mapping[str, Tensor], step: int) -> None:
     """Write a file through to the disk, and compare what is read back bit by bit."""
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"step": str(step)})
-    except SafetensorError as error:  # the library wraps the cause: say it as any other failed write
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            path,
+            {"step": str(step)},
+        )
+    except (
+        SafetensorError
+    ) as error:  # the library wraps the cause: say it as any other failed write
         _raise_write_error(path, error)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
     with safe_open(path, framework="pt") as stored:
         same = set(stored.keys()) == set(tensors) and all(
-            torch.equal(stored.get_tensor(name).view(torch.int32), tensor.contiguous().view(torch.int32))
+            torch.equal(
+                stored.get_tensor(name).view(torch.int32), tensor.contiguous().view(torch.int32)
+            )
             for name, tensor in tensors.items()
         )
     if not same:
         raise StorageError(
-            "the disk does not give back what was written", where=path, fix="check the disk; the last checkpoint stands"
+            "the disk does not give back what was written",
+            where=path,
+            fix="check the disk; the last checkpoint stands",
         )
 
 
@@ -267,7 +305,8 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _raise_write_error(path: Path, error: Exception) -> None:
-    """Raise the failed write's own OSError where its text tells the number, as in `No space left (os error 28)`."""
+    """Raise the failed write's own OSError where its text tells the number, as in `No space left
+    (os error 28)`."""
     text = str(error)
     if "os error " in text:
         number = int(text.split("os error ")[1].split(")")[0])

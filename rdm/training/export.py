@@ -1,4 +1,5 @@
-"""Make a model small enough to ship: 16-bit weights, and a first stage by name where it is an asset."""
+"""Make a model small enough to ship: 16-bit weights, and a first stage by name where it is an
+asset."""
 
 from __future__ import annotations
 
@@ -15,15 +16,18 @@ from rdm.storage.files import storage_errors
 HalfPrecision = Literal["fp16", "bf16"]
 
 
-def export_model(model: str, out: Path, precision: HalfPrecision = "fp16", autoencoder: str | None = None) -> int:
-    """Write a copy of a model with 16-bit weights, which opens as the model does; return its size in bytes.
+def export_model(
+    model: str, out: Path, precision: HalfPrecision = "fp16", autoencoder: str | None = None
+) -> int:
+    """Write a copy of a model with 16-bit weights, which opens as the model does; return its size
+    in bytes.
 
     Args:
         model: a folder that training wrote.
         out: a new folder.
         precision: fp16 keeps 11 bits of each weight, bf16 8; both open as float32.
-        autoencoder: another first stage of the same latents, such as an asset, or one with a better decoder; None: the
-            model's own.
+        autoencoder: another first stage of the same latents, such as an asset, or one with a better
+            decoder; None: the model's own.
 
     Raises:
         ModelError: there is no model, or the first stage has other latents.
@@ -32,7 +36,11 @@ def export_model(model: str, out: Path, precision: HalfPrecision = "fp16", autoe
     source = named_folder(model, INFO, "model")
     info, weights = read_info(source), _weights_name(source)
     if weights is None:
-        raise ModelError("the model has no network with safetensors weights", where=source, fix="train or export again")
+        raise ModelError(
+            "the model has no network with safetensors weights",
+            where=source,
+            fix="train or export again",
+        )
     if out.exists():
         raise StorageError("the folder exists already", where=out, fix="give --out a new folder")
     with storage_errors(out):
@@ -58,9 +66,12 @@ def _write_halved(source: Path, target: Path, precision: HalfPrecision) -> None:
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     weights = {name: tensor.to(dtype) for name, tensor in load_file(source).items()}
     if broken := [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]:
-        raise ModelError(f"{broken[0]} does not fit into {precision}", where=source, fix="--precision bf16")
+        raise ModelError(
+            f"{broken[0]} does not fit into {precision}", where=source, fix="--precision bf16"
+        )
     save_file(weights, target, metadata={"format": "pt"})
-    shutil.copymode(target.with_name("config.json"), target)  # safetensors writes for the owner alone
+    # safetensors writes for the owner alone
+    shutil.copymode(target.with_name("config.json"), target)
 
 
 def _place_first_stage(source: Path, out: Path, info: ModelInfo, autoencoder: str | None) -> str:

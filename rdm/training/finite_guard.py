@@ -1,4 +1,5 @@
-"""The guard against losses that are not finite: stops the run and writes down the batch that was the cause."""
+"""The guard against losses that are not finite: stops the run and writes down the batch that was
+the cause."""
 
 from __future__ import annotations
 
@@ -34,10 +35,12 @@ class SeenStep:
 
 
 class LossGuard:
-    """Looks at every step's loss and gradient norm, some steps late so that the device need not be waited for.
+    """Looks at every step's loss and gradient norm, some steps late so that the device need not be
+    waited for.
 
-    The first step that is not finite on any rank is written to `OUT/bad_batches/step-N-rank-R.json` (each sample's key,
-    stream position, timestep and loss) and `.safetensors` (the batch itself), by the ranks that saw it.
+    The first step that is not finite on any rank is written to `OUT/bad_batches/step-N-rank-R.json`
+    (each sample's key, stream position, timestep and loss) and `.safetensors` (the batch itself),
+    by the ranks that saw it.
     """
 
     def __init__(self, out: Path, engine: Engine, reader: BatchReader) -> None:
@@ -67,7 +70,8 @@ class LossGuard:
         raise TrainingError(
             f"the loss is not finite at step {first}",
             where=self._directory,
-            fix="the files there hold the samples, their timesteps and losses: mend those, or lower learning_rate; "
+            fix="the files there hold the samples, their timesteps and losses: mend those, "
+            "or lower learning_rate; "
             "the last checkpoint stands",
         )
 
@@ -77,7 +81,9 @@ class LossGuard:
         Raises:
             TrainingError: a weight is not finite.
         """
-        finite = all(bool(torch.isfinite(weights).all()) for weights in self._engine.owned_weights())
+        finite = all(
+            bool(torch.isfinite(weights).all()) for weights in self._engine.owned_weights()
+        )
         if not self._engine.least(int(finite)):
             raise TrainingError(
                 f"the weights are not finite after step {step}",
@@ -86,7 +92,8 @@ class LossGuard:
             )
 
     def _is_finite(self, seen: SeenStep) -> bool:
-        # Under fp16 a norm that is not finite is the loss scale being tried out: DeepSpeed leaves that step out.
+        # Under fp16 a norm that is not finite is the loss scale being tried out: DeepSpeed leaves
+        # that step out.
         norm_counts = seen.gradient_norm is not None and self._engine.config.precision != "fp16"
         losses = all(bool(torch.isfinite(value)) for value in seen.result.metrics.values())
         return losses and (not norm_counts or math.isfinite(float(seen.gradient_norm or 0.0)))
@@ -95,20 +102,30 @@ class LossGuard:
         path = self._directory / f"step-{seen.step:08d}-rank-{self._engine.rank}.json"
         samples = {name: _numbers(values) for name, values in seen.result.samples.items()}
         rows = [
-            {"key": key, "stream_position": int(position), **{name: values[row] for name, values in samples.items()}}
-            for row, (key, position) in enumerate(zip(self._reader.keys(seen.positions), seen.positions, strict=True))
+            {
+                "key": key,
+                "stream_position": int(position),
+                **{name: values[row] for name, values in samples.items()},
+            }
+            for row, (key, position) in enumerate(
+                zip(self._reader.keys(seen.positions), seen.positions, strict=True)
+            )
         ]
         record = {
             "step": seen.step,
             "rank": self._engine.rank,
-            "gradient_norm": None if seen.gradient_norm is None else _number(float(seen.gradient_norm)),
+            "gradient_norm": None
+            if seen.gradient_norm is None
+            else _number(float(seen.gradient_norm)),
             "metrics": {name: _number(float(value)) for name, value in seen.result.metrics.items()},
             "samples": rows,
         }
         with storage_errors(path):
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            save_file(_tensors(self._reader.batch(seen.positions)), path.with_suffix(".safetensors"))
+            save_file(
+                _tensors(self._reader.batch(seen.positions)), path.with_suffix(".safetensors")
+            )
 
 
 def _numbers(values: Tensor) -> list[float | str]:

@@ -24,17 +24,22 @@ from rdm.storage.files import storage_errors
 def describe_imported_model(
     imported: Imported, autoencoder: str | None, database: str | None, *, kind: str
 ) -> ModelInfo | None:
-    """Return the `model.json` of an official U-Net, or None where neither first stage nor database was named.
+    """Return the `model.json` of an official U-Net, or None where neither first stage nor database
+    was named.
 
-    The official models predict the noise. Those of ImageNet and FFHQ read the encoder's own (`raw`) vectors, unscaled;
-    the one for 768 pixels, whose vectors have 768 numbers, reads normalized ones and has a schedule of its own.
+    The official models predict the noise. Those of ImageNet and FFHQ read the encoder's own (`raw`)
+    vectors, unscaled; the one for 768 pixels, whose vectors have 768 numbers, reads normalized ones
+    and has a schedule of its own.
 
     Raises:
         UsageError: one of the two was named without the other, or for a U-Net that is not an RDM's.
         ModelError: first stage or database do not fit the U-Net, or neighbors cannot condition it.
     """
     if kind == "rdm-unet" and isinstance(imported.config, UnconditionalConfig):
-        raise ModelError("this U-Net has no cross-attention, so no neighbors can condition it", fix="--kind ldm-unet")
+        raise ModelError(
+            "this U-Net has no cross-attention, so no neighbors can condition it",
+            fix="--kind ldm-unet",
+        )
     if autoencoder is None and database is None:
         return None
     if autoencoder is None or database is None or kind != "rdm-unet":
@@ -47,7 +52,11 @@ def describe_imported_model(
     first_stage, opened = load_autoencoder(autoencoder), RetrievalDatabase.open(database)
     for what, have, want in (
         ("channels of the first stage's latents", first_stage.latent_channels, config.out_channels),
-        ("length of the database's embeddings", opened.version.embedding_dim, config.cross_attention_dim),
+        (
+            "length of the database's embeddings",
+            opened.version.embedding_dim,
+            config.cross_attention_dim,
+        ),
     ):
         if have != want:
             raise ModelError(
@@ -74,7 +83,8 @@ def describe_imported_model(
 
 
 def save_network(imported: Imported, out: Path, info: ModelInfo | None) -> None:
-    """Write a network in diffusers' layout, a U-Net into `OUT/network`, and the model's description beside it.
+    """Write a network in diffusers' layout, a U-Net into `OUT/network`, and the model's description
+    beside it.
 
     Raises:
         UsageError: the folder is not empty, or the one that the command was started in.
@@ -82,12 +92,16 @@ def save_network(imported: Imported, out: Path, info: ModelInfo | None) -> None:
     """
     with storage_errors(out):
         if out.resolve() == Path.cwd() or (out.exists() and any(out.iterdir())):
-            raise UsageError("the folder is in use, or not empty", where=out, fix="give --out a new folder")
+            raise UsageError(
+                "the folder is in use, or not empty", where=out, fix="give --out a new folder"
+            )
         temporary = out.with_name(f".{out.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         is_unet = isinstance(imported.config, DenoiserConfig | UnconditionalConfig)
-        imported.model.save_pretrained(str(temporary / NETWORK if is_unet else temporary), safe_serialization=True)
+        imported.model.save_pretrained(
+            str(temporary / NETWORK if is_unet else temporary), safe_serialization=True
+        )
         if info is not None:
             write_info(temporary, info)
         if out.exists():

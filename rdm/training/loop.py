@@ -37,9 +37,9 @@ MODEL = "model"
 def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Path) -> None:
     """Train on this rank until `max_steps` and export the averaged weights to `OUT/model`.
 
-    A step is a function of (weights, seed, step, number of the micro-batch), so a run that is killed and started again
-    continues as if nothing had happened, and one that goes on with another number of ranks sees the same samples with
-    the same noise.
+    A step is a function of (weights, seed, step, number of the micro-batch), so a run that is
+    killed and started again continues as if nothing had happened, and one that goes on with another
+    number of ranks sees the same samples with the same noise.
 
     Raises:
         TrainingError: the loss is not finite, or the checkpoint belongs to another run.
@@ -70,7 +70,9 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
         rate = learning_rate(config, step)
         samples = reader.batch(positions)
         if step + 1 < config.max_steps:  # put together while this step computes
-            reader.expect(order.step_positions(step + 1, config.batch_size, engine.rank, engine.world_size))
+            reader.expect(
+                order.step_positions(step + 1, config.batch_size, engine.rank, engine.world_size)
+            )
         objective.step = step
         result = engine.step(_micro_batches(config, engine, samples, micro_batch_size, step), rate)
         ema.update(engine.owned_weights())
@@ -116,8 +118,11 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
     engine.close()
 
 
-def _export_averages(objective: Objective, engine: Engine, ema: Ema, config: TrainConfig, out: Path) -> None:
-    """Export every average once, whole or absent; OUT/model last: where it stands, the run is finished."""
+def _export_averages(
+    objective: Objective, engine: Engine, ema: Ema, config: TrainConfig, out: Path
+) -> None:
+    """Export every average once, whole or absent; OUT/model last: where it stands, the run is
+    finished."""
     for decay in reversed(config.ema_decays):
         state = engine.gather(ema.averages[decay])
         if engine.rank == 0:
@@ -125,18 +130,23 @@ def _export_averages(objective: Objective, engine: Engine, ema: Ema, config: Tra
 
 
 def model_name(config: TrainConfig, decay: float) -> str:
-    """Return the folder of an average's weights: `model` for `ema_decay`, `model-ema-DECAY` for the others."""
+    """Return the folder of an average's weights: `model` for `ema_decay`, `model-ema-DECAY` for the
+    others."""
     return MODEL if decay == config.ema_decay else f"{MODEL}-ema-{decay:.12g}"
 
 
-def export_model(objective: Objective, state: dict[str, Tensor], config: TrainConfig, final: Path) -> None:
+def export_model(
+    objective: Objective, state: dict[str, Tensor], config: TrainConfig, final: Path
+) -> None:
     """Write fp32 weights by parameter name as a model directory, replacing an older one."""
     temporary = final.with_name(f".{final.name}.tmp")
     with storage_errors(final):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         objective.export(temporary, state)
-        (temporary / "train_config.json").write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (temporary / "train_config.json").write_text(
+            config.model_dump_json(indent=1) + "\n", encoding="utf-8"
+        )
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
 
@@ -144,7 +154,8 @@ def export_model(objective: Objective, state: dict[str, Tensor], config: TrainCo
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Return the learning rate of a step: linear warm-up from 1/warmup, then by `lr_schedule`.
 
-    wsd ("warmup, stable, decay", Hu et al. 2024) is constant and falls in a line to zero over the last `decay_share`.
+    wsd ("warmup, stable, decay", Hu et al. 2024) is constant and falls in a line to zero over the
+    last `decay_share`.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -160,7 +171,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 def micro_batch(config: TrainConfig, num_ranks: int, recorded: int | None = None) -> int:
     """Return the samples of one forward pass.
 
-    A run keeps the size that it began with, because the noise is drawn per micro-batch: on fewer ranks it accumulates.
+    A run keeps the size that it began with, because the noise is drawn per micro-batch: on fewer
+    ranks it accumulates.
 
     Args:
         config: the run's.
@@ -168,7 +180,8 @@ def micro_batch(config: TrainConfig, num_ranks: int, recorded: int | None = None
         recorded: the size that the run had before, if it is being resumed.
 
     Raises:
-        TrainingError: the ranks cannot share `batch_size`, or `micro_batch_size` does not divide a rank's share.
+        TrainingError: the ranks cannot share `batch_size`, or `micro_batch_size` does not divide a
+            rank's share.
     """
     share, rest = divmod(config.batch_size, num_ranks)
     if rest:
@@ -180,14 +193,16 @@ def micro_batch(config: TrainConfig, num_ranks: int, recorded: int | None = None
         return recorded if recorded and share % recorded == 0 else share
     if share % config.micro_batch_size:
         raise TrainingError(
-            f"a rank's share of {share} samples is no multiple of micro_batch_size {config.micro_batch_size}",
+            f"a rank's share of {share} samples is no multiple of micro_batch_size "
+            f"{config.micro_batch_size}",
             fix=f"--set micro_batch_size to a divisor of {share}",
         )
     return config.micro_batch_size
 
 
 def _resume(checkpoints: Checkpoints, engine: Engine, ema: Ema, objective: Objective) -> int:
-    """Take up the last complete checkpoint, which rank 0 verifies for all; return its step, 0 where there is none."""
+    """Take up the last complete checkpoint, which rank 0 verifies for all; return its step, 0 where
+    there is none."""
     found = checkpoints.newest() if engine.rank == 0 else None
     step = engine.agree(found.step if found else 0)
     if step:
@@ -199,21 +214,30 @@ def _resume(checkpoints: Checkpoints, engine: Engine, ema: Ema, objective: Objec
 
 
 def _micro_batches(
-    config: TrainConfig, engine: Engine, samples: dict[str, np.ndarray], micro_batch_size: int, step: int
+    config: TrainConfig,
+    engine: Engine,
+    samples: dict[str, np.ndarray],
+    micro_batch_size: int,
+    step: int,
 ) -> list[MicroBatch]:
-    """Return this rank's share of a step; the noise is that of the micro-batch's number in the whole batch."""
+    """Return this rank's share of a step; the noise is that of the micro-batch's number in the
+    whole batch."""
     share = {name: engine.staged(array) for name, array in samples.items()}
     found: list[MicroBatch] = []
     for place in range(engine.accumulation):
         number = engine.rank * engine.accumulation + place
         rows = slice(place * micro_batch_size, (place + 1) * micro_batch_size)
         batch = {name: values[rows] for name, values in share.items()}
-        generator = torch.Generator(engine.device).manual_seed(_seed(config.seed, "step", step, number))
+        generator = torch.Generator(engine.device).manual_seed(
+            _seed(config.seed, "step", step, number)
+        )
         found.append((batch, generator, _seed(config.seed, "dropout", step, number)))
     return found
 
 
-def _draw_grid(engine: Engine, ema: Ema, reader: BatchReader, out: Path, step: int, stats: StatsLog | None) -> None:
+def _draw_grid(
+    engine: Engine, ema: Ema, reader: BatchReader, out: Path, step: int, stats: StatsLog | None
+) -> None:
     state = engine.gather(ema.averages[ema.decays[0]])
     if stats is not None:
         arrays = reader.batch(np.arange(min(NUM_PICTURES, reader.num_samples), dtype=np.int64))

@@ -1,4 +1,5 @@
-"""Query sets and caches that belong together: the same source gives the same crops for neighbors and for latents."""
+"""Query sets and caches that belong together: the same source gives the same crops for neighbors
+and for latents."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ from rdm.training.data.latent_cache import CacheConfig
 
 
 def query_config(source: str) -> QuerySetConfig:
-    """Return how a source is cut into query crops: three large ones of a `samples://` photograph, else its centre
-    square.
+    """Return how a source is cut into query crops: three large ones of a `samples://` photograph,
+    else its centre square.
     """
     if source.startswith("samples://"):
         crop = CropConfig(frame_size=120, patch_size=96, min_patches=3, max_patches=3, seed=1)
         return QuerySetConfig(source=source, crop=crop, images_per_shard=128)
-    return QuerySetConfig(source=source, crop=CropConfig(mode="grid", frame_size=256, patch_size=256))
+    return QuerySetConfig(
+        source=source, crop=CropConfig(mode="grid", frame_size=256, patch_size=256)
+    )
 
 
 def neighbor_config(source: str) -> NeighborConfig:
@@ -23,5 +26,8 @@ def neighbor_config(source: str) -> NeighborConfig:
 
 
 def cache_config(source: str, autoencoder: str = "assets://autoencoder-kl-f4") -> CacheConfig:
-    """Return the latent cache's configuration for a source; the autoencoder `none` is for pixels."""
-    return CacheConfig(queries=query_config(source), autoencoder=None if autoencoder == "none" else autoencoder)
+    """Return the latent cache's configuration for a source; the autoencoder `none` is for
+    pixels."""
+    return CacheConfig(
+        queries=query_config(source), autoencoder=None if autoencoder == "none" else autoencoder
+    )

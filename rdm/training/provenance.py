@@ -1,4 +1,5 @@
-"""What a resumed run learned from: latents or photographs as before, and perhaps a later version of the database."""
+"""What a resumed run learned from: latents or photographs as before, and perhaps a later version of
+the database."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ _FIXED = {
 
 
 def resumed_provenance(recorded: Provenance, opened: Provenance, where: object) -> Provenance:
-    """Return the provenance of a run that goes on, with the versions of the database that it saw before.
+    """Return the provenance of a run that goes on, with the versions of the database that it saw
+    before.
 
-    An update of the database between two starts is taken up, because what was deleted must not condition any more; it
-    is written down, because weights do not forget. `database.earlier_versions` lists the versions.
+    An update of the database between two starts is taken up, because what was deleted must not
+    condition any more; it is written down, because weights do not forget.
+    `database.earlier_versions` lists the versions.
 
     Args:
         recorded: the checkpoint's provenance.
@@ -32,27 +35,36 @@ def resumed_provenance(recorded: Provenance, opened: Provenance, where: object) 
         where: the checkpoint, for messages.
 
     Raises:
-        TrainingError: latents, first stage, encoder, query set or photographs are not those of the checkpoint.
+        TrainingError: latents, first stage, encoder, query set or photographs are not those of the
+            checkpoint.
     """
-    differing = [words for name, words in _FIXED.items() if getattr(recorded, name) != getattr(opened, name)]
+    differing = [
+        words for name, words in _FIXED.items() if getattr(recorded, name) != getattr(opened, name)
+    ]
     if differing:
         raise TrainingError(
             f"the checkpoint was trained with another {' and another '.join(differing)}",
             where=where,
-            fix="give the --cache and --database, or the --source, that the run began with, or --out a new folder",
+            fix="give the --cache and --database, or the --source, that the run began with, "
+            "or --out a new folder",
         )
     before, now = recorded.database, opened.database
     if before is None or now is None:
         return opened
     seen = before.earlier_versions
     if before.version != now.version:
-        logger.warning("the database has version %d now; until here the run saw %d", now.version, before.version)
+        logger.warning(
+            "the database has version %d now; until here the run saw %d",
+            now.version,
+            before.version,
+        )
         seen = (*seen, before.version)
     return opened.model_copy(update={"database": now.model_copy(update={"earlier_versions": seen})})
 
 
 def require_same_inputs(provenance: Provenance, least: Callable[[int], int]) -> None:
-    """Raise JobError on every rank where two opened different inputs: a database was updated in between.
+    """Raise JobError on every rank where two opened different inputs: a database was updated in
+    between.
 
     Args:
         provenance: of what this rank opened.
@@ -63,6 +75,7 @@ def require_same_inputs(provenance: Provenance, least: Callable[[int], int]) -> 
         raise JobError(
             "the ranks did not open the same inputs",
             where=provenance.values(),
-            fix="run the same command again; cache, database and photographs must be the same on every machine (copies "
+            fix="run the same command again; cache, database and photographs must be the "
+            "same on every machine (copies "
             "with their times: cp -p), and stay as they are while a job starts",
         )

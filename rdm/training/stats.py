@@ -1,4 +1,5 @@
-"""Statistics of a run: `stats.jsonl` always, TensorBoard and Weights & Biases beside it where they are asked for."""
+"""Statistics of a run: `stats.jsonl` always, TensorBoard and Weights & Biases beside it where they
+are asked for."""
 
 from __future__ import annotations
 
@@ -38,14 +39,17 @@ class Tracker(Protocol):
 
 
 class StatsLog:
-    """Rank 0's record of a run. Lines that lie beyond the step from which the run goes on are dropped first."""
+    """Rank 0's record of a run. Lines that lie beyond the step from which the run goes on are
+    dropped first."""
 
     def __init__(self, out: Path, config: TrainConfig, resumed_step: int) -> None:
         self._path = out / STATS
         kept = [row for row in read_stats(out) if row["step"] <= resumed_step]
         with atomic_path(self._path) as temporary:
             temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
-        self._trackers: list[Tracker] = [_TRACKERS[name](out, config, resumed_step) for name in config.trackers]
+        self._trackers: list[Tracker] = [
+            _TRACKERS[name](out, config, resumed_step) for name in config.trackers
+        ]
 
     def log(self, row: Row) -> None:
         """Append a line."""
@@ -98,7 +102,8 @@ class TensorBoardTracker:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
             raise _missing("tensorboard") from error
-        # What an earlier start wrote beyond the step from which this one goes on is hidden by TensorBoard itself.
+        # What an earlier start wrote beyond the step from which this one goes on is hidden by
+        # TensorBoard itself.
         self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=resumed_step + 1)
         self._writer.add_text("config", f"```json\n{config.model_dump_json(indent=1)}\n```")
 
@@ -117,7 +122,8 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """A run in the project `retrieval-diffusion`, or WANDB_PROJECT's; WANDB_MODE=offline keeps it in `OUT/wandb`."""
+    """A run in the project `retrieval-diffusion`, or WANDB_PROJECT's; WANDB_MODE=offline keeps it
+    in `OUT/wandb`."""
 
     def __init__(self, out: Path, config: TrainConfig, resumed_step: int) -> None:
         try:
@@ -151,19 +157,26 @@ _TRACKERS = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker}
 
 
 def _line(row: Row) -> str:
-    """Return a row as a line of JSON, which knows no infinity: fp16's gradient norm is one when a step is left out."""
+    """Return a row as a line of JSON, which knows no infinity: fp16's gradient norm is one when a
+    step is left out."""
     values = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
     }
     return json.dumps(values, allow_nan=False) + "\n"
 
 
 def _numbers(row: Row) -> dict[str, float]:
-    return {name: value for name, value in row.items() if name != "step" and isinstance(value, int | float)}
+    return {
+        name: value
+        for name, value in row.items()
+        if name != "step" and isinstance(value, int | float)
+    }
 
 
 def _wandb_id(out: Path) -> str:
-    """Return the run's id at Weights & Biases, drawn once and kept, so that a resumed run stays one run there."""
+    """Return the run's id at Weights & Biases, drawn once and kept, so that a resumed run stays one
+    run there."""
     path = out / "wandb_id"
     if not path.exists():
         path.write_text(os.urandom(4).hex(), encoding="utf-8")
@@ -172,5 +185,6 @@ def _wandb_id(out: Path) -> str:
 
 def _missing(package: str) -> MissingDependencyError:
     return MissingDependencyError(
-        f"trackers asks for {package}, which is not installed", fix=f"pip install 'retrieval-diffusion[{package}]'"
+        f"trackers asks for {package}, which is not installed",
+        fix=f"pip install 'retrieval-diffusion[{package}]'",
     )

@@ -1,7 +1,8 @@
 """Damage a database's own files, one at a time. Arguments: its folder; how many cases; a seed.
 
-Every reader and writer then either works or raises an error for the user; `verify` names every damaged part. A program
-of its own, see `mutate_sources`. Prints counts: what each use did with each kind of file.
+Every reader and writer then either works or raises an error for the user; `verify` names every
+damaged part. A program of its own, see `mutate_sources`. Prints counts: what each use did with each
+kind of file.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def outcome(use: Callable[[Path], None], root: Path) -> str:
 
 
 def verdict(root: Path, name: str, *, is_part: bool) -> str:
-    """Return what `verify` says of a damaged file; silence about a part of the current version is a failure."""
+    """Return what `verify` says of a damaged file; silence about a part of the current version is a
+    failure."""
     findings: list[str] = []
     result = outcome(lambda path: findings.extend(verify_database(str(path))), root)
     if result != "done" or any(name in finding for finding in findings):
@@ -100,10 +102,16 @@ def main(root: Path, count: int, seed: int) -> None:
     """Damage file after file of a copy, and put each back."""
     global QUERIES
     database = RetrievalDatabase.open(str(root))
-    parts = {"manifest.json", version_path(database.version.number), *(part.path for part in database.version.parts)}
+    parts = {
+        "manifest.json",
+        version_path(database.version.number),
+        *(part.path for part in database.version.parts),
+    }
     QUERIES = np.array(database.embeddings(database.living_ids()[:4]))
     originals: Mapping[str, bytes] = {
-        path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
     }
     names = [name for name, data in originals.items() if data and not name.startswith(".")]
     rng = random.Random(seed)
@@ -128,8 +136,14 @@ def main(root: Path, count: int, seed: int) -> None:
             shutil.rmtree(copy)
         (root / name).write_bytes(originals[name])
         kind = name.split("/")[0] + "/*." + name.rpartition(".")[2]
-        outcomes.setdefault(kind, Counter()).update(f"{use}: {result[:25]}" for use, result in results.items())
-        wrong += [f"{number} {name} {damage} {use}: {result}" for use, result in results.items() if "WRONG" in result]
+        outcomes.setdefault(kind, Counter()).update(
+            f"{use}: {result[:25]}" for use, result in results.items()
+        )
+        wrong += [
+            f"{number} {name} {damage} {use}: {result}"
+            for use, result in results.items()
+            if "WRONG" in result
+        ]
     signal.alarm(0)
     sys.stdout.write(json.dumps({"cases": count, "outcomes": outcomes}) + "\n")
     sys.exit("\n".join(wrong) or 0)

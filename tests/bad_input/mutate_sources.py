@@ -1,7 +1,9 @@
-"""Give the sources damaged pictures, tars and lists. Arguments: a scratch folder; how many of each; a seed.
+"""Give the sources damaged pictures, tars and lists. Arguments: a scratch folder; how many of each;
+a seed.
 
-A program of its own, with a limit to its memory and to the time of each case, because damage may crash or hang what
-reads it. Writes every case to standard error before it is tried, and prints counts: tried, and refused by cause.
+A program of its own, with a limit to its memory and to the time of each case, because damage may
+crash or hang what reads it. Writes every case to standard error before it is tried, and prints
+counts: tried, and refused by cause.
 """
 
 from __future__ import annotations
@@ -44,8 +46,12 @@ def begin(case: str) -> None:
 
 def picture(kind: str, rng: random.Random) -> bytes:
     """Return a noisy picture of a random size and mode."""
-    pixels = np.random.default_rng(rng.randrange(2**32)).integers(0, 256, (rng.randint(1, 60), rng.randint(1, 60), 3))
-    mode = rng.choice(["RGB", "L"] if kind in ("JPEG", "BMP", "WEBP") else ["RGB", "L", "P", "RGBA"])
+    pixels = np.random.default_rng(rng.randrange(2**32)).integers(
+        0, 256, (rng.randint(1, 60), rng.randint(1, 60), 3)
+    )
+    mode = rng.choice(
+        ["RGB", "L"] if kind in ("JPEG", "BMP", "WEBP") else ["RGB", "L", "P", "RGBA"]
+    )
     buffer = io.BytesIO()
     image = Image.fromarray(pixels.astype(np.uint8)).convert("P" if kind == "GIF" else mode)
     image.save(buffer, kind, **({"progressive": rng.random() < 0.5} if kind == "JPEG" else {}))
@@ -65,11 +71,16 @@ def try_pictures(base: Path, count: int, seed: int) -> Outcomes:
     outcomes: Outcomes = Counter()
     for start in range(0, count, 100):
         begin(f"pictures {start}")
-        task = IngestTask(Folder(base / "db"), f"{start:05d}", f"folder://{photos}", listing.slice(start, 100))
+        task = IngestTask(
+            Folder(base / "db"), f"{start:05d}", f"folder://{photos}", listing.slice(start, 100)
+        )
         stats = ingest_shard(task)
         ledger = task.folder.read_table(f"images/{task.stem}.parquet").to_pylist()
         assert [row["image_id"] for row in ledger] == task.listing["image_id"].to_pylist()
-        assert all(row["status"] == SUCCESS or (row["status"] == FAILED and row["error_message"]) for row in ledger)
+        assert all(
+            row["status"] == SUCCESS or (row["status"] == FAILED and row["error_message"])
+            for row in ledger
+        )
         assert stats["count"] == len(ledger)
         outcomes.update(cause_of(row["error_message"]) or SUCCESS for row in ledger)
     return outcomes
@@ -78,7 +89,9 @@ def try_pictures(base: Path, count: int, seed: int) -> Outcomes:
 def tar_of(rng: random.Random) -> bytes:
     """Return a WebDataset of three pictures."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=rng.choice([tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])) as tar:
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=rng.choice([tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
+    ) as tar:
         for number in range(3):
             for ending, data in (("png", picture("PNG", rng)), ("json", b'{"a": 1}')):
                 member = tarfile.TarInfo(f"{number:04d}.{ending}")
@@ -103,7 +116,9 @@ def table_of(rng: random.Random) -> pa.Table:
 def parquet_of(rng: random.Random) -> bytes:
     """Return a list of URLs as Parquet."""
     buffer = io.BytesIO()
-    pq.write_table(table_of(rng), buffer, compression=rng.choice(["zstd", "snappy", "gzip", "none"]))
+    pq.write_table(
+        table_of(rng), buffer, compression=rng.choice(["zstd", "snappy", "gzip", "none"])
+    )
     return buffer.getvalue()
 
 
@@ -129,7 +144,8 @@ def metadata_of(rng: random.Random) -> bytes:
 def try_files(
     base: Path, name: str, spec: str, make: Callable[[random.Random], bytes], count: int, seed: int
 ) -> Outcomes:
-    """Open damaged files of one kind as a source, and take in what they list where that is at hand."""
+    """Open damaged files of one kind as a source, and take in what they list where that is at
+    hand."""
     outcomes: Outcomes = Counter()
     path = base / name
     for number in range(count):

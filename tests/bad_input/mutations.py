@@ -1,4 +1,5 @@
-"""Damage to files, of the kinds that disks, networks and enemies do. Seeded: a case that fails can be made again."""
+"""Damage to files, of the kinds that disks, networks and enemies do. Seeded: a case that fails can
+be made again."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def blank(data: bytearray, rng: random.Random) -> bytearray:
 
 
 def lie(data: bytearray, rng: random.Random) -> bytearray:
-    """Overwrite a number near the beginning or the end, where formats keep sizes, with an extreme one."""
+    """Overwrite a number near the beginning or the end, where formats keep sizes, with an extreme
+    one."""
     width, order = rng.choice([1, 2, 4, 8]), rng.choice(["little", "big"])
     value = (rng.choice(_LIES) % (1 << 8 * width)).to_bytes(width, order)  # type: ignore[arg-type]
     near = rng.randrange(min(len(data), 256))

@@ -1,4 +1,5 @@
-"""What the command line answers to input that cannot be used: an exit code, and what, where and how to fix."""
+"""What the command line answers to input that cannot be used: an exit code, and what, where and how
+to fix."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from rdm.cli.main import run
 
 @pytest.fixture
 def rdm(capsys: pytest.CaptureFixture[str], tiny_encoder: str) -> Callable[..., tuple[int, str]]:
-    """Return `rdm(*arguments)`, which runs a command and returns its exit code and what it wrote to standard error."""
+    """Return `rdm(*arguments)`, which runs a command and returns its exit code and what it wrote to
+    standard error."""
 
     def call(*arguments: object) -> tuple[int, str]:
         code = run([str(argument) for argument in arguments])
@@ -24,13 +26,25 @@ def rdm(capsys: pytest.CaptureFixture[str], tiny_encoder: str) -> Callable[..., 
 
 
 @pytest.fixture
-def build(rdm: Callable[..., tuple[int, str]], tmp_path: Path, tiny_encoder: str) -> Callable[..., tuple[int, str]]:
+def build(
+    rdm: Callable[..., tuple[int, str]], tmp_path: Path, tiny_encoder: str
+) -> Callable[..., tuple[int, str]]:
     """Return `build(source, *settings)`: `rdm database build` of tmp_path / "db"."""
 
     def call(source: object, *settings: str) -> tuple[int, str]:
         fixed = (f"encoder={tiny_encoder}", "crop.frame_size=40", "crop.patch_size=24", *settings)
         options = [word for setting in fixed for word in ("--set", setting)]
-        return rdm("database", "build", "--root", tmp_path / "db", "--source", source, "--dask", "inline", *options)
+        return rdm(
+            "database",
+            "build",
+            "--root",
+            tmp_path / "db",
+            "--source",
+            source,
+            "--dask",
+            "inline",
+            *options,
+        )
 
     return call
 
@@ -40,7 +54,9 @@ def break_every_third(photos: Path) -> None:
         (photos / f"p{number:02d}.jpg").write_bytes(b"words")
 
 
-def test_good_photographs_exit_with_zero_twice(build: Callable[..., tuple[int, str]], photos: Path) -> None:
+def test_good_photographs_exit_with_zero_twice(
+    build: Callable[..., tuple[int, str]], photos: Path
+) -> None:
     assert build(f"folder://{photos}")[0] == 0
     assert build(f"folder://{photos}")[0] == 0
 
@@ -88,11 +104,14 @@ def test_every_third_picture_broken_fails_and_is_partial_when_allowed(
         ["database", "verify"],
         ["database", "update"],
         pytest.param(
-            ["neighbors", "build", "--queries", "folder:///", "--name", "x", "--dask", "inline"], marks=pytest.mark.slow
+            ["neighbors", "build", "--queries", "folder:///", "--name", "x", "--dask", "inline"],
+            marks=pytest.mark.slow,
         ),
     ],
 )
-def test_root_that_is_no_database(rdm: Callable[..., tuple[int, str]], photos: Path, command: list[str]) -> None:
+def test_root_that_is_no_database(
+    rdm: Callable[..., tuple[int, str]], photos: Path, command: list[str]
+) -> None:
     if "--queries" in command:
         command = [*command[:3], f"folder://{photos}", *command[4:]]
     code, message = rdm(*command, "--root", photos)
@@ -107,7 +126,10 @@ def test_missing_root(rdm: Callable[..., tuple[int, str]], tmp_path: Path) -> No
 
 
 def test_root_that_is_a_file(
-    rdm: Callable[..., tuple[int, str]], build: Callable[..., tuple[int, str]], photos: Path, tmp_path: Path
+    rdm: Callable[..., tuple[int, str]],
+    build: Callable[..., tuple[int, str]],
+    photos: Path,
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "db").write_bytes(b"")
     assert rdm("database", "status", "--root", tmp_path / "db")[0] == 1
@@ -128,27 +150,53 @@ def test_another_encoder(
 
 
 @pytest.mark.parametrize(
-    "setting", ["nonsense=1", "crop.patch_size=9000", "images_per_shard=0", "encoder", "encoder=none"]
+    "setting",
+    ["nonsense=1", "crop.patch_size=9000", "images_per_shard=0", "encoder", "encoder=none"],
 )
-def test_setting_that_makes_no_sense(build: Callable[..., tuple[int, str]], photos: Path, setting: str) -> None:
+def test_setting_that_makes_no_sense(
+    build: Callable[..., tuple[int, str]], photos: Path, setting: str
+) -> None:
     assert build(f"folder://{photos}", setting)[0] == 2
 
 
 def test_unknown_image_to_delete(
-    build: Callable[..., tuple[int, str]], rdm: Callable[..., tuple[int, str]], photos: Path, tmp_path: Path
+    build: Callable[..., tuple[int, str]],
+    rdm: Callable[..., tuple[int, str]],
+    photos: Path,
+    tmp_path: Path,
 ) -> None:
     build(f"folder://{photos}")
     (tmp_path / "ids.txt").write_text("p01.jpg\nnever.jpg\n")
     code, message = rdm(
-        "database", "update", "--root", tmp_path / "db", "--delete-images", tmp_path / "ids.txt", "--dask", "inline"
+        "database",
+        "update",
+        "--root",
+        tmp_path / "db",
+        "--delete-images",
+        tmp_path / "ids.txt",
+        "--dask",
+        "inline",
     )
     assert code == 1
     assert "no image never.jpg" in message
-    assert rdm("database", "update", "--root", tmp_path / "db", "--delete-images", tmp_path / "none.txt")[0] == 2
+    assert (
+        rdm(
+            "database",
+            "update",
+            "--root",
+            tmp_path / "db",
+            "--delete-images",
+            tmp_path / "none.txt",
+        )[0]
+        == 2
+    )
 
 
 def test_flipped_byte_is_named_by_verify(
-    build: Callable[..., tuple[int, str]], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    build: Callable[..., tuple[int, str]],
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     build(f"folder://{photos}")
     path = tmp_path / "db" / "img_emb" / "img_emb_0000.npy"
@@ -163,7 +211,10 @@ def test_flipped_byte_is_named_by_verify(
 
 
 def test_update_after_photographs_vanished_is_fine(
-    build: Callable[..., tuple[int, str]], photos: Path, tmp_path: Path, rdm: Callable[..., tuple[int, str]]
+    build: Callable[..., tuple[int, str]],
+    photos: Path,
+    tmp_path: Path,
+    rdm: Callable[..., tuple[int, str]],
 ) -> None:
     build(f"folder://{photos}")
     (photos / "p03.jpg").unlink()
@@ -174,6 +225,10 @@ def test_update_after_photographs_vanished_is_fine(
     assert "the folder does not exist" in message
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["database", "build"], ["database", "status", "--rot", "x"]])
-def test_command_that_cannot_be_understood(rdm: Callable[..., tuple[int, str]], arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["database", "build"], ["database", "status", "--rot", "x"]]
+)
+def test_command_that_cannot_be_understood(
+    rdm: Callable[..., tuple[int, str]], arguments: list[str]
+) -> None:
     assert rdm(*arguments)[0] == (2 if arguments else 0)

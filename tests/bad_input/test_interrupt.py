@@ -15,13 +15,29 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_an_interrupted_build_is_finished_by_the_same_command(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+def test_an_interrupted_build_is_finished_by_the_same_command(
+    tmp_path: Path, encoded: Callable[..., bytes]
+) -> None:
     photos, root = tmp_path / "photos", tmp_path / "db"
     photos.mkdir()
     for number in range(60):
         (photos / f"{number:02d}.jpg").write_bytes(encoded(number))
-    command = [sys.executable, "-c", "from rdm.cli import main; main()", "database", "build", "--root", str(root),
-               "--source", f"folder://{photos}", "--dask", "inline", "--set", "images_per_shard=10"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        "from rdm.cli import main; main()",
+        "database",
+        "build",
+        "--root",
+        str(root),
+        # fmt: skip
+        "--source",
+        f"folder://{photos}",
+        "--dask",
+        "inline",
+        "--set",
+        "images_per_shard=10",
+    ]
     # What a shell starts in its background ignores SIGINT, and so would what the tests start.
     hearing = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hearing)

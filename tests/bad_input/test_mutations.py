@@ -1,4 +1,5 @@
-"""Damaged pictures, tars, lists and database files: an error or a ledger row for each, in bounded time and memory."""
+"""Damaged pictures, tars, lists and database files: an error or a ledger row for each, in bounded
+time and memory."""
 
 from __future__ import annotations
 
@@ -24,7 +25,10 @@ CROP = CropConfig(frame_size=40, patch_size=24)
 
 def run(program: str, *arguments: object) -> list[Any]:
     """Run a program of this folder; return what it prints, line by line."""
-    environment: Mapping[str, str] = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment: Mapping[str, str] = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
     result = subprocess.run(
         [sys.executable, Path(__file__).with_name(program), *map(str, arguments)],
         capture_output=True,
@@ -46,12 +50,16 @@ def changed_database(tmp_path: Path, tiny_encoder: str, encoded: Callable[..., b
         for number in numbers:
             (tmp_path / folder / f"p{number:02d}.jpg").write_bytes(encoded(number))
     root = tmp_path / "db"
-    config = BuildConfig(source=f"folder://{tmp_path}/photos", encoder=tiny_encoder, images_per_shard=3, crop=CROP)
+    config = BuildConfig(
+        source=f"folder://{tmp_path}/photos", encoder=tiny_encoder, images_per_shard=3, crop=CROP
+    )
     run_build(DatabaseBuilder(str(root), config), INLINE)
     queries = QuerySetConfig(source=f"folder://{tmp_path}/queries", crop=CROP, images_per_shard=2)
     with compute_pool(INLINE) as pool:
         for name, exact in (("exact", True), ("fast", False)):
-            build_neighbors(str(root), name, NeighborConfig(queries=queries, k_stored=5, exact=exact), pool)
+            build_neighbors(
+                str(root), name, NeighborConfig(queries=queries, k_stored=5, exact=exact), pool
+            )
     (tmp_path / "photos" / "p06.jpg").write_bytes(encoded(6))
     run_build(update_builder(str(root), Removal(frozenset(["p01.jpg"]))), INLINE)
     (tmp_path / "photos" / "p07.jpg").write_bytes(encoded(7))
@@ -72,14 +80,24 @@ def test_damaged_sources_give_a_ledger_row_or_an_error(tmp_path: Path, count: in
     assert outcomes["pictures"]["broken picture"] > count / 5
     assert not any("refused without a place" in outcome for outcome in outcomes.values())
     # Nearly every text is a list of something: its damaged lines fail when they are fetched.
-    lists = {name: outcome for name, outcome in outcomes.items() if name not in ("pictures", "list.txt")}
+    lists = {
+        name: outcome for name, outcome in outcomes.items() if name not in ("pictures", "list.txt")
+    }
     assert all(outcome["refused"] > count / 5 for outcome in lists.values())
     assert outcomes["list.txt"]["refused"] > 0
 
 
 @pytest.mark.parametrize("count", [pytest.param(3 * p.values[0], marks=p.marks) for p in COUNTS])  # type: ignore[operator]
-def test_damaged_database_files_give_an_error_and_are_named_by_verify(changed_database: Path, count: int) -> None:
+def test_damaged_database_files_give_an_error_and_are_named_by_verify(
+    changed_database: Path, count: int
+) -> None:
     (found,) = run("mutate_database.py", changed_database, count, 0)
     assert found["cases"] == count
-    parts = ["patches/*.parquet", "img_emb/*.npy", "images/*.parquet", "images/*.tar", "metadata/*.parquet"]
+    parts = [
+        "patches/*.parquet",
+        "img_emb/*.npy",
+        "images/*.parquet",
+        "images/*.tar",
+        "metadata/*.parquet",
+    ]
     assert all(found["outcomes"][kind]["verify: found"] > 0 for kind in parts)

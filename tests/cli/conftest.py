@@ -17,7 +17,8 @@ Command = Callable[..., tuple[int, dict[str, Any], str]]
 
 @pytest.fixture
 def rdm(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Return `rdm(*arguments)`: the exit code of `rdm ... --json`, its result, and its standard error on one line."""
+    """Return `rdm(*arguments)`: the exit code of `rdm ... --json`, its result, and its standard
+    error on one line."""
 
     def call(*arguments: object) -> tuple[int, dict[str, Any], str]:
         capsys.readouterr()
@@ -37,8 +38,18 @@ def rdm_database(rdm: Command) -> Command:
 @pytest.fixture
 def root(rdm_database: Command, photos: Path, tmp_path: Path, tiny_encoder: str) -> Path:
     """A database of twelve photographs."""
-    settings = (f"encoder={tiny_encoder}", "crop.frame_size=40", "crop.patch_size=24", "images_per_shard=5")
+    settings = (
+        f"encoder={tiny_encoder}",
+        "crop.frame_size=40",
+        "crop.patch_size=24",
+        "images_per_shard=5",
+    )
     options = [word for setting in settings for word in ("--set", setting)]
     root = tmp_path / "db"
-    assert rdm_database("build", "--root", root, "--source", f"folder://{photos}", "--dask", "inline", *options)[0] == 0
+    assert (
+        rdm_database(
+            "build", "--root", root, "--source", f"folder://{photos}", "--dask", "inline", *options
+        )[0]
+        == 0
+    )
     return root

@@ -9,16 +9,51 @@ from typing import Any
 Command = Callable[..., tuple[int, dict[str, Any], str]]
 
 
-def test_neighbors_are_inlined_on_demand(rdm: Command, photos: Path, tmp_path: Path, tiny_encoder: str) -> None:
+def test_neighbors_are_inlined_on_demand(
+    rdm: Command, photos: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
     root, source, out = tmp_path / "db", f"folder://{photos}", tmp_path / "cache"
     crop = ("--set", "queries.crop.frame_size=40", "--set", "queries.crop.patch_size=24")
-    sets = ("--set", f"encoder={tiny_encoder}", "--set", "crop.frame_size=40", "--set", "crop.patch_size=24")
-    assert rdm("database", "build", "--root", root, "--source", source, "--dask", "inline", *sets)[0] == 0
-    build = ("cache", "build", "--queries", source, "--out", out, "--dask", "inline", "--set", "resolution=32", *crop)
+    sets = (
+        "--set",
+        f"encoder={tiny_encoder}",
+        "--set",
+        "crop.frame_size=40",
+        "--set",
+        "crop.patch_size=24",
+    )
+    assert (
+        rdm("database", "build", "--root", root, "--source", source, "--dask", "inline", *sets)[0]
+        == 0
+    )
+    build = (
+        "cache",
+        "build",
+        "--queries",
+        source,
+        "--out",
+        out,
+        "--dask",
+        "inline",
+        "--set",
+        "resolution=32",
+        *crop,
+    )
     code, planned, _ = rdm(*build, "--inline-neighbors", root, "--dry-run")
     assert (code, planned["inline_neighbors"], out.exists()) == (0, str(root), False)
-    assert rdm(*build, "--inline-neighbors", root)[0] == 1  # the database has no neighbors of these crops yet
-    neighbors = ("--queries", source, "--name", "train", "--dask", "inline", "--set", "k_stored=4", *crop)
+    # the database has no neighbors of these crops yet
+    assert rdm(*build, "--inline-neighbors", root)[0] == 1
+    neighbors = (
+        "--queries",
+        source,
+        "--name",
+        "train",
+        "--dask",
+        "inline",
+        "--set",
+        "k_stored=4",
+        *crop,
+    )
     assert rdm("neighbors", "build", "--root", root, *neighbors)[0] == 0
     code, built, _ = rdm(*build)
     assert code == 0
@@ -29,10 +64,23 @@ def test_neighbors_are_inlined_on_demand(rdm: Command, photos: Path, tmp_path: P
     assert (out / "neighbors.json").exists()
 
 
-def test_photographs_that_are_not_usable_are_counted_by_cause(rdm: Command, photos: Path, tmp_path: Path) -> None:
+def test_photographs_that_are_not_usable_are_counted_by_cause(
+    rdm: Command, photos: Path, tmp_path: Path
+) -> None:
     (photos / "p01.jpg").write_bytes(b"")
     (photos / "p02.jpg").write_bytes(b"text")
-    build = ("cache", "build", "--queries", f"folder://{photos}", "--out", tmp_path / "cache", "--dask", "inline")
-    code, built, _ = rdm(*build, "--set", "queries.crop.frame_size=40", "--set", "queries.crop.patch_size=24")
+    build = (
+        "cache",
+        "build",
+        "--queries",
+        f"folder://{photos}",
+        "--out",
+        tmp_path / "cache",
+        "--dask",
+        "inline",
+    )
+    code, built, _ = rdm(
+        *build, "--set", "queries.crop.frame_size=40", "--set", "queries.crop.patch_size=24"
+    )
     assert code == 3
     assert (built["failures"], built["causes"]) == (2, {"empty file": 1, "not a picture": 1})

@@ -11,8 +11,13 @@ from rdm.cli.console import console_progress, in_range, show, show_rows
 from rdm.progress import tracking
 
 
-def test_mapping_has_a_line_for_each_entry_and_sizes_have_units(capsys: pytest.CaptureFixture[str]) -> None:
-    show({"takes": {"num_bytes": 6_795_748, "hours": 0.25, "cost": None}, "unchanged": False}, as_json=False)
+def test_mapping_has_a_line_for_each_entry_and_sizes_have_units(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show(
+        {"takes": {"num_bytes": 6_795_748, "hours": 0.25, "cost": None}, "unchanged": False},
+        as_json=False,
+    )
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines == ["takes num bytes: 6.8 MB", "hours: 0.25", "cost: not known", "unchanged no"]
 
@@ -30,7 +35,13 @@ def test_json_keeps_numbers_as_they_are(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_brackets_in_a_result_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     show({"root": "b[/nope]", "findings": ["a[red].jpg"]}, as_json=False, title="[/title]")
-    assert capsys.readouterr().out.split() == ["[/title]", "root", "b[/nope]", "findings", "a[red].jpg"]
+    assert capsys.readouterr().out.split() == [
+        "[/title]",
+        "root",
+        "b[/nope]",
+        "findings",
+        "a[red].jpg",
+    ]
 
 
 def test_brackets_in_rows_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

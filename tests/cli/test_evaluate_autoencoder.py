@@ -13,8 +13,17 @@ ASSET = "assets://autoencoder-kl-f4"
 def test_a_first_stage_is_measured_on_held_out_photographs(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--source", f"folder://{photos}", "--held-out-fraction", "0.4", "--image-size", "32"]
-    assert run(["evaluate-autoencoder", "--autoencoder", ASSET, *arguments, "--no-fid", "--json"]) == 0
+    arguments = [
+        "--source",
+        f"folder://{photos}",
+        "--held-out-fraction",
+        "0.4",
+        "--image-size",
+        "32",
+    ]
+    assert (
+        run(["evaluate-autoencoder", "--autoencoder", ASSET, *arguments, "--no-fid", "--json"]) == 0
+    )
     result = json.loads(capsys.readouterr().out)
     assert result["autoencoder"] == ASSET
     assert 1 <= result["num_images"] < 12
@@ -27,7 +36,9 @@ def test_all_of_a_folder_that_no_training_has_seen_is_measured(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--source", f"folder://{photos}", "--held-out-fraction", "1", "--image-size", "32"]
-    assert run(["evaluate-autoencoder", "--autoencoder", ASSET, *arguments, "--no-fid", "--json"]) == 0
+    assert (
+        run(["evaluate-autoencoder", "--autoencoder", ASSET, *arguments, "--no-fid", "--json"]) == 0
+    )
     result = json.loads(capsys.readouterr().out)
     assert result["num_images"] == len(list(photos.iterdir()))
     assert result["psnr_db"] > 10

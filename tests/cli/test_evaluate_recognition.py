@@ -26,7 +26,15 @@ def test_pictures_without_classes_are_measured_from_the_command_line(
 ) -> None:
     model = write_random_model(tmp_path / "model", RetrievalDatabase.open(str(root)))
     out = tmp_path / "out"
-    ask = ["evaluate-recognition", "--model", model, "--pictures", f"folder://{photos}", "--queries", 3]
+    ask = [
+        "evaluate-recognition",
+        "--model",
+        model,
+        "--pictures",
+        f"folder://{photos}",
+        "--queries",
+        3,
+    ]
     ask += ["--encoder", tiny_encoder, "--out", out, *QUICK]
     code, found, _ = rdm(*ask)
     assert code == 0

@@ -31,43 +31,63 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("model.diffusion_model.", unet((32, 64), (False, True), 16, blocks=1)),
         ("first_stage_model.", first_stage((32, 64), 3, codebook=8)),
     ):
-        state |= {prefix + name: 0.02 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        state |= {
+            prefix + name: 0.02 * torch.randn(shape, generator=generator)
+            for name, shape in shapes.items()
+        }
     path = tmp_path_factory.mktemp("official") / "model.ckpt"
     torch.save({"state_dict": state, "epoch": 1}, path)
     return path
 
 
 def test_an_rdm_becomes_a_model_folder_that_samples(
-    checkpoint: Path, tmp_path: Path, photos: Path, tiny_encoder: str, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    tmp_path: Path,
+    photos: Path,
+    tiny_encoder: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     build = BuildConfig(
-        source=f"folder://{photos}", encoder=tiny_encoder, crop=CropConfig(frame_size=40, patch_size=32)
+        source=f"folder://{photos}",
+        encoder=tiny_encoder,
+        crop=CropConfig(frame_size=40, patch_size=32),
     )
     run_build(DatabaseBuilder(str(tmp_path / "db"), build), ComputeConfig(dask="inline"))
     vq, model = str(tmp_path / "vq"), str(tmp_path / "model")
     assert run(["import-checkpoint", str(checkpoint), "--kind", "vq-first-stage", "--out", vq]) == 0
     rest = ["--autoencoder", vq, "--database", str(tmp_path / "db"), "--latent-size", "8", "--json"]
     capsys.readouterr()
-    assert run(["import-checkpoint", str(checkpoint), "--kind", "rdm-unet", "--out", model, *rest]) == 0
+    assert (
+        run(["import-checkpoint", str(checkpoint), "--kind", "rdm-unet", "--out", model, *rest])
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["weights"] == "plain"
     database = RetrievalDatabase.open(str(tmp_path / "db"))
     opened = open_model(Path(model))
     queries = text_queries(database, ["a"], 2)
     drawn = next(sample(opened, database, queries, [0], SampleSettings(k=2, num_steps=2)))
     assert drawn.pixels.shape == (16, 16, 3)
-    assert run(["import-checkpoint", str(checkpoint), "--kind", "rdm-unet", "--out", model]) == 2  # not empty
+    # not empty
+    assert run(["import-checkpoint", str(checkpoint), "--kind", "rdm-unet", "--out", model]) == 2
 
 
-@pytest.mark.parametrize(("context", "embedding", "beta_end"), [(16, "raw", 0.0195), (768, "unit", 0.015)])
+@pytest.mark.parametrize(
+    ("context", "embedding", "beta_end"), [(16, "raw", 0.0195), (768, "unit", 0.015)]
+)
 def test_the_model_for_768_pixels_has_a_schedule_and_a_conditioning_of_its_own(
     context: int, embedding: str, beta_end: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = {name: torch.zeros(shape) for name, shape in unet((32, 64), (False, True), context, blocks=1).items()}
+    state = {
+        name: torch.zeros(shape)
+        for name, shape in unet((32, 64), (False, True), context, blocks=1).items()
+    }
     network = import_unet(state, use_ema=False, sample_size=8, head_dim=32, num_heads=None)
     version = SimpleNamespace(embedding_dim=context, number=1, source="folder:///photos")
     database = SimpleNamespace(version=version, encoder_name="an encoder", encoder_digest="")
     monkeypatch.setattr(RetrievalDatabase, "open", lambda _: database)
-    channels = SimpleNamespace(latent_channels=network.model.config.out_channels, latents_digest="", factor=4)
+    channels = SimpleNamespace(
+        latent_channels=network.model.config.out_channels, latents_digest="", factor=4
+    )
     monkeypatch.setattr(imported, "load_autoencoder", lambda _: channels)
     info = imported.describe_imported_model(network, "vq", "db", kind="rdm-unet")
     assert info is not None
@@ -78,9 +98,19 @@ def test_the_model_for_768_pixels_has_a_schedule_and_a_conditioning_of_its_own(
 
 
 def test_an_unconditional_u_net_is_saved_as_diffusers_own_and_is_no_rdm(tmp_path: Path) -> None:
-    state = {name: torch.zeros(shape) for name, shape in unet((32, 64), (False, True), None, blocks=1).items()}
+    state = {
+        name: torch.zeros(shape)
+        for name, shape in unet((32, 64), (False, True), None, blocks=1).items()
+    }
     torch.save({"state_dict": state}, tmp_path / "model.ckpt")
-    command = ["import-checkpoint", str(tmp_path / "model.ckpt"), "--out", str(tmp_path / "ldm"), "--latent-size", "8"]
+    command = [
+        "import-checkpoint",
+        str(tmp_path / "model.ckpt"),
+        "--out",
+        str(tmp_path / "ldm"),
+        "--latent-size",
+        "8",
+    ]
     assert run([*command, "--kind", "rdm-unet"]) == 1
     assert run([*command, "--kind", "ldm-unet"]) == 0
     opened = UNet2DModel.from_pretrained(str(tmp_path / "ldm" / "network"), local_files_only=True)
@@ -91,16 +121,33 @@ def test_the_folder_where_one_is_is_not_replaced(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(["import-checkpoint", str(checkpoint), "--kind", "vq-first-stage", "--out", "."]) == 2
+    assert (
+        run(["import-checkpoint", str(checkpoint), "--kind", "vq-first-stage", "--out", "."]) == 2
+    )
 
 
 def test_a_dry_run_reads_and_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run(["import-checkpoint", str(checkpoint), "--kind", "rdm-unet", "--out", str(out), "--dry-run"]) == 0
+    assert (
+        run(
+            [
+                "import-checkpoint",
+                str(checkpoint),
+                "--kind",
+                "rdm-unet",
+                "--out",
+                str(out),
+                "--dry-run",
+            ]
+        )
+        == 0
+    )
     assert not out.exists()
 
 
 @pytest.mark.parametrize("kind", ["rdm-unet", "ldm-unet"])
-def test_a_model_folder_needs_a_first_stage_and_a_database(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+def test_a_model_folder_needs_a_first_stage_and_a_database(
+    checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
     command = ["import-checkpoint", str(checkpoint), "--kind", kind, "--out", str(tmp_path / "out")]
     assert run([*command, "--autoencoder", "assets://autoencoder-kl-f4"]) == 2

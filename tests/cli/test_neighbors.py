@@ -1,4 +1,5 @@
-"""`rdm neighbors build`, `drop` and `contamination` on the command line: options, exit codes, JSON."""
+"""`rdm neighbors build`, `drop` and `contamination` on the command line: options, exit codes,
+JSON."""
 
 from __future__ import annotations
 
@@ -21,10 +22,31 @@ def test_contamination_is_an_exit_code_until_it_is_excluded(
     rdm: Command, photos: Path, tmp_path: Path, tiny_encoder: str
 ) -> None:
     root, source = tmp_path / "db", f"folder://{photos}"
-    sets = (f"encoder={tiny_encoder}", "crop.frame_size=40", "crop.patch_size=24", "images_per_shard=5")
+    sets = (
+        f"encoder={tiny_encoder}",
+        "crop.frame_size=40",
+        "crop.patch_size=24",
+        "images_per_shard=5",
+    )
     options = [word for setting in sets for word in ("--set", setting)]
-    assert rdm("database", "build", "--root", root, "--source", source, "--dask", "inline", *options)[0] == 0
-    build = ("neighbors", "build", "--root", root, "--queries", source, "--dask", "inline", "--set", "k_stored=4")
+    assert (
+        rdm("database", "build", "--root", root, "--source", source, "--dask", "inline", *options)[
+            0
+        ]
+        == 0
+    )
+    build = (
+        "neighbors",
+        "build",
+        "--root",
+        root,
+        "--queries",
+        source,
+        "--dask",
+        "inline",
+        "--set",
+        "k_stored=4",
+    )
     ask = ("neighbors", "contamination", "--root", root, "--threshold", 1)
     assert rdm(*build, "--name", "same")[0] == 0
     code, found, _ = rdm(*ask, "--name", "same")
@@ -40,7 +62,9 @@ def test_contamination_is_an_exit_code_until_it_is_excluded(
 
 
 @pytest.mark.parametrize("crop", [CropConfig(), CropConfig(frame_size=40, patch_size=24)])
-def test_command_that_builds_a_table_again_has_all_its_settings(rdm: Command, root: Path, crop: CropConfig) -> None:
+def test_command_that_builds_a_table_again_has_all_its_settings(
+    rdm: Command, root: Path, crop: CropConfig
+) -> None:
     queries = QuerySetConfig(source=f"folder://{root.parent}/photos", crop=crop, images_per_shard=4)
     fields = {"exclude_self": True, "exclude_above": 0.95, "shared_image_ids": False}
     config = NeighborConfig(queries=queries, k_stored=4, exact=False, **fields)
@@ -67,7 +91,16 @@ def test_exclusion_above_no_similarity_is_a_usage_error(value: str) -> None:
 
 
 def test_dropped_neighbors_are_in_no_later_version(rdm: Command, root: Path) -> None:
-    asked = ("--queries", f"folder://{root.parent}/photos", "--name", "q", "--dask", "inline", "--set", "k_stored=4")
+    asked = (
+        "--queries",
+        f"folder://{root.parent}/photos",
+        "--name",
+        "q",
+        "--dask",
+        "inline",
+        "--set",
+        "k_stored=4",
+    )
     rdm("neighbors", "build", "--root", root, *asked)
     code, plan, _ = rdm("neighbors", "drop", "--root", root, "--name", "q", "--dry-run")
     assert (code, plan["queries"]) == (0, 12)

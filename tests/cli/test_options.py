@@ -30,7 +30,11 @@ def test_help_of_every_command_has_an_example_of_it(words: str) -> None:
 
 @pytest.mark.parametrize("words", COMMANDS)
 def test_every_command_takes_json(words: str) -> None:
-    assert "--json" in [name for argument in COMMANDS[words].assemble_argument_collection() for name in argument.names]
+    assert "--json" in [
+        name
+        for argument in COMMANDS[words].assemble_argument_collection()
+        for name in argument.names
+    ]
 
 
 @pytest.mark.parametrize(
@@ -50,4 +54,6 @@ def test_number_that_makes_no_sense_is_a_usage_error_that_names_the_option(
     capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     assert run(command.split()) == 2
-    assert f"for {command.split()[-2]}. Must be" in " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert f"for {command.split()[-2]}. Must be" in " ".join(
+        capsys.readouterr().err.replace("│", "").split()
+    )

@@ -29,7 +29,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., byte
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_encoder: str) -> Path:
-    """A database of twelve patches, the same for every test here: none of them changes its patches."""
+    """A database of twelve patches, the same for every test here: none of them changes its
+    patches."""
     config = BuildConfig(
         source=f"folder://{photos}",
         encoder=tiny_encoder,
@@ -60,9 +61,22 @@ def rows(out: Path) -> list[dict]:
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )
-def test_a_flag_and_its_setting_are_one(rdm, root: Path, model: Path, tmp_path: Path, flags, k: int) -> None:
+def test_a_flag_and_its_setting_are_one(
+    rdm, root: Path, model: Path, tmp_path: Path, flags, k: int
+) -> None:
     out = tmp_path / "samples"
-    arguments = ("--model", model, "--database", root, "--text", "owl", "--seeds", "0-1", "--out", out)
+    arguments = (
+        "--model",
+        model,
+        "--database",
+        root,
+        "--text",
+        "owl",
+        "--seeds",
+        "0-1",
+        "--out",
+        out,
+    )
     code, result, _ = rdm("sample", *arguments, *QUICK, *flags)
     assert (code, result["pictures"], result["drawn"], result["device"]) == (0, 2, 2, "cpu")
     _, found, _ = rdm("database", "search", "--root", root, "--text", "owl", "-k", k, "--exact")
@@ -73,8 +87,21 @@ def test_a_flag_and_its_setting_are_one(rdm, root: Path, model: Path, tmp_path: 
         assert row["settings"]["guidance_scale"] == 1.0
 
 
-def test_one_picture_after_ten_into_the_same_folder_is_refused(rdm, root: Path, model: Path, tmp_path: Path) -> None:
-    ask = ("sample", "--model", model, "--database", root, "--text", "owl", "--out", tmp_path / "out", *QUICK)
+def test_one_picture_after_ten_into_the_same_folder_is_refused(
+    rdm, root: Path, model: Path, tmp_path: Path
+) -> None:
+    ask = (
+        "sample",
+        "--model",
+        model,
+        "--database",
+        root,
+        "--text",
+        "owl",
+        "--out",
+        tmp_path / "out",
+        *QUICK,
+    )
     assert rdm(*ask, "--seeds", "0-9")[0] == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     code, _, error = rdm(*ask, "--seeds", "0")
@@ -86,9 +113,23 @@ def test_one_picture_after_ten_into_the_same_folder_is_refused(rdm, root: Path, 
     assert (code, result["drawn"]) == (0, 0)
 
 
-def test_inspect_shows_what_a_picture_was_drawn_from(rdm, root: Path, model: Path, tmp_path: Path) -> None:
+def test_inspect_shows_what_a_picture_was_drawn_from(
+    rdm, root: Path, model: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    ask = ("sample", "--model", model, "--database", root, "--text", "owl", "--seeds", "3", "--out", out)
+    ask = (
+        "sample",
+        "--model",
+        model,
+        "--database",
+        root,
+        "--text",
+        "owl",
+        "--seeds",
+        "3",
+        "--out",
+        out,
+    )
     assert rdm(*ask, "-k", 2, *QUICK)[0] == 0
     code, found, _ = rdm("inspect", out / "00000.png")
     assert (code, found["label"], found["seed"]) == (0, "owl", 3)
@@ -110,11 +151,17 @@ def test_inspect_shows_what_a_picture_was_drawn_from(rdm, root: Path, model: Pat
     ids=lambda command: " ".join(command.split(" --")[0].split()),
 )
 def test_a_gpu_that_is_not_there_is_refused(
-    command: str, root: Path, model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str,
+    root: Path,
+    model: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     places = {"root": root, "model": model, "photos": photos, "new": tmp_path / "new"}
     code = run([*command.format(**places).split(), "--device", "cuda"])
-    error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("20")]  # log lines
+    # log lines
+    error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("20")]
     assert code == 1
     assert error[0] == "error: device is cuda, but PyTorch finds no GPU here"
     assert error[-1].endswith("or --device cpu")
@@ -122,24 +169,62 @@ def test_a_gpu_that_is_not_there_is_refused(
 
 
 def test_commands_say_what_they_computed_on(rdm, root: Path, photos: Path, tmp_path: Path) -> None:
-    small = ("--set", "queries.crop.frame_size=32", "--set", "queries.crop.patch_size=32", "--dask", "inline")
+    small = (
+        "--set",
+        "queries.crop.frame_size=32",
+        "--set",
+        "queries.crop.patch_size=32",
+        "--dask",
+        "inline",
+    )
     queries = ("--queries", f"folder://{photos}")
     assert rdm("database", "search", "--root", root, "--text", "owl", "-k", 1)[1]["device"] == "cpu"
-    assert rdm("neighbors", "build", "--root", root, *queries, "--name", "t", "--set", "k_stored=2", *small)[1][
-        "device"
-    ] == "cpu"
+    assert (
+        rdm(
+            "neighbors",
+            "build",
+            "--root",
+            root,
+            *queries,
+            "--name",
+            "t",
+            "--set",
+            "k_stored=2",
+            *small,
+        )[1]["device"]
+        == "cpu"
+    )
     cache = ("--out", tmp_path / "cache", "--set", "resolution=32", "--device", "cpu")
     assert rdm("cache", "build", *queries, *cache, *small)[1]["device"] == "cpu"
 
 
 def test_model_that_ships_is_asked_by_name(tmp_path, capsys):
-    command = ["sample", "--model", "assets://rdm-64", "--unconditional", "--out", str(tmp_path / "out")]
+    command = [
+        "sample",
+        "--model",
+        "assets://rdm-64",
+        "--unconditional",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert run(command) == 2
     assert "the model" in capsys.readouterr().err
 
 
 def test_name_that_does_not_ship_is_refused_with_those_that_do(tmp_path, capsys):
-    assert run(["sample", "--model", "assets://none", "--unconditional", "--out", str(tmp_path / "out")]) == 1
+    assert (
+        run(
+            [
+                "sample",
+                "--model",
+                "assets://none",
+                "--unconditional",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 1
+    )
     error = capsys.readouterr().err
     assert "there is no embedded model 'none'" in error
     assert "assets://rdm-64" in error

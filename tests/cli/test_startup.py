@@ -1,4 +1,5 @@
-"""Commands load nothing that they do not use: what each may not import, asked of a process of its own."""
+"""Commands load nothing that they do not use: what each may not import, asked of a process of its
+own."""
 
 from __future__ import annotations
 
@@ -13,8 +14,27 @@ from random_model import write_random_model
 from rdm.database import RetrievalDatabase
 
 Command = Callable[..., tuple[int, dict, str]]
-HEAVY = {"numpy", "pyarrow", "torch", "faiss", "dask", "prefect", "pandas", "matplotlib", "transformers", "diffusers"}
-LIBRARIES = {"distributed", "deepspeed", "diffusers", "img2dataset", "matplotlib", "prefect", "torchvision"}
+HEAVY = {
+    "numpy",
+    "pyarrow",
+    "torch",
+    "faiss",
+    "dask",
+    "prefect",
+    "pandas",
+    "matplotlib",
+    "transformers",
+    "diffusers",
+}
+LIBRARIES = {
+    "distributed",
+    "deepspeed",
+    "diffusers",
+    "img2dataset",
+    "matplotlib",
+    "prefect",
+    "torchvision",
+}
 NETWORKS = LIBRARIES | {"transformers", "torch._dynamo", "torch._inductor", "open_clip", "jinja2"}
 PROGRAM = """
 import sys
@@ -32,8 +52,13 @@ def loaded(forbidden: set[str], *arguments: object) -> list[str]:
 
 
 def test_help_loads_no_heavy_library() -> None:
-    program = f"import sys; from rdm.cli.main import build_app; build_app(); print(*({HEAVY} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    program = (
+        f"import sys; from rdm.cli.main import build_app; build_app(); print(*({HEAVY} "
+        "& set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert found.stdout.split() == []
 
 
@@ -43,26 +68,46 @@ def test_help_of_a_command_loads_no_heavy_library(command: str) -> None:
 
 
 def test_the_state_of_a_database_is_told_without_networks(root: Path) -> None:
-    assert loaded(NETWORKS | {"torch", "numba", "dask"}, "database", "status", "--root", root) == ["0"]
+    assert loaded(NETWORKS | {"torch", "numba", "dask"}, "database", "status", "--root", root) == [
+        "0"
+    ]
 
 
 @pytest.fixture
 def embedded(photos: Path, tmp_path: Path, rdm_database: Command) -> Path:
     """A database of the embedded encoder, which a process of its own can open."""
     settings = ("--set", "crop.frame_size=40", "--set", "crop.patch_size=24", "--dask", "inline")
-    assert rdm_database("build", "--root", tmp_path / "db", "--source", f"folder://{photos}", *settings)[0] == 0
+    assert (
+        rdm_database(
+            "build", "--root", tmp_path / "db", "--source", f"folder://{photos}", *settings
+        )[0]
+        == 0
+    )
     return tmp_path / "db"
 
 
 @pytest.mark.slow
 def test_a_search_in_words_loads_no_more_than_its_text_tower(embedded: Path) -> None:
     forbidden = NETWORKS | {"efficientnet_lite_pytorch", "dask", "pyarrow.dataset"}
-    assert loaded(forbidden, "database", "search", "--root", embedded, "--text", "owl", "-k", 2) == ["0"]
+    assert loaded(
+        forbidden, "database", "search", "--root", embedded, "--text", "owl", "-k", 2
+    ) == ["0"]
 
 
 @pytest.mark.slow
 def test_sampling_loads_neither_training_nor_clusters(embedded: Path, tmp_path: Path) -> None:
     model = write_random_model(tmp_path / "model", RetrievalDatabase.open(str(embedded)))
     forbidden = {"deepspeed", "prefect", "matplotlib", "img2dataset", "distributed", "dask"}
-    ask = ("--model", model, "--database", embedded, "--text", "owl", "--seeds", 0, "--out", tmp_path / "out")
+    ask = (
+        "--model",
+        model,
+        "--database",
+        embedded,
+        "--text",
+        "owl",
+        "--seeds",
+        0,
+        "--out",
+        tmp_path / "out",
+    )
     assert loaded(forbidden, "sample", *ask, "--set", "num_steps=1") == ["0"]

@@ -19,7 +19,9 @@ def hostfile(tmp_path: Path) -> Path:
     return path
 
 
-def plan(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: object) -> tuple[int, str, str]:
+def plan(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: object
+) -> tuple[int, str, str]:
     """Return exit code, standard output and error of a dry run; its folder stays away."""
     words = ["train", "--out", str(tmp_path / "run"), "--dry-run", "--json", *map(str, arguments)]
     code = run(words)
@@ -31,11 +33,19 @@ def plan(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: object)
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((*LATENTS, "--set", "batch_size=33", "--set", "num_ranks=2"), 1, "cannot be shared by 2 ranks"),
+        (
+            (*LATENTS, "--set", "batch_size=33", "--set", "num_ranks=2"),
+            1,
+            "cannot be shared by 2 ranks",
+        ),
         (LATENTS, 1, "there is no finished latent cache here"),
         (("--recipe", "rdm-tiny", "--cache", "nowhere"), 2, "needs --database"),
         (("--recipe", "clip-lite"), 2, "needs --source"),
-        (("--recipe", "autoencoder-kl-f4", "--source", "folder:///no/where"), 1, "the folder does not exist"),
+        (
+            ("--recipe", "autoencoder-kl-f4", "--source", "folder:///no/where"),
+            1,
+            "the folder does not exist",
+        ),
     ],
 )
 def test_what_the_training_would_refuse_is_refused(capsys, tmp_path, arguments, code, message):
@@ -51,13 +61,22 @@ def test_what_the_training_would_refuse_is_refused(capsys, tmp_path, arguments, 
         (("--remote-shell", "ssh"), "does not contain {host}"),
     ],
 )
-def test_options_that_do_not_fit_the_hostfile_are_usage_errors(capsys, tmp_path, hostfile, option, message):
+def test_options_that_do_not_fit_the_hostfile_are_usage_errors(
+    capsys, tmp_path, hostfile, option, message
+):
     code, _, error = plan(capsys, tmp_path, *LATENTS, "--hostfile", hostfile, *option)
     assert (code, message in error) == (2, True), error
 
 
 def test_the_port_where_ranks_meet_can_be_chosen(capsys, tmp_path, hostfile):
-    arguments = ("--recipe", "clip-lite", "--source", f"webdataset://{tmp_path}", "--hostfile", hostfile)
+    arguments = (
+        "--recipe",
+        "clip-lite",
+        "--source",
+        f"webdataset://{tmp_path}",
+        "--hostfile",
+        hostfile,
+    )
     code, shown, _ = plan(capsys, tmp_path, *arguments, "--master-port", 29777)
     assert code == 0
     assert "--master_port=29777" in json.loads(shown)["commands"][0]

@@ -1,4 +1,5 @@
-"""Commands with --dask whose scheduler and workers were started in other folders, or on machines with other disks."""
+"""Commands with --dask whose scheduler and workers were started in other folders, or on machines
+with other disks."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ import pytest
 from rdm.cli.main import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-SETTINGS = {"crop": {"frame_size": 40, "patch_size": 24}, "images_per_shard": 5, "source": "folder://overridden"}
+SETTINGS = {
+    "crop": {"frame_size": 40, "patch_size": 24},
+    "images_per_shard": 5,
+    "source": "folder://overridden",
+}
 Started = Callable[..., str]
 
 
@@ -42,8 +47,26 @@ def started(tmp_path: Path) -> Iterator[Started]:
         file = tmp_path / "scheduler.json"
         for name in ("a", "b"):
             (tmp_path / name).mkdir()
-        scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-        worker = ["worker", "--scheduler-file", str(file), "--name", "far", "--nthreads", "1", "--no-dashboard"]
+        scheduler = [
+            "scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            str(file),
+        ]
+        worker = [
+            "worker",
+            "--scheduler-file",
+            str(file),
+            "--name",
+            "far",
+            "--nthreads",
+            "1",
+            "--no-dashboard",
+        ]
         for place, words in (("a", scheduler), ("b", [*worker, "--no-nanny"])):
             own = prefix if place == "b" else ()
             processes.append(
@@ -65,7 +88,11 @@ def started(tmp_path: Path) -> Iterator[Started]:
 
 
 def test_relative_names_are_meant_from_where_the_command_runs(
-    started: Started, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    started: Started,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     address = started()
     monkeypatch.chdir(tmp_path)
@@ -84,8 +111,22 @@ def test_relative_names_are_meant_from_where_the_command_runs(
     assert rdm("database", "update", "--root", "ext")["photographs"] == 11
     crop = ("--set", "queries.crop.frame_size=32", "--set", "queries.crop.patch_size=32")
     queries = ("--queries", "folder://queries", *crop)
-    assert rdm("neighbors", "build", "--root", "ext", "--name", "q", *queries, "--set", "k_stored=4")["queries"] == 12
-    cache = ("cache", "build", "--out", "latents", "--inline-neighbors", "ext", "--set", "resolution=32")
+    assert (
+        rdm("neighbors", "build", "--root", "ext", "--name", "q", *queries, "--set", "k_stored=4")[
+            "queries"
+        ]
+        == 12
+    )
+    cache = (
+        "cache",
+        "build",
+        "--out",
+        "latents",
+        "--inline-neighbors",
+        "ext",
+        "--set",
+        "resolution=32",
+    )
     assert rdm(*cache, *queries)["latents"] == 24
 
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == []
@@ -95,23 +136,45 @@ def test_relative_names_are_meant_from_where_the_command_runs(
 
 @pytest.mark.parametrize(("hidden", "where"), [("disk", "disk/ext"), ("photos", "photos")])
 def test_a_path_that_a_worker_does_not_see_is_told_with_its_name(
-    started: Started, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], hidden: str, where: str
+    started: Started,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    hidden: str,
+    where: str,
 ) -> None:
     (tmp_path / "disk").mkdir()
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("mount namespaces are not permitted here")
-    script = f'mount -t tmpfs none {tmp_path}/{hidden} && rmdir {tmp_path}/{hidden} 2>/dev/null; exec "$@"'
-    if hidden == "photos":  # a folder cannot be made to vanish by a mount: its parent is another one there
+    script = (
+        f"mount -t tmpfs none {tmp_path}/{hidden} && rmdir {tmp_path}/{hidden} "
+        '2>/dev/null; exec "$@"'
+    )
+    # a folder cannot be made to vanish by a mount: its parent is another one there
+    if hidden == "photos":
         (tmp_path / "real").mkdir()
         photos = photos.rename(tmp_path / "real" / "photos")
         script = f'mount -t tmpfs none {tmp_path}/real && exec "$@"'
         where = "real/photos"
     address = started("unshare", "-m", "sh", "-c", script, "sh")
     root = tmp_path / "disk" / "ext"
-    code = run(["database", "build", "--root", str(root), "--source", f"folder://{photos}", "--dask", address])
+    code = run(
+        [
+            "database",
+            "build",
+            "--root",
+            str(root),
+            "--source",
+            f"folder://{photos}",
+            "--dask",
+            address,
+        ]
+    )
     told = capsys.readouterr().err
     assert code == 1
-    lines = [line for line in told.splitlines() if line.startswith(("error:", "  where:", "  fix:"))]
+    lines = [
+        line for line in told.splitlines() if line.startswith(("error:", "  where:", "  fix:"))
+    ]
     assert [line.split(":")[0].strip() for line in lines] == ["error", "where", "fix"]
     assert "the Dask worker far does not see a path of this job" in lines[0]
     assert lines[1].endswith(f"{tmp_path}/{where}")

@@ -35,7 +35,10 @@ def test_a_gpu_that_is_not_there_is_refused_in_three_lines(monkeypatch: pytest.M
 @NO_GPU
 @pytest.mark.parametrize("dask", ["local", "inline"])
 def test_a_cluster_is_not_started_for_a_gpu_that_is_not_there(dask: str) -> None:
-    with pytest.raises(DeviceError, match="finds no GPU"), compute_pool(ComputeConfig(dask=dask, device="cuda")):
+    with (
+        pytest.raises(DeviceError, match="finds no GPU"),
+        compute_pool(ComputeConfig(dask=dask, device="cuda")),
+    ):
         pass
 
 

@@ -62,7 +62,10 @@ def test_shared_pools_of_one_configuration_are_one() -> None:
     with Clusters() as clusters:
         with compute_pool(LOCAL, clusters) as first:
             pass
-        with compute_pool(LOCAL, clusters) as second, compute_pool(ComputeConfig(num_workers=1), clusters) as other:
+        with (
+            compute_pool(LOCAL, clusters) as second,
+            compute_pool(ComputeConfig(num_workers=1), clusters) as other,
+        ):
             assert first is second is not other
         clusters.close()
         with compute_pool(LOCAL, clusters) as third:
@@ -70,7 +73,11 @@ def test_shared_pools_of_one_configuration_are_one() -> None:
 
 
 def test_pools_that_share_no_clusters_are_two() -> None:
-    with Clusters() as clusters, compute_pool(LOCAL, clusters) as shared, compute_pool(LOCAL) as own:
+    with (
+        Clusters() as clusters,
+        compute_pool(LOCAL, clusters) as shared,
+        compute_pool(LOCAL) as own,
+    ):
         assert shared is not own
     with compute_pool(LOCAL) as one, compute_pool(LOCAL) as another:
         assert one is not another
@@ -111,11 +118,16 @@ def test_error_for_the_user_keeps_its_kind_place_and_remedy() -> None:
 
     with compute_pool(INLINE) as pool, pytest.raises(StorageError) as caught:
         list(pool.map(work, [0], stage="embed"))
-    assert (caught.value.what, caught.value.where, caught.value.fix) == ("the disk is full", "/data", "free space")
+    assert (caught.value.what, caught.value.where, caught.value.fix) == (
+        "the disk is full",
+        "/data",
+        "free space",
+    )
 
 
 @pytest.mark.parametrize(
-    "fields", [{"num_workers": 0}, {"memory_fraction": 0}, {"memory_fraction": 1.5}, {"retries": -1}]
+    "fields",
+    [{"num_workers": 0}, {"memory_fraction": 0}, {"memory_fraction": 1.5}, {"retries": -1}],
 )
 def test_senseless_settings_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
@@ -124,7 +136,10 @@ def test_senseless_settings_are_refused(fields: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("address", ["nonsense", "ftp://x:1"])
 def test_malformed_scheduler_address_is_a_usage_error(address: str) -> None:
-    with pytest.raises(UsageError, match="no Dask scheduler answers"), compute_pool(ComputeConfig(dask=address)):
+    with (
+        pytest.raises(UsageError, match="no Dask scheduler answers"),
+        compute_pool(ComputeConfig(dask=address)),
+    ):
         pass
 
 
@@ -166,7 +181,10 @@ def test_cluster_maps_in_other_processes_and_carries_errors_home() -> None:
             "free space",
         )
 
-    with compute_pool(LOCAL) as outer, compute_pool(ComputeConfig(dask=outer.client.scheduler.address)) as pool:  # type: ignore[union-attr]
+    with (
+        compute_pool(LOCAL) as outer,
+        compute_pool(ComputeConfig(dask=outer.client.scheduler.address)) as pool,
+    ):  # type: ignore[union-attr]
         assert dict(pool.map(work, [5], stage="square"))[0][0] == 25
 
 
@@ -227,7 +245,8 @@ def test_killed_worker_costs_a_retry_and_not_the_run(tmp_path: object) -> None:
 
 
 def dying() -> Callable[[str], bool]:
-    """Return work that is killed, and leaves word to kill the workers that follow, until all that is over."""
+    """Return work that is killed, and leaves word to kill the workers that follow, until all that
+    is over."""
 
     def work(path: str) -> bool:
         if os.path.exists(path + ".over"):
@@ -263,7 +282,9 @@ def killing_at_birth(path: Path) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_worker_that_dies_while_it_starts_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_dies_while_it_starts_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shards, "LOST_WORKER_SECONDS", 3)
     path = tmp_path / "killed"
 
@@ -280,7 +301,9 @@ def test_worker_that_dies_while_it_starts_is_replaced(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_cluster_whose_workers_never_start_again_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_whose_workers_never_start_again_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shards, "LOST_WORKER_SECONDS", 3)
     monkeypatch.setattr(shards, "WAIT_FOR_WORKERS_SECONDS", 15)
     path = tmp_path / "killed"
@@ -296,7 +319,9 @@ def test_cluster_whose_workers_never_start_again_is_an_error(tmp_path: Path, mon
 def pool_at_an_address() -> Iterator[tuple[Any, ComputePool]]:
     """A cluster of one worker, and a pool that knows its address only."""
     with (
-        cast(Any, LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0")) as cluster,
+        cast(
+            Any, LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0")
+        ) as cluster,
         compute_pool(ComputeConfig(dask=cluster.scheduler_address)) as pool,
     ):
         assert isinstance(pool, ComputePool)
@@ -311,7 +336,9 @@ def dismiss_workers(cluster: Any, pool: ComputePool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_cluster_at_an_address_whose_workers_are_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_at_an_address_whose_workers_are_gone_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(shards, "WAIT_FOR_WORKERS_SECONDS", 8)
     with pool_at_an_address() as (cluster, pool):
         dismiss_workers(cluster, pool)
@@ -344,9 +371,14 @@ def test_result_that_a_dying_worker_takes_along_is_computed_again_or_is_an_error
                 list(results)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores"
+)
 def test_local_cluster_has_a_worker_for_each_core_that_the_process_may_use() -> None:
-    count = "from rdm.compute.pool import ComputeConfig, count_workers; print(count_workers(ComputeConfig()))"
+    count = (
+        "from rdm.compute.pool import ComputeConfig, count_workers; "
+        "print(count_workers(ComputeConfig()))"
+    )
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(own)})
     try:

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
-from rdm.database import BuildConfig, DatabaseBuilder, NeighborConfig, RetrievalDatabase, build_neighbors
+from rdm.database import (
+    BuildConfig,
+    DatabaseBuilder,
+    NeighborConfig,
+    RetrievalDatabase,
+    build_neighbors,
+)
 from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.building.results import BuildResult
 from rdm.database.changes.plan import Removal
@@ -40,7 +46,9 @@ def build(tiny_encoder: str) -> Callable[..., BuildResult]:
 
 @pytest.fixture(scope="session")
 def built(
-    tmp_path_factory: pytest.TempPathFactory, build: Callable[..., dict[str, Any]], encoded: Callable[..., bytes]
+    tmp_path_factory: pytest.TempPathFactory,
+    build: Callable[..., dict[str, Any]],
+    encoded: Callable[..., bytes],
 ) -> Path:
     """A folder with `photos` and the database `db` over them; copy it before changing it."""
     base = tmp_path_factory.mktemp("built")
@@ -92,7 +100,9 @@ class Tabled:
 
 @pytest.fixture(scope="session")
 def tabled_base(
-    tmp_path_factory: pytest.TempPathFactory, build: Callable[..., dict[str, Any]], encoded: Callable[..., bytes]
+    tmp_path_factory: pytest.TempPathFactory,
+    build: Callable[..., dict[str, Any]],
+    encoded: Callable[..., bytes],
 ) -> Tabled:
     base = tmp_path_factory.mktemp("tabled")
     for name, seeds in (("photos", range(12)), ("queries", range(100, 110))):
@@ -111,7 +121,8 @@ def tabled_base(
 
 @pytest.fixture
 def tabled(tabled_base: Tabled, tmp_path: Path) -> Iterator[Tabled]:
-    """A copy of the database; its source, which its configuration names, is put back after the test."""
+    """A copy of the database; its source, which its configuration names, is put back after the
+    test."""
     shutil.copytree(tabled_base.root, tmp_path / "db")
     yield replace(tabled_base, root=tmp_path / "db")
     shutil.rmtree(tabled_base.photos)
@@ -120,7 +131,8 @@ def tabled(tabled_base: Tabled, tmp_path: Path) -> Iterator[Tabled]:
 
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, bytes]]:
-    """Return a function that reads every file of a folder but the lock, which holds a process number."""
+    """Return a function that reads every file of a folder but the lock, which holds a process
+    number."""
 
     def read(folder: Path) -> dict[str, bytes]:
         return {

@@ -1,10 +1,12 @@
-"""Kill writers and Dask workers at random moments of a build, an update and a compaction, then finish them.
+"""Kill writers and Dask workers at random moments of a build, an update and a compaction, then
+finish them.
 
-Arguments: a folder as `killed_work.works` wants it; the encoder's name; how many kills; a seed. Prints one line per
+Arguments: a folder as `killed_work.works` wants it; the encoder's name; how many kills; a seed.
+    Prints one line per
 job: its name, the kills of its writer, and those of a worker while it ran.
 
-Writers are forks of this process, which has loaded everything and started no threads. The workers belong to one
-cluster, a process of its own: `kill_at_random.py --cluster BASE`.
+Writers are forks of this process, which has loaded everything and started no threads. The workers
+belong to one cluster, a process of its own: `kill_at_random.py --cluster BASE`.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ class Cluster:
 
     def __init__(self, base: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--cluster", base], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, "--cluster", base],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.compute = ComputeConfig(dask=str(self._read()))
 
@@ -59,7 +64,8 @@ class Cluster:
 
 
 class Clusters:
-    """The cluster in use. One that lost its workers for good (a loaded machine starts none in time) is replaced."""
+    """The cluster in use. One that lost its workers for good (a loaded machine starts none in time)
+    is replaced."""
 
     def __init__(self, base: Path) -> None:
         self._base = base
@@ -92,9 +98,12 @@ def run_cluster(base: Path) -> None:
     from distributed.utils import get_mp_context
 
     settings = {
-        # Workers fork from a server that has loaded what they need: the next one is there in a moment.
+        # Workers fork from a server that has loaded what they need: the next one is there in a
+        # moment.
         "distributed.worker.multiprocessing-method": "forkserver",
-        "distributed.worker.preload": [f"import killed_work; killed_work.register_encoder({str(base)!r})"],
+        "distributed.worker.preload": [
+            f"import killed_work; killed_work.register_encoder({str(base)!r})"
+        ],
         "distributed.scheduler.allowed-failures": 10,
     }
     dask.config.set(settings)
@@ -111,7 +120,11 @@ def run_cluster(base: Path) -> None:
         for line in sys.stdin:
             busy = [bool(worker.processing) for worker in cluster.scheduler.workers.values()]
             pids = [nanny.pid for nanny in cluster.workers.values()]
-            say(json.dumps(pids if line.strip() == "pids" else len(busy) == NUM_WORKERS and not any(busy)))
+            say(
+                json.dumps(
+                    pids if line.strip() == "pids" else len(busy) == NUM_WORKERS and not any(busy)
+                )
+            )
 
 
 def start(work: Work, root: Path, compute: ComputeConfig) -> int:
@@ -141,21 +154,29 @@ def seconds_of(work: Work, root: Path, compute: ComputeConfig) -> float:
     return seconds
 
 
-def kill_once(work: Work, root: Path, cluster: Cluster, moment: float, *, worker: bool, step: int) -> bool:
-    """Start a job, kill its writer or a worker after some seconds, finish it; return whether it was still at it."""
+def kill_once(
+    work: Work, root: Path, cluster: Cluster, moment: float, *, worker: bool, step: int
+) -> bool:
+    """Start a job, kill its writer or a worker after some seconds, finish it; return whether it was
+    still at it."""
     work.prepare(root)
     child = start(work, root, cluster.compute)
     time.sleep(moment)
     running = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     if worker:
         os.kill(cluster.ask("pids")[step % NUM_WORKERS], signal.SIGKILL)
-        assert exit_code(child) == 0, f"step {step}: {work.name} did not survive the loss of a worker"
+        assert exit_code(child) == 0, (
+            f"step {step}: {work.name} did not survive the loss of a worker"
+        )
     else:
         os.kill(child, signal.SIGKILL)
         exit_code(child)
         work.check_survivor(root, step)
-        assert exit_code(start(work, root, cluster.compute)) == 0, f"step {step}: {work.name} cannot be finished"
-    wait_until(lambda: not list(root.rglob(".*.tmp")))  # what a worker of the dead writer was still writing
+        assert exit_code(start(work, root, cluster.compute)) == 0, (
+            f"step {step}: {work.name} cannot be finished"
+        )
+    # what a worker of the dead writer was still writing
+    wait_until(lambda: not list(root.rglob(".*.tmp")))
     work.check_finished(root, step)
     return running
 
@@ -179,14 +200,18 @@ def main(base: Path, encoder: str, count: int, seed: int) -> None:
     with clusters_of(base) as clusters:
         for work in works(base, encoder):
             on_dask = work.name != "compact"  # which needs no workers
-            seconds = min(seconds_of(work, base / "db", clusters.settled().compute) for _ in range(3))
+            seconds = min(
+                seconds_of(work, base / "db", clusters.settled().compute) for _ in range(3)
+            )
             kills: Counter[bool] = Counter()
             step = 0
             while kills.total() < count // 3:
                 step += 1
                 worker = on_dask and step % 3 == 0
                 moment = rng.uniform(0, seconds)
-                if kill_once(work, base / "db", clusters.settled(), moment, worker=worker, step=step):
+                if kill_once(
+                    work, base / "db", clusters.settled(), moment, worker=worker, step=step
+                ):
                     kills[worker] += 1
             say(f"{work.name} {kills[False]} {kills[True]}")
 

@@ -1,7 +1,9 @@
-"""Kill a build, an update and a compaction before every write, rename, link and deletion of a file, then finish them.
+"""Kill a build, an update and a compaction before every write, rename, link and deletion of a file,
+then finish them.
 
-Arguments: a folder as `killed_work.works` wants it; the encoder's name. A program of its own, because each kill is one
-fork of a process that has loaded everything and started no threads. Prints the number of kills in each of the three.
+Arguments: a folder as `killed_work.works` wants it; the encoder's name. A program of its own,
+    because each kill is one fork of a process that has loaded everything and started no threads.
+    Prints the number of kills in each of the three.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from killed_work import INLINE, Work, works
 
 
 def kill_everywhere(work: Work, root: Path) -> int:
-    """Kill a job on copies of its folder before each change that it makes, and finish it; return how many kills.
+    """Kill a job on copies of its folder before each change that it makes, and finish it; return
+    how many kills.
 
     After each kill, what stands is searched: it is the old version or the new one, whole.
     """

@@ -1,7 +1,9 @@
-"""Kill exports and an import before every write, rename, link and deletion of a file, then finish them.
+"""Kill exports and an import before every write, rename, link and deletion of a file, then finish
+them.
 
-Arguments: a folder with `photos` and `tiny-clip.json`; the encoder's name. A program of its own for the reason that
-kill_everywhere.py gives. Prints the number of kills in each export (clip-retrieval, `datasets`, npz) and in the import.
+Arguments: a folder with `photos` and `tiny-clip.json`; the encoder's name. A program of its own for
+    the reason that kill_everywhere.py gives. Prints the number of kills in each export
+    (clip-retrieval, `datasets`, npz) and in the import.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ from rdm.encoders import load_encoder
 from rdm.sources import CropConfig
 
 
-def kill_at_every_change(place: Path, work: Callable[[Path], object], expected: dict[str, bytes]) -> int:
-    """Kill work that fills a place before each change that it makes, finish it, and compare; return how many kills."""
+def kill_at_every_change(
+    place: Path, work: Callable[[Path], object], expected: dict[str, bytes]
+) -> int:
+    """Kill work that fills a place before each change that it makes, finish it, and compare; return
+    how many kills."""
     steps = 0
     while True:
         steps += 1
@@ -44,12 +49,16 @@ def main(base: Path, encoder: str) -> None:
     load_encoder(encoder)
     watch_changes()
     crop = CropConfig(frame_size=40, patch_size=24)
-    config = BuildConfig(source=f"folder://{base}/photos", encoder=encoder, images_per_shard=3, crop=crop)
+    config = BuildConfig(
+        source=f"folder://{base}/photos", encoder=encoder, images_per_shard=3, crop=crop
+    )
     run_build(DatabaseBuilder(str(base / "db"), config), INLINE)
     database, kills = RetrievalDatabase.open(str(base / "db")), []
 
     def importing(root: Path) -> None:
-        taken = ImportConfig(format="clip-retrieval", folder=str(base / "clip-retrieval"), encoder=encoder)
+        taken = ImportConfig(
+            format="clip-retrieval", folder=str(base / "clip-retrieval"), encoder=encoder
+        )
         import_database(str(root), taken)
 
     works: dict[str, Callable[[Path], object]] = {

@@ -1,4 +1,5 @@
-"""What the programs that kill the database's writers have them do: a build, an update with a removal, a compaction."""
+"""What the programs that kill the database's writers have them do: a build, an update with a
+removal, a compaction."""
 
 from __future__ import annotations
 
@@ -14,7 +15,13 @@ import torch
 from file_kills import assert_same
 
 from rdm.compute import ComputeConfig, compute_pool
-from rdm.database import BuildConfig, DatabaseBuilder, NeighborConfig, RetrievalDatabase, build_neighbors
+from rdm.database import (
+    BuildConfig,
+    DatabaseBuilder,
+    NeighborConfig,
+    RetrievalDatabase,
+    build_neighbors,
+)
 from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
@@ -29,7 +36,8 @@ REMOVAL = Removal(frozenset(["p01.jpg"]))
 
 @dataclass(frozen=True)
 class Work:
-    """One job: the folder that it starts from (none for a build), what it does, and what it leaves undisturbed."""
+    """One job: the folder that it starts from (none for a build), what it does, and what it leaves
+    undisturbed."""
 
     name: str
     start: Path
@@ -43,7 +51,8 @@ class Work:
             shutil.copytree(self.start, root)
 
     def check_survivor(self, root: Path, step: int) -> None:
-        """Raise AssertionError unless what a killed run left is the old version or the new one, whole."""
+        """Raise AssertionError unless what a killed run left is the old version or the new one,
+        whole."""
         current = VersionStore(Folder(root)).current()
         if self.start.exists():
             assert current is not None, f"step {step}: the old version is gone"
@@ -51,7 +60,9 @@ class Work:
             if current.tombstones == old.version.tombstones:
                 queries = old.embeddings(old.living_ids()[:3])
                 found = RetrievalDatabase.open(str(root)).search_vectors(queries, 5)[0]
-                assert np.array_equal(found, old.search_vectors(queries, 5)[0]), f"step {step}: other neighbors"
+                assert np.array_equal(found, old.search_vectors(queries, 5)[0]), (
+                    f"step {step}: other neighbors"
+                )
         if current is not None:
             assert not verify_database(str(root)), f"step {step}: {verify_database(str(root))}"
 
@@ -85,7 +96,9 @@ def works(base: Path, encoder: str) -> Iterator[Work]:
     register_encoder(base)
     load_encoder(encoder)
     crop = CropConfig(frame_size=40, patch_size=24)
-    config = BuildConfig(source=f"folder://{base}/photos", encoder=encoder, images_per_shard=3, crop=crop)
+    config = BuildConfig(
+        source=f"folder://{base}/photos", encoder=encoder, images_per_shard=3, crop=crop
+    )
     queries = QuerySetConfig(source=f"folder://{base}/queries", crop=crop, images_per_shard=2)
 
     def build(root: Path, compute: ComputeConfig) -> None:
@@ -112,8 +125,12 @@ def works(base: Path, encoder: str) -> Iterator[Work]:
 
 def _prepare_update(base: Path, root: Path, queries: QuerySetConfig) -> None:
     with compute_pool(INLINE) as pool:
-        build_neighbors(str(root), "exact", NeighborConfig(queries=queries, k_stored=5, exclude_self=True), pool)
-        build_neighbors(str(root), "fast", NeighborConfig(queries=queries, k_stored=5, exact=False), pool)
+        build_neighbors(
+            str(root), "exact", NeighborConfig(queries=queries, k_stored=5, exclude_self=True), pool
+        )
+        build_neighbors(
+            str(root), "fast", NeighborConfig(queries=queries, k_stored=5, exact=False), pool
+        )
     for path in (base / "more").iterdir():
         shutil.copy(path, base / "photos")
     (base / "photos" / "p00.jpg").unlink()

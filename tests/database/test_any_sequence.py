@@ -1,4 +1,5 @@
-"""A real database through any sequence of changes and compactions equals a new build of the same photographs."""
+"""A real database through any sequence of changes and compactions equals a new build of the same
+photographs."""
 
 from __future__ import annotations
 
@@ -12,7 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, NeighborTable, RetrievalDatabase, build_neighbors
@@ -37,25 +44,35 @@ def look_up(root: Path, queries: Path) -> None:
 
 
 def told(root: Path) -> dict[str, Any]:
-    """Return what a database answers, by photograph and box: ids are given once, so those of a new build differ."""
+    """Return what a database answers, by photograph and box: ids are given once, so those of a new
+    build differ."""
     database = RetrievalDatabase.open(str(root))
     ids = database.living_ids()
     names = {record.patch_id: (record.image_id, record.box) for record in database.records(ids)}
     table = NeighborTable(database.folder, "train")
     proposal = query_set_proposal(database, table.info["queries_digest"])
     shards = [table.shard(stem) for stem in table.info["stems"]]
-    found = database.search_vectors(np.concatenate([table.embeddings(stem) for stem in table.info["stems"]]), K)
+    found = database.search_vectors(
+        np.concatenate([table.embeddings(stem) for stem in table.info["stems"]]), K
+    )
     return {
-        "vectors": {names[i]: v.tobytes() for i, v in zip(ids.tolist(), database.embeddings(ids), strict=True)},
+        "vectors": {
+            names[i]: v.tobytes()
+            for i, v in zip(ids.tolist(), database.embeddings(ids), strict=True)
+        },
         "neighbors": [[names[i] for i in row] for _, rows, _ in shards for row in rows.tolist()],
         "similarities": [row.tobytes() for _, _, rows in shards for row in rows],
         "search": [[names[i] for i in row] for row in found[0].tolist()],
-        "proposal": {names[i]: n for i, n in zip(proposal.ids.tolist(), proposal.counts.tolist(), strict=True)},
+        "proposal": {
+            names[i]: n
+            for i, n in zip(proposal.ids.tolist(), proposal.counts.tolist(), strict=True)
+        },
     }
 
 
 class Changes(RuleBasedStateMachine):
-    """Adds, replaces, loses, removes and compacts; at the end, all of it is compared with a new build."""
+    """Adds, replaces, loses, removes and compacts; at the end, all of it is compared with a new
+    build."""
 
     build: Build
     encoded: Callable[..., bytes]
@@ -78,7 +95,10 @@ class Changes(RuleBasedStateMachine):
         return sorted({path.name for path in (self.base / "photos").iterdir()} - self.removed)
 
     def update(self, *removed: str, only_delete: bool = False) -> None:
-        run_build(update_builder(str(self.root), Removal(frozenset(removed)), only_delete=only_delete), INLINE)
+        run_build(
+            update_builder(str(self.root), Removal(frozenset(removed)), only_delete=only_delete),
+            INLINE,
+        )
 
     @rule(count=st.integers(1, 3), updated=st.booleans())
     def add(self, count: int, updated: bool) -> None:
@@ -126,8 +146,12 @@ class Changes(RuleBasedStateMachine):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_any_sequence_of_changes_equals_a_new_build(build: Build, encoded: Callable[..., bytes]) -> None:
-    machine = type("Machine", (Changes,), {"build": staticmethod(build), "encoded": staticmethod(encoded)})
+def test_any_sequence_of_changes_equals_a_new_build(
+    build: Build, encoded: Callable[..., bytes]
+) -> None:
+    machine = type(
+        "Machine", (Changes,), {"build": staticmethod(build), "encoded": staticmethod(encoded)}
+    )
     run_state_machine_as_test(
         machine,
         settings=settings(

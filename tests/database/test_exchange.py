@@ -42,7 +42,9 @@ def inline() -> ComputeConfig:
 
 
 def imported(source: Path, root: Path, kind: str, encoder: str, **fields: Any) -> RetrievalDatabase:
-    config = ImportConfig.model_validate({"format": kind, "folder": str(source), "encoder": encoder, **fields})
+    config = ImportConfig.model_validate(
+        {"format": kind, "folder": str(source), "encoder": encoder, **fields}
+    )
     import_database(str(root), config)
     return RetrievalDatabase.open(str(root))
 
@@ -93,7 +95,9 @@ def test_clip_retrieval_folder_has_a_row_for_each_vector(changed: Any, tmp_path:
     found = np.concatenate([np.load(path) for path in vectors])
     assert found.tobytes() == database.embeddings(database.living_ids()).tobytes()
     assert {"image_path", "url", "caption", "image_id"} <= set(rows.column_names)
-    assert [len(np.load(path)) for path in vectors] == [pq.read_metadata(path).num_rows for path in tables]
+    assert [len(np.load(path)) for path in vectors] == [
+        pq.read_metadata(path).num_rows for path in tables
+    ]
 
 
 def test_parquet_for_datasets_has_pixels_vectors_and_features(changed: Any, tmp_path: Path) -> None:
@@ -106,7 +110,10 @@ def test_parquet_for_datasets_has_pixels_vectors_and_features(changed: Any, tmp_
     assert [row["patch_id"] for row in rows] == ids.tolist()
     for row, pixels in zip(rows, database.pixels(ids), strict=True):
         assert Image.open(io.BytesIO(row["image"]["bytes"])).tobytes() == pixels.tobytes()
-        assert np.array(row["embedding"], np.float16).tobytes() == database.embeddings(row["patch_id"]).tobytes()
+        assert (
+            np.array(row["embedding"], np.float16).tobytes()
+            == database.embeddings(row["patch_id"]).tobytes()
+        )
     features = pq.read_schema(files[0]).metadata[b"huggingface"].decode()
     assert '"image": {"_type": "Image"}' in features
 
@@ -119,8 +126,11 @@ def test_npz_parts_are_those_of_the_official_release(changed: Any, tmp_path: Pat
         assert set(part.files) == {"embedding", "img_id", "patch_coords"}
         rows = database.patch_rows(ids)
         lengths = np.linalg.norm(part["embedding"], axis=1)
-        np.testing.assert_allclose(lengths, rows["norm"], rtol=2e-3)  # raw: what the networks are conditioned on
-        assert part["patch_coords"].tolist() == [[row[c] for c in ("x0", "y0", "x1", "y1")] for row in rows.to_pylist()]
+        # raw: what the networks are conditioned on
+        np.testing.assert_allclose(lengths, rows["norm"], rtol=2e-3)
+        assert part["patch_coords"].tolist() == [
+            [row[c] for c in ("x0", "y0", "x1", "y1")] for row in rows.to_pylist()
+        ]
         names, numbers = rows["image_id"].to_pylist(), part["img_id"].tolist()
         assert len(set(zip(names, numbers, strict=True))) == len(set(names)) == len(set(numbers))
 
@@ -133,10 +143,13 @@ def clip_folder(built: Path, tmp_path: Path) -> Path:
     (folder / "img_emb").mkdir(parents=True)
     (folder / "metadata").mkdir()
     ids = database.living_ids()
-    for number, chosen in zip((8, 9, 10), np.array_split(ids, 3), strict=True):  # part 10 comes after part 9
+    # part 10 comes after part 9
+    for number, chosen in zip((8, 9, 10), np.array_split(ids, 3), strict=True):
         np.save(folder / "img_emb" / f"img_emb_{number}.npy", database.embeddings(chosen))
         paths = [f"/data/{record.image_id}" for record in database.records(chosen)]
-        table = pa.table({"image_path": paths, "caption": [f"caption {i}" for i in chosen.tolist()]})
+        table = pa.table(
+            {"image_path": paths, "caption": [f"caption {i}" for i in chosen.tolist()]}
+        )
         pq.write_table(table, folder / "metadata" / f"metadata_{number}.parquet")
     return folder
 
@@ -148,7 +161,9 @@ def test_folder_of_clip_retrieval_itself_becomes_a_database(
     again = imported(clip_folder, tmp_path / "again", "clip-retrieval", tiny_encoder)
     ids = database.living_ids()
     assert again.embeddings(ids).tobytes() == database.embeddings(ids).tobytes()
-    assert [r.image_id for r in again.records(ids)] == [f"/data/{r.image_id}" for r in database.records(ids)]
+    assert [r.image_id for r in again.records(ids)] == [
+        f"/data/{r.image_id}" for r in database.records(ids)
+    ]
     assert again.version.num_images == 12
     assert (again.status()["encoder_origin"], again.status()["has_pixels"]) == (NOT_CHECKED, False)
     assert "import://clip-retrieval" in database_card(again, "")
@@ -174,12 +189,16 @@ def test_part_without_rows_is_imported_as_no_rows(
     assert len(again.version.parts_of("embeddings")) == 5
     assert again.embeddings(ids).tobytes() == database.embeddings(ids).tobytes()
     queries = database.embeddings(ids[:7])
-    np.testing.assert_array_equal(again.search_vectors(queries, 9)[0], database.search_vectors(queries, 9)[0])
+    np.testing.assert_array_equal(
+        again.search_vectors(queries, 9)[0], database.search_vectors(queries, 9)[0]
+    )
     assert verify_database(str(tmp_path / "again")) == []
 
 
 @pytest.mark.parametrize("vectors", [np.empty(0), np.empty((0, 16), np.float16)])
-def test_import_of_no_rows_at_all_is_an_error(tmp_path: Path, tiny_encoder: str, vectors: np.ndarray) -> None:
+def test_import_of_no_rows_at_all_is_an_error(
+    tmp_path: Path, tiny_encoder: str, vectors: np.ndarray
+) -> None:
     for name in ("img_emb", "metadata"):
         (tmp_path / "clip" / name).mkdir(parents=True)
     for number in range(2):
@@ -202,7 +221,9 @@ def test_root_of_an_import_without_rows_takes_a_later_one(
     assert verify_database(str(tmp_path / "db")) == []
 
 
-def test_lengths_of_vectors_that_are_not_unit_are_kept(clip_folder: Path, tmp_path: Path, tiny_encoder: str) -> None:
+def test_lengths_of_vectors_that_are_not_unit_are_kept(
+    clip_folder: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
     path = clip_folder / "img_emb" / "img_emb_8.npy"
     unit = np.load(path)
     np.save(path, unit.astype(np.float64) * 5)
@@ -212,7 +233,9 @@ def test_lengths_of_vectors_that_are_not_unit_are_kept(clip_folder: Path, tmp_pa
     np.testing.assert_allclose(again.embeddings(ids).astype(float), unit.astype(float), atol=1e-3)
 
 
-def test_pixels_of_an_import_are_an_error_that_says_why(clip_folder: Path, tmp_path: Path, tiny_encoder: str) -> None:
+def test_pixels_of_an_import_are_an_error_that_says_why(
+    clip_folder: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
     again = imported(clip_folder, tmp_path / "again", "clip-retrieval", tiny_encoder)
     with pytest.raises(DatabaseError, match="only embeddings were imported"):
         again.pixels(np.array([0]))
@@ -225,10 +248,15 @@ def test_refused_export_with_pixels_leaves_the_folder_to_one_without(
     with pytest.raises(DatabaseError, match="only embeddings were imported") as caught:
         export_database(database, "datasets", str(tmp_path / "out"))
     assert caught.value.fix == "--no-images"
-    assert export_database(database, "datasets", str(tmp_path / "out"), images=False)["unchanged"] is False
+    assert (
+        export_database(database, "datasets", str(tmp_path / "out"), images=False)["unchanged"]
+        is False
+    )
 
 
-def test_import_can_be_deleted_from_and_compacted(clip_folder: Path, tmp_path: Path, tiny_encoder: str) -> None:
+def test_import_can_be_deleted_from_and_compacted(
+    clip_folder: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
     root = tmp_path / "again"
     imported(clip_folder, root, "clip-retrieval", tiny_encoder)
     assert run_build(update_builder(str(root)), inline())["unchanged"]
@@ -236,26 +264,37 @@ def test_import_can_be_deleted_from_and_compacted(clip_folder: Path, tmp_path: P
     compact_database(str(root))
     database = RetrievalDatabase.open(str(root))
     assert database.version.num_images == 11
-    assert "/data/p03.jpg" not in {record.image_id for record in database.records(database.living_ids())}
+    assert "/data/p03.jpg" not in {
+        record.image_id for record in database.records(database.living_ids())
+    }
     assert database.status()["encoder_origin"] == NOT_CHECKED
     assert verify_database(str(root)) == []
 
 
 def test_second_import_does_nothing_and_another_is_refused(
-    clip_folder: Path, tmp_path: Path, tiny_encoder: str, contents: Callable[[Path], dict[str, bytes]]
+    clip_folder: Path,
+    tmp_path: Path,
+    tiny_encoder: str,
+    contents: Callable[[Path], dict[str, bytes]],
 ) -> None:
     root = tmp_path / "again"
     imported(clip_folder, root, "clip-retrieval", tiny_encoder)
     before = contents(root)
     imported(clip_folder, root, "clip-retrieval", tiny_encoder)
     assert contents(root) == before
-    np.save(clip_folder / "img_emb" / "img_emb_8.npy", -np.load(clip_folder / "img_emb" / "img_emb_8.npy"))
+    np.save(
+        clip_folder / "img_emb" / "img_emb_8.npy",
+        -np.load(clip_folder / "img_emb" / "img_emb_8.npy"),
+    )
     with pytest.raises(DatabaseError, match="something else"):
         imported(clip_folder, root, "clip-retrieval", tiny_encoder)
 
 
 def test_unfinished_import_of_something_else_leaves_nothing(
-    clip_folder: Path, tmp_path: Path, tiny_encoder: str, contents: Callable[[Path], dict[str, bytes]]
+    clip_folder: Path,
+    tmp_path: Path,
+    tiny_encoder: str,
+    contents: Callable[[Path], dict[str, bytes]],
 ) -> None:
     last = clip_folder / "img_emb" / "img_emb_10.npy"
     whole = last.read_bytes()
@@ -275,14 +314,18 @@ def test_unfinished_import_of_something_else_leaves_nothing(
 def test_own_photographs_are_excluded_from_an_import_by_image_id_where_that_is_said(
     built: Path, tmp_path: Path, tiny_encoder: str
 ) -> None:
-    export_database(RetrievalDatabase.open(str(built / "db")), "clip-retrieval", str(tmp_path / "out"))
+    export_database(
+        RetrievalDatabase.open(str(built / "db")), "clip-retrieval", str(tmp_path / "out")
+    )
     root = tmp_path / "again"
     imported(tmp_path / "out", root, "clip-retrieval", tiny_encoder)
     crop = CropConfig(frame_size=40, patch_size=24)
     queries = QuerySetConfig(source=f"folder://{built / 'photos'}", crop=crop)
 
     def excluded(shared: bool | None) -> int:
-        config = NeighborConfig(queries=queries, k_stored=5, exclude_self=True, shared_image_ids=shared)
+        config = NeighborConfig(
+            queries=queries, k_stored=5, exclude_self=True, shared_image_ids=shared
+        )
         with compute_pool(inline()) as pool:
             return build_neighbors(str(root), "train", config, pool)["num_excluded"]
 
@@ -290,26 +333,45 @@ def test_own_photographs_are_excluded_from_an_import_by_image_id_where_that_is_s
         excluded(None)
     assert excluded(True) >= 28
     assert excluded(False) == 0
-    assert measure_contamination(RetrievalDatabase.open(str(root)), "train", 0.999).same_photographs == 0
+    assert (
+        measure_contamination(RetrievalDatabase.open(str(root)), "train", 0.999).same_photographs
+        == 0
+    )
 
 
 def test_declared_encoder_is_checked_on_photographs(
     built: Path, tmp_path: Path, tiny_encoder: str, make_encoder: Callable[[int], str]
 ) -> None:
-    export_database(RetrievalDatabase.open(str(built / "db")), "clip-retrieval", str(tmp_path / "out"))
+    export_database(
+        RetrievalDatabase.open(str(built / "db")), "clip-retrieval", str(tmp_path / "out")
+    )
     photographs = f"folder://{built / 'photos'}"
-    again = imported(tmp_path / "out", tmp_path / "a", "clip-retrieval", tiny_encoder, photographs=photographs)
-    assert again.status()["encoder_origin"].startswith("declared at import; 28 pictures encoded again")
+    again = imported(
+        tmp_path / "out", tmp_path / "a", "clip-retrieval", tiny_encoder, photographs=photographs
+    )
+    assert again.status()["encoder_origin"].startswith(
+        "declared at import; 28 pictures encoded again"
+    )
     with pytest.raises(EncoderMismatchError, match="declared encoder"):
-        imported(tmp_path / "out", tmp_path / "b", "clip-retrieval", make_encoder(1), photographs=photographs)
+        imported(
+            tmp_path / "out",
+            tmp_path / "b",
+            "clip-retrieval",
+            make_encoder(1),
+            photographs=photographs,
+        )
     (tmp_path / "strangers").mkdir()
     (tmp_path / "strangers" / "q.jpg").write_bytes((built / "photos" / "p00.jpg").read_bytes())
     strangers = f"folder://{tmp_path / 'strangers'}"
     with pytest.raises(SourceError, match="none of the imported photographs"):
-        imported(tmp_path / "out", tmp_path / "c", "clip-retrieval", tiny_encoder, photographs=strangers)
+        imported(
+            tmp_path / "out", tmp_path / "c", "clip-retrieval", tiny_encoder, photographs=strangers
+        )
 
 
-def test_deleted_patches_never_leave_by_the_back_door(changed: Any, tmp_path: Path, tiny_encoder: str) -> None:
+def test_deleted_patches_never_leave_by_the_back_door(
+    changed: Any, tmp_path: Path, tiny_encoder: str
+) -> None:
     """The folders of a database still hold what was deleted; importing them would bring it back."""
     with pytest.raises(DatabaseError, match="what was deleted"):
         imported(changed.root, tmp_path / "again", "clip-retrieval", tiny_encoder)

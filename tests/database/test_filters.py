@@ -1,4 +1,5 @@
-"""Filters and boxes in a real database: what is left out, why, and that an update leaves what a rebuild would."""
+"""Filters and boxes in a real database: what is left out, why, and that an update leaves what a
+rebuild would."""
 
 from __future__ import annotations
 
@@ -41,11 +42,15 @@ def living(root: Path) -> dict[tuple[Any, ...], np.ndarray]:
     database = RetrievalDatabase.open(str(root))
     ids = database.living_ids()
     rows = database.patch_rows(ids).select(["image_id", "x0", "y0", "x1", "y1"]).to_pylist()
-    return {tuple(row.values()): vector for row, vector in zip(rows, database.embeddings(ids), strict=True)}
+    return {
+        tuple(row.values()): vector
+        for row, vector in zip(rows, database.embeddings(ids), strict=True)
+    }
 
 
 def assert_same(root: Path, fresh: Path) -> None:
-    """The living patches of both are the same; their vectors may differ in the last bit, by what shared their batch."""
+    """The living patches of both are the same; their vectors may differ in the last bit, by what
+    shared their batch."""
     found, expected = living(root), living(fresh)
     assert found.keys() == expected.keys()
     for place, vector in found.items():
@@ -57,20 +62,30 @@ def images(root: Path) -> set[str]:
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [
+        row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
 
 
 def save(path: Path, image: Image.Image, quality: int = 90) -> None:
     image.save(path, "JPEG", quality=quality)
 
 
-def test_sizes_are_in_the_ledger(photos: Path, tmp_path: Path, build: Build, picture: Picture) -> None:
+def test_sizes_are_in_the_ledger(
+    photos: Path, tmp_path: Path, build: Build, picture: Picture
+) -> None:
     save(photos / "small.jpg", picture(1, (30, 90)))
     save(photos / "long.jpg", picture(1, (200, 40)))
-    summary = build(tmp_path / "db", photos, filters=FilterConfig(min_image_side=40, max_image_aspect=4))
+    summary = build(
+        tmp_path / "db", photos, filters=FilterConfig(min_image_side=40, max_image_aspect=4)
+    )
     assert (summary["photographs"], summary["failed"]) == (12, 0)
     rows = rows_of(tmp_path / "db" / "images")
-    left_out = {row["image_id"]: (row["status"], row["error_message"]) for row in rows if row["status"] != "success"}
+    left_out = {
+        row["image_id"]: (row["status"], row["error_message"])
+        for row in rows
+        if row["status"] != "success"
+    }
     assert left_out == {
         "small.jpg": ("skipped", "too small: 30x90"),
         "long.jpg": ("skipped", "too long: 200x40"),
@@ -78,7 +93,9 @@ def test_sizes_are_in_the_ledger(photos: Path, tmp_path: Path, build: Build, pic
     assert not update_builder(str(tmp_path / "db")).plan().facts().new
 
 
-def test_blank_patches_are_left_out_with_their_reason(photos: Path, tmp_path: Path, build: Build) -> None:
+def test_blank_patches_are_left_out_with_their_reason(
+    photos: Path, tmp_path: Path, build: Build
+) -> None:
     save(photos / "blank.jpg", Image.new("RGB", (48, 40), "gray"))
     half = Image.new("RGB", (96, 40), "gray")
     half.paste(Image.open(photos / "p00.jpg").convert("RGB"))
@@ -92,29 +109,40 @@ def test_blank_patches_are_left_out_with_their_reason(photos: Path, tmp_path: Pa
     assert reasons["blank.jpg"] == "blank: contrast 0.0"
     kept = living(root)
     assert summary["patches"] == len(kept) == 14 * 4 - len(dropped)
-    assert not {(row["image_id"], row["x0"], row["y0"], row["x1"], row["y1"]) for row in dropped} & set(kept)
+    assert not {
+        (row["image_id"], row["x0"], row["y0"], row["x1"], row["y1"]) for row in dropped
+    } & set(kept)
     status = RetrievalDatabase.open(str(root)).status()
     assert status["dropped_patches"] == {"blank": len(dropped)}
     assert f"patch: blank | {len(dropped)}" in database_card(RetrievalDatabase.open(str(root)), "")
     assert not verify_database(str(root))
-    assert not update_builder(str(root)).plan().facts().new, "a photograph without patches is not stored again"
+    assert not update_builder(str(root)).plan().facts().new, (
+        "a photograph without patches is not stored again"
+    )
 
 
-def test_the_first_of_near_duplicates_is_kept(photos: Path, tmp_path: Path, build: Build, picture: Picture) -> None:
+def test_the_first_of_near_duplicates_is_kept(
+    photos: Path, tmp_path: Path, build: Build, picture: Picture
+) -> None:
     save(photos / "p05b.jpg", picture(5), quality=40)
     save(photos / "a.jpg", picture(7).resize((96, 80)))
     root = tmp_path / "db"
     build(root, photos, filters=LIMIT)
     assert images(root) == {"a.jpg", *(f"p{n:02d}.jpg" for n in range(12) if n != 7)}
     table = pq.read_table(root / "dropped" / "duplicates_000001.parquet").to_pylist()
-    assert [(row["image_id"], row["duplicate_of"]) for row in table] == [("p05b.jpg", "p05.jpg"), ("p07.jpg", "a.jpg")]
+    assert [(row["image_id"], row["duplicate_of"]) for row in table] == [
+        ("p05b.jpg", "p05.jpg"),
+        ("p07.jpg", "a.jpg"),
+    ]
     assert RetrievalDatabase.open(str(root)).status().near_duplicates == 2
     assert "near-duplicate of another | 2" in database_card(RetrievalDatabase.open(str(root)), "")
     assert update_builder(str(root)).plan().is_current
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_updates_leave_what_a_rebuild_would(seed: int, tmp_path: Path, build: Build, picture: Picture) -> None:
+def test_any_updates_leave_what_a_rebuild_would(
+    seed: int, tmp_path: Path, build: Build, picture: Picture
+) -> None:
     rng = np.random.default_rng(seed)
     photos, root = tmp_path / "photos", tmp_path / "db"
     photos.mkdir()
@@ -128,7 +156,9 @@ def test_any_updates_leave_what_a_rebuild_would(seed: int, tmp_path: Path, build
     build(root, photos, filters=LIMIT)
     for step in range(5):
         present = sorted(photos.iterdir())
-        for path in rng.choice(np.array(present, dtype=object), min(3, len(present) - 2), replace=False):
+        for path in rng.choice(
+            np.array(present, dtype=object), min(3, len(present) - 2), replace=False
+        ):
             path.unlink()
         add(int(rng.integers(0, 5)))
         if not update_builder(str(root)).plan().is_current:
@@ -167,7 +197,9 @@ def test_removing_a_photograph_that_was_left_out_removes_its_pixels(
     update(root, Removal(frozenset(["p05b.jpg"])))
     (photos / "p05.jpg").unlink()
     update(root)
-    assert not images(root) & {"p05.jpg", "p05b.jpg"}, "a removed photograph does not take the other's place"
+    assert not images(root) & {"p05.jpg", "p05b.jpg"}, (
+        "a removed photograph does not take the other's place"
+    )
     compact_database(str(root))
     assert not any(pixels in path.read_bytes() for path in (root / "images").glob("*.tar"))
     assert not verify_database(str(root))
@@ -188,7 +220,9 @@ def boxes(tmp_path: Path) -> Path:
     return path
 
 
-def test_boxes_become_patches_with_labels(photos: Path, tmp_path: Path, build: Build, boxes: Path) -> None:
+def test_boxes_become_patches_with_labels(
+    photos: Path, tmp_path: Path, build: Build, boxes: Path
+) -> None:
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x0112] = 6
     Image.open(photos / "p04.jpg").save(buffer, "JPEG", exif=exif)
@@ -202,7 +236,10 @@ def test_boxes_become_patches_with_labels(photos: Path, tmp_path: Path, build: B
     summary = build(root, photos, **config)
     assert summary["photographs"] == 2
     rows = pq.read_table(root / "patches" / "patches_0000.parquet").to_pylist()
-    found = [(row["image_id"], row["label"], [row[corner] for corner in ("x0", "y0", "x1", "y1")]) for row in rows]
+    found = [
+        (row["image_id"], row["label"], [row[corner] for corner in ("x0", "y0", "x1", "y1")])
+        for row in rows
+    ]
     assert found == [
         ("p01.jpg", "/m/a", [0, 0, 24, 40]),
         ("p01.jpg", "/m/b", [24, 8, 48, 36]),

@@ -17,9 +17,16 @@ from rdm.sources import CropConfig
 
 
 @pytest.fixture
-def killed(tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]) -> Callable[..., list[str]]:
-    """Return a function that runs a program of this folder that kills writers, and returns the lines it prints."""
-    for folder, numbers in (("photos", range(6)), ("more", range(6, 9)), ("queries", (7, 100, 101, 102))):
+def killed(
+    tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]
+) -> Callable[..., list[str]]:
+    """Return a function that runs a program of this folder that kills writers, and returns the
+    lines it prints."""
+    for folder, numbers in (
+        ("photos", range(6)),
+        ("more", range(6, 9)),
+        ("queries", (7, 100, 101, 102)),
+    ):
         (tmp_path / folder).mkdir()
         for number in numbers:
             (tmp_path / folder / f"p{number:02d}.jpg").write_bytes(encoded(number))
@@ -28,13 +35,16 @@ def killed(tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]) -> 
 
     def run(program: str, *arguments: object) -> list[str]:
         script = Path(__file__).with_name(program)
-        paths = os.pathsep.join([str(script.parents[1]), str(script.parent), os.environ.get("PYTHONPATH", "")])
+        paths = os.pathsep.join(
+            [str(script.parents[1]), str(script.parent), os.environ.get("PYTHONPATH", "")]
+        )
         result = subprocess.run(
             [sys.executable, script, tmp_path, tiny_encoder, *map(str, arguments)],
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": paths},
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": paths},
         )
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stdout.splitlines()

@@ -15,7 +15,9 @@ from rdm.storage import Folder
 
 @pytest.mark.parametrize("iterate", [photos.iterate_patches, photos.iterate_reduced_patches])
 def test_one_photograph_is_held_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterate: Callable[[Folder, pa.Table], Iterator[Image.Image]]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    iterate: Callable[[Folder, pa.Table], Iterator[Image.Image]],
 ) -> None:
     """Decoding a large one takes a gigabyte."""
     made: list[weakref.ref[Image.Image]] = []

@@ -25,7 +25,11 @@ def test_stored_vector_finds_itself_first(database: RetrievalDatabase) -> None:
 
 def test_index_and_exact_search_agree_on_a_small_database(database: RetrievalDatabase) -> None:
     for first, second in zip(
-        *(database.search_vectors(all_vectors(database), 4, exact=exact) for exact in (True, False)), strict=True
+        *(
+            database.search_vectors(all_vectors(database), 4, exact=exact)
+            for exact in (True, False)
+        ),
+        strict=True,
     ):
         np.testing.assert_array_equal(first, second)
 
@@ -73,7 +77,9 @@ def test_no_ids_give_no_rows(database: RetrievalDatabase) -> None:
 
 
 @pytest.mark.parametrize("patch_id", [-1, 10_000])
-def test_id_that_was_never_given_out_is_an_error(database: RetrievalDatabase, patch_id: int) -> None:
+def test_id_that_was_never_given_out_is_an_error(
+    database: RetrievalDatabase, patch_id: int
+) -> None:
     for lookup in (database.embeddings, database.patch_rows, database.records, database.pixels):
         with pytest.raises(DatabaseError, match="patch ids run from 0"):
             lookup(np.array([patch_id]))
@@ -94,7 +100,9 @@ def test_photograph_is_the_whole_one(database: RetrievalDatabase, built: Path) -
 def test_embedding_is_that_of_the_pixels(database: RetrievalDatabase) -> None:
     ids = np.arange(5)
     encoder = database.encoder
-    raw = encoder.encode_images(np.stack([encoder.preprocess(image) for image in database.pixels(ids)]))
+    raw = encoder.encode_images(
+        np.stack([encoder.preprocess(image) for image in database.pixels(ids)])
+    )
     unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
     np.testing.assert_allclose(unit, database.embeddings(ids), atol=2e-3)
     norms = database.patch_rows(ids)["norm"].to_numpy()
@@ -112,7 +120,9 @@ def test_status_tells_what_is_there(database: RetrievalDatabase) -> None:
     assert status.patches == database.version.next_patch_id
 
 
-def test_other_encoder_is_named_in_the_error(database: RetrievalDatabase, make_encoder: Callable[[int], str]) -> None:
+def test_other_encoder_is_named_in_the_error(
+    database: RetrievalDatabase, make_encoder: Callable[[int], str]
+) -> None:
     with pytest.raises(EncoderMismatchError, match="weights_digest differ"):
         database.check_encoder(load_encoder(make_encoder(1)))
 
@@ -140,7 +150,9 @@ def damaged(built: Path, tmp_path: Path) -> Path:
     ],
 )
 @pytest.mark.parametrize("truncated", [True, False], ids=["truncated", "missing"])
-def test_missing_or_truncated_part_is_an_error_for_the_user(damaged: Path, name: str, truncated: bool) -> None:
+def test_missing_or_truncated_part_is_an_error_for_the_user(
+    damaged: Path, name: str, truncated: bool
+) -> None:
     data = (damaged / name).read_bytes()
     (damaged / name).unlink()
     if truncated:
@@ -151,8 +163,12 @@ def test_missing_or_truncated_part_is_an_error_for_the_user(damaged: Path, name:
         database.pixels(np.concatenate([ids[0], np.arange(12)]))
 
 
-@pytest.mark.parametrize(("kind", "column"), [("patches", "patch_id"), ("patches", "x1"), ("metadata", "author")])
-def test_part_that_lost_a_column_is_named(built: Path, tmp_path: Path, kind: str, column: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "column"), [("patches", "patch_id"), ("patches", "x1"), ("metadata", "author")]
+)
+def test_part_that_lost_a_column_is_named(
+    built: Path, tmp_path: Path, kind: str, column: str
+) -> None:
     """A Parquet footer has no checksum: a flipped bit may rename a column."""
     shutil.copytree(built / "db", tmp_path / "db")
     opened = RetrievalDatabase.open(str(tmp_path / "db"))

@@ -1,4 +1,5 @@
-"""Readers beside fifty updates: every answer is that of one version, whole, and who opened one keeps it to the end."""
+"""Readers beside fifty updates: every answer is that of one version, whole, and who opened one
+keeps it to the end."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ root, queries = sys.argv[1], np.load(sys.argv[2])
 while True:
     try:
         database = RetrievalDatabase.open(root)
-        exact, approximate = (database.search_vectors(queries, 5, exact=exact)[0] for exact in (True, False))
+        exact = database.search_vectors(queries, 5, exact=True)[0]
+        approximate = database.search_vectors(queries, 5, exact=False)[0]
         images = database.patch_rows(exact.ravel())["image_id"].to_pylist()
         answer = [database.version.number, exact.tolist(), approximate.tolist(), images]
     except Exception as error:
@@ -39,7 +41,9 @@ while True:
 
 
 def answer_of(database: RetrievalDatabase, queries: np.ndarray) -> list[Any]:
-    exact, approximate = (database.search_vectors(queries, K, exact=exact)[0] for exact in (True, False))
+    exact, approximate = (
+        database.search_vectors(queries, K, exact=exact)[0] for exact in (True, False)
+    )
     images = database.patch_rows(exact.ravel())["image_id"].to_pylist()
     return [database.version.number, exact.tolist(), approximate.tolist(), images]
 
@@ -77,7 +81,9 @@ def test_readers_beside_fifty_updates_always_see_exactly_one_version(
     assert len(expected) == NUM_UPDATES + 1
     answers = [json.loads(line) for line in answers_path.read_text().split("\n")[:-1]]
     wrong = [answer for answer in answers if answer != expected.get(answer[0])]
-    assert not wrong, f"{len(wrong)} of {len(answers)} answers are of no version, such as {wrong[0]}"
+    assert not wrong, (
+        f"{len(wrong)} of {len(answers)} answers are of no version, such as {wrong[0]}"
+    )
     assert len({answer[0] for answer in answers}) > NUM_UPDATES / 5
 
 

@@ -52,7 +52,9 @@ def test_image_that_a_condition_deleted_does_not_come_back(tabled: Any) -> None:
 
 
 def test_condition_that_nothing_fulfills_changes_nothing(tabled: Any) -> None:
-    assert not update_plan(update_builder(str(tabled.root), Removal(where="author == 'Nobody'")))["changed"]
+    assert not update_plan(update_builder(str(tabled.root), Removal(where="author == 'Nobody'")))[
+        "changed"
+    ]
 
 
 def test_condition_looks_at_the_newest_row_of_a_replaced_image(tabled: Any, encoded: Any) -> None:
@@ -64,7 +66,9 @@ def test_condition_looks_at_the_newest_row_of_a_replaced_image(tabled: Any, enco
 def test_unknown_column_is_an_error_that_lists_the_columns(tabled: Any) -> None:
     with pytest.raises(UsageError, match="no column 'licence'") as caught:
         update_plan(update_builder(str(tabled.root), Removal(where="licence == 'x'")))
-    assert {"license", "author", "landing_page", "width"} <= set(caught.value.fix.removeprefix("columns: ").split(", "))
+    assert {"license", "author", "landing_page", "width"} <= set(
+        caught.value.fix.removeprefix("columns: ").split(", ")
+    )
 
 
 def test_plan_counts_images_and_patches_that_would_go(tabled: Any) -> None:
@@ -115,7 +119,9 @@ def only_delete(root: Any, *image_ids: str) -> BuildResult:
     return run_build(builder, ComputeConfig(dask="inline"))
 
 
-def test_removal_alone_needs_no_source_and_what_is_new_there_waits(tabled: Any, encoded: Any) -> None:
+def test_removal_alone_needs_no_source_and_what_is_new_there_waits(
+    tabled: Any, encoded: Any
+) -> None:
     (tabled.photos / "p20.jpg").write_bytes(encoded(20))
     (tabled.photos / "p03.jpg").unlink()
     aside = tabled.photos.rename(tabled.photos.with_name("unplugged"))
@@ -129,12 +135,16 @@ def test_removal_alone_needs_no_source_and_what_is_new_there_waits(tabled: Any, 
 def test_removal_alone_repairs_the_neighbors(tabled: Any) -> None:
     only_delete(tabled.root, "p02.jpg", "p05.jpg")
     tabled.table("again", 5, exact=True)
-    found, expected = (NeighborTable(Folder(tabled.root), name).all_ids for name in ("train", "again"))
+    found, expected = (
+        NeighborTable(Folder(tabled.root), name).all_ids for name in ("train", "again")
+    )
     np.testing.assert_array_equal(found, expected)
     assert verify_database(str(tabled.root)) == []
 
 
-def test_removal_alone_keeps_near_duplicates_out(photos: Any, tmp_path: Any, build: Any, encoded: Any) -> None:
+def test_removal_alone_keeps_near_duplicates_out(
+    photos: Any, tmp_path: Any, build: Any, encoded: Any
+) -> None:
     (photos / "p20.jpg").write_bytes(encoded(4))
     build(tmp_path / "db", photos, filters=FilterConfig(near_duplicate_bits=4))
     only_delete(tmp_path / "db", "p02.jpg")
@@ -142,7 +152,9 @@ def test_removal_alone_keeps_near_duplicates_out(photos: Any, tmp_path: Any, bui
     assert not update_plan(update_builder(str(tmp_path / "db")))["changed"]
 
 
-def test_removal_alone_knows_photographs_that_have_no_patch(photos: Any, tmp_path: Path, build: Any) -> None:
+def test_removal_alone_knows_photographs_that_have_no_patch(
+    photos: Any, tmp_path: Path, build: Any
+) -> None:
     for name, side in (("blank.jpg", 48), ("copy.jpg", 96)):
         Image.new("RGB", (side, side), "gray").save(photos / name)
     root = tmp_path / "db"
@@ -168,6 +180,8 @@ def test_index_that_other_tools_read_holds_no_deleted_patch(tabled: Any, compact
     database = RetrievalDatabase.open(str(tabled.root))
     for path in ("image.index", "index/knn.index"):
         index = faiss.read_index(str(tabled.root / path))
-        found = index.search(np.asarray(database.embeddings(database.living_ids()[:3]), np.float32), 10_000)[1]
+        found = index.search(
+            np.asarray(database.embeddings(database.living_ids()[:3]), np.float32), 10_000
+        )[1]
         assert set(found[found >= 0].tolist()) <= set(database.living_ids().tolist())
         assert index.ntotal == len(database.living_ids())

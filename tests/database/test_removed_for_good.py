@@ -1,4 +1,5 @@
-"""What was removed on request does not come back: as the same file touched, renamed, copied, or after a compaction."""
+"""What was removed on request does not come back: as the same file touched, renamed, copied, or
+after a compaction."""
 
 from __future__ import annotations
 
@@ -23,7 +24,11 @@ GONE = Removal(frozenset(["p02.jpg"]))
 
 def patches_of(root: Path, image_id: str) -> list[tuple[int, tuple[int, ...]]]:
     database = RetrievalDatabase.open(str(root))
-    return [(row.patch_id, row.box) for row in database.records(database.living_ids()) if row.image_id == image_id]
+    return [
+        (row.patch_id, row.box)
+        for row in database.records(database.living_ids())
+        if row.image_id == image_id
+    ]
 
 
 def images_of(root: Path) -> set[str]:
@@ -49,7 +54,9 @@ def test_patch_is_not_cut_again_from_a_file_that_was_touched(tabled: Any, compac
         compact_database(str(tabled.root))
     touch(tabled.photos / "p02.jpg")
     tabled.update()
-    assert [found for _, found in patches_of(tabled.root, "p02.jpg")] == [kept for _, kept in others]
+    assert [found for _, found in patches_of(tabled.root, "p02.jpg")] == [
+        kept for _, kept in others
+    ]
     assert VersionStore(Folder(tabled.root)).require().deleted_patches == {"p02.jpg": [box]}
     assert verify_database(str(tabled.root)) == []
 
@@ -65,12 +72,16 @@ def test_patch_that_is_left_out_has_its_reason(tabled: Any) -> None:
     tabled.update(Removal(patch_ids=frozenset([patches_of(tabled.root, "p02.jpg")[0][0]])))
     touch(tabled.photos / "p02.jpg")
     tabled.update()
-    assert RetrievalDatabase.open(str(tabled.root)).status()["dropped_patches"] == {"removed on request": 1}
+    assert RetrievalDatabase.open(str(tabled.root)).status()["dropped_patches"] == {
+        "removed on request": 1
+    }
 
 
 @pytest.mark.parametrize("where", ["", "image_id == 'p02.jpg'"])
 @pytest.mark.parametrize("compacted", [False, True])
-def test_photograph_does_not_come_back_under_another_name(tabled: Any, where: str, compacted: bool) -> None:
+def test_photograph_does_not_come_back_under_another_name(
+    tabled: Any, where: str, compacted: bool
+) -> None:
     tabled.update(Removal(where=where) if where else GONE)
     if compacted:
         compact_database(str(tabled.root))
@@ -81,7 +92,9 @@ def test_photograph_does_not_come_back_under_another_name(tabled: Any, where: st
     assert not update_plan(update_builder(str(tabled.root)))["changed"]
 
 
-def test_pixels_of_a_refused_photograph_are_not_stored(tabled: Any, encoded: Any, contents: Any) -> None:
+def test_pixels_of_a_refused_photograph_are_not_stored(
+    tabled: Any, encoded: Any, contents: Any
+) -> None:
     tabled.update(GONE)
     compact_database(str(tabled.root))
     shutil.copy(tabled.photos / "p02.jpg", tabled.photos / "copy.jpg")
@@ -89,8 +102,12 @@ def test_pixels_of_a_refused_photograph_are_not_stored(tabled: Any, encoded: Any
     assert not any(encoded(2)[-200:] in data for data in contents(tabled.root).values())
 
 
-def test_photograph_all_of_whose_patches_went_does_not_come_back_under_another_name(tabled: Any) -> None:
-    tabled.update(Removal(patch_ids=frozenset(number for number, _ in patches_of(tabled.root, "p02.jpg"))))
+def test_photograph_all_of_whose_patches_went_does_not_come_back_under_another_name(
+    tabled: Any,
+) -> None:
+    tabled.update(
+        Removal(patch_ids=frozenset(number for number, _ in patches_of(tabled.root, "p02.jpg")))
+    )
     (tabled.photos / "p02.jpg").rename(tabled.photos / "renamed.jpg")
     tabled.update()
     assert "renamed.jpg" not in images_of(tabled.root)
@@ -101,7 +118,10 @@ def test_copy_that_is_in_the_database_goes_too(tabled: Any) -> None:
     tabled.update()
     tabled.update(GONE)
     assert not {"p02.jpg", "copy.jpg"} & images_of(tabled.root)
-    assert RetrievalDatabase.open(str(tabled.root)).version.deleted_image_ids == ["copy.jpg", "p02.jpg"]
+    assert RetrievalDatabase.open(str(tabled.root)).version.deleted_image_ids == [
+        "copy.jpg",
+        "p02.jpg",
+    ]
 
 
 def test_photograph_that_had_the_bytes_once_stays(tabled: Any, encoded: Any) -> None:

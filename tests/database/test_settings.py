@@ -21,7 +21,13 @@ INLINE = ComputeConfig(dask="inline")
 
 def version_of(config: dict[str, Any]) -> Version:
     texts = dict.fromkeys(("index_key", "index_param", "head_sha256"), "")
-    measured = ("recall_at_20", "recall_ci95", "audit_queries", "built_num_vectors", "built_recall_at_20")
+    measured = (
+        "recall_at_20",
+        "recall_ci95",
+        "audit_queries",
+        "built_num_vectors",
+        "built_recall_at_20",
+    )
     numbers = dict.fromkeys(("num_vectors", "dim", "num_bytes", "head_bytes", *measured), 0)
     empty: dict[str, Any] = {
         "encoder": {"name": "", "digest": "", "precision": "float32", "fingerprint": {}},
@@ -30,7 +36,13 @@ def version_of(config: dict[str, Any]) -> Version:
         **dict.fromkeys(("tombstones", "deleted_image_ids", "deleted_sha256", "parts"), []),
     }
     counts = dict.fromkeys(("num_images", "num_patches", "next_patch_id", "embedding_dim"), 0)
-    facts = {"number": 1, "oldest_version": 1, "parent": None, "source": "", "source_fingerprint": ""}
+    facts = {
+        "number": 1,
+        "oldest_version": 1,
+        "parent": None,
+        "source": "",
+        "source_fingerprint": "",
+    }
     return Version.model_validate({**empty, **counts, **facts, "config": config})
 
 
@@ -38,9 +50,13 @@ def run_json(root: Path) -> dict[str, Any]:
     return json.loads((root / "run.json").read_text())
 
 
-def test_source_is_recorded_with_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_is_recorded_with_an_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert recorded(BuildConfig(source="folder://photos"))["source"] == f"folder://{tmp_path}/photos"
+    assert (
+        recorded(BuildConfig(source="folder://photos"))["source"] == f"folder://{tmp_path}/photos"
+    )
 
 
 def test_leave_to_lose_many_photographs_is_not_recorded() -> None:
@@ -50,14 +66,18 @@ def test_leave_to_lose_many_photographs_is_not_recorded() -> None:
 
 
 def test_another_mirror_is_a_change_and_another_source_is_refused() -> None:
-    parent = version_of(recorded(BuildConfig(source="openimages://validation?mirror=https://a.example")))
+    parent = version_of(
+        recorded(BuildConfig(source="openimages://validation?mirror=https://a.example"))
+    )
     mirrored = BuildConfig(source="openimages://validation?mirror=https://b.example")
     assert has_changed(mirrored, parent)
     assert differing_fixed(mirrored, parent) == []
     assert differing_fixed(BuildConfig(source="openimages://test"), parent) == ["source"]
 
 
-def test_build_with_another_index_setting_builds_the_index_anew(living_root: Path, build: Any) -> None:
+def test_build_with_another_index_setting_builds_the_index_anew(
+    living_root: Path, build: Any
+) -> None:
     result = build(living_root, living_root.parent / "photos", index=IndexConfig(audit_queries=3))
     version = RetrievalDatabase.open(str(living_root)).version
     assert (result["unchanged"], version.number, version.index["audit_queries"]) == (False, 2, 3)
@@ -65,7 +85,9 @@ def test_build_with_another_index_setting_builds_the_index_anew(living_root: Pat
     assert version.config == run_json(living_root)
 
 
-def test_build_with_another_setting_keeps_the_index_and_records_it(living_root: Path, build: Any) -> None:
+def test_build_with_another_setting_keeps_the_index_and_records_it(
+    living_root: Path, build: Any
+) -> None:
     before = VersionStore(Folder(living_root)).require()
     build(living_root, living_root.parent / "photos", min_success_rate=0.5)
     after = VersionStore(Folder(living_root)).require()
@@ -77,7 +99,11 @@ def test_build_with_another_setting_keeps_the_index_and_records_it(living_root: 
 def test_refused_build_leaves_the_recorded_settings(living_root: Path, build: Any) -> None:
     before = run_json(living_root)
     with pytest.raises(DatabaseError, match="another crop"):
-        build(living_root, living_root.parent / "photos", crop=CropConfig(frame_size=40, patch_size=20))
+        build(
+            living_root,
+            living_root.parent / "photos",
+            crop=CropConfig(frame_size=40, patch_size=20),
+        )
     assert run_json(living_root) == before
 
 
@@ -100,6 +126,9 @@ def test_update_refuses_fixed_and_unknown_settings(living_root: Path) -> None:
 
 def test_plan_of_a_build_refuses_what_the_build_does(living_root: Path, tiny_encoder: str) -> None:
     config = BuildConfig.model_validate(VersionStore(Folder(living_root)).require().config)
-    for other in ({"crop": CropConfig(patch_size=50)}, {"source": f"folder://{living_root.parent}"}):
+    for other in (
+        {"crop": CropConfig(patch_size=50)},
+        {"source": f"folder://{living_root.parent}"},
+    ):
         with pytest.raises(DatabaseError, match="the database was built with another"):
             DatabaseBuilder(str(living_root), config.model_copy(update=other)).plan()

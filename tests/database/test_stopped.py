@@ -38,7 +38,11 @@ class Stopper:
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
         if not self.left:
             return
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        writes = (
+            event == "open"
+            and isinstance(arguments[2], int)
+            and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        )
         if writes or event in ("os.rename", "os.link", "os.remove", "os.rmdir"):
             self.left -= 1
             if not self.left:
@@ -67,7 +71,11 @@ def answers(root: Path, version: int | None = None) -> list[np.ndarray]:
     """Return what a reader of a version gets: neighbors of three kinds."""
     database = RetrievalDatabase.open(str(root), version=version)
     queries = database.embeddings(database.living_ids()[:5])
-    found = [array for exact in (True, False) for array in database.search_vectors(queries, 5, exact=exact)]
+    found = [
+        array
+        for exact in (True, False)
+        for array in database.search_vectors(queries, 5, exact=exact)
+    ]
     return [*found, NeighborTable(database.folder, "train", database.version).all_ids]
 
 

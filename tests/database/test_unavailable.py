@@ -1,4 +1,5 @@
-"""Photographs that cannot be had for a passing cause: what is stored stays, and nothing gained is no version."""
+"""Photographs that cannot be had for a passing cause: what is stored stays, and nothing gained is
+no version."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def touch(root: Path, name: str = "p03.jpg") -> None:
 ALL = {f"p{number:02d}.jpg" for number in range(12)}
 
 
-def test_photograph_whose_newer_bytes_cannot_be_had_stays(living_root: Path, unavailable: dict[str, str]) -> None:
+def test_photograph_whose_newer_bytes_cannot_be_had_stays(
+    living_root: Path, unavailable: dict[str, str]
+) -> None:
     touch(living_root)
     unavailable["p03.jpg"] = "timed out"
     assert update(living_root)["failed"] == 1
@@ -69,11 +72,15 @@ def test_newer_bytes_are_asked_for_by_the_next_update(
     unavailable.clear()
     assert update(living_root)["version"] == 3
     database = RetrievalDatabase.open(str(living_root))
-    newest = max(row.patch_id for row in database.records(database.living_ids()) if row.image_id == "p03.jpg")
+    newest = max(
+        row.patch_id for row in database.records(database.living_ids()) if row.image_id == "p03.jpg"
+    )
     assert database.photograph(newest).size == (96, 80)
 
 
-def test_photograph_whose_newer_bytes_are_broken_goes(living_root: Path, unavailable: dict[str, str]) -> None:
+def test_photograph_whose_newer_bytes_are_broken_goes(
+    living_root: Path, unavailable: dict[str, str]
+) -> None:
     touch(living_root)
     unavailable["p03.jpg"] = "not a picture"
     update(living_root)
@@ -92,7 +99,9 @@ def test_second_attempt_that_fails_commits_nothing(
     assert contents(living_root / "images") == before
 
 
-def test_photograph_that_was_kept_can_be_removed(living_root: Path, unavailable: dict[str, str]) -> None:
+def test_photograph_that_was_kept_can_be_removed(
+    living_root: Path, unavailable: dict[str, str]
+) -> None:
     touch(living_root)
     unavailable["p03.jpg"] = "timed out"
     update(living_root)
@@ -100,7 +109,9 @@ def test_photograph_that_was_kept_can_be_removed(living_root: Path, unavailable:
     assert images_of(living_root) == ALL - {"p03.jpg"}
 
 
-def test_photograph_that_was_kept_goes_when_it_vanishes(living_root: Path, unavailable: dict[str, str]) -> None:
+def test_photograph_that_was_kept_goes_when_it_vanishes(
+    living_root: Path, unavailable: dict[str, str]
+) -> None:
     touch(living_root)
     unavailable["p03.jpg"] = "timed out"
     update(living_root)
@@ -154,6 +165,10 @@ def test_compaction_removes_what_tells_of_a_removed_photograph_that_failed(
     update(living_root, removal=Removal(frozenset(["secret-name.jpg"])))
     compact_database(str(living_root))
     version = VersionStore(Folder(living_root)).require()
-    rows = [row for part in version.parts_of("ledger") for row in Folder(living_root).read_table(part.path).to_pylist()]
+    rows = [
+        row
+        for part in version.parts_of("ledger")
+        for row in Folder(living_root).read_table(part.path).to_pylist()
+    ]
     row = next(row for row in rows if row["image_id"] == "secret-name.jpg")
     assert (row["status"], row["url"], row["etag"]) == ("deleted", None, "")

@@ -35,7 +35,8 @@ def images_of(root: Path) -> set[str]:
 
 
 def found_everywhere(root: Path) -> set[str]:
-    """Return the images of everything that searches of either kind find, asked for as much as there is."""
+    """Return the images of everything that searches of either kind find, asked for as much as there
+    is."""
     database = RetrievalDatabase.open(str(root))
     vectors = np.concatenate([np.asarray(vectors) for _, vectors in database.parts])
     k = database.version.num_live_patches
@@ -44,17 +45,23 @@ def found_everywhere(root: Path) -> set[str]:
 
 
 def add_neighbors(root: Path, photos: Path) -> None:
-    queries = QuerySetConfig(source=f"folder://{photos}", crop=CropConfig(frame_size=40, patch_size=24))
+    queries = QuerySetConfig(
+        source=f"folder://{photos}", crop=CropConfig(frame_size=40, patch_size=24)
+    )
     with compute_pool(INLINE) as pool:
         build_neighbors(str(root), "train", NeighborConfig(queries=queries, k_stored=5), pool)
 
 
 def test_unchanged_source_needs_nothing(living_root: Path) -> None:
-    assert plan(living_root) == PlanFacts(changed=False, photographs=12, new=0, gone=0, gone_patches=0)
+    assert plan(living_root) == PlanFacts(
+        changed=False, photographs=12, new=0, gone=0, gone_patches=0
+    )
     assert update(living_root)["unchanged"]
 
 
-def test_unchanged_source_is_known_by_its_fingerprint_and_no_ledger_is_read(living_root: Path) -> None:
+def test_unchanged_source_is_known_by_its_fingerprint_and_no_ledger_is_read(
+    living_root: Path,
+) -> None:
     for path in (living_root / "images").iterdir():
         path.unlink()
     assert not plan(living_root)["changed"]
@@ -72,13 +79,18 @@ def test_few_broken_photographs_do_not_stop_an_update(living_root: Path, tmp_pat
 def test_many_broken_photographs_stop_an_update(living_root: Path, tmp_path: Path) -> None:
     for number in range(11):
         (tmp_path / "photos" / f"x{number:02d}.jpg").write_bytes(b"no picture")
-    with pytest.raises(FailureBudgetError, match="only 0 of 11 pictures are usable: 11 not a picture"):
+    with pytest.raises(
+        FailureBudgetError, match="only 0 of 11 pictures are usable: 11 not a picture"
+    ):
         update(living_root)
     assert RetrievalDatabase.open(str(living_root)).version.number == 1
 
 
 def test_new_photographs_get_new_parts_and_old_ones_stay(
-    living_root: Path, tmp_path: Path, encoded: Callable[..., bytes], contents: Callable[[Path], dict[str, bytes]]
+    living_root: Path,
+    tmp_path: Path,
+    encoded: Callable[..., bytes],
+    contents: Callable[[Path], dict[str, bytes]],
 ) -> None:
     before = contents(living_root)
     for number in (20, 21):
@@ -102,7 +114,9 @@ def test_vanished_photographs_are_found_no_more(living_root: Path, tmp_path: Pat
     assert verify_database(str(living_root)) == []
 
 
-def test_patch_ids_are_never_used_again(living_root: Path, tmp_path: Path, encoded: Callable[..., bytes]) -> None:
+def test_patch_ids_are_never_used_again(
+    living_root: Path, tmp_path: Path, encoded: Callable[..., bytes]
+) -> None:
     before = RetrievalDatabase.open(str(living_root)).version.next_patch_id
     (tmp_path / "photos" / "p11.jpg").unlink()
     (tmp_path / "photos" / "p12.jpg").write_bytes(encoded(12))
@@ -111,7 +125,9 @@ def test_patch_ids_are_never_used_again(living_root: Path, tmp_path: Path, encod
     new = [
         number
         for number, name in zip(
-            database.living_ids(), database.patch_rows(database.living_ids())["image_id"].to_pylist(), strict=True
+            database.living_ids(),
+            database.patch_rows(database.living_ids())["image_id"].to_pylist(),
+            strict=True,
         )
         if name == "p12.jpg"
     ]
@@ -119,14 +135,19 @@ def test_patch_ids_are_never_used_again(living_root: Path, tmp_path: Path, encod
 
 
 def test_replaced_photograph_gets_new_patches(
-    living_root: Path, tmp_path: Path, encoded: Callable[..., bytes], contents: Callable[[Path], dict[str, bytes]]
+    living_root: Path,
+    tmp_path: Path,
+    encoded: Callable[..., bytes],
+    contents: Callable[[Path], dict[str, bytes]],
 ) -> None:
     before = RetrievalDatabase.open(str(living_root)).version
     (tmp_path / "photos" / "p03.jpg").write_bytes(encoded(33))
     update(living_root)
     database = RetrievalDatabase.open(str(living_root))
     rows = database.patch_rows(database.living_ids()).to_pylist()
-    assert all(row["patch_id"] >= before.next_patch_id for row in rows if row["image_id"] == "p03.jpg")
+    assert all(
+        row["patch_id"] >= before.next_patch_id for row in rows if row["image_id"] == "p03.jpg"
+    )
     assert images_of(living_root) == {f"p{number:02d}.jpg" for number in range(12)}
     assert not plan(living_root)["changed"]
 
@@ -151,10 +172,15 @@ def test_deleted_images_stay_out_although_the_source_has_them(
     (tmp_path / "photos" / "p20.jpg").write_bytes(encoded(20))
     update(living_root)
     assert not {"p02.jpg", "p09.jpg"} & found_everywhere(living_root)
-    assert RetrievalDatabase.open(str(living_root)).version.deleted_image_ids == ["p02.jpg", "p09.jpg"]
+    assert RetrievalDatabase.open(str(living_root)).version.deleted_image_ids == [
+        "p02.jpg",
+        "p09.jpg",
+    ]
 
 
-def test_deletion_of_an_image_that_vanished_before_is_remembered(living_root: Path, tmp_path: Path) -> None:
+def test_deletion_of_an_image_that_vanished_before_is_remembered(
+    living_root: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "photos" / "p05.jpg"
     path.rename(tmp_path / "aside.jpg")
     update(living_root)
@@ -226,7 +252,8 @@ def test_update_that_fails_leaves_the_old_version(
 
 
 def break_photographs(folder: Path, names: Sequence[str]) -> None:
-    """Put links to nothing in place of photographs, as a disk that fails would: they cannot be read for now."""
+    """Put links to nothing in place of photographs, as a disk that fails would: they cannot be read
+    for now."""
     for name in names:
         (folder / name).unlink()
         (folder / name).symlink_to(folder / "nowhere")

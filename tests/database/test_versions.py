@@ -1,4 +1,5 @@
-"""Readers that pinned a version while it is updated again and again, and the index file of each version."""
+"""Readers that pinned a version while it is updated again and again, and the index file of each
+version."""
 
 from __future__ import annotations
 
@@ -27,11 +28,17 @@ INLINE = ComputeConfig(dask="inline")
 def ids_in(path: Path) -> list[int]:
     index = faiss.read_index(str(path))
     lists: Any = faiss.extract_index_ivf(index).invlists
-    found = [faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n)) for n in range(lists.nlist) if lists.list_size(n)]
+    found = [
+        faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n))
+        for n in range(lists.nlist)
+        if lists.list_size(n)
+    ]
     return sorted(np.concatenate(found).tolist())
 
 
-def test_index_of_a_version_holds_its_living_patches(tabled: Any, encoded: Callable[..., bytes]) -> None:
+def test_index_of_a_version_holds_its_living_patches(
+    tabled: Any, encoded: Callable[..., bytes]
+) -> None:
     (tabled.photos / "p20.jpg").write_bytes(encoded(20))
     tabled.update(Removal(frozenset(["p01.jpg"])))
     database = RetrievalDatabase.open(str(tabled.root))
@@ -42,10 +49,14 @@ def test_index_that_is_built_anew_in_an_update_holds_the_living_patches(
     tabled: Any, encoded: Callable[..., bytes]
 ) -> None:
     (tabled.photos / "p20.jpg").write_bytes(encoded(20))
-    builder = update_builder(str(tabled.root), Removal(frozenset(["p01.jpg"])), overrides=["index.seed=7"])
+    builder = update_builder(
+        str(tabled.root), Removal(frozenset(["p01.jpg"])), overrides=["index.seed=7"]
+    )
     result = run_build(builder, INLINE)
     database = RetrievalDatabase.open(str(tabled.root))
-    assert result.index_decision == IndexDecision(action="built", reason="its settings were changed")
+    assert result.index_decision == IndexDecision(
+        action="built", reason="its settings were changed"
+    )
     assert ids_in(tabled.root / "index" / "000004" / "knn.index") == database.living_ids().tolist()
 
 
@@ -59,10 +70,15 @@ def test_tools_of_clip_retrieval_find_the_newest_index(tabled: Any) -> None:
 def test_small_change_extends_the_index_and_the_version_says_so(tabled: Any) -> None:
     result = tabled.update(Removal(frozenset(["p01.jpg"])))
     assert result["index_decision"]["action"] == "extended"
-    assert RetrievalDatabase.open(str(tabled.root)).version.index["decision"] == result["index_decision"]
+    assert (
+        RetrievalDatabase.open(str(tabled.root)).version.index["decision"]
+        == result["index_decision"]
+    )
 
 
-def test_growth_over_the_factor_builds_the_index_anew(tabled: Any, encoded: Callable[..., bytes]) -> None:
+def test_growth_over_the_factor_builds_the_index_anew(
+    tabled: Any, encoded: Callable[..., bytes]
+) -> None:
     for number in range(20, 36):
         (tabled.photos / f"p{number}.jpg").write_bytes(encoded(number))
     decision = tabled.update()["index_decision"]
@@ -86,7 +102,11 @@ def test_update_without_a_new_or_deleted_patch_keeps_the_index(tabled: Any) -> N
 def test_index_files_of_the_newest_versions_alone_are_kept(tabled: Any) -> None:
     for number in range(4):
         tabled.update(Removal(frozenset([f"p{number:02d}.jpg"])))
-    assert [name for name in Folder(tabled.root).names("index") if name.isdigit()] == ["000005", "000006", "000007"]
+    assert [name for name in Folder(tabled.root).names("index") if name.isdigit()] == [
+        "000005",
+        "000006",
+        "000007",
+    ]
 
 
 def test_version_whose_index_was_dropped_is_searched_exactly_with_a_warning(
@@ -104,7 +124,9 @@ def test_version_whose_index_was_dropped_is_searched_exactly_with_a_warning(
 
 
 @pytest.mark.slow
-def test_readers_see_their_version_throughout_fifty_updates(tabled: Any, encoded: Callable[..., bytes]) -> None:
+def test_readers_see_their_version_throughout_fifty_updates(
+    tabled: Any, encoded: Callable[..., bytes]
+) -> None:
     queries = np.asarray(RetrievalDatabase.open(str(tabled.root)).parts[0][1])
     readers: list[tuple[RetrievalDatabase, list[np.ndarray]]] = []
 
@@ -120,13 +142,24 @@ def test_readers_see_their_version_throughout_fifty_updates(tabled: Any, encoded
         else:
             (tabled.photos / f"q{number}.jpg").write_bytes(encoded(1000 + number))
         tabled.update()
-        early = RetrievalDatabase.open(str(tabled.root), version=readers[number // 2][0].version.number)
-        for reader, expected in (readers[0], readers[number // 2], (early, readers[number // 2][1])):
-            assert all(np.array_equal(array, other) for array, other in zip(answers(reader), expected, strict=True))
+        early = RetrievalDatabase.open(
+            str(tabled.root), version=readers[number // 2][0].version.number
+        )
+        for reader, expected in (
+            readers[0],
+            readers[number // 2],
+            (early, readers[number // 2][1]),
+        ):
+            assert all(
+                np.array_equal(array, other)
+                for array, other in zip(answers(reader), expected, strict=True)
+            )
     assert VersionStore(Folder(tabled.root)).require().number == 53
 
 
-def test_reader_that_opens_the_database_during_updates_sees_exactly_one_version(tabled: Any) -> None:
+def test_reader_that_opens_the_database_during_updates_sees_exactly_one_version(
+    tabled: Any,
+) -> None:
     queries = np.asarray(RetrievalDatabase.open(str(tabled.root)).parts[0][1])
     found: list[tuple[int, bytes, bytes]] = []
     done = threading.Event()
@@ -136,7 +169,9 @@ def test_reader_that_opens_the_database_during_updates_sees_exactly_one_version(
             database = RetrievalDatabase.open(str(tabled.root))
             ids, similarities = database.search_vectors(queries, 5)
             table = NeighborTable(database.folder, "train", database.version).all_ids
-            found.append((database.version.number, ids.tobytes() + similarities.tobytes(), table.tobytes()))
+            found.append(
+                (database.version.number, ids.tobytes() + similarities.tobytes(), table.tobytes())
+            )
 
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
@@ -147,7 +182,9 @@ def test_reader_that_opens_the_database_during_updates_sees_exactly_one_version(
     assert len({number for number, _, _ in found}) > 1
     for number, answer, table in found:
         database = RetrievalDatabase.open(str(tabled.root), version=number)
-        assert answer == b"".join(array.tobytes() for array in database.search_vectors(queries, 5, exact=True))
+        assert answer == b"".join(
+            array.tobytes() for array in database.search_vectors(queries, 5, exact=True)
+        )
         assert table == NeighborTable(database.folder, "train", database.version).all_ids.tobytes()
 
 

@@ -1,4 +1,5 @@
-"""Workers that die, by a signal at random moments or at their memory limit; and a cluster that others started."""
+"""Workers that die, by a signal at random moments or at their memory limit; and a cluster that
+others started."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def _command(process: psutil.Process) -> list[str]:
 
 @contextmanager
 def killing(count: int, seed: int, begin: Path) -> Iterator[list[int]]:
-    """Once a path exists, kill one worker after another at random moments; yield the list of those killed.
+    """Once a path exists, kill one worker after another at random moments; yield the list of those
+    killed.
 
     A worker that is still starting is left alone: Dask does not start it a second time.
     """
@@ -68,7 +70,11 @@ def killing(count: int, seed: int, begin: Path) -> Iterator[list[int]]:
 
     def kill() -> None:
         while len(killed) < count and not done.wait(rng.uniform(0.1, 3)):
-            running = [worker for worker in workers() if time.time() - worker.create_time() > STARTED_SECONDS]
+            running = [
+                worker
+                for worker in workers()
+                if time.time() - worker.create_time() > STARTED_SECONDS
+            ]
             if begin.exists() and running:
                 victim = rng.choice(running)
                 victim.send_signal(signal.SIGKILL)
@@ -110,19 +116,26 @@ load_encoder("assets://encoder-lite").encode_images(np.zeros((8, 3, 224, 224), n
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
     return int(done.stdout)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_worker_at_its_memory_limit_costs_one_shard(photos: Path, tmp_path: Path, contents: Contents) -> None:
-    Image.radial_gradient("L").resize((10_900, 10_900)).convert("RGB").save(photos / "p03b.jpg", quality=50)
+def test_worker_at_its_memory_limit_costs_one_shard(
+    photos: Path, tmp_path: Path, contents: Contents
+) -> None:
+    Image.radial_gradient("L").resize((10_900, 10_900)).convert("RGB").save(
+        photos / "p03b.jpg", quality=50
+    )
     builder = DatabaseBuilder(str(tmp_path / "db"), config_of(photos))
     inline = ComputeConfig(dask="inline")
     with builder.writing() as plan, compute_pool(inline) as pool:
         patchify(ingest(plan, pool), pool)
-    limit = (encoding_bytes() + 150_000_000) / psutil.virtual_memory().total  # 119 million pixels need 357 MB
+    # 119 million pixels need 357 MB
+    limit = (encoding_bytes() + 150_000_000) / psutil.virtual_memory().total
     small = ComputeConfig(num_workers=1, memory_fraction=limit, retries=1)
     with builder.writing() as plan, compute_pool(small) as pool:
         patches = patchify(ingest(plan, pool), pool)
@@ -144,7 +157,9 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
     commands += [[*dask, "worker", "--nthreads", "1", "--no-dashboard"] for _ in range(2)]
     with open(tmp_path / "dask.log", "wb") as log:
         programs = [
-            subprocess.Popen([*command, "--scheduler-file", str(file)], stdout=log, stderr=log, cwd=tmp_path)
+            subprocess.Popen(
+                [*command, "--scheduler-file", str(file)], stdout=log, stderr=log, cwd=tmp_path
+            )
             for command in commands
         ]
         deadline = time.monotonic() + 120
@@ -165,7 +180,10 @@ def test_existing_cluster_makes_the_same_bytes(
     scheduler: str, photos: Path, tmp_path: Path, contents: Contents
 ) -> None:
     inline = ComputeConfig(dask="inline")
-    for root, compute in ((tmp_path / "calm", inline), (tmp_path / "db", ComputeConfig(dask=scheduler))):
+    for root, compute in (
+        (tmp_path / "calm", inline),
+        (tmp_path / "db", ComputeConfig(dask=scheduler)),
+    ):
         build(root, photos, compute)
         look_up(root, photos, compute)
     assert contents(tmp_path / "db") == contents(tmp_path / "calm")

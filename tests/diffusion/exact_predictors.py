@@ -1,4 +1,5 @@
-"""Exact noise predictors of known distributions, so that samplers are tested without a trained network."""
+"""Exact noise predictors of known distributions, so that samplers are tested without a trained
+network."""
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ MEAN, STD = 0.7, 0.3  # of the normal data
 MODE, MODE_STD = 1.0, 0.25  # of the mixture: half at +1, half at -1
 
 
-def normal_eps(x: Tensor, alpha_bar: Tensor | float, mean: float = MEAN, std: float = STD) -> Tensor:
+def normal_eps(
+    x: Tensor, alpha_bar: Tensor | float, mean: float = MEAN, std: float = STD
+) -> Tensor:
     """E[eps | x_t] for x_0 ~ N(mean, std^2)."""
     scale = (1 - alpha_bar) ** 0.5 / (alpha_bar * std**2 + 1 - alpha_bar)
     return scale * (x - alpha_bar**0.5 * mean)
@@ -19,7 +22,9 @@ def normal_eps(x: Tensor, alpha_bar: Tensor | float, mean: float = MEAN, std: fl
 
 def log_prob_positive(x: Tensor, alpha_bar: Tensor | float) -> Tensor:
     """log p(positive mode | x_t), elementwise."""
-    return torch.nn.functional.logsigmoid(2 * alpha_bar**0.5 * MODE * x / (alpha_bar * MODE_STD**2 + 1 - alpha_bar))
+    return torch.nn.functional.logsigmoid(
+        2 * alpha_bar**0.5 * MODE * x / (alpha_bar * MODE_STD**2 + 1 - alpha_bar)
+    )
 
 
 def mixture_eps(x: Tensor, alpha_bar: Tensor | float) -> Tensor:
@@ -55,7 +60,8 @@ def conditional_predictor(schedule: NoiseSchedule) -> Predictor:
 def exact_normal_moments(
     schedule: NoiseSchedule, levels: list[int], eta: float, mean: float = MEAN, std: float = STD
 ) -> tuple[float, float]:
-    """Mean and std that DDIM with the exact predictor gives to N(0, 1) noise: each step is affine in x."""
+    """Mean and std that DDIM with the exact predictor gives to N(0, 1) noise: each step is affine
+    in x."""
     m, variance = 0.0, 1.0
     for t, t_prev in zip(reversed(levels), reversed([0, *levels[:-1]]), strict=True):
         ab, prev = schedule.alpha_bars[t], schedule.alpha_bars[t_prev]

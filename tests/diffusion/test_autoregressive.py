@@ -27,7 +27,9 @@ TABLE = torch.randn(Z + 1, Z, generator=torch.Generator().manual_seed(0), dtype=
 
 def predict(tokens: Tensor, context: Context) -> Tensor:
     start = torch.full((len(tokens), 1), Z)
-    shift = 0 if context.tokens is None else context.tokens.sum((1, 2))[:, None, None] * torch.arange(Z)
+    shift = (
+        0 if context.tokens is None else context.tokens.sum((1, 2))[:, None, None] * torch.arange(Z)
+    )
     return TABLE[torch.cat([start, tokens], dim=1)] + shift
 
 
@@ -38,7 +40,9 @@ def begin(context: Context):
     def advance(token: Tensor | None) -> Tensor:
         if token is not None:
             drawn.append(token)
-        prefix = torch.stack(drawn, dim=1) if drawn else torch.zeros(batch or 1, 0, dtype=torch.long)
+        prefix = (
+            torch.stack(drawn, dim=1) if drawn else torch.zeros(batch or 1, 0, dtype=torch.long)
+        )
         return predict(prefix, context)[:, -1]
 
     return advance
@@ -52,7 +56,9 @@ def test_the_teacher_forced_loss_is_what_the_tokens_were_drawn_with():
     tokens, log_probs = autoregressive_sample(begin, context(8), length=LENGTH, seeds=range(8))
     losses = token_losses(predict, tokens, context(8))
     assert torch.allclose(losses.double(), -log_probs, atol=1e-5)
-    assert torch.allclose(autoregressive_loss(predict, tokens, context(8)).double(), -log_probs.mean(1), atol=1e-5)
+    assert torch.allclose(
+        autoregressive_loss(predict, tokens, context(8)).double(), -log_probs.mean(1), atol=1e-5
+    )
 
 
 def test_probabilities_of_all_sequences_sum_to_one():
@@ -86,7 +92,9 @@ def test_guidance_of_one_is_the_conditional_and_of_zero_the_unconditional_distri
 
 def test_guidance_moves_the_logits_away_from_the_null_context():
     # The context adds 0.3 z to the logits: guidance of 3 adds three times as much.
-    guided = autoregressive_sample(begin, context(4), length=LENGTH, seeds=range(4), guidance_scale=3)
+    guided = autoregressive_sample(
+        begin, context(4), length=LENGTH, seeds=range(4), guidance_scale=3
+    )
     stronger = autoregressive_sample(begin, context(4, 0.9), length=LENGTH, seeds=range(4))
     assert torch.equal(guided[0], stronger[0])
     assert torch.allclose(guided[1], stronger[1])
@@ -100,7 +108,9 @@ def test_a_context_of_another_batch_is_refused():
 @pytest.mark.parametrize("temperature", [0, 1e-6])
 def test_no_temperature_takes_the_likeliest_token(temperature):
     logits = torch.tensor([[0.0, 2, 1], [3, 2, 1]], dtype=torch.float64)
-    token, log_prob = draw_token(logits, torch.tensor([0.999, 0.999]), DrawSettings(temperature=temperature))
+    token, log_prob = draw_token(
+        logits, torch.tensor([0.999, 0.999]), DrawSettings(temperature=temperature)
+    )
     assert token.tolist() == [1, 0]
     assert torch.allclose(log_prob, torch.zeros(2, dtype=torch.float64))
 

@@ -1,6 +1,8 @@
-"""The variational bound against exact values of normal data, N(0.7, 0.3^2), without a trained network.
+"""The variational bound against exact values of normal data, N(0.7, 0.3^2), without a trained
+network.
 
-Every term but the discrete decoder is a quadratic of x_0 and of the noise, whose means the two points +-1 give exactly.
+Every term but the discrete decoder is a quadratic of x_0 and of the noise, whose means the two
+points +-1 give exactly.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ LINEAR, RDM = ddpm_linear().build(), rdm().build()
 
 
 def bound_of(schedule: NoiseSchedule, variance: AncestralVariance) -> Bound:
-    return variational_bound(Denoiser(normal_predictor(schedule), schedule), DATA, lambda t: NOISE, variance)
+    return variational_bound(
+        Denoiser(normal_predictor(schedule), schedule), DATA, lambda t: NOISE, variance
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,12 +39,17 @@ def bound_of(schedule: NoiseSchedule, variance: AncestralVariance) -> Bound:
         (RDM, "posterior", 0.618840),
     ],
 )
-def test_the_bound_has_its_exact_value(schedule: NoiseSchedule, variance: AncestralVariance, nats: float) -> None:
+def test_the_bound_has_its_exact_value(
+    schedule: NoiseSchedule, variance: AncestralVariance, nats: float
+) -> None:
     assert bound_of(schedule, variance).total.mean().item() == pytest.approx(nats, abs=1e-5)
 
 
 def test_the_bound_in_bits_of_pixels() -> None:
-    bits = [bits_per_dim(bound_of(LINEAR, variance).total).mean().item() for variance in ("beta", "posterior")]
+    bits = [
+        bits_per_dim(bound_of(LINEAR, variance).total).mean().item()
+        for variance in ("beta", "posterior")
+    ]
     assert bits == pytest.approx([7.3099, 8.1107], abs=1e-4)
 
 
@@ -58,7 +67,9 @@ def test_the_posterior_variance_leaves_no_divergence_where_the_guess_is_right() 
     def knows(x_t: Tensor, t: Tensor, context: object) -> Tensor:
         return DATA
 
-    bound = variational_bound(Denoiser(knows, schedule, prediction_type="x0"), DATA, lambda t: NOISE)
+    bound = variational_bound(
+        Denoiser(knows, schedule, prediction_type="x0"), DATA, lambda t: NOISE
+    )
     assert bound.steps.abs().max().item() < 1e-12
 
 
@@ -70,7 +81,9 @@ def test_a_discrete_decoder_gives_probabilities_that_sum_to_one() -> None:
         return torch.full_like(x_t, 0.9)
 
     denoise = Denoiser(says, schedule, prediction_type="x0")
-    bound = variational_bound(denoise, values, lambda t: torch.zeros_like(values), "beta", discrete=True)
+    bound = variational_bound(
+        denoise, values, lambda t: torch.zeros_like(values), "beta", discrete=True
+    )
     assert torch.exp(-bound.decoder).sum().item() == pytest.approx(1, abs=1e-6)
 
 
@@ -83,7 +96,9 @@ def test_a_fine_discrete_decoder_agrees_with_the_density() -> None:
 
     denoise = Denoiser(says, schedule, prediction_type="x0")
     found = [
-        variational_bound(denoise, values, lambda t: torch.zeros_like(values), "beta", discrete=discrete).decoder
+        variational_bound(
+            denoise, values, lambda t: torch.zeros_like(values), "beta", discrete=discrete
+        ).decoder
         for discrete in (True, False)
     ]
     assert torch.allclose(bits_per_dim(found[0], discrete=True), bits_per_dim(found[1]), atol=1e-3)

@@ -29,7 +29,8 @@ def normal(*shape, seed=0):
 
 
 def test_one_step_noising_iterated_has_the_moments_of_the_closed_form():
-    # Each step is affine: x_0 = 1 without noise gives the mean, x_0 = 0 with variances added gives the variance.
+    # Each step is affine: x_0 = 1 without noise gives the mean, x_0 = 0 with variances added gives
+    # the variance.
     mean, variance = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     for step in range(1000):
         t = torch.tensor([step])
@@ -38,8 +39,12 @@ def test_one_step_noising_iterated_has_the_moments_of_the_closed_form():
         added = q_step(DDPM, torch.zeros_like(variance), t, torch.ones_like(mean)) ** 2
         variance = kept * variance + added
     last, zero = torch.tensor([999]), torch.zeros(1, 1, dtype=torch.float64)
-    assert mean.item() == pytest.approx(q_sample(DDPM, torch.ones_like(zero), last, zero).item(), abs=1e-15)
-    assert variance.item() == pytest.approx(q_sample(DDPM, zero, last, torch.ones_like(zero)).item() ** 2, abs=1e-12)
+    assert mean.item() == pytest.approx(
+        q_sample(DDPM, torch.ones_like(zero), last, zero).item(), abs=1e-15
+    )
+    assert variance.item() == pytest.approx(
+        q_sample(DDPM, zero, last, torch.ones_like(zero)).item() ** 2, abs=1e-12
+    )
 
 
 def test_one_step_noising_iterated_has_the_distribution_of_the_closed_form():
@@ -55,7 +60,9 @@ def test_one_step_noising_iterated_has_the_distribution_of_the_closed_form():
 def test_each_sample_is_noised_to_its_own_level():
     x0, noise, t = normal(3, 2, 4, 4), normal(3, 2, 4, 4, seed=1), torch.tensor([0, 500, 999])
     batch = q_sample(DDPM, x0, t, noise)
-    single = torch.cat([q_sample(DDPM, x0[i : i + 1], t[i : i + 1], noise[i : i + 1]) for i in range(3)])
+    single = torch.cat(
+        [q_sample(DDPM, x0[i : i + 1], t[i : i + 1], noise[i : i + 1]) for i in range(3)]
+    )
     assert torch.equal(batch, single)
 
 
@@ -82,7 +89,9 @@ def test_posterior_mean_is_the_ddpm_mean_of_the_noise():
     t, x_t, eps = 300, normal(1, 5), normal(1, 5, seed=1)
     beta, alpha_bar = DDPM.betas[t].item(), DDPM.alpha_bars[t]
     mean, _ = q_posterior(DDPM, x0_from_eps(eps, x_t, alpha_bar), x_t, torch.tensor([t]))
-    assert torch.allclose(mean, (x_t - beta / (1 - alpha_bar) ** 0.5 * eps) / (1 - beta) ** 0.5, rtol=1e-10)
+    assert torch.allclose(
+        mean, (x_t - beta / (1 - alpha_bar) ** 0.5 * eps) / (1 - beta) ** 0.5, rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize("prediction_type", TYPES)
@@ -91,7 +100,9 @@ def test_predictions_of_every_type_carry_the_same_noise_and_sample(prediction_ty
     x0, eps = normal(2, 3, 4, 4), normal(2, 3, 4, 4, seed=1)
     alpha_bar = DDPM.alpha_bars[t]
     x_t = alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps
-    got_eps, got_x0 = eps_and_x0(prediction_from(eps, x0, alpha_bar, prediction_type), x_t, alpha_bar, prediction_type)
+    got_eps, got_x0 = eps_and_x0(
+        prediction_from(eps, x0, alpha_bar, prediction_type), x_t, alpha_bar, prediction_type
+    )
     assert torch.allclose(got_eps, eps, atol=1e-10)
     assert torch.allclose(got_x0, x0, atol=1e-10)
 
@@ -105,7 +116,9 @@ def test_v_has_the_norm_of_a_rotation():
     eps, x0, alpha_bar = normal(1, 9), normal(1, 9, seed=1), 0.3
     x_t = alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps
     v = v_from_eps_x0(eps, x0, alpha_bar)
-    assert (v.square() + x_t.square()).sum().item() == pytest.approx((eps.square() + x0.square()).sum().item())
+    assert (v.square() + x_t.square()).sum().item() == pytest.approx(
+        (eps.square() + x0.square()).sum().item()
+    )
 
 
 def test_prior_kl_of_ddpm_is_two_hundred_thousandths_nats():
@@ -115,7 +128,9 @@ def test_prior_kl_of_ddpm_is_two_hundred_thousandths_nats():
 def test_prior_kl_is_that_of_two_normals():
     x0, alpha_bar = normal(4, 6), DDPM.alpha_bars[-1]
     posterior = torch.distributions.Normal(alpha_bar**0.5 * x0, (1 - alpha_bar) ** 0.5)
-    expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(torch.zeros_like(x0), 1.0))
+    expected = torch.distributions.kl_divergence(
+        posterior, torch.distributions.Normal(torch.zeros_like(x0), 1.0)
+    )
     assert torch.allclose(prior_kl(DDPM, x0), expected.mean(dim=1), atol=1e-12)
 
 
@@ -138,7 +153,10 @@ def oracle(x0, prediction_type, offset=0.0):
 
     def predict(x_t, t, context):
         alpha_bar = DDPM.alphas_cumprod[t].to(x_t.dtype).view(-1, 1)
-        return prediction_from(eps_from_x0(x0, x_t, alpha_bar), x0, alpha_bar, prediction_type) + offset
+        return (
+            prediction_from(eps_from_x0(x0, x_t, alpha_bar), x0, alpha_bar, prediction_type)
+            + offset
+        )
 
     return predict
 
@@ -147,7 +165,12 @@ def oracle(x0, prediction_type, offset=0.0):
 def test_loss_of_the_oracle_is_nothing(prediction_type):
     x0 = normal(16, 8)
     losses = diffusion_loss(
-        oracle(x0, prediction_type), x0, Context(), DDPM, torch.Generator().manual_seed(0), prediction_type
+        oracle(x0, prediction_type),
+        x0,
+        Context(),
+        DDPM,
+        torch.Generator().manual_seed(0),
+        prediction_type,
     )
     assert losses.shape == (16,)
     assert losses.max().item() < 1e-10
@@ -156,18 +179,30 @@ def test_loss_of_the_oracle_is_nothing(prediction_type):
 @pytest.mark.parametrize("prediction_type", TYPES)
 def test_loss_is_the_mean_squared_error_of_each_sample(prediction_type):
     x0, generator = normal(16, 8), torch.Generator().manual_seed(0)
-    losses = diffusion_loss(oracle(x0, prediction_type, 0.5), x0, Context(), DDPM, generator, prediction_type)
+    losses = diffusion_loss(
+        oracle(x0, prediction_type, 0.5), x0, Context(), DDPM, generator, prediction_type
+    )
     assert torch.allclose(losses.double(), torch.full((16,), 0.25, dtype=torch.float64), atol=1e-5)
 
 
 def test_loss_is_weighted_per_sample():
     x0 = normal(64, 4)
     plain, weighted = (
-        diffusion_loss(oracle(x0, "eps", 0.5), x0, Context(), DDPM, torch.Generator().manual_seed(0), "eps", weighting)
+        diffusion_loss(
+            oracle(x0, "eps", 0.5),
+            x0,
+            Context(),
+            DDPM,
+            torch.Generator().manual_seed(0),
+            "eps",
+            weighting,
+        )
         for weighting in ("plain", "min_snr")
     )
     t = torch.randint(1000, (64,), generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(weighted / plain, loss_weights(DDPM, t, "eps", "min_snr").double(), rtol=1e-5)
+    assert torch.allclose(
+        weighted / plain, loss_weights(DDPM, t, "eps", "min_snr").double(), rtol=1e-5
+    )
 
 
 def test_loss_depends_on_the_generator_alone():
@@ -182,14 +217,20 @@ def test_loss_depends_on_the_generator_alone():
 
 def test_loss_of_a_bfloat16_network_is_float32():
     x0 = torch.zeros(4, 3)
-    losses = diffusion_loss(lambda x, t, c: x.bfloat16(), x0, Context(), DDPM, torch.Generator().manual_seed(0))
+    losses = diffusion_loss(
+        lambda x, t, c: x.bfloat16(), x0, Context(), DDPM, torch.Generator().manual_seed(0)
+    )
     assert losses.dtype == torch.float32
 
 
 def test_loss_draws_timesteps_uniformly():
     seen = []
     diffusion_loss(
-        lambda x, t, c: seen.append(t) or x, torch.zeros(20_000, 1), Context(), DDPM, torch.Generator().manual_seed(0)
+        lambda x, t, c: seen.append(t) or x,
+        torch.zeros(20_000, 1),
+        Context(),
+        DDPM,
+        torch.Generator().manual_seed(0),
     )
     counts = torch.bincount(seen[0] // 100, minlength=10)
     assert counts.shape == (10,)
@@ -199,7 +240,11 @@ def test_loss_draws_timesteps_uniformly():
 def test_prediction_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"returned \[4, 6\] for an input of \[4, 3\]"):
         diffusion_loss(
-            lambda x, t, c: torch.cat([x, x], 1), torch.zeros(4, 3), Context(), DDPM, torch.Generator().manual_seed(0)
+            lambda x, t, c: torch.cat([x, x], 1),
+            torch.zeros(4, 3),
+            Context(),
+            DDPM,
+            torch.Generator().manual_seed(0),
         )
 
 
@@ -207,7 +252,9 @@ def test_timesteps_are_drawn_with_their_probabilities():
     schedule = schedules.rdm().build()
     probabilities = torch.zeros(1000, dtype=torch.float64)
     probabilities[[3, 700]] = torch.tensor([0.25, 0.75], dtype=torch.float64)
-    t, noise = draw_noise(torch.zeros(4000, 1), schedule, torch.Generator().manual_seed(0), probabilities)
+    t, noise = draw_noise(
+        torch.zeros(4000, 1), schedule, torch.Generator().manual_seed(0), probabilities
+    )
     assert set(t.tolist()) == {3, 700}
     assert (t == 700).float().mean().item() == pytest.approx(0.75, abs=0.03)
     assert noise.std().item() == pytest.approx(1, abs=0.05)

@@ -1,6 +1,12 @@
 import pytest
 import torch
-from exact_predictors import conditional_predictor, log_prob_positive, mixture_eps, mixture_predictor, mode_eps
+from exact_predictors import (
+    conditional_predictor,
+    log_prob_positive,
+    mixture_eps,
+    mixture_predictor,
+    mode_eps,
+)
 
 from rdm.context import Context
 from rdm.diffusion import schedules
@@ -39,10 +45,15 @@ def test_both_forms_of_classifier_free_guidance_agree():
     conditional, unconditional = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
     for weight in (-1.0, 0.0, 0.5, 1.0, 4.0):
         by_scale = combine(conditional, unconditional, scale_from_weight(weight))
-        assert torch.allclose(by_scale, combine_by_weight(conditional, unconditional, weight), rtol=0, atol=5e-6)
+        assert torch.allclose(
+            by_scale, combine_by_weight(conditional, unconditional, weight), rtol=0, atol=5e-6
+        )
         in_double = combine(conditional.double(), unconditional.double(), 1 + weight)
         assert torch.allclose(
-            in_double, combine_by_weight(conditional.double(), unconditional.double(), weight), rtol=0, atol=1e-6
+            in_double,
+            combine_by_weight(conditional.double(), unconditional.double(), weight),
+            rtol=0,
+            atol=1e-6,
         )
 
 
@@ -58,7 +69,9 @@ def test_scale_one_is_the_network_itself():
 
 def test_scale_zero_is_unconditional_bitwise():
     x, t, context = inputs()
-    assert torch.equal(guided(token_predictor, 0)(x, t, context), token_predictor(x, t, context.null()))
+    assert torch.equal(
+        guided(token_predictor, 0)(x, t, context), token_predictor(x, t, context.null())
+    )
 
 
 def test_guidance_acts_between_the_log_snrs_of_its_interval_alone():
@@ -67,7 +80,9 @@ def test_guidance_acts_between_the_log_snrs_of_its_interval_alone():
     level = torch.logit(DDPM.alphas_cumprod[t])
     assert (level > 3).tolist() == [True, False, False]
     assert (level < -3).tolist() == [False, False, True]
-    result = guided_in_interval(token_predictor, guided(token_predictor, 3.0), DDPM, (-3, 3))(x, t, context)
+    result = guided_in_interval(token_predictor, guided(token_predictor, 3.0), DDPM, (-3, 3))(
+        x, t, context
+    )
     plain, everywhere = token_predictor(x, t, context), guided(token_predictor, 3.0)(x, t, context)
     assert torch.equal(result[[0, 2]], plain[[0, 2]])
     assert torch.equal(result[1], everywhere[1])
@@ -83,14 +98,18 @@ def test_outside_of_the_interval_the_network_is_asked_once(timestep, branches):
         rows.append(x_t.shape[0])
         return token_predictor(x_t, t, context)
 
-    guided_in_interval(counting, guided(counting, 3.0), DDPM, (-3, 3))(x, torch.full((3,), timestep), context)
+    guided_in_interval(counting, guided(counting, 3.0), DDPM, (-3, 3))(
+        x, torch.full((3,), timestep), context
+    )
     assert sum(rows) == 3 * branches
 
 
 def test_both_branches_run_in_one_call():
     x, t, context = inputs()
     sizes = []
-    result = guided(lambda *a: sizes.append(a[0].shape[0]) or token_predictor(*a), 3.0)(x, t, context)
+    result = guided(lambda *a: sizes.append(a[0].shape[0]) or token_predictor(*a), 3.0)(
+        x, t, context
+    )
     assert sizes == [6]
     expected = combine(token_predictor(x, t, context), token_predictor(x, t, context.null()), 3.0)
     assert torch.allclose(result, expected, atol=1e-6)
@@ -100,7 +119,9 @@ def test_negative_context_takes_the_place_of_the_null_context():
     x, t, context = inputs()
     negative = Context(*(part.map(lambda values: values.flip(0) * 2) for part in context.parts))
     expected = combine(token_predictor(x, t, context), token_predictor(x, t, negative), 2.0)
-    assert torch.allclose(guided(token_predictor, 2.0, negative)(x, t, context), expected, atol=1e-5)
+    assert torch.allclose(
+        guided(token_predictor, 2.0, negative)(x, t, context), expected, atol=1e-5
+    )
 
 
 def test_negative_context_may_hold_another_number_of_neighbors():
@@ -118,7 +139,9 @@ def test_negative_context_with_other_ports_is_refused():
 
 @pytest.mark.parametrize("prediction_type", ["v", "x0"])
 def test_guidance_is_the_same_in_every_prediction_type(prediction_type):
-    eps_c, eps_u, x_t = torch.randn(3, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    eps_c, eps_u, x_t = torch.randn(
+        3, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     conditional, unconditional, expected = (
         prediction_from(eps, x0_from_eps(eps, x_t, 0.4), 0.4, prediction_type)
         for eps in (eps_c, eps_u, combine(eps_c, eps_u, 3.0))
@@ -128,7 +151,13 @@ def test_guidance_is_the_same_in_every_prediction_type(prediction_type):
 
 @pytest.mark.parametrize(
     ("guidance_scale", "mean", "std"),
-    [(1, 1.001, 0.238), (1.5, 1.093, 0.191), (2, 1.156, 0.171), (3, 1.252, 0.149), (5, 1.391, 0.129)],
+    [
+        (1, 1.001, 0.238),
+        (1.5, 1.093, 0.191),
+        (2, 1.156, 0.171),
+        (3, 1.252, 0.149),
+        (5, 1.391, 0.129),
+    ],
 )
 def test_guided_mixture_has_its_known_moments(guidance_scale, mean, std):
     predict = guided(conditional_predictor(DDPM), guidance_scale)
@@ -148,7 +177,8 @@ def test_unguided_mixture_keeps_both_modes():
 def positive_classifier(scale=1.0):
     """The exact classifier of the positive mode, summed over the elements of a sample."""
     return ClassifierGuidance(
-        lambda x, t: log_prob_positive(x, gather(DDPM.alphas_cumprod, t, x)).flatten(1).sum(dim=1), scale
+        lambda x, t: log_prob_positive(x, gather(DDPM.alphas_cumprod, t, x)).flatten(1).sum(dim=1),
+        scale,
     )
 
 
@@ -170,7 +200,10 @@ def test_classifier_guided_predictor_of_every_type_is_the_conditional_one(predic
         return prediction_from(eps, x0_from_eps(eps, x, alpha_bar), alpha_bar, prediction_type)
 
     predict = classifier_guided(
-        lambda x, t, c: expressed(mixture_eps(x, alpha_bar)), positive_classifier(), DDPM, prediction_type
+        lambda x, t, c: expressed(mixture_eps(x, alpha_bar)),
+        positive_classifier(),
+        DDPM,
+        prediction_type,
     )
     assert torch.allclose(predict(x, t, Context()), expressed(mode_eps(x, alpha_bar)), atol=1e-12)
 
@@ -184,8 +217,13 @@ def test_classifier_scale_zero_changes_no_bit():
 
 
 def test_classifier_gradient_of_a_sample_does_not_see_the_batch():
-    x, t = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 100, 500, 900])
-    alone = torch.cat([positive_classifier(2.0).gradient(x[i : i + 1], t[i : i + 1]) for i in range(4)])
+    x, t = (
+        torch.randn(4, 3, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([1, 100, 500, 900]),
+    )
+    alone = torch.cat(
+        [positive_classifier(2.0).gradient(x[i : i + 1], t[i : i + 1]) for i in range(4)]
+    )
     assert torch.allclose(positive_classifier(2.0).gradient(x, t), alone, rtol=1e-6)
 
 
@@ -195,7 +233,9 @@ def sample_with_classifier(scale, sampler):
         predict = classifier_guided(predict, positive_classifier(scale), DDPM)
         return ddim_sample(Denoiser(predict, DDPM), noise, ddim_timesteps(1000, 50))
     timesteps = ancestral_timesteps(1000, 100)
-    return ddpm_sample(Denoiser(predict, DDPM), noise, timesteps, seeds=[0], classifier=positive_classifier(scale))
+    return ddpm_sample(
+        Denoiser(predict, DDPM), noise, timesteps, seeds=[0], classifier=positive_classifier(scale)
+    )
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])

@@ -27,25 +27,39 @@ def test_head_loss_is_the_diffusion_loss_of_its_settings():
     head = GaussianHead(DDPM, prediction_type="v", weighting="min_snr")
     got = head.loss(lambda x, t, c: x, x0, Context(), torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(1)
-    assert torch.equal(got, diffusion_loss(lambda x, t, c: x, x0, Context(), DDPM, generator, "v", "min_snr"))
+    assert torch.equal(
+        got, diffusion_loss(lambda x, t, c: x, x0, Context(), DDPM, generator, "v", "min_snr")
+    )
 
 
 def test_head_samples_by_guided_ddim_from_its_seeds():
     got = HEAD.sample(
-        conditional_predictor(DDPM), ones(2), shape=(7,), seeds=[4, 8], num_steps=20, eta=1.0, guidance_scale=3.0
+        conditional_predictor(DDPM),
+        ones(2),
+        shape=(7,),
+        seeds=[4, 8],
+        num_steps=20,
+        eta=1.0,
+        guidance_scale=3.0,
     )
     denoise = HEAD.denoiser(guided(conditional_predictor(DDPM), 3.0), ones(2))
-    expected = ddim_sample(denoise, seeded_noise([4, 8], (7,)), ddim_timesteps(1000, 20), eta=1.0, seeds=[4, 8])
+    expected = ddim_sample(
+        denoise, seeded_noise([4, 8], (7,)), ddim_timesteps(1000, 20), eta=1.0, seeds=[4, 8]
+    )
     assert torch.equal(got, expected)
 
 
 def test_head_with_scale_one_gives_the_bits_of_the_conditional_network():
     def sample(predict, scale):
-        return HEAD.sample(predict, ones(2), shape=(7,), seeds=[4, 8], num_steps=10, guidance_scale=scale)
+        return HEAD.sample(
+            predict, ones(2), shape=(7,), seeds=[4, 8], num_steps=10, guidance_scale=scale
+        )
 
     predict = conditional_predictor(DDPM)
     calls = []
-    assert torch.equal(sample(lambda *a: calls.append(a[0].shape[0]) or predict(*a), 1.0), sample(predict, 1))
+    assert torch.equal(
+        sample(lambda *a: calls.append(a[0].shape[0]) or predict(*a), 1.0), sample(predict, 1)
+    )
     assert calls == [2] * 10
 
 
@@ -82,7 +96,12 @@ def test_head_samples_the_same_picture_in_any_batch():
 def test_head_samples_ancestrally_in_all_steps():
     steps = []
     samples = HEAD.sample_ancestral(
-        normal_predictor(DDPM), Context(), shape=(500,), seeds=[0], variance="beta", on_step=steps.append
+        normal_predictor(DDPM),
+        Context(),
+        shape=(500,),
+        seeds=[0],
+        variance="beta",
+        on_step=steps.append,
     )
     assert len(steps) == 1000
     assert samples.mean().item() == pytest.approx(0.7, abs=0.05)
@@ -98,7 +117,9 @@ def test_head_inverts_what_it_samples():
 
 def test_spacing_chooses_the_timesteps():
     assert torch.equal(HEAD.timesteps(40), ddim_timesteps(1000, 40))
-    assert torch.equal(GaussianHead(DDPM, spacing="linspace").timesteps(40), linspace_timesteps(1000, 40))
+    assert torch.equal(
+        GaussianHead(DDPM, spacing="linspace").timesteps(40), linspace_timesteps(1000, 40)
+    )
 
 
 def test_context_of_another_batch_is_refused():

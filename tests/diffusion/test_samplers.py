@@ -5,7 +5,15 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from exact_predictors import MODE, MODE_STD, STD, exact_normal_moments, mixture_predictor, normal_eps, normal_predictor
+from exact_predictors import (
+    MODE,
+    MODE_STD,
+    STD,
+    exact_normal_moments,
+    mixture_predictor,
+    normal_eps,
+    normal_predictor,
+)
 from hypothesis import given, settings
 
 from rdm.diffusion import schedules
@@ -41,12 +49,16 @@ KNOWN_STDS = [
 def sample_normal(schedule, num_steps, eta, count=100_000):
     noise = seeded_noise([1], (count,))
     timesteps = ddim_timesteps(1000, num_steps)
-    return ddim_sample(Denoiser(normal_predictor(schedule), schedule), noise, timesteps, eta=eta, seeds=[1])
+    return ddim_sample(
+        Denoiser(normal_predictor(schedule), schedule), noise, timesteps, eta=eta, seeds=[1]
+    )
 
 
 @pytest.mark.parametrize(("name", "num_steps", "std_eta_0", "std_eta_1"), KNOWN_STDS)
 @pytest.mark.parametrize("eta", [0, 1])
-def test_ddim_with_the_exact_predictor_has_its_known_spread(name, num_steps, std_eta_0, std_eta_1, eta):
+def test_ddim_with_the_exact_predictor_has_its_known_spread(
+    name, num_steps, std_eta_0, std_eta_1, eta
+):
     samples = sample_normal(SCHEDULES[name], num_steps, eta, count=50_000)
     # The known values and these are both estimates, with standard errors of 0.0005 and 0.0009.
     assert samples.std().item() == pytest.approx(std_eta_1 if eta else std_eta_0, abs=0.0025)
@@ -58,7 +70,8 @@ def test_ddim_with_the_exact_predictor_has_its_known_spread(name, num_steps, std
 def test_deterministic_ddim_has_the_moments_of_its_affine_map(name, num_steps):
     schedule = SCHEDULES[name]
     timesteps = ddim_timesteps(1000, num_steps)
-    noise = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)  # mean 0 and std 1: an affine map shows its moments
+    # mean 0 and std 1: an affine map shows its moments
+    noise = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     samples = ddim_sample(Denoiser(normal_predictor(schedule), schedule), noise, timesteps)
     mean, std = exact_normal_moments(schedule, timesteps.tolist(), eta=0)
     assert samples.mean().item() == pytest.approx(mean, abs=1e-6)
@@ -77,20 +90,33 @@ def test_stochastic_ddim_has_the_moments_of_its_affine_map(eta):
 def test_ancestral_sampling_has_its_known_spread(variance, std):
     denoise = Denoiser(normal_predictor(DDPM), DDPM)
     noise = seeded_noise([2], (30_000,))
-    samples = ddpm_sample(denoise, noise, ancestral_timesteps(1000, 1000), seeds=[2], variance=variance)
+    samples = ddpm_sample(
+        denoise, noise, ancestral_timesteps(1000, 1000), seeds=[2], variance=variance
+    )
     assert samples.std().item() == pytest.approx(std, abs=0.0025)
     assert samples.mean().item() == pytest.approx(0.700, abs=0.004)
 
 
 @pytest.mark.parametrize(
     ("num_steps", "error"),
-    [(10, 0.127), (25, 0.060), (50, 0.0316), (100, 0.0162), (250, 0.0066), (500, 0.0033), (999, 0.0017)],
+    [
+        (10, 0.127),
+        (25, 0.060),
+        (50, 0.0316),
+        (100, 0.0162),
+        (250, 0.0066),
+        (500, 0.0033),
+        (999, 0.0017),
+    ],
 )
 def test_inversion_and_back_errs_as_one_over_the_number_of_steps(num_steps, error):
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (1, 4000), generator=generator) * 2 - 1
     x0 = (signs * MODE + MODE_STD * torch.randn(1, 4000, generator=generator)).double()
-    denoise, timesteps = Denoiser(mixture_predictor(DDPM), DDPM), linspace_timesteps(1000, num_steps)
+    denoise, timesteps = (
+        Denoiser(mixture_predictor(DDPM), DDPM),
+        linspace_timesteps(1000, num_steps),
+    )
     back = ddim_sample(denoise, ddim_invert(denoise, x0, timesteps), timesteps)
     assert (back - x0).abs().mean().item() == pytest.approx(error, rel=0.04)
 
@@ -100,7 +126,9 @@ def test_inverted_latents_become_standard_normal_with_many_steps(num_steps, std)
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (1, 20_000), generator=generator) * 2 - 1
     x0 = signs * MODE + MODE_STD * torch.randn(1, 20_000, generator=generator)
-    latents = ddim_invert(Denoiser(mixture_predictor(DDPM), DDPM), x0, linspace_timesteps(1000, num_steps))
+    latents = ddim_invert(
+        Denoiser(mixture_predictor(DDPM), DDPM), x0, linspace_timesteps(1000, num_steps)
+    )
     assert latents.std().item() == pytest.approx(std, abs=0.015)
 
 
@@ -127,9 +155,13 @@ def test_ddim_walks_the_same_trajectory_as_diffusers(eta, prediction_type):
     expected = noise = seeded_noise([3, 4], (3, 8, 8))
     for index, t in enumerate(reference.timesteps.tolist(), start=1):
         variance_noise = seeded_noise([3, 4], (3, 8, 8), index) if eta else None
-        step = reference.step(bent(expected, t), t, expected, eta=eta, variance_noise=variance_noise)
+        step = reference.step(
+            bent(expected, t), t, expected, eta=eta, variance_noise=variance_noise
+        )
         expected = step.prev_sample  # type: ignore[union-attr]
-    denoise = Denoiser(lambda x, t, c: bent(x, t.view(-1, 1, 1, 1)), RDM, prediction_type=prediction_type)
+    denoise = Denoiser(
+        lambda x, t, c: bent(x, t.view(-1, 1, 1, 1)), RDM, prediction_type=prediction_type
+    )
     got = ddim_sample(denoise, noise, ddim_timesteps(1000, 50), eta=eta, seeds=[3, 4])
     assert torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
 
@@ -148,11 +180,17 @@ def test_ddim_with_thresholding_walks_the_same_trajectory_as_diffusers():
     for t in reference.timesteps.tolist():
         step = reference.step(bent(expected, t), t, expected, use_clipped_model_output=True)
         expected = step.prev_sample  # type: ignore[union-attr]
-    denoise = Denoiser(lambda x, t, c: bent(x, t.view(-1, 1, 1, 1)), RDM, thresholding=static_threshold)
-    assert torch.allclose(ddim_sample(denoise, noise, ddim_timesteps(1000, 20)), expected, atol=1e-4)
+    denoise = Denoiser(
+        lambda x, t, c: bent(x, t.view(-1, 1, 1, 1)), RDM, thresholding=static_threshold
+    )
+    assert torch.allclose(
+        ddim_sample(denoise, noise, ddim_timesteps(1000, 20)), expected, atol=1e-4
+    )
 
 
-@pytest.mark.parametrize(("variance", "name"), [("posterior", "fixed_small"), ("beta", "fixed_large")])
+@pytest.mark.parametrize(
+    ("variance", "name"), [("posterior", "fixed_small"), ("beta", "fixed_large")]
+)
 def test_ancestral_steps_are_those_of_diffusers(variance, name):
     reference = DDPMScheduler(beta_start=1e-4, beta_end=0.02, variance_type=name, clip_sample=False)
     x = seeded_noise([6], (3, 8, 8))
@@ -161,14 +199,18 @@ def test_ancestral_steps_are_those_of_diffusers(variance, name):
         step = reference.step(prediction, t, x, generator=torch.Generator().manual_seed(t))
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(t)) if t else None
         alpha_bar, previous = DDPM.alpha_bars[t], DDPM.alpha_bars[t - 1] if t else 1.0
-        got = ddpm_step(x, x0_from_eps(prediction, x, alpha_bar), alpha_bar, previous, variance, noise=noise)
+        got = ddpm_step(
+            x, x0_from_eps(prediction, x, alpha_bar), alpha_bar, previous, variance, noise=noise
+        )
         assert torch.allclose(got, step.prev_sample, atol=2e-4)  # type: ignore[union-attr]
 
 
 @given(st.floats(1e-4, 0.9), st.floats(0.01, 0.99), st.integers(0, 1000))
 def test_ddim_with_eta_one_is_the_ancestral_step(alpha_bar, ratio, seed):
     previous = alpha_bar + ratio * (1 - alpha_bar)
-    x_t, eps, noise = torch.randn(3, 1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x_t, eps, noise = torch.randn(
+        3, 1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     x0 = x0_from_eps(eps, x_t, alpha_bar)
     ancestral = ddpm_step(x_t, x0, alpha_bar, previous, "posterior", noise=noise)
     assert torch.allclose(ddim_step(eps, x0, alpha_bar, previous, 1.0, noise), ancestral, atol=1e-9)
@@ -188,9 +230,13 @@ def test_samples_do_not_depend_on_the_prediction_type(prediction_type):
         return prediction_from(eps, x0_from_eps(eps, x, alpha_bar), alpha_bar, prediction_type)
 
     noise, timesteps = seeded_noise([0, 1], (5,), dtype=torch.float64), ddim_timesteps(1000, 20)
-    expected = ddim_sample(Denoiser(normal_predictor(DDPM), DDPM), noise, timesteps, eta=1, seeds=[0, 1])
+    expected = ddim_sample(
+        Denoiser(normal_predictor(DDPM), DDPM), noise, timesteps, eta=1, seeds=[0, 1]
+    )
     denoise = Denoiser(predict, DDPM, prediction_type=prediction_type)
-    assert torch.allclose(ddim_sample(denoise, noise, timesteps, eta=1, seeds=[0, 1]), expected, atol=1e-9)
+    assert torch.allclose(
+        ddim_sample(denoise, noise, timesteps, eta=1, seeds=[0, 1]), expected, atol=1e-9
+    )
 
 
 @settings(max_examples=30)
@@ -261,7 +307,12 @@ def test_progress_is_told_after_each_step():
     steps = []
     denoise = Denoiser(normal_predictor(DDPM), DDPM)
     ddim_sample(denoise, torch.zeros(2, 3), ddim_timesteps(1000, 4), on_step=steps.append)
-    assert [(step.index, step.total, step.t) for step in steps] == [(1, 4, 751), (2, 4, 501), (3, 4, 251), (4, 4, 1)]
+    assert [(step.index, step.total, step.t) for step in steps] == [
+        (1, 4, 751),
+        (2, 4, 501),
+        (3, 4, 251),
+        (4, 4, 1),
+    ]
     assert all(step.x0.shape == (2, 3) for step in steps)
 
 
@@ -275,7 +326,9 @@ def test_projection_keeps_known_content():
         project=lambda x, ab: torch.where(kept, ab**0.5 * known + (1 - ab) ** 0.5 * noise, x),
     )
     alpha_bar = DDPM.alpha_bars[0]
-    assert torch.equal(samples[:, kept], (alpha_bar**0.5 * known + (1 - alpha_bar) ** 0.5 * noise)[:, kept])
+    assert torch.equal(
+        samples[:, kept], (alpha_bar**0.5 * known + (1 - alpha_bar) ** 0.5 * noise)[:, kept]
+    )
 
 
 def test_ancestral_projection_ends_clean():
@@ -301,7 +354,9 @@ def test_fewer_timesteps_start_from_a_partly_noised_sample():
 @pytest.mark.parametrize("timesteps", [[], [5, 5], [9, 3], [-1, 4], [4, 1000]])
 def test_timesteps_that_do_not_rise_within_the_schedule_are_refused(timesteps):
     with pytest.raises(ValueError, match="timesteps must rise"):
-        ddim_sample(Denoiser(normal_predictor(DDPM), DDPM), torch.zeros(1, 2), torch.tensor(timesteps))
+        ddim_sample(
+            Denoiser(normal_predictor(DDPM), DDPM), torch.zeros(1, 2), torch.tensor(timesteps)
+        )
 
 
 @pytest.mark.parametrize(
@@ -316,7 +371,11 @@ def test_timesteps_that_do_not_rise_within_the_schedule_are_refused(timesteps):
 def test_sampling_noise_without_its_seeds_is_refused(eta, seeds, message):
     with pytest.raises(ValueError, match=message):
         ddim_sample(
-            Denoiser(normal_predictor(DDPM), DDPM), torch.zeros(2, 2), ddim_timesteps(1000, 10), eta=eta, seeds=seeds
+            Denoiser(normal_predictor(DDPM), DDPM),
+            torch.zeros(2, 2),
+            ddim_timesteps(1000, 10),
+            eta=eta,
+            seeds=seeds,
         )
 
 
@@ -332,7 +391,8 @@ def test_bfloat16_predictions_leave_the_state_in_float32():
 
 
 def exact_ancestral_std(num_steps: int, variance: str) -> float:
-    """Return the std that ancestral sampling gives: every step is affine in x, with noise of a known variance."""
+    """Return the std that ancestral sampling gives: every step is affine in x, with noise of a
+    known variance."""
     timesteps, levels = ancestral_timesteps(1000, num_steps).tolist(), DDPM.alpha_bars
     predict = normal_predictor(DDPM)
     spread = 1.0
@@ -367,7 +427,11 @@ def test_ancestral_sampling_in_few_steps_has_its_exact_spread(variance, expected
 
 
 def test_the_step_adds_noise_of_the_variance_that_the_exact_spread_assumes():
-    ab, ab_prev, zero = DDPM.alpha_bars[300], DDPM.alpha_bars[200], torch.zeros(1, 1, dtype=torch.float64)
+    ab, ab_prev, zero = (
+        DDPM.alpha_bars[300],
+        DDPM.alpha_bars[200],
+        torch.zeros(1, 1, dtype=torch.float64),
+    )
     assumed: tuple[tuple[AncestralVariance, float], ...] = (
         ("beta", 1 - ab / ab_prev),
         ("posterior", posterior_variance(ab, ab_prev)),

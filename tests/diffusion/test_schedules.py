@@ -16,7 +16,13 @@ from rdm.diffusion.schedules import (
     rdm,
 )
 
-PRESETS = [schedules.ddpm_linear, schedules.rdm, schedules.rdm_768, schedules.stable_diffusion, schedules.cosine]
+PRESETS = [
+    schedules.ddpm_linear,
+    schedules.rdm,
+    schedules.rdm_768,
+    schedules.stable_diffusion,
+    schedules.cosine,
+]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +59,10 @@ def test_betas_run_from_start_to_end(kind):
 
 
 def test_quadratic_is_another_name_of_sqrt_linear():
-    assert torch.equal(ScheduleConfig(kind="quadratic").build().betas, ScheduleConfig(kind="sqrt_linear").build().betas)
+    assert torch.equal(
+        ScheduleConfig(kind="quadratic").build().betas,
+        ScheduleConfig(kind="sqrt_linear").build().betas,
+    )
 
 
 def test_sqrt_linear_is_linear_in_the_root():
@@ -82,7 +91,9 @@ def test_schedule_moves_to_a_device_in_full_precision():
 
 def test_gather_never_loses_precision_to_a_small_dtype():
     schedule = schedules.rdm().build()
-    picked = gather(schedule.alphas_cumprod, torch.tensor([3, 5]), torch.zeros(2, 4, 8, 8, dtype=torch.bfloat16))
+    picked = gather(
+        schedule.alphas_cumprod, torch.tensor([3, 5]), torch.zeros(2, 4, 8, 8, dtype=torch.bfloat16)
+    )
     assert picked.shape == (2, 1, 1, 1)
     assert picked.dtype == torch.float32
 
@@ -93,7 +104,9 @@ def test_betas_outside_the_open_interval_are_refused(betas):
         NoiseSchedule.from_betas(torch.tensor(betas))
 
 
-@pytest.mark.parametrize("fields", [{"beta_start": 0.1, "beta_end": 0.01}, {"num_timesteps": 1}, {"kind": "sqrt"}])
+@pytest.mark.parametrize(
+    "fields", [{"beta_start": 0.1, "beta_end": 0.01}, {"num_timesteps": 1}, {"kind": "sqrt"}]
+)
 def test_impossible_config_is_refused(fields):
     with pytest.raises(ValidationError):
         ScheduleConfig(**fields)
@@ -109,7 +122,18 @@ def test_ddim_timesteps_of_every_level_leave_out_the_one_that_does_not_exist():
 
 
 def test_linspace_timesteps_end_at_the_noisiest_level():
-    assert linspace_timesteps(1000, 10).tolist() == [100, 200, 300, 400, 500, 599, 699, 799, 899, 999]
+    assert linspace_timesteps(1000, 10).tolist() == [
+        100,
+        200,
+        300,
+        400,
+        500,
+        599,
+        699,
+        799,
+        899,
+        999,
+    ]
     assert linspace_timesteps(1000, 999).tolist() == list(range(1, 1000))
 
 
@@ -121,7 +145,11 @@ def test_ancestral_timesteps_span_all_levels():
 @given(st.integers(3, 1200), st.data())
 def test_timesteps_rise_within_the_schedule(num_train, data):
     num_steps = data.draw(st.integers(2, num_train - 1))
-    for rule, exact in ((ddim_timesteps, False), (linspace_timesteps, True), (ancestral_timesteps, True)):
+    for rule, exact in (
+        (ddim_timesteps, False),
+        (linspace_timesteps, True),
+        (ancestral_timesteps, True),
+    ):
         timesteps = rule(num_train, num_steps)
         assert bool((timesteps.diff() > 0).all())
         assert 0 <= timesteps[0] <= timesteps[-1] < num_train
@@ -137,7 +165,9 @@ def test_impossible_number_of_steps_is_refused(rule, num_steps):
 
 def test_probabilities_of_timesteps_sum_to_one_and_spread_as_asked():
     schedule = rdm().build()
-    drawn = TimestepConfig(kind="log_snr_normal", mean=0.4, std=2.0, uniform_share=0.0).probabilities(schedule)
+    drawn = TimestepConfig(
+        kind="log_snr_normal", mean=0.4, std=2.0, uniform_share=0.0
+    ).probabilities(schedule)
     assert drawn is not None
     log_snr = torch.logit(schedule.alphas_cumprod)
     assert drawn.sum().item() == pytest.approx(1, abs=1e-12)
@@ -146,7 +176,9 @@ def test_probabilities_of_timesteps_sum_to_one_and_spread_as_asked():
 
 
 def test_every_timestep_keeps_its_uniform_share():
-    drawn = TimestepConfig(kind="log_snr_normal", std=0.1, uniform_share=0.2).probabilities(rdm().build())
+    drawn = TimestepConfig(kind="log_snr_normal", std=0.1, uniform_share=0.2).probabilities(
+        rdm().build()
+    )
     assert drawn is not None
     assert drawn.min().item() == pytest.approx(0.2 / 1000)
 

@@ -33,13 +33,17 @@ def random_state() -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow  # transformers takes seconds to import
 @pytest.mark.parametrize("lengths", [[5], [5, 5], [3, 11, 7]], ids=["one", "equal", "padded"])
-def test_the_states_are_those_of_transformers_to_the_bit(tmp_path: Path, lengths: list[int]) -> None:
+def test_the_states_are_those_of_transformers_to_the_bit(
+    tmp_path: Path, lengths: list[int]
+) -> None:
     from transformers import BertConfig as Theirs
     from transformers import BertModel
 
     write(tmp_path, random_state())
     own, missing = Bert.read(tmp_path)
-    theirs = BertModel(Theirs.from_json_file(str(tmp_path / "config.json")), add_pooling_layer=False).eval()
+    theirs = BertModel(
+        Theirs.from_json_file(str(tmp_path / "config.json")), add_pooling_layer=False
+    ).eval()
     theirs.load_state_dict(own.state_dict())
     mask = (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).long()
     tokens = torch.randint(1, 30, mask.shape, generator=torch.Generator().manual_seed(1)) * mask

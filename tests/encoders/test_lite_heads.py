@@ -8,7 +8,12 @@ from rdm.encoders.image_tower import FEATURE_DIM, NUM_CLASSES
 from rdm.encoders.text_tower import HIDDEN_DIM
 
 CONFIG = HeadsConfig(
-    hidden_dim=16, embedding_dim=24, naming_dim=8, text_layers=(6,), naming_weight=0.5, naming_temperature=1.0
+    hidden_dim=16,
+    embedding_dim=24,
+    naming_dim=8,
+    text_layers=(6,),
+    naming_weight=0.5,
+    naming_temperature=1.0,
 )
 
 
@@ -17,7 +22,9 @@ def heads() -> LiteHeads:
     torch.manual_seed(0)
     built = LiteHeads(CONFIG)
     built.set_statistics(
-        torch.randn(50, FEATURE_DIM), torch.randn(60, HIDDEN_DIM), torch.randn(NUM_CLASSES, HIDDEN_DIM)
+        torch.randn(50, FEATURE_DIM),
+        torch.randn(60, HIDDEN_DIM),
+        torch.randn(NUM_CLASSES, HIDDEN_DIM),
     )
     return built.eval()
 
@@ -36,9 +43,16 @@ def test_naming_part_of_a_certain_class_is_that_of_its_name(heads: LiteHeads) ->
 
 
 def test_gradients_reach_both_heads_and_nothing_else(heads: LiteHeads) -> None:
-    images, texts = heads.embed_images(torch.randn(4, FEATURE_DIM)), heads.embed_texts(torch.randn(4, HIDDEN_DIM))
+    images, texts = (
+        heads.embed_images(torch.randn(4, FEATURE_DIM)),
+        heads.embed_texts(torch.randn(4, HIDDEN_DIM)),
+    )
     (images @ texts.T).sum().backward()
-    assert {name.split(".")[0] for name, parameter in heads.named_parameters() if parameter.grad is not None} == {
+    assert {
+        name.split(".")[0]
+        for name, parameter in heads.named_parameters()
+        if parameter.grad is not None
+    } == {
         "image_head",
         "text_head",
     }
@@ -48,7 +62,9 @@ def test_saved_heads_embed_alike(heads: LiteHeads, tmp_path: Path) -> None:
     save_heads(heads, tmp_path)
     loaded = load_heads(tmp_path)
     features = torch.randn(3, FEATURE_DIM)
-    cosine = torch.nn.functional.cosine_similarity(loaded.embed_images(features), heads.embed_images(features))
+    cosine = torch.nn.functional.cosine_similarity(
+        loaded.embed_images(features), heads.embed_images(features)
+    )
     assert cosine.min() > 0.9999
 
 

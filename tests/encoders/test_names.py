@@ -14,7 +14,11 @@ from rdm.encoders.names import absolute_encoder, weights_path
         ("assets://encoder-lite", "assets://encoder-lite", None),
         ("open_clip:ViT-B-32-quickgelu/openai", "open_clip:ViT-B-32-quickgelu/openai", None),
         ("open_clip:ViT-B-32/own.pt", "open_clip:ViT-B-32/{here}/own.pt", "{here}/own.pt"),
-        ("open_clip:ViT-B-32/weights/own.safetensors", "open_clip:ViT-B-32/{here}/weights/own.safetensors", None),
+        (
+            "open_clip:ViT-B-32/weights/own.safetensors",
+            "open_clip:ViT-B-32/{here}/weights/own.safetensors",
+            None,
+        ),
         ("open_clip:ViT-B-32//data/own.pt", "open_clip:ViT-B-32//data/own.pt", "/data/own.pt"),
         ("lite:heads", "lite:{here}/heads", "{here}/heads"),
         ("no such encoder", "no such encoder", None),

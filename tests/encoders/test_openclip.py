@@ -20,12 +20,19 @@ SMALL = "rdm-test-vit"
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with random weights, registered with open_clip, saved as safetensors, .pt and OpenAI look-alike."""
+    """A small model with random weights, registered with open_clip, saved as safetensors, .pt and
+    OpenAI look-alike."""
     folder = tmp_path_factory.mktemp("open_clip")
     config = {
         "embed_dim": 32,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 2,
+            "layers": 1,
+        },
     }
     (folder / f"{SMALL}.json").write_text(json.dumps(config))
     (folder / f"{SMALL}-quickgelu.json").write_text(json.dumps({**config, "quick_gelu": True}))
@@ -54,15 +61,21 @@ def test_local_file_embeds_pictures_and_texts(encoder: OpenClipEncoder) -> None:
 
 
 def test_embedding_is_that_of_open_clip_itself(encoder: OpenClipEncoder, checkpoints: Path) -> None:
-    created: Any = open_clip.create_model_and_transforms(SMALL, str(checkpoints / "small.safetensors"))
+    created: Any = open_clip.create_model_and_transforms(
+        SMALL, str(checkpoints / "small.safetensors")
+    )
     model, _, transform = created
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
     with torch.inference_mode():
         expected = model.eval().encode_image(transform(image)[None]).numpy()
-    np.testing.assert_allclose(encoder.encode_images(encoder.preprocess(image)[None]), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        encoder.encode_images(encoder.preprocess(image)[None]), expected, atol=1e-5
+    )
 
 
-def test_pt_and_safetensors_are_the_same_encoder(encoder: OpenClipEncoder, checkpoints: Path) -> None:
+def test_pt_and_safetensors_are_the_same_encoder(
+    encoder: OpenClipEncoder, checkpoints: Path
+) -> None:
     other = OpenClipEncoder(f"open_clip:{SMALL}/{checkpoints / 'small.pt'}")
     assert other.fingerprint.digest() == encoder.fingerprint.digest()
 
@@ -112,18 +125,24 @@ def test_unknown_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_embedding_does_not_depend_on_what_shares_its_batch(encoder: OpenClipEncoder, precision: Precision) -> None:
+def test_embedding_does_not_depend_on_what_shares_its_batch(
+    encoder: OpenClipEncoder, precision: Precision
+) -> None:
     some = load_encoder(encoder.fingerprint.name, precision=precision)
     pixels = np.random.default_rng(0).integers(0, 256, (19, 3, 32, 32), dtype=np.uint8)
     together = some.encode_images(pixels)
-    np.testing.assert_array_equal(np.concatenate([some.encode_images(pixels[n : n + 1]) for n in range(19)]), together)
+    np.testing.assert_array_equal(
+        np.concatenate([some.encode_images(pixels[n : n + 1]) for n in range(19)]), together
+    )
     np.testing.assert_array_equal(some.encode_images(pixels[5:16]), together[5:16])
 
 
 def test_text_embedding_does_not_depend_on_what_shares_its_batch(encoder: OpenClipEncoder) -> None:
     texts = [f"picture {number}" for number in range(11)]
     together = encoder.encode_texts(texts)
-    np.testing.assert_array_equal(np.concatenate([encoder.encode_texts([text]) for text in texts]), together)
+    np.testing.assert_array_equal(
+        np.concatenate([encoder.encode_texts([text]) for text in texts]), together
+    )
 
 
 def test_empty_batches_have_no_rows(encoder: OpenClipEncoder) -> None:
@@ -150,8 +169,13 @@ def test_vit_b_32_is_as_good_in_bfloat16(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         save_file(open_clip.create_model("ViT-B-32").state_dict(), tmp_path / "random.safetensors")
-    name, source = f"open_clip:ViT-B-32/{tmp_path / 'random.safetensors'}", open_source("samples://openimages-birds")
+    name, source = (
+        f"open_clip:ViT-B-32/{tmp_path / 'random.safetensors'}",
+        open_source("samples://openimages-birds"),
+    )
     exact, lowered = load_encoder(name), load_encoder(name, precision="bfloat16")
     locations = source.listing()["location"].to_pylist()[:64]
-    pixels = np.stack([exact.preprocess(decode_image(source.read(location))) for location in locations])
+    pixels = np.stack(
+        [exact.preprocess(decode_image(source.read(location))) for location in locations]
+    )
     assert cosines(lowered.encode_images(pixels), exact.encode_images(pixels)).min() >= 0.999

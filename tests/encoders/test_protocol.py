@@ -72,7 +72,9 @@ def test_squash_keeps_the_long_side() -> None:
 
 def test_picture_of_the_right_size_is_untouched() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    assert np.array_equal(to_square(Image.fromarray(pixels), fingerprint()), pixels.transpose(2, 0, 1))
+    assert np.array_equal(
+        to_square(Image.fromarray(pixels), fingerprint()), pixels.transpose(2, 0, 1)
+    )
 
 
 def test_gray_picture_becomes_three_channels() -> None:

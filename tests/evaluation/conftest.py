@@ -50,7 +50,12 @@ def classes_file(tmp_path: Path) -> Path:
     path = tmp_path / "classes.json"
     rows = [("n01443537", "goldfish"), ("n09193705", "alp")]
     path.write_text(
-        json.dumps([{"label": label, "wnid": wnid, "name": name} for label, (wnid, name) in enumerate(rows)])
+        json.dumps(
+            [
+                {"label": label, "wnid": wnid, "name": name}
+                for label, (wnid, name) in enumerate(rows)
+            ]
+        )
     )
     return path
 
@@ -71,6 +76,8 @@ def whole_database(
 
 
 @pytest.fixture(scope="session")
-def random_model(tmp_path_factory: pytest.TempPathFactory, whole_database: RetrievalDatabase) -> Path:
+def random_model(
+    tmp_path_factory: pytest.TempPathFactory, whole_database: RetrievalDatabase
+) -> Path:
     """The folder of an RDM of 32 px pictures."""
     return write_random_model(tmp_path_factory.mktemp("model") / "model", whole_database)

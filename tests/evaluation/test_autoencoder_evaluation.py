@@ -5,7 +5,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rdm.evaluation.autoencoder import Judges, evaluate_autoencoder, evaluate_on_source, psnr, to_8_bit
+from rdm.evaluation.autoencoder import (
+    Judges,
+    evaluate_autoencoder,
+    evaluate_on_source,
+    psnr,
+    to_8_bit,
+)
 from rdm.evaluation.fid import InceptionFeatures, frechet_distance
 from rdm.evaluation.fidelity import halves_fidelity
 from rdm.models.first_stage.autoencoder import AutoencoderConfig, build_autoencoder
@@ -67,7 +73,9 @@ def test_psnr_is_that_of_the_decoded_posterior_mean() -> None:
 def test_linear_baseline_on_all_components_loses_only_the_rounding() -> None:
     images = pictures()
     everything = BlockProjection.fit(to_signed(images), block=2, num_components=12)
-    assert evaluate_autoencoder(started(images), images, everything)["linear_psnr_db"] == float("inf")
+    assert evaluate_autoencoder(started(images), images, everything)["linear_psnr_db"] == float(
+        "inf"
+    )
 
 
 def test_evaluation_on_a_source_uses_what_is_held_out(tmp_path: Path) -> None:
@@ -95,7 +103,9 @@ def test_perceptual_distance_is_the_mean_over_reconstructions() -> None:
     stage = started(images)
     decoded = to_signed(to_8_bit(stage.decode(stage.encode(images))))
     result = evaluate_autoencoder(stage, images, judges=Judges(perceptual=distance))
-    assert result["perceptual"] == pytest.approx(float(distance(to_signed(images), decoded).mean()), rel=1e-5)
+    assert result["perceptual"] == pytest.approx(
+        float(distance(to_signed(images), decoded).mean()), rel=1e-5
+    )
     assert "not LPIPS" in result["perceptual_network"]
     assert "rfid" not in result
 
@@ -106,7 +116,9 @@ def test_rfid_is_the_frechet_distance_of_reconstructions_and_pictures() -> None:
     stage = started(images)
     result = evaluate_autoencoder(stage, images, judges=Judges(inception=inception))
     decoded = to_8_bit(stage.decode(stage.encode(images)))
-    features = [inception(part.permute(0, 2, 3, 1).contiguous().numpy()) for part in (decoded, images)]
+    features = [
+        inception(part.permute(0, 2, 3, 1).contiguous().numpy()) for part in (decoded, images)
+    ]
     assert result["rfid"] == pytest.approx(frechet_distance(*features), rel=1e-6)
     assert "299 px" in result["rfid_resize"]
     assert result["fidelity"] == halves_fidelity(features[1], features[0]).model_dump()

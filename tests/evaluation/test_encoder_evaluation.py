@@ -42,17 +42,25 @@ class ColorEncoder:
         return np.asarray(batch, np.float32).mean(axis=(2, 3))
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return np.array([next(rgb for name, rgb in COLORS.items() if name in text) for text in texts], np.float32)
+        return np.array(
+            [next(rgb for name, rgb in COLORS.items() if name in text) for text in texts],
+            np.float32,
+        )
 
 
 def write_tar(path: Path, named: Sequence[str]) -> Path:
-    """Write one picture per color of COLORS, with the color's number and a caption that names the given one."""
+    """Write one picture per color of COLORS, with the color's number and a caption that names the
+    given one."""
     with tarfile.open(path, "w") as tar:
         for number, ((color, rgb), name) in enumerate(zip(COLORS.items(), named, strict=True)):
             picture = io.BytesIO()
             Image.new("RGB", (16, 16), rgb).save(picture, "JPEG")
             captions = json.dumps({"captions": [f"something {name}"]}).encode()
-            for ending, data in (("jpg", picture.getvalue()), ("json", captions), ("cls", str(number).encode())):
+            for ending, data in (
+                ("jpg", picture.getvalue()),
+                ("json", captions),
+                ("cls", str(number).encode()),
+            ):
                 member = tarfile.TarInfo(f"{color}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
@@ -60,13 +68,17 @@ def write_tar(path: Path, named: Sequence[str]) -> Path:
 
 
 def test_encoder_that_is_always_right_recalls_everything(tmp_path: Path) -> None:
-    metrics = evaluate_encoder(ColorEncoder(), [write_tar(tmp_path / "a.tar", list(COLORS))], list(COLORS))
+    metrics = evaluate_encoder(
+        ColorEncoder(), [write_tar(tmp_path / "a.tar", list(COLORS))], list(COLORS)
+    )
     assert metrics["num_photos"] == 3.0
     assert metrics["text_to_image_recall@1"] == metrics["image_to_text_recall@1"] == 1.0
 
 
 def test_wrong_captions_are_counted(tmp_path: Path) -> None:
-    metrics = evaluate_encoder(ColorEncoder(), [write_tar(tmp_path / "a.tar", ["red", "blue", "green"])], list(COLORS))
+    metrics = evaluate_encoder(
+        ColorEncoder(), [write_tar(tmp_path / "a.tar", ["red", "blue", "green"])], list(COLORS)
+    )
     assert metrics["text_to_image_recall@1"] == pytest.approx(1 / 3)
 
 
@@ -77,12 +89,18 @@ def test_only_the_given_photographs_take_part(tmp_path: Path) -> None:
 
 def test_photograph_that_is_in_no_tar_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="the first is 'violet'"):
-        evaluate_encoder(ColorEncoder(), [write_tar(tmp_path / "a.tar", list(COLORS))], ["red", "violet"])
+        evaluate_encoder(
+            ColorEncoder(), [write_tar(tmp_path / "a.tar", list(COLORS))], ["red", "violet"]
+        )
 
 
 def test_class_names_classify(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", list(COLORS))
-    assert evaluate_zero_shot(ColorEncoder(), [tar], list(COLORS)) == {"num_photos": 3.0, "top1": 1.0, "top5": 1.0}
+    assert evaluate_zero_shot(ColorEncoder(), [tar], list(COLORS)) == {
+        "num_photos": 3.0,
+        "top1": 1.0,
+        "top5": 1.0,
+    }
 
 
 def test_no_more_than_the_given_number_per_class_is_used(tmp_path: Path) -> None:
@@ -98,7 +116,12 @@ def test_tar_without_labels_is_refused(tmp_path: Path) -> None:
 
 
 def test_labels_of_folders_and_of_hidden_members_are_kept_apart(tmp_path: Path) -> None:
-    members = {"./red/0.jpg": (255, 0, 0), "./red/0.cls": b"0", "./._0.jpg": b"\0\5\x16\7", "./._0.cls": b"x"}
+    members = {
+        "./red/0.jpg": (255, 0, 0),
+        "./red/0.cls": b"0",
+        "./._0.jpg": b"\0\5\x16\7",
+        "./._0.cls": b"x",
+    }
     members |= {"./blue/0.jpg": (0, 0, 255), "./blue/0.cls": b"1"}
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, value in members.items():

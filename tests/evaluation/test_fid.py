@@ -30,7 +30,9 @@ def test_a_shift_counts_by_its_square(features):
 def test_the_distance_is_symmetric_with_fewer_samples_than_features():
     rng = np.random.default_rng(1)
     first, second = rng.normal(size=(8, 64)), rng.normal(size=(12, 64))
-    assert frechet_distance(first, second) == pytest.approx(frechet_distance(second, first), rel=1e-9)
+    assert frechet_distance(first, second) == pytest.approx(
+        frechet_distance(second, first), rel=1e-9
+    )
 
 
 def test_the_kernel_distance_of_halves_of_one_set_is_near_zero():

@@ -41,7 +41,8 @@ def test_real_pictures_have_no_excess() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "size"), [(199, None), (200, 100), (1000, 100), (2000, 200), (10_000, 1000), (50_000, 1000)]
+    ("count", "size"),
+    [(199, None), (200, 100), (1000, 100), (2000, 200), (10_000, 1000), (50_000, 1000)],
 )
 def test_blocks_are_a_tenth_within_limits(count: int, size: int | None) -> None:
     assert block_size(count) == size
@@ -52,7 +53,9 @@ def test_interval_is_over_disjoint_blocks() -> None:
     parts = [kernel_distance(first[a:b], second[a:b]) for a, b in ((0, 100), (100, 200))]
     found = kernel_interval(first, second, 100)
     assert found.mean == pytest.approx(np.mean(parts))
-    assert found.high - found.mean == pytest.approx(12.7062 * abs(parts[0] - parts[1]) / 2, rel=1e-4)
+    assert found.high - found.mean == pytest.approx(
+        12.7062 * abs(parts[0] - parts[1]) / 2, rel=1e-4
+    )
 
 
 def test_halves_compare_one_halfs_reconstructions_with_the_other_half() -> None:

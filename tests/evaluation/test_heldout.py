@@ -22,7 +22,10 @@ def test_every_photograph_lends_its_neighbors_to_one_other():
 def test_differences_are_paired():
     level = np.random.default_rng(0).normal(size=(40, 1)) * 10
     result = HeldOutResult(
-        level + np.array([[0.0, 0.5, 0.25]]), num_draws=4, conditioning_dropout={"neighbors": 0.1}, loss_kind="v"
+        level + np.array([[0.0, 0.5, 0.25]]),
+        num_draws=4,
+        conditioning_dropout={"neighbors": 0.1},
+        loss_kind="v",
     )
     assert result.differences["shuffled"].mean == pytest.approx(0.5)
     assert result.differences["shuffled"].half_width == pytest.approx(0, abs=1e-9)
@@ -31,7 +34,9 @@ def test_differences_are_paired():
 
 def test_the_summary_names_the_conditions():
     losses = np.random.default_rng(0).normal(size=(5, 3))
-    result = HeldOutResult(losses, num_draws=4, conditioning_dropout={"neighbors": 0.1}, loss_kind="v")
+    result = HeldOutResult(
+        losses, num_draws=4, conditioning_dropout={"neighbors": 0.1}, loss_kind="v"
+    )
     assert set(result.summary()["losses"]) == {"true", "shuffled", "none"}
 
 
@@ -39,8 +44,13 @@ def contexts_of(*sources: str) -> dict[str, dict[str, list[float]]]:
     """Return what each source says to three samples under every condition."""
     parts = [Part(source, "vector", torch.arange(1.0, 4.0)[:, None]) for source in sources]
     others = torch.tensor([1, 2, 0])
-    found = {name: changed(Context(*parts), others) for name, changed in _conditions(sources).items()}
-    return {name: {p.source: p.values[:, 0].tolist() for p in context.parts} for name, context in found.items()}
+    found = {
+        name: changed(Context(*parts), others) for name, changed in _conditions(sources).items()
+    }
+    return {
+        name: {p.source: p.values[:, 0].tolist() for p in context.parts}
+        for name, context in found.items()
+    }
 
 
 def test_a_single_source_is_true_shuffled_and_left_out():

@@ -41,7 +41,8 @@ def test_equal_contexts_count_half_and_identify_nothing() -> None:
 def test_auc_is_the_share_of_other_contexts_that_are_farther() -> None:
     angles = np.radians([0, 90, 180, 270])
     contexts = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    turned = np.radians([120, 210, 300, 30])  # nearest is the next but one by 60 degrees, own is 120 away
+    # nearest is the next but one by 60 degrees, own is 120 away
+    turned = np.radians([120, 210, 300, 30])
     found, own = identify(np.stack([np.cos(turned), np.sin(turned)], axis=1), contexts)
     assert own.tolist() == pytest.approx([1 / 3] * 4)
     assert found.top1.value == 0

@@ -32,7 +32,10 @@ def test_paired_intervals_have_moreys_correction():
 
 def test_intervals_cover_the_mean_at_their_level():
     rng = np.random.default_rng(2)
-    hits = [abs(i.mean) <= i.half_width for i in (mean_interval(rng.normal(size=10)) for _ in range(2000))]
+    hits = [
+        abs(i.mean) <= i.half_width
+        for i in (mean_interval(rng.normal(size=10)) for _ in range(2000))
+    ]
     assert abs(np.mean(hits) - 0.95) < 0.02
 
 
@@ -46,7 +49,9 @@ def test_intervals_cover_the_mean_at_their_level():
         (342, 608, 0.522798, 0.601417),
     ],
 )
-def test_wilson_interval_has_the_known_ends(successes: int, trials: int, low: float, high: float) -> None:
+def test_wilson_interval_has_the_known_ends(
+    successes: int, trials: int, low: float, high: float
+) -> None:
     found = wilson_interval(successes, trials)
     assert found.value == successes / trials
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)

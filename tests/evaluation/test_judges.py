@@ -52,9 +52,13 @@ def test_imagenet_judge_compares_the_named_classes_alone() -> None:
 @pytest.mark.slow
 @torch.no_grad()
 def test_lite2_has_the_logits_of_the_published_network() -> None:
-    network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite2")
+    network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name(
+        "efficientnet-lite2"
+    )
     network.eval().load_state_dict(torch.load(image_weights_file(2), weights_only=True))
-    pixels = torch.randint(0, 256, (1, 3, 260, 260), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.randint(
+        0, 256, (1, 3, 260, 260), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     expected = network((pixels.float() - 127) / 128)
     found = load_image_tower(2)(pixels)[:, -1000:]
     assert found.sub(expected).abs().max() < 1e-3
@@ -103,7 +107,10 @@ def test_labels_in_any_order_give_the_same_probe_accuracy() -> None:
     test, expected = blobs(100, seed=2)
     found = [
         (probe(test).argmax(1) == expected).mean()
-        for probe in (LinearProbe.fit(features, labels, 3), LinearProbe.fit(features[order], labels[order], 3))
+        for probe in (
+            LinearProbe.fit(features, labels, 3),
+            LinearProbe.fit(features[order], labels[order], 3),
+        )
     ]
     assert found[0] == pytest.approx(found[1], abs=0.02)
 

@@ -53,7 +53,9 @@ def test_missing_classes_are_a_usage_error(tmp_path: Path) -> None:
         read_classes(tmp_path / "none.json")
 
 
-def test_pictures_have_the_labels_beside_them(tmp_path: Path, labelled_tar: Callable[..., Path]) -> None:
+def test_pictures_have_the_labels_beside_them(
+    tmp_path: Path, labelled_tar: Callable[..., Path]
+) -> None:
     found = PictureSet(f"webdataset://{labelled_tar(tmp_path / 'a.tar', [2, 3])}")
     assert found.image_ids == ["c0-00", "c0-01", "c1-00", "c1-01", "c1-02"]
     assert found.labels.tolist() == [0, 0, 1, 1, 1]
@@ -64,13 +66,17 @@ def test_pictures_of_a_folder_have_no_labels(photos: Path) -> None:
     assert set(PictureSet(f"folder://{photos}").labels.tolist()) == {-1}
 
 
-def test_class_without_a_picture_is_named(tmp_path: Path, labelled_tar: Callable[..., Path]) -> None:
+def test_class_without_a_picture_is_named(
+    tmp_path: Path, labelled_tar: Callable[..., Path]
+) -> None:
     found = PictureSet(f"webdataset://{labelled_tar(tmp_path / 'a.tar', [2, 0, 1])}")
     with pytest.raises(SourceError, match="1 of 3 classes have no picture, first 1"):
         found.rows_of_classes(3)
 
 
-def test_label_beyond_the_classes_is_named(tmp_path: Path, labelled_tar: Callable[..., Path]) -> None:
+def test_label_beyond_the_classes_is_named(
+    tmp_path: Path, labelled_tar: Callable[..., Path]
+) -> None:
     found = PictureSet(f"webdataset://{labelled_tar(tmp_path / 'a.tar', [1, 1, 1])}")
     with pytest.raises(SourceError, match="'c2-00' has label 2, but there are 2 classes"):
         found.rows_of_classes(2)
@@ -110,5 +116,3 @@ def test_mosaic_keeps_means_and_loses_detail() -> None:
     found = mosaic(squares, 4)
     assert found.shape == squares.shape
     assert (found == 100).all()
-
-

@@ -75,7 +75,9 @@ def test_contexts_have_the_bits_that_a_database_of_whole_pictures_gives(
     assert vectors_of(raw[ids], embedding).tolist() == expected.astype(np.float32).tolist()
 
 
-def test_samples_of_finished_batches_are_not_drawn_again(random_model: Path, tmp_path: Path) -> None:
+def test_samples_of_finished_batches_are_not_drawn_again(
+    random_model: Path, tmp_path: Path
+) -> None:
     model = open_model(random_model)
     plan = class_plan([np.arange(3), np.arange(3, 6)], 2, 2, seed=0)
     embeddings = np.random.default_rng(0).normal(size=(len(plan.rows), 16)).astype(np.float32)
@@ -94,6 +96,10 @@ def test_sample_depends_on_its_seed_and_context_alone(random_model: Path, tmp_pa
     model = open_model(random_model)
     few, many = (class_plan([np.arange(3), np.arange(3, 6)], count, 2, seed=0) for count in (1, 2))
     embeddings = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
-    one = PlannedDraw(model, few, embeddings[few.rows], QUICK, 0, "p").samples(StoredArrays(Folder(tmp_path / "a")))
-    two = PlannedDraw(model, many, embeddings[many.rows], QUICK, 0, "p").samples(StoredArrays(Folder(tmp_path / "b")))
+    one = PlannedDraw(model, few, embeddings[few.rows], QUICK, 0, "p").samples(
+        StoredArrays(Folder(tmp_path / "a"))
+    )
+    two = PlannedDraw(model, many, embeddings[many.rows], QUICK, 0, "p").samples(
+        StoredArrays(Folder(tmp_path / "b"))
+    )
     assert np.abs(one[0].astype(int) - two[0]).max() <= 1

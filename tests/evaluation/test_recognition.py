@@ -92,7 +92,9 @@ def test_samples_are_judged_beside_their_anchors(
     (tmp_path / "out" / RESULT).unlink()
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "arrays").iterdir()}
     assert evaluate_recognition(inputs, CONFIG, tmp_path / "out") == found
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "arrays").iterdir()} == stamps
+    assert {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "arrays").iterdir()
+    } == stamps
 
 
 @pytest.mark.slow
@@ -128,7 +130,9 @@ def test_judge_that_lacks_what_it_needs_is_a_usage_error(
 ) -> None:
     (tmp_path / "c.json").write_text(json.dumps(["daisy", "rose"]))
     classes = read_classes(tmp_path / "c.json")
-    inputs = RecognitionInputs(random_model, f"webdataset://{tar}", classes, judge, encoder=tiny_encoder)  # type: ignore[arg-type]
+    inputs = RecognitionInputs(
+        random_model, f"webdataset://{tar}", classes, judge, encoder=tiny_encoder
+    )  # type: ignore[arg-type]
     with pytest.raises(UsageError) as error:
         evaluate_recognition(inputs, CONFIG, tmp_path / "out")
     assert "--probe-pictures" in error.value.fix
@@ -138,7 +142,9 @@ def test_probe_of_the_measured_pictures_is_refused(
     random_model: Path, tar: Path, classes_file: Path, tmp_path: Path, tiny_encoder: str
 ) -> None:
     spec = f"webdataset://{tar}"
-    inputs = RecognitionInputs(random_model, spec, read_classes(classes_file), "probe", spec, tiny_encoder)
+    inputs = RecognitionInputs(
+        random_model, spec, read_classes(classes_file), "probe", spec, tiny_encoder
+    )
     with pytest.raises(SourceError, match="6 pictures are to be fitted to and measured on"):
         evaluate_recognition(inputs, CONFIG, tmp_path / "out")
 
@@ -153,7 +159,9 @@ def test_another_encoder_is_refused(
     assert load_encoder(other).fingerprint.digest() in error.value.what
 
 
-def test_model_without_neighbors_is_refused(random_model: Path, photos: Path, tmp_path: Path) -> None:
+def test_model_without_neighbors_is_refused(
+    random_model: Path, photos: Path, tmp_path: Path
+) -> None:
     info = json.loads((random_model / "model.json").read_text())
     info["generator"]["conditions"]["neighbors"]["dropout"] = 1
     copy = tmp_path / "ldm"
@@ -163,4 +171,6 @@ def test_model_without_neighbors_is_refused(random_model: Path, photos: Path, tm
     (copy / "model.json").unlink()
     (copy / "model.json").write_text(json.dumps(info))
     with pytest.raises(UsageError, match="reads no neighbors"):
-        evaluate_recognition(RecognitionInputs(copy, f"folder://{photos}"), CONFIG, tmp_path / "out")
+        evaluate_recognition(
+            RecognitionInputs(copy, f"folder://{photos}"), CONFIG, tmp_path / "out"
+        )

@@ -56,10 +56,17 @@ def check(folder: Path, files: dict[str, str] | None = None, **given: str) -> tu
     """Return the finding in a folder with some files and variables."""
     for name, text in (files or {}).items():
         (folder / name).write_text(text)
-    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("PREFECT_")}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.upper().startswith("PREFECT_")
+    }
     environment = {**kept, "PREFECT_HOME": str(folder / "home"), **given}
     done = subprocess.run(
-        [sys.executable, "-c", _CHECK], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
+        [sys.executable, "-c", _CHECK],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
     return tuple(json.loads(done.stdout.splitlines()[-1]))
@@ -75,10 +82,20 @@ def test_without_settings_flows_start_a_temporary_server(tmp_path: Path) -> None
     [
         ({}, {"PREFECT_API_URL": DEAD}, "cannot be reached", "prefect server start"),
         ({".env": f"PREFECT_API_URL={DEAD}"}, {}, "cannot be reached", "correct PREFECT_API_URL"),
-        ({}, {"PREFECT_API_URL": DEAD, "ALL_PROXY": "socks5://127.0.0.1:9"}, "cannot be", "ALL_PROXY is set: unset it"),
+        (
+            {},
+            {"PREFECT_API_URL": DEAD, "ALL_PROXY": "socks5://127.0.0.1:9"},
+            "cannot be",
+            "ALL_PROXY is set: unset it",
+        ),
         ({"prefect.toml": "[[["}, {}, "settings cannot be read", ".env, prefect.toml"),
         ({}, {"PREFECT_SERVER_API_PORT": "none"}, "settings cannot be read", "correct PREFECT_*"),
-        ({}, {"PREFECT_SERVER_EPHEMERAL_ENABLED": "false"}, "no Prefect server", "prefect server start"),
+        (
+            {},
+            {"PREFECT_SERVER_EPHEMERAL_ENABLED": "false"},
+            "no Prefect server",
+            "prefect server start",
+        ),
         ({}, {"PREFECT_HOME": "/proc/none"}, "cannot write its home", "export PREFECT_HOME"),
     ],
 )
@@ -92,6 +109,8 @@ def test_settings_that_would_stop_flows_are_told_with_what_to_type(
     assert "rdm quickstart" in fix
 
 
-def test_refused_credentials_are_told_from_a_server_that_is_down(tmp_path: Path, refusing: str) -> None:
+def test_refused_credentials_are_told_from_a_server_that_is_down(
+    tmp_path: Path, refusing: str
+) -> None:
     ok, found, fix = check(tmp_path, PREFECT_API_URL=refusing)
     assert (ok, "refuses with status 401" in found, "PREFECT_API_KEY" in fix) == (False, True, True)

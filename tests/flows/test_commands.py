@@ -15,14 +15,21 @@ def told(capsys: pytest.CaptureFixture[str], root: Path) -> tuple[int, list[str]
     return code, capsys.readouterr().err.strip().splitlines()
 
 
-def test_quickstart_where_nothing_can_be_written_is_refused_in_three_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quickstart_where_nothing_can_be_written_is_refused_in_three_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     code, lines = told(capsys, Path("/proc/none/quick"))
     assert code == 1
     assert lines[0].startswith("error: the folder cannot be made")
-    assert lines[1:] == ["  where: /proc/none/quick", "  fix:   give --root a folder that you may write"]
+    assert lines[1:] == [
+        "  where: /proc/none/quick",
+        "  fix:   give --root a folder that you may write",
+    ]
 
 
-def test_two_quickstarts_in_one_folder_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_two_quickstarts_in_one_folder_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with lock_file(tmp_path / LOCK, "holds it"):
         code, lines = told(capsys, tmp_path)
     assert (code, "runs a quickstart in this folder" in lines[0]) == (1, True)

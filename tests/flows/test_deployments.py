@@ -1,4 +1,5 @@
-"""infra/prefect.yaml: its parameters against the flows, and all of it on a real server with a real worker."""
+"""infra/prefect.yaml: its parameters against the flows, and all of it on a real server with a real
+worker."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from rdm.sources import open_source
 from rdm.storage import Folder, VersionStore
 
 PREFECT_FILE = Path(__file__).parents[2] / "infra" / "prefect.yaml"
-DEPLOYMENTS = {entry["entrypoint"]: entry for entry in yaml.safe_load(PREFECT_FILE.read_text())["deployments"]}
+DEPLOYMENTS = {
+    entry["entrypoint"]: entry for entry in yaml.safe_load(PREFECT_FILE.read_text())["deployments"]
+}
 RDM = str(Path(sys.executable).with_name("rdm"))
 FLOWS = {"build-database", "update-database", "verify-database", "train", "sample", "evaluate"}
 TRIGGERS = {
@@ -34,7 +37,16 @@ TRIGGERS = {
 }
 """The automations, and whether they are on before anybody touches them."""
 AUTOMATED = "AUTOMATION"
-EMIT = (sys.executable, "-m", "prefect", "event", "emit", "rdm.source.changed", "--resource-id", "rdm.source.birds")
+EMIT = (
+    sys.executable,
+    "-m",
+    "prefect",
+    "event",
+    "emit",
+    "rdm.source.changed",
+    "--resource-id",
+    "rdm.source.birds",
+)
 
 
 @pytest.mark.parametrize("entrypoint", DEPLOYMENTS)
@@ -42,7 +54,9 @@ def test_parameters_of_each_deployment_fit_its_flow(entrypoint: str) -> None:
     flow = _load_flow(entrypoint)
     parameters = DEPLOYMENTS[entrypoint]["parameters"]
     flow.validate_parameters(parameters)
-    required = {name for name, parameter in flow.parameters.properties.items() if "default" not in parameter}
+    required = {
+        name for name, parameter in flow.parameters.properties.items() if "default" not in parameter
+    }
     assert required <= set(parameters)
 
 
@@ -52,8 +66,16 @@ def test_every_deployment_is_named_default_and_every_flow_has_one() -> None:
 
 
 def test_what_writes_a_database_shares_the_queue_that_runs_one_at_a_time() -> None:
-    writers = [entry for entry in DEPLOYMENTS.values() if entry["work_pool"].get("work_queue_name") == "writers"]
-    assert {_load_flow(entry["entrypoint"]).name for entry in writers} == {"build-database", "update-database", "train"}
+    writers = [
+        entry
+        for entry in DEPLOYMENTS.values()
+        if entry["work_pool"].get("work_queue_name") == "writers"
+    ]
+    assert {_load_flow(entry["entrypoint"]).name for entry in writers} == {
+        "build-database",
+        "update-database",
+        "train",
+    }
     assert yaml.safe_load(PREFECT_FILE.read_text())["work_pools"][0]["queues"]["writers"] == 1
 
 
@@ -73,28 +95,43 @@ class TestOnAServer:
             if deployment["schedules"]
         }
         assert schedules == {"flows.update_database.update_database": ["0 3 * * *"]}
-        queues = {queue["name"]: queue["concurrency_limit"] for queue in prefect.post("work_queues/filter", {})}
+        queues = {
+            queue["name"]: queue["concurrency_limit"]
+            for queue in prefect.post("work_queues/filter", {})
+        }
         assert queues == {"default": None, "writers": 1}
 
     def test_deploying_again_changes_nothing(self, prefect: Prefect) -> None:
         before = sorted(deployment["id"] for deployment in prefect.post("deployments/filter", {}))
         prefect.command(RDM, "deploy", "--prefect-file", str(PREFECT_FILE))
-        assert sorted(deployment["id"] for deployment in prefect.post("deployments/filter", {})) == before
-        assert {found["name"]: found["enabled"] for found in prefect.post("automations/filter", {})} == TRIGGERS
+        assert (
+            sorted(deployment["id"] for deployment in prefect.post("deployments/filter", {}))
+            == before
+        )
+        assert {
+            found["name"]: found["enabled"] for found in prefect.post("automations/filter", {})
+        } == TRIGGERS
 
-    def test_updating_what_is_no_database_fails_and_says_how_to_make_one(self, prefect: Prefect) -> None:
+    def test_updating_what_is_no_database_fails_and_says_how_to_make_one(
+        self, prefect: Prefect
+    ) -> None:
         run = prefect.run("update-database/default", root="nowhere")
         assert run["state_type"] == "FAILED"
         assert "this folder is not a retrieval database" in run["state"]["message"]
         assert not (prefect.folder / "nowhere").exists()
 
-    def test_a_change_of_the_source_runs_through_to_what_depends_on_it(self, prefect: Prefect) -> None:
-        """Source changed, so an update runs; the database was updated, so what the update wrote is verified."""
+    def test_a_change_of_the_source_runs_through_to_what_depends_on_it(
+        self, prefect: Prefect
+    ) -> None:
+        """Source changed, so an update runs; the database was updated, so what the update wrote is
+        verified."""
         root, photographs = "build/deployed/database", prefect.folder / "changing"
         source = write_photographs(photographs, "samples://openimages-birds/database", 31)
         gone, *_, new = sorted(photographs.iterdir())
         aside = new.rename(prefect.folder / new.name)
-        prefect.command(RDM, "database", "build", "--root", root, "--source", source, "--preset", "samples")
+        prefect.command(
+            RDM, "database", "build", "--root", root, "--source", source, "--preset", "samples"
+        )
         gone.unlink()
         aside.rename(new)
 
@@ -106,9 +143,16 @@ class TestOnAServer:
         assert verified["parameters"] == {"root": root, "since": 1}
 
         artifacts = {found["key"]: found for found in prefect.post("artifacts/latest/filter", {})}
-        told = {row["what"]: row["count"] for row in json.loads(artifacts["database-changes"]["data"])}
-        assert (told["photographs added"], told["photographs: vanished from the source"]) == ("1", "1")
-        assert (prefect.folder / root / "changes.html").as_uri() in artifacts["database-gallery"]["data"]
+        told = {
+            row["what"]: row["count"] for row in json.loads(artifacts["database-changes"]["data"])
+        }
+        assert (told["photographs added"], told["photographs: vanished from the source"]) == (
+            "1",
+            "1",
+        )
+        assert (prefect.folder / root / "changes.html").as_uri() in artifacts["database-gallery"][
+            "data"
+        ]
         page = (prefect.folder / root / "changes.html").read_text(encoding="utf-8")
         assert new.name in page
         assert gone.name in page
@@ -121,15 +165,25 @@ class TestOnAServer:
         assert prefect.count_events("rdm.database.updated") == 1
 
     def test_build_then_train_then_update_complete(self, prefect: Prefect) -> None:
-        source = write_photographs(prefect.folder / "photographs", "samples://openimages-birds/database", 40)
-        built = prefect.run("build-database/default", root="own", source=source, preset="samples", dask="inline")
+        source = write_photographs(
+            prefect.folder / "photographs", "samples://openimages-birds/database", 40
+        )
+        built = prefect.run(
+            "build-database/default", root="own", source=source, preset="samples", dask="inline"
+        )
         assert built["state_type"] == "COMPLETED", built["state"]["message"]
         version = VersionStore(Folder(prefect.folder / "own")).require()
         assert (version.number, version.num_images) == (1, 40)
 
-        queries = write_photographs(prefect.folder / "queries", "samples://openimages-birds/queries", 48)
+        queries = write_photographs(
+            prefect.folder / "queries", "samples://openimages-birds/queries", 48
+        )
         trained = prefect.run(
-            "train/default", database="own", queries=queries, dask="inline", overrides=["max_steps=10"]
+            "train/default",
+            database="own",
+            queries=queries,
+            dask="inline",
+            overrides=["max_steps=10"],
         )
         assert trained["state_type"] == "COMPLETED", trained["state"]["message"]
         assert (prefect.folder / "build/deployed/run/model/model.json").is_file()
@@ -141,7 +195,10 @@ class TestOnAServer:
         assert VersionStore(Folder(prefect.folder / "own")).require() == version
         assert any("nothing changed" in line for line in prefect.logs(run))
 
-        artifacts = {artifact["key"]: artifact["type"] for artifact in prefect.post("artifacts/latest/filter", {})}
+        artifacts = {
+            artifact["key"]: artifact["type"]
+            for artifact in prefect.post("artifacts/latest/filter", {})
+        }
         assert artifacts["database"] == "table"
         assert artifacts["training"] == "markdown"
         progress = {key for key, kind in artifacts.items() if kind == "progress"}
@@ -199,14 +256,17 @@ class Prefect:
         return mine[0]
 
     def ended(self, entrypoint: str, created_by: str, count: int = 1) -> list[dict[str, Any]]:
-        """Return the runs of a flow that something started, newest first, once there are so many and all have ended."""
+        """Return the runs of a flow that something started, newest first, once there are so many
+        and all have ended."""
         deployments = self.post("deployments/filter", {})
         (deployment,) = (found["id"] for found in deployments if found["entrypoint"] == entrypoint)
 
         def runs() -> list[dict[str, Any]]:
             mine = [run for run in self.flow_runs() if run["deployment_id"] == deployment]
             mine = [run for run in mine if (run["created_by"] or {}).get("type") == created_by]
-            finished = all(run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for run in mine)
+            finished = all(
+                run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for run in mine
+            )
             return mine if len(mine) >= count and finished else []
 
         return wait_until(runs, 400, f"{entrypoint} was not run {count} times")
@@ -222,12 +282,17 @@ class Prefect:
             rows = self.post("logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
             return [row["message"] for row in rows]
 
-        wait_until(lambda: any("Finished in state" in line for line in lines()), 30, "the log does not arrive")
+        wait_until(
+            lambda: any("Finished in state" in line for line in lines()),
+            30,
+            "the log does not arrive",
+        )
         return lines()
 
 
 def write_photographs(folder: Path, source: str, count: int) -> str:
-    """Write the first photographs of a source as files; return the specification of their folder."""
+    """Write the first photographs of a source as files; return the specification of their
+    folder."""
     folder.mkdir()
     opened = open_source(source)
     for location in opened.listing()["location"].to_pylist()[:count]:
@@ -263,10 +328,14 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     found = Prefect(api, folder, environment)
     started: list[subprocess.Popen[bytes]] = []
     try:
-        started.append(_start(found, "server", "server", "start", "--host", "127.0.0.1", "--port", str(port)))
+        started.append(
+            _start(found, "server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+        )
         wait_until(lambda: _healthy(api), 180, "the server does not answer")
         found.command(RDM, "deploy", "--prefect-file", str(PREFECT_FILE))
-        started.append(_start(found, "worker", "worker", "start", "--pool", "default", "--name", "tested"))
+        started.append(
+            _start(found, "worker", "worker", "start", "--pool", "default", "--name", "tested")
+        )
         yield found
     finally:
         for process in reversed(started):

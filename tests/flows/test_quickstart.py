@@ -1,4 +1,5 @@
-"""The quickstart for real, among hostile settings and without a home: killed, started again, found complete."""
+"""The quickstart for real, among hostile settings and without a home: killed, started again, found
+complete."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 HOSTILE = {
-    **dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TORCH_EXTENSIONS_DIR", "NUMBA_CACHE_DIR", "HF_HOME"), "/proc/none"),
+    **dict.fromkeys(
+        ("HOME", "XDG_CACHE_HOME", "TORCH_EXTENSIONS_DIR", "NUMBA_CACHE_DIR", "HF_HOME"),
+        "/proc/none",
+    ),
     **dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9"),
     "ALL_PROXY": "socks5://127.0.0.1:9",
     "PREFECT_API_URL": "http://127.0.0.1:4/api",
@@ -30,13 +34,16 @@ ENVIRONMENT = {**os.environ, **HOSTILE}
 
 def _command(root: Path) -> list[str]:
     return [
-        sys.executable, "-c", "from rdm.cli import main; main()", "quickstart", "--root", str(root), "--json",
+        sys.executable, "-c", "from rdm.cli import main; "
+                              "main()", "quickstart", "--root", str(root), "--json",
         "--set", "max_steps=20", "--set", "checkpoint_every=10",
     ]  # fmt: skip
 
 
 def _kill_when(root: Path, finished: str) -> None:
-    process = subprocess.Popen(_command(root), start_new_session=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        _command(root), start_new_session=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT
+    )
     try:
         while not (root / finished).exists():
             assert process.poll() is None, "the quickstart ended before it could be killed"

@@ -1,4 +1,5 @@
-"""The quickstart's own Prefect server: what it does not read of a user's surroundings, and how it ends."""
+"""The quickstart's own Prefect server: what it does not read of a user's surroundings, and how it
+ends."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ import pytest
 
 from flows.server import own_environment
 
-# What stopped the first command of users: settings of every kind, proxies, certificates (prefect#5837, #6759, #19579).
+# What stopped the first command of users: settings of every kind, proxies, certificates
+# (prefect#5837, #6759, #19579).
 HOSTILE = {
     "PREFECT_API_URL": "http://127.0.0.1:4/api",
     "prefect_api_key": "k",
@@ -112,12 +114,15 @@ def test_nothing_of_a_users_prefect_proxies_and_certificates_is_left(tmp_path: P
     assert found["PREFECT_HOME"] == str(tmp_path)
     assert found["NO_PROXY"] == found["no_proxy"] == "*"
     changed = {name for name, value in HOSTILE.items() if found.get(name) == value}
-    assert changed == {"WEB_CONCURRENCY", "UVICORN_PORT"}  # of uvicorn, whose settings are given to it
+    # of uvicorn, whose settings are given to it
+    assert changed == {"WEB_CONCURRENCY", "UVICORN_PORT"}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_flow_runs_under_hostile_settings_in_a_folder_of_any_name(tmp_path: Path, work: Path) -> None:
+def test_flow_runs_under_hostile_settings_in_a_folder_of_any_name(
+    tmp_path: Path, work: Path
+) -> None:
     with client(tmp_path / "a b?c#d %41 é" / ".prefect", work) as process:
         out, err = process.communicate(timeout=500)
     assert out.split()[1:] == ["42"], err
@@ -142,16 +147,21 @@ def test_server_ends_with_a_client_that_is_killed(tmp_path: Path, work: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_server_that_cannot_start_is_told_in_three_lines_within_seconds(tmp_path: Path, work: Path) -> None:
+def test_server_that_cannot_start_is_told_in_three_lines_within_seconds(
+    tmp_path: Path, work: Path
+) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "uvicorn.py").write_text("raise RuntimeError('of another release')\n")
     started = time.monotonic()
     with client(tmp_path / "home", work, PYTHONPATH=str(broken)) as process:
         out, _ = process.communicate(timeout=250)
-    assert time.monotonic() - started < 100  # a busy machine's; Prefect itself would wait for 180 seconds
+    # a busy machine's; Prefect itself would wait for 180 seconds
+    assert time.monotonic() - started < 100
     lines = out.splitlines()
-    assert lines[0] == "the temporary Prefect server does not start: RuntimeError: of another release"
+    assert (
+        lines[0] == "the temporary Prefect server does not start: RuntimeError: of another release"
+    )
     assert lines[1] == f"  where: {tmp_path}/home/server.log"
     assert lines[2].startswith("  fix:   ")
     assert len(lines) == 3
@@ -159,7 +169,9 @@ def test_server_that_cannot_start_is_told_in_three_lines_within_seconds(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_interrupt_from_the_terminal_ends_the_command_and_not_the_server_under_it(tmp_path: Path, work: Path) -> None:
+def test_interrupt_from_the_terminal_ends_the_command_and_not_the_server_under_it(
+    tmp_path: Path, work: Path
+) -> None:
     with client(tmp_path / "home", work, "wait", start_new_session=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split()[0]

@@ -53,16 +53,25 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, encoded, tiny_encoder: str)
     for name, first in (("database", 0), ("queries", 100)):
         (root / name).mkdir()
         for number in range(16):
-            (root / name / f"{name}{number:02d}.jpg").write_bytes(encoded(first + number, size=(300, 300)))
+            (root / name / f"{name}{number:02d}.jpg").write_bytes(
+                encoded(first + number, size=(300, 300))
+            )
     crop = CropConfig(frame_size=40, patch_size=32, min_patches=2, max_patches=2)
     build = BuildConfig(source=f"folder://{root}/database", encoder=tiny_encoder, crop=crop)
     run_build(DatabaseBuilder(str(root / "db"), build), ComputeConfig(dask="inline"))
-    return {"database": str(root / "db"), "queries": f"folder://{root}/queries", "cache": str(root / "cache")}
+    return {
+        "database": str(root / "db"),
+        "queries": f"folder://{root}/queries",
+        "cache": str(root / "cache"),
+    }
 
 
 @pytest.fixture
-def start(inputs: dict[str, str], tiny_encoder: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Return a function that starts the flow in a process group that knows the encoder and does not outlive the test.
+def start(
+    inputs: dict[str, str], tiny_encoder: str
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Return a function that starts the flow in a process group that knows the encoder and does not
+    outlive the test.
 
     A flow that is terminated leaves the harness's server behind.
     """
@@ -70,7 +79,9 @@ def start(inputs: dict[str, str], tiny_encoder: str) -> Iterator[Callable[..., s
     started: list[subprocess.Popen[str]] = []
 
     def begin(out: Path, **parameters: object) -> subprocess.Popen[str]:
-        started.append(_start({**inputs, "out": str(out), **parameters}, weights.with_name("tiny-clip.json")))
+        started.append(
+            _start({**inputs, "out": str(out), **parameters}, weights.with_name("tiny-clip.json"))
+        )
         return started[-1]
 
     yield begin
@@ -91,7 +102,8 @@ def _start(parameters: dict[str, object], encoder: Path) -> subprocess.Popen[str
 
 
 def _ranks(out: Path) -> list[int]:
-    pattern = f"^[^ ]+ -u -m rdm.training.job.rank .*{out}"  # the ranks, and not DeepSpeed's launcher
+    # the ranks, and not DeepSpeed's launcher
+    pattern = f"^[^ ]+ -u -m rdm.training.job.rank .*{out}"
     found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
 

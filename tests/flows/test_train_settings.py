@@ -6,7 +6,15 @@ import pytest
 from prefect.states import Failed
 
 from flows.train import may_succeed_again, train
-from rdm.errors import CacheError, JobError, RdmError, SourceError, StorageError, TrainingError, UsageError
+from rdm.errors import (
+    CacheError,
+    JobError,
+    RdmError,
+    SourceError,
+    StorageError,
+    TrainingError,
+    UsageError,
+)
 
 
 def fails(tmp_path, **parameters):
@@ -18,7 +26,9 @@ def fails(tmp_path, **parameters):
 
 @pytest.mark.parametrize("recipe", ["autoencoder-kl-f4", "clip-lite"])
 def test_a_recipe_of_photographs_trains_on_the_queries_and_prepares_nothing(tmp_path, recipe):
-    error = fails(tmp_path, recipe=recipe, queries="folder:///no/where", database="nowhere", cache="nowhere")
+    error = fails(
+        tmp_path, recipe=recipe, queries="folder:///no/where", database="nowhere", cache="nowhere"
+    )
     assert isinstance(error, SourceError)
 
 

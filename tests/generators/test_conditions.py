@@ -3,10 +3,18 @@ import torch
 from pydantic import ValidationError
 
 from rdm.context import Context
-from rdm.generators.conditions import Known, NeighborCondition, NeighborsConfig, assemble, draw_neighbors
+from rdm.generators.conditions import (
+    Known,
+    NeighborCondition,
+    NeighborsConfig,
+    assemble,
+    draw_neighbors,
+)
 
 
-def training_context(neighbors: torch.Tensor, config: NeighborsConfig, generator: torch.Generator) -> Context:
+def training_context(
+    neighbors: torch.Tensor, config: NeighborsConfig, generator: torch.Generator
+) -> Context:
     condition = NeighborCondition(config, neighbors.shape[2])
     return assemble([condition], {"neighbors": neighbors}, {"neighbors": config.dropout}, generator)
 
@@ -23,7 +31,9 @@ def test_neighbors_are_drawn_of_the_samples_own_without_repetition():
 
 
 def test_every_neighbor_of_the_pool_is_drawn_equally_often():
-    drawn = draw_neighbors(_numbered(1, 8).expand(20_000, 8, 1), 4, torch.Generator().manual_seed(0))
+    drawn = draw_neighbors(
+        _numbered(1, 8).expand(20_000, 8, 1), 4, torch.Generator().manual_seed(0)
+    )
     shares = torch.bincount(drawn.long().flatten(), minlength=8) / 20_000
     assert torch.allclose(shares, torch.full((8,), 0.5), atol=0.02)
 
@@ -37,7 +47,9 @@ def test_a_pool_of_k_is_used_whole_and_draws_nothing():
 
 
 def test_a_pool_smaller_than_k_is_refused():
-    with pytest.raises(ValidationError, match="a pool of 3 neighbors is smaller than k_train or k_choices, 4"):
+    with pytest.raises(
+        ValidationError, match="a pool of 3 neighbors is smaller than k_train or k_choices, 4"
+    ):
         NeighborsConfig(k_train=4, pool=3)
 
 
@@ -49,7 +61,10 @@ def test_without_a_pool_k_train_neighbors_are_loaded():
 def test_steps_draw_the_number_of_neighbors_from_the_choices():
     config = NeighborsConfig(k_train=4, k_choices=(1, 3, 8), dropout=0.0)
     neighbors = torch.randn(2, 8, 5)
-    contexts = [training_context(neighbors, config, torch.Generator().manual_seed(seed)) for seed in range(40)]
+    contexts = [
+        training_context(neighbors, config, torch.Generator().manual_seed(seed))
+        for seed in range(40)
+    ]
     lengths = {context.tokens.shape[1] for context in contexts if context.tokens is not None}
     assert config.num_loaded == 8
     assert lengths == {1, 3, 8}
@@ -74,7 +89,9 @@ def test_the_vector_is_the_mean_of_the_tokens_that_were_kept():
 def test_without_a_generator_the_nearest_condition_and_none_is_dropped():
     config = NeighborsConfig(k_train=2, pool=4, dropout=0.9, scale=2.0)
     neighbors = torch.randn(64, 4, 5)
-    context = assemble([NeighborCondition(config, 5)], {"neighbors": neighbors}, {"neighbors": 0.9}, None)
+    context = assemble(
+        [NeighborCondition(config, 5)], {"neighbors": neighbors}, {"neighbors": 0.9}, None
+    )
     assert context.tokens is not None
     assert torch.equal(context.tokens, neighbors[:, :2] * 2.0)
 
@@ -89,7 +106,9 @@ def test_a_source_that_training_never_shows_is_null_without_a_generator_too():
 
 def test_pictures_of_which_nothing_is_known_have_the_null_context():
     context = Context(
-        *NeighborCondition(NeighborsConfig(mean_vector=True), 5).of_known([Known(), Known()], torch.device("cpu"))
+        *NeighborCondition(NeighborsConfig(mean_vector=True), 5).of_known(
+            [Known(), Known()], torch.device("cpu")
+        )
     )
     assert context.tokens is not None
     assert context.vector is not None
@@ -102,9 +121,14 @@ def test_what_is_known_of_a_picture_conditions_as_in_training():
     neighbors, condition = torch.randn(2, 3, 5), NeighborCondition(config, 5)
     known = Context(*condition.of_known([Known(row) for row in neighbors], torch.device("cpu")))
     trained = Context(*condition.of_batch({"neighbors": neighbors}, None))
-    assert all(torch.equal(one.values, other.values) for one, other in zip(known.parts, trained.parts, strict=True))
+    assert all(
+        torch.equal(one.values, other.values)
+        for one, other in zip(known.parts, trained.parts, strict=True)
+    )
 
 
 def test_neighbors_of_some_pictures_only_are_refused():
     with pytest.raises(ValueError, match="others have none"):
-        NeighborCondition(NeighborsConfig(), 5).of_known([Known(torch.zeros(1, 5)), Known()], torch.device("cpu"))
+        NeighborCondition(NeighborsConfig(), 5).of_known(
+            [Known(torch.zeros(1, 5)), Known()], torch.device("cpu")
+        )

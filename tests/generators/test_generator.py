@@ -20,7 +20,9 @@ from rdm.models.token_predictor import TokenPredictorConfig
 def on_pixels() -> Generator:
     torch.manual_seed(0)
     head = GaussianConfig(schedule=ScheduleConfig(num_timesteps=20))
-    config = GeneratorConfig(network=SMALL_PIXELS, space=PixelsConfig(), conditions=Conditions(), head=head)
+    config = GeneratorConfig(
+        network=SMALL_PIXELS, space=PixelsConfig(), conditions=Conditions(), head=head
+    )
     return Generator(config, PixelSpace(), ()).eval()
 
 
@@ -28,11 +30,17 @@ def on_pixels() -> Generator:
     ("parts", "words"),
     [
         ({"network": SMALL_PIXELS}, "reads no context, but the conditions are: neighbors"),
-        ({"network": SMALL_DENOISER, "conditions": Conditions()}, "reads tokens, but the conditions are: none"),
+        (
+            {"network": SMALL_DENOISER, "conditions": Conditions()},
+            "reads tokens, but the conditions are: none",
+        ),
         ({"network": TokenPredictorConfig()}, "do not belong together"),
         ({"network": SMALL_DENOISER, "space": TokensConfig()}, "do not belong together"),
         ({"network": SMALL_DENOISER, "head": AutoregressiveConfig()}, "do not belong together"),
-        ({"conditions": Conditions(neighbors=NeighborsConfig(mean_vector=True))}, "belong together"),
+        (
+            {"conditions": Conditions(neighbors=NeighborsConfig(mean_vector=True))},
+            "belong together",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(parts: dict[str, object], words: str) -> None:
@@ -42,7 +50,9 @@ def test_parts_that_do_not_fit_are_refused(parts: dict[str, object], words: str)
 
 def test_a_system_on_pixels_has_a_loss_for_each_sample() -> None:
     batch = {"pixels": torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)}
-    first, again, other = (on_pixels().loss(batch, torch.Generator().manual_seed(seed)).values for seed in (1, 1, 2))
+    first, again, other = (
+        on_pixels().loss(batch, torch.Generator().manual_seed(seed)).values for seed in (1, 1, 2)
+    )
     assert first.shape == (3,)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -61,7 +71,10 @@ def test_a_picture_depends_on_its_own_seed_with_either_sampler(sampler: str) -> 
 def test_every_step_of_ancestral_sampling_is_told() -> None:
     generator, told = on_pixels(), list[DrawStep]()
     generator.sample(
-        generator.context([Known()]), [1], SampleSettings(sampler="ancestral", num_steps=5), told.append
+        generator.context([Known()]),
+        [1],
+        SampleSettings(sampler="ancestral", num_steps=5),
+        told.append,
     )
     assert [(step.index, step.total) for step in told] == [(number, 5) for number in range(1, 6)]
     assert told[0].preview().shape == (1, 8, 8, 3)
@@ -74,7 +87,9 @@ def test_every_step_of_ancestral_sampling_is_told() -> None:
         ({"sampler": "ancestral", "num_steps": 1}, "at least two steps"),
     ],
 )
-def test_steps_that_a_sampler_cannot_take_are_refused(settings: dict[str, object], words: str) -> None:
+def test_steps_that_a_sampler_cannot_take_are_refused(
+    settings: dict[str, object], words: str
+) -> None:
     generator = on_pixels()
     with pytest.raises(UsageError, match=words):
         generator.sample(generator.context([Known()]), [1], SampleSettings.model_validate(settings))
@@ -83,7 +98,8 @@ def test_steps_that_a_sampler_cannot_take_are_refused(settings: dict[str, object
 def test_the_settings_that_act_are_those_of_the_sampler() -> None:
     generator = on_pixels()
     ddim, ancestral = (
-        set(generator.acting(SampleSettings.model_validate({"sampler": sampler}))) for sampler in ("ddim", "ancestral")
+        set(generator.acting(SampleSettings.model_validate({"sampler": sampler})))
+        for sampler in ("ddim", "ancestral")
     )
     assert ddim - ancestral == {"eta", "guidance_interval"}
     assert ancestral - ddim == {"variance"}

@@ -47,7 +47,9 @@ def info_of(autoencoder: str) -> ModelInfo:
     )
 
 
-def test_a_model_opens_where_it_is_copied_to_without_the_folders_of_its_machine(stage: Path, tmp_path: Path) -> None:
+def test_a_model_opens_where_it_is_copied_to_without_the_folders_of_its_machine(
+    stage: Path, tmp_path: Path
+) -> None:
     (tmp_path / "model").mkdir()
     info = info_of(str(stage))
     write_info(tmp_path / "model", info)
@@ -63,7 +65,9 @@ def test_no_absolute_path_is_written(stage: Path, tmp_path: Path) -> None:
     write_info(tmp_path / "model", info_of(str(stage)))
     texts = [path.read_text() for path in (tmp_path / "model").rglob("*.json")]
     assert not [text for text in texts if "/home/me" in text or str(tmp_path) in text]
-    assert read_info(tmp_path / "model").database == SeenDatabase(version=3, source="folder://birds")
+    assert read_info(tmp_path / "model").database == SeenDatabase(
+        version=3, source="folder://birds"
+    )
 
 
 def test_an_asset_is_not_copied(tmp_path: Path) -> None:
@@ -80,13 +84,19 @@ def test_a_model_without_its_first_stage_is_refused_though_the_one_that_it_was_c
     shutil.rmtree(tmp_path / "model" / FIRST_STAGE)
     for name in (FIRST_STAGE, str(stage)):
         with pytest.raises(ModelError, match="lacks its first stage") as error:
-            open_first_stage(tmp_path / "model", read_info(tmp_path / "model").model_copy(update={"autoencoder": name}))
+            open_first_stage(
+                tmp_path / "model",
+                read_info(tmp_path / "model").model_copy(update={"autoencoder": name}),
+            )
         assert error.value.where == str(tmp_path / "model" / FIRST_STAGE)
 
 
 def test_another_first_stage_in_its_place_is_refused(stage: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="trained with another first stage"):
-        open_first_stage(tmp_path, info_of(str(stage)).model_copy(update={"autoencoder": "assets://autoencoder-vq-f4"}))
+        open_first_stage(
+            tmp_path,
+            info_of(str(stage)).model_copy(update={"autoencoder": "assets://autoencoder-vq-f4"}),
+        )
 
 
 def test_an_export_whose_first_stage_is_gone_is_refused(stage: Path, tmp_path: Path) -> None:
@@ -114,7 +124,9 @@ def test_of_a_path_in_a_name_the_last_part_stays(name: str, portable: str) -> No
 
 def test_a_model_is_opened_as_it_was_written(tmp_path: Path) -> None:
     config = GeneratorConfig(network=SMALL_DENOISER)
-    info = ModelInfo(generator=config, autoencoder=ASSET, latents_digest=load_autoencoder(ASSET).latents_digest)
+    info = ModelInfo(
+        generator=config, autoencoder=ASSET, latents_digest=load_autoencoder(ASSET).latents_digest
+    )
     network = build_network(SMALL_DENOISER)
     write_model(tmp_path, info, network)
     model = open_model(tmp_path)
@@ -127,6 +139,8 @@ def test_a_model_of_pixels_has_no_first_stage(tmp_path: Path) -> None:
     config = GeneratorConfig(network=SMALL_PIXELS, space=PixelsConfig(), conditions=Conditions())
     write_model(tmp_path, ModelInfo(generator=config, resolution=8), build_network(SMALL_PIXELS))
     model = open_model(tmp_path)
-    drawn = model.draw(model.generator.context([Known(), Known()]), [1, 2], SampleSettings(num_steps=2))
+    drawn = model.draw(
+        model.generator.context([Known(), Known()]), [1, 2], SampleSettings(num_steps=2)
+    )
     assert (model.first_stage, model.sources, tuple(drawn.shape)) == (None, (), (2, 3, 8, 8))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "network"]

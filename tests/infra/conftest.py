@@ -1,4 +1,5 @@
-"""Tools in environments of their own, installed from their locks at the first run and then kept under build/."""
+"""Tools in environments of their own, installed from their locks at the first run and then kept
+under build/."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ PROJECT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def locked_python() -> Callable[[str], Path]:
-    """Return `locked_python(name)`: the interpreter of the environment that infra/NAME/requirements.lock describes."""
+    """Return `locked_python(name)`: the interpreter of the environment that
+    infra/NAME/requirements.lock describes."""
 
     def install(name: str) -> Path:
         venv, lock = PROJECT / "build" / name, PROJECT / "infra" / name / "requirements.lock"
@@ -31,7 +33,9 @@ def locked_python() -> Callable[[str], Path]:
                 check=False,
                 env=os.environ | {"PYTHON": sys.executable, "PATH": tools},
             )
-            if done.returncode and re.search(r"failed to fetch|dns error|connection|timed out", done.stderr.lower()):
+            if done.returncode and re.search(
+                r"failed to fetch|dns error|connection|timed out", done.stderr.lower()
+            ):
                 pytest.skip(f"the package registry cannot be reached: {done.stderr.strip()[-300:]}")
             assert done.returncode == 0, done.stderr[-3000:]
             installed.write_bytes(lock.read_bytes())

@@ -1,7 +1,9 @@
-"""clip-retrieval, installed from its own lock, serves a database's directory as it is and finds what `rdm` finds.
+"""clip-retrieval, installed from its own lock, serves a database's directory as it is and finds
+what `rdm` finds.
 
-The model that it loads is the database's own encoder: a registered architecture with random weights in a local file,
-because no trained CLIP can be had here. So texts are embedded by both sides, and queries by vector are equal in bits.
+The model that it loads is the database's own encoder: a registered architecture with random weights
+in a local file, because no trained CLIP can be had here. So texts are embedded by both sides, and
+queries by vector are equal in bits.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory, encoder: str, encoded: Callable[..., bytes]) -> Path:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, encoder: str, encoded: Callable[..., bytes]
+) -> Path:
     """A database of 60 photographs, two of which were deleted, and ten added by an update."""
     base = tmp_path_factory.mktemp("served")
     (base / "photos").mkdir()
@@ -126,7 +130,10 @@ def back(python: Path, root: Path, encoder: str, scratch: Path) -> Iterator[str]
 def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(600):
         assert process.poll() is None, log.read_text()[-3000:]
-        with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(address):
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError),
+            urllib.request.urlopen(address),
+        ):
             return
         time.sleep(0.5)
     raise AssertionError(f"no answer: {log.read_text()[-3000:]}")
@@ -142,10 +149,16 @@ print(json.dumps([client.query(**query) for query in queries]))
 """
 
 
-def ask(python: Path, address: str, k: int, queries: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def ask(
+    python: Path, address: str, k: int, queries: list[dict[str, Any]]
+) -> list[list[dict[str, Any]]]:
     """Query through clip-retrieval's own client."""
     done = subprocess.run(
-        [python, "-c", ASK, address, str(k)], input=json.dumps(queries), capture_output=True, text=True, check=False
+        [python, "-c", ASK, address, str(k)],
+        input=json.dumps(queries),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -160,14 +173,25 @@ def test_back_and_client_return_the_neighbors_of_a_search(
     if compacted:
         compact_database(str(root))
     database = RetrievalDatabase.open(str(root))
-    queries = np.random.default_rng(3).standard_normal((20, database.version.embedding_dim)).astype(np.float32)
+    queries = (
+        np.random.default_rng(3)
+        .standard_normal((20, database.version.embedding_dim))
+        .astype(np.float32)
+    )
     queries[:10] = database.embeddings(database.living_ids()[::15][:10])
     unit = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float16)
     with back(clip_python, root, encoder, tmp_path) as address:
-        found = ask(clip_python, address, 20, [{"embedding_input": row} for row in unit.astype(float).tolist()])
+        found = ask(
+            clip_python,
+            address,
+            20,
+            [{"embedding_input": row} for row in unit.astype(float).tolist()],
+        )
     ids, similarities = database.search_vectors(unit, 20)
     for rows, expected, values in zip(found, ids, similarities, strict=True):
-        by_rank = sorted(rows, key=lambda row: (-np.float32(round(row["similarity"], 5)), row["id"]))
+        by_rank = sorted(
+            rows, key=lambda row: (-np.float32(round(row["similarity"], 5)), row["id"])
+        )
         order = np.lexsort((expected, -np.round(values, 5)))
         assert [row["id"] for row in by_rank] == expected[order].tolist()
         np.testing.assert_allclose([row["similarity"] for row in by_rank], values[order], atol=2e-5)
@@ -186,13 +210,20 @@ def test_back_finds_in_an_index_of_many_lists_what_the_index_was_audited_for(
     assert faiss.extract_index_ivf(index).nprobe >= 16
     unit = database.embeddings(np.arange(0, 3000, 30))
     with back(clip_python, many_lists, encoder, tmp_path) as address:
-        found = ask(clip_python, address, 20, [{"embedding_input": row} for row in unit.astype(float).tolist()])
+        found = ask(
+            clip_python,
+            address,
+            20,
+            [{"embedding_input": row} for row in unit.astype(float).tolist()],
+        )
     truth, _ = database.search_vectors(unit, 20, exact=True)
     ids = [[row["id"] for row in rows] for rows in found]
     recalls = [len(np.intersect1d(*pair)) / 20 for pair in zip(truth, ids, strict=True)]
     half = 1.96 * np.std(recalls, ddof=1) / np.sqrt(len(recalls))
     audited = database.version.index
-    assert np.mean(recalls) == pytest.approx(audited["recall_at_20"], abs=half + audited["recall_ci95"])
+    assert np.mean(recalls) == pytest.approx(
+        audited["recall_at_20"], abs=half + audited["recall_ci95"]
+    )
 
 
 def test_texts_are_embedded_by_the_same_model_and_find_the_same(

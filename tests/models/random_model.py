@@ -17,16 +17,21 @@ from rdm.models.networks import build_network
 ASSET = "assets://autoencoder-kl-f4"
 
 
-def write_random_model(directory: Path, database: RetrievalDatabase, autoencoder: str = ASSET) -> Path:
+def write_random_model(
+    directory: Path, database: RetrievalDatabase, autoencoder: str = ASSET
+) -> Path:
     """Write an RDM of 32 px pictures for a database, and return its folder."""
     encoder = (database.encoder_name, database.encoder_digest)
-    return write_model_of_random_weights(directory, database.version.embedding_dim, encoder, autoencoder)
+    return write_model_of_random_weights(
+        directory, database.version.embedding_dim, encoder, autoencoder
+    )
 
 
 def write_model_of_random_weights(
     directory: Path, embedding_dim: int, encoder: tuple[str, str], autoencoder: str = ASSET
 ) -> Path:
-    """Write an RDM of 32 px pictures for an encoder, given by name and digest, and return its folder."""
+    """Write an RDM of 32 px pictures for an encoder, given by name and digest, and return its
+    folder."""
     sizes = SMALL_DENOISER.model_copy(update={"cross_attention_dim": embedding_dim})
     provenance = Provenance(
         autoencoder=autoencoder,
@@ -37,5 +42,7 @@ def write_model_of_random_weights(
     )
     torch.manual_seed(0)
     directory.mkdir(parents=True, exist_ok=True)
-    write_model(directory, model_info(GeneratorConfig(network=sizes), provenance), build_network(sizes))
+    write_model(
+        directory, model_info(GeneratorConfig(network=sizes), provenance), build_network(sizes)
+    )
     return directory

@@ -18,7 +18,9 @@ def test_name_of_an_asset_leads_into_the_package() -> None:
     assert (folder / WEIGHTS).is_file()
 
 
-def test_any_other_name_is_a_folder_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_name_is_a_folder_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert named_folder("~/model", WEIGHTS, "first stage") == tmp_path / "model"
     assert named_folder("model", WEIGHTS, "first stage") == Path("model")
@@ -26,7 +28,14 @@ def test_any_other_name_is_a_folder_of_the_user(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     "name",
-    ["", "..", "../assets/autoencoder-kl-f4", "autoencoder-kl-f4/../autoencoder-vq-f4", "/etc", "AUTOENCODER-KL-F4"],
+    [
+        "",
+        "..",
+        "../assets/autoencoder-kl-f4",
+        "autoencoder-kl-f4/../autoencoder-vq-f4",
+        "/etc",
+        "AUTOENCODER-KL-F4",
+    ],
 )
 def test_name_that_is_no_assets_is_refused_with_those_that_are(name: str) -> None:
     with pytest.raises(ModelError, match="there is no embedded first stage") as raised:

@@ -18,13 +18,21 @@ from rdm.diffusion.heads import GaussianHead
 from rdm.diffusion.samplers import AncestralVariance, seeded_noise
 from rdm.diffusion.schedules import ScheduleConfig
 from rdm.errors import ModelError
-from rdm.models.networks import NetworkConfig, build_network, load_network, network_with, save_network
+from rdm.models.networks import (
+    NetworkConfig,
+    build_network,
+    load_network,
+    network_with,
+    save_network,
+)
 from rdm.models.token_predictor import TokenPredictorConfig
 from rdm.models.unet import num_parameters
 from rdm.recipes import recipe_config
 
 DDPM_PIXELS = SMALL_PIXELS.model_copy(update={"ddpm_details": True})
-PREDICTOR = TokenPredictorConfig(codebook_size=8, side=2, num_layers=1, num_heads=1, width=8, cross_attention_dim=12)
+PREDICTOR = TokenPredictorConfig(
+    codebook_size=8, side=2, num_layers=1, num_heads=1, width=8, cross_attention_dim=12
+)
 NETWORKS = (SMALL_DENOISER, DDPM_PIXELS, PREDICTOR)
 
 
@@ -63,7 +71,9 @@ def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
 def test_a_network_without_context_refuses_one() -> None:
     with pytest.raises(ValueError, match="reads no context, but the context sets tokens"):
         build_network(DDPM_PIXELS)(
-            torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64), Context(tokens=torch.zeros(1, 1, 4))
+            torch.zeros(1, 3, 8, 8),
+            torch.zeros(1, dtype=torch.int64),
+            Context(tokens=torch.zeros(1, 1, 4)),
         )
 
 
@@ -74,7 +84,9 @@ def test_ddpm_cifar_has_the_official_number_of_parameters() -> None:
         assert num_parameters(build_network(objective.network)) == 35_746_307
 
 
-@pytest.mark.parametrize(("variance", "name"), [("posterior", "fixed_small"), ("beta", "fixed_large")])
+@pytest.mark.parametrize(
+    ("variance", "name"), [("posterior", "fixed_small"), ("beta", "fixed_large")]
+)
 def test_the_folder_opens_in_diffusers_pipeline_and_draws_what_we_draw(
     variance: AncestralVariance, name: Literal["fixed_small", "fixed_large"], tmp_path: Path
 ) -> None:
@@ -86,7 +98,9 @@ def test_the_folder_opens_in_diffusers_pipeline_and_draws_what_we_draw(
     pipeline = DDPMPipeline(UNet2DModel.from_pretrained(str(tmp_path)), scheduler)
 
     head = GaussianHead(schedule.build())
-    ours = head.sample_ancestral(network, Context(), shape=(3, 8, 8), seeds=[1, 2], variance=variance)
+    ours = head.sample_ancestral(
+        network, Context(), shape=(3, 8, 8), seeds=[1, 2], variance=variance
+    )
 
     x = seeded_noise([1, 2], (3, 8, 8))
     for step, t in enumerate(range(9, -1, -1), start=1):
@@ -94,6 +108,11 @@ def test_the_folder_opens_in_diffusers_pipeline_and_draws_what_we_draw(
             eps = pipeline.unet(x, t).sample
         moved: Any = scheduler.step(eps, t, x, generator=torch.Generator().manual_seed(0))
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-        deviation = scheduler._get_variance(t) ** 0.5 if t else 0.0  # their noise is of a generator: ours instead
-        x = moved.prev_sample - deviation * noise + (deviation * seeded_noise([1, 2], (3, 8, 8), step) if t else 0.0)
+        # their noise is of a generator: ours instead
+        deviation = scheduler._get_variance(t) ** 0.5 if t else 0.0
+        x = (
+            moved.prev_sample
+            - deviation * noise
+            + (deviation * seeded_noise([1, 2], (3, 8, 8), step) if t else 0.0)
+        )
     assert torch.allclose(ours, x, atol=1e-5)

@@ -16,7 +16,9 @@ from rdm.models.token_predictor import (
 )
 from rdm.models.unet import num_parameters
 
-CONFIG = TokenPredictorConfig(codebook_size=11, side=3, num_layers=2, num_heads=2, width=16, cross_attention_dim=6)
+CONFIG = TokenPredictorConfig(
+    codebook_size=11, side=3, num_layers=2, num_heads=2, width=16, cross_attention_dim=6
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,11 @@ def test_kept_keys_and_values_draw_the_tokens_of_whole_passes(predictor, guidanc
         def advance(token: torch.Tensor | None) -> torch.Tensor:
             drawn.extend([] if token is None else [token])
             assert context.tokens is not None
-            so_far = torch.stack(drawn, dim=1) if drawn else torch.zeros(len(context.tokens), 0, dtype=torch.int64)
+            so_far = (
+                torch.stack(drawn, dim=1)
+                if drawn
+                else torch.zeros(len(context.tokens), 0, dtype=torch.int64)
+            )
             return predictor(so_far, context)[:, -1]
 
         return advance
@@ -80,8 +86,12 @@ def test_neighbors_are_a_set_and_matter(predictor):
     context = neighbors().tokens
     assert context is not None
     plain = predictor(tokens(), Context(tokens=context))
-    assert torch.allclose(plain, predictor(tokens(), Context(tokens=context[:, [2, 0, 3, 1]])), atol=1e-5)
-    assert torch.allclose(plain, predictor(tokens(), Context(tokens=context.repeat(1, 3, 1))), atol=1e-5)
+    assert torch.allclose(
+        plain, predictor(tokens(), Context(tokens=context[:, [2, 0, 3, 1]])), atol=1e-5
+    )
+    assert torch.allclose(
+        plain, predictor(tokens(), Context(tokens=context.repeat(1, 3, 1))), atol=1e-5
+    )
     assert (plain - predictor(tokens(), Context(tokens=context * 5))).abs().max() > 1e-3
 
 
@@ -107,7 +117,9 @@ def test_a_port_that_the_predictor_does_not_read_is_refused_by_name(predictor, b
 @torch.no_grad()
 def test_sampled_log_probabilities_are_the_teacher_forced_losses(predictor):
     drawn, log_probs = autoregressive_sample(predictor.begin, neighbors(), length=9, seeds=[1, 2])
-    assert torch.allclose(token_losses(predictor, drawn, neighbors()).double(), -log_probs, atol=1e-4)
+    assert torch.allclose(
+        token_losses(predictor, drawn, neighbors()).double(), -log_probs, atol=1e-4
+    )
 
 
 def test_a_saved_predictor_opens_with_the_same_bits(predictor, tmp_path):

@@ -40,25 +40,36 @@ def test_the_imagenet_network_has_the_official_number_of_parameters():
 
 def test_permuting_the_neighbors_changes_nothing(denoiser):
     tokens = _tokens(4)
-    assert torch.allclose(_predict(denoiser, tokens), _predict(denoiser, tokens[:, [2, 0, 3, 1]]), atol=1e-6)
+    assert torch.allclose(
+        _predict(denoiser, tokens), _predict(denoiser, tokens[:, [2, 0, 3, 1]]), atol=1e-6
+    )
 
 
 def test_duplicating_every_neighbor_changes_nothing(denoiser):
     tokens = _tokens(4)
-    assert torch.allclose(_predict(denoiser, tokens), _predict(denoiser, tokens.repeat(1, 2, 1)), atol=1e-6)
+    assert torch.allclose(
+        _predict(denoiser, tokens), _predict(denoiser, tokens.repeat(1, 2, 1)), atol=1e-6
+    )
 
 
 def test_other_neighbors_change_the_prediction(denoiser):
-    assert (_predict(denoiser, _tokens(4)) - _predict(denoiser, _tokens(4, seed=3) * 5)).abs().max() > 1e-3
+    assert (
+        _predict(denoiser, _tokens(4)) - _predict(denoiser, _tokens(4, seed=3) * 5)
+    ).abs().max() > 1e-3
 
 
 def test_the_null_context_does_not_depend_on_the_number_of_neighbors(denoiser):
-    one, many = _predict(denoiser, torch.zeros(2, 1, 12)), _predict(denoiser, torch.zeros(2, 20, 12))
+    one, many = (
+        _predict(denoiser, torch.zeros(2, 1, 12)),
+        _predict(denoiser, torch.zeros(2, 20, 12)),
+    )
     assert torch.allclose(one, many, atol=1e-6)
 
 
 def test_keys_and_values_have_no_bias(denoiser):
-    names = [name for name, _ in denoiser.named_parameters() if ".to_k." in name or ".to_v." in name]
+    names = [
+        name for name, _ in denoiser.named_parameters() if ".to_k." in name or ".to_v." in name
+    ]
     assert names
     assert not [name for name in names if name.endswith("bias")]
 
@@ -83,7 +94,9 @@ def test_a_port_that_the_denoiser_does_not_read_is_refused_by_name(denoiser, por
 
 def test_a_saved_denoiser_opens_with_the_same_bits(denoiser, tmp_path):
     denoiser.unet.save_pretrained(str(tmp_path), safe_serialization=True)
-    assert torch.equal(_predict(load_denoiser(tmp_path), _tokens(4)), _predict(denoiser, _tokens(4)))
+    assert torch.equal(
+        _predict(load_denoiser(tmp_path), _tokens(4)), _predict(denoiser, _tokens(4))
+    )
 
 
 def test_an_empty_folder_is_no_denoiser(tmp_path):
@@ -91,17 +104,24 @@ def test_an_empty_folder_is_no_denoiser(tmp_path):
         load_denoiser(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"attention_levels": (True,)}, {"head_dim": 7}, {"norm_num_groups": 5}])
+@pytest.mark.parametrize(
+    "change", [{"attention_levels": (True,)}, {"head_dim": 7}, {"norm_num_groups": 5}]
+)
 def test_configurations_that_cannot_be_built_are_refused(change):
     with pytest.raises(ValueError, match="attention levels|multiple"):
         DenoiserConfig.model_validate({**_config().model_dump(), **change})
 
 
 def test_a_vector_is_read_where_the_network_has_a_vector_dim():
-    tested = build_denoiser(_config().model_copy(update={"vector_dim": 12, "time_scale_shift": True})).eval()
+    tested = build_denoiser(
+        _config().model_copy(update={"vector_dim": 12, "time_scale_shift": True})
+    ).eval()
     x_t, t, tokens = torch.randn(2, 4, 8, 8), torch.tensor([10, 20]), torch.randn(2, 3, 12)
     with torch.no_grad():
-        one, other = (tested(x_t, t, Context(tokens=tokens, vector=vector * torch.ones(2, 12))) for vector in (0, 5))
+        one, other = (
+            tested(x_t, t, Context(tokens=tokens, vector=vector * torch.ones(2, 12)))
+            for vector in (0, 5)
+        )
     assert not torch.allclose(one, other)
     with pytest.raises(ValueError, match="needs the context's vector"):
         tested(x_t, t, Context(tokens=tokens))
@@ -110,7 +130,10 @@ def test_a_vector_is_read_where_the_network_has_a_vector_dim():
 def test_tokens_that_are_padding_count_as_if_they_were_not_there(denoiser: Denoiser):
     tokens = _tokens(5)
     present = torch.tensor([[True, True, True, False, False]] * 2)
-    x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([10, 500])
+    x, t = (
+        torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)),
+        torch.tensor([10, 500]),
+    )
     with torch.no_grad():
         masked = denoiser(x, t, Context(Part("text", "tokens", tokens, present)))
     assert torch.allclose(masked, _predict(denoiser, tokens[:, :3]), atol=1e-5)

@@ -20,7 +20,8 @@ def test_the_file_is_what_the_command_writes_of_these_costs():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in RECIPES]
+    "name",
+    [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in RECIPES],
 )
 def test_a_recipe_costs_what_the_file_says(name):
     assert network_cost(recipe_config(name)) == kept_costs()[name]

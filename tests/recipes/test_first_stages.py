@@ -53,7 +53,8 @@ def test_vq_f4_official_is_rdms_first_stage() -> None:
 def test_official_divergence_is_the_published_sum_over_a_picture() -> None:
     objective = first_stage("autoencoder-kl-f8-official")
     pixels, latents = 3 * 256**2, 4 * 32**2
-    # Published: sum of |x - x^| over pixels + 1e-6 sum of KL over latents, both per picture; here both as means.
+    # Published: sum of |x - x^| over pixels + 1e-6 sum of KL over latents, both per picture; here
+    # both as means.
     assert objective.kl_weight * pixels == pytest.approx(1e-6 * latents)
 
 
@@ -71,4 +72,7 @@ def test_official_codebook_terms_are_the_published_means() -> None:
 def test_embedded_vq_recipe_has_the_vocabulary_of_rarms_default_network() -> None:
     from rdm.models.token_predictor import TokenPredictorConfig
 
-    assert first_stage("autoencoder-vq-f4").network.codebook_size == TokenPredictorConfig().codebook_size
+    assert (
+        first_stage("autoencoder-vq-f4").network.codebook_size
+        == TokenPredictorConfig().codebook_size
+    )

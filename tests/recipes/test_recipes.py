@@ -19,7 +19,9 @@ def test_an_unknown_recipe_names_the_known_ones():
 
 
 def test_settings_reach_into_the_objective():
-    config = recipe_config("rdm-tiny").with_overrides(["max_steps=7", "objective.conditions.neighbors.k_train=2"])
+    config = recipe_config("rdm-tiny").with_overrides(
+        ["max_steps=7", "objective.conditions.neighbors.k_train=2"]
+    )
     assert config.objective.kind == "generative"
     neighbors = config.objective.conditions.neighbors
     assert neighbors is not None
@@ -37,7 +39,9 @@ def test_a_value_out_of_range_names_its_field():
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():
-    config = recipe_config("rdm-tiny").with_overrides(["max_steps=100", "warmup_steps=10", "learning_rate=1.0"])
+    config = recipe_config("rdm-tiny").with_overrides(
+        ["max_steps=100", "warmup_steps=10", "learning_rate=1.0"]
+    )
     assert [learning_rate(config, step) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
     assert learning_rate(config, 55) == pytest.approx(0.5)
     assert learning_rate(config, 100) == pytest.approx(0)
@@ -49,16 +53,28 @@ def test_the_constant_schedule_stays_at_its_peak():
 
 
 def test_wsd_stays_at_its_peak_and_falls_in_a_line_to_zero():
-    given = ["lr_schedule=wsd", "decay_share=0.2", "max_steps=100", "warmup_steps=10", "learning_rate=1.0"]
+    given = [
+        "lr_schedule=wsd",
+        "decay_share=0.2",
+        "max_steps=100",
+        "warmup_steps=10",
+        "learning_rate=1.0",
+    ]
     config = recipe_config("rdm-tiny").with_overrides(given)
-    assert [learning_rate(config, step) for step in (4, 10, 80, 90, 100)] == pytest.approx([0.5, 1, 1, 0.5, 0])
+    assert [learning_rate(config, step) for step in (4, 10, 80, 90, 100)] == pytest.approx(
+        [0.5, 1, 1, 0.5, 0]
+    )
 
 
 def test_a_vector_that_a_network_does_not_read_is_refused_with_the_settings():
     with pytest.raises(UsageError, match="belong together"):
-        recipe_config("rdm-tiny").with_overrides(["objective.conditions.neighbors.mean_vector=true"])
+        recipe_config("rdm-tiny").with_overrides(
+            ["objective.conditions.neighbors.mean_vector=true"]
+        )
     with pytest.raises(UsageError, match="reads no vector"):
-        recipe_config("rarm-tiny").with_overrides(["objective.conditions.neighbors.mean_vector=true"])
+        recipe_config("rarm-tiny").with_overrides(
+            ["objective.conditions.neighbors.mean_vector=true"]
+        )
 
 
 def test_a_model_to_start_from_has_a_name_that_holds_everywhere(tmp_path, monkeypatch):
@@ -70,6 +86,10 @@ def test_a_model_to_start_from_has_a_name_that_holds_everywhere(tmp_path, monkey
 
 def test_a_run_may_be_lengthened_and_logged_otherwise_but_not_changed():
     config = recipe_config("rdm-tiny")
-    assert run_digest(config) == run_digest(config.with_overrides(["max_steps=2", "log_every=1", "checkpoint_every=3"]))
+    assert run_digest(config) == run_digest(
+        config.with_overrides(["max_steps=2", "log_every=1", "checkpoint_every=3"])
+    )
     assert run_digest(config) != run_digest(config.with_overrides(["seed=1"]))
-    assert run_digest(config) != run_digest(config.with_overrides(["objective.conditions.neighbors.dropout=0.5"]))
+    assert run_digest(config) != run_digest(
+        config.with_overrides(["objective.conditions.neighbors.dropout=0.5"])
+    )

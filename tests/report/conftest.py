@@ -78,7 +78,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="session")
 def examples() -> SimpleNamespace:
-    return SimpleNamespace(Page=Page, picture=picture, neighbors=neighbors, samples=samples, make_report=make_report)
+    return SimpleNamespace(
+        Page=Page, picture=picture, neighbors=neighbors, samples=samples, make_report=make_report
+    )
 
 
 def picture(seed: int, side: int = 16) -> Pixels:
@@ -109,14 +111,22 @@ def make_report(prompt: str = "an owl", num_samples: int = 2, side: int = 16) ->
             "CC BY 2.0",
             "https://creativecommons.org/licenses/by/2.0/",
             (picture(2), picture(3)),
-            (Credit("Ann Lee", "https://example.org/ann", (Work("Owl", "https://example.org/owl"),)),),
+            (
+                Credit(
+                    "Ann Lee", "https://example.org/ann", (Work("Owl", "https://example.org/owl"),)
+                ),
+            ),
         ),
         queries=(QueryNeighbors(image, neighbors(3)), QueryNeighbors(text, neighbors(3, 50))),
         similarities=(0.5, 0.6, 0.7),
-        training=Training("rdm-tiny", (1, 2, 3), (1.0, 0.5, 0.4), 11_700_000, 64, 82.4, "2 CPU cores", 0.1),
+        training=Training(
+            "rdm-tiny", (1, 2, 3), (1.0, 0.5, 0.4), 11_700_000, 64, 82.4, "2 CPU cores", 0.1
+        ),
         samples=(
             SampleGroup(text, (draw,), 2.0),
-            SampleGroup(Query("unconditional"), (Draw(neighbors(2), samples(1)), Draw((), samples(1)))),
+            SampleGroup(
+                Query("unconditional"), (Draw(neighbors(2), samples(1)), Draw((), samples(1)))
+            ),
         ),
         swap=DatabaseSwap(
             "half A",
@@ -132,7 +142,9 @@ def make_report(prompt: str = "an owl", num_samples: int = 2, side: int = 16) ->
             8,
             0.1,
         ),
-        metrics=(Metric("FID", 142.3, "Inception v3", 512, "92 held-out photographs", "bicubic to 299"),),
+        metrics=(
+            Metric("FID", 142.3, "Inception v3", 512, "92 held-out photographs", "bicubic to 299"),
+        ),
         reproduction=Reproduction(
             (Command("rdm quickstart --root out", "everything"),),
             {"k": 4},

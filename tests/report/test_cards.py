@@ -70,7 +70,10 @@ def test_hostile_names_break_neither_header_nor_text() -> None:
     card = dataset_card(replace(DATASET, name=name))
     assert header(card)["pretty_name"] == name
     body = card.split("\n---\n")[-1]
-    assert '\n# a: "b" --- \\# \\<script\\>alert(1)\\</script\\> \\| \\[x\\](javascript:y) \\`z\\`\n' in body
+    assert (
+        '\n# a: "b" --- \\# \\<script\\>alert(1)\\</script\\> \\| \\[x\\](javascript:y) \\`z\\`\n'
+        in body
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,9 @@ def test_empty_parts_are_said_to_be_empty() -> None:
 def test_several_licenses_are_counted_and_a_single_one_is_not_listed_again() -> None:
     several = dataset_card(replace(DATASET, licenses={"https://example.org/a": 2, "not stated": 5}))
     assert "| not stated | 5 |\n| https://example.org/a | 2 |" in several
-    assert "## Licenses" not in dataset_card(replace(DATASET, licenses={"https://example.org/a": 2}))
+    assert "## Licenses" not in dataset_card(
+        replace(DATASET, licenses={"https://example.org/a": 2})
+    )
 
 
 def test_card_without_a_contact_says_so() -> None:
@@ -133,7 +138,8 @@ def test_usage_with_backticks_stays_inside_its_fence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "category"), [(999, "n<1K"), (1000, "1K<n<10K"), (20_000_000, "10M<n<100M"), (10**9, "n>100M")]
+    ("count", "category"),
+    [(999, "n<1K"), (1000, "1K<n<10K"), (20_000_000, "10M<n<100M"), (10**9, "n>100M")],
 )
 def test_size_category(count: int, category: str) -> None:
     facts = DATASET.facts.model_copy(update={"photographs": count})

@@ -23,7 +23,9 @@ INLINE = ComputeConfig(dask="inline")
 def root(photos: Path, tmp_path: Path, tiny_encoder: str, encoded: Callable[..., bytes]) -> Path:
     """A database whose version 2 has three new photographs, and neither p00 nor p01 any more."""
     crop = CropConfig(frame_size=40, patch_size=24, min_patches=2, max_patches=2)
-    config = BuildConfig(source=f"folder://{photos}", encoder=tiny_encoder, images_per_shard=5, crop=crop)
+    config = BuildConfig(
+        source=f"folder://{photos}", encoder=tiny_encoder, images_per_shard=5, crop=crop
+    )
     run_build(DatabaseBuilder(str(tmp_path / "db"), config), INLINE)
     for number in range(20, 23):
         (photos / f"p{number}.jpg").write_bytes(encoded(number))
@@ -39,7 +41,10 @@ def page_of(root: Path, path: Path, examples: SimpleNamespace, **fields: int) ->
 
 
 def test_table_tells_what_came_and_went_and_why(root: Path) -> None:
-    rows = {row["what"]: row for row in change_rows(describe_changes(RetrievalDatabase.open(str(root)).folder))}
+    rows = {
+        row["what"]: row
+        for row in change_rows(describe_changes(RetrievalDatabase.open(str(root)).folder))
+    }
     counts = {what: row["count"] for what, row in rows.items()}
     assert counts == {
         "photographs added": "3",
@@ -63,7 +68,9 @@ def test_page_shows_new_patches_and_names_removed_ones(
     assert "p01.jpg" in page.words
 
 
-def test_page_shows_no_pixels_of_what_was_removed(root: Path, tmp_path: Path, examples: SimpleNamespace) -> None:
+def test_page_shows_no_pixels_of_what_was_removed(
+    root: Path, tmp_path: Path, examples: SimpleNamespace
+) -> None:
     import numpy as np
 
     before = RetrievalDatabase.open(str(root), version=1)
@@ -93,4 +100,7 @@ def test_long_lists_of_removed_photographs_are_cut(
     root: Path, tmp_path: Path, examples: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "MAX_REMOVED", 0)
-    assert "1 more photographs are not listed." in page_of(root, tmp_path / "page.html", examples).words
+    assert (
+        "1 more photographs are not listed."
+        in page_of(root, tmp_path / "page.html", examples).words
+    )

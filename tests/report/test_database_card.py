@@ -45,11 +45,17 @@ def card_of(root: Path, contact: str = "") -> str:
     return database_card(RetrievalDatabase.open(str(root)), contact)
 
 
-def test_removed_photographs_are_counted_apart_from_deleted_patches(root: Path, photos: Path) -> None:
+def test_removed_photographs_are_counted_apart_from_deleted_patches(
+    root: Path, photos: Path
+) -> None:
     (photos / "p00.jpg").unlink()
     run_build(update_builder(str(root), Removal(frozenset(["p01.jpg"]))), INLINE)
     lines = card_of(root).splitlines()
-    assert {"| Photographs | 10 |", "| Photographs removed on request | 1 |", "| Deleted patches | 4 |"} <= set(lines)
+    assert {
+        "| Photographs | 10 |",
+        "| Photographs removed on request | 1 |",
+        "| Deleted patches | 4 |",
+    } <= set(lines)
 
 
 def test_one_license_for_all_is_the_cards(root: Path) -> None:
@@ -80,7 +86,9 @@ def test_failures_are_counted_by_cause(root: Path) -> None:
     assert "- 1 photographs that were asked for are not in it, see Left out." in card
 
 
-def test_photograph_that_came_later_is_no_failure_any_more(root: Path, photos: Path, encoded) -> None:
+def test_photograph_that_came_later_is_no_failure_any_more(
+    root: Path, photos: Path, encoded
+) -> None:
     (photos / "x.jpg").write_bytes(encoded(50))
     run_build(update_builder(str(root)), INLINE)
     assert "No picture was left out." in card_of(root)
@@ -90,7 +98,9 @@ def test_contact_and_that_weights_are_not_unlearned_are_said(root: Path) -> None
     assert f"write to a@example.org. {NOT_UNLEARNED}" in card_of(root, "a@example.org")
 
 
-def test_page_of_a_patch_shows_photograph_place_credits_and_neighbors(root: Path, tmp_path: Path, examples) -> None:
+def test_page_of_a_patch_shows_photograph_place_credits_and_neighbors(
+    root: Path, tmp_path: Path, examples
+) -> None:
     from rdm.report.pages import write_patch_page
 
     database = RetrievalDatabase.open(str(root))

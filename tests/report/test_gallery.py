@@ -24,7 +24,9 @@ def test_contact_sheet_is_no_wider_than_its_pictures() -> None:
 
 
 def test_contact_sheet_centers_pictures_that_are_not_square() -> None:
-    sheet = np.asarray(contact_sheet([flat(10, height=4, width=8)], 1, tile_side=8, background=(0, 0, 0)))
+    sheet = np.asarray(
+        contact_sheet([flat(10, height=4, width=8)], 1, tile_side=8, background=(0, 0, 0))
+    )
     assert sheet[:, 0, 0].tolist() == [0, 0, 10, 10, 10, 10, 0, 0]
 
 
@@ -40,11 +42,17 @@ def test_contact_sheet_refuses_nothing(count: int, columns: int) -> None:
         contact_sheet([flat(1)] * count, columns)
 
 
-def test_gallery_shows_queries_beside_neighbors_and_samples(examples: SimpleNamespace, tmp_path: Path) -> None:
+def test_gallery_shows_queries_beside_neighbors_and_samples(
+    examples: SimpleNamespace, tmp_path: Path
+) -> None:
     query = Query("text", "an <b>owl</b>")
     group = SampleGroup(query, (Draw(examples.neighbors(2), examples.samples(2)),))
     section = GallerySection(
-        "One", "note", (examples.picture(0),), (QueryNeighbors(query, examples.neighbors(3)),), (group,)
+        "One",
+        "note",
+        (examples.picture(0),),
+        (QueryNeighbors(query, examples.neighbors(3)),),
+        (group,),
     )
     write_gallery([section, GallerySection("Two")], tmp_path / "gallery.html", "Birds & <co>")
     page = examples.Page((tmp_path / "gallery.html").read_text(encoding="utf-8"))
@@ -57,4 +65,7 @@ def test_gallery_shows_queries_beside_neighbors_and_samples(examples: SimpleName
 
 def test_gallery_without_sections_says_so(examples: SimpleNamespace, tmp_path: Path) -> None:
     write_gallery([], tmp_path / "gallery.html", "Empty")
-    assert "Nothing to show." in examples.Page((tmp_path / "gallery.html").read_text(encoding="utf-8")).words
+    assert (
+        "Nothing to show."
+        in examples.Page((tmp_path / "gallery.html").read_text(encoding="utf-8")).words
+    )

@@ -53,7 +53,12 @@ def test_only_tiny_pictures_are_shown_as_squares() -> None:
     ],
 )
 def test_arrays_that_are_no_pictures_are_refused(pixels: np.ndarray) -> None:
-    for build in (data_uri, lambda p: Neighbor(p, 0.5, 1), lambda p: Sample(p, 0), lambda p: Query("image", pixels=p)):
+    for build in (
+        data_uri,
+        lambda p: Neighbor(p, 0.5, 1),
+        lambda p: Sample(p, 0),
+        lambda p: Query("image", pixels=p),
+    ):
         with pytest.raises(ValueError, match="a picture"):
             build(pixels)
 

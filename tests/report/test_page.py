@@ -42,7 +42,11 @@ def test_number_has_four_significant_digits(value: float, text: str) -> None:
 
 
 def test_differences_carry_their_sign() -> None:
-    assert [page.signed(0.0177), page.signed(-0.0048), page.signed(0.0)] == ["+0.0177", MINUS + "0.00480", "0.00"]
+    assert [page.signed(0.0177), page.signed(-0.0048), page.signed(0.0)] == [
+        "+0.0177",
+        MINUS + "0.00480",
+        "0.00",
+    ]
     assert page.signed_interval(Estimate(0.0, -0.01, 0.02)) == MINUS + "0.0100 to +0.0200"
 
 
@@ -56,7 +60,9 @@ def test_large_counts_are_in_words() -> None:
     ]
 
 
-@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", " https://a", "", "//host/x"])
+@pytest.mark.parametrize(
+    "url", ["javascript:alert(1)", "data:text/html,x", " https://a", "", "//host/x"]
+)
 def test_urls_that_are_not_of_the_web_are_dropped(url: str) -> None:
     assert page.web_url(url) == ""
 

@@ -18,7 +18,9 @@ from rdm.report.data import (
 )
 from rdm.report.quickstart_report import render_report, write_report
 
-HOSTILE = "<script>alert(1)</script><img src=https://evil.example/x onerror=y> \" ' & {{ 7 * 7 }} 鳥"
+HOSTILE = (
+    "<script>alert(1)</script><img src=https://evil.example/x onerror=y> \" ' & {{ 7 * 7 }} 鳥"
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,9 @@ def test_page_loads_nothing_from_elsewhere(examples: SimpleNamespace, html: str)
     page = examples.Page(html)
     assert {attributes["src"].split(";")[0] for attributes in page.all("img")} == {"data:image/png"}
     assert [attributes["href"] for attributes in page.all("link")] == ["data:,"]
-    assert not {"iframe", "object", "embed", "video", "audio", "source", "base", "form"} & {tag for tag, _ in page.tags}
+    assert not {"iframe", "object", "embed", "video", "audio", "source", "base", "form"} & {
+        tag for tag, _ in page.tags
+    }
     assert all("src" not in attributes for attributes in page.all("script"))
     style = "".join(re.findall(r"<style>.*?</style>", html, re.DOTALL))
     assert "url(" not in style
@@ -46,8 +50,12 @@ def test_page_loads_nothing_from_elsewhere(examples: SimpleNamespace, html: str)
 
 def test_content_security_policy_forbids_the_network(examples: SimpleNamespace, html: str) -> None:
     page = examples.Page(html)
-    policies = [attributes["content"] for attributes in page.all("meta") if "http-equiv" in attributes]
-    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"]
+    policies = [
+        attributes["content"] for attributes in page.all("meta") if "http-equiv" in attributes
+    ]
+    assert policies == [
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    ]
 
 
 def test_hostile_text_is_shown_and_not_run(examples: SimpleNamespace, html: str) -> None:
@@ -67,10 +75,18 @@ def test_hostile_text_is_shown_and_not_run(examples: SimpleNamespace, html: str)
 
 
 def test_links_of_credits_are_web_links_or_plain_text(examples: SimpleNamespace) -> None:
-    credits = (Credit("Bad", "javascript:alert(1)", (Work("W", "data:text/html,x"), Work("", "https://a.example/1"))),)
+    credits = (
+        Credit(
+            "Bad",
+            "javascript:alert(1)",
+            (Work("W", "data:text/html,x"), Work("", "https://a.example/1")),
+        ),
+    )
     photographs = Photographs("s", "CC BY 2.0", "javascript:x", (examples.picture(0),), credits)
     page = examples.Page(render_report(QuickstartReport(photographs=photographs)))
-    assert [a["href"] for a in page.all("a") if not a["href"].startswith("#")] == ["https://a.example/1"]
+    assert [a["href"] for a in page.all("a") if not a["href"].startswith("#")] == [
+        "https://a.example/1"
+    ]
     assert "Bad W, untitled" in page.words
 
 
@@ -82,7 +98,9 @@ def test_unlinked_credits_are_said_to_be_unlinked(examples: SimpleNamespace) -> 
     assert "does not say which file is whose" not in examples.Page(render_report(linked)).words
 
 
-def test_every_picture_has_an_alternative_text_and_a_size(examples: SimpleNamespace, html: str) -> None:
+def test_every_picture_has_an_alternative_text_and_a_size(
+    examples: SimpleNamespace, html: str
+) -> None:
     images = examples.Page(html).all("img")
     assert images
     assert all(image["alt"] and image["width"] == image["height"] == "16" for image in images)
@@ -105,7 +123,8 @@ def test_empty_report_names_everything_it_leaves_out(examples: SimpleNamespace) 
     page = examples.Page(render_report(QuickstartReport()))
     assert page.all("section") == []
     assert (
-        "Not part of this run, so not shown: what was built, the database, queries beside their neighbors, "
+        "Not part of this run, so not shown: what was built, the database, queries beside "
+        "their neighbors, "
         "training, samples, the same seeds, another database, measurements, run it again, limits."
     ) in page.words
 
@@ -126,14 +145,24 @@ def test_full_report_leaves_nothing_out(examples: SimpleNamespace, html: str) ->
     ]
 
 
-@pytest.mark.parametrize("field", ["stages", "queries", "samples", "metrics", "limits", "similarities"])
+@pytest.mark.parametrize(
+    "field", ["stages", "queries", "samples", "metrics", "limits", "similarities"]
+)
 def test_each_tuple_may_be_empty(examples: SimpleNamespace, field: str) -> None:
-    assert examples.Page(render_report(replace(examples.make_report(), **{field: ()}))).mismatched == []
+    assert (
+        examples.Page(render_report(replace(examples.make_report(), **{field: ()}))).mismatched
+        == []
+    )
 
 
-@pytest.mark.parametrize("field", ["database", "photographs", "training", "swap", "held_out", "reproduction"])
+@pytest.mark.parametrize(
+    "field", ["database", "photographs", "training", "swap", "held_out", "reproduction"]
+)
 def test_each_part_may_be_missing(examples: SimpleNamespace, field: str) -> None:
-    assert examples.Page(render_report(replace(examples.make_report(), **{field: None}))).mismatched == []
+    assert (
+        examples.Page(render_report(replace(examples.make_report(), **{field: None}))).mismatched
+        == []
+    )
 
 
 def test_page_says_which_model_the_training_went_on_from_and_what_that_means_for_held_out_pictures(
@@ -143,7 +172,10 @@ def test_page_says_which_model_the_training_went_on_from_and_what_that_means_for
     assert report.training is not None
     went_on = replace(report, training=replace(report.training, start="assets://rdm-64"))
     assert "from the weights of assets://rdm-64" in examples.Page(render_report(went_on)).words
-    assert "what assets://rdm-64 was trained on says its card" in examples.Page(render_report(went_on)).words
+    assert (
+        "what assets://rdm-64 was trained on says its card"
+        in examples.Page(render_report(went_on)).words
+    )
     assert "from the weights of" not in examples.Page(render_report(report)).words
 
 
@@ -186,13 +218,19 @@ def test_example_shows_at_most_eight_samples_of_the_first_query(examples: Simple
 
 
 def test_sixty_four_large_samples_stay_under_five_megabytes(examples: SimpleNamespace) -> None:
-    group = SampleGroup(Query("text", "owl"), (Draw(examples.neighbors(20), examples.samples(64, side=96)),))
+    group = SampleGroup(
+        Query("text", "owl"), (Draw(examples.neighbors(20), examples.samples(64, side=96)),)
+    )
     assert len(render_report(QuickstartReport(samples=(group,)))) < 5_000_000
 
 
 def test_credits_that_are_many_stay_small() -> None:
     credits = tuple(
-        Credit(f"Author {i}", f"https://example.org/{i}", (Work("A bird", f"https://example.org/w/{i}"),))
+        Credit(
+            f"Author {i}",
+            f"https://example.org/{i}",
+            (Work("A bird", f"https://example.org/w/{i}"),),
+        )
         for i in range(800)
     )
     photographs = Photographs("s", "CC BY 2.0", "", (), credits)
@@ -203,7 +241,9 @@ def test_rendering_is_a_function_of_the_data(examples: SimpleNamespace, html: st
     assert html == render_report(examples.make_report())
 
 
-def test_report_is_written_as_one_file(examples: SimpleNamespace, html: str, tmp_path: Path) -> None:
+def test_report_is_written_as_one_file(
+    examples: SimpleNamespace, html: str, tmp_path: Path
+) -> None:
     write_report(examples.make_report(), tmp_path / "report.html")
     write_report(examples.make_report(), tmp_path / "report.html")
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]

@@ -1,4 +1,5 @@
-"""A database of eight photographs, and a model of random weights that draws from it in milliseconds."""
+"""A database of eight photographs, and a model of random weights that draws from it in
+milliseconds."""
 
 from __future__ import annotations
 
@@ -14,13 +15,17 @@ from rdm.sources import CropConfig
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory, encoded, tiny_encoder: str) -> RetrievalDatabase:
+def database(
+    tmp_path_factory: pytest.TempPathFactory, encoded, tiny_encoder: str
+) -> RetrievalDatabase:
     root = tmp_path_factory.mktemp("sampling")
     (root / "photos").mkdir()
     for number in range(8):
         (root / "photos" / f"{number}.jpg").write_bytes(encoded(number))
     config = BuildConfig(
-        source=f"folder://{root}/photos", encoder=tiny_encoder, crop=CropConfig(frame_size=40, patch_size=32)
+        source=f"folder://{root}/photos",
+        encoder=tiny_encoder,
+        crop=CropConfig(frame_size=40, patch_size=32),
     )
     run_build(DatabaseBuilder(str(root / "db"), config), ComputeConfig(dask="inline"))
     return RetrievalDatabase.open(str(root / "db"))

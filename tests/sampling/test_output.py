@@ -18,7 +18,9 @@ def test_fewer_pictures_leave_none_of_an_earlier_call(model, database, tmp_path)
     assert write_samples(tmp_path, draw(model, database, 5), model, database, SETTINGS) == 5
     assert write_samples(tmp_path, draw(model, database, 1), model, database, SETTINGS) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.png", "samples.json"]
-    assert [row["file"] for row in json.loads((tmp_path / "samples.json").read_text())] == ["00000.png"]
+    assert [row["file"] for row in json.loads((tmp_path / "samples.json").read_text())] == [
+        "00000.png"
+    ]
 
 
 def test_files_of_other_names_stay(model, database, tmp_path):

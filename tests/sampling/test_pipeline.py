@@ -14,7 +14,15 @@ from rdm.database.building.builder import BuildConfig, DatabaseBuilder
 from rdm.database.building.jobs import run_build
 from rdm.errors import EncoderMismatchError, ModelError, UsageError
 from rdm.progress import progress_to
-from rdm.sampling import DrawStep, Sample, SampleSettings, image_queries, open_model, sample, text_queries
+from rdm.sampling import (
+    DrawStep,
+    Sample,
+    SampleSettings,
+    image_queries,
+    open_model,
+    sample,
+    text_queries,
+)
 from rdm.sampling.output import read_samples, write_samples
 from rdm.sources import CropConfig
 
@@ -25,7 +33,8 @@ def test_a_picture_depends_on_its_own_seed_and_query_only(model, database):
     queries = text_queries(database, ["a", "b", "c"], 3)
     together = list(sample(model, database, queries, [5, 6, 7], SETTINGS))
     alone = list(sample(model, database, queries[1:2], [6], SETTINGS))
-    # The convolutions' blocking may depend on the batch; the pictures may differ in the last bit only.
+    # The convolutions' blocking may depend on the batch; the pictures may differ in the last bit
+    # only.
     assert np.abs(together[1].pixels.astype(int) - alone[0].pixels.astype(int)).max() <= 2
 
 
@@ -67,7 +76,9 @@ def test_a_written_sample_says_where_it_came_from(model, database, tmp_path):
     write_samples(tmp_path, drawn, model, database, SETTINGS)
     row = json.loads((tmp_path / "samples.json").read_text())[0]
     assert (row["label"], row["seed"], row["database"]["version"]) == ("a", 9, 1)
-    assert [neighbor["patch_id"] for neighbor in row["neighbors"]] == drawn[0].query.neighbor_ids.tolist()
+    assert [neighbor["patch_id"] for neighbor in row["neighbors"]] == drawn[
+        0
+    ].query.neighbor_ids.tolist()
     assert np.array_equal(read_samples(tmp_path)[0].pixels, drawn[0].pixels)
 
 
@@ -77,10 +88,14 @@ def test_more_steps_than_the_model_has_timesteps_are_refused(model, database):
         list(sample(model, database, queries, [0], SampleSettings(k=3, num_steps=1001)))
 
 
-def test_a_picture_is_credited_to_the_neighbors_that_conditioned_it_and_to_no_others(model, database):
+def test_a_picture_is_credited_to_the_neighbors_that_conditioned_it_and_to_no_others(
+    model, database
+):
     query = text_queries(database, ["a"], 7)[0]
     settings = SampleSettings(k=2, num_steps=1)
-    record = next(sample(model, database, [query], [0], settings)).provenance(model, database, settings)
+    record = next(sample(model, database, [query], [0], settings)).provenance(
+        model, database, settings
+    )
     assert [credit.patch_id for credit in record.neighbors] == query.neighbor_ids[:2].tolist()
     assert [credit.similarity for credit in record.neighbors] == query.similarities[:2].tolist()
     assert record.settings["k"] == 2
@@ -88,17 +103,38 @@ def test_a_picture_is_credited_to_the_neighbors_that_conditioned_it_and_to_no_ot
 
 def test_seven_neighbors_looked_up_and_two_used_draw_as_two_looked_up(model, database):
     settings = SampleSettings(k=2, num_steps=1)
-    many, few = (next(sample(model, database, text_queries(database, ["a"], k), [0], settings)) for k in (7, 2))
+    many, few = (
+        next(sample(model, database, text_queries(database, ["a"], k), [0], settings))
+        for k in (7, 2)
+    )
     assert np.array_equal(many.pixels, few.pixels)
 
 
 def test_fewer_neighbors_than_k_are_refused(model, database):
-    with pytest.raises(UsageError, match="8 neighbors are to condition a picture, but 4 were looked up for 'a'"):
-        list(sample(model, database, text_queries(database, ["a"], 4), [0], SampleSettings(k=8, num_steps=1)))
+    with pytest.raises(
+        UsageError, match="8 neighbors are to condition a picture, but 4 were looked up for 'a'"
+    ):
+        list(
+            sample(
+                model,
+                database,
+                text_queries(database, ["a"], 4),
+                [0],
+                SampleSettings(k=8, num_steps=1),
+            )
+        )
 
 
 def test_settings_that_say_nothing_to_a_model_are_not_recorded(model):
-    diffusion = {"k", "guidance_scale", "guidance_interval", "batch_size", "num_steps", "eta", "sampler"}
+    diffusion = {
+        "k",
+        "guidance_scale",
+        "guidance_interval",
+        "batch_size",
+        "num_steps",
+        "eta",
+        "sampler",
+    }
     assert set(model.acting(SampleSettings())) == diffusion
 
 
@@ -119,14 +155,27 @@ def test_only_the_batch_in_work_is_held(model, database):
 
 def test_every_step_is_told_with_a_preview(model, database):
     steps: list[DrawStep] = []
-    drawn = list(sample(model, database, text_queries(database, ["a", "b"], 3), [5, 6], SETTINGS, on_step=steps.append))
-    assert [(step.index, step.total, step.seeds) for step in steps] == [(n, 4, (5, 6)) for n in (1, 2, 3, 4)]
+    drawn = list(
+        sample(
+            model,
+            database,
+            text_queries(database, ["a", "b"], 3),
+            [5, 6],
+            SETTINGS,
+            on_step=steps.append,
+        )
+    )
+    assert [(step.index, step.total, step.seeds) for step in steps] == [
+        (n, 4, (5, 6)) for n in (1, 2, 3, 4)
+    ]
     assert steps[0].preview().shape == (2, *drawn[0].pixels.shape)
 
 
 def test_being_told_of_steps_changes_no_bit(model, database):
     queries = text_queries(database, ["a"], 3)
-    told = next(sample(model, database, queries, [5], SETTINGS, on_step=lambda step: step.preview()))
+    told = next(
+        sample(model, database, queries, [5], SETTINGS, on_step=lambda step: step.preview())
+    )
     assert np.array_equal(told.pixels, next(sample(model, database, queries, [5], SETTINGS)).pixels)
 
 
@@ -142,7 +191,9 @@ def test_an_exception_of_the_listener_ends_the_drawing_between_two_steps(model, 
             raise Cancelled
 
     settings = SETTINGS.model_copy(update={"batch_size": 1})
-    drawing = sample(model, database, text_queries(database, ["a", "b"], 3), [5, 6], settings, on_step=cancel)
+    drawing = sample(
+        model, database, text_queries(database, ["a", "b"], 3), [5, 6], settings, on_step=cancel
+    )
     assert next(drawing).seed == 5
     with pytest.raises(Cancelled):
         next(drawing)
@@ -165,7 +216,9 @@ def test_progress_tells_the_step_of_the_batch_in_work(model, database):
 
 def test_a_database_of_another_encoder_is_refused(model, database, make_encoder, tmp_path, photos):
     config = BuildConfig(
-        source=f"folder://{photos}", encoder=make_encoder(1), crop=CropConfig(frame_size=40, patch_size=32)
+        source=f"folder://{photos}",
+        encoder=make_encoder(1),
+        crop=CropConfig(frame_size=40, patch_size=32),
     )
     run_build(DatabaseBuilder(str(tmp_path / "db"), config), ComputeConfig(dask="inline"))
     other = RetrievalDatabase.open(str(tmp_path / "db"))

@@ -9,7 +9,9 @@ from hypothesis.extra.numpy import arrays
 from rdm.errors import DatabaseError
 from rdm.sampling.proposal import Proposal
 
-tables = arrays(np.int64, st.tuples(st.integers(1, 30), st.integers(1, 6)), elements=st.integers(0, 12))
+tables = arrays(
+    np.int64, st.tuples(st.integers(1, 30), st.integers(1, 6)), elements=st.integers(0, 12)
+)
 
 
 @given(tables)

@@ -13,7 +13,9 @@ from rdm.errors import SourceError
 from rdm.sampling.queries import load_query_image
 
 
-def test_query_with_a_long_text_is_taken_upright(tmp_path: Path, picture: Callable[..., Image.Image]) -> None:
+def test_query_with_a_long_text_is_taken_upright(
+    tmp_path: Path, picture: Callable[..., Image.Image]
+) -> None:
     info, tags = PngImagePlugin.PngInfo(), Image.Exif()
     info.add_text("parameters", "x=1 " * 600_000, zip=True)
     tags[0x0112] = 6

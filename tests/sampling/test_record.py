@@ -60,12 +60,18 @@ def test_a_picture_carries_its_credits_in_order(tmp_path: Path) -> None:
 def test_a_picture_carries_no_folder_of_the_machine_that_drew_it(tmp_path: Path) -> None:
     path = written(tmp_path / "a.png", record(kind="image", label="/home/me/owl.jpg"))
     found = read_png_record(path)
-    assert (found.label, found.model, found.database and found.database.root) == ("owl.jpg", "model", "birds")
+    assert (found.label, found.model, found.database and found.database.root) == (
+        "owl.jpg",
+        "model",
+        "birds",
+    )
     assert b"/home/me" not in path.read_bytes()
 
 
 @pytest.mark.parametrize("author", ["x" * 1000, "写" * 100_000], ids=["many", "huge"])
-def test_the_text_of_a_picture_is_bounded_and_says_what_was_left_out(tmp_path: Path, author: str) -> None:
+def test_the_text_of_a_picture_is_bounded_and_says_what_was_left_out(
+    tmp_path: Path, author: str
+) -> None:
     found = read_png_record(written(tmp_path / "a.png", record(500, author, label="w" * 10**6)))
     assert len(found.model_dump_json().encode()) <= MAX_PNG_BYTES
     assert len(found.neighbors) + found.neighbors_left_out == 500

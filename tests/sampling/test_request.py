@@ -8,7 +8,8 @@ from rdm.sampling.request import RequestedPairs, SampleRequest, format_seeds, pa
 
 
 @pytest.mark.parametrize(
-    ("text", "seeds"), [("0-3", [0, 1, 2, 3]), ("5", [5]), ("3,5,9", [3, 5, 9]), ("7-8,1", [7, 8, 1])]
+    ("text", "seeds"),
+    [("0-3", [0, 1, 2, 3]), ("5", [5]), ("3,5,9", [3, 5, 9]), ("7-8,1", [7, 8, 1])],
 )
 def test_seeds_are_ranges_and_numbers(text: str, seeds: list[int]) -> None:
     assert list(parse_seeds(text)) == seeds
@@ -29,7 +30,12 @@ def test_pairs_are_every_text_with_every_seed(model, database) -> None:
     request = SampleRequest(texts=("a", "b"), seeds="3-5", settings=SampleSettings(k=2))
     pairs = RequestedPairs(request, model, database)
     assert len(pairs) == 6
-    assert [(query.label, seed) for query, seed in pairs.rows(1, 5)] == [("a", 4), ("a", 5), ("b", 3), ("b", 4)]
+    assert [(query.label, seed) for query, seed in pairs.rows(1, 5)] == [
+        ("a", 4),
+        ("a", 5),
+        ("b", 3),
+        ("b", 4),
+    ]
     assert [len(query.neighbor_ids) for query, _ in pairs.rows(0, 99)] == [2] * 6
 
 

@@ -15,7 +15,8 @@ from rdm.sampling.request import RequestedPairs, SampleRequest
 from rdm.sampling.run import DrawnCounts, draw_request
 
 SETTINGS = SampleSettings(k=2, num_steps=2, batch_size=3)
-REQUEST = SampleRequest(texts=("a", "b"), seeds="0-3", settings=SETTINGS)  # eight pictures in batches of 3, 3 and 2
+# eight pictures in batches of 3, 3 and 2
+REQUEST = SampleRequest(texts=("a", "b"), seeds="0-3", settings=SETTINGS)
 
 
 class Killed(Exception):
@@ -23,7 +24,8 @@ class Killed(Exception):
 
 
 def kill_in_batch(number: int) -> tuple[list[tuple[int, ...]], object]:
-    """Return the seeds of each batch that was begun, and a listener that ends the run in batch `number`."""
+    """Return the seeds of each batch that was begun, and a listener that ends the run in batch
+    `number`."""
     begun: list[tuple[int, ...]] = []
 
     def listener(step: DrawStep) -> None:
@@ -36,7 +38,9 @@ def kill_in_batch(number: int) -> tuple[list[tuple[int, ...]], object]:
 
 
 def pixels(folder: Path) -> dict[str, bytes]:
-    return {path.name: np.asarray(Image.open(path)).tobytes() for path in sorted(folder.glob("*.png"))}
+    return {
+        path.name: np.asarray(Image.open(path)).tobytes() for path in sorted(folder.glob("*.png"))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +106,9 @@ def test_a_picture_that_is_gone_is_drawn_again_bit_for_bit(model, database, tmp_
         ({"unconditional": True, "texts": ()}, "texts, unconditional, top_m"),
     ],
 )
-def test_another_request_into_the_same_folder_is_refused_by_name(model, database, whole, change, named):
+def test_another_request_into_the_same_folder_is_refused_by_name(
+    model, database, whole, change, named
+):
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
     with pytest.raises(UsageError, match=f"another request: {named} differ"):
         draw_request(REQUEST.model_copy(update=change), model, database, whole)
@@ -119,12 +125,17 @@ def test_pictures_that_no_record_describes_are_not_mixed_with_new_ones(model, da
     (tmp_path / "00007.png").write_bytes(b"of somebody else")
     with pytest.raises(UsageError, match=r"would replace, such as 00007\.png"):
         draw_request(REQUEST, model, database, tmp_path)
-    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["00007.png"]
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == [
+        "00007.png"
+    ]
 
 
 def test_two_runs_do_not_draw_into_one_folder(model, database, whole):
     identity = RequestedPairs(REQUEST, model, database).identity()
-    with SampleFolder(whole, identity), pytest.raises(ConcurrentWriterError, match="is drawing into this folder"):
+    with (
+        SampleFolder(whole, identity),
+        pytest.raises(ConcurrentWriterError, match="is drawing into this folder"),
+    ):
         draw_request(REQUEST, model, database, whole)
 
 

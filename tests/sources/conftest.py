@@ -1,4 +1,5 @@
-"""A real HTTP server on the loopback interface that gives pictures and, on purpose, every kind of trouble."""
+"""A real HTTP server on the loopback interface that gives pictures and, on purpose, every kind of
+trouble."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Answer:
 
 
 class PictureServer(http.server.ThreadingHTTPServer):
-    """Answers what `answers` holds for a path, one after another, the last for ever; anything else is a 404."""
+    """Answers what `answers` holds for a path, one after another, the last for ever; anything else
+    is a 404."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -64,7 +66,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for name, value in answer.headers.items():
             self.send_header(name, value)
         if answer.declared != -1:
-            self.send_header("Content-Length", str(len(answer.body) if answer.declared is None else answer.declared))
+            self.send_header(
+                "Content-Length",
+                str(len(answer.body) if answer.declared is None else answer.declared),
+            )
         self.end_headers()
         for byte in answer.body if answer.drip_seconds else ():
             self.wfile.write(bytes([byte]))

@@ -22,12 +22,14 @@ from rdm.sources import FetchConfig, QuerySet, QuerySetConfig, open_source
 from rdm.sources.open import absolute_spec
 spec = absolute_spec(sys.argv[1])
 source = open_source(spec)
-rows = [row for row, _ in source.take(source.listing().to_pylist(), Path(sys.argv[2]), FetchConfig())]
+taken = source.take(source.listing().to_pylist(), Path(sys.argv[2]), FetchConfig())
+rows = [row for row, _ in taken]
 queries, failures = QuerySet(QuerySetConfig(source=spec)), []
 crops = [crop.image_id for stem in queries.stems for crop in queries.crops(stem, failures)]
 again = open_source(absolute_spec(source.spec)).listing().num_rows
 ledger = {row["image_id"]: row["error_message"] or row["sha256"] for row in rows}
-print(json.dumps([spec, source.spec, ledger, sorted(set(crops)), failures, again, sys.getfilesystemencoding()]))
+encoding = sys.getfilesystemencoding()
+print(json.dumps([spec, source.spec, ledger, sorted(set(crops)), failures, again, encoding]))
 """
 
 
@@ -56,7 +58,13 @@ def listed(spec: bytes, scratch: Path, environment: dict[str, str]) -> list[obje
 def folder(tmp_path: Path, encoded: Callable[..., bytes]) -> bytes:
     """A folder whose name and files have names of several scripts, and one that is no UTF-8."""
     root = os.fsencode(tmp_path) + "/写真 é".encode()
-    names = [b"a.jpg", "写真.jpg".encode(), "鳥/é.jpg".encode(), "cafe\u0301.jpg".encode(), b"caf\xe9.jpg"]
+    names = [
+        b"a.jpg",
+        "写真.jpg".encode(),
+        "鳥/é.jpg".encode(),
+        "cafe\u0301.jpg".encode(),
+        b"caf\xe9.jpg",
+    ]
     for number, name in enumerate(names):
         path = os.path.join(root, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -79,9 +87,14 @@ def test_folder_is_read_in_a_locale_of_ascii(tmp_path: Path, folder: bytes) -> N
 
 
 @pytest.mark.slow
-def test_folder_is_the_same_in_every_locale(tmp_path: Path, folder: bytes, latin: dict[str, str]) -> None:
+def test_folder_is_the_same_in_every_locale(
+    tmp_path: Path, folder: bytes, latin: dict[str, str]
+) -> None:
     spec = b"folder://" + folder
-    found = [listed(spec, tmp_path / "s", locale) for locale in ({"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C"}, latin)]
+    found = [
+        listed(spec, tmp_path / "s", locale)
+        for locale in ({"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C"}, latin)
+    ]
     assert [result.pop() for result in found] == ["utf-8", "ascii", "iso8859-1"]
     assert found[0] == found[1] == found[2]
     assert found[0][0] == spec.decode()
@@ -96,10 +109,15 @@ def test_tars_are_the_same_in_every_locale(
     root.mkdir()
     for number, name in enumerate(("写", "é")):
         (root / "p.jpg").write_bytes(encoded(number))
-        with tarfile.open(root / f"{name}.tar", "w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
+        with tarfile.open(
+            root / f"{name}.tar", "w", format=tarfile.GNU_FORMAT, encoding="utf-8"
+        ) as tar:
             tar.add(root / "p.jpg", f"{name}真.jpg")
     spec = f"webdataset://{root}".encode()
-    found = [listed(spec, tmp_path / "s", locale) for locale in ({"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C"}, latin)]
+    found = [
+        listed(spec, tmp_path / "s", locale)
+        for locale in ({"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C"}, latin)
+    ]
     assert [result.pop() for result in found] == ["utf-8", "ascii", "iso8859-1"]
     assert found[0] == found[1] == found[2]
     assert found[0][3:] == [["é真", "写真"], [], 2]
@@ -108,11 +126,27 @@ def test_tars_are_the_same_in_every_locale(
 @pytest.mark.slow
 def test_results_are_shown_in_a_terminal_of_another_script(tmp_path: Path, folder: bytes) -> None:
     os.rename(folder, os.fsencode(tmp_path) + "/写".encode())
-    settings = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "COLUMNS": "300"}
+    settings = {
+        **os.environ,
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "LC_ALL": "C",
+        "COLUMNS": "300",
+    }
     source = f"folder://{tmp_path}/写".encode()
-    arguments = [b"database", b"build", b"--root", os.fsencode(tmp_path / "db"), b"--source", source, b"--dry-run"]
+    arguments = [
+        b"database",
+        b"build",
+        b"--root",
+        os.fsencode(tmp_path / "db"),
+        b"--source",
+        source,
+        b"--dry-run",
+    ]
     command = [b"-c", b"from rdm.cli import main; main()", *arguments, b"--trial", b"0"]
-    done = subprocess.run([os.fsencode(sys.executable), *command], env=settings, capture_output=True, check=False)
+    done = subprocess.run(
+        [os.fsencode(sys.executable), *command], env=settings, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert rb"/\u5199" in done.stdout
 
@@ -132,7 +166,8 @@ def test_text_of_a_path_is_its_own_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hidden"), [(".x", True), ("._x.jpg", True), ("lost+found", True), ("__MACOSX", True), ("x.", False)]
+    ("name", "hidden"),
+    [(".x", True), ("._x.jpg", True), ("lost+found", True), ("__MACOSX", True), ("x.", False)],
 )
 def test_hidden_names(name: str, hidden: bool) -> None:
     assert is_hidden(name) == hidden

@@ -43,12 +43,24 @@ def test_every_file_has_a_ledger_row(mixed: Path, tmp_path: Path) -> None:
     stats = ingest_shard(task_of(mixed, tmp_path / "db"))
     table = Folder(tmp_path / "db").read_table("images/00000.parquet")
     assert table.schema == LEDGER_SCHEMA
-    assert table["image_id"].to_pylist() == ["notes.txt", *(f"p{number:02d}.jpg" for number in range(12))]
+    assert table["image_id"].to_pylist() == [
+        "notes.txt",
+        *(f"p{number:02d}.jpg" for number in range(12)),
+    ]
     status = dict(zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True))
-    assert {name for name, value in status.items() if value != "success"} == {"notes.txt", "p01.jpg", "p02.jpg"}
+    assert {name for name, value in status.items() if value != "success"} == {
+        "notes.txt",
+        "p01.jpg",
+        "p02.jpg",
+    }
     assert status["notes.txt"] == "skipped"
     assert (stats["count"], stats["successes"], stats["failed"]) == (13, 10, 2)
-    assert stats["status_dict"] == {"success": 10, "empty file": 1, "broken picture": 1, "not a picture by its name": 1}
+    assert stats["status_dict"] == {
+        "success": 10,
+        "empty file": 1,
+        "broken picture": 1,
+        "not a picture by its name": 1,
+    }
 
 
 def test_bytes_are_found_at_their_offset_and_in_the_tar(mixed: Path, tmp_path: Path) -> None:
@@ -57,7 +69,11 @@ def test_bytes_are_found_at_their_offset_and_in_the_tar(mixed: Path, tmp_path: P
     data = folder.read_bytes("images/00000.tar")
     with tarfile.open(folder.local("images/00000.tar"), "r:") as tar:
         members = {member.name: member for member in tar}
-        rows = [row for row in folder.read_table("images/00000.parquet").to_pylist() if row["status"] == "success"]
+        rows = [
+            row
+            for row in folder.read_table("images/00000.parquet").to_pylist()
+            if row["status"] == "success"
+        ]
         assert list(members) == [f"{row['key']}.{row['extension']}" for row in rows]
         for row in rows:
             original = (mixed / row["image_id"]).read_bytes()
@@ -66,9 +82,14 @@ def test_bytes_are_found_at_their_offset_and_in_the_tar(mixed: Path, tmp_path: P
             assert members[f"{row['key']}.{row['extension']}"].mtime == 0
 
 
-def test_size_is_that_of_the_upright_picture_and_extension_that_of_the_bytes(mixed: Path, tmp_path: Path) -> None:
+def test_size_is_that_of_the_upright_picture_and_extension_that_of_the_bytes(
+    mixed: Path, tmp_path: Path
+) -> None:
     ingest_shard(task_of(mixed, tmp_path / "db"))
-    rows = {row["image_id"]: row for row in Folder(tmp_path / "db").read_table("images/00000.parquet").to_pylist()}
+    rows = {
+        row["image_id"]: row
+        for row in Folder(tmp_path / "db").read_table("images/00000.parquet").to_pylist()
+    }
     assert (rows["p04.jpg"]["width"], rows["p04.jpg"]["height"]) == (40, 48)
     assert (rows["p03.jpg"]["extension"], rows["p03.jpg"]["width"]) == ("png", 48)
 
@@ -109,7 +130,9 @@ def rows_of(root: Path) -> dict[str, tuple[str, str]]:
     return {row["image_id"]: (row["status"], row["error_message"]) for row in rows}
 
 
-def test_file_that_can_be_read_again_is_stored_by_the_same_task(photos: Path, tmp_path: Path) -> None:
+def test_file_that_can_be_read_again_is_stored_by_the_same_task(
+    photos: Path, tmp_path: Path
+) -> None:
     link = photos / "p05.jpg"
     link.rename(tmp_path / "p05.jpg")
     link.symlink_to(photos / "target.jpg")
@@ -136,7 +159,10 @@ def test_linked_folder_has_a_row(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (photos / "birds").symlink_to(tmp_path / "elsewhere")
     ingest_shard(task_of(photos, tmp_path / "db"))
-    assert rows_of(tmp_path / "db")["birds"] == ("skipped", "linked folder: name its target as a source of its own")
+    assert rows_of(tmp_path / "db")["birds"] == (
+        "skipped",
+        "linked folder: name its target as a source of its own",
+    )
 
 
 def test_link_to_nothing_is_told_from_one_that_leads_out(photos: Path, tmp_path: Path) -> None:
@@ -160,7 +186,10 @@ def test_members_of_a_webdataset_are_laid_down(photos: Path, tmp_path: Path) -> 
             tar.add(path, path.name)
     source = f"webdataset://{tmp_path}/a.tar"
     listing = open_source(source).listing()
-    assert ingest_shard(IngestTask(Folder(tmp_path / "db"), "00000", source, listing))["successes"] == 12
+    assert (
+        ingest_shard(IngestTask(Folder(tmp_path / "db"), "00000", source, listing))["successes"]
+        == 12
+    )
 
 
 def test_bytes_of_a_removed_photograph_are_refused(tmp_path: Path, photos: Path) -> None:

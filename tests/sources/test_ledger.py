@@ -8,14 +8,28 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from rdm.sources.causes import is_passing
-from rdm.sources.ledger import LEDGER_SCHEMA, SKIPPED, examined, shard_stats, unusable_row, usable_row
+from rdm.sources.ledger import (
+    LEDGER_SCHEMA,
+    SKIPPED,
+    examined,
+    shard_stats,
+    unusable_row,
+    usable_row,
+)
 from rdm.sources.source import make_listing
 
 SECRET_URL = "http://example.org/a.jpg?token=abc"
 
 
 def entry(**fields: object) -> dict[str, object]:
-    row = {"image_id": "a", "location": SECRET_URL, "etag": "1", "author": "Ann", "license": "CC", **fields}
+    row = {
+        "image_id": "a",
+        "location": SECRET_URL,
+        "etag": "1",
+        "author": "Ann",
+        "license": "CC",
+        **fields,
+    }
     return make_listing([row]).to_pylist()[0]
 
 
@@ -40,7 +54,11 @@ def test_only_what_may_be_gone_the_next_time_is_passing(message: str, passing: b
 def test_usable_row_holds_the_upright_size_and_the_credits(encoded: Callable[..., bytes]) -> None:
     row = usable_row(entry(rotation=90), encoded(1, size=(48, 40)), SECRET_URL)
     assert (row["width"], row["height"], row["rotation"], row["extension"]) == (40, 48, 90, "jpg")
-    assert (row["author"], row["license"], row["url"]) == ("Ann", "CC", "http://example.org/a.jpg?token=***")
+    assert (row["author"], row["license"], row["url"]) == (
+        "Ann",
+        "CC",
+        "http://example.org/a.jpg?token=***",
+    )
 
 
 def test_broken_picture_is_a_row_with_its_cause() -> None:
@@ -71,12 +89,19 @@ def test_rows_fit_the_schema(encoded: Callable[..., bytes]) -> None:
     assert table["num_bytes"].to_pylist() == [len(encoded(1)), 0]
 
 
-def test_picture_with_a_long_text_has_a_row_with_its_orientation(picture: Callable[..., Image.Image]) -> None:
+def test_picture_with_a_long_text_has_a_row_with_its_orientation(
+    picture: Callable[..., Image.Image],
+) -> None:
     info, tags, buffer = PngImagePlugin.PngInfo(), Image.Exif(), io.BytesIO()
     info.add_text("parameters", "x=1 " * 600_000, zip=True)
     tags[0x0112] = 6
     picture(0).save(buffer, "PNG", pnginfo=info, exif=tags)
     row, data = examined(entry(), buffer.getvalue(), SECRET_URL)
     assert data == buffer.getvalue()
-    assert (row["status"], row["width"], row["height"], row["orientation"]) == ("success", 40, 48, 6)
+    assert (row["status"], row["width"], row["height"], row["orientation"]) == (
+        "success",
+        40,
+        48,
+        6,
+    )
     assert row["extension"] == "png"

@@ -10,7 +10,15 @@ from rdm.sources.patterns import count_suffixes, expand_pattern, files_below, fi
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of four tars, a hidden one, and a folder that is called like one."""
-    for name in ("000.tar", "001.tar", "a/002.tar", "a/b/003.tar", ".004.tar", ".x/005.tar", "006.tar/notes.txt"):
+    for name in (
+        "000.tar",
+        "001.tar",
+        "a/002.tar",
+        "a/b/003.tar",
+        ".004.tar",
+        ".x/005.tar",
+        "006.tar/notes.txt",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     return tmp_path
@@ -43,7 +51,11 @@ def test_names_that_lead_to_nothing_are_missing(folder: Path) -> None:
 def test_fixed_part_is_the_folder_above_the_first_wildcard() -> None:
     assert fixed_part("/d/e/{0..3}/x*.tar") == Path("/d/e")
     assert fixed_part("/*/x.tar") == Path("/")
-    assert [is_pattern(text) for text in ("/d/x.tar", "/d/{x}.tar", "/d/x?.tar")] == [False, True, True]
+    assert [is_pattern(text) for text in ("/d/x.tar", "/d/{x}.tar", "/d/x?.tar")] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_visible_files_are_those_of_folders_that_are_not_hidden(folder: Path) -> None:

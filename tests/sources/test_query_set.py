@@ -14,7 +14,9 @@ CROP = CropConfig(frame_size=40, patch_size=32, min_patches=2, max_patches=3)
 
 
 def query_set(folder: Path, **fields: object) -> QuerySet:
-    return QuerySet(QuerySetConfig.model_validate({"source": f"folder://{folder}", "crop": CROP, **fields}))
+    return QuerySet(
+        QuerySetConfig.model_validate({"source": f"folder://{folder}", "crop": CROP, **fields})
+    )
 
 
 def test_shards_cover_the_photographs_in_order(photos: Path) -> None:
@@ -27,7 +29,11 @@ def test_shards_cover_the_photographs_in_order(photos: Path) -> None:
 def test_shard_size_does_not_change_the_crops(photos: Path) -> None:
     def pixels(size: int) -> list[tuple[str, bytes]]:
         queries = query_set(photos, images_per_shard=size)
-        return [(crop.key, crop.image.tobytes()) for stem in queries.stems for crop in queries.crops(stem, [])]
+        return [
+            (crop.key, crop.image.tobytes())
+            for stem in queries.stems
+            for crop in queries.crops(stem, [])
+        ]
 
     assert pixels(12) == pixels(5) == pixels(1)
 
@@ -71,7 +77,9 @@ def test_digest_is_stable_and_changes_with_pictures_and_settings(photos: Path) -
 
 def test_held_out_fraction_is_met_and_nested() -> None:
     names = [f"image{number}" for number in range(4000)]
-    small, large = ({name for name in names if is_held_out(name, fraction)} for fraction in (0.05, 0.2))
+    small, large = (
+        {name for name in names if is_held_out(name, fraction)} for fraction in (0.05, 0.2)
+    )
     assert small <= large
     assert len(large) / 4000 == pytest.approx(0.2, abs=4 * (0.16 / 4000) ** 0.5)
 
@@ -83,7 +91,13 @@ def test_held_out_extremes() -> None:
 
 def test_held_out_photographs_never_change() -> None:
     """Models on disk were trained without these."""
-    assert [number for number in range(60) if is_held_out(f"p{number:02d}.jpg", 0.1)] == [7, 12, 26, 29, 54]
+    assert [number for number in range(60) if is_held_out(f"p{number:02d}.jpg", 0.1)] == [
+        7,
+        12,
+        26,
+        29,
+        54,
+    ]
 
 
 def test_photographs_behind_urls_are_no_query_set(tmp_path: Path) -> None:
@@ -97,6 +111,10 @@ def test_relative_source_is_meant_from_where_it_was_named_in_a_file_too(tmp_path
     (tmp_path / "settings.json").write_text('{"source": "folder://photos"}')
     named = QuerySetConfig(source="folder://photos")
     assert named.source == f"folder://{tmp_path}/photos"
-    assert QuerySetConfig(source="samples://x").merged_with_file(tmp_path / "settings.json") == named
+    assert (
+        QuerySetConfig(source="samples://x").merged_with_file(tmp_path / "settings.json") == named
+    )
     assert QuerySetConfig(source="samples://x").with_overrides(["source=folder://photos"]) == named
-    assert QuerySetConfig(source="samples://openimages-birds").source == "samples://openimages-birds"
+    assert (
+        QuerySetConfig(source="samples://openimages-birds").source == "samples://openimages-birds"
+    )

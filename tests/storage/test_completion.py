@@ -53,7 +53,14 @@ def test_missing_output_is_done_again(folder: Folder) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'{"key": "key"}', b"\xff\xfe", b'{"key": "key", "outputs": {"../a": 5}, "stats": {}}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"key": "key"}',
+        b"\xff\xfe",
+        b'{"key": "key", "outputs": {"../a": 5}, "stats": {}}',
+    ],
 )
 def test_damaged_marker_is_done_again(folder: Folder, content: bytes) -> None:
     folder.write_bytes("_markers/embed/0000.json", content)
@@ -85,7 +92,9 @@ def test_resumable_shard_of_another_key_is_done_again(folder: Folder) -> None:
 def test_resumable_shard_may_be_done_again_by_its_stats(folder: Folder) -> None:
     resumable(shard_of(folder), lambda: ([], Rows(rows=3)))
     assert resumable(shard_of(folder), refused, redo=lambda stats: stats.rows < 3) == Rows(rows=3)
-    assert resumable(shard_of(folder), lambda: ([], Rows(rows=4)), redo=lambda stats: stats.rows < 4) == Rows(rows=4)
+    assert resumable(
+        shard_of(folder), lambda: ([], Rows(rows=4)), redo=lambda stats: stats.rows < 4
+    ) == Rows(rows=4)
 
 
 def test_stats_of_another_kind_vouch_for_nothing(folder: Folder) -> None:

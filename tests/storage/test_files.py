@@ -21,7 +21,9 @@ from rdm.storage.files import atomic_path, storage_errors
 
 
 @pytest.fixture(params=["local", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+def folder(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Folder:
     """A folder on a disk, and one on a filesystem that is not local."""
     monkeypatch.setenv("RDM_CACHE", str(tmp_path / "cache"))
     return Folder(tmp_path / "root" if request.param == "local" else f"memory://{uuid.uuid4().hex}")
@@ -123,7 +125,9 @@ def test_missing_file_is_a_storage_error_that_names_it(folder: Folder, method: s
 
 
 @pytest.mark.parametrize("method", ["read_json", "read_table", "read_array"])
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe{", b"PAR1 and more PAR1", b"\x93NUMPY\x01\x00"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe{", b"PAR1 and more PAR1", b"\x93NUMPY\x01\x00"]
+)
 def test_damaged_file_is_a_storage_error(folder: Folder, method: str, content: bytes) -> None:
     folder.write_bytes("x", content)
     with pytest.raises(StorageError):
@@ -155,7 +159,9 @@ def test_path_stays_inside_or_is_refused(relative: str) -> None:
         found = Folder("/base/root").path(relative)
     except StorageError:
         return
-    assert os.path.normpath(found) == "/base/root" or os.path.normpath(found).startswith("/base/root/")
+    assert os.path.normpath(found) == "/base/root" or os.path.normpath(found).startswith(
+        "/base/root/"
+    )
 
 
 def test_folder_survives_pickling(tmp_path: Path) -> None:
@@ -182,7 +188,9 @@ def test_url_whose_package_is_missing_names_the_package(monkeypatch: pytest.Monk
     assert "s3fs for s3" in caught.value.fix
 
 
-def test_exception_while_writing_leaves_the_old_file_and_no_temporary(folder: Folder, tmp_path: Path) -> None:
+def test_exception_while_writing_leaves_the_old_file_and_no_temporary(
+    folder: Folder, tmp_path: Path
+) -> None:
     folder.write_bytes("x", b"old")
 
     def interrupted() -> None:
@@ -240,7 +248,10 @@ def test_file_in_the_place_of_a_folder_is_a_storage_error(tmp_path: Path) -> Non
 
 def test_sha256_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
-    assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        sha256_file(tmp_path / "x")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 @pytest.fixture
@@ -249,7 +260,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip(f"mounting is not permitted here: {mounted.stderr.decode().strip()}")
@@ -285,7 +298,9 @@ def test_full_disk_keeps_the_old_file(small_disk: Path, kind: str) -> None:
         ("s3://bucket/ext", "s3://bucket/ext"),
     ],
 )
-def test_folder_is_meant_from_where_it_was_named_and_not_from_where_it_is_used(tmp_path, monkeypatch, given, meant):
+def test_folder_is_meant_from_where_it_was_named_and_not_from_where_it_is_used(
+    tmp_path, monkeypatch, given, meant
+):
     monkeypatch.chdir(tmp_path)
     folder = pickle.dumps(Folder(given))
     (tmp_path / "elsewhere").mkdir()
@@ -304,7 +319,9 @@ def test_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert folder.read_record("size.json", Size) == Size(width=3)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"width": "wide"}', b'{"width": 3, "more": 4}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"width": "wide"}', b'{"width": 3, "more": 4}']
+)
 def test_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
     folder = Folder(tmp_path)
     folder.write_bytes("size.json", content)

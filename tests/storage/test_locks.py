@@ -18,7 +18,10 @@ def test_a_lock_is_seen_while_it_is_held(tmp_path: Path) -> None:
 
 
 def test_a_second_holder_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
-    with lock_file(tmp_path / "lock", "is writing"), pytest.raises(ConcurrentWriterError, match=r"process \d+ .* is w"):
+    with (
+        lock_file(tmp_path / "lock", "is writing"),
+        pytest.raises(ConcurrentWriterError, match=r"process \d+ .* is w"),
+    ):
         lock_file(tmp_path / "lock", "is writing")
 
 

@@ -26,7 +26,8 @@ def test_a_whole_file_is_read(folder, expected):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"012345678", "9 bytes instead of 10"), (b"012345678x", "digest"), (b"", "bytes|read")]
+    ("content", "message"),
+    [(b"012345678", "9 bytes instead of 10"), (b"012345678x", "digest"), (b"", "bytes|read")],
 )
 def test_another_content_is_refused(folder, expected, content, message):
     folder.write_bytes("data", content)

@@ -83,7 +83,9 @@ def test_lost_pointer_is_an_error_where_there_were_updates(store: VersionStore) 
     store.commit(make_version(2))
     store.folder.delete("manifest.json")
     for look in (store.current, store.require):
-        with pytest.raises(DatabaseError, match=r"manifest\.json is lost: versions/ holds 000002\.json"):
+        with pytest.raises(
+            DatabaseError, match=r"manifest\.json is lost: versions/ holds 000002\.json"
+        ):
             look()
 
 
@@ -120,7 +122,9 @@ class CompactedWhileRead(Folder):
         return super().read_bytes(relative)
 
 
-def test_reader_whose_version_is_dropped_while_it_opens_gets_the_new_one(store: VersionStore) -> None:
+def test_reader_whose_version_is_dropped_while_it_opens_gets_the_new_one(
+    store: VersionStore,
+) -> None:
     store.commit(make_version(1))
     assert VersionStore(CompactedWhileRead(store.folder.url)).require().number == 2
 
@@ -142,12 +146,16 @@ def test_draft_is_read_back_and_gone_after_the_commit(store: VersionStore) -> No
 
 
 @pytest.mark.parametrize("found", [1, 2, 4, None])
-def test_database_of_another_format_is_refused_by_its_number(store: VersionStore, found: int | None) -> None:
+def test_database_of_another_format_is_refused_by_its_number(
+    store: VersionStore, found: int | None
+) -> None:
     store.commit(make_version(1))
     manifest = json.loads(store.folder.read_bytes("manifest.json"))
     store.folder.write_json("manifest.json", {**manifest, "format_version": found})
     for refused in (store.current, store.require, store.numbers, store.writer().__enter__):
-        with pytest.raises(DatabaseError, match=f"has format {found}, this release reads format 3") as caught:
+        with pytest.raises(
+            DatabaseError, match=f"has format {found}, this release reads format 3"
+        ) as caught:
             refused()
         assert "build it again in a new folder" in caught.value.fix
     assert store.folder.names() == ["manifest.json", "versions"]
@@ -162,7 +170,9 @@ def test_equal_versions_give_equal_bytes(tmp_path: Path) -> None:
 
 def test_tampered_version_is_detected(store: VersionStore) -> None:
     store.commit(make_version(1))
-    text = store.folder.read_bytes("versions/000001.json").replace(b'"num_images": 1', b'"num_images": 2')
+    text = store.folder.read_bytes("versions/000001.json").replace(
+        b'"num_images": 1', b'"num_images": 2'
+    )
     store.folder.write_bytes("versions/000001.json", text)
     with pytest.raises(DatabaseError, match="differs from what the manifest promises"):
         store.current()
@@ -226,7 +236,11 @@ def test_counts_of_a_version() -> None:
 
 def test_second_writer_is_refused_until_the_first_is_done(store: VersionStore) -> None:
     second = VersionStore(Folder(store.folder.url))
-    with store.writer(), pytest.raises(ConcurrentWriterError, match=r"process \d+ on"), second.writer():
+    with (
+        store.writer(),
+        pytest.raises(ConcurrentWriterError, match=r"process \d+ on"),
+        second.writer(),
+    ):
         pass
     with second.writer():
         pass
@@ -245,11 +259,16 @@ def test_error_of_the_work_is_not_mistaken_for_one_of_the_lock(store: VersionSto
 
 
 def test_database_at_a_url_cannot_be_written() -> None:
-    with pytest.raises(DatabaseError, match="local or mounted"), VersionStore(Folder("memory://db")).writer():
+    with (
+        pytest.raises(DatabaseError, match="local or mounted"),
+        VersionStore(Folder("memory://db")).writer(),
+    ):
         pass
 
 
-def test_writer_in_another_process_is_refused_and_a_killed_one_frees_the_lock(store: VersionStore) -> None:
+def test_writer_in_another_process_is_refused_and_a_killed_one_frees_the_lock(
+    store: VersionStore,
+) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD_THE_LOCK, store.folder.url],
         stdin=subprocess.PIPE,

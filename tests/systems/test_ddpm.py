@@ -1,4 +1,5 @@
-"""`ddpm-tiny` by the command line: pixels cached, trained, killed and resumed, measured, sampled both ways."""
+"""`ddpm-tiny` by the command line: pixels cached, trained, killed and resumed, measured, sampled
+both ways."""
 
 from __future__ import annotations
 
@@ -44,7 +45,16 @@ def pixels(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., byte
     for number in range(16):
         (root / "photos" / f"{number:02d}.jpg").write_bytes(encoded(number))
     queries = f"folder://{root}/photos"
-    command = ["cache", "build", "--queries", queries, "--autoencoder", "none", "--out", str(root / "pixels")]
+    command = [
+        "cache",
+        "build",
+        "--queries",
+        queries,
+        "--autoencoder",
+        "none",
+        "--out",
+        str(root / "pixels"),
+    ]
     assert run([*command, "--set", "resolution=16", "--dask", "inline"]) == 0
     return str(root / "pixels")
 
@@ -54,7 +64,10 @@ def trained(pixels: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed, started by the command: neither autoencoder nor database."""
     out = tmp_path_factory.mktemp("straight") / "run"
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    assert run(["train", "--recipe", "ddpm-tiny", "--cache", pixels, "--out", str(out), *settings]) == 0
+    assert (
+        run(["train", "--recipe", "ddpm-tiny", "--cache", pixels, "--out", str(out), *settings])
+        == 0
+    )
     return out
 
 
@@ -63,7 +76,11 @@ def test_the_command_trains_on_pixels_alone(trained: Path) -> None:
     assert len(losses) == 12
     assert all(0 < loss < 3 for loss in losses)
     described = json.loads((trained / "model" / "model.json").read_text())
-    assert (described["autoencoder"], described["database"], described["resolution"]) == (None, None, 16)
+    assert (described["autoencoder"], described["database"], described["resolution"]) == (
+        None,
+        None,
+        16,
+    )
     with Image.open(trained / "grids" / "step-00000012.png") as grid:
         assert grid.mode == "RGB"
 
@@ -75,7 +92,16 @@ def test_a_killed_run_resumes_to_the_same_bits(trained: Path, pixels: str, tmp_p
     wait_for_step(process, tmp_path / "run", 6)
     kill_all(process, tmp_path / "run")
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    command = ["train", "--recipe", "ddpm-tiny", "--cache", pixels, "--out", str(tmp_path / "run"), *settings]
+    command = [
+        "train",
+        "--recipe",
+        "ddpm-tiny",
+        "--cache",
+        pixels,
+        "--out",
+        str(tmp_path / "run"),
+        *settings,
+    ]
     assert run(command) == 0
     assert weights_of(tmp_path / "run") == weights_of(trained)
 
@@ -93,7 +119,9 @@ def test_the_command_draws_without_a_database(trained: Path, tmp_path: Path, sam
         assert picture.size == (16, 16)
 
 
-def test_held_out_photographs_are_measured_once_because_nothing_conditions(trained: Path, pixels: str) -> None:
+def test_held_out_photographs_are_measured_once_because_nothing_conditions(
+    trained: Path, pixels: str
+) -> None:
     model = open_model(trained / "model")
     found = held_out_losses(model, held_out_rows(model, pixels, None), num_draws=2)
     assert found.conditions == ("none",)

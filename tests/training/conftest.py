@@ -1,4 +1,5 @@
-"""A database, neighbors and latents of a dozen photographs, and a recipe that is tiny enough to train in seconds."""
+"""A database, neighbors and latents of a dozen photographs, and a recipe that is tiny enough to
+train in seconds."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ class Prepared:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., bytes], tiny_encoder: str) -> Prepared:
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., bytes], tiny_encoder: str
+) -> Prepared:
     """Build a database of one folder, and neighbors and latents of another."""
     root = tmp_path_factory.mktemp("prepared")
     for name, first in (("database", 0), ("queries", 100)):
@@ -46,7 +49,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., by
     run_build(DatabaseBuilder(str(root / "db"), build), compute)
     queries = QuerySetConfig(source=f"folder://{root}/queries", crop=CROP, images_per_shard=8)
     with compute_pool(compute) as pool:
-        build_neighbors(str(root / "db"), "train", NeighborConfig(queries=queries, k_stored=6), pool)
+        build_neighbors(
+            str(root / "db"), "train", NeighborConfig(queries=queries, k_stored=6), pool
+        )
         build_cache(str(root / "cache"), CacheConfig(queries=queries, resolution=32), pool)
     return Prepared(str(root / "db"), str(root / "cache"))
 

@@ -1,4 +1,5 @@
-"""An object store on the loopback: a real HTTP server that counts requests, and the filesystem that speaks to it."""
+"""An object store on the loopback: a real HTTP server that counts requests, and the filesystem that
+speaks to it."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ class LoopbackFileSystem(fsspec.AbstractFileSystem):
         with self._ask("HEAD", path) as answer:
             return {"name": path, "size": int(answer.headers["Content-Length"]), "type": "file"}
 
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+    def cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **_: Any
+    ) -> bytes:
         """Fetch a file."""
         with self._ask("GET", path) as answer:
             return answer.read()
@@ -82,7 +85,9 @@ class Store:
 def serving(folder: Path) -> Iterator[Store]:
     """Serve a folder."""
     fsspec.register_implementation(PROTOCOL, LoopbackFileSystem, clobber=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, directory=str(folder)))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(_Handler, directory=str(folder))
+    )
     server.requests, server.broken, server.cut = [], set(), set()  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

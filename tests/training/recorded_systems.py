@@ -23,7 +23,9 @@ from rdm.models.token_predictor import TokenPredictorConfig
 from rdm.models.unet import DenoiserConfig
 from rdm.training.objectives.generative import GenerativeConfig, GenerativeObjective
 
-PREDICTOR = TokenPredictorConfig(side=8, num_layers=2, width=32, num_heads=2, cross_attention_dim=12, dropout=0.1)
+PREDICTOR = TokenPredictorConfig(
+    side=8, num_layers=2, width=32, num_heads=2, cross_attention_dim=12, dropout=0.1
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,11 @@ class System:
     def neighbors(self) -> NeighborsConfig:
         """How neighbors condition."""
         return NeighborsConfig(
-            scale=6.0, pool=6, dropout=self.dropout, k_choices=self.k_choices, mean_vector=self.mean_vector
+            scale=6.0,
+            pool=6,
+            dropout=self.dropout,
+            k_choices=self.k_choices,
+            mean_vector=self.mean_vector,
         )
 
     @property
@@ -61,19 +67,26 @@ class System:
     def objective(self) -> GenerativeObjective:
         """Return the objective, its weights drawn with seed 0."""
         first_stage = load_autoencoder(self.autoencoder)
-        provenance = Provenance(autoencoder=self.autoencoder, latents_digest=first_stage.latents_digest)
+        provenance = Provenance(
+            autoencoder=self.autoencoder, latents_digest=first_stage.latents_digest
+        )
         conditions = Conditions(neighbors=self.neighbors)
         torch.manual_seed(0)
         if self.kind == "rarm":
             config = GenerativeConfig(
-                network=PREDICTOR, space=TokensConfig(), conditions=conditions, head=AutoregressiveConfig()
+                network=PREDICTOR,
+                space=TokensConfig(),
+                conditions=conditions,
+                head=AutoregressiveConfig(),
             )
             space = TokenSpace(first_stage, 8)
         else:
             head = GaussianConfig(prediction_type="v")
             config = GenerativeConfig(network=self.network_config, conditions=conditions, head=head)
             space = LatentSpace(first_stage, self.shift, self.scale)
-        return GenerativeObjective(config, provenance, space, [NeighborCondition(self.neighbors, 12)])
+        return GenerativeObjective(
+            config, provenance, space, [NeighborCondition(self.neighbors, 12)]
+        )
 
     def network(self) -> Any:
         """Return a network of the objective's sizes."""
@@ -85,7 +98,13 @@ class System:
 
 
 SYSTEMS = (
-    System("rdm", "diffusion", (1.96429, 1.76073, 2.02571, 2.3687, 2.04971, 1.91799), dropout=0.3, k_choices=(2, 4)),
+    System(
+        "rdm",
+        "diffusion",
+        (1.96429, 1.76073, 2.02571, 2.3687, 2.04971, 1.91799),
+        dropout=0.3,
+        k_choices=(2, 4),
+    ),
     System(
         "rdm-vector",
         "diffusion",
@@ -98,8 +117,11 @@ SYSTEMS = (
 )
 
 
-def open_exported(system: System, directory: Path, vectors: Tensor, *, guidance_scale: float) -> tuple[Tensor, Any]:
-    """Return pictures [3, 3, 32, 32] of seeds 1, 2, 3 that an exported model draws of neighbors, and its first stage.
+def open_exported(
+    system: System, directory: Path, vectors: Tensor, *, guidance_scale: float
+) -> tuple[Tensor, Any]:
+    """Return pictures [3, 3, 32, 32] of seeds 1, 2, 3 that an exported model draws of neighbors,
+    and its first stage.
 
     Args:
         system: the model's.

@@ -35,7 +35,11 @@ def config(**changes: object) -> AutoencoderObjectiveConfig:
 
 def pictures(count: int = 6, side: int = 16) -> NDArray[np.uint8]:
     coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    return (torch.nn.functional.interpolate(coarse, side, mode="bilinear") * 255).to(torch.uint8).numpy()
+    return (
+        (torch.nn.functional.interpolate(coarse, side, mode="bilinear") * 255)
+        .to(torch.uint8)
+        .numpy()
+    )
 
 
 def objective(**changes: object) -> AutoencoderObjective:
@@ -43,7 +47,9 @@ def objective(**changes: object) -> AutoencoderObjective:
 
 
 def step(tested: AutoencoderObjective, seed: int = 0, side: int = 16) -> dict[str, Tensor]:
-    return tested({"images": torch.from_numpy(pictures(side=side))}, torch.Generator().manual_seed(seed))
+    return tested(
+        {"images": torch.from_numpy(pictures(side=side))}, torch.Generator().manual_seed(seed)
+    )
 
 
 def zero(module: nn.Module | None) -> None:
@@ -53,7 +59,11 @@ def zero(module: nn.Module | None) -> None:
 
 
 def trainable(tested: AutoencoderObjective) -> dict[str, Tensor]:
-    return {name: parameter.detach() for name, parameter in tested.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter.detach()
+        for name, parameter in tested.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def test_loss_is_reconstruction_plus_weighted_kl() -> None:
@@ -103,7 +113,10 @@ def test_building_an_objective_leaves_the_global_random_state_alone() -> None:
 def test_every_parameter_receives_a_gradient() -> None:
     tested = objective()
     step(tested)["loss"].backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in tested.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for parameter in tested.parameters()
+    )
 
 
 def test_crops_are_cut_from_the_pictures_and_mirrored_half_the_time() -> None:
@@ -115,7 +128,9 @@ def test_crops_are_cut_from_the_pictures_and_mirrored_half_the_time() -> None:
     assert 0.35 < float(rising.mean()) < 0.65
     straight = crops[rising.bool()][:, 0, 0, 0]
     assert len(straight.unique()) > 40  # of 81 places
-    assert torch.allclose((crops[rising.bool()][:, 0, 1, 0] - straight) * 127.5, torch.tensor(16.0), atol=1e-3)
+    assert torch.allclose(
+        (crops[rising.bool()][:, 0, 1, 0] - straight) * 127.5, torch.tensor(16.0), atol=1e-3
+    )
 
 
 def test_a_crop_larger_than_the_photographs_is_refused() -> None:
@@ -124,7 +139,9 @@ def test_a_crop_larger_than_the_photographs_is_refused() -> None:
 
 
 def test_photographs_that_cannot_be_encoded_whole_are_refused() -> None:
-    with pytest.raises(ValidationError, match="photographs.image_size 18 is no multiple of the factor 4"):
+    with pytest.raises(
+        ValidationError, match="photographs.image_size 18 is no multiple of the factor 4"
+    ):
         config(photographs=PhotoConfig(image_size=18))
 
 
@@ -133,7 +150,9 @@ def test_a_network_without_room_cannot_start_from_the_projection() -> None:
         config(start="projection")
 
 
-def test_export_writes_the_given_weights_in_float16_with_unit_variance_latents(tmp_path: Path) -> None:
+def test_export_writes_the_given_weights_in_float16_with_unit_variance_latents(
+    tmp_path: Path,
+) -> None:
     tested = objective()
     state = {name: value + 0.01 for name, value in trainable(tested).items()}
     tested.export(tmp_path, state)
@@ -146,7 +165,9 @@ def test_export_writes_the_given_weights_in_float16_with_unit_variance_latents(t
 def test_export_leaves_the_training_weights_alone(tmp_path: Path) -> None:
     tested = objective()
     before = {name: value.clone() for name, value in trainable(tested).items()}
-    tested.export(tmp_path, {name: torch.zeros_like(value) + 0.01 for name, value in before.items()})
+    tested.export(
+        tmp_path, {name: torch.zeros_like(value) + 0.01 for name, value in before.items()}
+    )
     assert all(torch.equal(value, before[name]) for name, value in trainable(tested).items())
 
 
@@ -154,7 +175,9 @@ def test_training_from_the_projection_starts_above_gray_and_improves(tmp_path: P
     for number, pixels in enumerate(pictures(count=24)):
         Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
     small = config(
-        network=AutoencoderConfig(block_out_channels=(12, 16, 24), norm_num_groups=1, sample_size=16),
+        network=AutoencoderConfig(
+            block_out_channels=(12, 16, 24), norm_num_groups=1, sample_size=16
+        ),
         start="projection",
     )
     data, tested = open_training(f"folder://{tmp_path}", small)
@@ -195,7 +218,10 @@ def test_training_goes_on_from_an_exported_first_stage(tmp_path: Path) -> None:
     second = objective(start_seed=4)
     second.start_from_first_stage(load_autoencoder(str(tmp_path)))
     expected = trainable(first)
-    assert all(torch.equal(value, expected[name].half().float()) for name, value in trainable(second).items())
+    assert all(
+        torch.equal(value, expected[name].half().float())
+        for name, value in trainable(second).items()
+    )
 
 
 def test_a_first_stage_of_another_shape_cannot_be_gone_on_from(tmp_path: Path) -> None:
@@ -240,6 +266,8 @@ def test_noise_on_the_latents_and_scaled_steps_change_what_is_reconstructed() ->
         ({"network": VQ_NETWORK, "latent_noise": 0.1}, "between codebook rows"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(changes: dict[str, object], reason: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(
+    changes: dict[str, object], reason: str
+) -> None:
     with pytest.raises(ValidationError, match=reason):
         config(**changes)

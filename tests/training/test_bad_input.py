@@ -1,4 +1,5 @@
-"""What a run says of inputs that are damaged or do not belong together, before or while it trains."""
+"""What a run says of inputs that are damaged or do not belong together, before or while it
+trains."""
 
 from __future__ import annotations
 
@@ -36,7 +37,11 @@ def _rewrite(cache: Path, name: str, change: Callable[[int, np.ndarray], np.ndar
     """Write a tar of arrays again with changed arrays, as if it had been built so."""
     with tarfile.open(cache / name) as tar:
         arrays = [np.load(io.BytesIO(tar.extractfile(m).read())) for m in tar.getmembers()]  # type: ignore[union-attr]
-    write_tar(cache / name, name.removesuffix(".tar"), [change(row, array) for row, array in enumerate(arrays)])
+    write_tar(
+        cache / name,
+        name.removesuffix(".tar"),
+        [change(row, array) for row, array in enumerate(arrays)],
+    )
     info = Folder(str(cache)).read_json("cache.json")
     info["files"][name] = digest_file(cache / name).model_dump()
     Folder(str(cache)).write_json("cache.json", info)
@@ -103,7 +108,9 @@ def test_a_shard_whose_table_is_missing_is_named(prepared, own_cache, tiny_recip
     assert caught.value.where == str(own_cache / "00001.parquet")
 
 
-def test_a_tar_with_fewer_members_than_its_table_has_rows_is_refused(prepared, own_cache, tiny_recipe):
+def test_a_tar_with_fewer_members_than_its_table_has_rows_is_refused(
+    prepared, own_cache, tiny_recipe
+):
     short = np.zeros((8, 8, 8), np.float16)
     write_tar(own_cache / "00000.tar", "00000", [short] * 3)
     _rewrite(own_cache, "00000.tar", lambda _, array: array)
@@ -128,8 +135,12 @@ def test_a_latent_that_is_not_finite_is_named(prepared, own_cache, tiny_recipe, 
 
 
 @pytest.mark.parametrize("patch_id", [10**6, -1])
-def test_a_neighbor_that_the_database_never_had_is_refused(prepared, own_database, tiny_recipe, patch_id):
-    _rewrite_table(own_database, _with_ids(lambda ids: np.where(np.arange(ids.shape[1]) == 0, patch_id, ids)))
+def test_a_neighbor_that_the_database_never_had_is_refused(
+    prepared, own_database, tiny_recipe, patch_id
+):
+    _rewrite_table(
+        own_database, _with_ids(lambda ids: np.where(np.arange(ids.shape[1]) == 0, patch_id, ids))
+    )
     with pytest.raises(DatabaseError, match=str(patch_id)):
         _open(prepared.cache, own_database, tiny_recipe).load_shard(0)
 
@@ -138,7 +149,10 @@ def test_a_deleted_neighbor_is_refused(prepared, own_database, tiny_recipe):
     data = _open(prepared.cache, own_database, tiny_recipe)
     patch = int(data.neighbor_ids("00000")[0, 0])
     before = NeighborTable(Folder(str(own_database)), "train").shard("00000")[1]
-    run_build(update_builder(str(own_database), Removal(patch_ids=frozenset({patch}))), ComputeConfig(dask="inline"))
+    run_build(
+        update_builder(str(own_database), Removal(patch_ids=frozenset({patch}))),
+        ComputeConfig(dask="inline"),
+    )
     assert patch not in _open(prepared.cache, own_database, tiny_recipe).neighbor_ids("00000")
     _rewrite_table(own_database, _with_ids(lambda _: before))  # a table that was not repaired
     with pytest.raises(DatabaseError, match=f"deleted patches, the first of 1 is {patch}"):
@@ -151,13 +165,19 @@ def test_a_table_with_another_k_than_it_says_is_refused(prepared, own_database, 
         _open(prepared.cache, own_database, tiny_recipe).load_shard(0)
 
 
-def test_neighbors_that_were_looked_up_with_another_encoder_are_refused(prepared, own_database, tiny_recipe):
+def test_neighbors_that_were_looked_up_with_another_encoder_are_refused(
+    prepared, own_database, tiny_recipe
+):
     folder = Folder(str(own_database))
     part = next(part for part in NeighborTable(folder, "train").parts if part.kind == "queryset")
     folder.write_json(part.path, {**folder.read_json(part.path), "encoder_digest": "0" * 16})
     version = folder.read_json("manifest.json")["current"]
     before = hashlib.sha256(folder.read_bytes(version)).hexdigest()
-    _replace_text(own_database / version, part.sha256, hashlib.sha256(folder.read_bytes(part.path)).hexdigest())
+    _replace_text(
+        own_database / version,
+        part.sha256,
+        hashlib.sha256(folder.read_bytes(part.path)).hexdigest(),
+    )
     after = hashlib.sha256(folder.read_bytes(version)).hexdigest()
     _replace_text(own_database / "manifest.json", before, after)
     with pytest.raises(DatabaseError, match="looked up with another encoder"):
@@ -178,7 +198,9 @@ def test_latents_of_another_size_than_the_network_samples_are_refused(prepared, 
 
 def test_latents_of_other_crops_than_the_neighbors_are_refused(prepared, tiny_recipe, tmp_path):
     config = LatentCache(prepared.cache).config
-    queries = config.queries.model_copy(update={"crop": config.queries.crop.model_copy(update={"seed": 7})})
+    queries = config.queries.model_copy(
+        update={"crop": config.queries.crop.model_copy(update={"seed": 7})}
+    )
     other = config.model_copy(update={"queries": queries})
     with compute_pool(ComputeConfig(dask="inline")) as pool:
         build_cache(str(tmp_path / "other"), other, pool)
@@ -209,9 +231,12 @@ def test_more_neighbors_than_are_stored_are_refused(prepared, tiny_recipe):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize(
-    ("setting", "message"), [("device=cuda", "PyTorch finds no GPU"), ("precision=fp16", "DeepSpeed refuses on a CPU")]
+    ("setting", "message"),
+    [("device=cuda", "PyTorch finds no GPU"), ("precision=fp16", "DeepSpeed refuses on a CPU")],
 )
-def test_what_only_a_gpu_can_do_is_refused_where_there_is_none(prepared, tiny_recipe, tmp_path, setting, message):
+def test_what_only_a_gpu_can_do_is_refused_where_there_is_none(
+    prepared, tiny_recipe, tmp_path, setting, message
+):
     with pytest.raises(TrainingError, match=message):
         run_training(tiny_recipe.with_overrides([setting]), prepared.inputs(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
@@ -231,14 +256,20 @@ def test_settings_that_contradict_each_other_are_usage_errors(tiny_recipe, setti
         tiny_recipe.with_overrides(settings)
 
 
-def test_a_micro_batch_that_does_not_divide_a_ranks_share_is_refused(prepared, tiny_recipe, tmp_path):
+def test_a_micro_batch_that_does_not_divide_a_ranks_share_is_refused(
+    prepared, tiny_recipe, tmp_path
+):
     with pytest.raises(TrainingError, match="no multiple of micro_batch_size 3"):
-        run_training(tiny_recipe.with_overrides(["micro_batch_size=3"]), prepared.inputs(tmp_path / "run"))
+        run_training(
+            tiny_recipe.with_overrides(["micro_batch_size=3"]), prepared.inputs(tmp_path / "run")
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_batch_whose_loss_is_not_finite_is_written_down(prepared, own_cache, tiny_recipe, tmp_path):
+def test_a_batch_whose_loss_is_not_finite_is_written_down(
+    prepared, own_cache, tiny_recipe, tmp_path
+):
     # Finite in float16, but its exponential is not: the posterior's variance is infinite.
     _rewrite(own_cache, "00000.tar", lambda _, array: array * 0 + 60000)
     inputs = prepared.inputs(tmp_path / "run").model_copy(update={"cache": str(own_cache)})
@@ -254,7 +285,9 @@ def test_a_batch_whose_loss_is_not_finite_is_written_down(prepared, own_cache, t
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_disk_that_fills_up_at_a_checkpoint_leaves_the_last_one(prepared, tiny_recipe, small_disk):
+def test_a_disk_that_fills_up_at_a_checkpoint_leaves_the_last_one(
+    prepared, tiny_recipe, small_disk
+):
     disk = small_disk(200_000)
     config = tiny_recipe.with_overrides(["max_steps=4", "checkpoint_every=2", "grids_per_decade=0"])
     run_training(config, prepared.inputs(disk / "run"))

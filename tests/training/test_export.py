@@ -20,14 +20,18 @@ from rdm.training.export import export_model
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model_of_random_weights(tmp_path_factory.mktemp("random") / "model", 16, ("tiny", "digest"))
+    return write_model_of_random_weights(
+        tmp_path_factory.mktemp("random") / "model", 16, ("tiny", "digest")
+    )
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "network" / WEIGHTS_NAME)
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)]
+)
 def test_copy_holds_every_weight_rounded_to_16_bits(model, tmp_path, precision, dtype):
     size = export_model(str(model), tmp_path / "out", precision)
     before, after = weights_of(model), weights_of(tmp_path / "out")
@@ -67,7 +71,10 @@ def test_first_stage_with_another_decoder_goes_into_the_copy(model, tmp_path):
     assert opened.first_stage.digest != before.digest
     again = tmp_path / "again"
     export_model(str(tmp_path / "out"), again, autoencoder="assets://autoencoder-kl-f4")
-    assert json.loads((again / "model.json").read_text())["autoencoder"] == "assets://autoencoder-kl-f4"
+    assert (
+        json.loads((again / "model.json").read_text())["autoencoder"]
+        == "assets://autoencoder-kl-f4"
+    )
     assert not (again / "first_stage").exists()
 
 

@@ -1,4 +1,5 @@
-"""First stages under the launcher: killed and resumed, on other ranks and ZeRO stages, collapsed and recovered."""
+"""First stages under the launcher: killed and resumed, on other ranks and ZeRO stages, collapsed
+and recovered."""
 
 from __future__ import annotations
 
@@ -101,26 +102,50 @@ def test_a_grid_shows_photographs_over_reconstructions(straight: Path) -> None:
 def test_other_ranks_and_zero_stages_learn_the_same(
     inputs: Inputs, recipe: TrainConfig, tmp_path: Path, stage: int, ranks: int, precision: str
 ) -> None:
-    """A row that one micro-batch left out and another took is pulled alike, whoever computes them."""
-    settings = ["optimizer=adamw", "micro_batch_size=2", "grids_per_decade=0", f"precision={precision}"]
+    """A row that one micro-batch left out and another took is pulled alike, whoever computes
+    them."""
+    settings = [
+        "optimizer=adamw",
+        "micro_batch_size=2",
+        "grids_per_decade=0",
+        f"precision={precision}",
+    ]
     adamw = recipe.with_overrides(settings)
     run_training(adamw.with_overrides(["zero_stage=0"]), inputs(tmp_path / "two"))
     other = adamw.with_overrides([f"zero_stage={stage}", f"num_ranks={ranks}"])
     run_training(other, inputs(tmp_path / "other"))
-    assert np.allclose(losses(tmp_path / "other"), losses(tmp_path / "two"), rtol=1e-3 if precision == "fp32" else 0.02)
+    assert np.allclose(
+        losses(tmp_path / "other"),
+        losses(tmp_path / "two"),
+        rtol=1e-3 if precision == "fp32" else 0.02,
+    )
 
 
 def test_a_codebook_that_starts_collapsed_comes_back_into_use(
     inputs: Inputs, recipe: TrainConfig, tmp_path: Path
 ) -> None:
-    """Rows of a random start lie together, far from what the encoder says: goes on from such a first stage."""
+    """Rows of a random start lie together, far from what the encoder says: goes on from such a
+    first stage."""
     collapsed = tmp_path / "collapsed"
-    run_training(recipe.with_overrides(["max_steps=1", "num_ranks=1", "grids_per_decade=0"]), inputs(collapsed))
+    run_training(
+        recipe.with_overrides(["max_steps=1", "num_ranks=1", "grids_per_decade=0"]),
+        inputs(collapsed),
+    )
     model = load_autoencoder(str(collapsed / "model")).model
     model.quantize.embedding.weight.data.fill_(3.0)
     model.save_pretrained(str(tmp_path / "start"), safe_serialization=True)
-    settings = ["max_steps=150", "num_ranks=1", "log_every=10", "grids_per_decade=0", "checkpoint_every=150"]
-    terms = ["learning_rate=0.005", "objective.perceptual.weight=0", "objective.adversarial.weight=0"]
+    settings = [
+        "max_steps=150",
+        "num_ranks=1",
+        "log_every=10",
+        "grids_per_decade=0",
+        "checkpoint_every=150",
+    ]
+    terms = [
+        "learning_rate=0.005",
+        "objective.perceptual.weight=0",
+        "objective.adversarial.weight=0",
+    ]
     longer = recipe.with_overrides([*settings, *terms, f"objective.start={tmp_path / 'start'}"])
     run_training(longer, inputs(tmp_path / "run"))
     used = [row["codebook_used"] for row in read_stats(tmp_path / "run")]

@@ -23,5 +23,12 @@ def test_a_grid_holds_every_picture_row_by_row(tmp_path):
     write_grid(pictures, tmp_path / "grids" / "step-00000010.png")
     grid = np.asarray(Image.open(tmp_path / "grids" / "step-00000010.png"))
     assert grid.shape == (2 * 6 - 2, 3 * 8 - 2, 3)
-    assert [grid[6 * row, 8 * column, 0] for row in range(2) for column in range(3)] == [0, 10, 20, 30, 40, 255]
+    assert [grid[6 * row, 8 * column, 0] for row in range(2) for column in range(3)] == [
+        0,
+        10,
+        20,
+        30,
+        40,
+        255,
+    ]
     assert latest_grid(tmp_path) == tmp_path / "grids" / "step-00000010.png"

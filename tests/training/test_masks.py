@@ -32,19 +32,24 @@ from rdm.training.job.launch import LOG, orders_of
 from rdm.training.job.machine import environment
 
 OTHER_JOB = {
-    "RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "none", "MASTER_ADDR": "10.9.9.9", "MASTER_PORT": "1",
-    "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "2", "TORCHELASTIC_USE_AGENT_STORE": "True", "RDM_NODE_RANK": "7",
+    "RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "none", "MASTER_ADDR": "10.9.9.9",
+    "MASTER_PORT": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "2",
+    "TORCHELASTIC_USE_AGENT_STORE": "True", "RDM_NODE_RANK": "7",
 }  # fmt: skip
 
 
 def run_env(words: list[str], given: dict[str, str]) -> dict[str, str]:
     """Return the environment that a command after these words has."""
-    done = subprocess.run([*words, "env", "-0"], env={"PATH": os.environ["PATH"], **given}, capture_output=True)
+    done = subprocess.run(
+        [*words, "env", "-0"], env={"PATH": os.environ["PATH"], **given}, capture_output=True
+    )
     return dict(entry.split("=", 1) for entry in done.stdout.decode().split("\0") if entry)
 
 
 @pytest.mark.parametrize(
-    "value", ["5", "5,3", "GPU-8f2c,GPU-1", "MIG-4b/7/0", "5,5", "-1", "", "NoDevFiles", "a b"], ids=repr
+    "value",
+    ["5", "5,3", "GPU-8f2c,GPU-1", "MIG-4b/7/0", "5,5", "-1", "", "NoDevFiles", "a b"],
+    ids=repr,
 )
 def test_a_mask_that_the_launcher_overwrote_is_as_it_was(value):
     before = {"CUDA_VISIBLE_DEVICES": value}
@@ -57,7 +62,11 @@ def test_a_mask_that_was_not_set_is_not_set():
 
 
 def test_masks_that_the_launcher_leaves_alone_go_through():
-    kept = {"ROCR_VISIBLE_DEVICES": "2", "HIP_VISIBLE_DEVICES": "1,0", "ONEAPI_DEVICE_SELECTOR": "level_zero:1"}
+    kept = {
+        "ROCR_VISIBLE_DEVICES": "2",
+        "HIP_VISIBLE_DEVICES": "1,0",
+        "ONEAPI_DEVICE_SELECTOR": "level_zero:1",
+    }
     assert device_masks(run_env(restored_masks(kept), kept)) == kept
 
 
@@ -89,7 +98,8 @@ def test_a_mask_of_no_device_is_told_from_one_that_should_show_some(value):
     assert unfulfilled_masks({"CUDA_VISIBLE_DEVICES": value}) == ""
     given = {"CUDA_VISIBLE_DEVICES": "8", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     assert unfulfilled_masks(given) == "CUDA_VISIBLE_DEVICES=8"
-    assert unfulfilled_masks({"NVIDIA_VISIBLE_DEVICES": "all"}) == ""  # of containers, whatever machine they run on
+    # of containers, whatever machine they run on
+    assert unfulfilled_masks({"NVIDIA_VISIBLE_DEVICES": "all"}) == ""
 
 
 def test_what_another_launcher_told_this_process_is_not_told_to_the_ranks(monkeypatch, tmp_path):
@@ -106,10 +116,16 @@ def test_what_another_launcher_told_this_process_is_not_told_to_the_ranks(monkey
 
 def test_a_remote_shell_to_this_machine_gets_its_masks_and_another_machine_does_not(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert inherited_masks({"CUDA_VISIBLE_DEVICES": "5"}, machine_id())["CUDA_VISIBLE_DEVICES"] == "5"
-    assert "CUDA_VISIBLE_DEVICES" not in inherited_masks({"CUDA_VISIBLE_DEVICES": "5"}, "elsewhere/1")
+    assert (
+        inherited_masks({"CUDA_VISIBLE_DEVICES": "5"}, machine_id())["CUDA_VISIBLE_DEVICES"] == "5"
+    )
+    assert "CUDA_VISIBLE_DEVICES" not in inherited_masks(
+        {"CUDA_VISIBLE_DEVICES": "5"}, "elsewhere/1"
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert inherited_masks({"CUDA_VISIBLE_DEVICES": "5"}, machine_id())["CUDA_VISIBLE_DEVICES"] == ""
+    assert (
+        inherited_masks({"CUDA_VISIBLE_DEVICES": "5"}, machine_id())["CUDA_VISIBLE_DEVICES"] == ""
+    )
 
 
 def test_no_gpu_under_a_mask_names_the_mask(monkeypatch):
@@ -123,13 +139,18 @@ def test_no_gpu_under_a_mask_names_the_mask(monkeypatch):
 def test_a_rank_without_a_device_is_refused_by_its_number(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     assert require_device(0, 1) == 0
-    with pytest.raises(TrainingError, match=r"rank 1 .* 1 are visible under CUDA_VISIBLE_DEVICES=5") as refused:
+    with pytest.raises(
+        TrainingError, match=r"rank 1 .* 1 are visible under CUDA_VISIBLE_DEVICES=5"
+    ) as refused:
         require_device(1, 1)
     assert "slots=1" in refused.value.fix
 
 
-def ranks_environments(out: Path, process: subprocess.Popen[bytes], count: int) -> list[dict[str, str]]:
-    """Return the environments of a job's ranks, as the kernel has them, as soon as all are there."""
+def ranks_environments(
+    out: Path, process: subprocess.Popen[bytes], count: int
+) -> list[dict[str, str]]:
+    """Return the environments of a job's ranks, as the kernel has them, as soon as all are
+    there."""
     command = [sys.executable, "-u", "-m", "rdm.training.job.rank", "--out", str(out)]
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -138,7 +159,9 @@ def ranks_environments(out: Path, process: subprocess.Popen[bytes], count: int) 
             with contextlib.suppress(OSError):
                 if (entry / "cmdline").read_bytes().decode().split("\0")[:-1] == command:
                     text = (entry / "environ").read_bytes().decode()
-                    found.append(dict(line.split("=", 1) for line in text.split("\0") if "=" in line))
+                    found.append(
+                        dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
+                    )
         if len(found) == count:
             return found
         assert process.poll() is None, (out / LOG).read_text()
@@ -155,9 +178,21 @@ def ranks_environments(out: Path, process: subprocess.Popen[bytes], count: int) 
         ("", {"CUDA_VISIBLE_DEVICES": ""}, {"CUDA_VISIBLE_DEVICES": ""}),
         ("", {}, {}),
         ("", {"ROCR_VISIBLE_DEVICES": "3", "ZE_AFFINITY_MASK": "1.0"}, None),
-        ("env X={host}", {"CUDA_VISIBLE_DEVICES": "GPU-8f2c"}, {"CUDA_VISIBLE_DEVICES": "GPU-8f2c"}),
-        ("env CUDA_VISIBLE_DEVICES=7 X={host}", {"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "7"}),
-        ("env -i PATH=/usr/bin:/bin X={host}", {"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "5"}),
+        (
+            "env X={host}",
+            {"CUDA_VISIBLE_DEVICES": "GPU-8f2c"},
+            {"CUDA_VISIBLE_DEVICES": "GPU-8f2c"},
+        ),
+        (
+            "env CUDA_VISIBLE_DEVICES=7 X={host}",
+            {"CUDA_VISIBLE_DEVICES": "5"},
+            {"CUDA_VISIBLE_DEVICES": "7"},
+        ),
+        (
+            "env -i PATH=/usr/bin:/bin X={host}",
+            {"CUDA_VISIBLE_DEVICES": "5"},
+            {"CUDA_VISIBLE_DEVICES": "5"},
+        ),
     ],
 )
 def test_ranks_see_the_masks_of_where_they_were_started(
@@ -167,7 +202,11 @@ def test_ranks_see_the_masks_of_where_they_were_started(
         monkeypatch.delenv(name)
     for name, value in {**OTHER_JOB, **given}.items():
         monkeypatch.setenv(name, value)
-    cluster = Cluster(machines=(Machine(host="localhost", slots=2),), remote_shell=shell) if shell else Cluster()
+    cluster = (
+        Cluster(machines=(Machine(host="localhost", slots=2),), remote_shell=shell)
+        if shell
+        else Cluster()
+    )
     out = tmp_path / "run"
     process = start_job(tiny_recipe.with_overrides(["device=cpu"]), prepared.inputs(out), cluster)
     try:

@@ -14,7 +14,9 @@ BEGUN_ON_PHOTOGRAPHS = Provenance(source="folder:///photos", photographs_digest=
 
 
 def seen(version: int, earlier_versions: tuple[int, ...] = ()) -> Provenance:
-    database = SeenDatabase(version=version, source="folder:///photos", earlier_versions=earlier_versions)
+    database = SeenDatabase(
+        version=version, source="folder:///photos", earlier_versions=earlier_versions
+    )
     return BEGUN.model_copy(update={"database": database})
 
 
@@ -47,7 +49,9 @@ def test_versions_add_up_over_several_updates():
 )
 def test_other_inputs_than_the_run_began_with_are_refused(name, words):
     with pytest.raises(TrainingError, match=f"trained with another {words}") as caught:
-        resumed_provenance(seen(3), seen(3).model_copy(update={name: "x"}), "OUT/checkpoints/step-00000010")
+        resumed_provenance(
+            seen(3), seen(3).model_copy(update={name: "x"}), "OUT/checkpoints/step-00000010"
+        )
     assert caught.value.where == "OUT/checkpoints/step-00000010"
 
 

@@ -1,8 +1,9 @@
 """What RDM, LDM and RARM compute, against the same formulas written out once more, bit for bit.
 
-The bits of a network depend on the processor, so no digest of them is kept: each test runs the system and a plain
-composition of networks and formulas side by side. The order in which random numbers are drawn is part of it, because
-a run that is resumed depends on it. The recorded losses hold on every processor, to four digits.
+The bits of a network depend on the processor, so no digest of them is kept: each test runs the
+system and a plain composition of networks and formulas side by side. The order in which random
+numbers are drawn is part of it, because a run that is resumed depends on it. The recorded losses
+hold on every processor, to four digits.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ STEPS, RATE = 6, 1e-3
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Networks this small are slower on several threads, much slower where the processor is busy."""
+    """Networks this small are slower on several threads, much slower where the processor is
+    busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -43,7 +45,9 @@ def batch_of(step: int) -> dict[str, Tensor]:
     }
 
 
-def trained(parameters: Any, loss_of: Callable[[dict[str, Tensor], torch.Generator], Tensor]) -> list[float]:
+def trained(
+    parameters: Any, loss_of: Callable[[dict[str, Tensor], torch.Generator], Tensor]
+) -> list[float]:
     """Return the losses of six steps of AdamW."""
     optimizer = torch.optim.AdamW(parameters, RATE)
     losses = []
@@ -58,7 +62,8 @@ def trained(parameters: Any, loss_of: Callable[[dict[str, Tensor], torch.Generat
 
 
 def tokens_of(system: System, neighbors: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the context tokens of a step: the number of neighbors, which of them, and who sees none, in this order."""
+    """Return the context tokens of a step: the number of neighbors, which of them, and who sees
+    none, in this order."""
     k = 4
     if system.k_choices:
         k = system.k_choices[int(torch.randint(len(system.k_choices), (), generator=generator))]
@@ -72,13 +77,17 @@ def tokens_of(system: System, neighbors: Tensor, generator: torch.Generator) -> 
     return tokens
 
 
-def plain_loss(system: System, network: Any, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+def plain_loss(
+    system: System, network: Any, batch: dict[str, Tensor], generator: torch.Generator
+) -> Tensor:
     """Return a step's loss by the formulas of the papers."""
     if system.kind == "rarm":
         context = network.context_projection(tokens_of(system, batch["neighbors"], generator))
         rows = batch["indices"].flatten(1).long()
         inputs = torch.cat([rows.new_full((4, 1), 1024), rows[:, :-1]], dim=1)
-        logits = network.transformer(inputs, encoder_hidden_states=context, use_cache=False).logits[..., :1024]
+        logits = network.transformer(inputs, encoder_hidden_states=context, use_cache=False).logits[
+            ..., :1024
+        ]
         losses = functional.cross_entropy(logits.float().transpose(1, 2), rows, reduction="none")
         return losses.mean(1).mean()
 
@@ -103,8 +112,12 @@ def test_six_steps_have_the_losses_and_weights_of_the_plain_formulas(system: Sys
     objective, network = system.objective(), system.network()
     network.load_state_dict(system.network_of(objective).state_dict())
 
-    losses = trained(objective.parameters(), lambda batch, generator: objective(batch, generator)["loss"])
-    plain = trained(network.parameters(), lambda batch, generator: plain_loss(system, network, batch, generator))
+    losses = trained(
+        objective.parameters(), lambda batch, generator: objective(batch, generator)["loss"]
+    )
+    plain = trained(
+        network.parameters(), lambda batch, generator: plain_loss(system, network, batch, generator)
+    )
 
     assert losses == plain
     assert losses == pytest.approx(system.recorded_losses, rel=2e-4)
@@ -114,7 +127,8 @@ def test_six_steps_have_the_losses_and_weights_of_the_plain_formulas(system: Sys
 
 @torch.no_grad()
 def plain_latents(system: System, network: Any, tokens: Tensor, guidance: float) -> Tensor:
-    """Return latents of seeds 1, 2, 3 by DDIM in five steps with eta = 1, away from no neighbors."""
+    """Return latents of seeds 1, 2, 3 by DDIM in five steps with eta = 1, away from no
+    neighbors."""
     alpha_bars = rdm().build().alphas_cumprod.tolist()
     x = seeded_noise([1, 2, 3], (4, 8, 8))
     levels = [0, *ddim_timesteps(1000, 5).tolist()]
@@ -124,7 +138,9 @@ def plain_latents(system: System, network: Any, tokens: Tensor, guidance: float)
     for index in range(1, len(levels)):
         t, t_prev = levels[-index], levels[-index - 1]
         times = torch.full((len(both),), t)
-        v = network.unet(torch.cat([x] * copies), times, encoder_hidden_states=both, class_labels=vectors).sample
+        v = network.unet(
+            torch.cat([x] * copies), times, encoder_hidden_states=both, class_labels=vectors
+        ).sample
         if copies == 2:
             conditional, unconditional = v.chunk(2)
             v = unconditional + guidance * (conditional - unconditional)
@@ -139,18 +155,26 @@ def plain_latents(system: System, network: Any, tokens: Tensor, guidance: float)
 
 @torch.no_grad()
 def plain_tokens(network: Any, tokens: Tensor, guidance: float) -> Tensor:
-    """Return the tokens [3, 64] of seeds 1, 2, 3, each drawn from its own distribution, whole prefix after prefix."""
+    """Return the tokens [3, 64] of seeds 1, 2, 3, each drawn from its own distribution, whole
+    prefix after prefix."""
     draws = torch.stack(
-        [torch.rand(64, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in (1, 2, 3)]
+        [
+            torch.rand(64, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            for seed in (1, 2, 3)
+        ]
     )
     projected = network.context_projection(torch.cat([tokens, torch.zeros_like(tokens)]))
     past, last, drawn = None, torch.full((6,), 1024), []
     for place in range(64):
-        result = network.transformer(last[:, None], encoder_hidden_states=projected, past_key_values=past)
+        result = network.transformer(
+            last[:, None], encoder_hidden_states=projected, past_key_values=past
+        )
         past, logits = result.past_key_values, result.logits[:, -1, :1024]
         conditional, unconditional = logits.chunk(2)
         mixed = (unconditional + guidance * (conditional - unconditional)).double()
-        ordered, order = (mixed - mixed.amax(1, keepdim=True)).sort(dim=1, descending=True, stable=True)
+        ordered, order = (mixed - mixed.amax(1, keepdim=True)).sort(
+            dim=1, descending=True, stable=True
+        )
         log_probs = torch.full_like(mixed, -torch.inf).scatter(1, order, ordered).log_softmax(1)
         ends = log_probs.exp().cumsum(1)
         token = torch.searchsorted(ends, (draws[:, place] * ends[:, -1])[:, None], right=True)[:, 0]

@@ -1,4 +1,5 @@
-"""A cache on an object store: whole files, one request each, verified, and ahead of the steps that need them."""
+"""A cache on an object store: whole files, one request each, verified, and ahead of the steps that
+need them."""
 
 import shutil
 from collections import Counter
@@ -17,7 +18,8 @@ from rdm.training.data.rows import TrainingRows
 
 @pytest.fixture
 def store(prepared, tmp_path):
-    """A server of a cache with inlined neighbors, `store.url/inlined`, and of one without, `store.url/plain`."""
+    """A server of a cache with inlined neighbors, `store.url/inlined`, and of one without,
+    `store.url/plain`."""
     for name in ("plain", "inlined"):
         shutil.copytree(prepared.cache, tmp_path / "served" / name)
     with compute_pool(ComputeConfig(dask="inline")) as pool:
@@ -36,7 +38,12 @@ def remote(store, prepared, tiny_recipe):
 
 def test_opening_fetches_descriptions_and_no_shard(store, remote):
     requests = Counter(name for method, name in store.take_requests() if method == "GET")
-    assert requests == {"cache.json": 1, "neighbors.json": 1, "00000.parquet": 1, "00001.parquet": 1}
+    assert requests == {
+        "cache.json": 1,
+        "neighbors.json": 1,
+        "00000.parquet": 1,
+        "00001.parquet": 1,
+    }
 
 
 def test_a_shard_is_two_requests_with_inlined_neighbors(store, remote):
@@ -68,7 +75,9 @@ def test_an_epoch_asks_for_every_shard_once(store, remote):
         for start in range(order.num_samples):
             reader.batch(np.array([start]))
     requests = Counter(store.take_requests())
-    assert set(requests) == {("GET", f"{stem}.{kind}") for stem in ("00000", "00001") for kind in KINDS}
+    assert set(requests) == {
+        ("GET", f"{stem}.{kind}") for stem in ("00000", "00001") for kind in KINDS
+    }
     assert requests.total() - len(requests) <= len(KINDS)  # of the next epoch, one shard ahead
 
 

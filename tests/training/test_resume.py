@@ -1,4 +1,5 @@
-"""What a run remembers: every ZeRO stage, killed and resumed, and resumed by another number of ranks."""
+"""What a run remembers: every ZeRO stage, killed and resumed, and resumed by another number of
+ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +12,13 @@ from rdm.training.job.launch import run_training
 from rdm.training.stats import read_stats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-SHORT = ["max_steps=12", "checkpoint_every=4", "grids_per_decade=0", "precision=fp32", "lr_schedule=constant"]
+SHORT = [
+    "max_steps=12",
+    "checkpoint_every=4",
+    "grids_per_decade=0",
+    "precision=fp32",
+    "lr_schedule=constant",
+]
 
 
 def _losses(out):
@@ -31,7 +38,9 @@ def straight(prepared, tiny_recipe, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_a_killed_run_resumes_to_the_same_bits_under_every_zero_stage(prepared, tiny_recipe, tmp_path, stage):
+def test_a_killed_run_resumes_to_the_same_bits_under_every_zero_stage(
+    prepared, tiny_recipe, tmp_path, stage
+):
     config = tiny_recipe.with_overrides([*SHORT, f"zero_stage={stage}", "more_ema_decays=[0.3]"])
     run_training(config, prepared.inputs(tmp_path / "straight"))
     out = tmp_path / "killed"
@@ -68,12 +77,16 @@ def test_accumulated_gradients_equal_those_of_more_ranks(straight, prepared, tin
 
 
 @pytest.mark.parametrize("setting", ["activation_checkpointing=true", "channels_last=true"])
-def test_how_activations_are_kept_and_laid_out_changes_no_loss(straight, prepared, tiny_recipe, tmp_path, setting):
+def test_how_activations_are_kept_and_laid_out_changes_no_loss(
+    straight, prepared, tiny_recipe, tmp_path, setting
+):
     run_training(tiny_recipe.with_overrides([*SHORT, setting]), prepared.inputs(tmp_path / "run"))
     assert np.allclose(_losses(tmp_path / "run"), _losses(straight), rtol=1e-3)
 
 
 @pytest.mark.long
 def test_a_compiled_network_learns_the_same(straight, prepared, tiny_recipe, tmp_path):
-    run_training(tiny_recipe.with_overrides([*SHORT, "compile=true"]), prepared.inputs(tmp_path / "run"))
+    run_training(
+        tiny_recipe.with_overrides([*SHORT, "compile=true"]), prepared.inputs(tmp_path / "run")
+    )
     assert np.allclose(_losses(tmp_path / "run"), _losses(straight), rtol=1e-3)

@@ -1,4 +1,5 @@
-"""RARM, the LDM baseline and the small RDM recipes for real: trained, killed, resumed, sampled and measured."""
+"""RARM, the LDM baseline and the small RDM recipes for real: trained, killed, resumed, sampled and
+measured."""
 
 from __future__ import annotations
 
@@ -25,7 +26,14 @@ from rdm.training.job.launch import run_training
 from rdm.training.stats import read_stats
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-SHORT = ["batch_size=4", "checkpoint_every=6", "log_every=1", "num_ranks=2", "warmup_steps=2", "device=cpu"]
+SHORT = [
+    "batch_size=4",
+    "checkpoint_every=6",
+    "log_every=1",
+    "num_ranks=2",
+    "warmup_steps=2",
+    "device=cpu",
+]
 SMALL_RARM = [
     "objective.network.codebook_size=64",
     "objective.network.side=8",
@@ -51,7 +59,9 @@ def token_cache(prepared, tmp_path_factory):
     """The codebook rows of `prepared`'s queries, 8x8 of them at 32 px."""
     root = tmp_path_factory.mktemp("tokens")
     queries = QuerySet(LatentCache(prepared.cache).config.queries)
-    crops = [crop.image.resize((32, 32)) for stem in queries.stems for crop in queries.crops(stem, [])]
+    crops = [
+        crop.image.resize((32, 32)) for stem in queries.stems for crop in queries.crops(stem, [])
+    ]
     pictures = torch.from_numpy(np.stack([np.asarray(crop).transpose(2, 0, 1) for crop in crops]))
     first_stage = make_vq_first_stage(root / "vq", pictures, 64)
     return _cache(prepared, root / "cache", autoencoder=first_stage, content="indices")
@@ -91,7 +101,9 @@ def test_a_killed_rarm_resumes_to_the_same_bits(rarm, prepared, token_cache, tmp
     run_training(RARM, inputs)
     weights = "model/network/model.safetensors"
     assert (tmp_path / "run" / weights).read_bytes() == (rarm / weights).read_bytes()
-    losses, expected = ([row["loss"] for row in read_stats(run)] for run in (tmp_path / "run", rarm))
+    losses, expected = (
+        [row["loss"] for row in read_stats(run)] for run in (tmp_path / "run", rarm)
+    )
     assert losses == expected
 
 
@@ -103,19 +115,31 @@ def test_statistics_tell_the_networks_flops_per_second(rarm):
 
 
 def test_a_rarm_draws_grids(rarm):
-    assert sorted(path.name for path in (rarm / "grids").iterdir()) == ["step-00000010.png", "step-00000024.png"]
+    assert sorted(path.name for path in (rarm / "grids").iterdir()) == [
+        "step-00000010.png",
+        "step-00000024.png",
+    ]
 
 
-def test_a_rarm_learns_the_same_with_checkpointed_activations(rarm, prepared, token_cache, tmp_path):
+def test_a_rarm_learns_the_same_with_checkpointed_activations(
+    rarm, prepared, token_cache, tmp_path
+):
     config = RARM.with_overrides(["activation_checkpointing=true"])
-    run_training(config, TrainInputs(out=str(tmp_path / "run"), cache=token_cache, database=prepared.database))
-    losses, expected = ([row["loss"] for row in read_stats(run)] for run in (tmp_path / "run", rarm))
+    run_training(
+        config,
+        TrainInputs(out=str(tmp_path / "run"), cache=token_cache, database=prepared.database),
+    )
+    losses, expected = (
+        [row["loss"] for row in read_stats(run)] for run in (tmp_path / "run", rarm)
+    )
     assert np.allclose(losses, expected, rtol=1e-3)
 
 
 def test_a_rarm_samples_by_text_and_unconditionally(rarm, prepared, tmp_path):
     model, database = open_model(rarm / "model"), RetrievalDatabase.open(prepared.database)
-    queries = text_queries(database, ["a", "b"], 3) + proposed_queries(model, database, [5, 6], top_m=1.0, k=3)
+    queries = text_queries(database, ["a", "b"], 3) + proposed_queries(
+        model, database, [5, 6], top_m=1.0, k=3
+    )
     drawn = list(sample(model, database, queries, [5, 6, 5, 6], SETTINGS))
     alone = list(sample(model, database, queries[1:2], [6], SETTINGS))
     assert [item.pixels.shape for item in drawn] == [(32, 32, 3)] * 4
@@ -157,8 +181,12 @@ def test_a_killed_ldm_resumes_to_the_same_bits(ldm, prepared, tiny_recipe, tmp_p
 
 
 def test_an_ldm_does_not_train_what_reads_neighbors(ldm):
-    moments = load_file(sorted((ldm / "checkpoints").iterdir())[-1] / "optimizer-exp_avg_sq.safetensors")
-    unread = [value for name, value in moments.items() if ".attn2.to_k." in name or ".attn2.to_v." in name]
+    moments = load_file(
+        sorted((ldm / "checkpoints").iterdir())[-1] / "optimizer-exp_avg_sq.safetensors"
+    )
+    unread = [
+        value for name, value in moments.items() if ".attn2.to_k." in name or ".attn2.to_v." in name
+    ]
     assert unread
     assert not any(value.any() for value in unread)
     assert any(value.any() for value in moments.values())
@@ -196,7 +224,10 @@ def test_an_ldm_has_one_held_out_loss(ldm, prepared):
 
 @pytest.mark.parametrize(
     ("name", "resolution", "dims"),
-    [("rdm-32", 32, ("cross_attention_dim",)), ("rdm-64", 64, ("cross_attention_dim", "vector_dim"))],
+    [
+        ("rdm-32", 32, ("cross_attention_dim",)),
+        ("rdm-64", 64, ("cross_attention_dim", "vector_dim")),
+    ],
 )
 def test_the_small_recipes_train(prepared, tmp_path, name, resolution, dims):
     cache = _cache(prepared, tmp_path / "cache", resolution=resolution)
@@ -217,6 +248,8 @@ def test_the_small_recipes_train(prepared, tmp_path, name, resolution, dims):
 
 def test_latents_of_another_size_than_the_network_draws_are_refused(prepared, tmp_path):
     dims = ("objective.network.cross_attention_dim=16", "objective.network.vector_dim=16")
-    config = recipe_config("rdm-64").with_overrides([*SHORT, "objective.conditions.neighbors.pool=6", *dims])
+    config = recipe_config("rdm-64").with_overrides(
+        [*SHORT, "objective.conditions.neighbors.pool=6", *dims]
+    )
     with pytest.raises(CacheError, match="the latents are 8x8, the network draws 16 by 16"):
         run_training(config, prepared.inputs(tmp_path / "run"))

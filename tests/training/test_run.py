@@ -89,16 +89,26 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(straight, tiny_recip
     assert checkpoints.complete()[-1].step == newest.step
 
 
-def test_a_checkpoint_is_plain_safetensors_with_configuration_and_database_version(straight, tiny_recipe, prepared):
+def test_a_checkpoint_is_plain_safetensors_with_configuration_and_database_version(
+    straight, tiny_recipe, prepared
+):
     path = Checkpoints(straight, tiny_recipe).complete()[-1].path
     state = json.loads((path / "state.json").read_text())
     assert state["config"]["objective"]["network"]["block_out_channels"] == [16, 32]
-    assert state["provenance"]["database"]["version"] == RetrievalDatabase.open(prepared.database).version.number
-    weights, average = (load_file(path / f"{name}.safetensors") for name in ("weights", "ema-0.995"))
+    assert (
+        state["provenance"]["database"]["version"]
+        == RetrievalDatabase.open(prepared.database).version.number
+    )
+    weights, average = (
+        load_file(path / f"{name}.safetensors") for name in ("weights", "ema-0.995")
+    )
     assert set(weights) == set(average)
     assert set(load_file(path / "optimizer-exp_avg.safetensors")) == set(weights)
     exported = load_file(straight / "model" / "network" / "diffusion_pytorch_model.safetensors")
-    assert all((average[f"generator.network.unet.{name}"] == value).all() for name, value in exported.items())
+    assert all(
+        (average[f"generator.network.unet.{name}"] == value).all()
+        for name, value in exported.items()
+    )
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(straight, tiny_recipe):
@@ -109,7 +119,10 @@ def test_the_newest_checkpoints_and_the_best_are_kept(straight, tiny_recipe):
 
 
 def test_grids_are_drawn_at_steps_in_equal_ratios(straight):
-    assert sorted(path.name for path in (straight / "grids").iterdir()) == ["step-00000010.png", "step-00000060.png"]
+    assert sorted(path.name for path in (straight / "grids").iterdir()) == [
+        "step-00000010.png",
+        "step-00000060.png",
+    ]
 
 
 def test_the_status_of_a_finished_run(straight):
@@ -125,7 +138,9 @@ def test_a_folder_with_another_run_is_refused(straight, prepared, tiny_recipe):
 
 def test_an_error_in_a_rank_reaches_the_user(prepared, tiny_recipe, tmp_path):
     with pytest.raises(TrainingError, match="cannot be shared by 2 ranks"):
-        run_training(tiny_recipe.with_overrides(["batch_size=3"]), prepared.inputs(tmp_path / "run"))
+        run_training(
+            tiny_recipe.with_overrides(["batch_size=3"]), prepared.inputs(tmp_path / "run")
+        )
 
 
 @pytest.mark.parametrize("stage", [0, 1])
@@ -141,7 +156,9 @@ def test_weights_that_are_not_finite_are_never_saved(prepared, tiny_recipe, tmp_
 def test_the_gradient_norm_is_told_under_every_zero_stage(prepared, tiny_recipe, tmp_path):
     norms = []
     for stage in range(4):
-        config = tiny_recipe.with_overrides([f"zero_stage={stage}", "max_steps=2", "precision=fp32", "log_every=1"])
+        config = tiny_recipe.with_overrides(
+            [f"zero_stage={stage}", "max_steps=2", "precision=fp32", "log_every=1"]
+        )
         run_training(config, prepared.inputs(tmp_path / str(stage)))
         norms.append([row["gradient_norm"] for row in read_stats(tmp_path / str(stage))])
     assert np.allclose(norms, norms[1], rtol=1e-4)
@@ -153,7 +170,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(prepared, tiny_recipe, tmp_path
         run_training(config, prepared.inputs(tmp_path / "run"))
 
 
-def test_more_neighbors_than_are_stored_are_refused_before_a_job_starts(prepared, tiny_recipe, tmp_path):
+def test_more_neighbors_than_are_stored_are_refused_before_a_job_starts(
+    prepared, tiny_recipe, tmp_path
+):
     config = tiny_recipe.with_overrides(["objective.conditions.neighbors.pool=7"])
     with pytest.raises(CacheError, match="training takes 7 neighbors, but 6 are stored"):
         run_training(config, prepared.inputs(tmp_path / "run"))

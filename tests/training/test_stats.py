@@ -46,7 +46,9 @@ def test_dropping_lines_leaves_the_old_ones_when_it_is_interrupted(tmp_path, mon
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path):
-    StatsLog(tmp_path, recipe_config("rdm-tiny"), 0).log({"step": 1, **ROW, "gradient_norm": math.inf})
+    StatsLog(tmp_path, recipe_config("rdm-tiny"), 0).log(
+        {"step": 1, **ROW, "gradient_norm": math.inf}
+    )
     line = (tmp_path / "stats.jsonl").read_text()
     assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, **ROW}
 
@@ -59,7 +61,9 @@ def test_the_line_of_a_step_is_found(tmp_path):
 
 def test_the_last_line_is_found_without_reading_the_others(tmp_path):
     assert last_stats(tmp_path) is None
-    (tmp_path / "stats.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(10_000)) + '{"st')
+    (tmp_path / "stats.jsonl").write_text(
+        "".join(f'{{"step": {step}}}\n' for step in range(10_000)) + '{"st'
+    )
     assert last_stats(tmp_path) == {"step": 9999}
     (tmp_path / "stats.jsonl").write_text('{"st')
     assert last_stats(tmp_path) is None
@@ -75,13 +79,18 @@ def picture(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_gets_every_number_and_picture(tmp_path, picture):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = StatsLog(tmp_path, recipe_config("rdm-tiny").with_overrides(['trackers=["tensorboard"]']), 0)
+    log = StatsLog(
+        tmp_path, recipe_config("rdm-tiny").with_overrides(['trackers=["tensorboard"]']), 0
+    )
     log.log({"step": 1, **ROW})
     log.log({"step": 2, **ROW, "loss": 0.25})
     log.log_grid(2, picture)
     log.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [
+        (1, 0.5),
+        (2, 0.25),
+    ]
     assert events.Tags()["images"] == ["samples"]
     assert "train/gradient_norm" not in events.Tags()["scalars"]
 

@@ -1,4 +1,5 @@
-"""What training reads when it starts after a removal, from the very neighbor table that had the removed photograph."""
+"""What training reads when it starts after a removal, from the very neighbor table that had the
+removed photograph."""
 
 import shutil
 

@@ -19,7 +19,9 @@ def test_a_seed_that_no_generator_takes_is_refused(seed):
 def test_inputs_have_names_that_hold_everywhere_and_are_recorded_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ada")
-    inputs = TrainInputs(out="run", cache="~/cache", database="s3://bucket/db", source="folder://a,folder:///b")
+    inputs = TrainInputs(
+        out="run", cache="~/cache", database="s3://bucket/db", source="folder://a,folder:///b"
+    )
     write_run(tmp_path / "run", recipe_config("rdm-tiny"), inputs)
     monkeypatch.chdir("/")
     assert read_run(tmp_path / "run")[1] == inputs

@@ -31,14 +31,31 @@ def _ip(*words: str) -> str:
 
 @pytest.fixture
 def machines() -> Iterator[tuple[str, str]]:
-    """Two network namespaces that reach each other through a pair of virtual interfaces, and nothing else."""
+    """Two network namespaces that reach each other through a pair of virtual interfaces, and
+    nothing else."""
     names = (f"rdm-a-{os.getpid()}", f"rdm-b-{os.getpid()}")
     try:
         for name in names:
             _ip("netns", "add", name)
-        _ip("link", "add", "rdm0", "netns", names[0], "type", "veth", "peer", "name", "rdm0", "netns", names[1])
+        _ip(
+            "link",
+            "add",
+            "rdm0",
+            "netns",
+            names[0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "rdm0",
+            "netns",
+            names[1],
+        )
         for name, address in zip(names, ADDRESSES, strict=True):
-            for words in (["addr", "add", f"{address}/24", "dev", "rdm0"], ["link", "set", "rdm0", "up"]):
+            for words in (
+                ["addr", "add", f"{address}/24", "dev", "rdm0"],
+                ["link", "set", "rdm0", "up"],
+            ):
                 _ip("-n", name, *words)
             _ip("-n", name, "link", "set", "lo", "up")
     except OSError as error:
@@ -73,7 +90,9 @@ def _bytes_sent(name: str) -> int:
 def test_a_machine_dies_and_the_same_command_goes_on_to_the_same_bits(
     cluster, machines, prepared, tiny_recipe, tmp_path
 ):
-    config = tiny_recipe.with_overrides(["max_steps=30", "checkpoint_every=5", "grids_per_decade=0"])
+    config = tiny_recipe.with_overrides(
+        ["max_steps=30", "checkpoint_every=5", "grids_per_decade=0"]
+    )
     run_training(config, prepared.inputs(tmp_path / "undisturbed"), cluster)
 
     out = tmp_path / "run"
@@ -92,8 +111,11 @@ def test_a_machine_dies_and_the_same_command_goes_on_to_the_same_bits(
 
     run_training(config, prepared.inputs(out), cluster)
     assert weights_of(out) == weights_of(tmp_path / "undisturbed")
-    assert [row["loss"] for row in read_stats(out)] == [row["loss"] for row in read_stats(tmp_path / "undisturbed")]
-    assert min(_bytes_sent(name) for name in machines) > len(weights_of(out))  # gradients go over the wire
+    assert [row["loss"] for row in read_stats(out)] == [
+        row["loss"] for row in read_stats(tmp_path / "undisturbed")
+    ]
+    # gradients go over the wire
+    assert min(_bytes_sent(name) for name in machines) > len(weights_of(out))
 
 
 def test_a_machine_that_cannot_be_reached_is_a_clear_error(prepared, tiny_recipe, tmp_path):

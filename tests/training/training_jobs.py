@@ -22,12 +22,16 @@ from rdm.training.job.launch import run_training
 from rdm.training.config import TrainConfig, TrainInputs
 config, inputs, cluster = json.loads(sys.argv[1])
 run_training(
-    TrainConfig.model_validate(config), TrainInputs.model_validate(inputs), Cluster.model_validate(cluster)
+    TrainConfig.model_validate(config),
+    TrainInputs.model_validate(inputs),
+    Cluster.model_validate(cluster),
 )
 """
 
 
-def start_job(config: TrainConfig, inputs: TrainInputs, cluster: Cluster | None = None) -> subprocess.Popen[bytes]:
+def start_job(
+    config: TrainConfig, inputs: TrainInputs, cluster: Cluster | None = None
+) -> subprocess.Popen[bytes]:
     """Start a training in a process of its own."""
     parts = (config, inputs, cluster or Cluster())
     arguments = json.dumps([part.model_dump(mode="json") for part in parts])

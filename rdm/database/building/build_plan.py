@@ -1,4 +1,5 @@
-"""The plan of one build or update, as a value: what it starts from, what it changes, and where its parts go."""
+"""The plan of one build or update, as a value: what it starts from, what it changes, and where its
+parts go."""
 
 from __future__ import annotations
 
@@ -39,13 +40,17 @@ class BuildPlan:
         return replace(self, changes=changes)
 
     def trial(self, root: str, num_photographs: int) -> BuildPlan:
-        """Return the plan of a small database with the first of the new photographs, to measure its stages."""
+        """Return the plan of a small database with the first of the new photographs, to measure its
+        stages."""
         folder, rows = Folder(root), self.changes.diff.new_rows.slice(0, num_photographs)
         config = self.config.model_copy(update={"min_success_rate": 0.0})
-        return BuildPlan(folder, None, config, UpdatePlan(SourceDiff(Holdings(folder, None), rows)), self.boxes)
+        return BuildPlan(
+            folder, None, config, UpdatePlan(SourceDiff(Holdings(folder, None), rows)), self.boxes
+        )
 
     def facts(self) -> PlanFacts:
-        """Return the size of the change, in photographs and patches; and what a list has no more, where it is one."""
+        """Return the size of the change, in photographs and patches; and what a list has no more,
+        where it is one."""
         diff, gone = self.changes.diff, delisted(self.changes.diff, self.config)
         known = diff.is_known_source
         return PlanFacts(
@@ -61,7 +66,11 @@ class BuildPlan:
     @property
     def is_current(self) -> bool:
         """Whether the parent already holds exactly what the source has, with these settings."""
-        return self.parent is not None and self.changes.is_empty and not has_changed(self.config, self.parent)
+        return (
+            self.parent is not None
+            and self.changes.is_empty
+            and not has_changed(self.config, self.parent)
+        )
 
     @property
     def number(self) -> int:
@@ -106,12 +115,19 @@ class BuildPlan:
         """All vectors of a database are made in one precision: that of its first build."""
         if self.parent is not None:
             return cast(Precision, self.parent.encoder.precision)
-        return fastest_precision(self.config.encoder) if self.config.precision == "auto" else self.config.precision
+        return (
+            fastest_precision(self.config.encoder)
+            if self.config.precision == "auto"
+            else self.config.precision
+        )
 
     def encoder_record(self) -> EncoderRecord:
-        """Return what a version records of the encoder; the parent's was compared with it, and a removal needs none."""
+        """Return what a version records of the encoder; the parent's was compared with it, and a
+        removal needs none."""
         if self.parent is not None:
-            return self.parent.encoder.model_copy(update={"name": self.config.encoder, "precision": self.precision})
+            return self.parent.encoder.model_copy(
+                update={"name": self.config.encoder, "precision": self.precision}
+            )
         fingerprint = load_encoder(self.config.encoder).fingerprint
         return EncoderRecord(
             name=self.config.encoder,
@@ -122,4 +138,8 @@ class BuildPlan:
 
     def embedding_dim(self) -> int:
         """Return the length of a vector."""
-        return self.parent.embedding_dim if self.parent else load_encoder(self.config.encoder).embedding_dim
+        return (
+            self.parent.embedding_dim
+            if self.parent
+            else load_encoder(self.config.encoder).embedding_dim
+        )

@@ -1,4 +1,5 @@
-"""What is asked of a database: to be built from a source, or brought up to date with it; and the plan of that."""
+"""What is asked of a database: to be built from a source, or brought up to date with it; and the
+plan of that."""
 
 from __future__ import annotations
 
@@ -27,11 +28,13 @@ __all__ = ["BuildConfig", "DatabaseBuilder"]
 
 @dataclass(frozen=True)
 class DatabaseBuilder:
-    """A request for one build or update of the database at a root. `plan` reads what it means, `run_build` does it.
+    """A request for one build or update of the database at a root. `plan` reads what it means,
+    `run_build` does it.
 
-    A build of a finished database with the same configuration and an unchanged source does nothing. When the source has
-    changed, what is new gets new image shards and patch ids, and the patches of photographs that vanished or were
-    replaced become tombstones. With other settings, where they are not fixed, there is a new version with them.
+    A build of a finished database with the same configuration and an unchanged source does nothing.
+    When the source has changed, what is new gets new image shards and patch ids, and the patches of
+    photographs that vanished or were replaced become tombstones. With other settings, where they
+    are not fixed, there is a new version with them.
 
     Args:
         root: folder of the database.
@@ -61,14 +64,17 @@ class DatabaseBuilder:
         """Compare the source with the current version, and return what a run would do.
 
         Raises:
-            DatabaseError: the root holds something else, a fixed setting differs, or no patch would be left.
+            DatabaseError: the root holds something else, a fixed setting differs, or no patch would
+                be left.
             EncoderMismatchError: the encoder is another one than that of the stored vectors.
             SourceError: the source is empty, or lacks most of what the database has.
         """
         folder, parent = self.folder, self.store.current()
         found, boxes = self._listing(parent)
         if found is not None and found.num_rows == 0:
-            raise SourceError("the source is empty", where=self.config.source, fix="check the specification")
+            raise SourceError(
+                "the source is empty", where=self.config.source, fix="check the specification"
+            )
         diff = SourceDiff(Holdings(folder, parent), found, self.removal, self.retry_failed)
         plan = BuildPlan(folder, parent, self.config, UpdatePlan(diff), boxes)
         check_plan(plan)
@@ -79,8 +85,8 @@ class DatabaseBuilder:
         """Hold the writer's lock, and yield the plan of the run.
 
         Args:
-            planned: the plan that was made before the lock was held; another one is made where another writer has
-                committed since.
+            planned: the plan that was made before the lock was held; another one is made where
+                another writer has committed since.
 
         Raises:
             ConcurrentWriterError: another process is writing the database.
@@ -91,7 +97,8 @@ class DatabaseBuilder:
             yield planned if planned is not None and holds else self.plan()
 
     def _listing(self, parent: Version | None) -> tuple[pa.Table | None, Boxes | None]:
-        """Return the source's listing, with its boxes where patches are boxes; None where the source is left alone."""
+        """Return the source's listing, with its boxes where patches are boxes; None where the
+        source is left alone."""
         if parent is not None and (self.only_delete or is_imported(self.config.source)):
             return None, None
         source = open_source(self.config.source)

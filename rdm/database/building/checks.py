@@ -43,7 +43,8 @@ def check_vanished(diff: SourceDiff, config: BuildConfig) -> None:
         raise SourceError(
             f"{vanished} of the {held} photographs in the database are no longer in the source",
             where=config.source,
-            fix="see that the source is complete; if they are to be deleted, --set max_vanished_share=1",
+            fix="see that the source is complete; if they are to be deleted, --set "
+            "max_vanished_share=1",
         )
 
 
@@ -65,21 +66,29 @@ def _check_delisted(diff: SourceDiff, config: BuildConfig, vanished: int, held: 
     first = sorted(diff.vanished_images)[:SHOWN]
     more = f" and {vanished - len(first)} more" if vanished > len(first) else ""
     raise SourceError(
-        f"{vanished} of the {held} photographs in the database are in no row of the list any more, which has "
+        f"{vanished} of the {held} photographs in the database are in no row of the list any "
+        "more, which has "
         f"{diff.source.num_rows}: {', '.join(first)}{more}",
-        where=config.boxes.path if config.crop.mode == "boxes" and config.boxes.path else config.source,
+        where=config.boxes.path
+        if config.crop.mode == "boxes" and config.boxes.path
+        else config.source,
         fix="see that the list is whole; if they are to be deleted, --set max_delisted_share=1",
     )
 
 
 def check_budget(
-    folder: Folder, parent: Version | None, config: BuildConfig, ingested: IngestFacts, known_failures: int
+    folder: Folder,
+    parent: Version | None,
+    config: BuildConfig,
+    ingested: IngestFacts,
+    known_failures: int,
 ) -> None:
     """Raise FailureBudgetError where too few of the photographs that were asked for are usable.
 
     Args:
         folder: of the database.
-        parent: the version before; a first build needs one photograph, and tolerates no number of failures.
+        parent: the version before; a first build needs one photograph, and tolerates no number of
+            failures.
         config: the limits.
         ingested: what became of the photographs.
         known_failures: how many of the failures are in the ledgers already: these stop nothing.
@@ -100,12 +109,17 @@ def check_budget(
 
 
 def check_index_fits(parent: Version | None, config: BuildConfig, num_patches: int) -> None:
-    """Raise DatabaseError where the index must be built and does not fit into its memory: before patches are embedded.
+    """Raise DatabaseError where the index must be built and does not fit into its memory: before
+    patches are embedded.
 
     An index that is extended grows without a look at the memory.
     """
     if parent is None or settings_of(parent).index != config.index:
-        dim = parent.embedding_dim if parent is not None else load_encoder(config.encoder).embedding_dim
+        dim = (
+            parent.embedding_dim
+            if parent is not None
+            else load_encoder(config.encoder).embedding_dim
+        )
         check_fits(num_patches, dim, config.index)
 
 
@@ -113,5 +127,7 @@ def check_left(folder: Folder, num_patches: int) -> None:
     """Raise DatabaseError where no patch would be left."""
     if num_patches == 0:
         raise DatabaseError(
-            "no patch would be left", where=folder.url, fix="keep at least one photograph, or remove the whole folder"
+            "no patch would be left",
+            where=folder.url,
+            fix="keep at least one photograph, or remove the whole folder",
         )

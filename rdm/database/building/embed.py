@@ -1,4 +1,5 @@
-"""Embed: one pass over an image shard that decodes each photograph once, cuts its patches and encodes them."""
+"""Embed: one pass over an image shard that decodes each photograph once, cuts its patches and
+encodes them."""
 
 from __future__ import annotations
 
@@ -45,19 +46,24 @@ class EmbedStats(Record):
 
 
 def embed_part(task: EmbedTask) -> EmbedStats:
-    """Write a part's embeddings (float16 [rows, dim], unit norm) and metadata, row by row; return counts."""
+    """Write a part's embeddings (float16 [rows, dim], unit norm) and metadata, row by row; return
+    counts."""
     patches = task.folder.read_table(patches_path(task.part))
     # The boxes, and through the ledgers the pictures' digests: what decides every embedded pixel.
     shards = dict.fromkeys(patches.column("image_shard").to_pylist())
     inputs = [patches_path(task.part), *(image_paths(shard)[1] for shard in shards)]
     digests = [sha256_file(task.folder.local(path)) for path in inputs]
-    key = digest_json([task.encoder_digest, task.batch_size, task.precision, digests, DECODING_REVISION])
+    key = digest_json(
+        [task.encoder_digest, task.batch_size, task.precision, digests, DECODING_REVISION]
+    )
     shard = ShardWork(task.folder, STAGE, f"{task.part:04d}", key, EmbedStats)
     return resumable(shard, lambda: (task.outputs, _embed(task, patches)))
 
 
 def _embed(task: EmbedTask, patches: pa.Table) -> EmbedStats:
-    encoder = load_encoder(task.encoder, device=str(worker_device(task.device)), precision=task.precision)
+    encoder = load_encoder(
+        task.encoder, device=str(worker_device(task.device)), precision=task.precision
+    )
     raw = encode_images(encoder, iterate_patches(task.folder, patches), task.batch_size)
     unit = normalize(raw).astype(np.float16)
     task.folder.write_array(task.outputs[0], unit)
@@ -72,16 +78,21 @@ def _metadata(folder: Folder, patches: pa.Table, raw: NDArray[np.float32]) -> pa
         stem: folder.read_table(image_paths(stem)[1], columns=["key", "url", "author", "license"])
         for stem in dict.fromkeys(shards)
     }
-    picked = [ledgers[shard].slice(row, 1).to_pylist()[0] for shard, row in zip(shards, rows, strict=True)]
+    picked = [
+        ledgers[shard].slice(row, 1).to_pylist()[0] for shard, row in zip(shards, rows, strict=True)
+    ]
     return pa.table(
         {
             "patch_id": patches.column("patch_id"),
             "image_id": patches.column("image_id"),
-            "image_path": [f"{shard}.tar/{row['key']}" for shard, row in zip(shards, picked, strict=True)],
+            "image_path": [
+                f"{shard}.tar/{row['key']}" for shard, row in zip(shards, picked, strict=True)
+            ],
             "url": [row["url"] for row in picked],
             "author": [row["author"] for row in picked],
             "license": [row["license"] for row in picked],
-            # What conditions a network trained on raw embeddings is the unit vector times this norm.
+            # What conditions a network trained on raw embeddings is the unit vector times this
+            # norm.
             "norm": np.linalg.norm(raw, axis=1).astype(np.float32),
         }
     )

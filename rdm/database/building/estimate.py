@@ -1,7 +1,9 @@
-"""What a build or an update will take, before it starts: bytes, hours, memory and money, from a short real trial.
+"""What a build or an update will take, before it starts: bytes, hours, memory and money, from a
+short real trial.
 
-The first photographs that are to be stored go through the stages themselves, in a folder that is deleted afterwards.
-What was measured is scaled to all of them. An update writes and audits the whole index, however little is new.
+The first photographs that are to be stored go through the stages themselves, in a folder that is
+deleted afterwards. What was measured is scaled to all of them. An update writes and audits the
+whole index, however little is new.
 """
 
 from __future__ import annotations
@@ -38,19 +40,26 @@ ResultT = TypeVar("ResultT")
 class EstimateConfig(Config):
     """How a trial is made and scaled."""
 
-    num_photographs: int = Field(default=48, ge=0, description="photographs of the trial; 0: no trial, only counts")
-    num_vectors: int = Field(default=10_000, ge=1, description="vectors, at most, of the trial of the index")
+    num_photographs: int = Field(
+        default=48, ge=0, description="photographs of the trial; 0: no trial, only counts"
+    )
+    num_vectors: int = Field(
+        default=10_000, ge=1, description="vectors, at most, of the trial of the index"
+    )
     num_workers: int = Field(default=1, ge=1, description="worker processes of the run")
     device: DeviceName = Field(default="auto", description="what the trial's networks compute on")
-    price_per_hour: float | None = Field(default=None, ge=0, description="of all machines of the run together")
+    price_per_hour: float | None = Field(
+        default=None, ge=0, description="of all machines of the run together"
+    )
 
 
 def estimate(plan: BuildPlan, config: EstimateConfig) -> Estimate | None:
     """Return what a run would take; None without new photographs, or without a trial.
 
-    Network and disk are part of what is measured: photographs behind URLs are fetched for the trial. `num_bytes` is
-    what is written; older versions' indexes that go are not subtracted. Neighbor tables are not counted.
-    Where no photograph of the trial is usable nothing is known but that.
+    Network and disk are part of what is measured: photographs behind URLs are fetched for the
+    trial. `num_bytes` is what is written; older versions' indexes that go are not subtracted.
+    Neighbor tables are not counted. Where no photograph of the trial is usable nothing is known but
+    that.
 
     Raises:
         DatabaseError: no index of so many patches fits into the memory that the settings allow.
@@ -64,7 +73,13 @@ def estimate(plan: BuildPlan, config: EstimateConfig) -> Estimate | None:
             return _scaled(plan, trial, config)
         except FailureBudgetError as error:
             tried = trial.changes.diff.new_rows.num_rows
-            return Estimate(trial_photographs=tried, trial_failed=error.what, num_bytes=None, hours=None, cost=None)
+            return Estimate(
+                trial_photographs=tried,
+                trial_failed=error.what,
+                num_bytes=None,
+                hours=None,
+                cost=None,
+            )
 
 
 def _scaled(plan: BuildPlan, trial: BuildPlan, config: EstimateConfig) -> Estimate:
@@ -122,7 +137,8 @@ def _timed(work: Callable[[], ResultT]) -> tuple[ResultT, float]:
 
 
 def _part_bytes(trial: BuildPlan, count: int) -> float:
-    """Return the bytes of so many photographs' parts: the trial's rows in proportion, and each shard's table heads."""
+    """Return the bytes of so many photographs' parts: the trial's rows in proportion, and each
+    shard's table heads."""
     rows = heads = 0
     folder = trial.folder
     for directory in PHOTOGRAPH_DIRECTORIES:
@@ -132,14 +148,18 @@ def _part_bytes(trial: BuildPlan, count: int) -> float:
                 folder.write_table("empty.parquet", folder.read_table(path).slice(0, 0))
                 heads += folder.size("empty.parquet")
     size, tried = trial.config.images_per_shard, trial.changes.diff.new_rows.num_rows
-    return (rows - heads) * count / tried + heads * math.ceil(count / size) / math.ceil(tried / size)
+    return (rows - heads) * count / tried + heads * math.ceil(count / size) / math.ceil(
+        tried / size
+    )
 
 
-def _index_takes(plan: BuildPlan, trial: BuildPlan, num_added: int, config: EstimateConfig) -> tuple[float, int]:
+def _index_takes(
+    plan: BuildPlan, trial: BuildPlan, num_added: int, config: EstimateConfig
+) -> tuple[float, int]:
     """Return the seconds and bytes of the index with so many patches added.
 
-    The seconds are in proportion to those of an index over vectors like the trial's, which is built or brought up to
-    date as the real one will be.
+    The seconds are in proportion to those of an index over vectors like the trial's, which is built
+    or brought up to date as the real one will be.
     """
     parent, settings = plan.parent, plan.config.index
     extended = parent is not None and settings_of(parent).index == settings
@@ -162,8 +182,11 @@ def _index_takes(plan: BuildPlan, trial: BuildPlan, num_added: int, config: Esti
     return seconds * total / count, round(size)
 
 
-def _trial_rows(folder: Folder, vectors: NDArray[np.float16], num_old: int) -> tuple[IndexedRows, IndexedRows]:
-    """Store vectors in two parts; return the rows of both, and those of the first, which has so many."""
+def _trial_rows(
+    folder: Folder, vectors: NDArray[np.float16], num_old: int
+) -> tuple[IndexedRows, IndexedRows]:
+    """Store vectors in two parts; return the rows of both, and those of the first, which has so
+    many."""
     paths = ("old.npy", "new.npy")
     for path, part in zip(paths, (vectors[:num_old], vectors[num_old:]), strict=True):
         folder.write_array(path, part)

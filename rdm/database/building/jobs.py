@@ -26,8 +26,8 @@ def samples_crop() -> CropConfig:
 
 
 def build_config(source: str, preset: str = "") -> BuildConfig:
-    """Return a preset: `paper` as RDM's Open Images database was cut, `samples` for the embedded photographs, `whole`
-    for small ones.
+    """Return a preset: `paper` as RDM's Open Images database was cut, `samples` for the embedded
+    photographs, `whole` for small ones.
 
     Without a name, `samples` is chosen for `samples://` and `paper` for everything else.
 
@@ -83,14 +83,18 @@ def update_builder(
         removal: what goes for good.
         retry_failed: ask again for photographs that failed by a cause that may have passed.
         only_delete: leave the source alone: a removal need not wait for what is new there.
-        overrides: settings as `key=value`, for this update and later ones; fixed ones are refused when it runs.
+        overrides: settings as `key=value`, for this update and later ones; fixed ones are refused
+            when it runs.
 
     Raises:
-        DatabaseError: the root is no database, or it has no image or patch of an id that is to be deleted.
+        DatabaseError: the root is no database, or it has no image or patch of an id that is to be
+            deleted.
         UsageError: a setting cannot be understood, or both are asked for.
     """
     if retry_failed and only_delete:
-        raise UsageError("retry_failed asks the source, and only_delete leaves it alone", fix="give one of them")
+        raise UsageError(
+            "retry_failed asks the source, and only_delete leaves it alone", fix="give one of them"
+        )
     folder, removal = Folder(root), removal or Removal()
     version = VersionStore(folder).require()
     config = settings_of(version).with_overrides(overrides)
@@ -106,14 +110,19 @@ def check_known(held: Holdings, removal: Removal) -> None:
     if images:  # a ledger is read only to look for an id
         images -= set(held.ledger["image_id"].to_pylist())
     if images or patches:
-        unknown = [*(f"image {image_id}" for image_id in sorted(images)), *(f"patch {number}" for number in patches)]
+        unknown = [
+            *(f"image {image_id}" for image_id in sorted(images)),
+            *(f"patch {number}" for number in patches),
+        ]
         raise DatabaseError(
             f"nothing was deleted: the database has no {', '.join(unknown)}",
             where=held.folder.url,
-            fix=f"take these ids off the list; image ids are in images/*.parquet, patch ids run from 0 to {end - 1}",
+            fix="take these ids off the list; image ids are in images/*.parquet, patch ids "
+            f"run from 0 to {end - 1}",
         )
 
 
 def update_plan(builder: DatabaseBuilder) -> PlanFacts:
-    """Return what an update would do, in photographs and patches; and what a list has no more, where it is one."""
+    """Return what an update would do, in photographs and patches; and what a list has no more,
+    where it is one."""
     return builder.plan().facts()

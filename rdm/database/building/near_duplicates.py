@@ -21,10 +21,12 @@ HASH_BYTES = 16
 
 
 def near_duplicates(image_ids: Sequence[str], hashes: NDArray[np.uint8], max_bits: int) -> pa.Table:
-    """Return the photographs that look like one with a smaller id, as a table of DUPLICATE_SCHEMA sorted by id.
+    """Return the photographs that look like one with a smaller id, as a table of DUPLICATE_SCHEMA
+    sorted by id.
 
-    Whether a photograph is in the table depends on the photographs before it alone, not on what became of them. So an
-    added photograph can only make others near-duplicates, and never makes one cease to be.
+    Whether a photograph is in the table depends on the photographs before it alone, not on what
+    became of them. So an added photograph can only make others near-duplicates, and never makes one
+    cease to be.
 
     Args:
         image_ids: N different ids.
@@ -33,24 +35,34 @@ def near_duplicates(image_ids: Sequence[str], hashes: NDArray[np.uint8], max_bit
     """
     order = np.argsort(np.array(image_ids, dtype=object), kind="stable")
     values, first, group = np.unique(
-        np.ascontiguousarray(hashes[order]).view(f"V{HASH_BYTES}").ravel(), return_index=True, return_inverse=True
+        np.ascontiguousarray(hashes[order]).view(f"V{HASH_BYTES}").ravel(),
+        return_index=True,
+        return_inverse=True,
     )
     nearest = _first_similar(values.view(np.uint8).reshape(-1, HASH_BYTES), first, max_bits)
-    earliest = nearest[group]  # position, in the order of ids, of the first photograph that looks like it
+    # position, in the order of ids, of the first photograph that looks like it
+    earliest = nearest[group]
     found = np.flatnonzero(earliest < np.arange(len(order)))
     ordered, sorted_hashes = np.array(image_ids, dtype=object)[order], hashes[order]
     distances = _num_bits(sorted_hashes[found], sorted_hashes[earliest[found]])
     columns = [ordered[found].tolist(), ordered[earliest[found]].tolist(), distances]
     return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, DUPLICATE_SCHEMA, strict=True)],
+        [
+            pa.array(column, field.type)
+            for column, field in zip(columns, DUPLICATE_SCHEMA, strict=True)
+        ],
         schema=DUPLICATE_SCHEMA,
     )
 
 
-def _first_similar(hashes: NDArray[np.uint8], first: NDArray[np.int64], max_bits: int) -> NDArray[np.int64]:
-    """Return for each of M different hashes the least `first` among those that differ in at most `max_bits`.
+def _first_similar(
+    hashes: NDArray[np.uint8], first: NDArray[np.int64], max_bits: int
+) -> NDArray[np.int64]:
+    """Return for each of M different hashes the least `first` among those that differ in at most
+    `max_bits`.
 
-    Cut into max_bits + 1 bands, two such hashes agree in one band at least: only those that do are compared.
+    Cut into max_bits + 1 bands, two such hashes agree in one band at least: only those that do are
+    compared.
     """
     result, bits = first.copy(), np.unpackbits(hashes, axis=1)
     for band in np.array_split(np.arange(bits.shape[1]), max_bits + 1) if max_bits else ():
@@ -66,7 +78,8 @@ def _first_similar(hashes: NDArray[np.uint8], first: NDArray[np.int64], max_bits
 
 
 def _equal_pairs(keys: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield every pair of positions with equal keys once, in batches of at most as many pairs as there are keys."""
+    """Yield every pair of positions with equal keys once, in batches of at most as many pairs as
+    there are keys."""
     order = np.argsort(keys, kind="stable")
     ends = np.searchsorted(keys[order], keys[order], side="right")
     left, distance = np.arange(len(keys)), 1
@@ -79,8 +92,11 @@ def _num_bits(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.in
     return np.unpackbits(one ^ other, axis=1).sum(axis=1, dtype=np.int64)
 
 
-def find_near_duplicates(folder: Folder, changes: UpdatePlan, new_ledgers: Sequence[str], max_bits: int) -> pa.Table:
-    """Return the near-duplicates among the photographs that an update keeps or brings: DUPLICATE_SCHEMA and `etag`.
+def find_near_duplicates(
+    folder: Folder, changes: UpdatePlan, new_ledgers: Sequence[str], max_bits: int
+) -> pa.Table:
+    """Return the near-duplicates among the photographs that an update keeps or brings:
+    DUPLICATE_SCHEMA and `etag`.
 
     Args:
         folder: of the database.
@@ -92,10 +108,17 @@ def find_near_duplicates(folder: Folder, changes: UpdatePlan, new_ledgers: Seque
     for path in new_ledgers:
         ledger = folder.read_table(path, ["image_id", "status", "phash"])
         stored = ledger.filter(pc.equal(ledger["status"], SUCCESS))
-        hashes |= dict(zip(stored["image_id"].to_pylist(), stored["phash"].to_pylist(), strict=True))
-    values = np.frombuffer(bytes.fromhex("".join(hashes.values())), np.uint8).reshape(-1, HASH_BYTES)
+        hashes |= dict(
+            zip(stored["image_id"].to_pylist(), stored["phash"].to_pylist(), strict=True)
+        )
+    values = np.frombuffer(bytes.fromhex("".join(hashes.values())), np.uint8).reshape(
+        -1, HASH_BYTES
+    )
     table = near_duplicates(list(hashes), values, max_bits)
     etags = etags_of(changes.taken)
     found = table["image_id"].to_pylist()
-    table = table.append_column("etag", pa.array([etags.get(image_id) for image_id in found], pa.string()))
-    return table.filter(pc.is_valid(table["etag"]))  # what was removed on request is in the listing no more
+    table = table.append_column(
+        "etag", pa.array([etags.get(image_id) for image_id in found], pa.string())
+    )
+    # what was removed on request is in the listing no more
+    return table.filter(pc.is_valid(table["etag"]))

@@ -1,4 +1,5 @@
-"""How large patches are in pixels of the photographs that they are cut from, and whether that is enough."""
+"""How large patches are in pixels of the photographs that they are cut from, and whether that is
+enough."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class PatchSizes(Record):
     least: int
     greatest: int
     enlarged: float
-    """How many times `crop.patch_size` is the median, where that is the size which is meant; else 1."""
+    """How many times `crop.patch_size` is the median, where that is the size which is meant; else
+    1."""
     enlarged_share: float
     """Share of the patches that are enlarged more than twice."""
 
@@ -34,15 +36,19 @@ class PatchSizes(Record):
         if self.enlarged_share < _MANY:
             return ""
         return (
-            f"patches have {self.median:g} pixels of their photographs (median; {self.least} to {self.greatest}): "
-            f"{self.enlarged_share:.0%} are enlarged more than twice to crop.patch_size. For small photographs give "
-            "--preset whole (crop.mode=whole: one patch, the central square), or a crop.frame_size near their "
+            f"patches have {self.median:g} pixels of their photographs (median; {self.least} "
+            f"to {self.greatest}): "
+            f"{self.enlarged_share:.0%} are enlarged more than twice to crop.patch_size. For "
+            "small photographs give "
+            "--preset whole (crop.mode=whole: one patch, the central square), or a "
+            "crop.frame_size near their "
             "shorter side and a smaller crop.patch_size"
         )
 
 
 def measure_patches(folder: Folder, paths: Sequence[str], crop: CropConfig) -> PatchSizes | None:
-    """Return the sizes of the patches of some parts, with a warning where they are small; None where there is none."""
+    """Return the sizes of the patches of some parts, with a warning where they are small; None
+    where there is none."""
     tables = [folder.read_table(path, list(CORNERS)) for path in paths]
     widths = [table["x1"].to_numpy() - table["x0"].to_numpy() for table in tables]
     heights = [table["y1"].to_numpy() - table["y0"].to_numpy() for table in tables]

@@ -1,4 +1,5 @@
-"""Patchify: coordinates of the patches of each image shard, with ids given once; what is left out has its reason."""
+"""Patchify: coordinates of the patches of each image shard, with ids given once; what is left out
+has its reason."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -18,7 +19,14 @@ from numpy.typing import NDArray
 
 from rdm.compute.pool import Pool
 from rdm.config import Config, Record, digest_json
-from rdm.database.contract import CORNERS, DROPPED_SCHEMA, PATCH_SCHEMA, dropped_path, image_paths, patches_path
+from rdm.database.contract import (
+    CORNERS,
+    DROPPED_SCHEMA,
+    PATCH_SCHEMA,
+    dropped_path,
+    image_paths,
+    patches_path,
+)
 from rdm.database.pixels import iterate_reduced_patches
 from rdm.progress import tracking
 from rdm.sources import CropConfig, crop_boxes
@@ -44,9 +52,9 @@ class CutConfig(Config):
 class CutTask:
     """One image shard to cut.
 
-    `left_out` names photographs that are not cut at all; `removed` has the boxes, by photograph, of single patches that
-    were removed on request and are left out; `boxes`, in the crop mode of that name, holds those of the
-    shard's photographs.
+    `left_out` names photographs that are not cut at all; `removed` has the boxes, by photograph, of
+    single patches that were removed on request and are left out; `boxes`, in the crop mode of that
+    name, holds those of the shard's photographs.
     """
 
     folder: Folder
@@ -59,8 +67,11 @@ class CutTask:
 
     @cached_property
     def candidates(self) -> pa.Table:
-        """The patches before any filter that needs pixels: PATCH_SCHEMA, ids 0, with `label` and `reason`."""
-        columns: dict[str, list[Any]] = {name: [] for name in ("image_id", "image_row", "label", "reason")}
+        """The patches before any filter that needs pixels: PATCH_SCHEMA, ids 0, with `label` and
+        `reason`."""
+        columns: dict[str, list[Any]] = {
+            name: [] for name in ("image_id", "image_row", "label", "reason")
+        }
         corners = [np.zeros((0, 4), np.int32)]
         left_out = frozenset(self.left_out)
         for number, row in enumerate(self._ledger.to_pylist()):
@@ -74,14 +85,18 @@ class CutTask:
             columns["reason"] += self._reasons(row["image_id"], patches)
         places = dict(zip(CORNERS, np.concatenate(corners).T, strict=True))
         shard = [self.stem] * len(columns["image_id"])
-        table = pa.table({**columns, **places, "image_shard": shard, "patch_id": np.zeros(len(shard), np.int64)})
+        table = pa.table(
+            {**columns, **places, "image_shard": shard, "patch_id": np.zeros(len(shard), np.int64)}
+        )
         fields = [*PATCH_SCHEMA, pa.field("label", pa.string()), pa.field("reason", pa.string())]
         return table.select([field.name for field in fields]).cast(pa.schema(fields))
 
     def _reasons(self, image_id: str, patches: NDArray[np.int32]) -> list[str]:
         removed = frozenset(self.removed.get(image_id, ()))
         return [
-            REMOVED if (x0, y0, x1, y1) in removed else patch_reason(x1 - x0, y1 - y0, self.config.filters)
+            REMOVED
+            if (x0, y0, x1, y1) in removed
+            else patch_reason(x1 - x0, y1 - y0, self.config.filters)
             for x0, y0, x1, y1 in patches.tolist()
         ]
 
@@ -93,7 +108,9 @@ class CutTask:
         corners, labels = self.boxes.of(row["image_id"])
         square = self.config.boxes.shape == "square"
         in_pixels = self.boxes.in_pixels
-        return box_patches(corners, size, row["orientation"], in_pixels=in_pixels, square=square), labels
+        return box_patches(
+            corners, size, row["orientation"], in_pixels=in_pixels, square=square
+        ), labels
 
     @cached_property
     def _ledger(self) -> pa.Table:
@@ -117,7 +134,8 @@ class ContrastStats(Record):
 
 
 class CutStats(Record):
-    """What was cut of a shard: its patches, the photographs that have any, and what was left out by cause."""
+    """What was cut of a shard: its patches, the photographs that have any, and what was left out by
+    cause."""
 
     num_patches: int
     num_images: int
@@ -125,14 +143,19 @@ class CutStats(Record):
 
 
 def cut_shards(tasks: Sequence[CutTask], first_patch_id: int, pool: Pool) -> list[CutStats]:
-    """Cut image shards, in order, with patch ids from `first_patch_id` on; return each one's counts.
+    """Cut image shards, in order, with patch ids from `first_patch_id` on; return each one's
+    counts.
 
-    Only a look for blank patches needs pixels, and the pool; ids are given here, one shard after another.
+    Only a look for blank patches needs pixels, and the pool; ids are given here, one shard after
+    another.
     """
     blank: dict[int, list[tuple[int, float]]] = {}
     if tasks and tasks[0].config.filters.min_contrast:
         names = [str(task.part) for task in tasks]
-        blank = {n: stats.blank for n, stats in pool.map(find_blank, tasks, stage="contrast", names=names)}
+        blank = {
+            n: stats.blank
+            for n, stats in pool.map(find_blank, tasks, stage="contrast", names=names)
+        }
     counts: list[CutStats] = []
     with tracking("patchify", len(tasks), "shards") as tracker:
         for number, task in enumerate(tasks):
@@ -152,15 +175,24 @@ def _measure_contrast(task: CutTask) -> ContrastStats:
     candidates = task.candidates
     positions = np.flatnonzero(pc.equal(candidates["reason"], "").to_numpy(zero_copy_only=False))
     patches = iterate_reduced_patches(task.folder, candidates.take(pa.array(positions)))
-    measured = [(int(position), contrast(patch)) for position, patch in zip(positions, patches, strict=True)]
-    blank = [(position, round(value, 2)) for position, value in measured if value < task.config.filters.min_contrast]
+    measured = [
+        (int(position), contrast(patch)) for position, patch in zip(positions, patches, strict=True)
+    ]
+    blank = [
+        (position, round(value, 2))
+        for position, value in measured
+        if value < task.config.filters.min_contrast
+    ]
     return ContrastStats(blank=blank)
 
 
-def patchify_shard(task: CutTask, first_patch_id: int, blank: Sequence[tuple[int, float]]) -> CutStats:
+def patchify_shard(
+    task: CutTask, first_patch_id: int, blank: Sequence[tuple[int, float]]
+) -> CutStats:
     """Write the patches of one image shard, and those left out; return counts.
 
-    Ids count up from `first_patch_id` in the order of the shard's rows and of each photograph's patches.
+    Ids count up from `first_patch_id` in the order of the shard's rows and of each photograph's
+    patches.
 
     Args:
         task: the shard.
@@ -182,9 +214,13 @@ def _write_patches(
         reasons[position] = f"blank: contrast {value}"
     kept = np.array([not reason for reason in reasons], np.bool_)
     outputs = [patches_path(task.part)]
-    task.folder.write_table(outputs[0], _numbered(candidates.filter(pa.array(kept)), first_patch_id, task.boxes))
+    task.folder.write_table(
+        outputs[0], _numbered(candidates.filter(pa.array(kept)), first_patch_id, task.boxes)
+    )
     if not kept.all():
-        dropped = candidates.set_column(candidates.column_names.index("reason"), "reason", pa.array(reasons))
+        dropped = candidates.set_column(
+            candidates.column_names.index("reason"), "reason", pa.array(reasons)
+        )
         outputs.append(dropped_path(task.part))
         table = dropped.filter(pa.array(~kept)).select(DROPPED_SCHEMA.names).cast(DROPPED_SCHEMA)
         task.folder.write_table(outputs[1], table)
@@ -200,5 +236,7 @@ def _write_patches(
 
 def _numbered(patches: pa.Table, first_patch_id: int, boxes: Boxes | None) -> pa.Table:
     ids = np.arange(first_patch_id, first_patch_id + patches.num_rows, dtype=np.int64)
-    patches = patches.set_column(0, PATCH_SCHEMA.field("patch_id"), pa.array(ids)).drop_columns("reason")
+    patches = patches.set_column(0, PATCH_SCHEMA.field("patch_id"), pa.array(ids)).drop_columns(
+        "reason"
+    )
     return patches if boxes is not None else patches.drop_columns("label")

@@ -1,4 +1,5 @@
-"""What builds and updates tell: what is planned, what each stage did, what came of it, what it would take."""
+"""What builds and updates tell: what is planned, what each stage did, what came of it, what it
+would take."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from rdm.database.neighbors.update import TableRepair
 
 
 class PlanFacts(Record):
-    """What a run would do: photographs in the source, new ones, those that go, and their patches."""
+    """What a run would do: photographs in the source, new ones, those that go, and their
+    patches."""
 
     changed: bool
     photographs: int
@@ -22,7 +24,8 @@ class PlanFacts(Record):
 
 
 class IngestFacts(Record):
-    """What became of the photographs that were asked for; `causes` counts what is stored as `success`."""
+    """What became of the photographs that were asked for; `causes` counts what is stored as
+    `success`."""
 
     count: int
     successes: int
@@ -69,7 +72,8 @@ class BuildResult(VersionFacts):
 
 
 class Estimate(Record):
-    """What a run would take, scaled from a trial; nothing is known but `trial_failed` where that was not usable."""
+    """What a run would take, scaled from a trial; nothing is known but `trial_failed` where that
+    was not usable."""
 
     trial_photographs: int
     trial_failed: str | None = absent()

@@ -1,4 +1,5 @@
-"""The stages of a build or an update, each a function of the plan or of what the last one made; and their one order."""
+"""The stages of a build or an update, each a function of the plan or of what the last one made; and
+their one order."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -21,7 +22,13 @@ from rdm.database.building.embed import EmbedTask, embed_part
 from rdm.database.building.near_duplicates import find_near_duplicates
 from rdm.database.building.patch_sizes import measure_patches
 from rdm.database.building.patchify import CutConfig, CutTask, cut_shards
-from rdm.database.building.results import BuildResult, EmbedFacts, IngestFacts, PatchFacts, RepairFacts
+from rdm.database.building.results import (
+    BuildResult,
+    EmbedFacts,
+    IngestFacts,
+    PatchFacts,
+    RepairFacts,
+)
 from rdm.database.contract import (
     CHANGES_PAGE,
     DUPLICATES_KIND,
@@ -39,7 +46,13 @@ from rdm.database.embedding_parts import count_rows
 from rdm.database.facts import VersionFacts, version_facts
 from rdm.database.neighbors.table import sort_table_parts
 from rdm.database.neighbors.update import repair_tables
-from rdm.database.search.index import ParentIndex, build_index, drop_indexes, publish_index, update_index
+from rdm.database.search.index import (
+    ParentIndex,
+    build_index,
+    drop_indexes,
+    publish_index,
+    update_index,
+)
 from rdm.database.search.sharded_index import IndexedRows
 from rdm.database.settings import recorded, settings_of
 from rdm.database.shards import count_living_images, describe_index, describe_shard
@@ -140,7 +153,8 @@ def run_plainly(_name: str, work: Callable[[], ResultT]) -> ResultT:
 
 
 def run_stages(plan: BuildPlan, pool: Pool, run: StageRunner = run_plainly) -> BuildResult:
-    """Run all stages of a plan in order, under the writer's lock; return the version that they make.
+    """Run all stages of a plan in order, under the writer's lock; return the version that they
+    make.
 
     Args:
         plan: of the run.
@@ -165,7 +179,8 @@ def run_stages(plan: BuildPlan, pool: Pool, run: StageRunner = run_plainly) -> B
 
 
 def add_parts(plan: BuildPlan, pool: Pool, run: StageRunner = run_plainly) -> Embedded | Ingested:
-    """Run the stages that add parts: store, cut, embed. Where nothing new could be had, what was stored is all."""
+    """Run the stages that add parts: store, cut, embed. Where nothing new could be had, what was
+    stored is all."""
     ingested = run("ingest", partial(ingest, plan, pool))
     if ingested.plan.is_current:
         return ingested
@@ -189,11 +204,15 @@ def ingest(plan: BuildPlan, pool: Pool) -> Ingested:
     config = plan.config
     require_visible(pool, plan.folder, source=config.source, others=(weights_path(config.encoder),))
     tasks = _ingest_tasks(plan, _write_removed_digests(plan))
-    stats = [result for _, result in pool.map(ingest_shard, tasks, stage="ingest", names=plan.new_stems)]
+    stats = [
+        result for _, result in pool.map(ingest_shard, tasks, stage="ingest", names=plan.new_stems)
+    ]
 
     # What could not be had may come the next time
     retryable = any(shard.retryable for shard in stats)
-    after = plan.with_changes(plan.changes.after_ingest(_unavailable(plan) if retryable else frozenset()))
+    after = plan.with_changes(
+        plan.changes.after_ingest(_unavailable(plan) if retryable else frozenset())
+    )
 
     causes = sum((Counter(shard.status_dict) for shard in stats), Counter())
     facts = IngestFacts(
@@ -216,12 +235,16 @@ def patchify(ingested: Ingested, pool: Pool) -> Patchified:
     plan, duplicates = ingested.plan, None
     if (max_bits := plan.config.filters.near_duplicate_bits) is not None:
         duplicates = find_near_duplicates(plan.folder, plan.changes, plan.new_ledgers, max_bits)
-    left_out = frozenset(duplicates["image_id"].to_pylist()) if duplicates is not None else frozenset()
+    left_out = (
+        frozenset(duplicates["image_id"].to_pylist()) if duplicates is not None else frozenset()
+    )
     plan = plan.with_changes(plan.changes.after_comparison(left_out))
 
     stats = cut_shards(_cut_tasks(plan), plan.first_new_patch, pool)
     num_patches = sum(shard.num_patches for shard in stats)
-    check_index_fits(plan.parent, plan.config, plan.first_new_patch + num_patches - len(plan.changes.tombstones))
+    check_index_fits(
+        plan.parent, plan.config, plan.first_new_patch + num_patches - len(plan.changes.tombstones)
+    )
 
     dropped = sum((Counter(shard.dropped) for shard in stats), Counter())
     before = Counter(plan.parent.dropped_patches if plan.parent else {})
@@ -230,7 +253,9 @@ def patchify(ingested: Ingested, pool: Pool) -> Patchified:
         num_images=sum(shard.num_images for shard in stats),
         dropped=dict(dropped),
         near_duplicates=len(left_out),
-        patch_pixels=measure_patches(plan.folder, list(map(patches_path, plan.new_parts)), plan.config.crop),
+        patch_pixels=measure_patches(
+            plan.folder, list(map(patches_path, plan.new_parts)), plan.config.crop
+        ),
     )
     return Patchified(plan, ingested.facts, duplicates, dict(before + dropped), facts)
 
@@ -240,7 +265,15 @@ def embed(patches: Patchified, pool: Pool) -> Embedded:
     plan = patches.plan
     config, digest, precision = plan.config, plan.encoder_record().digest, plan.precision
     tasks = [
-        EmbedTask(plan.folder, part, config.encoder, digest, config.batch_size, precision, pool.config.device)
+        EmbedTask(
+            plan.folder,
+            part,
+            config.encoder,
+            digest,
+            config.batch_size,
+            precision,
+            pool.config.device,
+        )
         for part in plan.new_parts
     ]
     names = [str(part) for part in plan.new_parts]
@@ -250,7 +283,8 @@ def embed(patches: Patchified, pool: Pool) -> Embedded:
 
 
 def index_patches(embedded: Embedded, pool: Pool | None = None) -> Indexed:
-    """Build the index on the workers, or bring the parent's up to date; without a pool, in this process."""
+    """Build the index on the workers, or bring the parent's up to date; without a pool, in this
+    process."""
     plan = embedded.patches.plan
     rows = IndexedRows(plan.folder, plan.embedding_paths, plan.changes.tombstones)
     check_left(plan.folder, len(rows.living))
@@ -289,7 +323,8 @@ def commit(repaired: Repaired) -> Committed:
 
 
 def _write_removed_digests(plan: BuildPlan) -> str:
-    """Write for the workers what they must refuse; return the path, or nothing where nothing was removed."""
+    """Write for the workers what they must refuse; return the path, or nothing where nothing was
+    removed."""
     removed = plan.changes.diff.removed_digests
     if not plan.new_stems or not removed:
         return ""
@@ -304,15 +339,25 @@ def _ingest_tasks(plan: BuildPlan, refused: str) -> list[IngestTask]:
     for number, stem in enumerate(plan.new_stems):
         # A slice would travel as the whole
         rows = new.take(pa.array(range(number * size, min((number + 1) * size, len(new)))))
-        tasks.append(IngestTask(plan.folder, stem, config.source, rows, config.fetch, config.filters, refused))
+        tasks.append(
+            IngestTask(
+                plan.folder, stem, config.source, rows, config.fetch, config.filters, refused
+            )
+        )
     return tasks
 
 
 def _unavailable(plan: BuildPlan) -> frozenset[str]:
     """Return the new photographs that could not be had for causes that may pass."""
     names = ["image_id", "status", "error_message"]
-    rows = (row for path in plan.new_ledgers for row in plan.folder.read_table(path, names).to_pylist())
-    return frozenset(row["image_id"] for row in rows if row["status"] == FAILED and is_passing(row["error_message"]))
+    rows = (
+        row for path in plan.new_ledgers for row in plan.folder.read_table(path, names).to_pylist()
+    )
+    return frozenset(
+        row["image_id"]
+        for row in rows
+        if row["status"] == FAILED and is_passing(row["error_message"])
+    )
 
 
 def _cut_tasks(plan: BuildPlan) -> list[CutTask]:
@@ -338,7 +383,9 @@ def _make_index(plan: BuildPlan, rows: IndexedRows, pool: Pool | None) -> tuple[
     first, before, dead = parent.next_patch_id, index_place(parent), plan.changes.newly_dead
     if count_rows(rows.parts) == first and len(dead) == 0:
         return before, parent.index
-    return place, update_index(rows, config, place, ParentIndex(before, parent.index, first, dead), pool)
+    return place, update_index(
+        rows, config, place, ParentIndex(before, parent.index, first, dead), pool
+    )
 
 
 def _draft(indexed: Indexed) -> Version:
@@ -379,9 +426,11 @@ def _parts(indexed: Indexed) -> list[Part]:
     return [*parts, *duplicates, *describe_index(store, indexed.place, indexed.facts)]
 
 
-def _duplicates_part(plan: BuildPlan, store: VersionStore, duplicates: pa.Table | None) -> Sequence[Part]:
-    """Return the part of the near-duplicates, which is the parent's where they are the same; none where there are
-    none.
+def _duplicates_part(
+    plan: BuildPlan, store: VersionStore, duplicates: pa.Table | None
+) -> Sequence[Part]:
+    """Return the part of the near-duplicates, which is the parent's where they are the same; none
+    where there are none.
     """
     before = plan.parent.parts_of(DUPLICATES_KIND) if plan.parent else []
     if duplicates is None or duplicates.num_rows == 0:

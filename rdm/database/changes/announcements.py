@@ -1,7 +1,7 @@
 """What others were told of a database: news that a killed run did not tell is told by the next one.
 
-Patch ids are never reused and deletions never undone, so two numbers say whether there are news; the tables of a query
-set and a compaction, which make versions too, are none.
+Patch ids are never reused and deletions never undone, so two numbers say whether there are news;
+the tables of a query set and a compaction, which make versions too, are none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class News:
     """What was not announced yet: how many patches came and went up to the current version."""
 
     since: int
-    """The version that was announced last; 0: it cannot be read any more, since a compaction dropped it."""
+    """The version that was announced last; 0: it cannot be read any more, since a compaction
+    dropped it."""
     version: int
     patches_added: int
     patches_removed: int
@@ -42,13 +43,15 @@ def announce(folder: Folder, version: Version | None = None) -> None:
 
 
 def ensure_announced(folder: Folder) -> None:
-    """Note the current version as announced where none ever was; before an update, whose news are then told."""
+    """Note the current version as announced where none ever was; before an update, whose news are
+    then told."""
     if not folder.exists(ANNOUNCED):
         announce(folder)
 
 
 def news(folder: Folder) -> News | None:
-    """Return what came and went since the last announcement; None: nothing did, or nothing was ever announced.
+    """Return what came and went since the last announcement; None: nothing did, or nothing was ever
+    announced.
 
     Raises:
         DatabaseError: the root is no database.
@@ -79,5 +82,7 @@ def _noted(folder: Folder) -> Announcement:
 
 def _state(version: Version) -> Announcement:
     return Announcement(
-        version=version.number, next_patch_id=version.next_patch_id, num_deleted=len(version.tombstones)
+        version=version.number,
+        next_patch_id=version.next_patch_id,
+        num_deleted=len(version.tombstones),
     )

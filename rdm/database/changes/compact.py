@@ -1,8 +1,9 @@
 """Compaction: remove deleted photographs and their vectors from the disk, and drop older versions.
 
-Patch ids are rows, so rows stay: a deleted patch keeps its place as a zero vector and an empty row, and the bytes of
-its photograph leave the tar. Every shard with something to remove is written again under a new name; the new version
-is committed; then everything that it does not name is deleted. Killed anywhere, the same command finishes.
+Patch ids are rows, so rows stay: a deleted patch keeps its place as a zero vector and an empty row,
+and the bytes of its photograph leave the tar. Every shard with something to remove is written again
+under a new name; the new version is committed; then everything that it does not name is deleted.
+Killed anywhere, the same command finishes.
 """
 
 from __future__ import annotations
@@ -33,19 +34,31 @@ from rdm.database.contract import (
 )
 from rdm.progress import tracking
 from rdm.sources.ledger import SUCCESS, ShardStats
-from rdm.storage import Folder, NoStats, Part, ShardWork, Version, VersionStore, part_rows, resumable
+from rdm.storage import (
+    Folder,
+    NoStats,
+    Part,
+    ShardWork,
+    Version,
+    VersionStore,
+    part_rows,
+    resumable,
+)
 
 _DIRECTORIES = (
     *PART_DIRECTORIES,
     "versions",
-    *("_markers/fetch", REMOVED_DIGESTS),  # of abandoned updates: what they fetched and could not use, and digests
+    # of abandoned updates: what they fetched and could not use, and digests
+    *("_markers/fetch", REMOVED_DIGESTS),
 )
-_KEPT_OF_DELETED = ("key", "image_id", "phash")  # the hash keeps out what looks like a removed photograph
+# the hash keeps out what looks like a removed photograph
+_KEPT_OF_DELETED = ("key", "image_id", "phash")
 
 
 @dataclass(frozen=True)
 class ShardCompaction:
-    """One image shard to write again: its parts, the rows of its patches and of its photographs that go."""
+    """One image shard to write again: its parts, the rows of its patches and of its photographs
+    that go."""
 
     position: int
     parts: dict[str, Part]
@@ -92,7 +105,8 @@ def compaction_plan(root: str) -> CompactionPlan:
 
 
 def compact_database(root: str) -> CompactionResult:
-    """Compact a database and return what was removed; where there is nothing to remove, nothing is written.
+    """Compact a database and return what was removed; where there is nothing to remove, nothing is
+    written.
 
     Raises:
         DatabaseError: the root is no database, or one of another format.
@@ -136,11 +150,18 @@ def blank_metadata(metadata: pa.Table, dead: NDArray[np.bool_], stem: str) -> pa
 
 
 def blank_ledger(ledger: pa.Table, gone: NDArray[np.int64]) -> pa.Table:
-    """Return ledger rows; those of deleted photographs keep their key, image id and perceptual hash alone."""
+    """Return ledger rows; those of deleted photographs keep their key, image id and perceptual hash
+    alone."""
     rows = ledger.to_pylist()
     for number in gone.tolist():
         kept = {name: rows[number][name] for name in _KEPT_OF_DELETED}
-        rows[number] = {**dict.fromkeys(rows[number]), **kept, "status": DELETED, "error_message": DELETED, "etag": ""}
+        rows[number] = {
+            **dict.fromkeys(rows[number]),
+            **kept,
+            "status": DELETED,
+            "error_message": DELETED,
+            "etag": "",
+        }
     return pa.Table.from_pylist(rows, schema=ledger.schema)
 
 
@@ -156,9 +177,15 @@ def _shards_to_compact(folder: Folder, version: Version) -> list[ShardCompaction
         dead = ~of_part.living
         rows = folder.read_table(parts["patches"].path, ["image_row"])["image_row"].to_numpy()
         removed = _removed_rows(folder, parts["ledger"], version)
-        gone = np.setdiff1d(np.union1d(rows[dead & (rows >= 0)], removed), rows[~dead]).astype(np.int64)
+        gone = np.setdiff1d(np.union1d(rows[dead & (rows >= 0)], removed), rows[~dead]).astype(
+            np.int64
+        )
         if len(gone) or (rows[dead] >= 0).any():
-            sizes = folder.read_table(parts["ledger"].path, ["num_bytes"])["num_bytes"].take(gone).to_pylist()
+            sizes = (
+                folder.read_table(parts["ledger"].path, ["num_bytes"])["num_bytes"]
+                .take(gone)
+                .to_pylist()
+            )
             found.append(ShardCompaction(position, parts, dead, gone, sum(sizes)))
     return found
 
@@ -166,12 +193,16 @@ def _shards_to_compact(folder: Folder, version: Version) -> list[ShardCompaction
 def _removed_rows(folder: Folder, ledger: Part, version: Version) -> NDArray[np.int64]:
     """Return the rows, not emptied yet, of photographs that were removed on request.
 
-    Filters may have left them no patch, and a row that says why a photograph cannot be used names it, too.
+    Filters may have left them no patch, and a row that says why a photograph cannot be used names
+    it, too.
     """
     if not version.deleted_image_ids:
         return np.zeros(0, np.int64)
     columns = folder.read_table(ledger.path, ["image_id", "status"]).to_pydict()
-    deleted, pairs = set(version.deleted_image_ids), zip(columns["image_id"], columns["status"], strict=True)
+    deleted, pairs = (
+        set(version.deleted_image_ids),
+        zip(columns["image_id"], columns["status"], strict=True),
+    )
     return np.flatnonzero([status != DELETED and image_id in deleted for image_id, status in pairs])
 
 
@@ -206,26 +237,37 @@ def _compact_shard(folder: Folder, shard: ShardCompaction, number: int) -> dict[
 
 
 def _write_compacted(folder: Folder, shard: ShardCompaction, outputs: dict[str, str]) -> list[str]:
-    """Write the parts of a shard again without what goes; return their paths, and that of the counts."""
+    """Write the parts of a shard again without what goes; return their paths, and that of the
+    counts."""
     stats = stats_path(outputs["images"])
-    tables = {kind: folder.read_table(shard.parts[kind].path) for kind in ("ledger", "patches", "metadata")}
+    tables = {
+        kind: folder.read_table(shard.parts[kind].path)
+        for kind in ("ledger", "patches", "metadata")
+    }
     stem = outputs["images"].removeprefix("images/").removesuffix(".tar")
     ledger = blank_ledger(tables["ledger"], shard.gone_photographs)
     with folder.writing(outputs["images"]) as path:
         offsets = _copy_members(folder.local(shard.parts["images"].path), path, ledger)
     column = ledger.column_names.index("tar_offset")
-    ledger = ledger.set_column(column, "tar_offset", pa.array(offsets, ledger.schema.field("tar_offset").type))
+    ledger = ledger.set_column(
+        column, "tar_offset", pa.array(offsets, ledger.schema.field("tar_offset").type)
+    )
     folder.write_table(outputs["ledger"], ledger)
     folder.write_record(stats, _shard_stats(folder, shard.parts["images"].path, ledger))
-    folder.write_table(outputs["patches"], blank_patches(tables["patches"], shard.dead_patches, stem))
-    folder.write_table(outputs["metadata"], blank_metadata(tables["metadata"], shard.dead_patches, stem))
+    folder.write_table(
+        outputs["patches"], blank_patches(tables["patches"], shard.dead_patches, stem)
+    )
+    folder.write_table(
+        outputs["metadata"], blank_metadata(tables["metadata"], shard.dead_patches, stem)
+    )
     vectors = np.asarray(folder.read_array(shard.parts["embeddings"].path))
     folder.write_array(outputs["embeddings"], blank_vectors(vectors, shard.dead_patches))
     return [*outputs.values(), stats]
 
 
 def _copy_members(source: Path, target: Path, ledger: pa.Table) -> list[int | None]:
-    """Copy the pictures of the ledger's living rows; return their new offsets, None for the other rows."""
+    """Copy the pictures of the ledger's living rows; return their new offsets, None for the other
+    rows."""
     offsets: list[int | None] = []
     with (
         open(source, "rb") as old,
@@ -239,7 +281,8 @@ def _copy_members(source: Path, target: Path, ledger: pa.Table) -> list[int | No
                 continue
             old.seek(row["tar_offset"])
             data = old.read(row["num_bytes"])
-            member = tarfile.TarInfo(f"{row['key']}.{row['extension']}")  # time 0: equal input gives equal bytes
+            # time 0: equal input gives equal bytes
+            member = tarfile.TarInfo(f"{row['key']}.{row['extension']}")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
             offsets.append(offset + tarfile.BLOCKSIZE)
@@ -256,16 +299,20 @@ def _shard_stats(folder: Folder, images: str, ledger: pa.Table) -> ShardStats:
 
 
 def _unnamed_files(folder: Folder, version: Version) -> list[str]:
-    """Return the files in the database's directories that a version does not name: older versions', and strays."""
+    """Return the files in the database's directories that a version does not name: older versions',
+    and strays."""
     named = {part.path for part in version.parts}
     named |= {stats_path(part.path) for part in version.parts_of("images")}
     named |= {f"{PUBLISHED}/{name}" for name in (INDEX_NAME, INFOS_NAME)}
     named.add(version_path(version.number))
-    return [path for directory in _DIRECTORIES for path in folder.files(directory) if path not in named]
+    return [
+        path for directory in _DIRECTORIES for path in folder.files(directory) if path not in named
+    ]
 
 
 def delete_unnamed_files(folder: Folder, version: Version) -> None:
-    """Delete what a version does not name from the database's directories: older versions' files, and strays."""
+    """Delete what a version does not name from the database's directories: older versions' files,
+    and strays."""
     for path in _unnamed_files(folder, version):
         folder.delete(path)
     for parent in ("index", "neighbors", "_markers"):

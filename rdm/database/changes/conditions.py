@@ -1,4 +1,5 @@
-"""Conditions on the columns of a table, written as Python comparisons, parsed without ever running anything."""
+"""Conditions on the columns of a table, written as Python comparisons, parsed without ever running
+anything."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -15,7 +16,9 @@ import pyarrow.compute as pc
 
 from rdm.errors import UsageError
 
-EXAMPLE = "license == 'https://creativecommons.org/licenses/by/2.0/' and author in ['A. Bird', 'B. Bird']"
+EXAMPLE = (
+    "license == 'https://creativecommons.org/licenses/by/2.0/' and author in ['A. Bird', 'B. Bird']"
+)
 _ROW = " row"  # no column that a condition could name
 _GREATEST = 2**63 - 1  # a number over it fits into no column
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -35,17 +38,23 @@ _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 
 def matching_rows(table: pa.Table, condition: str) -> pa.Table:
-    """Return the rows for which a condition holds; an empty cell, null or "", fulfills no comparison but `== ''`.
+    """Return the rows for which a condition holds; an empty cell, null or "", fulfills no
+    comparison but `== ''`.
 
-    What does not hold because of an empty cell does not hold the other way round either, with `not` or `!=`.
+    What does not hold because of an empty cell does not hold the other way round either, with `not`
+    or `!=`.
 
     Raises:
-        UsageError: the condition cannot be understood, names an unknown column, or compares a column with a value of
-            another type.
+        UsageError: the condition cannot be understood, names an unknown column, or compares a
+            column with a value of another type.
     """
     expression = parse_condition(condition, table.column_names)
     try:
-        holds = _with_nulls(table).add_column(0, _ROW, pa.array(range(table.num_rows), pa.int64())).filter(expression)
+        holds = (
+            _with_nulls(table)
+            .add_column(0, _ROW, pa.array(range(table.num_rows), pa.int64()))
+            .filter(expression)
+        )
         return table.take(holds[_ROW].combine_chunks())
     except (pa.ArrowException, TypeError) as error:
         raise UsageError(
@@ -56,7 +65,8 @@ def matching_rows(table: pa.Table, condition: str) -> pa.Table:
 
 
 def _with_nulls(table: pa.Table) -> pa.Table:
-    """Return a table whose empty texts are null, so that a condition on them is neither true nor false."""
+    """Return a table whose empty texts are null, so that a condition on them is neither true nor
+    false."""
     for number, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
             column = table.column(number)
@@ -66,7 +76,8 @@ def _with_nulls(table: pa.Table) -> pa.Table:
 
 
 def parse_condition(condition: str, columns: Sequence[str]) -> pc.Expression:
-    """Return a condition as an expression: comparisons of columns with values, `in` lists, `and`, `or`, `not`.
+    """Return a condition as an expression: comparisons of columns with values, `in` lists, `and`,
+    `or`, `not`.
 
     Raises:
         UsageError: it is anything else, or names an unknown column.
@@ -75,12 +86,15 @@ def parse_condition(condition: str, columns: Sequence[str]) -> pc.Expression:
         return _Parser(condition, columns).logical(ast.parse(condition.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UsageError(
-            f"the condition is no expression: {error}", where=condition, fix=f"write for example {EXAMPLE}"
+            f"the condition is no expression: {error}",
+            where=condition,
+            fix=f"write for example {EXAMPLE}",
         ) from error
 
 
 def _inside(column: pc.Expression, listed: list[Any]) -> pc.Expression:
-    """Return whether a column's value is listed; of an empty cell it is unknown, unless '' is listed."""
+    """Return whether a column's value is listed; of an empty cell it is unknown, unless '' is
+    listed."""
     values = [value for value in listed if value != ""]
     found = column.isin(values) if values else pc.scalar(False)
     if len(values) < len(listed):
@@ -132,7 +146,9 @@ class _Parser:
             raise self._refusal(node)
         if node.id not in self.columns:
             raise UsageError(
-                f"there is no column {node.id!r}", where=self.condition, fix=f"columns: {', '.join(self.columns)}"
+                f"there is no column {node.id!r}",
+                where=self.condition,
+                fix=f"columns: {', '.join(self.columns)}",
             )
         return pc.field(node.id)
 
@@ -156,7 +172,8 @@ class _Parser:
     def _refusal(self, node: ast.expr) -> UsageError:
         text = ast.get_source_segment(self.condition.strip(), node) or ast.dump(node)
         return UsageError(
-            f"{text!r} is not allowed here: a condition compares columns with texts and numbers, with and, or, not, in",
+            f"{text!r} is not allowed here: a condition compares columns with texts and "
+            "numbers, with and, or, not, in",
             where=self.condition,
             fix=f"write for example {EXAMPLE}",
         )

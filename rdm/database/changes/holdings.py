@@ -1,4 +1,5 @@
-"""What a version holds: the photographs in its ledgers, and the patches that live. Read when asked, and once."""
+"""What a version holds: the photographs in its ledgers, and the patches that live. Read when asked,
+and once."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -25,7 +26,8 @@ _TEXTS = ("image_id", "etag", "status", "error_message", "phash", "sha256")
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """What the ledgers say last of a photograph that is stored, or that was looked at and cannot be used."""
+    """What the ledgers say last of a photograph that is stored, or that was looked at and cannot be
+    used."""
 
     image_id: str
     etag: str
@@ -44,7 +46,8 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class Holdings:
-    """The photographs and patches of a version; of no version there are none. Parts are immutable, and so is this."""
+    """The photographs and patches of a version; of no version there are none. Parts are immutable,
+    and so is this."""
 
     folder: Folder
     version: Version | None
@@ -55,7 +58,9 @@ class Holdings:
         empty = {name: pa.array([], pa.string()) for name in _TEXTS}
         tables = [pa.table({**empty, "was_cut": pa.array([], pa.bool_())})]
         if self.version is not None:
-            pairs = zip(self.version.parts_of("ledger"), self.version.parts_of("patches"), strict=True)
+            pairs = zip(
+                self.version.parts_of("ledger"), self.version.parts_of("patches"), strict=True
+            )
             for ledger, patches in pairs:
                 table = self.folder.read_table(ledger.path, list(_TEXTS))
                 cut = self.folder.read_table(patches.path, ["image_row"])["image_row"]
@@ -66,7 +71,9 @@ class Holdings:
     @cached_property
     def patches(self) -> pa.Table:
         """`patch_id` and `image_id` of the living patches."""
-        tables = [pa.table({"patch_id": pa.array([], pa.int64()), "image_id": pa.array([], pa.string())})]
+        tables = [
+            pa.table({"patch_id": pa.array([], pa.int64()), "image_id": pa.array([], pa.string())})
+        ]
         for rows in part_rows(self.version) if self.version else []:
             table = self.folder.read_table(rows.part.path, ["patch_id", "image_id"])
             tables.append(table.filter(pa.array(rows.living)))
@@ -86,7 +93,8 @@ class Holdings:
 
     @cached_property
     def held_images(self) -> frozenset[str]:
-        """The photographs that the version holds: with living patches, or left out or emptied by filters."""
+        """The photographs that the version holds: with living patches, or left out or emptied by
+        filters."""
         emptied = self.ledger.filter(
             pc.and_(pc.equal(self.ledger["status"], SUCCESS), pc.invert(self.ledger["was_cut"]))
         )
@@ -94,10 +102,16 @@ class Holdings:
 
     @cached_property
     def last_rows(self) -> dict[str, LedgerRow]:
-        """The last row of each photograph; not one that tells of newer bytes that could not be had yet."""
+        """The last row of each photograph; not one that tells of newer bytes that could not be had
+        yet."""
         found: dict[str, LedgerRow] = {}
-        columns = [self.ledger[name].to_pylist() for name in ("image_id", "etag", "status", "error_message", "phash")]
-        for position, (image_id, etag, status, message, phash) in enumerate(zip(*columns, strict=True)):
+        columns = [
+            self.ledger[name].to_pylist()
+            for name in ("image_id", "etag", "status", "error_message", "phash")
+        ]
+        for position, (image_id, etag, status, message, phash) in enumerate(
+            zip(*columns, strict=True)
+        ):
             if not _waits(image_id, status, message, self.living_images):
                 found[image_id] = LedgerRow(image_id, etag, phash, position)
         return found
@@ -118,7 +132,9 @@ class Holdings:
             return image_ids
         digests = frozenset(self.digests(image_ids).values())
         alike = self.ledger.filter(is_among(self.ledger["sha256"], digests))["image_id"].to_pylist()
-        return frozenset(image_id for image_id, digest in self.digests(alike).items() if digest in digests)
+        return frozenset(
+            image_id for image_id, digest in self.digests(alike).items() if digest in digests
+        )
 
     def matching(self, condition: str) -> frozenset[str]:
         """Return the held photographs for whose ledger row a condition holds.
@@ -127,27 +143,37 @@ class Holdings:
             UsageError: the condition cannot be understood, or does not fit the columns.
         """
         parts = self.version.parts_of("ledger") if self.version else []
-        tables = [self.folder.read_table(part.path) for part in parts] or [self.ledger.drop_columns("was_cut")]
+        tables = [self.folder.read_table(part.path) for part in parts] or [
+            self.ledger.drop_columns("was_cut")
+        ]
         rows = sorted(self.last_rows[image_id].position for image_id in self.held_images)
         ledger = pa.concat_tables(tables, promote_options="default").take(rows)
         return frozenset(matching_rows(ledger, condition)["image_id"].to_pylist())
 
 
-def known_etags(ledger: pa.Table, living: Set[str], *, retry_failed: bool = False) -> dict[str, str]:
+def known_etags(
+    ledger: pa.Table, living: Set[str], *, retry_failed: bool = False
+) -> dict[str, str]:
     """Return the etag of each photograph that need not be stored again while its etag stays.
 
-    The last row of an id counts. A photograph that was deleted and is in the source again is new. One whose newer bytes
-    could not be had for a passing cause keeps the etag of those that are stored, so that it is asked for again.
+    The last row of an id counts. A photograph that was deleted and is in the source again is new.
+    One whose newer bytes could not be had for a passing cause keeps the etag of those that are
+    stored, so that it is asked for again.
 
     A stored photograph that never had a patch is known: filters left it out.
 
     Args:
-        ledger: rows with `image_id`, `etag`, `status`, `error_message`, and `was_cut`: whether there ever was a patch.
+        ledger: rows with `image_id`, `etag`, `status`, `error_message`, and `was_cut`: whether
+            there ever was a patch.
         living: the photographs that have living patches.
-        retry_failed: leave out those that failed by a cause that may have passed, such as a server's error.
+        retry_failed: leave out those that failed by a cause that may have passed, such as a
+            server's error.
     """
     known: dict[str, str] = {}
-    columns = [ledger[name].to_pylist() for name in ("image_id", "etag", "status", "error_message", "was_cut")]
+    columns = [
+        ledger[name].to_pylist()
+        for name in ("image_id", "etag", "status", "error_message", "was_cut")
+    ]
     for image_id, etag, status, message, was_cut in zip(*columns, strict=True):
         if _waits(image_id, status, message, living):
             continue
@@ -161,7 +187,8 @@ def known_etags(ledger: pa.Table, living: Set[str], *, retry_failed: bool = Fals
 
 
 def _waits(image_id: str, status: str, message: str, living: Set[str]) -> bool:
-    """Return whether a row tells of newer bytes that could not be had yet: the photograph keeps its older ones."""
+    """Return whether a row tells of newer bytes that could not be had yet: the photograph keeps its
+    older ones."""
     return status == FAILED and image_id in living and is_passing(message)
 
 

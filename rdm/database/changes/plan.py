@@ -1,4 +1,5 @@
-"""What an update does: a pure difference of a source and a version, and the plan that is made of it, as values."""
+"""What an update does: a pure difference of a source and a version, and the plan that is made of
+it, as values."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -24,7 +25,8 @@ from rdm.storage import Box
 
 @dataclass(frozen=True)
 class Removal:
-    """What is asked to go for good: photographs by id or by a condition on their ledger rows, and single patches."""
+    """What is asked to go for good: photographs by id or by a condition on their ledger rows, and
+    single patches."""
 
     image_ids: frozenset[str] = frozenset()
     patch_ids: frozenset[int] = frozenset()
@@ -37,8 +39,8 @@ class SourceDiff:
 
     Args:
         held: the version; of none, everything in the source is new.
-        found: the source's listing. Without one the source is left alone: it counts as one that lists what the version
-            holds, and nothing is new.
+        found: the source's listing. Without one the source is left alone: it counts as one that
+            lists what the version holds, and nothing is new.
         removal: what is asked to go for good.
         retry_failed: ask again for what failed by a cause that may have passed.
     """
@@ -54,7 +56,9 @@ class SourceDiff:
         if self.found is not None:
             return self.found
         rows = [self.held.last_rows[image_id] for image_id in sorted(self.held.held_images)]
-        return make_listing([{"image_id": row.image_id, "location": "", "etag": row.etag} for row in rows])
+        return make_listing(
+            [{"image_id": row.image_id, "location": "", "etag": row.etag} for row in rows]
+        )
 
     @cached_property
     def listing(self) -> pa.Table:
@@ -65,8 +69,8 @@ class SourceDiff:
     def removed_images(self) -> frozenset[str]:
         """All photographs that were removed on request, now or before.
 
-        A photograph whose last patch is removed counts: an update would bring it back otherwise. So does one of the
-        same bytes under another id: it is the same picture.
+        A photograph whose last patch is removed counts: an update would bring it back otherwise. So
+        does one of the same bytes under another id: it is the same picture.
         """
         version, removal = self.held.version, self.removal
         selected = self.held.matching(removal.where) if removal.where else frozenset()
@@ -76,25 +80,34 @@ class SourceDiff:
 
     @cached_property
     def removed_digests(self) -> frozenset[str]:
-        """The SHA-256 of the photographs that were removed on request: equal bytes are refused under any id."""
+        """The SHA-256 of the photographs that were removed on request: equal bytes are refused
+        under any id."""
         version = self.held.version
         before = frozenset(version.deleted_sha256 if version else ())
         return before.union(self.held.digests(self.removed_images).values())
 
     @cached_property
     def removed_patches(self) -> dict[str, list[Box]]:
-        """The boxes of all patches that were removed on request, now or before, of photographs that were not."""
+        """The boxes of all patches that were removed on request, now or before, of photographs that
+        were not."""
         version, asked = self.held.version, pa.array(sorted(self.removal.patch_ids), pa.int64())
-        boxes = {image_id: set(known) for image_id, known in (version.deleted_patches if version else {}).items()}
+        boxes = {
+            image_id: set(known)
+            for image_id, known in (version.deleted_patches if version else {}).items()
+        }
 
         # Boxes of the patches that are asked for now
         for part in version.parts_of("patches") if version and len(asked) else []:
             table = self.held.folder.read_table(part.path, ["patch_id", "image_id", *CORNERS])
             for row in table.filter(pc.is_in(table["patch_id"], asked)).to_pylist():
-                boxes.setdefault(row["image_id"], set()).add((row["x0"], row["y0"], row["x1"], row["y1"]))
+                boxes.setdefault(row["image_id"], set()).add(
+                    (row["x0"], row["y0"], row["x1"], row["y1"])
+                )
 
         gone = self.removed_images | {""}  # a compaction has emptied the rows of earlier removals
-        return {image_id: sorted(boxes[image_id]) for image_id in sorted(boxes) if image_id not in gone}
+        return {
+            image_id: sorted(boxes[image_id]) for image_id in sorted(boxes) if image_id not in gone
+        }
 
     @cached_property
     def new_rows(self) -> pa.Table:
@@ -106,7 +119,8 @@ class SourceDiff:
             return self.listing.slice(0, 0)
         known = self.held.known_etags(retry_failed=self.retry_failed)
         etags = etags_of(self.listing)
-        for image_id, left_out in self.held.left_out.items():  # by id, so each comes after what it looks like
+        # by id, so each comes after what it looks like
+        for image_id, left_out in self.held.left_out.items():
             like = left_out.duplicate_of
             if like in self.removed_images or known.get(like) == etags.get(like, ""):
                 known[image_id] = left_out.etag
@@ -122,12 +136,16 @@ class SourceDiff:
 
     @cached_property
     def vanished_images(self) -> frozenset[str]:
-        """The photographs with living patches that the source has no more, without those removed on request."""
-        return self.held.living_images - set(self.source["image_id"].to_pylist()) - self.removed_images
+        """The photographs with living patches that the source has no more, without those removed on
+        request."""
+        return (
+            self.held.living_images - set(self.source["image_id"].to_pylist()) - self.removed_images
+        )
 
     @cached_property
     def is_known_source(self) -> bool:
-        """Whether the source has the fingerprint that the version was made from, and nothing else is asked.
+        """Whether the source has the fingerprint that the version was made from, and nothing else
+        is asked.
 
         Then nothing changed, whatever the ledgers hold, and they need not be read.
         """
@@ -148,12 +166,13 @@ class SourceDiff:
 
 @dataclass(frozen=True, eq=False)
 class UpdatePlan:
-    """What an update adds and deletes. A stage that learns more returns another plan; none is ever changed.
+    """What an update adds and deletes. A stage that learns more returns another plan; none is ever
+    changed.
 
     Args:
         diff: the source against the version.
-        unavailable: photographs that could not be had, new ones too, for causes that may pass: of a replaced one the
-            older bytes are kept.
+        unavailable: photographs that could not be had, new ones too, for causes that may pass: of a
+            replaced one the older bytes are kept.
         near_duplicates: photographs that are left out because they resemble another one.
     """
 
@@ -176,17 +195,21 @@ class UpdatePlan:
 
     @cached_property
     def taken(self) -> pa.Table:
-        """The listing with the etags of what is stored: of a photograph that was kept, the etag of its older bytes."""
+        """The listing with the etags of what is stored: of a photograph that was kept, the etag of
+        its older bytes."""
         listing = self.diff.listing
         if not self.kept:
             return listing
         held = {image_id: self.diff.held.last_rows[image_id].etag for image_id in self.kept}
         etags = [held.get(image_id, etag) for image_id, etag in etags_of(listing).items()]
-        return listing.set_column(listing.column_names.index("etag"), "etag", pa.array(etags, pa.string()))
+        return listing.set_column(
+            listing.column_names.index("etag"), "etag", pa.array(etags, pa.string())
+        )
 
     @cached_property
     def staying_hashes(self) -> dict[str, str]:
-        """The perceptual hashes of the stored photographs that stay, and of those that were removed on request.
+        """The perceptual hashes of the stored photographs that stay, and of those that were removed
+        on request.
 
         What looks like a photograph whose removal was asked for stays out, too.
         """
@@ -245,13 +268,18 @@ class UpdatePlan:
         for row in ledger.filter(is_among(ledger["image_id"], self.unavailable)).to_pylist():
             passing = row["status"] == FAILED and is_passing(row["error_message"])
             failed[row["image_id"]] = row["etag"] if passing else None
-        return frozenset(name for name in self.unavailable if failed.get(name) == self.diff.new_etags[name])
+        return frozenset(
+            name for name in self.unavailable if failed.get(name) == self.diff.new_etags[name]
+        )
 
     def _untold(self) -> set[str]:
-        """Return the photographs of which the ledgers will tell something that they do not tell yet."""
+        """Return the photographs of which the ledgers will tell something that they do not tell
+        yet."""
         new, left_out = self.diff.new_etags, self.diff.held.left_out
         stay_out = {
-            name for name, row in left_out.items() if row.duplicate_of in self.kept and new.get(name) == row.etag
+            name
+            for name, row in left_out.items()
+            if row.duplicate_of in self.kept and new.get(name) == row.etag
         }
         return set(new) - self.unavailable_again - stay_out
 

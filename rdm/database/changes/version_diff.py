@@ -1,4 +1,5 @@
-"""What changed from one version of a database to another, told from what the two versions name, at the cost of that."""
+"""What changed from one version of a database to another, told from what the two versions name, at
+the cost of that."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -80,7 +81,8 @@ class ChangeFacts(Record):
 
 @dataclass(frozen=True, eq=False)
 class VersionChanges:
-    """The difference between two versions. What came and went again between them is in neither list."""
+    """The difference between two versions. What came and went again between them is in neither
+    list."""
 
     since: int
     version: int
@@ -90,14 +92,17 @@ class VersionChanges:
     """Photographs with a living patch now that had none before; replaced ones had."""
     removed: tuple[RemovedPatch, ...]
     failures: dict[str, int]
-    """Photographs that were asked for and could not be used, by cause; those that filters left out too."""
+    """Photographs that were asked for and could not be used, by cause; those that filters left out
+    too."""
     index: IndexChange
     tables: tuple[TableChange, ...]
 
     @property
     def removed_photographs(self) -> dict[str, int]:
         """How many photographs lost patches, by cause."""
-        return dict(Counter(cause for _, cause in {(patch.image_id, patch.cause) for patch in self.removed}))
+        return dict(
+            Counter(cause for _, cause in {(patch.image_id, patch.cause) for patch in self.removed})
+        )
 
     @property
     def removed_patches(self) -> dict[str, int]:
@@ -119,7 +124,9 @@ class VersionChanges:
         )
 
 
-def describe_changes(folder: Folder, *, since: int | None = None, version: int | None = None) -> VersionChanges:
+def describe_changes(
+    folder: Folder, *, since: int | None = None, version: int | None = None
+) -> VersionChanges:
     """Return what changed between two versions, by default from the one before to the current one.
 
     Raises:
@@ -128,10 +135,16 @@ def describe_changes(folder: Folder, *, since: int | None = None, version: int |
     """
     store = VersionStore(folder)
     new = store.require(version)
-    old = store.require(new.number - 1 if since is None else since) if new.number > 1 or since is not None else None
+    old = (
+        store.require(new.number - 1 if since is None else since)
+        if new.number > 1 or since is not None
+        else None
+    )
     if old is not None and old.number > new.number:
         raise UsageError(
-            f"version {old.number} is newer than version {new.number}", where=folder.url, fix="exchange the two"
+            f"version {old.number} is newer than version {new.number}",
+            where=folder.url,
+            fix="exchange the two",
         )
     added = _added(folder, old, new)
     removed = tuple(_removed(folder, old, new, set(added["image_id"].to_pylist()))) if old else ()
@@ -148,8 +161,11 @@ def describe_changes(folder: Folder, *, since: int | None = None, version: int |
     )
 
 
-def _rows(folder: Folder, version: Version, wanted: NDArray[np.int64]) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Yield `patch_id`, `image_id` of each part that holds one of the sorted ids: all its rows, and those wanted."""
+def _rows(
+    folder: Folder, version: Version, wanted: NDArray[np.int64]
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Yield `patch_id`, `image_id` of each part that holds one of the sorted ids: all its rows, and
+    those wanted."""
     first = 0
     for part in version.parts_of("patches"):
         low, high = np.searchsorted(wanted, [first, first + part.num_rows])
@@ -166,7 +182,9 @@ def _added(folder: Folder, old: Version | None, new: Version) -> pa.Table:
     return pa.concat_tables([empty, *(chosen for _, chosen in _rows(folder, new, living))])
 
 
-def _removed(folder: Folder, old: Version, new: Version, added_images: set[str]) -> Iterator[RemovedPatch]:
+def _removed(
+    folder: Folder, old: Version, new: Version, added_images: set[str]
+) -> Iterator[RemovedPatch]:
     dead = np.setdiff1d(np.array(new.tombstones, np.int64), np.array(old.tombstones, np.int64))
     tombstones = pa.array(new.tombstones, pa.int64())
     requested, duplicates = set(new.deleted_image_ids), _duplicates(folder, new)
@@ -186,7 +204,9 @@ def _removed(folder: Folder, old: Version, new: Version, added_images: set[str])
 
 
 def _duplicates(folder: Folder, version: Version) -> set[str]:
-    tables = (folder.read_table(part.path, ["image_id"]) for part in version.parts_of(DUPLICATES_KIND))
+    tables = (
+        folder.read_table(part.path, ["image_id"]) for part in version.parts_of(DUPLICATES_KIND)
+    )
     return {image_id for table in tables for image_id in table["image_id"].to_pylist()}
 
 
@@ -196,7 +216,9 @@ def _failures(folder: Folder, old: Version | None, new: Version) -> dict[str, in
     for part in new.parts_of("ledger"):
         if part.path not in before:
             rows = folder.read_table(part.path, ["status", "error_message"]).to_pylist()
-            counts.update(cause_of(row["error_message"]) for row in rows if row["status"] in (FAILED, SKIPPED))
+            counts.update(
+                cause_of(row["error_message"]) for row in rows if row["status"] in (FAILED, SKIPPED)
+            )
     return dict(counts.most_common())
 
 
@@ -231,10 +253,13 @@ def _table_changes(folder: Folder, old: Version | None, new: Version) -> Iterato
 
 
 def _touched_rows(before: NeighborTable, after: NeighborTable, stem: str) -> int:
-    """Return how many rows of a shard have other neighbors than before; a shard that was carried over is not read."""
+    """Return how many rows of a shard have other neighbors than before; a shard that was carried
+    over is not read."""
     if before.paths(stem) == after.paths(stem):
         return 0
-    old, new = (stored_lookup(table.table(stem), table.config.k_stored) for table in (before, after))
+    old, new = (
+        stored_lookup(table.table(stem), table.config.k_stored) for table in (before, after)
+    )
     if old.neighbors[0].shape != new.neighbors[0].shape:
         return len(new.neighbors[0])
     return int(_differing(old, new).sum())

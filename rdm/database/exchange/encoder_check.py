@@ -1,4 +1,5 @@
-"""Whether a declared encoder made the embeddings: photographs that are at hand are encoded again."""
+"""Whether a declared encoder made the embeddings: photographs that are at hand are encoded
+again."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -24,7 +25,8 @@ NUM_CHECKED = 32
 
 @dataclass(frozen=True)
 class ImportedPart:
-    """An imported part: its first patch id, and the paths of its vectors, its patches and its metadata."""
+    """An imported part: its first patch id, and the paths of its vectors, its patches and its
+    metadata."""
 
     first: int
     embeddings: str
@@ -32,14 +34,18 @@ class ImportedPart:
     metadata: str
 
 
-def check_encoder(folder: Folder, parts: list[ImportedPart], encoder: Encoder, photographs: str, least: float) -> str:
-    """Encode up to 32 photographs again, compare them with the imported vectors, and return what came out, in words.
+def check_encoder(
+    folder: Folder, parts: list[ImportedPart], encoder: Encoder, photographs: str, least: float
+) -> str:
+    """Encode up to 32 photographs again, compare them with the imported vectors, and return what
+    came out, in words.
 
     Args:
         folder: the database.
         parts: what was imported.
         encoder: the declared one.
-        photographs: a source whose image ids are the imported ids, paths, or the last parts of paths.
+        photographs: a source whose image ids are the imported ids, paths, or the last parts of
+            paths.
         least: cosine similarity under which the encoder is another one.
 
     Raises:
@@ -50,7 +56,11 @@ def check_encoder(folder: Folder, parts: list[ImportedPart], encoder: Encoder, p
     listing = {row["image_id"]: row["location"] for row in source.listing().to_pylist()}
     found = [hit for part in parts for hit in _matching(folder, part, listing)]
     if not found:
-        raise SourceError("none of the imported photographs is in this source", where=photographs, fix="check the ids")
+        raise SourceError(
+            "none of the imported photographs is in this source",
+            where=photographs,
+            fix="check the ids",
+        )
     order = audit_sample(np.arange(len(found)), NUM_CHECKED, seed=0).tolist()
     similarities = []
     for position in order:
@@ -63,16 +73,22 @@ def check_encoder(folder: Folder, parts: list[ImportedPart], encoder: Encoder, p
         similarity = float(own @ np.asarray(folder.read_array(part.embeddings)[row], np.float32))
         if similarity < least:
             raise EncoderMismatchError(
-                f"the declared encoder's embedding of {name!r} has a cosine similarity of {similarity:.4f} to the "
+                f"the declared encoder's embedding of {name!r} has a cosine similarity of "
+                f"{similarity:.4f} to the "
                 f"imported one, under {least:g}",
                 where=f"patch {part.first + row}",
                 fix="name the encoder that made the embeddings: --encoder",
             )
         similarities.append(similarity)
-    return f"declared at import; {len(order)} pictures encoded again, cosine similarity >= {min(similarities):.4f}"
+    return (
+        f"declared at import; {len(order)} pictures encoded again, cosine similarity >= "
+        f"{min(similarities):.4f}"
+    )
 
 
-def _matching(folder: Folder, part: ImportedPart, listing: dict[str, Any]) -> list[tuple[ImportedPart, int, str]]:
+def _matching(
+    folder: Folder, part: ImportedPart, listing: dict[str, Any]
+) -> list[tuple[ImportedPart, int, str]]:
     metadata = folder.read_table(part.metadata, ["image_id", "image_path"])
     known, hits = pa.array(list(listing), pa.string()), {}
     last = pc.replace_substring_regex(metadata["image_path"], pattern="^.*/", replacement="")

@@ -1,7 +1,8 @@
-"""Export a version's living patches: to clip-retrieval's folders, to Parquet for `datasets`, to RDM's npz parts.
+"""Export a version's living patches: to clip-retrieval's folders, to Parquet for `datasets`, to
+RDM's npz parts.
 
-One output part at a time, each with a marker: killed anywhere, the same command goes on. What is exported holds no
-deleted patch, so rows move up; `patch_id` is written beside every row.
+One output part at a time, each with a marker: killed anywhere, the same command goes on. What is
+exported holds no deleted patch, so rows move up; `patch_id` is written beside every row.
 """
 
 from __future__ import annotations
@@ -29,12 +30,23 @@ from rdm.storage import EncoderRecord, Folder, NoStats, ShardWork, living_rows, 
 ExportFormat = Literal["clip-retrieval", "datasets", "npz"]
 DESCRIPTION = "export.json"
 NPZ_ROWS = 2_000_000  # per part of the official release
-_ABOUT = ("image_id", "image_path", "url", "caption", "author", "license", "norm", *CORNERS, "patch_id")
+_ABOUT = (
+    "image_id",
+    "image_path",
+    "url",
+    "caption",
+    "author",
+    "license",
+    "norm",
+    *CORNERS,
+    "patch_id",
+)
 
 
 @dataclass(frozen=True, eq=False)
 class ExportPart:
-    """Living patches that become one output part: their rows, and their unit vectors float16 [N, dim]."""
+    """Living patches that become one output part: their rows, and their unit vectors float16 [N,
+    dim]."""
 
     number: int
     count: int
@@ -51,7 +63,8 @@ class ExportPlan(Record):
 
 
 class ExportRecord(Record):
-    """`export.json`: what a folder holds an export of, whether all of it is there, and a digest of both."""
+    """`export.json`: what a folder holds an export of, whether all of it is there, and a digest of
+    both."""
 
     format: str
     key: str
@@ -74,25 +87,34 @@ class ExportResult(Record):
     unchanged: bool
 
 
-def export_plan(database: RetrievalDatabase, to: ExportFormat, *, images: bool = True) -> ExportPlan:
+def export_plan(
+    database: RetrievalDatabase, to: ExportFormat, *, images: bool = True
+) -> ExportPlan:
     """Return what an export would write; raises what it would of a database without pixels."""
     _check_pixels(database, to, images)
-    return ExportPlan(to=to, patches=database.version.num_live_patches, parts=len(_groups(database, to)))
+    return ExportPlan(
+        to=to, patches=database.version.num_live_patches, parts=len(_groups(database, to))
+    )
 
 
-def export_database(database: RetrievalDatabase, to: ExportFormat, out: str, *, images: bool = True) -> ExportResult:
-    """Write the living patches of a version into a folder; return what was written. A rerun resumes or does nothing.
+def export_database(
+    database: RetrievalDatabase, to: ExportFormat, out: str, *, images: bool = True
+) -> ExportResult:
+    """Write the living patches of a version into a folder; return what was written. A rerun resumes
+    or does nothing.
 
     Args:
         database: the version.
-        to: `clip-retrieval`: `img_emb/*.npy` and `metadata/*.parquet`. `datasets`: `data/*.parquet` with the patch's
-            PNG, its unit vector and its facts. `npz`: parts with `embedding` (not normalized), `img_id` and
-            `patch_coords`, as the official release has them, and beside each what these cannot hold.
+        to: `clip-retrieval`: `img_emb/*.npy` and `metadata/*.parquet`. `datasets`: `data/*.parquet`
+            with the patch's PNG, its unit vector and its facts. `npz`: parts with `embedding` (not
+            normalized), `img_id` and `patch_coords`, as the official release has them, and beside
+            each what these cannot hold.
         out: folder or URL.
         images: whether `datasets` gets the pixels.
 
     Raises:
-        DatabaseError: the folder holds something else, or pixels are asked for that the database has not.
+        DatabaseError: the folder holds something else, or pixels are asked for that the database
+            has not.
         StorageError: a part cannot be read or written.
     """
     _check_pixels(database, to, images)
@@ -112,7 +134,9 @@ def export_database(database: RetrievalDatabase, to: ExportFormat, out: str, *, 
 
     with tracking("export", len(groups), "parts") as tracker:
         for number in range(len(groups)):
-            resumable(ShardWork(folder, "export", f"{number:05d}", key, NoStats), partial(write, number))
+            resumable(
+                ShardWork(folder, "export", f"{number:05d}", key, NoStats), partial(write, number)
+            )
             tracker.advance()
     folder.write_record(DESCRIPTION, description.model_copy(update={"finished": True}))
     folder.delete("_markers")
@@ -123,7 +147,9 @@ def _check_pixels(database: RetrievalDatabase, to: ExportFormat, images: bool) -
     """Refuse what the database has not before the folder is that of this export."""
     if to == "datasets" and images and not database.has_pixels:
         raise DatabaseError(
-            "the pixels are not stored: only embeddings were imported", where=database.folder.url, fix="--no-images"
+            "the pixels are not stored: only embeddings were imported",
+            where=database.folder.url,
+            fix="--no-images",
         )
 
 
@@ -153,7 +179,8 @@ def _summary(description: ExportRecord, out: str, *, unchanged: bool) -> ExportR
 
 
 def _is_finished(folder: Folder, key: str) -> bool:
-    """Return whether the folder holds this very export, finished; refuse one that holds something else."""
+    """Return whether the folder holds this very export, finished; refuse one that holds something
+    else."""
     if not folder.exists(DESCRIPTION):
         if names := [name for name in folder.names() if name != "_markers"]:
             raise DatabaseError(
@@ -167,13 +194,15 @@ def _is_finished(folder: Folder, key: str) -> bool:
         raise DatabaseError(
             f"the folder holds the export of version {found.version} to {found.format}",
             where=folder.url,
-            fix=f"give a new or empty folder; --version {found.version} goes on with an unfinished one",
+            fix=f"give a new or empty folder; --version {found.version} goes on with an "
+            "unfinished one",
         )
     return found.finished
 
 
 def _groups(database: RetrievalDatabase, to: ExportFormat) -> list[list[int]]:
-    """Return the numbers of the database's parts that make up each output part; parts without living rows are out."""
+    """Return the numbers of the database's parts that make up each output part; parts without
+    living rows are out."""
     groups: list[list[int]] = []
     rows = NPZ_ROWS
     for number, alive in enumerate(_living(database)):
@@ -192,7 +221,9 @@ def _living(database: RetrievalDatabase) -> Iterator[NDArray[np.bool_]]:
         yield living_rows(database.tombstones, first, len(vectors))
 
 
-def _export_part(database: RetrievalDatabase, number: int, count: int, parts: Sequence[int]) -> ExportPart:
+def _export_part(
+    database: RetrievalDatabase, number: int, count: int, parts: Sequence[int]
+) -> ExportPart:
     living, version = list(_living(database)), database.version
     tables, vectors = [], []
     for part in parts:
@@ -205,10 +236,14 @@ def _export_part(database: RetrievalDatabase, number: int, count: int, parts: Se
             table = table.append_column("caption", pa.array([""] * table.num_rows))
         tables.append(table.filter(pa.array(living[part])))
         vectors.append(np.asarray(database.parts[part][1])[living[part]])
-    return ExportPart(number, count, pa.concat_tables(tables, promote_options="default"), np.concatenate(vectors))
+    return ExportPart(
+        number, count, pa.concat_tables(tables, promote_options="default"), np.concatenate(vectors)
+    )
 
 
-def _write_clip_retrieval(database: RetrievalDatabase, folder: Folder, part: ExportPart, images: bool) -> list[str]:
+def _write_clip_retrieval(
+    database: RetrievalDatabase, folder: Folder, part: ExportPart, images: bool
+) -> list[str]:
     del database, images
     outputs = [embeddings_path(part.number), metadata_path(part.number)]
     folder.write_array(outputs[0], part.vectors)
@@ -216,7 +251,9 @@ def _write_clip_retrieval(database: RetrievalDatabase, folder: Folder, part: Exp
     return outputs
 
 
-def _write_datasets(database: RetrievalDatabase, folder: Folder, part: ExportPart, images: bool) -> list[str]:
+def _write_datasets(
+    database: RetrievalDatabase, folder: Folder, part: ExportPart, images: bool
+) -> list[str]:
     dim = part.vectors.shape[1]
     table = part.rows.select(_ABOUT)
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(part.vectors.ravel()), dim)
@@ -224,8 +261,12 @@ def _write_datasets(database: RetrievalDatabase, folder: Folder, part: ExportPar
     if images:
         names = [f"{patch_id}.png" for patch_id in part.rows["patch_id"].to_pylist()]
         pictures = [_png(image) for image in iterate_patches(database.folder, part.rows)]
-        table = table.add_column(0, "image", pa.StructArray.from_arrays([pictures, names], ["bytes", "path"]))
-    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": _features(table.schema)}})})
+        table = table.add_column(
+            0, "image", pa.StructArray.from_arrays([pictures, names], ["bytes", "path"])
+        )
+    table = table.replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": _features(table.schema)}})}
+    )
     output = f"data/train-{part.number:05d}-of-{part.count:05d}.parquet"
     folder.write_table(output, table)
     return [output]
@@ -239,13 +280,22 @@ def _features(schema: pa.Schema) -> dict[str, JsonValue]:
             features[field.name] = {"_type": "Image"}
         elif field.name == "embedding":
             value: dict[str, JsonValue] = {"dtype": "float16", "_type": "Value"}
-            features[field.name] = {"feature": value, "length": field.type.list_size, "_type": "Sequence"}
+            features[field.name] = {
+                "feature": value,
+                "length": field.type.list_size,
+                "_type": "Sequence",
+            }
         else:
-            features[field.name] = {"dtype": _VALUE_TYPES.get(str(field.type), str(field.type)), "_type": "Value"}
+            features[field.name] = {
+                "dtype": _VALUE_TYPES.get(str(field.type), str(field.type)),
+                "_type": "Value",
+            }
     return features
 
 
-def _write_npz(database: RetrievalDatabase, folder: Folder, part: ExportPart, images: bool) -> list[str]:
+def _write_npz(
+    database: RetrievalDatabase, folder: Folder, part: ExportPart, images: bool
+) -> list[str]:
     del database, images
     stem = f"{len(part.vectors)}x{part.vectors.shape[1]}-part_{part.number + 1}"
     norm = part.rows["norm"].to_numpy().astype(np.float32)

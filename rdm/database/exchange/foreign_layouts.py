@@ -1,7 +1,8 @@
-"""Embeddings that were computed elsewhere: clip-retrieval's folders, and the npz parts of the official RDM release.
+"""Embeddings that were computed elsewhere: clip-retrieval's folders, and the npz parts of the
+official RDM release.
 
-Nothing that is read here can run code: arrays of Python objects are refused, and every size is checked before memory is
-taken. An error names the file, and the row where there is one.
+Nothing that is read here can run code: arrays of Python objects are refused, and every size is
+checked before memory is taken. An error names the file, and the row where there is one.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -36,7 +37,8 @@ _NPZ_ARRAYS = ("embedding", "img_id", "patch_coords")
 class ForeignRows:
     """One part: vectors float [N, dim], and a row for each.
 
-    `rows` has the TEXTS (empty where unknown), the CORNERS (zeros where unknown), and may have `patch_id` and `norm`.
+    `rows` has the TEXTS (empty where unknown), the CORNERS (zeros where unknown), and may have
+    `patch_id` and `norm`.
     """
 
     vectors: NDArray[np.floating]
@@ -47,7 +49,8 @@ class ForeignRows:
 
 @dataclass(frozen=True)
 class ForeignPart:
-    """One part that can be read: what it is called in messages, and its files relative to the folder."""
+    """One part that can be read: what it is called in messages, and its files relative to the
+    folder."""
 
     folder: Folder
     files: tuple[str, ...]
@@ -62,17 +65,25 @@ class ForeignPart:
         """Read and check the part. One without rows is sound whatever the shape of its arrays.
 
         Raises:
-            DatabaseError: the file is not what it should be; the message says what, and in which row.
+            DatabaseError: the file is not what it should be; the message says what, and in which
+                row.
             StorageError: the file is missing, truncated, or holds Python objects.
         """
         found = self.read(self.folder, self.files)
         vectors = found.vectors
-        if vectors.shape[:1] == (0,) and found.rows.num_rows == 0:  # numpy writes no rows as (0,) and in float64
+        # numpy writes no rows as (0,) and in float64
+        if vectors.shape[:1] == (0,) and found.rows.num_rows == 0:
             return found
         if vectors.ndim != 2 or vectors.dtype.kind != "f" or vectors.shape[1] == 0:
-            raise _damaged(f"the embeddings are {vectors.dtype} {vectors.shape}, not rows of numbers", self.where)
+            raise _damaged(
+                f"the embeddings are {vectors.dtype} {vectors.shape}, not rows of numbers",
+                self.where,
+            )
         if len(vectors) != found.rows.num_rows:
-            raise _damaged(f"{len(vectors)} embeddings, but {found.rows.num_rows} rows describe them", self.where)
+            raise _damaged(
+                f"{len(vectors)} embeddings, but {found.rows.num_rows} rows describe them",
+                self.where,
+            )
         nameless = pc.index(pc.equal(found.rows["image_id"], ""), True).as_py()
         if nameless >= 0:
             raise _damaged(f"row {nameless} has no image id, path or URL", self.where)
@@ -98,7 +109,8 @@ def foreign_parts(kind: ForeignFormat, url: str) -> list[ForeignPart]:
 
 
 def unit_vectors(found: ForeignRows, where: str) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-    """Return the unit vectors float16 [N, dim] of a part and the lengths [N] that the encoder gave them.
+    """Return the unit vectors float16 [N, dim] of a part and the lengths [N] that the encoder gave
+    them.
 
     Vectors that are of unit length already stay as they are, bit for bit if they are float16.
 
@@ -117,7 +129,9 @@ def unit_vectors(found: ForeignRows, where: str) -> tuple[NDArray[np.float16], N
             norms[chunk] = recorded[chunk]
         if found.is_raw:
             divisors = lengths if recorded is None else norms[chunk].astype(np.float64)
-            wrong = ~(np.abs(lengths / np.where(divisors > 0, divisors, np.inf) - 1) < UNIT_TOLERANCE)
+            wrong = ~(
+                np.abs(lengths / np.where(divisors > 0, divisors, np.inf) - 1) < UNIT_TOLERANCE
+            )
             _refuse(wrong, start, "is not of the length that its row says", where)
             norms[chunk] = divisors
         else:
@@ -134,7 +148,9 @@ def _refuse(bad: NDArray[np.bool_], start: int, what: str, where: str) -> None:
 
 
 def _damaged(what: str, where: str) -> DatabaseError:
-    return DatabaseError(what, where=where, fix="mend or replace the file; nothing of it was taken over")
+    return DatabaseError(
+        what, where=where, fix="mend or replace the file; nothing of it was taken over"
+    )
 
 
 def _clip_retrieval_parts(folder: Folder) -> list[ForeignPart]:
@@ -148,7 +164,9 @@ def _clip_retrieval_parts(folder: Folder) -> list[ForeignPart]:
     for name in sorted(folder.names("img_emb", ".npy"), key=_natural):
         metadata = f"metadata/{name.removesuffix('.npy').replace('img_emb', 'metadata')}.parquet"
         if not folder.exists(metadata):
-            raise _damaged(f"there is no {metadata} to describe its rows", folder.describe(f"img_emb/{name}"))
+            raise _damaged(
+                f"there is no {metadata} to describe its rows", folder.describe(f"img_emb/{name}")
+            )
         parts.append(ForeignPart(folder, (f"img_emb/{name}", metadata), _read_clip_retrieval))
     return parts
 
@@ -172,12 +190,16 @@ def _read_npz(folder: Folder, files: tuple[str, ...]) -> ForeignRows:
     if not image_ids and coordinates.shape[:1] == (0,):
         coordinates = np.zeros((0, 4), np.int64)
     if coordinates.shape != (len(image_ids), 4) or coordinates.dtype.kind not in "iuf":
-        raise _damaged(f"patch_coords are {coordinates.dtype} {coordinates.shape}, not four numbers a row", where)
+        raise _damaged(
+            f"patch_coords are {coordinates.dtype} {coordinates.shape}, not four numbers a row",
+            where,
+        )
     rounded = np.rint(coordinates.astype(np.float64))
     bad = ~(np.abs(rounded) < 2**31).all(axis=1)
     if bad.any():
         raise _damaged(f"the coordinates in row {int(bad.argmax())} are not pixels", where)
-    if len(files) == 2:  # what our own export puts beside: names, lengths and ids that the arrays cannot hold
+    # what our own export puts beside: names, lengths and ids that the arrays cannot hold
+    if len(files) == 2:
         rows = _described(folder.read_table(files[1]), folder.describe(files[1]))
     else:
         columns = {"image_id": image_ids} | dict(zip(CORNERS, rounded.T, strict=True))
@@ -189,7 +211,9 @@ def _npz_arrays(folder: Folder, name: str) -> dict[str, NDArray[Any]]:
     path = folder.local(name)
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            members = {
+                member.filename.removesuffix(".npy"): member for member in archive.infolist()
+            }
             missing = [array for array in _NPZ_ARRAYS if array not in members]
             if missing:
                 raise _damaged(f"there is no {', '.join(missing)} in it", folder.describe(name))
@@ -202,12 +226,18 @@ def _npz_arrays(folder: Folder, name: str) -> dict[str, NDArray[Any]]:
 
 
 def _check_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> None:
-    """Refuse an array whose header promises another size than the archive does, before memory is taken for it."""
+    """Refuse an array whose header promises another size than the archive does, before memory is
+    taken for it."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
-        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        reader = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
         if reader is None:
-            raise StorageError(f"{member.filename} is of an unknown npy version {version}", where=where)
+            raise StorageError(
+                f"{member.filename} is of an unknown npy version {version}", where=where
+            )
         shape, _, dtype = reader(file)
         if dtype.hasobject:
             raise StorageError(
@@ -216,16 +246,22 @@ def _check_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -
                 fix="save it again as numbers or fixed-length strings",
             )
         if file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize != member.file_size:
-            raise _damaged(f"{member.filename} says it has the shape {shape}, but not that size", where)
+            raise _damaged(
+                f"{member.filename} says it has the shape {shape}, but not that size", where
+            )
 
 
 def _names(values: NDArray[Any], where: str) -> list[str]:
     if values.shape[:1] == (0,):  # numpy's kind for no values is float64
         return []
     if values.ndim == 0 or values.dtype.kind not in "iuUS" or values.size != len(values):
-        raise _damaged(f"img_id is {values.dtype} {values.shape}, not one name or number a row", where)
+        raise _damaged(
+            f"img_id is {values.dtype} {values.shape}, not one name or number a row", where
+        )
     flat = values.reshape(-1)
-    return (np.char.decode(flat, "utf-8", "replace") if values.dtype.kind == "S" else flat.astype(str)).tolist()
+    return (
+        np.char.decode(flat, "utf-8", "replace") if values.dtype.kind == "S" else flat.astype(str)
+    ).tolist()
 
 
 def _described(table: pa.Table, where: str) -> pa.Table:
@@ -237,7 +273,9 @@ def _described(table: pa.Table, where: str) -> pa.Table:
                 pc.equal(columns["image_id"], ""), _texts(table, name), columns["image_id"]
             )
         for name in CORNERS:
-            column = table[name] if name in table.column_names else pa.nulls(table.num_rows, pa.int32())
+            column = (
+                table[name] if name in table.column_names else pa.nulls(table.num_rows, pa.int32())
+            )
             columns[name] = pc.fill_null(column.cast(pa.int32()), 0)
         for name, kind in (("patch_id", pa.int64()), ("norm", pa.float32())):
             if name in table.column_names:
@@ -257,4 +295,8 @@ def _texts(table: pa.Table, name: str) -> Any:
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
     """Return a sort key by which part 10 comes after part 9."""
-    return [(0, int(piece)) if piece.isdigit() else (1, piece) for piece in re.split(r"(\d+)", name) if piece]
+    return [
+        (0, int(piece)) if piece.isdigit() else (1, piece)
+        for piece in re.split(r"(\d+)", name)
+        if piece
+    ]

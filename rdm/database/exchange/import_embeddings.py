@@ -1,7 +1,9 @@
-"""Make a database of embeddings that were computed elsewhere: without pixels, whole in everything else.
+"""Make a database of embeddings that were computed elsewhere: without pixels, whole in everything
+else.
 
-The encoder that made them must be named. Its fingerprint is recorded, and compared before any search; whether it truly
-made these vectors is checked on photographs where they are at hand, else recorded as declared and not checked.
+The encoder that made them must be named. Its fingerprint is recorded, and compared before any
+search; whether it truly made these vectors is checked on photographs where they are at hand, else
+recorded as declared and not checked.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -34,7 +36,13 @@ from rdm.database.contract import (
 )
 from rdm.database.embedding_parts import open_embeddings
 from rdm.database.exchange.encoder_check import ImportedPart, check_encoder
-from rdm.database.exchange.foreign_layouts import TEXTS, ForeignFormat, ForeignPart, foreign_parts, unit_vectors
+from rdm.database.exchange.foreign_layouts import (
+    TEXTS,
+    ForeignFormat,
+    ForeignPart,
+    foreign_parts,
+    unit_vectors,
+)
 from rdm.database.facts import VersionFacts, version_facts
 from rdm.database.search.index import IndexConfig, build_index, publish_index
 from rdm.database.search.sharded_index import IndexedRows
@@ -47,7 +55,15 @@ from rdm.sources.kinds.imported import imported_listing, imported_source
 from rdm.sources.ledger import IMPORTED, LEDGER_SCHEMA, ShardStats
 from rdm.sources.open import absolute_spec
 from rdm.sources.source import fingerprint
-from rdm.storage import EncoderRecord, Folder, ShardWork, Version, VersionStore, resumable, sha256_file
+from rdm.storage import (
+    EncoderRecord,
+    Folder,
+    ShardWork,
+    Version,
+    VersionStore,
+    resumable,
+    sha256_file,
+)
 
 NOT_CHECKED = "declared at import, not checked"
 _GAPS = 100_000  # places that patch ids may leave empty beside nine times the rows
@@ -58,12 +74,17 @@ class ImportConfig(Config):
 
     format: ForeignFormat
     folder: str = Field(description="folder or URL of the embeddings")
-    encoder: EncoderName = Field(description="the encoder that made them, such as open_clip:ViT-B-32-quickgelu/openai")
+    encoder: EncoderName = Field(
+        description="the encoder that made them, such as open_clip:ViT-B-32-quickgelu/openai"
+    )
     photographs: Annotated[str, AfterValidator(absolute_spec)] = Field(
         default="", description="source of photographs to check the encoder on; empty: none"
     )
     min_check_similarity: float = Field(
-        default=0.98, ge=-1, le=1, description="cosine similarity of a photograph encoded again to its import"
+        default=0.98,
+        ge=-1,
+        le=1,
+        description="cosine similarity of a photograph encoded again to its import",
     )
     index: IndexConfig = IndexConfig()
 
@@ -78,7 +99,8 @@ class ImportStats(Record):
 
 @dataclass(frozen=True)
 class _Written:
-    """An imported part: its files in the order of the kinds, its first patch id, and what it became."""
+    """An imported part: its files in the order of the kinds, its first patch id, and what it
+    became."""
 
     outputs: list[str]
     first: int
@@ -110,10 +132,12 @@ def import_plan(config: ImportConfig) -> ImportPlan:
 def import_database(root: str, config: ImportConfig) -> ImportResult:
     """Make a database of foreign embeddings; the same command again resumes, or does nothing.
 
-    Patch ids are those of a `patch_id` column where there is one, else the rows counted over the parts.
+    Patch ids are those of a `patch_id` column where there is one, else the rows counted over the
+    parts.
 
     Raises:
-        DatabaseError: a file is not what it should be, dimensions differ, or the root holds something else.
+        DatabaseError: a file is not what it should be, dimensions differ, or the root holds
+            something else.
         EncoderMismatchError: a photograph encoded again is too far from its imported vector.
         ConcurrentWriterError: another process is writing the database.
     """
@@ -126,7 +150,9 @@ def import_database(root: str, config: ImportConfig) -> ImportResult:
         if (current := store.current()) is not None:
             if current.encoder.import_digest != digest:
                 raise DatabaseError(
-                    "the root holds a database of something else", where=root, fix="give --root a new folder"
+                    "the root holds a database of something else",
+                    where=root,
+                    fix="give --root a new folder",
                 )
             return ImportResult(**dict(version_facts(current)), unchanged=True)
         written = _import_parts(store.folder, foreign, digests, encoder.embedding_dim)
@@ -152,7 +178,9 @@ def import_database(root: str, config: ImportConfig) -> ImportResult:
     return ImportResult(**dict(version_facts(version)), unchanged=False)
 
 
-def _import_parts(folder: Folder, foreign: list[ForeignPart], digests: list[list[str]], dim: int) -> list[_Written]:
+def _import_parts(
+    folder: Folder, foreign: list[ForeignPart], digests: list[list[str]], dim: int
+) -> list[_Written]:
     written, first = [], 0
     with tracking("import", len(foreign), "parts") as tracker:
         for number, (part, of_part) in enumerate(zip(foreign, digests, strict=True)):
@@ -163,7 +191,9 @@ def _import_parts(folder: Folder, foreign: list[ForeignPart], digests: list[list
     return written
 
 
-def _import_part(folder: Folder, part: ForeignPart, number: int, first: int, dim: int, key: str) -> _Written:
+def _import_part(
+    folder: Folder, part: ForeignPart, number: int, first: int, dim: int, key: str
+) -> _Written:
     stem = f"{number:05d}"
     images, ledger, counts = image_paths(stem)
     outputs = [images, ledger, patches_path(number), embeddings_path(number), metadata_path(number)]
@@ -171,7 +201,9 @@ def _import_part(folder: Folder, part: ForeignPart, number: int, first: int, dim
     def write() -> tuple[list[str], ImportStats]:
         return [*outputs, counts], _load_and_write(folder, part, stem, outputs, first, dim)
 
-    return _Written(outputs, first, resumable(ShardWork(folder, "import", stem, key, ImportStats), write))
+    return _Written(
+        outputs, first, resumable(ShardWork(folder, "import", stem, key, ImportStats), write)
+    )
 
 
 def _load_and_write(
@@ -210,7 +242,9 @@ def _write_part(
     with folder.writing(outputs[0]) as path, tarfile.open(path, "w", format=tarfile.USTAR_FORMAT):
         pass  # no pixels: a tar without members
     folder.write_table(outputs[1], ledger)
-    counts = ShardStats(count=ledger.num_rows, successes=0, failed=0, status_dict={IMPORTED: ledger.num_rows})
+    counts = ShardStats(
+        count=ledger.num_rows, successes=0, failed=0, status_dict={IMPORTED: ledger.num_rows}
+    )
     folder.write_record(stats_path(outputs[0]), counts)
     folder.write_table(outputs[2], _patches(table, image_rows, stem))
     folder.write_array(outputs[3], vectors)
@@ -219,7 +253,8 @@ def _write_part(
 
 
 def _places(rows: pa.Table, first: int, where: str) -> tuple[NDArray[np.int64], int]:
-    """Return each row's place [N] counted from the part's first patch id, and how many places the part has."""
+    """Return each row's place [N] counted from the part's first patch id, and how many places the
+    part has."""
     if "patch_id" not in rows.column_names:
         return np.arange(rows.num_rows), rows.num_rows
     places = rows["patch_id"].to_numpy().astype(np.int64) - first
@@ -227,14 +262,16 @@ def _places(rows: pa.Table, first: int, where: str) -> tuple[NDArray[np.int64], 
     if wrong.any():
         row = int(wrong.argmax())
         raise DatabaseError(
-            f"the patch id in row {row} is {places[row] + first}: ids must ascend, over the parts too",
+            f"the patch id in row {row} is {places[row] + first}: ids must ascend, over the "
+            "parts too",
             where=where,
             fix="sort the rows, or leave the column patch_id out",
         )
     count = int(places[-1]) + 1 if len(places) else 0
     if count > 10 * rows.num_rows + _GAPS:
         raise DatabaseError(
-            f"patch ids up to {count + first - 1} for {rows.num_rows} rows leave too many empty places",
+            f"patch ids up to {count + first - 1} for {rows.num_rows} rows leave too many "
+            "empty places",
             where=where,
             fix="leave the column patch_id out: rows are counted then",
         )
@@ -246,14 +283,19 @@ def _spread(rows: pa.Table, places: NDArray[np.int64], first: int, count: int) -
     taken = np.full(count, -1, np.int64)
     taken[places] = np.arange(rows.num_rows)
     picked = rows.take(pa.array(taken, mask=taken < 0))
-    columns: dict[str, Any] = {"patch_id": pa.array(np.arange(first, first + count, dtype=np.int64))}
+    columns: dict[str, Any] = {
+        "patch_id": pa.array(np.arange(first, first + count, dtype=np.int64))
+    }
     columns |= {name: pc.fill_null(picked[name], "") for name in TEXTS}
     columns |= {name: pc.fill_null(picked[name], 0) for name in CORNERS}
     return pa.table({**columns, "norm": pc.fill_null(picked["length"], 0.0)})
 
 
-def _ledger(table: pa.Table, empty: NDArray[np.int64], stem: str) -> tuple[pa.Table, NDArray[np.int32]]:
-    """Return one ledger row for each photograph of a part, and each patch's row in it; -1 of an empty place."""
+def _ledger(
+    table: pa.Table, empty: NDArray[np.int64], stem: str
+) -> tuple[pa.Table, NDArray[np.int32]]:
+    """Return one ledger row for each photograph of a part, and each patch's row in it; -1 of an
+    empty place."""
     encoded = table["image_id"].combine_chunks().dictionary_encode()
     names, rows = encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int32)
     if len(empty):  # the empty places are a photograph without a name: take it out
@@ -262,7 +304,9 @@ def _ledger(table: pa.Table, empty: NDArray[np.int64], stem: str) -> tuple[pa.Ta
         rows = np.where(rows == gone, -1, rows - (rows > gone)).astype(np.int32)
     firsts = np.unique(rows[rows >= 0], return_index=True)[1]
     described = table.filter(pa.array(rows >= 0)).take(pa.array(firsts))
-    columns: dict[str, Any] = {field.name: pa.nulls(len(names), field.type) for field in LEDGER_SCHEMA}
+    columns: dict[str, Any] = {
+        field.name: pa.nulls(len(names), field.type) for field in LEDGER_SCHEMA
+    }
     columns |= {
         "key": [f"{stem}{number:06d}" for number in range(len(names))],
         "image_id": names,
@@ -276,22 +320,37 @@ def _ledger(table: pa.Table, empty: NDArray[np.int64], stem: str) -> tuple[pa.Ta
 
 def _patches(table: pa.Table, image_rows: NDArray[np.int32], stem: str) -> pa.Table:
     shards = np.where(image_rows >= 0, stem, "")
-    columns = [table["patch_id"], table["image_id"], shards, image_rows, *(table[name] for name in CORNERS)]
+    columns = [
+        table["patch_id"],
+        table["image_id"],
+        shards,
+        image_rows,
+        *(table[name] for name in CORNERS),
+    ]
     return pa.table(columns, names=PATCH_SCHEMA.names).cast(PATCH_SCHEMA)
 
 
 def _origin(folder: Folder, written: list[_Written], encoder: Encoder, config: ImportConfig) -> str:
     if not config.photographs:
         return NOT_CHECKED
-    parts = [ImportedPart(part.first, part.outputs[3], part.outputs[2], part.outputs[4]) for part in written]
+    parts = [
+        ImportedPart(part.first, part.outputs[3], part.outputs[2], part.outputs[4])
+        for part in written
+    ]
     return check_encoder(folder, parts, encoder, config.photographs, config.min_check_similarity)
 
 
 def _version(
-    store: VersionStore, written: list[_Written], encoder: EncoderRecord, dim: int, config: ImportConfig
+    store: VersionStore,
+    written: list[_Written],
+    encoder: EncoderRecord,
+    dim: int,
+    config: ImportConfig,
 ) -> Version:
     parts = [
-        store.describe_part(kind, path, part.stats.num_images if kind in ("images", "ledger") else part.stats.count)
+        store.describe_part(
+            kind, path, part.stats.num_images if kind in ("images", "ledger") else part.stats.count
+        )
         for part in written
         for kind, path in zip(SHARD_KINDS, part.outputs, strict=True)
     ]
@@ -299,7 +358,9 @@ def _version(
     open_embeddings(store.folder, embeddings, dim)  # raises where one has another shape
     tombstones = [patch_id for part in written for patch_id in part.stats.empty]
     place = version_place(1)
-    rows = IndexedRows(store.folder, tuple(part.path for part in embeddings), np.array(tombstones, np.int64))
+    rows = IndexedRows(
+        store.folder, tuple(part.path for part in embeddings), np.array(tombstones, np.int64)
+    )
     index = build_index(rows, config.index, place)
     parts += describe_index(store, place, index)
     image_ids = _image_ids(store.folder, written)

@@ -1,8 +1,9 @@
 """Contamination: photographs of a query set that the database holds too, the same or nearly so.
 
-A network that is trained on such a crop learns to copy its first neighbor; a measurement on such a photograph
-flatters. Sameness is of the files' bytes, or of image ids where they mean the same photograph. Nearness is the cosine
-similarity of a crop and a patch, as far as the neighbor table goes: its excluded patches and its neighbors.
+A network that is trained on such a crop learns to copy its first neighbor; a measurement on such a
+photograph flatters. Sameness is of the files' bytes, or of image ids where they mean the same
+photograph. Nearness is the cosine similarity of a crop and a patch, as far as the neighbor table
+goes: its excluded patches and its neighbors.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Pair(Record):
     crop_key: str
     patch_id: int
     excluded: bool
-    """Whether the table's options keep every such patch of the one out of the neighbors of the other's crops."""
+    """Whether the table's options keep every such patch of the one out of the neighbors of the
+    other's crops."""
 
 
 class SharedCounts(Record):
@@ -77,11 +79,16 @@ class Contamination(SharedCounts):
     def summary(self) -> ContaminationSummary:
         """Return the counts, and how many pairs can still become neighbors."""
         counts = {name: value for name, value in self if name != "pairs"}
-        return ContaminationSummary(**counts, pairs=len(self.pairs), pairs_not_excluded=len(self.leaks))
+        return ContaminationSummary(
+            **counts, pairs=len(self.pairs), pairs_not_excluded=len(self.leaks)
+        )
 
 
-def measure_contamination(database: RetrievalDatabase, name: str, threshold: float = 0.95) -> Contamination:
-    """Compare the photographs of a query set, whose neighbors are stored, with those of the database.
+def measure_contamination(
+    database: RetrievalDatabase, name: str, threshold: float = 0.95
+) -> Contamination:
+    """Compare the photographs of a query set, whose neighbors are stored, with those of the
+    database.
 
     Args:
         database: the version.
@@ -93,9 +100,13 @@ def measure_contamination(database: RetrievalDatabase, name: str, threshold: flo
         UsageError: the threshold is no similarity.
     """
     if not 0 < threshold <= 1:
-        raise UsageError(f"{threshold} is not a similarity", fix="give --threshold a number above 0, at most 1")
+        raise UsageError(
+            f"{threshold} is not a similarity", fix="give --threshold a number above 0, at most 1"
+        )
     table = NeighborTable(database.folder, name, database.version)
-    crops = pa.concat_tables([table.table(stem).select(["key", "sha256"]) for stem in table.info.stems])
+    crops = pa.concat_tables(
+        [table.table(stem).select(["key", "sha256"]) for stem in table.info.stems]
+    )
     matches = photograph_matches(database, crops, table.config)
     best: dict[tuple[str, str], Pair] = {}
     near_crops = 0
@@ -106,7 +117,10 @@ def measure_contamination(database: RetrievalDatabase, name: str, threshold: flo
                 place = (pair.query_image, pair.image_id)
                 best[place] = _merged(best[place], pair) if place in best else pair
             tracker.advance()
-    pairs = sorted(best.values(), key=lambda p: (p.match == "similarity", -p.similarity, p.query_image, p.image_id))
+    pairs = sorted(
+        best.values(),
+        key=lambda p: (p.match == "similarity", -p.similarity, p.query_image, p.image_id),
+    )
     same = {pair.query_image for pair in pairs if pair.match != "similarity"}
     return Contamination(
         name=name,
@@ -136,7 +150,8 @@ def _near_patches(lookup: Lookup, threshold: float) -> tuple[NDArray[np.int64], 
 
 @dataclass(frozen=True, eq=False)
 class _Shard:
-    """A shard's crops, numbered from `first`: keys [N], vectors [N, dim]; and pairs [P] of a crop's row and a patch."""
+    """A shard's crops, numbered from `first`: keys [N], vectors [N, dim]; and pairs [P] of a crop's
+    row and a patch."""
 
     first: int
     keys: list[str]
@@ -145,8 +160,11 @@ class _Shard:
     patch_ids: NDArray[np.int64]
 
 
-def _shards(table: NeighborTable, matches: PhotographMatches, threshold: float) -> Iterator[tuple[_Shard, int]]:
-    """Yield each shard with the pairs that are the same or near, and the number of its crops with a near patch."""
+def _shards(
+    table: NeighborTable, matches: PhotographMatches, threshold: float
+) -> Iterator[tuple[_Shard, int]]:
+    """Yield each shard with the pairs that are the same or near, and the number of its crops with a
+    near patch."""
     same_crops, same_ids = matches.same_patches()
     first = 0
     for stem in table.info.stems:
@@ -178,7 +196,9 @@ def _pairs(
     if config.exclude_above is not None:
         excluded |= similarities >= np.float32(config.exclude_above)
     image_ids = database.patch_rows(shard.patch_ids)["image_id"].to_pylist()
-    for place, (row, patch_id) in enumerate(zip(shard.rows.tolist(), shard.patch_ids.tolist(), strict=True)):
+    for place, (row, patch_id) in enumerate(
+        zip(shard.rows.tolist(), shard.patch_ids.tolist(), strict=True)
+    ):
         yield Pair(
             query_image=shard.keys[row].rpartition("/")[0],
             image_id=image_ids[place],

@@ -1,7 +1,7 @@
 """Patches that may not be neighbors of a crop: those of its own photograph, and near-duplicates.
 
-The neighbors of a crop are then the k nearest of the other patches. The excluded ones that rank before the last of
-these are recorded: without the exclusion they would have been in the way.
+The neighbors of a crop are then the k nearest of the other patches. The excluded ones that rank
+before the last of these are recorded: without the exclusion they would have been in the way.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from rdm.errors import DatabaseError
 
 Neighbors: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Ids [N, k] and similarities [N, k], best first, ties by smaller id; id -1 and similarity -inf where there is none."""
+"""Ids [N, k] and similarities [N, k], best first, ties by smaller id; id -1 and similarity -inf
+where there is none."""
 Search: TypeAlias = Callable[[NDArray[np.float16], int], Neighbors]
 """Given queries [N, dim] and k, their k nearest; fewer columns, or -1, where there are no more."""
 
@@ -38,7 +39,8 @@ class Exclude(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """The k nearest allowed patches of crops [N, k], and those excluded that rank before the last of them [N, m]."""
+    """The k nearest allowed patches of crops [N, k], and those excluded that rank before the last
+    of them [N, m]."""
 
     neighbors: Neighbors
     excluded: Neighbors
@@ -49,13 +51,17 @@ class Lookup:
         return all(np.array_equal(one, two) for one, two in zip(mine, others, strict=True))
 
 
-def search_allowed(search: Search, queries: NDArray[np.float16], k: int, exclude: Exclude | None) -> Lookup:
-    """Return the k nearest patches that are not excluded, with the excluded ones that rank before the last of them.
+def search_allowed(
+    search: Search, queries: NDArray[np.float16], k: int, exclude: Exclude | None
+) -> Lookup:
+    """Return the k nearest patches that are not excluded, with the excluded ones that rank before
+    the last of them.
 
     Args:
         search: looks up any number of nearest patches.
         queries: unit vectors [N, dim].
-        k: how many; where fewer are allowed, the rest has id -1, and every excluded patch is recorded.
+        k: how many; where fewer are allowed, the rest has id -1, and every excluded patch is
+            recorded.
         exclude: the rule; None excludes nothing.
     """
     if exclude is None:
@@ -73,7 +79,8 @@ def search_allowed(search: Search, queries: NDArray[np.float16], k: int, exclude
 
 
 def split_ranking(candidates: Neighbors, excluded: NDArray[np.bool_], k: int) -> Lookup:
-    """Split ranked candidates [N, m] by bool [N, m] into the first k allowed and the excluded that rank before them."""
+    """Split ranked candidates [N, m] by bool [N, m] into the first k allowed and the excluded that
+    rank before them."""
     there = candidates[0] >= 0
     kept = there & ~excluded
     place = kept.cumsum(axis=1)  # how many are allowed up to here
@@ -88,7 +95,8 @@ def no_neighbors(count: int, width: int) -> Neighbors:
 
 
 def with_rows(neighbors: Neighbors, rows: NDArray[np.intp], found: Neighbors) -> Neighbors:
-    """Return neighbors [N, m] with some rows replaced by those found [len(rows), m'], as wide as needed."""
+    """Return neighbors [N, m] with some rows replaced by those found [len(rows), m'], as wide as
+    needed."""
     width = max(neighbors[0].shape[1], found[0].shape[1])
     result = no_neighbors(len(neighbors[0]), width)
     for padded, before, values, empty in zip(result, neighbors, found, (-1, -np.inf), strict=True):
@@ -110,7 +118,8 @@ def require_full(keys: Sequence[str], lookup: Lookup, where: str) -> None:
     if len(short):
         left = int((lookup.neighbors[0][short[0]] >= 0).sum())
         raise DatabaseError(
-            f"so many patches are excluded that {len(short)} crops lack neighbors; {keys[short[0]]!r} has {left}",
+            f"so many patches are excluded that {len(short)} crops lack neighbors; "
+            f"{keys[short[0]]!r} has {left}",
             where=where,
             fix="look the query set up again with a higher exclude_above, or a smaller k_stored",
         )
@@ -120,7 +129,9 @@ def variable_lists(neighbors: Neighbors) -> tuple[pa.Array, pa.Array]:
     """Return padded ids and similarities [N, m] as lists without the padding."""
     there = neighbors[0] >= 0
     offsets = pa.array(np.concatenate([[0], there.sum(axis=1).cumsum()]), pa.int32())
-    ids, similarities = (pa.ListArray.from_arrays(offsets, pa.array(values[there])) for values in neighbors)
+    ids, similarities = (
+        pa.ListArray.from_arrays(offsets, pa.array(values[there])) for values in neighbors
+    )
     return ids, similarities
 
 
@@ -129,7 +140,10 @@ def padded_lists(ids: pa.ChunkedArray, similarities: pa.ChunkedArray) -> Neighbo
     sizes = pc.list_value_length(ids).to_numpy()
     result = no_neighbors(len(sizes), int(sizes.max(initial=0)))
     there = np.arange(result[0].shape[1]) < sizes[:, None]
-    result[0][there], result[1][there] = pc.list_flatten(ids).to_numpy(), pc.list_flatten(similarities).to_numpy()
+    result[0][there], result[1][there] = (
+        pc.list_flatten(ids).to_numpy(),
+        pc.list_flatten(similarities).to_numpy(),
+    )
     return result
 
 

@@ -14,7 +14,13 @@ from rdm.compute.device import DeviceName, worker_device
 from rdm.compute.pool import Pool
 from rdm.config import digest_json
 from rdm.database.contract import SEARCHED_KINDS, neighbor_paths, queryset_path
-from rdm.database.neighbors.exclusion import Exclude, Lookup, Neighbors, require_full, search_allowed
+from rdm.database.neighbors.exclusion import (
+    Exclude,
+    Lookup,
+    Neighbors,
+    require_full,
+    search_allowed,
+)
 from rdm.database.neighbors.same_photographs import Exclusion, PhotographMatches, share_image_ids
 from rdm.database.neighbors.table import (
     NeighborConfig,
@@ -38,7 +44,8 @@ from rdm.storage import Folder, ShardWork, VersionStore, resumable, sha256_file
 
 @dataclass(frozen=True)
 class NeighborTask:
-    """One shard of a query set to look up: `outputs` are the paths of its table and of its query embeddings."""
+    """One shard of a query set to look up: `outputs` are the paths of its table and of its query
+    embeddings."""
 
     root: str
     version: int
@@ -61,7 +68,9 @@ class NeighborStats(TableSums):
 
 def neighbor_shard(task: NeighborTask) -> NeighborStats:
     """Embed a query shard's crops, look up their neighbors and write both; return counts."""
-    shard = ShardWork(Folder(task.root), f"neighbors-{task.name}", task.stem, task.key, NeighborStats)
+    shard = ShardWork(
+        Folder(task.root), f"neighbors-{task.name}", task.stem, task.key, NeighborStats
+    )
     return resumable(shard, lambda: (task.outputs, _look_up_shard(shard.folder, task)))
 
 
@@ -84,13 +93,19 @@ def _look_up_shard(folder: Folder, task: NeighborTask) -> NeighborStats:
     lookup = look_up(database, unit, crops, task.config)
     require_full(keys, lookup, folder.describe(f"neighbors/{task.name}"))
     norm = np.linalg.norm(raw, axis=1).astype(np.float32)
-    folder.write_table(task.outputs[0], with_lookup(crops.append_column("norm", pa.array(norm)), lookup, task.config))
+    folder.write_table(
+        task.outputs[0],
+        with_lookup(crops.append_column("norm", pa.array(norm)), lookup, task.config),
+    )
     folder.write_array(task.outputs[1], unit)
     return NeighborStats(num_queries=len(keys), failures=failures, **dict(lookup_sums(lookup)))
 
 
 def look_up(
-    database: RetrievalDatabase, queries: NDArray[np.float16], crops: pa.Table, config: NeighborConfig
+    database: RetrievalDatabase,
+    queries: NDArray[np.float16],
+    crops: pa.Table,
+    config: NeighborConfig,
 ) -> Lookup:
     """Return the nearest allowed patches of a shard's crops.
 
@@ -106,35 +121,50 @@ def look_up(
     living = database.version.num_live_patches
 
     def search(some: NDArray[np.float16], width: int) -> Neighbors:
-        return database.search_vectors(some, max(config.k_stored, min(width, living)), exact=config.exact)
+        return database.search_vectors(
+            some, max(config.k_stored, min(width, living)), exact=config.exact
+        )
 
     return search_allowed(search, queries, config.k_stored, exclusion_rule(database, crops, config))
 
 
-def exclusion_rule(database: RetrievalDatabase, crops: pa.Table, config: NeighborConfig) -> Exclude | None:
-    """Return which patches may not be neighbors of a shard's crops (rows of `key` and `sha256`); None: all may.
+def exclusion_rule(
+    database: RetrievalDatabase, crops: pa.Table, config: NeighborConfig
+) -> Exclude | None:
+    """Return which patches may not be neighbors of a shard's crops (rows of `key` and `sha256`);
+    None: all may.
 
     Raises:
         DatabaseError: see photograph_matches.
     """
     matches = photograph_matches(database, crops, config) if config.exclude_self else None
-    return Exclusion(matches, config.exclude_above) if matches or config.exclude_above is not None else None
+    return (
+        Exclusion(matches, config.exclude_above)
+        if matches or config.exclude_above is not None
+        else None
+    )
 
 
-def photograph_matches(database: RetrievalDatabase, crops: pa.Table, config: NeighborConfig) -> PhotographMatches:
-    """Return the comparison of crops' photographs (rows of `key` and `sha256`) with those of the database.
+def photograph_matches(
+    database: RetrievalDatabase, crops: pa.Table, config: NeighborConfig
+) -> PhotographMatches:
+    """Return the comparison of crops' photographs (rows of `key` and `sha256`) with those of the
+    database.
 
     Raises:
-        DatabaseError: the database was imported, and nobody says whether its image ids are the query set's.
+        DatabaseError: the database was imported, and nobody says whether its image ids are the
+            query set's.
     """
     shared = config.shared_image_ids
     if shared is None:
         shared = share_image_ids(database.version.source, config.queries.source)
         if not shared and not database.has_pixels:
             raise DatabaseError(
-                "an imported database knows its photographs by image id alone: are these ids the query set's too?",
+                "an imported database knows its photographs by image id alone: are these ids "
+                "the query set's too?",
                 where=database.folder.url,
-                fix="rdm neighbors build ... --set shared_image_ids=true, or =false to go by similarity alone",
+                fix="rdm neighbors build ... --set shared_image_ids=true, or =false to go by "
+                "similarity alone",
             )
     return PhotographMatches(database, crops, by_image_id=shared)
 
@@ -148,7 +178,8 @@ def check_name(name: str) -> None:
 def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) -> TableFacts:
     """Look up every crop of a query set and commit a version with the table; return its facts.
 
-    A rerun does only what is missing; of a table that stands it does nothing, or replaces the files that were lost.
+    A rerun does only what is missing; of a table that stands it does nothing, or replaces the files
+    that were lost.
 
     Raises:
         DatabaseError: the root is no database, or the name is not a plain word.
@@ -179,17 +210,25 @@ def _standing_table(
         return None
     table = NeighborTable(database.folder, name, database.version)
     asked = (queries.digest, config, database.encoder_digest)
-    return table if (table.info.queries_digest, table.config, table.info.encoder_digest) == asked else None
+    return (
+        table
+        if (table.info.queries_digest, table.config, table.info.encoder_digest) == asked
+        else None
+    )
 
 
-def _restore(database: RetrievalDatabase, table: NeighborTable, config: NeighborConfig, pool: Pool) -> bool:
+def _restore(
+    database: RetrievalDatabase, table: NeighborTable, config: NeighborConfig, pool: Pool
+) -> bool:
     """Make lost shards again in their places; return whether they came out as they were."""
     stems, digest = table.lost_stems(), table.info.queries_digest
     tasks = [_task(database, table.name, stem, config, table.paths(stem), digest) for stem in stems]
     list(pool.map(neighbor_shard, tasks, stage="neighbors", names=stems))
     lost = {path for task in tasks for path in task.outputs}
     return all(
-        sha256_file(database.folder.local(part.path)) == part.sha256 for part in table.parts if part.path in lost
+        sha256_file(database.folder.local(part.path)) == part.sha256
+        for part in table.parts
+        if part.path in lost
     )
 
 
@@ -228,7 +267,8 @@ def _build_table(
         for stem, paths in zip(queries.stems, outputs, strict=True)
     ]
     finished = dict(pool.map(neighbor_shard, tasks, stage="neighbors", names=queries.stems))
-    stats = [finished[number] for number in range(len(tasks))]  # shards finish in any order; sums must not show it
+    # shards finish in any order; sums must not show it
+    stats = [finished[number] for number in range(len(tasks))]
     failures = [failure for shard in stats for failure in shard.failures]
     _check_budget(queries, failures, config.min_success_rate)
     facts = QuerySetFacts(
@@ -248,7 +288,10 @@ def _build_table(
 
 
 def _commit_table(
-    database: RetrievalDatabase, facts: QuerySetFacts, tasks: Sequence[NeighborTask], counts: Sequence[int]
+    database: RetrievalDatabase,
+    facts: QuerySetFacts,
+    tasks: Sequence[NeighborTask],
+    counts: Sequence[int],
 ) -> None:
     """Commit a version in which a table takes the place of what was there of its name."""
     number, name = database.version.number + 1, facts.name
@@ -257,16 +300,27 @@ def _commit_table(
     store = VersionStore(database.folder)
     parts = [
         store.describe_part("queryset", described, 1),
-        *(store.describe_part("neighbors", task.outputs[0], n) for task, n in zip(tasks, counts, strict=True)),
-        *(store.describe_part("queries", task.outputs[1], n) for task, n in zip(tasks, counts, strict=True)),
+        *(
+            store.describe_part("neighbors", task.outputs[0], n)
+            for task, n in zip(tasks, counts, strict=True)
+        ),
+        *(
+            store.describe_part("queries", task.outputs[1], n)
+            for task, n in zip(tasks, counts, strict=True)
+        ),
     ]
     before = table_parts(database.version, name)
-    parts = sort_table_parts([*(part for part in database.version.parts if part not in before), *parts])
-    store.commit(database.version.model_copy(update={"number": number, "parent": number - 1, "parts": parts}))
+    parts = sort_table_parts(
+        [*(part for part in database.version.parts if part not in before), *parts]
+    )
+    store.commit(
+        database.version.model_copy(update={"number": number, "parent": number - 1, "parts": parts})
+    )
 
 
 def drop_neighbors(root: str, name: str) -> int:
-    """Commit a version without a query set's table and return its number; older versions keep the table.
+    """Commit a version without a query set's table and return its number; older versions keep the
+    table.
 
     Raises:
         DatabaseError: the root is no database, or has no table of that name.
@@ -280,7 +334,9 @@ def drop_neighbors(root: str, name: str) -> int:
         dropped = NeighborTable(folder, name, version).parts
         parts = [part for part in version.parts if part not in dropped]
         number = version.number + 1
-        store.commit(version.model_copy(update={"number": number, "parent": version.number, "parts": parts}))
+        store.commit(
+            version.model_copy(update={"number": number, "parent": version.number, "parts": parts})
+        )
     return number
 
 

@@ -1,9 +1,11 @@
-"""Exact repair of stored neighbors after patches were added and deleted, at the cost of what changed.
+"""Exact repair of stored neighbors after patches were added and deleted, at the cost of what
+changed.
 
-Top-k over (D - gone) + added is the merge of the stored top-k, without the gone, with the top-k over the added. A
-merged row is known to be complete where its k-th neighbor ranks no later than the last stored one did: everything that
-was never stored ranks after that. The other rows are looked up again, against every vector. All this holds of the
-allowed patches as of all: an excluded patch stays so, and those that rank before the k-th neighbor are stored too.
+Top-k over (D - gone) + added is the merge of the stored top-k, without the gone, with the top-k
+over the added. A merged row is known to be complete where its k-th neighbor ranks no later than the
+last stored one did: everything that was never stored ranks after that. The other rows are looked up
+again, against every vector. All this holds of the allowed patches as of all: an excluded patch
+stays so, and those that rank before the k-th neighbor are stored too.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from rdm.database.neighbors.exclusion import (
 from rdm.database.search.exact import blocks_of, exact_search
 
 
-def merge_lookups(stored: Lookup, added: Lookup, dead: NDArray[np.int64]) -> tuple[Lookup, NDArray[np.bool_]]:
+def merge_lookups(
+    stored: Lookup, added: Lookup, dead: NDArray[np.int64]
+) -> tuple[Lookup, NDArray[np.bool_]]:
     """Merge the stored nearest [N, k] with the nearest of what was added [N, m], without the dead.
 
     Args:
@@ -33,17 +37,22 @@ def merge_lookups(stored: Lookup, added: Lookup, dead: NDArray[np.int64]) -> tup
         dead: ids that may not be found any more.
 
     Returns:
-        The merged neighbors [N, k], and bool [N]: whether the row is sure to be the k nearest after the change.
+        The merged neighbors [N, k], and bool [N]: whether the row is sure to be the k nearest after
+        the change.
     """
     k = stored.neighbors[0].shape[1]
     members = (stored.neighbors, stored.excluded, added.neighbors, added.excluded)
     ids = np.concatenate([member[0] for member in members], axis=1)
     similarities = np.concatenate([member[1] for member in members], axis=1)
-    excluded = np.concatenate([np.full(member[0].shape, number % 2 == 1) for number, member in enumerate(members)], 1)
+    excluded = np.concatenate(
+        [np.full(member[0].shape, number % 2 == 1) for number, member in enumerate(members)], 1
+    )
     alive = np.isin(ids, dead, invert=True)
     ids, similarities = np.where(alive, ids, -1), np.where(alive, similarities, np.float32(-np.inf))
     order = np.lexsort((ids, -similarities), axis=-1)
-    ids, similarities, excluded = (np.take_along_axis(values, order, 1) for values in (ids, similarities, excluded))
+    ids, similarities, excluded = (
+        np.take_along_axis(values, order, 1) for values in (ids, similarities, excluded)
+    )
     merged = split_ranking((ids, similarities), excluded, k)
     return merged, _ranks_no_later(merged.neighbors, stored.neighbors)
 
@@ -62,7 +71,8 @@ def repair_neighbors(
     dead: NDArray[np.int64],
     exclude: Exclude | None = None,
 ) -> tuple[Lookup, int]:
-    """Return the k nearest living patches after a change, and how many rows had to be looked up again.
+    """Return the k nearest living patches after a change, and how many rows had to be looked up
+    again.
 
     The result equals that of a new lookup of every row bit for bit.
 
@@ -85,11 +95,19 @@ def repair_neighbors(
 
 
 def exact_lookup(
-    queries: NDArray[np.float16], parts: EmbeddingParts, k: int, dead: NDArray[np.int64], exclude: Exclude | None
+    queries: NDArray[np.float16],
+    parts: EmbeddingParts,
+    k: int,
+    dead: NDArray[np.int64],
+    exclude: Exclude | None,
 ) -> Lookup:
-    """Return the k nearest living patches of queries [N, dim] that are not excluded, against every vector."""
+    """Return the k nearest living patches of queries [N, dim] that are not excluded, against every
+    vector."""
     return search_allowed(
-        lambda some, width: exact_search(some, blocks_of(parts), width, excluded=dead), queries, k, exclude
+        lambda some, width: exact_search(some, blocks_of(parts), width, excluded=dead),
+        queries,
+        k,
+        exclude,
     )
 
 

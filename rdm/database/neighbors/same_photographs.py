@@ -1,4 +1,5 @@
-"""The rule by which patches are excluded: photographs of a query set that are in the database too, near-duplicates."""
+"""The rule by which patches are excluded: photographs of a query set that are in the database too,
+near-duplicates."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -16,7 +17,8 @@ from rdm.database.neighbors.exclusion import Neighbors
 from rdm.database.reader import RetrievalDatabase
 from rdm.storage import living_rows
 
-GLOBAL_IDS = ("openimages", "samples")  # schemes whose image ids name the same photograph in every source
+# schemes whose image ids name the same photograph in every source
+GLOBAL_IDS = ("openimages", "samples")
 _NONE = -2  # a patch whose photograph is none of those compared
 
 
@@ -26,15 +28,16 @@ def share_image_ids(one: str, other: str) -> bool:
 
 
 class PhotographMatches:
-    """Which patches of a database were cut from which of some photographs, part by part and read when asked."""
+    """Which patches of a database were cut from which of some photographs, part by part and read
+    when asked."""
 
     def __init__(self, database: RetrievalDatabase, crops: pa.Table, *, by_image_id: bool) -> None:
         """Prepare the comparison.
 
         Args:
             database: whose photographs are compared.
-            crops: a row for each crop [M]: its `key`, which begins with the image id, and the `sha256` of its
-                photograph's file.
+            crops: a row for each crop [M]: its `key`, which begins with the image id, and the
+                `sha256` of its photograph's file.
             by_image_id: whether an equal image id means the same photograph, besides equal bytes.
         """
         self.database = database
@@ -47,7 +50,8 @@ class PhotographMatches:
         self._starts = np.array([first for first, _ in database.parts], np.int64)
 
     def groups(self, patch_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the groups [...] of patches [...] by equal bytes and by equal image id; negative: of none."""
+        """Return the groups [...] of patches [...] by equal bytes and by equal image id; negative:
+        of none."""
         result = np.full((2, *patch_ids.shape), _NONE, np.int64)
         owner = np.searchsorted(self._starts, patch_ids, side="right") - 1
         for part in np.unique(owner[patch_ids >= 0]):
@@ -60,19 +64,28 @@ class PhotographMatches:
         """Return the two groups [N] of the patches of one part."""
         if number not in self._known:
             version, folder = self.database.version, self.database.folder
-            patches = folder.read_table(version.parts_of("patches")[number].path, ["image_id", "image_row"])
+            patches = folder.read_table(
+                version.parts_of("patches")[number].path, ["image_id", "image_row"]
+            )
             ledger = folder.read_table(version.parts_of("ledger")[number].path, ["sha256"])
             rows = patches["image_row"].to_numpy()
             places = pa.array(rows, mask=rows < 0)  # a compacted row is dead, and never asked for
             digests = ledger["sha256"].combine_chunks().take(places)
-            image_ids = patches["image_id"] if self._by_image_id else pa.nulls(patches.num_rows, pa.string())
+            image_ids = (
+                patches["image_id"]
+                if self._by_image_id
+                else pa.nulls(patches.num_rows, pa.string())
+            )
             self._known[number] = (_index_in(digests, self._bytes), _index_in(image_ids, self._ids))
         return self._known[number]
 
     def same_patches(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return crop numbers, ascending, and patch ids [P]: all living patches of the crops' own photographs."""
+        """Return crop numbers, ascending, and patch ids [P]: all living patches of the crops' own
+        photographs."""
         crops, ids = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        members = [(group, np.argsort(group, kind="stable")) for group in (self.byte_group, self.id_group)]
+        members = [
+            (group, np.argsort(group, kind="stable")) for group in (self.byte_group, self.id_group)
+        ]
         for number, (first, vectors) in enumerate(self.database.parts):
             alive = living_rows(self.database.tombstones, first, len(vectors))
             for groups, (own, order) in zip(self.part(number), members, strict=True):
@@ -90,8 +103,10 @@ class Exclusion:
     """The rule for the crops of one shard of a query set.
 
     Args:
-        matches: the photographs of the crops among those of the database; None: they are not looked at.
-        above: a patch this similar or more is a near-duplicate; None: however similar, it is a neighbor.
+        matches: the photographs of the crops among those of the database; None: they are not looked
+            at.
+        above: a patch this similar or more is a near-duplicate; None: however similar, it is a
+            neighbor.
     """
 
     def __init__(self, matches: PhotographMatches | None, above: float | None) -> None:

@@ -1,7 +1,7 @@
 """Neighbor tables: the k nearest patches of every crop of a query set, precomputed into Parquet.
 
-A table belongs to a version of the database, like every other part: a version's tables are immutable, and an update
-commits repaired ones together with the patches that it adds and deletes.
+A table belongs to a version of the database, like every other part: a version's tables are
+immutable, and an update commits repaired ones together with the patches that it adds and deletes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from pydantic import Field
 
 from rdm.config import Config, Record
 from rdm.database.contract import TABLE_KINDS, query_set_of
-from rdm.database.neighbors.exclusion import Lookup, Neighbors, no_neighbors, padded_lists, variable_lists
+from rdm.database.neighbors.exclusion import (
+    Lookup,
+    Neighbors,
+    no_neighbors,
+    padded_lists,
+    variable_lists,
+)
 from rdm.errors import DatabaseError, StorageError
 from rdm.sources import QuerySetConfig
 from rdm.storage import Folder, Part, Version, VersionStore
@@ -31,22 +37,31 @@ class NeighborConfig(Config):
 
     queries: QuerySetConfig
     k_stored: int = Field(
-        default=20, ge=1, description="neighbors stored, more than are used, so that deletions rarely need a search"
+        default=20,
+        ge=1,
+        description="neighbors stored, more than are used, so that deletions rarely need a search",
     )
     exact: bool = Field(default=True, description="compare with every vector; false: use the index")
     exclude_self: bool = Field(
-        default=False, description="no neighbors from the crop's own photograph, should the database hold it"
+        default=False,
+        description="no neighbors from the crop's own photograph, should the database hold it",
     )
     exclude_above: float | None = Field(
-        default=None, gt=0, le=1, description="a patch at least this similar is a near-duplicate, and no neighbor"
+        default=None,
+        gt=0,
+        le=1,
+        description="a patch at least this similar is a near-duplicate, and no neighbor",
     )
     shared_image_ids: bool | None = Field(
         default=None,
-        description="whether equal image ids mean the same photograph, besides equal bytes; by default where the query "
+        description="whether equal image ids mean the same photograph, besides equal bytes; "
+        "by default where the query "
         "set and the database are of one source, or both of Open Images",
     )
     batch_size: int = Field(default=64, ge=1, description="crops encoded at once")
-    min_success_rate: float = Field(default=0.9, ge=0, le=1, description="share of the photographs that must be usable")
+    min_success_rate: float = Field(
+        default=0.9, ge=0, le=1, description="share of the photographs that must be usable"
+    )
 
     @property
     def excludes(self) -> bool:
@@ -89,7 +104,8 @@ class TableFacts(QuerySetFacts):
 
 
 def mean_and_excluded(shards: Sequence[TableSums], num_queries: int) -> dict[str, float]:
-    """Return the mean first similarity of a table and how many patches were excluded, from those of its shards."""
+    """Return the mean first similarity of a table and how many patches were excluded, from those of
+    its shards."""
     return {
         "mean_top1_similarity": sum(shard.similarity_sum for shard in shards) / max(num_queries, 1),
         "num_excluded": sum(shard.num_excluded for shard in shards),
@@ -97,11 +113,26 @@ def mean_and_excluded(shards: Sequence[TableSums], num_queries: int) -> dict[str
 
 
 def build_command(root: str, name: str, config: NeighborConfig) -> str:
-    """Return the command that builds a table with all settings of a configuration, for people to type."""
-    words = ["rdm", "neighbors", "build", "--root", root, "--queries", config.queries.source, "--name", name]
+    """Return the command that builds a table with all settings of a configuration, for people to
+    type."""
+    words = [
+        "rdm",
+        "neighbors",
+        "build",
+        "--root",
+        root,
+        "--queries",
+        config.queries.source,
+        "--name",
+        name,
+    ]
     words += ["--exclude-self"] if config.exclude_self else []
-    words += [] if config.exclude_above is None else ["--exclude-above", f"{config.exclude_above:g}"]
-    fields = config.model_dump(mode="json", exclude_defaults=True, exclude={"queries", "exclude_self", "exclude_above"})
+    words += (
+        [] if config.exclude_above is None else ["--exclude-above", f"{config.exclude_above:g}"]
+    )
+    fields = config.model_dump(
+        mode="json", exclude_defaults=True, exclude={"queries", "exclude_self", "exclude_above"}
+    )
     fields["queries.crop"] = config.queries.crop.model_dump(mode="json", exclude_defaults=True)
     fields["queries.images_per_shard"] = config.queries.images_per_shard
     for field, value in fields.items():
@@ -110,19 +141,28 @@ def build_command(root: str, name: str, config: NeighborConfig) -> str:
 
 
 def table_parts(version: Version, name: str) -> list[Part]:
-    """Return the parts of one query set's table: what describes it, its shards, their query embeddings."""
-    return [part for part in version.parts if part.kind in TABLE_KINDS and query_set_of(part.path) == name]
+    """Return the parts of one query set's table: what describes it, its shards, their query
+    embeddings."""
+    return [
+        part
+        for part in version.parts
+        if part.kind in TABLE_KINDS and query_set_of(part.path) == name
+    ]
 
 
 def sort_table_parts(parts: Sequence[Part]) -> list[Part]:
-    """Return parts with those of the tables last, by name, so that the order of the work does not show."""
+    """Return parts with those of the tables last, by name, so that the order of the work does not
+    show."""
     tables = [part for part in parts if part.kind in TABLE_KINDS]
-    tables.sort(key=lambda p: (query_set_of(p.path), TABLE_KINDS.index(p.kind), p.path.rpartition("/")[2]))
+    tables.sort(
+        key=lambda p: (query_set_of(p.path), TABLE_KINDS.index(p.kind), p.path.rpartition("/")[2])
+    )
     return [*(part for part in parts if part.kind not in TABLE_KINDS), *tables]
 
 
 class NeighborTable:
-    """The stored neighbors of one query set, in one version of a database, by default the current one.
+    """The stored neighbors of one query set, in one version of a database, by default the current
+    one.
 
     Raises:
         DatabaseError: the version has none of that name.
@@ -140,7 +180,9 @@ class NeighborTable:
                 fix=f"query sets here: {', '.join(self.names(folder, version)) or 'none'}; "
                 f"rdm neighbors build --root {folder.url} --queries SPEC --name {name} makes them",
             )
-        self.info = TableFacts(database_version=version.number, **dict(_description(folder, self.parts)))
+        self.info = TableFacts(
+            database_version=version.number, **dict(_description(folder, self.parts))
+        )
 
     @property
     def config(self) -> NeighborConfig:
@@ -154,11 +196,15 @@ class NeighborTable:
         return sorted({query_set_of(part.path) for part in version.parts_of("queryset")})
 
     @classmethod
-    def of_query_set(cls, folder: Folder, queries_digest: str, version: Version | None = None) -> NeighborTable | None:
-        """Return the table of a query set, the first by name where there are several; None where there is none.
+    def of_query_set(
+        cls, folder: Folder, queries_digest: str, version: Version | None = None
+    ) -> NeighborTable | None:
+        """Return the table of a query set, the first by name where there are several; None where
+        there is none.
 
         Raises:
-            DatabaseError: there are several, and they exclude different patches: which one is meant is not known.
+            DatabaseError: there are several, and they exclude different patches: which one is meant
+                is not known.
         """
         tables = [cls(folder, name, version) for name in cls.names(folder, version)]
         matching = [table for table in tables if table.info.queries_digest == queries_digest]
@@ -175,17 +221,23 @@ class NeighborTable:
         """Return the paths of a shard's table and of its query embeddings."""
         names = (("neighbors", f"{stem}.parquet"), ("queries", f"{stem}.npy"))
         table, queries = (
-            p.path for kind, name in names for p in self.parts if p.kind == kind and p.path.endswith(f"/{name}")
+            p.path
+            for kind, name in names
+            for p in self.parts
+            if p.kind == kind and p.path.endswith(f"/{name}")
         )
         return table, queries
 
     def shard(self, stem: str) -> tuple[list[str], NDArray[np.int64], NDArray[np.float32]]:
         """Return keys [N], neighbor ids [N, k] and similarities [N, k] of one shard."""
         table = self.table(stem)
-        return table.column("key").to_pylist(), *stored_lookup(table, self.config.k_stored).neighbors
+        return table.column("key").to_pylist(), *stored_lookup(
+            table, self.config.k_stored
+        ).neighbors
 
     def excluded(self, stem: str) -> Neighbors:
-        """Return the ids and similarities [N, m] of what was excluded and ranks before the last neighbor, padded."""
+        """Return the ids and similarities [N, m] of what was excluded and ranks before the last
+        neighbor, padded."""
         return stored_lookup(self.table(stem), self.config.k_stored).excluded
 
     def table(self, stem: str) -> pa.Table:
@@ -203,7 +255,11 @@ class NeighborTable:
 
     def lost_stems(self) -> list[str]:
         """Return the shards of which a file is missing or not of its recorded size."""
-        lost = {p.path for p in self.parts if not self.folder.exists(p.path) or self.folder.size(p.path) != p.num_bytes}
+        lost = {
+            p.path
+            for p in self.parts
+            if not self.folder.exists(p.path) or self.folder.size(p.path) != p.num_bytes
+        }
         return [stem for stem in self.info.stems if not lost.isdisjoint(self.paths(stem))]
 
 
@@ -213,36 +269,50 @@ def with_lookup(table: pa.Table, lookup: Lookup, config: NeighborConfig) -> pa.T
         zip(("neighbor_ids", "similarities"), map(_fixed_lists, lookup.neighbors), strict=True)
     )
     if config.excludes:
-        columns |= zip(("excluded_ids", "excluded_similarities"), variable_lists(lookup.excluded), strict=True)
+        columns |= zip(
+            ("excluded_ids", "excluded_similarities"), variable_lists(lookup.excluded), strict=True
+        )
     for name, values in columns.items():
         present = name in table.column_names
         place = table.column_names.index(name) if present else table.num_columns
-        table = table.set_column(place, name, values) if present else table.add_column(place, name, values)
+        table = (
+            table.set_column(place, name, values)
+            if present
+            else table.add_column(place, name, values)
+        )
     return table
 
 
 def stored_lookup(table: pa.Table, k: int) -> Lookup:
-    """Return what a shard's table holds: neighbors [N, k], and the excluded ones that rank before the last of them.
+    """Return what a shard's table holds: neighbors [N, k], and the excluded ones that rank before
+    the last of them.
 
     Raises:
         DatabaseError: the table has lists of another length.
     """
-    flat = [table.column(name).combine_chunks().flatten().to_numpy() for name in ("neighbor_ids", "similarities")]
+    flat = [
+        table.column(name).combine_chunks().flatten().to_numpy()
+        for name in ("neighbor_ids", "similarities")
+    ]
     if any(len(values) != table.num_rows * k for values in flat):
         raise DatabaseError(
-            f"a neighbor table has {table.num_rows} rows with {len(flat[0])} neighbors in all, not {k} in each",
+            f"a neighbor table has {table.num_rows} rows with {len(flat[0])} neighbors in "
+            f"all, not {k} in each",
             fix="build the neighbors again with `rdm neighbors build`",
         )
     ids, similarities = (values.reshape(-1, k) for values in flat)
     if "excluded_ids" not in table.column_names:
         return Lookup((ids, similarities), no_neighbors(len(ids), 0))
-    return Lookup((ids, similarities), padded_lists(table["excluded_ids"], table["excluded_similarities"]))
+    return Lookup(
+        (ids, similarities), padded_lists(table["excluded_ids"], table["excluded_similarities"])
+    )
 
 
 def lookup_sums(lookup: Lookup) -> TableSums:
     """Return a shard's share of the facts of its table."""
     return TableSums(
-        similarity_sum=float(lookup.neighbors[1][:, 0].sum()), num_excluded=int((lookup.excluded[0] >= 0).sum())
+        similarity_sum=float(lookup.neighbors[1][:, 0].sum()),
+        num_excluded=int((lookup.excluded[0] >= 0).sum()),
     )
 
 
@@ -252,7 +322,8 @@ def _fixed_lists(values: NDArray[Any]) -> pa.Array:
 
 
 def _description(folder: Folder, parts: Sequence[Part]) -> QuerySetFacts:
-    """Return what `queryset.json` says of a table; one whose digest is not the recorded one is a StorageError."""
+    """Return what `queryset.json` says of a table; one whose digest is not the recorded one is a
+    StorageError."""
     described = next(part for part in parts if part.kind == "queryset")
     data = folder.read_bytes(described.path)
     if hashlib.sha256(data).hexdigest() != described.sha256:

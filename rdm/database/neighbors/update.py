@@ -30,7 +30,8 @@ from rdm.storage import Folder, Part, ShardWork, Version, VersionStore, resumabl
 
 @dataclass(frozen=True)
 class RepairTask:
-    """One shard of a table to repair for the drafted version: where it is read and, if it changes, written."""
+    """One shard of a table to repair for the drafted version: where it is read and, if it changes,
+    written."""
 
     root: str
     name: str
@@ -43,14 +44,16 @@ class RepairTask:
 
 
 class RepairStats(TableSums):
-    """What a shard's repair did: whether a neighbor changed, and how many rows were looked up again."""
+    """What a shard's repair did: whether a neighbor changed, and how many rows were looked up
+    again."""
 
     changed: bool
     searched: int
 
 
 class TableRepair(Record):
-    """What the repair of a table did: its rows, the shards that changed, the rows that were looked up again."""
+    """What the repair of a table did: its rows, the shards that changed, the rows that were looked
+    up again."""
 
     rows: int
     changed_shards: int
@@ -58,7 +61,8 @@ class TableRepair(Record):
 
 
 def repair_shard(task: RepairTask) -> RepairStats:
-    """Write a shard's table as a new lookup in the drafted version would; return whether it changed, and counts.
+    """Write a shard's table as a new lookup in the drafted version would; return whether it
+    changed, and counts.
 
     An exact table costs what changed; one that was looked up in the index is looked up again.
     """
@@ -68,7 +72,9 @@ def repair_shard(task: RepairTask) -> RepairStats:
         stats = _repair(folder, task)
         return [task.output] if stats.changed else [], stats
 
-    return resumable(ShardWork(folder, f"repair-{task.name}", task.stem, task.key, RepairStats), repair)
+    return resumable(
+        ShardWork(folder, f"repair-{task.name}", task.stem, task.key, RepairStats), repair
+    )
 
 
 def _repair(folder: Folder, task: RepairTask) -> RepairStats:
@@ -78,7 +84,9 @@ def _repair(folder: Folder, task: RepairTask) -> RepairStats:
     stored = stored_lookup(table, task.config.k_stored)
     if task.config.exact:
         rule = exclusion_rule(database, table, task.config)
-        found, searched = repair_neighbors(queries, stored, database.parts, task.first_added, database.tombstones, rule)
+        found, searched = repair_neighbors(
+            queries, stored, database.parts, task.first_added, database.tombstones, rule
+        )
     else:
         found, searched = look_up(database, queries, table, task.config), len(queries)
     require_full(table["key"].to_pylist(), found, folder.describe(f"neighbors/{task.name}"))
@@ -91,9 +99,11 @@ def _repair(folder: Folder, task: RepairTask) -> RepairStats:
 def repair_tables(
     folder: Folder, parent: Version, draft: Version, pool: Pool
 ) -> tuple[list[Part], dict[str, TableRepair]]:
-    """Repair every table of the parent version; return the tables' parts in the drafted one, and counts by query set.
+    """Repair every table of the parent version; return the tables' parts in the drafted one, and
+    counts by query set.
 
-    Files that need no change are carried over. Counts: rows, shards that changed, rows looked up again.
+    Files that need no change are carried over. Counts: rows, shards that changed, rows looked up
+    again.
 
     Raises:
         DatabaseError: a table stores more neighbors than patches are left.
@@ -106,9 +116,11 @@ def repair_tables(
         if k > draft.num_live_patches:
             fewer = table.config.model_copy(update={"k_stored": draft.num_live_patches})
             raise DatabaseError(
-                f"the neighbors of {name!r} are {k} per crop, but only {draft.num_live_patches} patches would be left",
+                f"the neighbors of {name!r} are {k} per crop, but only "
+                f"{draft.num_live_patches} patches would be left",
                 where=folder.url,
-                fix=f"first: {build_command(folder.url, name, fewer)}; or, where the table is not needed any more: "
+                fix=f"first: {build_command(folder.url, name, fewer)}; or, where the table "
+                "is not needed any more: "
                 + shlex.join(["rdm", "neighbors", "drop", "--root", folder.url, "--name", name]),
             )
         tasks = [_task(folder, table, stem, parent, draft) for stem in table.info.stems]
@@ -123,17 +135,27 @@ def repair_tables(
     return parts, counts
 
 
-def _task(folder: Folder, table: NeighborTable, stem: str, parent: Version, draft: Version) -> RepairTask:
+def _task(
+    folder: Folder, table: NeighborTable, stem: str, parent: Version, draft: Version
+) -> RepairTask:
     inputs = table.paths(stem)
     output = neighbor_paths(table.name, draft.number, stem)[0]
     searched = [part.sha256 for part in draft.parts if part.kind in SEARCHED_KINDS]
     before = [part.sha256 for part in table.parts if part.path in inputs]
-    key = digest_json([table.config.model_dump(mode="json"), before, searched, draft.tombstones, output])
-    return RepairTask(folder.url, table.name, stem, inputs, output, table.config, parent.next_patch_id, key)
+    key = digest_json(
+        [table.config.model_dump(mode="json"), before, searched, draft.tombstones, output]
+    )
+    return RepairTask(
+        folder.url, table.name, stem, inputs, output, table.config, parent.next_patch_id, key
+    )
 
 
 def _parts(
-    folder: Folder, table: NeighborTable, tasks: list[RepairTask], stats: list[RepairStats], number: int
+    folder: Folder,
+    table: NeighborTable,
+    tasks: list[RepairTask],
+    stats: list[RepairStats],
+    number: int,
 ) -> list[Part]:
     store = VersionStore(folder)
     by_path = {part.path: part for part in table.parts}

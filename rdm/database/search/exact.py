@@ -1,8 +1,10 @@
-"""Exact nearest neighbors by a canonical score that does not depend on blocking, batch or worker count.
+"""Exact nearest neighbors by a canonical score that does not depend on blocking, batch or worker
+count.
 
-Stored vectors and queries are float16. The similarity of a pair is the float64 sum of its products, which are exact,
-in one fixed order, rounded to float32. Blocked matrix products in 8 bits, or float32 where those are not quick, only
-say which pairs need not be compared, with a margin above their error bound: see `shortlist`.
+Stored vectors and queries are float16. The similarity of a pair is the float64 sum of its products,
+which are exact, in one fixed order, rounded to float32. Blocked matrix products in 8 bits, or
+float32 where those are not quick, only say which pairs need not be compared, with a margin above
+their error bound: see `shortlist`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ def quantize(embeddings: NDArray[np.floating]) -> Float16:
 
 
 def canonical_similarities(queries: Float16, candidates: Float16) -> NDArray[np.float32]:
-    """Return float32 [B, C], the similarity of each query [B, D] with its own candidates [B, C, D]."""
+    """Return float32 [B, C], the similarity of each query [B, D] with its own candidates [B, C,
+    D]."""
     from rdm.database.search.kernels import similarities
 
     out = np.empty(candidates.shape[:2], np.float32)
@@ -38,8 +41,8 @@ def canonical_similarities(queries: Float16, candidates: Float16) -> NDArray[np.
 
 
 def rank(ids: NDArray[np.int64], similarities: NDArray[np.float32], k: int) -> NDArray[np.intp]:
-    """Return the positions of the k best candidates of one query: by similarity, ties by smaller id; id -1 is no
-    candidate.
+    """Return the positions of the k best candidates of one query: by similarity, ties by smaller
+    id; id -1 is no candidate.
     """
     order = np.lexsort((ids, -similarities))
     return order[ids[order] >= 0][:k]
@@ -53,26 +56,33 @@ def exact_search(
     excluded: NDArray[np.int64],
     precision: ShortlistPrecision | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the k nearest ids [B, k] and their similarities [B, k], equal to a full comparison bit for bit.
+    """Return the k nearest ids [B, k] and their similarities [B, k], equal to a full comparison bit
+    for bit.
 
     Args:
         queries: float16 [B, D], unit norm.
-        blocks: `(first_id, vectors [N, D])` over the database; a block's row j has the id first_id + j.
+        blocks: `(first_id, vectors [N, D])` over the database; a block's row j has the id first_id
+            + j.
         k: how many; where fewer exist, the rest has id -1 and similarity -inf.
         excluded: sorted ids that may not be found (tombstones).
-        precision: of the first comparison, which decides the speed alone; None: what this processor does faster.
+        precision: of the first comparison, which decides the speed alone; None: what this processor
+            does faster.
     """
     precision = precision or ("int8" if has_fast_int8() else "fp32")
     ids = np.full((len(queries), k), -1, np.int64)
     best = np.full((len(queries), k), -np.inf, np.float32)
     with single_threads() as pool:
-        nearest = [Nearest(queries[some], ids[some], best[some], precision) for some in _chunks(len(queries))]
+        nearest = [
+            Nearest(queries[some], ids[some], best[some], precision)
+            for some in _chunks(len(queries))
+        ]
         for first_id, vectors in blocks:
             low, high = np.searchsorted(excluded, [first_id, first_id + len(vectors)])
             making = panels(first_id, vectors, excluded[low:high] - first_id, precision)
             found = ahead(pool, making, PANELS_AHEAD)
             adding = (partial(some.add, panel) for panel in found for some in nearest)
-            for _ in ahead(pool, adding, len(nearest) - 1):  # none takes a panel before it is done with the last
+            # none takes a panel before it is done with the last
+            for _ in ahead(pool, adding, len(nearest) - 1):
                 pass
     return ids, best
 
@@ -85,7 +95,9 @@ def _chunks(count: int) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, count, rows)]
 
 
-def blocks_of(parts: Iterable[tuple[int, Float16]], rows: int = BLOCK_ROWS) -> Iterator[tuple[int, Float16]]:
+def blocks_of(
+    parts: Iterable[tuple[int, Float16]], rows: int = BLOCK_ROWS
+) -> Iterator[tuple[int, Float16]]:
     """Yield the parts again in blocks of at most `rows` vectors, as `exact_search` wants them.
 
     Small parts that follow one another are put together: a block has its cost, however small it is.
@@ -108,4 +120,6 @@ def blocks_of(parts: Iterable[tuple[int, Float16]], rows: int = BLOCK_ROWS) -> I
 
 def _joined(parts: list[tuple[int, Float16]]) -> tuple[int, Float16]:
     first_id, vectors = parts[0]
-    return first_id, vectors if len(parts) == 1 else np.concatenate([vectors for _, vectors in parts])
+    return first_id, vectors if len(parts) == 1 else np.concatenate(
+        [vectors for _, vectors in parts]
+    )

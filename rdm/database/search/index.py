@@ -24,7 +24,14 @@ from rdm.database.contract import INDEX_NAME, INFOS_NAME, PUBLISHED, SERVED_NAME
 from rdm.database.embedding_parts import EmbeddingParts, count_rows, gather, since
 from rdm.database.search.exact import blocks_of, exact_search, quantize
 from rdm.database.search.search_parameters import open_mapped, set_parameters, write_parameters
-from rdm.database.search.sharded_index import IndexedRows, add_rows, build_sharded, head_bytes, one_thread, write_index
+from rdm.database.search.sharded_index import (
+    IndexedRows,
+    add_rows,
+    build_sharded,
+    head_bytes,
+    one_thread,
+    write_index,
+)
 from rdm.errors import DatabaseError, StorageError
 from rdm.storage import Folder, IndexDecision, IndexFacts
 from rdm.storage.files import read_error, storage_errors
@@ -36,28 +43,50 @@ TRAIN_ROWS_PER_LIST = 64
 class IndexConfig(Config):
     """How the index is built and what it must reach."""
 
-    max_index_memory: ByteSize = Field(default="8GB", description="greatest size of the index, such as 8GB")
-    build_memory: ByteSize = Field(default="4GB", description="memory for the rows that the index is trained on")
-    shard_rows: int = Field(default=1_000_000, ge=1, description="rows that one worker adds to its shard of the index")
-    target_recall: float = Field(default=0.98, ge=0, le=1, description="recall@20 up to which more lists are probed")
-    min_recall: float = Field(
-        default=0.8, ge=0, le=1, description="recall@20 against exact search under which the build fails"
+    max_index_memory: ByteSize = Field(
+        default="8GB", description="greatest size of the index, such as 8GB"
     )
-    audit_queries: int = Field(default=500, ge=1, description="database rows that the recall is measured on")
+    build_memory: ByteSize = Field(
+        default="4GB", description="memory for the rows that the index is trained on"
+    )
+    shard_rows: int = Field(
+        default=1_000_000, ge=1, description="rows that one worker adds to its shard of the index"
+    )
+    target_recall: float = Field(
+        default=0.98, ge=0, le=1, description="recall@20 up to which more lists are probed"
+    )
+    min_recall: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="recall@20 against exact search under which the build fails",
+    )
+    audit_queries: int = Field(
+        default=500, ge=1, description="database rows that the recall is measured on"
+    )
     seed: int = Field(default=0, description="chooses the audited rows")
     drift_margin: float = Field(
-        default=0.02, ge=0, le=1, description="recall@20 may fall by so much in updates before the index is built anew"
+        default=0.02,
+        ge=0,
+        le=1,
+        description="recall@20 may fall by so much in updates before the index is built anew",
     )
     max_growth: float = Field(
-        default=2, gt=1, description="the rows may grow or shrink by this factor before the index is built anew"
+        default=2,
+        gt=1,
+        description="the rows may grow or shrink by this factor before the index is built anew",
     )
     keep_versions: int = Field(
-        default=3, ge=2, description="versions that keep an index file; readers of older ones compare with every vector"
+        default=3,
+        ge=2,
+        description="versions that keep an index file; readers of older ones compare with "
+        "every vector",
     )
 
 
 class Recall(Record):
-    """Recall@20 on the audited rows, with the half-width of its 95% interval (normal, over queries)."""
+    """Recall@20 on the audited rows, with the half-width of its 95% interval (normal, over
+    queries)."""
 
     recall_at_20: float
     recall_ci95: float
@@ -91,7 +120,8 @@ def build_index(
     reason: str = "there was none",
     pool: Pool | None = None,
 ) -> IndexFacts:
-    """Build `knn.index` over the living rows, under their patch ids; write and return `index_infos.json`.
+    """Build `knn.index` over the living rows, under their patch ids; write and return
+    `index_infos.json`.
 
     Args:
         rows: what is indexed.
@@ -101,17 +131,22 @@ def build_index(
         pool: where shards are filled; None: in this process.
 
     Raises:
-        DatabaseError: there is no row, no index fits into the memory, or recall@20 is under `min_recall`.
+        DatabaseError: there is no row, no index fits into the memory, or recall@20 is under
+            `min_recall`.
     """
     folder, target = rows.folder, f"{place}/{INDEX_NAME}"
     living = rows.living
     if len(living) == 0:
         raise DatabaseError(
-            "there is nothing to index: no patch is left", where=folder.url, fix="add photographs to the source"
+            "there is nothing to index: no patch is left",
+            where=folder.url,
+            fix="add photographs to the source",
         )
     key = choose_key(len(living), rows.parts[0][1].shape[1], config)
     with storage_errors(folder.describe(target)):
-        sample = audit_sample(living, train_rows(key, rows.parts[0][1].shape[1], config), config.seed + 2)
+        sample = audit_sample(
+            living, train_rows(key, rows.parts[0][1].shape[1], config), config.seed + 2
+        )
         with _pool(pool) as workers, folder.writing(target) as path:
             build_sharded(rows, key, sample, path, config.shard_rows, workers)
             parameters = _tune(open_mapped(path), rows, config)
@@ -140,16 +175,19 @@ def _low_recall(recall: float, config: IndexConfig, where: str) -> DatabaseError
 
 
 def check_fits(num_rows: int, dim: int, config: IndexConfig) -> None:
-    """Raise DatabaseError where no index of so many vectors fits into the memory that the settings allow."""
+    """Raise DatabaseError where no index of so many vectors fits into the memory that the settings
+    allow."""
     if num_rows:
         train_rows(choose_key(num_rows, dim, config), dim, config)
 
 
 def choose_key(num_rows: int, dim: int, config: IndexConfig) -> str:
-    """Return the kind of index, as faiss names it: the most exact one that `max_index_memory` allows.
+    """Return the kind of index, as faiss names it: the most exact one that `max_index_memory`
+    allows.
 
-    Below `LARGE_ROWS` rows it is autofaiss's choice. From there on autofaiss quantizes products (OPQ, PQ) however much
-    memory there is; here that comes last, after vectors in 32, 16 and 8 bits per number.
+    Below `LARGE_ROWS` rows it is autofaiss's choice. From there on autofaiss quantizes products
+    (OPQ, PQ) however much memory there is; here that comes last, after vectors in 32, 16 and 8 bits
+    per number.
 
     Raises:
         DatabaseError: nothing fits.
@@ -172,17 +210,20 @@ def choose_key(num_rows: int, dim: int, config: IndexConfig) -> str:
 
 
 def train_rows(key: str, dim: int, config: IndexConfig) -> int:
-    """Return how many random rows an index is trained on: `TRAIN_ROWS_PER_LIST` per list, as far as they fit.
+    """Return how many random rows an index is trained on: `TRAIN_ROWS_PER_LIST` per list, as far as
+    they fit.
 
     Raises:
         DatabaseError: there is no memory for one row per list.
     """
     match = re.search(r"IVF(\d+)", key)
     lists = int(match[1]) if match else 1
-    fitting = parse_bytes(config.build_memory) // (8 * dim)  # in float32, and a copy of it where they are rotated
+    # in float32, and a copy of it where they are rotated
+    fitting = parse_bytes(config.build_memory) // (8 * dim)
     if fitting < lists:
         raise DatabaseError(
-            f"too little memory to train {lists} lists: index.build_memory is {config.build_memory}",
+            f"too little memory to train {lists} lists: index.build_memory is "
+            f"{config.build_memory}",
             fix="raise index.build_memory",
         )
     return min(lists * TRAIN_ROWS_PER_LIST, fitting)
@@ -198,9 +239,14 @@ def _pool(pool: Pool | None) -> Iterator[Pool]:
 
 
 def update_index(
-    rows: IndexedRows, config: IndexConfig, place: str, parent: ParentIndex, pool: Pool | None = None
+    rows: IndexedRows,
+    config: IndexConfig,
+    place: str,
+    parent: ParentIndex,
+    pool: Pool | None = None,
 ) -> IndexFacts:
-    """Make a version's index from its parent's: the dead removed, the new added; build it where that is too little.
+    """Make a version's index from its parent's: the dead removed, the new added; build it where
+    that is too little.
 
     What was decided, and why, is in the infos under `decision`.
     """
@@ -208,7 +254,11 @@ def update_index(
     try:
         check_head(folder, parent.place, parent.facts)
         index = faiss.read_index(str(folder.local(f"{parent.place}/{INDEX_NAME}")))
-    except (RuntimeError, OSError, StorageError):  # the index is a cache: what cannot be read is built
+    except (
+        RuntimeError,
+        OSError,
+        StorageError,
+    ):  # the index is a cache: what cannot be read is built
         return build_index(rows, config, place, "the parent version's cannot be read", pool)
     if len(parent.newly_dead):
         index.remove_ids(faiss.IDSelectorBatch(parent.newly_dead))
@@ -242,7 +292,10 @@ def rebuild_reason(parent: IndexFacts, recall: float, num_vectors: int, config: 
     """
     before = max(parent.recall_at_20, parent.built_recall_at_20)
     if recall < before - config.drift_margin:
-        return f"recall@20 fell from {before:.4f} to {recall:.4f}, by more than drift_margin {config.drift_margin}"
+        return (
+            f"recall@20 fell from {before:.4f} to {recall:.4f}, by more than drift_margin "
+            f"{config.drift_margin}"
+        )
     if recall < config.min_recall:
         return f"recall@20 of {recall:.4f} is under min_recall {config.min_recall}"
     factor = num_vectors / parent.built_num_vectors
@@ -259,13 +312,16 @@ def publish_index(folder: Folder, place: str) -> None:
 
 
 def drop_indexes(folder: Folder, kept: Collection[str]) -> None:
-    """Delete the index files of versions but those in the kept folders. Open memory maps are not disturbed."""
+    """Delete the index files of versions but those in the kept folders. Open memory maps are not
+    disturbed."""
     for name in folder.names(PUBLISHED):
         if name.isdigit() and f"{PUBLISHED}/{name}" not in kept:
             folder.delete(f"{PUBLISHED}/{name}")
 
 
-def _describe(folder: Folder, place: str, index: faiss.Index, build: IndexBuild, audit: Recall) -> IndexFacts:
+def _describe(
+    folder: Folder, place: str, index: faiss.Index, build: IndexBuild, audit: Recall
+) -> IndexFacts:
     """Write and return `index_infos.json` of an index whose file stands."""
     num_bytes = folder.size(f"{place}/{INDEX_NAME}")
     head = head_bytes(index, num_bytes)
@@ -291,37 +347,50 @@ def _describe(folder: Folder, place: str, index: faiss.Index, build: IndexBuild,
 
 
 def check_head(folder: Folder, place: str, facts: IndexFacts) -> None:
-    """Raise StorageError unless an index file has its size, and the head its digest; faiss crashes on damage there.
+    """Raise StorageError unless an index file has its size, and the head its digest; faiss crashes
+    on damage there.
 
-    The lists that follow may be large and are left to `verify`: whatever bytes are in them, searching is safe.
+    The lists that follow may be large and are left to `verify`: whatever bytes are in them,
+    searching is safe.
     """
     path = f"{place}/{INDEX_NAME}"
     with open(folder.local(path), "rb") as file:
         whole = hashlib.sha256(file.read(facts.head_bytes)).hexdigest() == facts.head_sha256
     if not whole or folder.size(path) != facts.num_bytes:
-        raise StorageError("the index is damaged", where=folder.describe(path), fix="run `rdm database verify`")
+        raise StorageError(
+            "the index is damaged", where=folder.describe(path), fix="run `rdm database verify`"
+        )
 
 
 def _tune(index: faiss.Index, rows: IndexedRows, config: IndexConfig) -> str:
-    """Probe the least power of two of lists that reaches `target_recall`; return that setting as faiss writes it.
+    """Probe the least power of two of lists that reaches `target_recall`; return that setting as
+    faiss writes it.
 
     Measured on other rows than those of the audit, so that the audit stays honest.
     """
     lists, probed = faiss.extract_index_ivf(index).nlist, 1
     while True:
-        parameters = f"nprobe={probed}" + (f",quantizer_efSearch={max(2 * probed, 16)}" if _has_graph(index) else "")
+        parameters = f"nprobe={probed}" + (
+            f",quantizer_efSearch={max(2 * probed, 16)}" if _has_graph(index) else ""
+        )
         set_parameters(index, parameters)
-        found = audit_recall(index, rows.parts, rows.tombstones, config.audit_queries, config.seed + 1)
+        found = audit_recall(
+            index, rows.parts, rows.tombstones, config.audit_queries, config.seed + 1
+        )
         if found.recall_at_20 >= config.target_recall or probed == lists:
             return parameters
         probed = min(2 * probed, lists)
 
 
 def _has_graph(index: faiss.Index) -> bool:
-    return isinstance(faiss.downcast_index(faiss.extract_index_ivf(index).quantizer), faiss.IndexHNSW)
+    return isinstance(
+        faiss.downcast_index(faiss.extract_index_ivf(index).quantizer), faiss.IndexHNSW
+    )
 
 
-def open_index(folder: Folder, place: str = PUBLISHED, facts: IndexFacts | None = None) -> faiss.Index:
+def open_index(
+    folder: Folder, place: str = PUBLISHED, facts: IndexFacts | None = None
+) -> faiss.Index:
     """Open an index memory-mapped; its file holds its search parameters.
 
     Args:
@@ -341,13 +410,20 @@ def open_index(folder: Folder, place: str = PUBLISHED, facts: IndexFacts | None 
         raise read_error(error, folder.describe(path)) from error
 
 
-def approximate_candidates(index: faiss.Index, queries: NDArray[np.floating], k: int) -> NDArray[np.int64]:
-    """Return candidate ids [B, k] of an index, which holds no deleted patch; -1 where there are fewer."""
+def approximate_candidates(
+    index: faiss.Index, queries: NDArray[np.floating], k: int
+) -> NDArray[np.int64]:
+    """Return candidate ids [B, k] of an index, which holds no deleted patch; -1 where there are
+    fewer."""
     return index.search(np.ascontiguousarray(queries, np.float32), k)[1]
 
 
 def audit_recall(
-    index: faiss.Index, parts: EmbeddingParts, tombstones: NDArray[np.int64], num_queries: int, seed: int
+    index: faiss.Index,
+    parts: EmbeddingParts,
+    tombstones: NDArray[np.int64],
+    num_queries: int,
+    seed: int,
 ) -> Recall:
     """Return recall@20 on random living rows.
 
@@ -361,11 +437,14 @@ def audit_recall(
     found = approximate_candidates(index, queries, k)
     recalls = np.array([len(np.intersect1d(t, f)) / k for t, f in zip(truth, found, strict=True)])
     half = 1.96 * recalls.std(ddof=1) / math.sqrt(len(recalls)) if len(recalls) > 1 else 0.0
-    return Recall(recall_at_20=float(recalls.mean()), recall_ci95=float(half), audit_queries=len(chosen))
+    return Recall(
+        recall_at_20=float(recalls.mean()), recall_ci95=float(half), audit_queries=len(chosen)
+    )
 
 
 def audit_sample(living: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Return the ids with the least hash of (seed, id): an update changes the sample by what it adds and deletes only.
+    """Return the ids with the least hash of (seed, id): an update changes the sample by what it
+    adds and deletes only.
 
     The hash is the finalizer of SplitMix64 (Steele et al. 2014).
     """

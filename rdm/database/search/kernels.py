@@ -1,6 +1,8 @@
-"""The loops of exact search of which numpy and PyTorch would make many passes, compiled by numba for this processor.
+"""The loops of exact search of which numpy and PyTorch would make many passes, compiled by numba
+for this processor.
 
-Vectors in float16 come as their bits, uint16: numba has no such numbers. All arrays are C-contiguous.
+Vectors in float16 come as their bits, uint16: numba has no such numbers. All arrays are
+C-contiguous.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def _given(dtype: Any, ndim: int) -> Any:
 def _compiled(
     *signatures: Any, fastmath: set[str] | bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function, and keep the result for later processes where its folder, or the user's, can be written."""
+    """Compile a function, and keep the result for later processes where its folder, or the user's,
+    can be written."""
 
     def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
@@ -54,8 +57,9 @@ _float64: Any = intrinsic(_widened)
 
 @_compiled(float32(_given(float64, 1), _given(uint16, 1), float64[::1]))
 def _similarity(query: np.ndarray, vector: np.ndarray, sums: np.ndarray) -> np.float32:
-    """Return the canonical similarity: the float64 sum of the exact products, rounded. Product d goes to sum d mod 32,
-    and the sums are folded in halves, so that processors of any width add in one order. `sums` is scratch [32].
+    """Return the canonical similarity: the float64 sum of the exact products, rounded. Product d
+    goes to sum d mod 32, and the sums are folded in halves, so that processors of any width add in
+    one order. `sums` is scratch [32].
     """
     sums[:] = 0
     whole = len(query) - len(query) % SUMS
@@ -74,7 +78,8 @@ def _similarity(query: np.ndarray, vector: np.ndarray, sums: np.ndarray) -> np.f
 
 @_compiled(void(_given(float64, 2), _given(uint16, 3), float32[:, ::1]))
 def similarities(queries: np.ndarray, candidates: np.ndarray, out: np.ndarray) -> None:
-    """Write the canonical similarities [B, C] of queries [B, dim] with their own candidates [B, C, dim]."""
+    """Write the canonical similarities [B, C] of queries [B, dim] with their own candidates [B, C,
+    dim]."""
     sums = np.empty(SUMS)
     for row in range(out.shape[0]):
         for column in range(out.shape[1]):
@@ -82,12 +87,14 @@ def similarities(queries: np.ndarray, candidates: np.ndarray, out: np.ndarray) -
 
 
 @_compiled(
-    void(_given(uint16, 2), _given(float32, 1), int64, int8[:, ::1], float32[:, ::1]), fastmath=_ANY_ORDER
+    void(_given(uint16, 2), _given(float32, 1), int64, int8[:, ::1], float32[:, ::1]),
+    fastmath=_ANY_ORDER,
 )
 def round_groups(
     vectors: np.ndarray, center: np.ndarray, group: int, values: np.ndarray, of_groups: np.ndarray
 ) -> None:
-    """Round vectors [N, dim] less their center to whole numbers, `group` of one scale; see `shortlist.Rounded`.
+    """Round vectors [N, dim] less their center to whole numbers, `group` of one scale; see
+    `shortlist.Rounded`.
 
     Norms are summed in float32: their relative errors are below dim 2^-23.
     """
@@ -102,7 +109,8 @@ def round_groups(
             for d in range(dim):
                 some[row, d] = np.float32(_float64(vectors[start + row, d])) - center[d]
                 square += some[row, d] * some[row, d]
-                # Bits of numbers that are not negative are in the order of the numbers, and compared more quickly.
+                # Bits of numbers that are not negative are in the order of the numbers, and
+                # compared more quickly.
                 greatest = max(greatest, bits[row, d] & np.int32(0x7FFFFFFF))
             squares = max(squares, square)
         scale = np.array([greatest], np.int32).view(np.float32)[0] / np.float32(127)
@@ -124,7 +132,9 @@ def round_groups(
 @_compiled(boolean(float32, int64, float32, int64))
 def _before(similarity: float, number: int, other: float, other_number: int) -> bool:
     """Return whether the first of two results, (similarity, id), comes first; id -1 is none."""
-    return similarity > other or (similarity == other and (number < other_number or other_number < 0))
+    return similarity > other or (
+        similarity == other and (number < other_number or other_number < 0)
+    )
 
 
 @_compiled(void(float32, int64, float32[::1], int64[::1]))
@@ -139,7 +149,8 @@ def _insert(similarity: float, number: int, best: np.ndarray, ids: np.ndarray) -
 
 @_compiled(numba.types.UniTuple(float64, 2)(_given(float32, 1), _given(float32, 1), float64))
 def _bound(of_query: np.ndarray, of_group: np.ndarray, slack: float) -> tuple[Any, Any]:
-    """Return what to multiply a score with and what to add, for a number that a pair's similarity does not exceed."""
+    """Return what to multiply a score with and what to add, for a number that a pair's similarity
+    does not exceed."""
     scale = np.float64(of_query[0]) * np.float64(of_group[0])
     error = np.float64(of_query[1]) * of_group[1] + np.float64(of_query[2]) * of_group[2]
     return scale, of_query[3] + (error + slack)
@@ -147,8 +158,9 @@ def _bound(of_query: np.ndarray, of_group: np.ndarray, slack: float) -> tuple[An
 
 _CONSIDER = [
     void(
-        _given(kind, 2), _given(kind, 2), _given(float32, 2), _given(float32, 2), float64, _given(float32, 1),
-        _given(float64, 2), _given(uint16, 2), int64, int64[:, ::1], float32[:, ::1],
+        _given(kind, 2), _given(kind, 2), _given(float32, 2), _given(float32, 2), float64,
+        _given(float32, 1), _given(float64, 2), _given(uint16, 2), int64, int64[:, ::1],
+        float32[:, ::1],
     )
     for kind in (int32, float32)
 ]  # fmt: skip
@@ -168,7 +180,8 @@ def consider(  # noqa: PLR0913 - compiled code takes arrays, not objects
     ids: np.ndarray,
     best: np.ndarray,
 ) -> None:
-    """Compare exactly the pairs of a query and a vector that may be among the k nearest, and keep those that are.
+    """Compare exactly the pairs of a query and a vector that may be among the k nearest, and keep
+    those that are.
 
     Args:
         scores: int32 or float32 [B, G * group]; `DEAD` for a vector that may not be found.

@@ -1,7 +1,8 @@
 """Search parameters of an index (nprobe, efSearch of its quantizer), kept in the index's own file.
 
-faiss writes them in the file's head, before the inverted lists, so every tool that opens the file searches as deep as
-the audit did. The head's length does not depend on their values: the head is written again in place, the lists stay.
+faiss writes them in the file's head, before the inverted lists, so every tool that opens the file
+searches as deep as the audit did. The head's length does not depend on their values: the head is
+written again in place, the lists stay.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false
@@ -21,13 +22,15 @@ def open_mapped(path: Path) -> faiss.Index:
 
 
 def set_parameters(index: faiss.Index, parameters: str) -> None:
-    """Set search parameters, as faiss writes them: `nprobe=32,quantizer_efSearch=64`; an empty string changes none."""
+    """Set search parameters, as faiss writes them: `nprobe=32,quantizer_efSearch=64`; an empty
+    string changes none."""
     if parameters:
         faiss.ParameterSpace().set_index_parameters(index, parameters)
 
 
 def write_parameters(path: Path, parameters: str) -> None:
-    """Write search parameters into an index file. It is then the file that faiss writes of an index that has them."""
+    """Write search parameters into an index file. It is then the file that faiss writes of an index
+    that has them."""
     before, after = _heads(path, parameters)
     with open(path, "r+b") as file:
         if len(after) != len(before) or file.read(len(before)) != before:
@@ -44,11 +47,13 @@ def written_lists(inverted: Any) -> bytes:
 
 
 def _heads(path: Path, parameters: str) -> tuple[bytes, bytes]:
-    """Return all that an index file holds before its lists: as it is, and with other search parameters."""
+    """Return all that an index file holds before its lists: as it is, and with other search
+    parameters."""
     index = open_mapped(path)
     ivf = faiss.extract_index_ivf(index)
     empty = faiss.ArrayInvertedLists(ivf.nlist, ivf.code_size)
-    ivf.replace_invlists(empty)  # not owned: the mapped lists would be written as the name of their file
+    # not owned: the mapped lists would be written as the name of their file
+    ivf.replace_invlists(empty)
     tail = len(written_lists(empty))
     before = faiss.serialize_index(index).tobytes()[:-tail]
     set_parameters(index, parameters)

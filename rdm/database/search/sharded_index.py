@@ -1,8 +1,10 @@
-"""An inverted-file index in shards: trained once on a sample, filled shard by shard on any worker, merged on the disk.
+"""An inverted-file index in shards: trained once on a sample, filled shard by shard on any worker,
+merged on the disk.
 
-Every shard adds the rows of its embedding parts, under their patch ids, to a copy of the same trained index. Rows are
-added in pieces that do not depend on how parts are dealt to shards, so any number of shards and workers gives the same
-bytes. Merging copies list after list: it holds one list of one shard in memory.
+Every shard adds the rows of its embedding parts, under their patch ids, to a copy of the same
+trained index. Rows are added in pieces that do not depend on how parts are dealt to shards, so any
+number of shards and workers gives the same bytes. Merging copies list after list: it holds one list
+of one shard in memory.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false
@@ -35,7 +37,8 @@ ADD_ROWS = 4096  # rows that are looked up in the quantizer at once
 
 @dataclass(frozen=True)
 class IndexedRows:
-    """The rows to index: the paths of the embedding parts, in order, and the sorted ids of the deleted patches."""
+    """The rows to index: the paths of the embedding parts, in order, and the sorted ids of the
+    deleted patches."""
 
     folder: Folder
     paths: tuple[str, ...]
@@ -71,7 +74,8 @@ class FillTask:
 
 
 def fill_shard(task: FillTask) -> int:
-    """Add a shard's living rows to a copy of the trained index, write it and return how many; a finished one stays."""
+    """Add a shard's living rows to a copy of the trained index, write it and return how many; a
+    finished one stays."""
     folder = task.folder
     if folder.exists(task.output):
         return int(open_mapped(folder.local(task.output)).ntotal)
@@ -84,17 +88,23 @@ def fill_shard(task: FillTask) -> int:
     return int(index.ntotal)
 
 
-def add_rows(index: faiss.Index, first: int, vectors: NDArray[np.float16], tombstones: NDArray[np.int64]) -> None:
-    """Add a part's living rows under their patch ids, in pieces counted from the part's first row."""
+def add_rows(
+    index: faiss.Index, first: int, vectors: NDArray[np.float16], tombstones: NDArray[np.int64]
+) -> None:
+    """Add a part's living rows under their patch ids, in pieces counted from the part's first
+    row."""
     for start in range(0, len(vectors), ADD_ROWS):
         ids = np.arange(first + start, first + min(start + ADD_ROWS, len(vectors)), dtype=np.int64)
         alive = living_rows(tombstones, first + start, len(ids))
         if alive.any():
-            index.add_with_ids(np.asarray(vectors[start : start + ADD_ROWS][alive], np.float32), ids[alive])
+            index.add_with_ids(
+                np.asarray(vectors[start : start + ADD_ROWS][alive], np.float32), ids[alive]
+            )
 
 
 def train(rows: IndexedRows, key: str, sample: NDArray[np.int64]) -> faiss.Index:
-    """Return an empty index of the kind that a faiss key names, trained on the rows of a sample of patch ids."""
+    """Return an empty index of the kind that a faiss key names, trained on the rows of a sample of
+    patch ids."""
     index = faiss.index_factory(rows.parts[0][1].shape[1], key, faiss.METRIC_INNER_PRODUCT)
     with one_thread():  # with several, two builds of the same vectors may differ
         index.train(np.asarray(gather(rows.parts, np.sort(sample)), np.float32))
@@ -102,7 +112,12 @@ def train(rows: IndexedRows, key: str, sample: NDArray[np.int64]) -> faiss.Index
 
 
 def build_sharded(
-    rows: IndexedRows, key: str, sample: NDArray[np.int64], target: Path, shard_rows: int, pool: Pool
+    rows: IndexedRows,
+    key: str,
+    sample: NDArray[np.int64],
+    target: Path,
+    shard_rows: int,
+    pool: Pool,
 ) -> None:
     """Train an index, fill its shards on the workers and merge them into the file `target`.
 
@@ -125,7 +140,8 @@ def build_sharded(
 
 
 def _deal(rows: IndexedRows, shard_rows: int) -> list[tuple[tuple[int, str], ...]]:
-    """Return the parts of each shard: consecutive ones, up to a number of rows unless one part has more."""
+    """Return the parts of each shard: consecutive ones, up to a number of rows unless one part has
+    more."""
     shards: list[list[tuple[int, str]]] = []
     begun = 0
     for (first, vectors), path in zip(rows.parts, rows.paths, strict=True):
@@ -139,13 +155,17 @@ def _deal(rows: IndexedRows, shard_rows: int) -> list[tuple[tuple[int, str], ...
 def merge_shards(folder: Folder, trained: str, shards: Sequence[str], target: Path) -> None:
     """Write one index with the lists of all shards, each list in the order of the shards.
 
-    The file is what faiss would write of it in memory: its head, then the sizes of the lists, then the lists.
+    The file is what faiss would write of it in memory: its head, then the sizes of the lists, then
+    the lists.
     """
     empty = faiss.read_index(str(folder.local(trained)))
-    opened = [open_mapped(folder.local(shard)) for shard in shards]  # held: their lists are parts of them
+    # held: their lists are parts of them
+    opened = [open_mapped(folder.local(shard)) for shard in shards]
     lists: list[Any] = [faiss.extract_index_ivf(index).invlists for index in opened]
     inverted: Any = faiss.extract_index_ivf(empty).invlists
-    sizes = np.array([[part.list_size(n) for n in range(inverted.nlist)] for part in lists], np.uint64)
+    sizes = np.array(
+        [[part.list_size(n) for n in range(inverted.nlist)] for part in lists], np.uint64
+    )
     totals = sizes.sum(axis=0)
     faiss.extract_index_ivf(empty).ntotal = empty.ntotal = int(totals.sum())
     head = faiss.serialize_index(empty).tobytes()
@@ -161,7 +181,8 @@ def merge_shards(folder: Folder, trained: str, shards: Sequence[str], target: Pa
 
 
 def head_bytes(index: faiss.Index, num_bytes: int) -> int:
-    """Return how many bytes of an index's file of a size come before the lists: the quantizers and the lists' sizes."""
+    """Return how many bytes of an index's file of a size come before the lists: the quantizers and
+    the lists' sizes."""
     return num_bytes - int(index.ntotal) * (faiss.extract_index_ivf(index).code_size + 8)
 
 
@@ -169,8 +190,8 @@ def write_index(index: faiss.Index, path: Path, where: str) -> None:
     """Write an index to a file.
 
     Raises:
-        StorageError: the disk is full, or the file cannot be written. faiss's own writer is silent where the last bytes
-            do not fit.
+        StorageError: the disk is full, or the file cannot be written. faiss's own writer is silent
+            where the last bytes do not fit.
     """
     failures: list[OSError] = []
 
@@ -192,7 +213,8 @@ _SPARSE_BYTES = 12  # of an empty index: "sprs" and the number of lists that are
 
 
 def _written_sizes(totals: NDArray[np.uint64]) -> bytes:
-    """Return the sizes of lists [N] as faiss writes them: all, or number and size of those that are not empty."""
+    """Return the sizes of lists [N] as faiss writes them: all, or number and size of those that are
+    not empty."""
     used = np.flatnonzero(totals)
     if len(used) > len(totals) / 2:
         return b"full" + struct.pack("<Q", len(totals)) + totals.astype("<u8").tobytes()

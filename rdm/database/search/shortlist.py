@@ -1,12 +1,16 @@
-"""The pairs of query and vector that may be among the k nearest, by products in 8 bits whose error is bounded.
+"""The pairs of query and vector that may be among the k nearest, by products in 8 bits whose error
+is bounded.
 
-With y = x - m for a center m, and whole numbers i of 8 bits in y' = s_y i_y and q' = s_q i_q, Cauchy and Schwarz give
+With y = x - m for a center m, and whole numbers i of 8 bits in y' = s_y i_y and q' = s_q i_q,
+Cauchy and Schwarz give
 
-    |q.x - (q.m + s_q s_y i_q.i_y)| = |q'.(y - y') + (q - q').y| <= |q'| |y - y'| + |q - q'| |y|.             (1)
+    |q.x - (q.m + s_q s_y i_q.i_y)| = |q'.(y - y') + (q - q').y|
+                                    <= |q'| |y - y'| + |q - q'| |y|.                   (1)
 
-All four norms are measured. Products of whole numbers are exact, so nothing is added but the rounding of these norms
-and of (1) itself, see `SLACK`. Where the processor is not quick at whole numbers the products are in float32: there
-y' = x, q' = q, m = 0, and the error is that of a sum in any order (`product_error`).
+All four norms are measured. Products of whole numbers are exact, so nothing is added but the
+rounding of these norms and of (1) itself, see `SLACK`. Where the processor is not quick at whole
+numbers the products are in float32: there y' = x, q' = q, m = 0, and the error is that of a sum in
+any order (`product_error`).
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ SLACK = 2.0**-19  # above the error of a dozen operations in float32 with number
 
 
 def product_error(dim: int) -> float:
-    """Return a bound on |fl(x.y) - x.y|, float32, of vectors [dim] of norm <= 1.01, summed in any order.
+    """Return a bound on |fl(x.y) - x.y|, float32, of vectors [dim] of norm <= 1.01, summed in any
+    order.
 
     n u / (1 - n u) |x|.|y| with u = 2^-24 (Higham 2002, eq. 3.5).
     """
@@ -48,10 +53,13 @@ class Rounded(NamedTuple):
     """Vectors in the precision of the first comparison, in groups of one scale."""
 
     values: Tensor  # int8 or float32 [N, dim]
-    of_groups: Float32  # [G, 3]: scale, greatest distance of values * scale from the true vector, its greatest norm
+    # [G, 3]: scale, greatest distance of values * scale from the true vector, its greatest norm
+    of_groups: Float32
 
 
-def rounded(vectors: Float16, center: Float32, group: int, precision: ShortlistPrecision) -> Rounded:
+def rounded(
+    vectors: Float16, center: Float32, group: int, precision: ShortlistPrecision
+) -> Rounded:
     """Round vectors [N, dim] less their center; what is measured is never less than the truth.
 
     The values are padded with zeros to whole groups. In float32 there is no center.
@@ -64,7 +72,8 @@ def rounded(vectors: Float16, center: Float32, group: int, precision: ShortlistP
     groups = -(-count // group)
     if precision == "fp32":
         values = torch.zeros(groups * group, dim)
-        values[:count] = torch.from_numpy(np.array(vectors))  # a copy: PyTorch minds maps that cannot be written
+        # a copy: PyTorch minds maps that cannot be written
+        values[:count] = torch.from_numpy(np.array(vectors))
         return Rounded(values, np.tile(np.array([1, 0, 0], np.float32), (groups, 1)))
     values = torch.zeros(groups * group, dim, dtype=torch.int8)
     of_groups = np.empty((groups, 3), np.float32)
@@ -94,7 +103,8 @@ class Panel:
 def panels(
     first_id: int, vectors: Float16, dead: NDArray[np.int64], precision: ShortlistPrecision
 ) -> Iterator[Callable[[], Panel]]:
-    """Yield what makes each panel of a block [N, dim]; `dead` are its sorted rows that may not be found."""
+    """Yield what makes each panel of a block [N, dim]; `dead` are its sorted rows that may not be
+    found."""
     import torch
 
     center = torch.zeros(vectors.shape[1])
@@ -108,7 +118,11 @@ def panels(
 
 
 def _panel(
-    first_id: int, vectors: Float16, dead: NDArray[np.int64], center: Tensor, precision: ShortlistPrecision
+    first_id: int,
+    vectors: Float16,
+    dead: NDArray[np.int64],
+    center: Tensor,
+    precision: ShortlistPrecision,
 ) -> Panel:
     import torch
 
@@ -147,18 +161,21 @@ class Nearest:
         if self._ids[0, 0] < 0:  # nothing was found yet
             self._raise_floor(greatest, of_queries, of_groups)
         consider(
-            scores.numpy(), greatest, of_queries, of_groups, self._slack, self._floor, self._queries.numpy(),
-            panel.vectors, panel.first_id, self._ids, self._best,
+            scores.numpy(), greatest, of_queries, of_groups, self._slack, self._floor,
+            self._queries.numpy(), panel.vectors, panel.first_id, self._ids, self._best,
         )  # fmt: skip
 
     def _of_queries(self, center: Tensor) -> Float32:
-        """Return what `consider` must know of the queries; all panels of a block have one center."""
+        """Return what `consider` must know of the queries; all panels of a block have one
+        center."""
         import torch
 
         if self._center is not center:
             self._center, queries = center, self._rounded.of_groups
             shifts = torch.mv(self._queries, center.double()).numpy()
-            self._terms = np.stack([queries[:, 0], self._sizes, queries[:, 1], shifts], axis=1, dtype=np.float32)
+            self._terms = np.stack(
+                [queries[:, 0], self._sizes, queries[:, 1], shifts], axis=1, dtype=np.float32
+            )
         return self._terms
 
     def _scores(self, panel: Panel) -> Tensor:
@@ -173,12 +190,19 @@ class Nearest:
             scores[:, len(panel.vectors) :] = DEAD
         return scores
 
-    def _raise_floor(self, greatest: NDArray[np.number], of_queries: Float32, of_groups: Float32) -> None:
-        """Raise what must be reached to the k-th of bounds below the similarities of the groups' best vectors."""
+    def _raise_floor(
+        self, greatest: NDArray[np.number], of_queries: Float32, of_groups: Float32
+    ) -> None:
+        """Raise what must be reached to the k-th of bounds below the similarities of the groups'
+        best vectors."""
         k = self._ids.shape[1]
         if greatest.shape[1] < k:
             return
-        errors = np.outer(of_queries[:, 1], of_groups[:, 1]) + np.outer(of_queries[:, 2], of_groups[:, 2]) + self._slack
+        errors = (
+            np.outer(of_queries[:, 1], of_groups[:, 1])
+            + np.outer(of_queries[:, 2], of_groups[:, 2])
+            + self._slack
+        )
         lower = greatest * np.outer(of_queries[:, 0], of_groups[:, 0]) + of_queries[:, 3:] - errors
         lower = np.where(greatest == DEAD, -np.inf, lower)
         lower.partition(-k, axis=1)

@@ -25,12 +25,18 @@ def open_shards(database: RetrievalDatabase) -> Iterator[Shard]:
     """Yield the image shards of a version, in row order."""
     columns = [database.version.parts_of(kind) for kind in SHARD_KINDS]
     for *members, rows in zip(*columns, part_rows(database.version), strict=True):
-        yield Shard(database, dict(zip(SHARD_KINDS, members, strict=True)), rows.first, np.flatnonzero(rows.living))
+        yield Shard(
+            database,
+            dict(zip(SHARD_KINDS, members, strict=True)),
+            rows.first,
+            np.flatnonzero(rows.living),
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """The parts of one image shard, its first patch id, and the rows of its patches that are not deleted."""
+    """The parts of one image shard, its first patch id, and the rows of its patches that are not
+    deleted."""
 
     database: RetrievalDatabase
     parts: dict[str, Part]
@@ -48,7 +54,8 @@ class Shard:
         return self._read("patches")
 
     def findings(self) -> Iterator[str]:
-        """Yield what is wrong with these parts; of rows that cannot be matched nothing more is asked."""
+        """Yield what is wrong with these parts; of rows that cannot be matched nothing more is
+        asked."""
         if counts := list(self._wrong_counts()):
             yield from counts
             return
@@ -65,13 +72,17 @@ class Shard:
             "metadata": self._read("metadata").num_rows,
         }
         for kind, count in found.items():
-            expected = self.parts["patches" if kind in ("embeddings", "metadata") else kind].num_rows
+            expected = self.parts[
+                "patches" if kind in ("embeddings", "metadata") else kind
+            ].num_rows
             if count != expected:
                 yield f"{self.parts[kind].path} has {count} rows instead of {expected}"
 
     def _wrong_patches(self) -> Iterator[str]:
         path, patches = self.parts["patches"].path, self.patches
-        if not np.array_equal(patches["patch_id"].to_numpy(), np.arange(self.first, self.first + patches.num_rows)):
+        if not np.array_equal(
+            patches["patch_id"].to_numpy(), np.arange(self.first, self.first + patches.num_rows)
+        ):
             yield f"{path} does not number its patches from {self.first} on"
         rows = patches["image_row"].to_numpy()[self.living]
         if len(rows) and not (rows.min() >= 0 and rows.max() < self.ledger.num_rows):
@@ -84,7 +95,9 @@ class Shard:
 
     def _boxes_lie_inside(self) -> bool:
         x0, y0, x1, y1 = (self.patches[name].to_numpy()[self.living] for name in CORNERS)
-        width, height = (np.array(self._of_photographs(name), np.int64) for name in ("width", "height"))
+        width, height = (
+            np.array(self._of_photographs(name), np.int64) for name in ("width", "height")
+        )
         inside = (x0 >= 0) & (y0 >= 0) & (x0 < x1) & (y0 < y1) & (x1 <= width) & (y1 <= height)
         return bool(inside.all())
 
@@ -95,7 +108,9 @@ class Shard:
                 yield f"{path} and {self.parts['patches'].path} differ in {name}"
         if self.database.has_pixels:  # patches that were imported bring credits of their own
             for name in CREDITS:
-                if own[name].take(self.living).to_pylist() != [value or "" for value in self._of_photographs(name)]:
+                if own[name].take(self.living).to_pylist() != [
+                    value or "" for value in self._of_photographs(name)
+                ]:
                     yield f"{path} and {self.parts['ledger'].path} differ in {name}"
 
     def _wrong_vectors(self) -> Iterator[str]:
@@ -103,22 +118,30 @@ class Shard:
         vectors = self.database.folder.read_array(path)
         dim = self.database.version.embedding_dim
         if vectors.dtype != np.float16 or vectors.shape[1:] != (dim,):
-            yield f"{path} holds {vectors.dtype} {list(vectors.shape[1:])} instead of float16 [{dim}]"
+            yield (
+                f"{path} holds {vectors.dtype} {list(vectors.shape[1:])} instead of float16 [{dim}]"
+            )
             return
         for start in range(0, len(self.living), BLOCK_ROWS):
             block = np.asarray(vectors[self.living[start : start + BLOCK_ROWS]], np.float32)
-            if not np.all(np.abs(np.linalg.norm(block, axis=1) - 1) < UNIT_TOLERANCE):  # NaN is not less either
+            # NaN is not less either
+            if not np.all(np.abs(np.linalg.norm(block, axis=1) - 1) < UNIT_TOLERANCE):
                 yield f"{path} has vectors that are not unit vectors"
                 return
 
     def _wrong_pictures(self) -> Iterator[str]:
         path = self.parts["images"].path
         with open(self.database.folder.local(path), "rb") as file:
-            for row in self.ledger.select(["status", "image_id", "tar_offset", "num_bytes", "sha256"]).to_pylist():
+            for row in self.ledger.select(
+                ["status", "image_id", "tar_offset", "num_bytes", "sha256"]
+            ).to_pylist():
                 if row["status"] == SUCCESS:
                     file.seek(row["tar_offset"])
                     if hashlib.sha256(file.read(row["num_bytes"])).hexdigest() != row["sha256"]:
-                        yield f"{path} does not hold what {self.parts['ledger'].path} says of {row['image_id']}"
+                        yield (
+                            f"{path} does not hold what {self.parts['ledger'].path} says "
+                            f"of {row['image_id']}"
+                        )
                         return
 
     def _of_photographs(self, name: str) -> list[object]:

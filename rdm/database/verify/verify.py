@@ -13,7 +13,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rdm.database.contract import INDEX_NAME, PUBLISHED, SERVED_NAME, index_place, version_path, version_place
+from rdm.database.contract import (
+    INDEX_NAME,
+    PUBLISHED,
+    SERVED_NAME,
+    index_place,
+    version_path,
+    version_place,
+)
 from rdm.database.neighbors.lookup import look_up
 from rdm.database.neighbors.table import NeighborConfig, NeighborTable, stored_lookup
 from rdm.database.reader import RetrievalDatabase
@@ -36,7 +43,8 @@ def verify_database(root: str, *, since: int | None = None) -> list[str]:
 
     Args:
         root: folder or URL of the database.
-        since: an older version: what it has too is taken to be whole and not read again. None, 0: everything is read.
+        since: an older version: what it has too is taken to be whole and not read again. None, 0:
+            everything is read.
 
     Raises:
         DatabaseError: the root is no database at all, or has no such version.
@@ -73,7 +81,11 @@ def require_sound(root: str, findings: list[str]) -> None:
 def _check_part(database: RetrievalDatabase, path: str, sha256: str) -> list[str]:
     if not database.folder.exists(path):
         return [f"{path} is missing"]
-    return [] if sha256_file(database.folder.local(path)) == sha256 else [f"{path} differs from its recorded digest"]
+    return (
+        []
+        if sha256_file(database.folder.local(path)) == sha256
+        else [f"{path} differs from its recorded digest"]
+    )
 
 
 def _shards(database: RetrievalDatabase, paths: set[str]) -> Iterator[Shard]:
@@ -98,12 +110,16 @@ def _check_version(database: RetrievalDatabase) -> list[str]:
         counts = f"{version.num_patches} patches and next id {version.next_patch_id}"
         findings.append(f"{where} has {counts} for {rows} rows")
     tombstones = np.array(version.tombstones, np.int64)
-    in_range = len(tombstones) == 0 or (tombstones[0] >= 0 and tombstones[-1] < version.next_patch_id)
+    in_range = len(tombstones) == 0 or (
+        tombstones[0] >= 0 and tombstones[-1] < version.next_patch_id
+    )
     if not (np.all(np.diff(tombstones) > 0) and in_range):
         return [*findings, f"{where} deletes patches that do not exist, or one twice"]
     images = _living_images(database)
     if len(images) != version.num_images:
-        findings.append(f"{where} has {version.num_images} photographs for {len(images)} with living patches")
+        findings.append(
+            f"{where} has {version.num_images} photographs for {len(images)} with living patches"
+        )
     if alive := images.intersection(version.deleted_image_ids):
         findings.append(f"{where} has living patches of {min(alive)}, whose removal was asked for")
     return findings
@@ -122,15 +138,20 @@ def _check_index(database: RetrievalDatabase) -> list[str]:
     findings, folder, version = [], database.folder, database.version
     path = version.parts_of("index")[0].path
     if version.index.num_vectors != version.num_live_patches:
-        findings.append(f"{path} has {version.index['num_vectors']} rows for {version.num_live_patches} patches")
+        findings.append(
+            f"{path} has {version.index['num_vectors']} rows for {version.num_live_patches} patches"
+        )
     elif not np.array_equal(_indexed_ids(database), database.living_ids()):
         findings.append(f"{path} holds other patches than the living ones")
     for part in (*version.parts_of("index"), *version.parts_of("infos")):
         name = part.path.rpartition("/")[2]
         for published in (f"{PUBLISHED}/{name}", *([SERVED_NAME] if name == INDEX_NAME else [])):
-            # A writer publishes before it commits: what a killed one published is whole, and one version ahead.
+            # A writer publishes before it commits: what a killed one published is whole, and one
+            # version ahead.
             candidates = (part.path, f"{version_place(version.number + 1)}/{name}")
-            if part.path != published and not any(_is_same_file(folder, published, path) for path in candidates):
+            if part.path != published and not any(
+                _is_same_file(folder, published, path) for path in candidates
+            ):
                 findings += _check_part(database, published, part.sha256)
     return findings
 
@@ -139,7 +160,11 @@ def _indexed_ids(database: RetrievalDatabase) -> NDArray[np.int64]:
     """Return the sorted ids of everything in the version's index."""
     index = open_index(database.folder, index_place(database.version), database.version.index)
     lists: Any = faiss.extract_index_ivf(index).invlists
-    ids = [faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n)) for n in range(lists.nlist) if lists.list_size(n)]
+    ids = [
+        faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n))
+        for n in range(lists.nlist)
+        if lists.list_size(n)
+    ]
     return np.sort(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
 
 
@@ -202,7 +227,8 @@ def _audit_holds(
     queries: NDArray[np.float16],
     ids: NDArray[np.int64],
 ) -> bool:
-    """Return whether some crops of an exact table, looked up again, have the neighbors that are stored."""
+    """Return whether some crops of an exact table, looked up again, have the neighbors that are
+    stored."""
     sample = np.sort(audit_sample(np.arange(len(ids), dtype=np.int64), AUDITED_ROWS, seed=0))
     if not config.exact or len(sample) == 0:
         return True

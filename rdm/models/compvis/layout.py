@@ -1,8 +1,10 @@
-"""The layout of latent-diffusion's checkpoints (CompVis): how its parameters are called, and what sizes they tell.
+"""The layout of latent-diffusion's checkpoints (CompVis): how its parameters are called, and what
+sizes they tell.
 
-The names follow from the order in which the official code numbers its blocks. A U-Net of L levels with n residual
-blocks each has `input_blocks` 0 (first convolution), then n blocks and a downsampling per level, `middle_block`, and
-`output_blocks` of n + 1 per level, lowest resolution first, the last of a level with its upsampling.
+The names follow from the order in which the official code numbers its blocks. A U-Net of L levels
+with n residual blocks each has `input_blocks` 0 (first convolution), then n blocks and a
+downsampling per level, `middle_block`, and `output_blocks` of n + 1 per level, lowest resolution
+first, the last of a level with its upsampling.
 """
 
 from __future__ import annotations
@@ -35,26 +37,48 @@ _UNET_RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-_STAGE_RESNET = {name: name for name in ("norm1", "conv1", "norm2", "conv2")} | {"conv_shortcut": "nin_shortcut"}
-_SELF_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-_STAGE_SAME = ("quant_conv", "post_quant_conv", "quantize.embedding", "encoder.conv_in", "encoder.conv_out") + (
+_STAGE_RESNET = {name: name for name in ("norm1", "conv1", "norm2", "conv2")} | {
+    "conv_shortcut": "nin_shortcut"
+}
+_SELF_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+_STAGE_SAME = (
+    "quant_conv",
+    "post_quant_conv",
+    "quantize.embedding",
+    "encoder.conv_in",
+    "encoder.conv_out",
+) + (
     "decoder.conv_in",
     "decoder.conv_out",
 )
 
 
 def unet_modules(config: DenoiserConfig | UnconditionalConfig) -> dict[str, str]:
-    """Return the official name of every module of diffusers' U-Net, by a prefix that ends where the two agree again.
+    """Return the official name of every module of diffusers' U-Net, by a prefix that ends where the
+    two agree again.
 
-    A spatial transformer's parts have the same names in both, an AttentionBlock's have not (after `split_attention`).
+    A spatial transformer's parts have the same names in both, an AttentionBlock's have not (after
+    `split_attention`).
     """
     levels, layers = len(config.block_out_channels), config.layers_per_block
     names = dict(_UNET_ENDS)
     for level in range(levels):
         first = 1 + level * (layers + 1)
         for layer in range(layers):
-            names |= _nested(f"down_blocks.{level}.resnets.{layer}", f"input_blocks.{first + layer}.0", _UNET_RESNET)
-            names |= _attention(f"down_blocks.{level}.attentions.{layer}", f"input_blocks.{first + layer}.1")
+            names |= _nested(
+                f"down_blocks.{level}.resnets.{layer}",
+                f"input_blocks.{first + layer}.0",
+                _UNET_RESNET,
+            )
+            names |= _attention(
+                f"down_blocks.{level}.attentions.{layer}", f"input_blocks.{first + layer}.1"
+            )
         names[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{first + layers}.0.op"
         attends = config.attention_levels[levels - 1 - level]
         for layer in range(layers + 1):
@@ -68,23 +92,31 @@ def unet_modules(config: DenoiserConfig | UnconditionalConfig) -> dict[str, str]
 
 
 def first_stage_modules(config: AutoencoderConfig) -> dict[str, str]:
-    """Return the official name of every module of diffusers' `AutoencoderKL` or `VQModel`, as `unet_modules`."""
+    """Return the official name of every module of diffusers' `AutoencoderKL` or `VQModel`, as
+    `unet_modules`."""
     levels, layers = len(config.block_out_channels), config.layers_per_block
     names = {name: name for name in _STAGE_SAME}
     for half in ("encoder", "decoder"):
         names[f"{half}.conv_norm_out"] = f"{half}.norm_out"
         names |= _nested(f"{half}.mid_block.attentions.0", f"{half}.mid.attn_1", _SELF_ATTENTION)
         for layer in (0, 1):
-            names |= _nested(f"{half}.mid_block.resnets.{layer}", f"{half}.mid.block_{layer + 1}", _STAGE_RESNET)
+            names |= _nested(
+                f"{half}.mid_block.resnets.{layer}", f"{half}.mid.block_{layer + 1}", _STAGE_RESNET
+            )
     for level in range(levels):
-        # The official decoder counts its levels from the highest resolution, diffusers from the lowest.
+        # The official decoder counts its levels from the highest resolution, diffusers from the
+        # lowest.
         for ours, theirs, count in (
             (f"encoder.down_blocks.{level}", f"encoder.down.{level}", layers),
             (f"decoder.up_blocks.{level}", f"decoder.up.{levels - 1 - level}", layers + 1),
         ):
             for layer in range(count):
-                names |= _nested(f"{ours}.resnets.{layer}", f"{theirs}.block.{layer}", _STAGE_RESNET)
-                names |= _nested(f"{ours}.attentions.{layer}", f"{theirs}.attn.{layer}", _SELF_ATTENTION)
+                names |= _nested(
+                    f"{ours}.resnets.{layer}", f"{theirs}.block.{layer}", _STAGE_RESNET
+                )
+                names |= _nested(
+                    f"{ours}.attentions.{layer}", f"{theirs}.attn.{layer}", _SELF_ATTENTION
+                )
             names[f"{ours}.downsamplers.0.conv"] = f"{theirs}.downsample.conv"
             names[f"{ours}.upsamplers.0.conv"] = f"{theirs}.upsample.conv"
     return names
@@ -131,15 +163,22 @@ def unet_config(
         "head_dim": head_dim,
         "norm_num_groups": 32,
     }
-    context = [value.shape[1] for name, value in state.items() if name.endswith(".attn2.to_k.weight")]
+    context = [
+        value.shape[1] for name, value in state.items() if name.endswith(".attn2.to_k.weight")
+    ]
     try:
         if context:
             return DenoiserConfig(**sizes, num_heads=num_heads, cross_attention_dim=context[0])
         if num_heads is not None:
-            raise ModelError("without cross-attention heads are known by head_dim alone", fix="leave num_heads out")
+            raise ModelError(
+                "without cross-attention heads are known by head_dim alone",
+                fix="leave num_heads out",
+            )
         return UnconditionalConfig(**sizes)
     except ValidationError as error:
-        raise ModelError(f"these sizes do not go together: {error.errors()[0]['msg']}", fix="--head-dim") from error
+        raise ModelError(
+            f"these sizes do not go together: {error.errors()[0]['msg']}", fix="--head-dim"
+        ) from error
 
 
 def first_stage_config(state: State, *, sample_size: int = 256) -> AutoencoderConfig:
@@ -157,7 +196,9 @@ def first_stage_config(state: State, *, sample_size: int = 256) -> AutoencoderCo
     codebook = state.get("quantize.embedding.weight")
     return AutoencoderConfig(
         latent_channels=state["decoder.conv_in.weight"].shape[1],
-        block_out_channels=tuple(state[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)),
+        block_out_channels=tuple(
+            state[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)
+        ),
         attention_levels=tuple(f"encoder.down.{i}.attn.0.q.weight" in state for i in range(levels)),
         layers_per_block=_count(state, "encoder.down.0.block.{}.conv1.weight"),
         norm_num_groups=32,
@@ -173,7 +214,8 @@ def translate(state: State, expected: State, modules: Mapping[str, str]) -> dict
 
     Args:
         state: official parameters, without a prefix.
-        expected: parameters of the module that they are for; only names and shapes are read (they may be on `meta`).
+        expected: parameters of the module that they are for; only names and shapes are read (they
+            may be on `meta`).
         modules: `unet_modules` or `first_stage_modules`.
 
     Raises:
@@ -189,13 +231,18 @@ def translate(state: State, expected: State, modules: Mapping[str, str]) -> dict
     ]
     problems = [
         f"{len(found)} {what}: {_some(found)}"
-        for what, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        for what, found in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshapen),
+        )
         if found
     ]
     if problems:
         raise ModelError(
             "the parameters are not those of this kind of network; " + "; ".join(problems),
-            fix="check --kind; networks with parts that this layout does not know cannot be imported",
+            fix="check --kind; networks with parts that this layout does not know cannot be "
+            "imported",
         )
     # 1x1 convolutions and linear layers of attention are the same numbers.
     return {name: state[official].reshape(expected[name].shape) for name, official in names.items()}
@@ -210,7 +257,8 @@ def _nested(ours: str, theirs: str, parts: Mapping[str, str]) -> dict[str, str]:
 
 
 def _unet_levels(state: State) -> tuple[list[int], list[bool], int]:
-    """Return channels and attention of each level, and the number of residual blocks that all levels have."""
+    """Return channels and attention of each level, and the number of residual blocks that all
+    levels have."""
     levels: list[list[int]] = [[]]
     attends: list[bool] = [False]
     for number in range(1, _count(state, "input_blocks.{}.0.")):
@@ -224,7 +272,8 @@ def _unet_levels(state: State) -> tuple[list[int], list[bool], int]:
         attends[-1] |= f"{block}.1.norm.weight" in state
     if len({len(level) for level in levels}) != 1 or not levels[0]:
         raise ModelError(
-            f"the levels have {[len(level) for level in levels]} residual blocks, which this layout does not know",
+            f"the levels have {[len(level) for level in levels]} residual blocks, which this "
+            "layout does not know",
             fix="check --kind",
         )
     return [level[0] for level in levels], attends, len(levels[0])

@@ -1,4 +1,5 @@
-"""The linear autoencoder: principal components of pixel blocks. A baseline, and where a first stage starts."""
+"""The linear autoencoder: principal components of pixel blocks. A baseline, and where a first stage
+starts."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ class BlockProjection:
 
     Attributes:
         block: side of a block, pixels.
-        mean: float32 [3 * block^2], the mean block; entry (y * block + x) * 3 + c is color c of pixel (y, x).
+        mean: float32 [3 * block^2], the mean block; entry (y * block + x) * 3 + c is color c of
+            pixel (y, x).
         components: float32 [3 * block^2, K], orthonormal columns, largest variance first.
         std: float32 [K], standard deviation along each component.
     """
@@ -53,7 +55,8 @@ class BlockProjection:
 
 
 def to_blocks(images: Tensor, block: int) -> Tensor:
-    """Return pictures [N, 3, H, W] as blocks [N, H/block, W/block, 3 * block^2], in the order (y, x, color)."""
+    """Return pictures [N, 3, H, W] as blocks [N, H/block, W/block, 3 * block^2], in the order (y,
+    x, color)."""
     count, colors, height, width = images.shape
     if height % block or width % block:
         raise ValueError(f"{width}x{height} pixels cannot be cut into blocks of {block}")

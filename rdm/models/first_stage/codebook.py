@@ -1,4 +1,5 @@
-"""Vector quantization: straight-through rows, the codebook's losses, its usage, and how unused rows come back."""
+"""Vector quantization: straight-through rows, the codebook's losses, its usage, and how unused rows
+come back."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class Quantized:
     """Latents and their codebook rows.
 
     Attributes:
-        latents: [B, D, H, W], the rows in place of the encoder's outputs; gradients pass to the encoder unchanged.
+        latents: [B, D, H, W], the rows in place of the encoder's outputs; gradients pass to the
+            encoder unchanged.
         indices: int64 [B, H, W], which row.
         codebook_loss: scalar, |sg[z] - e|^2: moves the rows.
         commitment_loss: scalar, |z - sg[e]|^2: moves the encoder.
@@ -31,7 +33,8 @@ class Quantized:
 
 
 def quantize(outputs: Tensor, codebook: Tensor) -> Quantized:
-    """Return the nearest codebook rows of an encoder's outputs (van den Oord et al. 2017, equations 1 to 3).
+    """Return the nearest codebook rows of an encoder's outputs (van den Oord et al. 2017, equations
+    1 to 3).
 
     Args:
         outputs: z, float32 [B, D, H, W].
@@ -60,25 +63,31 @@ def used_share(counts: Tensor) -> Tensor:
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """Return exp(-sum p log p) of the rows' frequencies, a scalar in [1, Z]: how many rows are in use in effect."""
+    """Return exp(-sum p log p) of the rows' frequencies, a scalar in [1, Z]: how many rows are in
+    use in effect."""
     p = counts / counts.sum()
     return torch.special.entr(p).sum().exp()
 
 
-def revival_loss(quantized: Quantized, outputs: Tensor, codebook: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the pull that brings unused rows back, a scalar: the mean over rows of u_k |e_k - sg[t_k]|^2.
+def revival_loss(
+    quantized: Quantized, outputs: Tensor, codebook: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Return the pull that brings unused rows back, a scalar: the mean over rows of u_k |e_k -
+    sg[t_k]|^2.
 
-    u_k is 1 for a row that none of these outputs took, else 0. Its target t_k is an encoder output: some are drawn in
-    proportion to their squared distance from the codebook, as k-means++ draws new centers (Arthur & Vassilvitskii
-    2007), and each row has a place of its own among them, the same at every step: fixed random quantiles of their
-    components, and then the nearest of them. Were targets drawn anew for each row, an optimizer's momentum would
-    average them, and rows that lie together would stay together.
+    u_k is 1 for a row that none of these outputs took, else 0. Its target t_k is an encoder output:
+    some are drawn in proportion to their squared distance from the codebook, as k-means++ draws new
+    centers (Arthur & Vassilvitskii 2007), and each row has a place of its own among them, the same
+    at every step: fixed random quantiles of their components, and then the nearest of them. Were
+    targets drawn anew for each row, an optimizer's momentum would average them, and rows that lie
+    together would stay together.
 
-    There is no memory of past usage: the term is a function of weights, batch and seed, as every other one is. So a
-    resumed run goes on exactly, and ranks agree without speaking, because the engine averages their gradients: a row
-    that a share s of the micro-batches left out is pulled by that share. A row that is merely rare is held in place by
-    the codebook's own loss as long as its uses per micro-batch are well above the weight of this one. An optimizer with
-    a long memory of squared gradients (Adam with beta2 > 0.9) hardly moves a row that once was taken by everything:
+    There is no memory of past usage: the term is a function of weights, batch and seed, as every
+    other one is. So a resumed run goes on exactly, and ranks agree without speaking, because the
+    engine averages their gradients: a row that a share s of the micro-batches left out is pulled by
+    that share. A row that is merely rare is held in place by the codebook's own loss as long as its
+    uses per micro-batch are well above the weight of this one. An optimizer with a long memory of
+    squared gradients (Adam with beta2 > 0.9) hardly moves a row that once was taken by everything:
     the recipes have Muon, or beta2 = 0.9.
 
     Args:
@@ -92,10 +101,13 @@ def revival_loss(quantized: Quantized, outputs: Tensor, codebook: Tensor, genera
     if not len(rows):
         return codebook.sum() * 0
     distances = (vectors - codebook.detach()[quantized.indices.flatten()]).square().sum(1)
-    # A draw refuses weights that are not finite. Outputs that are not must reach the loss, where they are noticed.
+    # A draw refuses weights that are not finite. Outputs that are not must reach the loss, where
+    # they are noticed.
     weights = distances.nan_to_num(0.0, 0.0) + 1e-12
     drawn = vectors[torch.multinomial(weights, _NUM_DRAWS, replacement=True, generator=generator)]
-    places = torch.rand(codebook.shape, generator=torch.Generator().manual_seed(0)).to(drawn.device)[rows]
+    places = torch.rand(codebook.shape, generator=torch.Generator().manual_seed(0)).to(
+        drawn.device
+    )[rows]
     wanted = drawn.sort(dim=0).values.gather(0, (places * _NUM_DRAWS).long())
     targets = drawn[nearest_rows(wanted.T[None, :, :, None], drawn).flatten()]
     return (codebook[rows] - targets).square().sum() / len(codebook)

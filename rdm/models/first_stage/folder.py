@@ -1,4 +1,5 @@
-"""A first stage's folder, without its network: where a name leads to, and what decides its latents."""
+"""A first stage's folder, without its network: where a name leads to, and what decides its
+latents."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 CLASSES = ("AutoencoderKL", "VQModel")
-# What of a configuration decides a latent, with what diffusers takes where a field is absent: newer versions add some.
+# What of a configuration decides a latent, with what diffusers takes where a field is absent: newer
+# versions add some.
 _DECIDING = {
     "act_fn": "silu",
     "block_out_channels": [64],
@@ -43,7 +45,8 @@ def first_stage_folder(name_or_dir: str) -> tuple[Path, str]:
 def latents_digest(name_or_dir: str) -> str:
     """Return 16 hexadecimal digits of what decides a first stage's latents, from its files.
 
-    First stages of equal digests differ in their decoders alone: latents of one can be decoded by the other.
+    First stages of equal digests differ in their decoders alone: latents of one can be decoded by
+    the other.
 
     Raises:
         ModelError: it cannot be opened.
@@ -61,7 +64,8 @@ def latents_digest(name_or_dir: str) -> str:
 def digest_of_latents(config: Mapping[str, Any], weights: Iterable[tuple[str, Tensor]]) -> str:
     """Return the digest of a configuration and of the weights that encode.
 
-    Names and shapes do not count: versions of diffusers call and shape the same attention weights differently.
+    Names and shapes do not count: versions of diffusers call and shape the same attention weights
+    differently.
     """
     digest = hashlib.sha256(_deciding(config))
     encoding = [tensor for name, tensor in weights if name.startswith(_ENCODING)]
@@ -71,7 +75,8 @@ def digest_of_latents(config: Mapping[str, Any], weights: Iterable[tuple[str, Te
 
 
 def digest_of_all(config: Mapping[str, Any], weights: Iterable[tuple[str, Tensor]]) -> str:
-    """Return the digest of a configuration and of every weight: pictures of equal digests are equal too."""
+    """Return the digest of a configuration and of every weight: pictures of equal digests are equal
+    too."""
     digest = hashlib.sha256(_deciding(config))
     for name, tensor in sorted(weights, key=lambda item: item[0]):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -105,7 +110,8 @@ def _class_in(directory: Path) -> str:
         raise ModelError(
             "there is no autoencoder here",
             where=directory,
-            fix="name assets://autoencoder-kl-f4 or -vq-f4, or the folder of a diffusers AutoencoderKL or VQModel",
+            fix="name assets://autoencoder-kl-f4 or -vq-f4, or the folder of a diffusers "
+            "AutoencoderKL or VQModel",
         )
     try:
         kind = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
@@ -117,11 +123,14 @@ def _class_in(directory: Path) -> str:
         ) from error
     if kind not in CLASSES:
         raise ModelError(
-            f"this is a {kind}, not an AutoencoderKL or VQModel", where=config, fix="name an autoencoder's folder"
+            f"this is a {kind}, not an AutoencoderKL or VQModel",
+            where=config,
+            fix="name an autoencoder's folder",
         )
     if not (directory / WEIGHTS_NAME).is_file():
         raise ModelError(
-            f"there is no {WEIGHTS_NAME}; other weights are not read, because a pickle can run code",
+            f"there is no {WEIGHTS_NAME}; other weights are not read, because a pickle can "
+            "run code",
             where=directory,
             fix="save the autoencoder again with safe_serialization=True",
         )

@@ -1,13 +1,17 @@
-"""Weights that make an autoencoder start as the linear one, so that training only has to improve on it.
+"""Weights that make an autoencoder start as the linear one, so that training only has to improve on
+it.
 
-A fresh autoencoder spends most of a short training on finding latents that say anything. Here some channels, the
-carriers, take the pixels of each block to its principal components and back through the skip connections; every
-residual branch starts without influence on them, and all other channels start as they are. Two things are not exact:
+A fresh autoencoder spends most of a short training on finding latents that say anything. Here some
+channels, the carriers, take the pixels of each block to its principal components and back through
+the skip connections; every residual branch starts without influence on them, and all other channels
+start as they are. Two things are not exact:
 
-- The norm and SiLU before each last convolution. x = SiLU(x) - SiLU(-x), so carriers come in pairs of opposite sign; a
-  pair of large constants in their group keeps the norm's divisor almost independent of the picture.
-- Upsampling. A convolution after nearest-neighbor upsampling cannot place a different value in each pixel of a block,
-  so the decoder starts with the mean color of each block, bilinearly interpolated.
+- The norm and SiLU before each last convolution. x = SiLU(x) - SiLU(-x), so carriers come in pairs
+  of opposite sign; a pair of large constants in their group keeps the norm's divisor almost
+  independent of the picture.
+- Upsampling. A convolution after nearest-neighbor upsampling cannot place a different value in each
+  pixel of a block, so the decoder starts with the mean color of each block, bilinearly
+  interpolated.
 """
 
 from __future__ import annotations
@@ -25,19 +29,23 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.vq_model import VQModel
 
-# Constants that dominate the norm's variance: several standard deviations of what the group carries (components have
-# unit variance, colors lie in [-1, 1]).
+# Constants that dominate the norm's variance: several standard deviations of what the group carries
+# (components have unit variance, colors lie in [-1, 1]).
 _ENCODER_CONSTANT = 8.0
 _DECODER_CONSTANT = 3.0
 _LOG_VARIANCE = -4.6  # the posterior starts with a standard deviation of 0.1
 
 
 @torch.no_grad()
-def start_from_projection(model: AutoencoderKL | VQModel, projection: BlockProjection, images: Tensor) -> None:
-    """Set the weights of a fresh autoencoder so that its latents are a projection's coordinates, of unit variance.
+def start_from_projection(
+    model: AutoencoderKL | VQModel, projection: BlockProjection, images: Tensor
+) -> None:
+    """Set the weights of a fresh autoencoder so that its latents are a projection's coordinates, of
+    unit variance.
 
     Args:
-        model: `latent_channels` equals the projection's components, and its factor the projection's block.
+        model: `latent_channels` equals the projection's components, and its factor the projection's
+            block.
         projection: fitted on pictures like `images`.
         images: float [N, 3, H, W] in [-1, 1], on which the norms are calibrated.
 
@@ -58,23 +66,35 @@ def start_from_projection(model: AutoencoderKL | VQModel, projection: BlockProje
         if convolution is not None:
             nn.init.dirac_(convolution.weight)
             nn.init.zeros_(_bias(convolution))
-    # Only now do the norms see what they will see: first the encoder's, then, through it, the decoder's.
+    # Only now do the norms see what they will see: first the encoder's, then, through it, the
+    # decoder's.
     count = projection.num_components
     _calibrate(_norm(model.encoder), 2 * count, lambda: encoder_output(model, images))
     post_quant: Any = model.post_quant_conv
-    latents = encoder_output(model, images)[:, : count if post_quant is None else post_quant.in_channels]
-    _calibrate(_norm(model.decoder), 6, lambda: model.decoder(latents if post_quant is None else post_quant(latents)))
+    latents = encoder_output(model, images)[
+        :, : count if post_quant is None else post_quant.in_channels
+    ]
+    _calibrate(
+        _norm(model.decoder),
+        6,
+        lambda: model.decoder(latents if post_quant is None else post_quant(latents)),
+    )
 
 
 def start_problem(channels: Sequence[int], latent_channels: int, num_groups: int) -> str | None:
-    """Return why an autoencoder of these `block_out_channels` has no room for the carriers, or None where it has."""
+    """Return why an autoencoder of these `block_out_channels` has no room for the carriers, or None
+    where it has."""
     if len(channels) < 2 or channels[0] == channels[1] or channels[-1] == channels[-2]:
-        return "the first two and the last two levels must differ in width: pairs are made in a shortcut that projects"
-    # Level i takes in blocks of 2^i pixels a side, hands on those of twice the side, the last but one components. The
-    # encoder ends with pairs of components, the decoder with pairs of colors.
+        return (
+            "the first two and the last two levels must differ in width: pairs are made "
+            "in a shortcut that projects"
+        )
+    # Level i takes in blocks of 2^i pixels a side, hands on those of twice the side, the last but
+    # one components. The encoder ends with pairs of components, the decoder with pairs of colors.
     last = len(channels) - 1
     needed = [
-        max(8, 3 * 4**level, latent_channels if level == last - 1 else 3 * 4 ** (level + 1)) for level in range(last)
+        max(8, 3 * 4**level, latent_channels if level == last - 1 else 3 * 4 ** (level + 1))
+        for level in range(last)
     ] + [2 * latent_channels + 2]
     if any(have < need for have, need in zip(channels, needed, strict=True)):
         return f"the levels have {tuple(channels)} channels and carry {tuple(needed)}"
@@ -92,7 +112,12 @@ def _start_encoder(encoder: Any, projection: BlockProjection) -> None:
             if resnet.conv_shortcut is not None:
                 _pass_on(resnet.conv_shortcut, 3 * side * side)
         if level < last - 1:
-            _gather(block.downsamplers[0].conv, torch.eye(12 * side * side), torch.zeros(12 * side * side), side)
+            _gather(
+                block.downsamplers[0].conv,
+                torch.eye(12 * side * side),
+                torch.zeros(12 * side * side),
+                side,
+            )
         else:
             whitening = (projection.components / projection.std).T
             _gather(block.downsamplers[0].conv, whitening, -whitening @ projection.mean, side)
@@ -106,7 +131,9 @@ def _start_encoder(encoder: Any, projection: BlockProjection) -> None:
 
 def _start_decoder(decoder: Any, projection: BlockProjection) -> None:
     # Components to the mean color of their block.
-    synthesis = (projection.components * projection.std).reshape(-1, 3, projection.num_components).mean(0)
+    synthesis = (
+        (projection.components * projection.std).reshape(-1, 3, projection.num_components).mean(0)
+    )
     _clear(decoder.conv_in, 3)
     decoder.conv_in.weight[:3, :, 1, 1] = synthesis
     _bias(decoder.conv_in)[:3] = projection.mean.reshape(-1, 3).mean(0)
@@ -147,14 +174,18 @@ def _silence(resnet: Any, count: int) -> None:
 
 
 def _gather(convolution: Any, matrix: Tensor, bias: Tensor, side: int) -> None:
-    """Make the first K outputs of a strided convolution `matrix` [K, 12 * side^2] times the block of twice the side.
+    """Make the first K outputs of a strided convolution `matrix` [K, 12 * side^2] times the block
+    of twice the side.
 
-    diffusers pads at the right and at the bottom, so taps 0 and 1 are the two halves of a block, and tap 2 is the next.
+    diffusers pads at the right and at the bottom, so taps 0 and 1 are the two halves of a block,
+    and tap 2 is the next.
     """
     count = len(matrix)
     _clear(convolution, count)
     taps = matrix.reshape(count, 2, side, 2, side, 3).permute(0, 2, 4, 5, 1, 3)
-    convolution.weight[:count, : 3 * side * side, :2, :2] = taps.reshape(count, 3 * side * side, 2, 2)
+    convolution.weight[:count, : 3 * side * side, :2, :2] = taps.reshape(
+        count, 3 * side * side, 2, 2
+    )
     _bias(convolution)[:count] = bias
 
 
@@ -178,7 +209,8 @@ def _join_pairs(convolution: Any, count: int) -> None:
 
 
 def _calibrate(norm: nn.GroupNorm, count: int, run: Callable[[], object]) -> None:
-    """Let a norm give back its first `count` channels, which lie in its first group, at their own scale."""
+    """Let a norm give back its first `count` channels, which lie in its first group, at their own
+    scale."""
 
     def undo(_: nn.Module, inputs: tuple[Tensor]) -> None:
         grouped = inputs[0].reshape(len(inputs[0]), norm.num_groups, -1)[:, 0]

@@ -1,4 +1,5 @@
-"""What a first stage is trained with (Rombach et al. 2022, appendix G; Esser et al. 2021, equations 5 to 7)."""
+"""What a first stage is trained with (Rombach et al. 2022, appendix G; Esser et al. 2021, equations
+5 to 7)."""
 
 from __future__ import annotations
 
@@ -16,14 +17,16 @@ _GREATEST_WEIGHT = 1e4
 def root_mean_squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Return the root mean squared error of each picture, [B], of pictures [B, 3, H, W].
 
-    The root lies between the squared error, which spends the network on the busiest pictures, and its logarithm, which
-    is PSNR and chases the calmest. 1e-6 under the root keeps the gradient finite at a perfect reconstruction.
+    The root lies between the squared error, which spends the network on the busiest pictures, and
+    its logarithm, which is PSNR and chases the calmest. 1e-6 under the root keeps the gradient
+    finite at a perfect reconstruction.
     """
     return ((reconstructions - images).square().mean((1, 2, 3)) + 1e-6).sqrt()
 
 
 def mean_absolute_error(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Return the mean absolute error of each picture, [B], of pictures [B, 3, H, W]: the published first stages' L1."""
+    """Return the mean absolute error of each picture, [B], of pictures [B, 3, H, W]: the published
+    first stages' L1."""
     return (reconstructions - images).abs().mean((1, 2, 3))
 
 
@@ -32,19 +35,25 @@ def standard_normal_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
-def scaled_and_turned(latents: Tensor, images: Tensor, scale: float, quarter_turns: int) -> tuple[Tensor, Tensor]:
-    """Return latents [B, C, h, w] and pictures [B, 3, f h, f w] scaled and turned alike (EQ-VAE, 2502.09509, eq. 5).
+def scaled_and_turned(
+    latents: Tensor, images: Tensor, scale: float, quarter_turns: int
+) -> tuple[Tensor, Tensor]:
+    """Return latents [B, C, h, w] and pictures [B, 3, f h, f w] scaled and turned alike (EQ-VAE,
+    2502.09509, eq. 5).
 
     Args:
         latents: of the pictures.
         images: float pictures, f times as large.
-        scale: in (0, 1]; the latents' sides are rounded to whole numbers, at least 1, and the pictures' follow.
+        scale: in (0, 1]; the latents' sides are rounded to whole numbers, at least 1, and the
+            pictures' follow.
         quarter_turns: counterclockwise.
     """
     factor = images.shape[-1] // latents.shape[-1]
     sides = [max(1, round(side * scale)) for side in latents.shape[-2:]]
     if sides != list(latents.shape[-2:]):
-        latents = F.interpolate(latents, sides, mode="bilinear", antialias=True, align_corners=False)
+        latents = F.interpolate(
+            latents, sides, mode="bilinear", antialias=True, align_corners=False
+        )
         larger = [side * factor for side in sides]
         images = F.interpolate(images, larger, mode="bilinear", antialias=True, align_corners=False)
     turned = (torch.rot90(tensor, quarter_turns, (-2, -1)) for tensor in (latents, images))
@@ -53,7 +62,8 @@ def scaled_and_turned(latents: Tensor, images: Tensor, scale: float, quarter_tur
 
 
 def adaptive_weight(reconstruction_gradient: Tensor, adversarial_gradient: Tensor) -> Tensor:
-    """Return lambda = |grad_L rec| / (|grad_L adv| + delta), clamped (Esser et al. 2021, equation 7): a scalar.
+    """Return lambda = |grad_L rec| / (|grad_L adv| + delta), clamped (Esser et al. 2021, equation
+    7): a scalar.
 
     Args:
         reconstruction_gradient: of the pixel and perceptual terms, at the decoder's last layer L.
@@ -64,23 +74,28 @@ def adaptive_weight(reconstruction_gradient: Tensor, adversarial_gradient: Tenso
 
 
 def last_layer_gradient(layer: nn.Conv2d, inputs: Tensor, output_gradient: Tensor) -> Tensor:
-    """Return the gradient of a convolution's weight, from that of its output: the chain rule's last step alone.
+    """Return the gradient of a convolution's weight, from that of its output: the chain rule's last
+    step alone.
 
-    Two losses' gradients at the last layer cost so little that no backward pass through the decoder is needed for them.
+    Two losses' gradients at the last layer cost so little that no backward pass through the decoder
+    is needed for them.
 
     Args:
-        layer: the convolution; only its sizes are looked at, so that its weight may lie elsewhere (ZeRO 3).
+        layer: the convolution; only its sizes are looked at, so that its weight may lie elsewhere
+            (ZeRO 3).
         inputs: [B, C, H, W], what it saw.
         output_gradient: [B, D, H, W], of a loss by its output.
     """
     shape = (layer.out_channels, layer.in_channels, *layer.kernel_size)
-    placing: tuple[Any, ...] = (layer.stride, layer.padding, layer.dilation)  # torch takes pairs, and says it does not
+    # torch takes pairs, and says it does not
+    placing: tuple[Any, ...] = (layer.stride, layer.padding, layer.dilation)
     with torch.autocast(inputs.device.type, enabled=False):
         return conv2d_weight(inputs.detach().float(), shape, output_gradient.float(), *placing)
 
 
 def with_gradient(value: Tensor, at: Tensor, gradient: Tensor) -> Tensor:
-    """Return a scalar of the given value whose gradient by `at` is the given one: a loss that was differentiated early.
+    """Return a scalar of the given value whose gradient by `at` is the given one: a loss that was
+    differentiated early.
 
     Args:
         value: scalar.

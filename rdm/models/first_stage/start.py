@@ -1,4 +1,5 @@
-"""Weights of one first stage for another of the same sizes, a VQ autoencoder's from a KL autoencoder's too."""
+"""Weights of one first stage for another of the same sizes, a VQ autoencoder's from a KL
+autoencoder's too."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _CODEBOOK = "quantize.embedding.weight"
 def weights_to_go_on_from(stage: FirstStage, shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a first stage's weights for an autoencoder of the same sizes.
 
-    A VQ autoencoder gets of a KL autoencoder the encoder of the posterior mean, and no codebook: everything else of it.
+    A VQ autoencoder gets of a KL autoencoder the encoder of the posterior mean, and no codebook:
+    everything else of it.
 
     Args:
         stage: where the weights come from.
@@ -40,14 +42,18 @@ def weights_to_go_on_from(stage: FirstStage, shapes: Mapping[str, Tensor]) -> di
 
 
 def _encoder_of_the_mean(weights: Mapping[str, Tensor], latent_channels: int) -> dict[str, Tensor]:
-    """Fold a KL autoencoder's `quant_conv`, as far as it makes the mean, into the encoder's last convolution."""
+    """Fold a KL autoencoder's `quant_conv`, as far as it makes the mean, into the encoder's last
+    convolution."""
     found = dict(weights)
     weight, bias = found["encoder.conv_out.weight"], found["encoder.conv_out.bias"]
     if "quant_conv.weight" in found:
         mix = found["quant_conv.weight"][:latent_channels, :, 0, 0]
         weight = torch.einsum("oi,ichw->ochw", mix, weight)
         bias = mix @ bias + found["quant_conv.bias"][:latent_channels]
-    found["encoder.conv_out.weight"], found["encoder.conv_out.bias"] = weight[:latent_channels], bias[:latent_channels]
+    found["encoder.conv_out.weight"], found["encoder.conv_out.bias"] = (
+        weight[:latent_channels],
+        bias[:latent_channels],
+    )
     found["quant_conv.weight"] = torch.eye(latent_channels)[:, :, None, None]
     found["quant_conv.bias"] = torch.zeros(latent_channels)
     if "post_quant_conv.weight" not in found:

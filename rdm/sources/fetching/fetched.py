@@ -1,4 +1,5 @@
-"""What has been fetched of one shard and what has failed, on a local disk, so that a killed run can go on."""
+"""What has been fetched of one shard and what has failed, on a local disk, so that a killed run can
+go on."""
 
 from __future__ import annotations
 
@@ -12,17 +13,22 @@ from rdm.storage.files import storage_errors
 
 
 class Shelf:
-    """Photographs by their number in the shard, each with its ledger row; and the failures of those not there.
+    """Photographs by their number in the shard, each with its ledger row; and the failures of those
+    not there.
 
-    A photograph stands once its row does, which is written last. Files are renamed into place but not flushed to disk:
-    after a loss of power those that do not have their size are fetched again.
+    A photograph stands once its row does, which is written last. Files are renamed into place but
+    not flushed to disk: after a loss of power those that do not have their size are fetched again.
     """
 
     def __init__(self, scratch: Path) -> None:
         self.folder = scratch / "shelf"
         state = _read_json(self.folder / "failures.json") or {"tried": {}, "final": {}}
-        self._tried: dict[int, list[str]] = {int(number): messages for number, messages in state["tried"].items()}
-        self._final: dict[int, str] = {int(number): message for number, message in state["final"].items()}
+        self._tried: dict[int, list[str]] = {
+            int(number): messages for number, messages in state["tried"].items()
+        }
+        self._final: dict[int, str] = {
+            int(number): message for number, message in state["final"].items()
+        }
 
     def put(self, number: int, row: Row, data: bytes) -> None:
         """Keep a photograph.
@@ -45,7 +51,8 @@ class Shelf:
         return row, (self.folder / f"{number:06d}").read_bytes()
 
     def fail(self, number: int, candidate: int, message: str) -> None:
-        """Note why a photograph's candidate of this number failed; noting it a second time changes nothing."""
+        """Note why a photograph's candidate of this number failed; noting it a second time changes
+        nothing."""
         messages = self._tried.setdefault(number, [])
         if len(messages) == candidate:
             messages.append(message)
@@ -55,11 +62,13 @@ class Shelf:
         self._final[number] = message
 
     def next_candidate(self, number: int) -> int | None:
-        """Return the number of the candidate that is to be tried, or None where the photograph cannot be had."""
+        """Return the number of the candidate that is to be tried, or None where the photograph
+        cannot be had."""
         return None if number in self._final else len(self._tried.get(number, []))
 
     def message(self, number: int) -> str:
-        """Return why a photograph is not there; of several failures, one that may pass, else the last; or nothing."""
+        """Return why a photograph is not there; of several failures, one that may pass, else the
+        last; or nothing."""
         messages = self._tried.get(number, [])
         passing = [message for message in messages if is_passing(message)]
         return self._final.get(number) or (passing or messages or [""])[-1]
@@ -70,7 +79,9 @@ class Shelf:
         Raises:
             StorageError: the disk is full or cannot be written.
         """
-        self._write("failures.json", json.dumps({"tried": self._tried, "final": self._final}).encode())
+        self._write(
+            "failures.json", json.dumps({"tried": self._tried, "final": self._final}).encode()
+        )
 
     def _write(self, name: str, data: bytes) -> None:
         with storage_errors(self.folder):

@@ -15,23 +15,37 @@ from rdm.errors import RdmError
 from rdm.sources.http.client import FetchConfig
 
 ROWS, JOB, LOG, OUTPUT = "rows.parquet", "job.json", "img2dataset.log", "out"
-OPT_OUTS = ["noai", "noimageai", "noindex", "noimageindex", "none"]  # `none` is short for noindex, nofollow
+# `none` is short for noindex, nofollow
+OPT_OUTS = ["noai", "noimageai", "noindex", "noimageindex", "none"]
 START_SECONDS = 300  # a loaded machine takes its time to import
 _POLL_SECONDS = 5
 _ROWS_PER_FLUSH = 100  # img2dataset's ledger grows by so many rows at once
 
 
 def run_img2dataset(directory: Path, config: FetchConfig, num_rows: int) -> None:
-    """Fetch the URLs of `directory/rows.parquet` (columns `row`, `url`) into `directory/out`, as one shard.
+    """Fetch the URLs of `directory/rows.parquet` (columns `row`, `url`) into `directory/out`, as
+    one shard.
 
-    Every download is written at once, so that one which is cut off leaves what it had. One that stops moving is ended.
+    Every download is written at once, so that one which is cut off leaves what it had. One that
+    stops moving is ended.
 
     Raises:
         RdmError: img2dataset cannot run.
     """
-    (directory / JOB).write_text(json.dumps({"fetch": config.model_dump(), "img2dataset": _options(directory, config)}))
-    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "rdm.sources.fetching.img2dataset_process", str(directory / JOB)]
+    (directory / JOB).write_text(
+        json.dumps({"fetch": config.model_dump(), "img2dataset": _options(directory, config)})
+    )
+    environment = os.environ | {
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+        "WANDB_MODE": "disabled",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "rdm.sources.fetching.img2dataset_process",
+        str(directory / JOB),
+    ]
     with open(directory / LOG, "wb") as log:
         process = subprocess.Popen(
             command,
@@ -49,7 +63,8 @@ def run_img2dataset(directory: Path, config: FetchConfig, num_rows: int) -> None
         raise RdmError(
             f"img2dataset ended with code {code}: {_last_line(directory / LOG)}",
             where=directory / LOG,
-            fix="check that it can be imported (`python -c 'import img2dataset'`), and run the same command again",
+            fix="check that it can be imported (`python -c 'import img2dataset'`), and run "
+            "the same command again",
         )
 
 
@@ -74,11 +89,14 @@ def _options(directory: Path, config: FetchConfig) -> dict[str, object]:
 def _stall_seconds(config: FetchConfig, num_rows: int) -> float:
     # No file may appear for as long as this many downloads fail one after another in each thread.
     turns = -(-min(num_rows, _ROWS_PER_FLUSH) // config.num_threads)
-    return START_SECONDS + turns * config.attempts * (config.max_seconds + config.max_backoff_seconds)
+    return START_SECONDS + turns * config.attempts * (
+        config.max_seconds + config.max_backoff_seconds
+    )
 
 
 def wait_while_moving(process: subprocess.Popen[bytes], output: Path, stall_seconds: float) -> int:
-    """Return the process's exit code; 0 too for one that stopped moving: what it fetched is still of use."""
+    """Return the process's exit code; 0 too for one that stopped moving: what it fetched is still
+    of use."""
     seen, since = (0, 0), time.monotonic()
     while True:
         try:

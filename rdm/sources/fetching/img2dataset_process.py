@@ -1,4 +1,5 @@
-"""The process in which img2dataset runs: `python -m rdm.sources.fetching.img2dataset_process JOB.json`; see `bulk`."""
+"""The process in which img2dataset runs: `python -m rdm.sources.fetching.img2dataset_process
+JOB.json`; see `bulk`."""
 
 from __future__ import annotations
 
@@ -27,13 +28,15 @@ def _job() -> dict[str, Any]:
 
 
 def _end_with_parent() -> None:
-    # The parent never writes: the read ends when it is gone, killed or not. img2dataset's own processes outlive it.
+    # The parent never writes: the read ends when it is gone, killed or not. img2dataset's own
+    # processes outlive it.
     os.read(sys.stdin.fileno(), 1)
     os.killpg(0, signal.SIGKILL)
 
 
 if __name__ in ("__main__", "__mp_main__"):
-    # img2dataset downloads in processes that multiprocessing spawns; these import this module as `__mp_main__`.
+    # img2dataset downloads in processes that multiprocessing spawns; these import this module as
+    # `__mp_main__`.
     urllib.request.install_opener(PatientOpener(FetchConfig.model_validate(_job()["fetch"])))  # type: ignore[arg-type]
 
 if __name__ == "__main__":

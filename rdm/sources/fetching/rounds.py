@@ -1,4 +1,5 @@
-"""Fetch the photographs of one shard: candidate after candidate, each round by img2dataset, resumable at any moment."""
+"""Fetch the photographs of one shard: candidate after candidate, each round by img2dataset,
+resumable at any moment."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ LOCK_SECONDS = 30  # a worker that was given up may still be about to end
 
 @dataclass(frozen=True)
 class Candidate:
-    """One place where a photograph may be had; `checksum` is the base64 of its MD5, or empty where it is not known."""
+    """One place where a photograph may be had; `checksum` is the base64 of its MD5, or empty where
+    it is not known."""
 
     url: str
     checksum: str = ""
@@ -49,10 +51,11 @@ def fetch_photographs(
     scratch: Path,
     config: FetchConfig,
 ) -> Iterator[tuple[Row, bytes]]:
-    """Yield the ledger row of every listed photograph, in order, and its bytes (none where it cannot be had).
+    """Yield the ledger row of every listed photograph, in order, and its bytes (none where it
+    cannot be had).
 
-    What failed at one candidate is tried at the next, unless its owner opted out. What a killed run left in `scratch`
-    is not fetched again.
+    What failed at one candidate is tried at the next, unless its owner opted out. What a killed run
+    left in `scratch` is not fetched again.
 
     Raises:
         RdmError: img2dataset cannot run, or another process works in the same folder.
@@ -61,16 +64,23 @@ def fetch_photographs(
     with storage_errors(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
     with _alone(scratch):
-        fetching = _Fetching(entries, [tuple(candidates(entry)) for entry in entries], scratch, config)
+        fetching = _Fetching(
+            entries, [tuple(candidates(entry)) for entry in entries], scratch, config
+        )
         fetching.run()
         yield from map(fetching.result, range(len(entries)))
 
 
 class _Fetching:
-    """The rounds over one shard. A round asks for one candidate of every photograph that is still missing."""
+    """The rounds over one shard. A round asks for one candidate of every photograph that is still
+    missing."""
 
     def __init__(
-        self, entries: Sequence[Row], options: Sequence[Sequence[Candidate]], scratch: Path, config: FetchConfig
+        self,
+        entries: Sequence[Row],
+        options: Sequence[Sequence[Candidate]],
+        scratch: Path,
+        config: FetchConfig,
     ) -> None:
         self.entries, self.options, self.scratch, self.config = entries, options, scratch, config
         self.shelf = Shelf(scratch)
@@ -94,7 +104,9 @@ class _Fetching:
         if self.shelf.has(number):
             return self.shelf.get(number)
         message = self.shelf.message(number) or "not known to the source"
-        status = SKIPPED if cause_of(message) in (OPTED_OUT, REMOVED, TOO_SMALL, TOO_LONG) else FAILED
+        status = (
+            SKIPPED if cause_of(message) in (OPTED_OUT, REMOVED, TOO_SMALL, TOO_LONG) else FAILED
+        )
         return unusable_row(self.entries[number], message, status), b""
 
     def _wanted(self) -> list[dict[str, Any]]:
@@ -102,7 +114,9 @@ class _Fetching:
         for number, options in enumerate(self.options):
             if self.shelf.has(number):
                 continue
-            while (candidate := self.shelf.next_candidate(number)) is not None and candidate < len(options):
+            while (candidate := self.shelf.next_candidate(number)) is not None and candidate < len(
+                options
+            ):
                 if (url := fetchable_url(options[candidate].url)) is not None:
                     wanted.append({"row": number, "url": url, "candidate": candidate})
                     break
@@ -110,13 +124,16 @@ class _Fetching:
         return wanted
 
     def _collect(self, directory: Path, *, ended: bool) -> None:
-        """Take over what a round fetched and what failed in it; `ended`: what it does not tell of has failed too."""
+        """Take over what a round fetched and what failed in it; `ended`: what it does not tell of
+        has failed too."""
         asked = _read_rows(directory)
         failures = dict(_read_failures(directory / OUTPUT))
         for number, path in _read_successes(directory / OUTPUT):
             if (message := self._keep(number, asked[number], path.read_bytes())) is not None:
                 failures[number] = message
-        missing = [number for number in asked if number not in failures and not self.shelf.has(number)]
+        missing = [
+            number for number in asked if number not in failures and not self.shelf.has(number)
+        ]
         if ended and len(missing) == len(asked):
             raise RdmError(
                 "img2dataset fetched nothing and did not say why",
@@ -129,7 +146,8 @@ class _Fetching:
             elif ended and number in missing:
                 self._fail(number, candidate, "no result")
         self.shelf.save()
-        done = directory.rename(directory.with_name(f"done-{directory.name}"))  # half deleted it could not be read
+        # half deleted it could not be read
+        done = directory.rename(directory.with_name(f"done-{directory.name}"))
         shutil.rmtree(done)
 
     def _keep(self, number: int, candidate: int, data: bytes) -> str | None:
@@ -153,7 +171,8 @@ class _Fetching:
 
 
 def _read_rows(directory: Path) -> dict[int, int]:
-    """Return the candidate asked for by photograph; nothing where the round was killed before it began."""
+    """Return the candidate asked for by photograph; nothing where the round was killed before it
+    began."""
     try:
         table = pq.read_table(directory / ROWS)
     except (OSError, pa.ArrowException):
@@ -162,7 +181,8 @@ def _read_rows(directory: Path) -> dict[int, int]:
 
 
 def _read_successes(output: Path) -> Iterator[tuple[int, Path]]:
-    for path in sorted((output / _SHARD).glob("*.json")):  # written after the picture that it tells of
+    # written after the picture that it tells of
+    for path in sorted((output / _SHARD).glob("*.json")):
         try:
             yield json.loads(path.read_bytes())["row"], path.with_suffix(".jpg")
         except ValueError:  # img2dataset was killed while it wrote this
@@ -172,7 +192,9 @@ def _read_successes(output: Path) -> Iterator[tuple[int, Path]]:
 def _read_failures(output: Path) -> Iterator[tuple[int, str]]:
     if not (output / f"{_SHARD}_stats.json").exists():  # written after the ledger is whole
         return
-    for row in pq.read_table(output / f"{_SHARD}.parquet", columns=["row", "status", "error_message"]).to_pylist():
+    for row in pq.read_table(
+        output / f"{_SHARD}.parquet", columns=["row", "status", "error_message"]
+    ).to_pylist():
         if row["status"] != "success":
             message = row["error_message"] or "download failed"
             yield row["row"], f"{OPTED_OUT}: X-Robots-Tag" if message == _ROBOTS else message
@@ -189,7 +211,9 @@ def _alone(scratch: Path) -> Iterator[None]:
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise RdmError(
-                        "another process fetches the same photographs", where=scratch, fix="wait for it, or end it"
+                        "another process fetches the same photographs",
+                        where=scratch,
+                        fix="wait for it, or end it",
                     ) from error
             time.sleep(0.2)
         yield

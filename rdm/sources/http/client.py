@@ -1,7 +1,8 @@
 """HTTP within limits: one URL, its errors sorted by cause, tried again where that helps.
 
-This is the opener that img2dataset's own downloads go through (`bulk_process` installs it), because img2dataset has no
-limit to a picture's size or time, retries everything alike and without a pause, and opens `file:` URLs.
+This is the opener that img2dataset's own downloads go through (`bulk_process` installs it), because
+img2dataset has no limit to a picture's size or time, retries everything alike and without a pause,
+and opens `file:` URLs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ from pydantic import Field
 from rdm.config import Config
 from rdm.sources.causes import is_passing
 from rdm.sources.http.encodings import BodyDecoder, EncodingError
-from rdm.sources.http.public_addresses import PrivateAddressError, PublicHTTPHandler, PublicHTTPSHandler
+from rdm.sources.http.public_addresses import (
+    PrivateAddressError,
+    PublicHTTPHandler,
+    PublicHTTPSHandler,
+)
 from rdm.sources.http.urls import fetchable_url
 
 CHUNK_BYTES = 1 << 16
@@ -39,13 +44,18 @@ class FetchConfig(Config):
 
     attempts: int = Field(default=4, ge=1, description="attempts per URL, for errors that may pass")
     backoff_seconds: float = Field(
-        default=2, ge=0, description="pause before the second attempt; doubles with each. Retry-After wins if longer"
+        default=2,
+        ge=0,
+        description="pause before the second attempt; doubles with each. Retry-After wins if "
+        "longer",
     )
     max_backoff_seconds: float = Field(default=60, ge=0, description="longest pause")
     timeout_seconds: float = Field(default=20, gt=0, description="longest silence of a server")
     max_seconds: float = Field(default=120, gt=0, description="longest time for one picture")
     max_bytes: int = Field(default=64_000_000, ge=1, description="largest picture file")
-    num_threads: int = Field(default=16, ge=1, le=256, description="downloads at once, of each worker")
+    num_threads: int = Field(
+        default=16, ge=1, le=256, description="downloads at once, of each worker"
+    )
     allow_private_addresses: bool = Field(
         default=False, description="whether a URL may lead into this machine or a private network"
     )
@@ -82,7 +92,9 @@ class Response(Protocol):
 class _RedirectHandler(urllib.request.HTTPRedirectHandler):
     """Follows redirects to whatever URL a list may hold, in raw UTF-8, too."""
 
-    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: http.client.HTTPMessage) -> Any:
+    def http_error_302(
+        self, req: Any, fp: Any, code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> Any:
         """Follow a redirect whose target can be fetched.
 
         Raises:
@@ -90,12 +102,15 @@ class _RedirectHandler(urllib.request.HTTPRedirectHandler):
         """
         if (target := headers.get("Location", headers.get("URI"))) is not None:
             try:
-                target = target.encode("latin-1").decode("utf-8")  # http.client reads headers as Latin-1
+                # http.client reads headers as Latin-1
+                target = target.encode("latin-1").decode("utf-8")
             except UnicodeError:  # another encoding: its bytes are sent back as they came
                 target = urllib.parse.quote(target, encoding="latin-1", safe=string.punctuation)
             url = fetchable_url(urllib.parse.urljoin(req.full_url, target.strip()))
             if url is None:
-                raise urllib.error.HTTPError(req.full_url, code, "the target cannot be fetched", headers, fp)
+                raise urllib.error.HTTPError(
+                    req.full_url, code, "the target cannot be fetched", headers, fp
+                )
             del headers["Location"], headers["URI"]
             headers["Location"] = url
         return super().http_error_302(req, fp, code, msg, headers)
@@ -122,7 +137,8 @@ class PatientOpener:
             self._director.add_handler(handler())
 
     def open(self, request: Any, data: object = None, timeout: object = None) -> addinfourl:
-        """Return the answer with its whole body in memory; `data` and `timeout` are urllib's and not used.
+        """Return the answer with its whole body in memory; `data` and `timeout` are urllib's and
+        not used.
 
         Raises:
             TransferError: it could not be had within the limits and the attempts.
@@ -131,7 +147,8 @@ class PatientOpener:
         return retrying(lambda: self._receive(request), self.config)
 
     def stream(self, request: urllib.request.Request, write: Callable[[bytes], object]) -> Message:
-        """Pass an answer's body on piece by piece, without a limit to its size or time; return its headers.
+        """Pass an answer's body on piece by piece, without a limit to its size or time; return its
+        headers.
 
         One attempt only: what was written before an error cannot be taken back here.
 
@@ -155,7 +172,9 @@ class PatientOpener:
                 if response.headers.get("TDM-Reservation", "").strip() == "1":
                     raise TransferError("opted out", "TDM-Reservation")
                 body = self._body(response, deadline)
-                return addinfourl(io.BytesIO(body), response.headers, response.geturl(), response.status)
+                return addinfourl(
+                    io.BytesIO(body), response.headers, response.geturl(), response.status
+                )
         except urllib.error.HTTPError as error:
             raise _http_failure(error) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -200,7 +219,9 @@ def failure_of(error: BaseException) -> TransferError:
     if isinstance(error, EncodingError):
         return TransferError(error.cause, error.detail)
     if isinstance(error, socket.gaierror):
-        return TransferError("host not reached" if error.errno == socket.EAI_AGAIN else "unknown host")
+        return TransferError(
+            "host not reached" if error.errno == socket.EAI_AGAIN else "unknown host"
+        )
     for kinds, cause in _CAUSES:
         if isinstance(error, kinds):
             return TransferError(cause, type(error).__name__)
@@ -239,7 +260,8 @@ def _http_failure(error: urllib.error.HTTPError) -> TransferError:
 
 
 def _seconds_of(wait: str) -> float:
-    """Return the seconds that a Retry-After asks for: a number, or what is left until a date; 0 where it is neither."""
+    """Return the seconds that a Retry-After asks for: a number, or what is left until a date; 0
+    where it is neither."""
     if wait.isascii() and wait.isdigit() and len(wait) < 6:
         return float(wait)
     try:
@@ -250,7 +272,8 @@ def _seconds_of(wait: str) -> float:
 
 
 def _chunks(response: Response) -> Iterator[bytes]:
-    # HTTPResponse.read1 does not count down the declared length on every Python version, so it is counted here.
+    # HTTPResponse.read1 does not count down the declared length on every Python version, so it is
+    # counted here.
     declared, received = _declared_bytes(response), 0
     while declared is None or received < declared:
         size = CHUNK_BYTES if declared is None else min(CHUNK_BYTES, declared - received)
@@ -264,7 +287,8 @@ def _chunks(response: Response) -> Iterator[bytes]:
 
 
 def _decoded(response: Response) -> Iterator[bytes]:
-    """Yield the body without its Content-Encoding: servers compress pictures, too, although nobody asked them to."""
+    """Yield the body without its Content-Encoding: servers compress pictures, too, although nobody
+    asked them to."""
     decoder = BodyDecoder(",".join(response.headers.get_all("Content-Encoding", [])))
     for chunk in _chunks(response):
         yield from decoder.feed(chunk)

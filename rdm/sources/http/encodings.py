@@ -13,7 +13,8 @@ _WITH_HEADER, _RAW = 32 + zlib.MAX_WBITS, -zlib.MAX_WBITS  # zlib's or gzip's he
 _NOT_DECODED = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 _PIECE_BYTES = 1 << 20
 _HEAD_BYTES = 4
-_PICTURES = (b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\x89PNG", b"GIF8", b"\xff\xd8")  # no beginnings of raw deflate
+# no beginnings of raw deflate
+_PICTURES = (b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\x89PNG", b"GIF8", b"\xff\xd8")
 
 
 class EncodingError(ValueError):
@@ -25,9 +26,11 @@ class EncodingError(ValueError):
 
 
 class BodyDecoder:
-    """Undoes the encodings that a `Content-Encoding` names, piece by piece, in pieces of bounded size.
+    """Undoes the encodings that a `Content-Encoding` names, piece by piece, in pieces of bounded
+    size.
 
-    A body that is not encoded although the header says so is passed on as it is: browsers show such pictures, too.
+    A body that is not encoded although the header says so is passed on as it is: browsers show such
+    pictures, too.
 
     Raises:
         EncodingError: the header names an encoding that nothing here undoes.

@@ -1,4 +1,5 @@
-"""Files of metadata from the web, kept in the user's cache and asked for again only when they have changed."""
+"""Files of metadata from the web, kept in the user's cache and asked for again only when they have
+changed."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ def download(url: str, config: FetchConfig | None = None) -> Path:
     """Return a local copy of a file, of which the server was asked whether it is still the same.
 
     Raises:
-        SourceError: the server does not give it. A copy that cannot be checked is not used in its place.
+        SourceError: the server does not give it. A copy that cannot be checked is not used in its
+            place.
         StorageError: the cache cannot be written.
     """
-    config = config or FetchConfig(allow_private_addresses=True)  # the user has named this URL, no list from outside
+    # the user has named this URL, no list from outside
+    config = config or FetchConfig(allow_private_addresses=True)
     ending = "".join(PurePosixPath(urlsplit(url).path).suffixes[-2:])  # tells the kind of a list
     ending = ending if re.fullmatch(r"(\.[a-z0-9]{1,8})+", ending) else ""
     target = cache_path(f"downloads/{hashlib.sha256(url.encode()).hexdigest()[:24]}{ending}")
@@ -56,7 +59,9 @@ def _fetch(url: str, target: Path, config: FetchConfig) -> Path:
 def _write_tags(target: Path, headers: Message) -> None:
     tags = {name: headers[name] for name in ("ETag", "Last-Modified") if headers[name]}
     with atomic_path(_tags_path(target)) as temporary:
-        temporary.write_text(json.dumps({**tags, "num_bytes": target.stat().st_size}), encoding="utf-8")
+        temporary.write_text(
+            json.dumps({**tags, "num_bytes": target.stat().st_size}), encoding="utf-8"
+        )
 
 
 def _conditions(target: Path) -> dict[str, str]:

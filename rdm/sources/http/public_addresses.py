@@ -1,7 +1,9 @@
-"""Connections to public addresses alone: what a list of URLs names cannot reach this machine or a private network.
+"""Connections to public addresses alone: what a list of URLs names cannot reach this machine or a
+private network.
 
-The address is looked at that a connection is made to, so neither a redirect nor a name that resolves to something else
-the next time leads past it. Behind a proxy the proxy makes the connections, and decides.
+The address is looked at that a connection is made to, so neither a redirect nor a name that
+resolves to something else the next time leads past it. Behind a proxy the proxy makes the
+connections, and decides.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ class PrivateAddressError(OSError):
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is one of the public internet: not private, loopback, link-local or multicast."""
+    """Return whether an IP address is one of the public internet: not private, loopback, link-local
+    or multicast."""
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
         found = found.ipv4_mapped
@@ -64,7 +67,9 @@ class PublicHTTPHandler(urllib.request.HTTPHandler):
 
     def http_open(self, req: urllib.request.Request) -> Any:
         """Open a request; one that goes to a proxy connects anywhere."""
-        return self.do_open(http.client.HTTPConnection if req.has_proxy() else _PublicConnection, req)
+        return self.do_open(
+            http.client.HTTPConnection if req.has_proxy() else _PublicConnection, req
+        )
 
 
 class PublicHTTPSHandler(urllib.request.HTTPSHandler):
@@ -73,5 +78,7 @@ class PublicHTTPSHandler(urllib.request.HTTPSHandler):
     def https_open(self, req: urllib.request.Request) -> Any:
         """Open a request; one that goes to a proxy connects anywhere."""
         proxied = getattr(req, "_tunnel_host", None) is not None
-        connection: Callable[..., Any] = http.client.HTTPSConnection if proxied else _PublicTLSConnection
+        connection: Callable[..., Any] = (
+            http.client.HTTPSConnection if proxied else _PublicTLSConnection
+        )
         return self.do_open(connection, req, context=self._context)  # type: ignore[attr-defined]

@@ -1,4 +1,5 @@
-"""CSV and TSV, read strictly: each row of the file is returned, or the line is named that hides one."""
+"""CSV and TSV, read strictly: each row of the file is returned, or the line is named that hides
+one."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -16,7 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from rdm.sources.lists.layout import SINGLE, Layout, Lines, ListFormatError, column_name, find_layout
+from rdm.sources.lists.layout import (
+    SINGLE,
+    Layout,
+    Lines,
+    ListFormatError,
+    column_name,
+    find_layout,
+)
 
 MAX_CELL_CHARS = 64_000_000  # a quote that nobody closes does not take the file into memory
 _BATCH_ROWS = 20_000
@@ -32,7 +40,8 @@ Row = tuple[int, Sequence[str]]
 
 @dataclass(frozen=True)
 class Table:
-    """The wanted columns of a list, as text without nulls, by name; and the titles of all of its columns."""
+    """The wanted columns of a list, as text without nulls, by name; and the titles of all of its
+    columns."""
 
     columns: dict[str, pa.ChunkedArray]
     titles: tuple[str, ...]
@@ -46,14 +55,16 @@ def read_delimited(
 ) -> Table:
     """Return the wanted columns of a CSV or TSV.
 
-    Where cells are kept apart by tabs, a line is a row as long as each has as many cells as the first: many lists of
-    captions use quotes as ordinary characters. Everything else is read with quotes.
+    Where cells are kept apart by tabs, a line is a row as long as each has as many cells as the
+    first: many lists of captions use quotes as ordinary characters. Everything else is read with
+    quotes.
 
     Args:
         open_text: opens the file, with its line ends as they are.
         delimiters: what may be between cells, the likeliest first.
         wanted: names of columns, see `column_name`.
-        url: names of the column of URLs, the preferred one first. With them, a table may lack a header.
+        url: names of the column of URLs, the preferred one first. With them, a table may lack a
+            header.
 
     Raises:
         ListFormatError: a row is ragged, or a quote hides rows.
@@ -76,7 +87,8 @@ def read_delimited(
 
 
 def plain_rows(lines: Lines, layout: Layout) -> Iterator[Row]:
-    """Yield each line as a row. A cell in quotes, with those inside doubled, loses them; other quotes are characters.
+    """Yield each line as a row. A cell in quotes, with those inside doubled, loses them; other
+    quotes are characters.
 
     Raises:
         ListFormatError: a row is ragged.
@@ -102,10 +114,11 @@ def quoted_rows(lines: Lines, layout: Layout) -> Iterator[Row]:
     """Yield the rows of a table in which a cell in quotes may hold delimiters and line ends.
 
     Raises:
-        ListFormatError: a row is ragged, text follows a closing quote, a quote is open at the end of the file, or a
-            cell in quotes holds lines that look like rows.
+        ListFormatError: a row is ragged, text follows a closing quote, a quote is open at the end
+            of the file, or a cell in quotes holds lines that look like rows.
     """
-    # The limit is one of the process: it is only ever raised, so that no other reader is in the way.
+    # The limit is one of the process: it is only ever raised, so that no other reader is in the
+    # way.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARS))
     reader = csv.reader(lines, delimiter=layout.delimiter, strict=True)
     while True:
@@ -145,10 +158,12 @@ def _check_count(cells: Sequence[str], layout: Layout, number: int) -> None:
 
 
 def _check_swallowed(record: Sequence[str], layout: Layout, number: int) -> None:
-    """Raise ListFormatError where one record of several lines looks like several rows: between two stray quotes."""
+    """Raise ListFormatError where one record of several lines looks like several rows: between two
+    stray quotes."""
     if sum(_looks_like_row(line, layout) for line in record) > 1:
         raise ListFormatError(
-            f"the quote that opens in line {_open_line(record, layout.delimiter, number)} closes in line "
+            f"the quote that opens in line {_open_line(record, layout.delimiter, number)} "
+            "closes in line "
             f"{number + len(record) - 1}, and the lines of this cell look like rows"
         )
 
@@ -180,7 +195,8 @@ def _quote_error(lines: Lines, delimiter: str, error: csv.Error) -> ListFormatEr
 
 
 def _open_line(record: Sequence[str], delimiter: str, first: int) -> int:
-    """Return the line in which the last cell in quotes of a record opens that is unclosed, damaged, or multi-line."""
+    """Return the line in which the last cell in quotes of a record opens that is unclosed, damaged,
+    or multi-line."""
     text, position, opened = "".join(record), 0, 0
     while position < len(text):
         if text[position] != '"':
@@ -256,7 +272,8 @@ def _batch(
 
 
 def check_urls(urls: pa.Array, numbers: Sequence[int]) -> None:
-    """Raise ListFormatError where a cell of URLs holds a line end, or two URLs: a row that lost its line end.
+    """Raise ListFormatError where a cell of URLs holds a line end, or two URLs: a row that lost its
+    line end.
 
     A URL within a URL, as an archive or a proxy has it, stands after one of `/ = ? : & #`.
     """

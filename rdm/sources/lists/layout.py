@@ -1,4 +1,5 @@
-"""The way in which a CSV or TSV is written, as its first line tells it: delimiter, columns, header or none."""
+"""The way in which a CSV or TSV is written, as its first line tells it: delimiter, columns, header
+or none."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Layout:
 
     Args:
         delimiter: between the cells of a row.
-        titles: what the header calls the columns; of a table without a header, `url` and empty names.
+        titles: what the header calls the columns; of a table without a header, `url` and empty
+            names.
         header_lines: lines before the first row.
         url_column: index of the column of URLs, where there is one.
     """
@@ -59,7 +61,8 @@ class Lines:
         self.number += 1
         if "\0" in line:
             raise ListFormatError(
-                f"line {self.number} holds a NUL byte: the file is damaged, or UTF-16 without a mark"
+                f"line {self.number} holds a NUL byte: the file is damaged, or UTF-16 "
+                "without a mark"
             )
         self._record.append(line)
         return line
@@ -76,8 +79,8 @@ def find_layout(
     """Return the layout that the first line tells.
 
     Raises:
-        ListFormatError: the header runs over several lines, or the file is empty, or has no header and might have any
-            number of columns.
+        ListFormatError: the header runs over several lines, or the file is empty, or has no header
+            and might have any number of columns.
     """
     lines = Lines(file)
     first = next(filter(str.strip, lines), None)
@@ -89,7 +92,8 @@ def find_layout(
         delimiters = sep[1]
         first = next(filter(str.strip, lines), "")
 
-    # The header is the line that names wanted columns; the delimiter that parts most of them is the one.
+    # The header is the line that names wanted columns; the delimiter that parts most of them is the
+    # one.
     options = {
         delimiter: cells
         for delimiter in delimiters
@@ -112,11 +116,13 @@ def find_layout(
 
 
 def _headerless(options: dict[str, list[str]], first: str, name: str, line: int) -> Layout:
-    """Return the layout of a table that begins with a row: the cell that is a URL tells the column."""
+    """Return the layout of a table that begins with a row: the cell that is a URL tells the
+    column."""
     if _CLEAN_URL.fullmatch(first.strip().strip('"')):
         if next(iter(options)) != "\t" and any(len(cells) > 1 for cells in options.values()):
             raise ListFormatError(
-                f"without a header, line {line} may be a URL or several cells: add a first line such as url,caption"
+                f"without a header, line {line} may be a URL or several cells: add a first "
+                "line such as url,caption"
             )
         return Layout(SINGLE, (name,), line - 1, 0)
     for delimiter, cells in options.items():
@@ -129,7 +135,8 @@ def _headerless(options: dict[str, list[str]], first: str, name: str, line: int)
             titles = tuple(name if number == places[0] else "" for number in range(len(cells)))
             return Layout(delimiter, titles, line - 1, places[0])
     raise ListFormatError(
-        f"line {line} is no header, and none of its cells is a URL: add a header such as url,caption"
+        f"line {line} is no header, and none of its cells is a URL: add a header such as "
+        "url,caption"
     )
 
 

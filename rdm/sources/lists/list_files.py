@@ -1,4 +1,5 @@
-"""Lists as people have them: text, CSV, TSV and Parquet, one file or a folder of parts. No row is lost in silence."""
+"""Lists as people have them: text, CSV, TSV and Parquet, one file or a folder of parts. No row is
+lost in silence."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -38,14 +39,16 @@ _MARKS = {  # UTF-32 before UTF-16, whose mark is the beginning of its own
 
 
 def read_list(path: Path, wanted: Collection[str], *, url: Sequence[str] = ()) -> Table:
-    """Return the wanted columns that a list has, as text without nulls; the rows of all of its parts, one by one.
+    """Return the wanted columns that a list has, as text without nulls; the rows of all of its
+    parts, one by one.
 
     Column names are compared in lower case, `-` and space as `_`.
 
     Args:
         path: a file, a folder of parts, or a pattern with `{000..003}` or `*`.
         wanted: names of columns.
-        url: what the column of URLs may be called, the preferred name first; then each part must have it.
+        url: what the column of URLs may be called, the preferred name first; then each part must
+            have it.
 
     Raises:
         SourceError: there is no such list, it is damaged, or a line of it hides rows.
@@ -55,7 +58,8 @@ def read_list(path: Path, wanted: Collection[str], *, url: Sequence[str] = ()) -
     for part, table in zip(parts, tables, strict=True):
         if table.columns.keys() != tables[0].columns.keys():
             raise SourceError(
-                f"a part of the list has other columns than {parts[0].name}: {_listed(table.titles)}",
+                f"a part of the list has other columns than {parts[0].name}: "
+                f"{_listed(table.titles)}",
                 where=part,
                 fix="name a folder whose parts belong to one list",
             )
@@ -69,7 +73,8 @@ def read_list(path: Path, wanted: Collection[str], *, url: Sequence[str] = ()) -
 
 
 def list_parts(path: Path) -> list[Path]:
-    """Return the files of a list, sorted: itself, the parts in a folder and below, or those of a pattern.
+    """Return the files of a list, sorted: itself, the parts in a folder and below, or those of a
+    pattern.
 
     Raises:
         SourceError: there is none, or a part is not whole yet.
@@ -133,13 +138,15 @@ def _read_part(path: Path, wanted: Collection[str], url: Sequence[str]) -> Table
         raise SourceError(
             f"the list has no column {url[0]}: it has {_listed(table.titles)}",
             where=path,
-            fix=f"name the column of URLs {url[0]}; further ones may be id, author, license, landing_page, etag",
+            fix=f"name the column of URLs {url[0]}; further ones may be id, author, license, "
+            "landing_page, etag",
         )
     return table
 
 
 def _reading(path: Path, read: Callable[[], ResultT]) -> ResultT:
-    """Return what a reader gives, with its errors in words that quote nothing of the file: it may hold secrets."""
+    """Return what a reader gives, with its errors in words that quote nothing of the file: it may
+    hold secrets."""
     fix = "mend the file"
     try:
         return read()
@@ -176,7 +183,8 @@ def read_lines(path: Path) -> list[str]:
 
 
 def open_text(path: Path) -> TextIO:
-    """Open a text, gzipped or not, with its line ends as they are: UTF-8, or what the mark at its beginning says.
+    """Open a text, gzipped or not, with its line ends as they are: UTF-8, or what the mark at its
+    beginning says.
 
     Raises:
         OSError: it cannot be opened.
@@ -210,7 +218,8 @@ def _undecodable(path: Path) -> str:
 
 
 def _read_urls(opened: Callable[[], TextIO], wanted: Set[str]) -> Table:
-    """Return the URLs of a text list, one to a line; `#` begins a comment, and quotes around a line are left out."""
+    """Return the URLs of a text list, one to a line; `#` begins a comment, and quotes around a line
+    are left out."""
     urls: list[str] = []
     numbers: list[int] = []
     with opened() as file:

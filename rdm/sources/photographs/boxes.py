@@ -1,4 +1,5 @@
-"""Boxes that people drew on photographs: read from a table, and turned with the photograph that they lie on."""
+"""Boxes that people drew on photographs: read from a table, and turned with the photograph that
+they lie on."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -37,24 +38,30 @@ class BoxConfig(Config):
     """Which boxes become patches, where the crop mode is `boxes`."""
 
     path: Annotated[str, AfterValidator(_absolute)] = Field(
-        default="", description="a .csv, .tsv or .parquet of boxes; empty: those that Open Images publishes"
+        default="",
+        description="a .csv, .tsv or .parquet of boxes; empty: those that Open Images publishes",
     )
-    labels: tuple[str, ...] = Field(default=(), description="only boxes with one of these labels; none: all boxes")
+    labels: tuple[str, ...] = Field(
+        default=(), description="only boxes with one of these labels; none: all boxes"
+    )
     skip: tuple[Attribute, ...] = Field(
-        default=("IsGroupOf",), description="boxes that have one of these attributes are passed over"
+        default=("IsGroupOf",),
+        description="boxes that have one of these attributes are passed over",
     )
     shape: Literal["square", "tight"] = Field(
         default="square",
-        description="the smallest square around a box, shifted and cut to the photograph; or the box itself",
+        description="the smallest square around a box, shifted and cut to the photograph; or "
+        "the box itself",
     )
 
 
 class Boxes:
     """The boxes of many photographs.
 
-    Columns of a table: `ImageID` or `image_id`; `XMin`, `YMin`, `XMax`, `YMax` as shares of width and height, or `x0`,
-    `y0`, `x1`, `y1` in pixels; and if there are any `LabelName` or `label`, and the attributes. Both kinds of
-    coordinates are those of the photograph as it is stored, before EXIF or Open Images' rotation makes it upright.
+    Columns of a table: `ImageID` or `image_id`; `XMin`, `YMin`, `XMax`, `YMax` as shares of width
+    and height, or `x0`, `y0`, `x1`, `y1` in pixels; and if there are any `LabelName` or `label`,
+    and the attributes. Both kinds of coordinates are those of the photograph as it is stored,
+    before EXIF or Open Images' rotation makes it upright.
 
     Raises:
         SourceError: the table cannot be read, or lacks a column.
@@ -70,7 +77,8 @@ class Boxes:
             raise SourceError(
                 "the table of boxes has no image id or no corners",
                 where=path,
-                fix="columns ImageID, XMin, XMax, YMin, YMax (shares of width and height), or image_id, x0, y0, x1, y1",
+                fix="columns ImageID, XMin, XMax, YMin, YMax (shares of width and height), "
+                "or image_id, x0, y0, x1, y1",
             )
         nothing = pa.chunked_array([pa.repeat("", len(ids))])
         label = next((found[name] for name in _LABELS if name in found), nothing)
@@ -80,16 +88,20 @@ class Boxes:
     def _index(self, table: pa.Table) -> None:
         table = table.sort_by([(name, "ascending") for name in table.column_names]).combine_chunks()
         is_new = {name: _differs_from_last(table[name]) for name in table.column_names}
-        table = table.filter(pa.array(np.logical_or.reduce(list(is_new.values()))))  # without repeats
+        # without repeats
+        table = table.filter(pa.array(np.logical_or.reduce(list(is_new.values()))))
         starts = np.flatnonzero(_differs_from_last(table["image_id"]))
         ends = np.r_[starts[1:], table.num_rows]
         names = table["image_id"].take(pa.array(starts)).to_pylist()
-        self._places = dict(zip(names, zip(starts.tolist(), ends.tolist(), strict=False), strict=True))
+        self._places = dict(
+            zip(names, zip(starts.tolist(), ends.tolist(), strict=False), strict=True)
+        )
         self._corners = np.stack([table[name].to_numpy() for name in _PIXELS], axis=1)
         self._labels = table["label"].combine_chunks()
 
     def of(self, image_id: str) -> tuple[NDArray[np.float64], list[str]]:
-        """Return a photograph's boxes [P, 4] as (x0, y0, x1, y1), sorted, without repeats; and their labels."""
+        """Return a photograph's boxes [P, 4] as (x0, y0, x1, y1), sorted, without repeats; and
+        their labels."""
         start, end = self._places.get(image_id, (0, 0))
         return self._corners[start:end].astype(np.float64), self._labels[start:end].to_pylist()
 
@@ -106,12 +118,15 @@ class Boxes:
         return part
 
     def annotate(self, listing: pa.Table) -> pa.Table:
-        """Return those rows of a listing that have boxes; a photograph's etag then changes with its boxes, too."""
+        """Return those rows of a listing that have boxes; a photograph's etag then changes with its
+        boxes, too."""
         known = pc.is_in(listing["image_id"], pa.array(list(self._places), pa.string()))
         listing = listing.filter(known)
         etags = [
             f"{etag} boxes:{self._digest(image_id)}"
-            for image_id, etag in zip(listing["image_id"].to_pylist(), listing["etag"].to_pylist(), strict=True)
+            for image_id, etag in zip(
+                listing["image_id"].to_pylist(), listing["etag"].to_pylist(), strict=True
+            )
         ]
         column = listing.column_names.index("etag")
         return listing.set_column(column, "etag", pa.array(etags, pa.string()))
@@ -122,27 +137,39 @@ class Boxes:
 
 
 def box_patches(
-    corners: NDArray[np.float64], size: tuple[int, int], orientation: int, *, in_pixels: bool, square: bool
+    corners: NDArray[np.float64],
+    size: tuple[int, int],
+    orientation: int,
+    *,
+    in_pixels: bool,
+    square: bool,
 ) -> NDArray[np.int32]:
-    """Return patches [P, 4] int32 (x0, y0, x1, y1) in pixels of the upright photograph; an empty one has no area.
+    """Return patches [P, 4] int32 (x0, y0, x1, y1) in pixels of the upright photograph; an empty
+    one has no area.
 
     Args:
         corners: boxes [P, 4] of the photograph as it is stored.
         size: width and height of the upright photograph, in pixels.
         orientation: the EXIF orientation, 1 to 8, that makes it upright.
         in_pixels: whether the boxes are in pixels; else they are shares of width and height.
-        square: whether a patch is the smallest square around its box, no larger than the photograph's shortest side
-            and shifted to lie in it.
+        square: whether a patch is the smallest square around its box, no larger than the
+            photograph's shortest side and shifted to lie in it.
     """
     stored = np.array(size if orientation < 5 else size[::-1], np.float64)
     shares = corners / np.tile(stored, 2) if in_pixels else corners
-    sound = np.isfinite(shares).all(axis=1) & (shares[:, 0] < shares[:, 2]) & (shares[:, 1] < shares[:, 3])
+    sound = (
+        np.isfinite(shares).all(axis=1)
+        & (shares[:, 0] < shares[:, 2])
+        & (shares[:, 1] < shares[:, 3])
+    )
     shares = np.clip(np.where(sound[:, None], shares, 0), 0, 1)
     pixels = np.floor(_turned(shares, orientation) * np.tile(np.array(size, np.float64), 2) + 0.5)
     if not square:
         return pixels.astype(np.int32)
     extent = pixels[:, 2:] - pixels[:, :2]
-    side = np.minimum(extent.max(axis=1, keepdims=True), min(size)) * (extent.min(axis=1, keepdims=True) > 0)
+    side = np.minimum(extent.max(axis=1, keepdims=True), min(size)) * (
+        extent.min(axis=1, keepdims=True) > 0
+    )
     low = np.floor((pixels[:, :2] + pixels[:, 2:] - side) / 2 + 0.5)
     low = np.clip(low, 0, np.array(size) - side)
     return np.concatenate([low, low + side], axis=1).astype(np.int32)
@@ -164,11 +191,18 @@ def _turned(boxes: NDArray[np.float64], orientation: int) -> NDArray[np.float64]
     return np.stack([across[:, 0], down[:, 0], across[:, 1], down[:, 1]], axis=1)
 
 
-def _numbers(path: Path, found: dict[str, pa.ChunkedArray], corners: tuple[str, ...]) -> dict[str, pa.ChunkedArray]:
+def _numbers(
+    path: Path, found: dict[str, pa.ChunkedArray], corners: tuple[str, ...]
+) -> dict[str, pa.ChunkedArray]:
     try:
-        return {name: found[corner].cast(pa.float32()) for name, corner in zip(_PIXELS, corners, strict=True)}
+        return {
+            name: found[corner].cast(pa.float32())
+            for name, corner in zip(_PIXELS, corners, strict=True)
+        }
     except pa.ArrowInvalid as error:
-        raise SourceError("a corner of a box is no number", where=path, fix="mend the table") from error
+        raise SourceError(
+            "a corner of a box is no number", where=path, fix="mend the table"
+        ) from error
 
 
 def _differs_from_last(column: pa.ChunkedArray) -> NDArray[np.bool_]:
@@ -177,11 +211,15 @@ def _differs_from_last(column: pa.ChunkedArray) -> NDArray[np.bool_]:
     return np.r_[np.ones(min(len(column), 1), np.bool_), changes.astype(np.bool_)]
 
 
-def _wanted(found: dict[str, pa.ChunkedArray], label: pa.ChunkedArray, config: BoxConfig) -> pa.ChunkedArray:
+def _wanted(
+    found: dict[str, pa.ChunkedArray], label: pa.ChunkedArray, config: BoxConfig
+) -> pa.ChunkedArray:
     keep = pc.is_valid(label)
     if config.labels:
         keep = pc.and_(keep, pc.is_in(label, pa.array(config.labels, pa.string())))
     for name in config.skip:
         if name.lower() in found:
-            keep = pc.and_(keep, pc.invert(pc.is_in(found[name.lower()], pa.array(["1", "true", "True"]))))
+            keep = pc.and_(
+                keep, pc.invert(pc.is_in(found[name.lower()], pa.array(["1", "true", "True"])))
+            )
     return keep

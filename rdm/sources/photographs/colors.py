@@ -14,7 +14,8 @@ from PIL import Image, ImageCms
 
 from rdm.sources.photographs.metadata import Metadata, Primaries
 
-_SAME = 2  # of 255: two spaces that differ by no more are one, such as all the profiles that are called sRGB
+# of 255: two spaces that differ by no more are one, such as all the profiles that are called sRGB
+_SAME = 2
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # of what a profile's space is
 _SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 _D50 = (0.9642, 1.0, 0.8249)
@@ -47,7 +48,8 @@ class ToSrgb:
         return converted
 
     def fits(self, mode: str) -> bool:
-        """Return whether pixels of a Pillow mode can be converted; a gray profile says nothing of colored ones."""
+        """Return whether pixels of a Pillow mode can be converted; a gray profile says nothing of
+        colored ones."""
         if self.mode == "RGB":
             return mode not in ("CMYK", "LAB", "YCbCr", "HSV")
         if self.mode == "L":
@@ -64,7 +66,8 @@ class ToSrgb:
 
 
 def conversion(metadata: Metadata, mode: str) -> ToSrgb | None:
-    """Return how pixels of a mode become sRGB; None where they are, or where the file does not say, or not legibly."""
+    """Return how pixels of a mode become sRGB; None where they are, or where the file does not say,
+    or not legibly."""
     profile = metadata.profile
     if not profile and metadata.primaries is not None:
         profile = primaries_profile(metadata.primaries)
@@ -119,7 +122,8 @@ def _is_identity(conversion: ToSrgb) -> bool:
 
 @lru_cache(maxsize=16)
 def primaries_profile(primaries: Primaries) -> bytes:
-    """Return an ICC profile (version 2, matrix and curve) of chromaticities and a curve; nothing where none fits."""
+    """Return an ICC profile (version 2, matrix and curve) of chromaticities and a curve; nothing
+    where none fits."""
     curve = primaries.curve
     if curve == "srgb" and primaries.chromaticities in ((), _SRGB):
         return b""

@@ -1,4 +1,5 @@
-"""Take a picture's file apart, format by format: the pixels, and what of its metadata decides how they are shown."""
+"""Take a picture's file apart, format by format: the pixels, and what of its metadata decides how
+they are shown."""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ def _jpeg(data: bytes) -> Parts:
     view, seen = memoryview(data), set[int]()
     found = _segments(view, 2, seen)
     if found.broken_at is not None:
-        # Go on behind the damage, with what leads to the largest picture: a thumbnail may lie in the damaged segment.
+        # Go on behind the damage, with what leads to the largest picture: a thumbnail may lie in
+        # the damaged segment.
         best, start = None, 0
         for match in _JPEG_START.finditer(view, found.broken_at + 2):
             chain = _segments(view, match.start(), seen)
@@ -89,7 +91,8 @@ def _jpeg(data: bytes) -> Parts:
 
 
 def _segments(view: memoryview, place: int, seen: set[int]) -> _Segments:
-    """Walk from one marker to the next, up to the first scan. `seen` has the places where walks were, and gets these.
+    """Walk from one marker to the next, up to the first scan. `seen` has the places where walks
+    were, and gets these.
 
     A walk ends as broken where another one was: each place of a file is seen once.
     """
@@ -124,7 +127,8 @@ def _segments(view: memoryview, place: int, seen: set[int]) -> _Segments:
 
 
 def _color_segment(segment: memoryview) -> list[memoryview]:
-    """Return a segment that says which colors the components are: JFIF's or Adobe's, without what may follow there."""
+    """Return a segment that says which colors the components are: JFIF's or Adobe's, without what
+    may follow there."""
     for head, name, size in ((b"\xff\xe0", b"JFIF\0", 14), (b"\xff\xee", b"Adobe", 12)):
         if bytes(segment[:2]) == head and bytes(segment[4:9]) == name and len(segment) >= 4 + size:
             return [memoryview(head + (2 + size).to_bytes(2)), segment[4 : 4 + size]]
@@ -177,7 +181,8 @@ def _webp(data: bytes) -> Parts:
 
 # TIFF
 
-# Sizes, samples, compression, strips, tiles, palettes and what decoders of JPEG and of fax codes need.
+# Sizes, samples, compression, strips, tiles, palettes and what decoders of JPEG and of fax codes
+# need.
 _TIFF_PIXELS = frozenset(
     {
         254,
@@ -228,7 +233,8 @@ _UNCOMPRESSED = 1
 
 
 def _tiff(data: bytes) -> Parts:
-    """Take a TIFF apart: its first directory is written anew behind the file, with what tells the pixels."""
+    """Take a TIFF apart: its first directory is written anew behind the file, with what tells the
+    pixels."""
     tags = Exif(data)
     entries = tags.entries(tags.first)
     if not entries:
@@ -255,7 +261,8 @@ def _tiff(data: bytes) -> Parts:
 
 
 def _gif(data: bytes) -> Parts:
-    """Leave out the extensions before the first frame, but for the one that says what is transparent."""
+    """Leave out the extensions before the first frame, but for the one that says what is
+    transparent."""
     view = memoryview(data)
     if len(view) < 13:
         return Parts()

@@ -15,40 +15,53 @@ from rdm.config import Config
 class CropConfig(Config):
     """How a photograph is cut into patches.
 
-    The photograph is thought of as resized so that its shortest side has `frame_size` pixels and centre-cropped to a
-    square of that size; patches are squares of `patch_size` pixels in that frame. (RDM's Open Images database: frame
-    1200, patches of 256, two or three per photograph.) Of a photograph much smaller than the frame, patches are small
-    details: `whole` takes all of its centre square instead, and looks at no size. Stored coordinates are pixels of the
-    photograph as it lies in `images/`.
+    The photograph is thought of as resized so that its shortest side has `frame_size` pixels and
+    centre-cropped to a square of that size; patches are squares of `patch_size` pixels in that
+    frame. (RDM's Open Images database: frame 1200, patches of 256, two or three per photograph.) Of
+    a photograph much smaller than the frame, patches are small details: `whole` takes all of its
+    centre square instead, and looks at no size. Stored coordinates are pixels of the photograph as
+    it lies in `images/`.
     """
 
     mode: Literal["random", "grid", "whole", "boxes"] = Field(
         default="random",
-        description="random crops, an aligned grid, whole: one patch, the central square (for small photographs), or "
+        description="random crops, an aligned grid, whole: one patch, the central square "
+        "(for small photographs), or "
         "boxes that people drew (of a database only)",
     )
     frame_size: int = Field(
-        default=1200, ge=1, description="side of the centre square, in pixels of the resized photograph"
+        default=1200,
+        ge=1,
+        description="side of the centre square, in pixels of the resized photograph",
     )
     patch_size: int = Field(default=256, ge=1, description="side of a patch, in the same pixels")
-    min_patches: int = Field(default=2, ge=1, description="least number of random patches per photograph")
-    max_patches: int = Field(default=3, ge=1, description="greatest number of random patches per photograph")
+    min_patches: int = Field(
+        default=2, ge=1, description="least number of random patches per photograph"
+    )
+    max_patches: int = Field(
+        default=3, ge=1, description="greatest number of random patches per photograph"
+    )
     seed: int = Field(default=0, description="changes every random crop")
 
     @model_validator(mode="after")
     def _consistent(self) -> CropConfig:
         if self.patch_size > self.frame_size:
-            raise ValueError(f"patch_size {self.patch_size} is larger than frame_size {self.frame_size}")
+            raise ValueError(
+                f"patch_size {self.patch_size} is larger than frame_size {self.frame_size}"
+            )
         if self.min_patches > self.max_patches:
-            raise ValueError(f"min_patches {self.min_patches} is larger than max_patches {self.max_patches}")
+            raise ValueError(
+                f"min_patches {self.min_patches} is larger than max_patches {self.max_patches}"
+            )
         return self
 
 
 def crop_boxes(image_id: str, width: int, height: int, config: CropConfig) -> NDArray[np.int32]:
     """Return the patches of one photograph as [P, 4] int32 rows (x0, y0, x1, y1) in its own pixels.
 
-    The crop seed is a hash of the image id and the patch number, so the result does not depend on the number of
-    workers, on the order of photographs, or on how many patches another photograph has.
+    The crop seed is a hash of the image id and the patch number, so the result does not depend on
+    the number of workers, on the order of photographs, or on how many patches another photograph
+    has.
 
     Args:
         image_id: the photograph's id in its source.
@@ -65,7 +78,9 @@ def crop_boxes(image_id: str, width: int, height: int, config: CropConfig) -> ND
         config = config.model_copy(update={"mode": "grid", "frame_size": 1, "patch_size": 1})
     corners = _grid_corners(config) if config.mode == "grid" else _random_corners(image_id, config)
     scale = min(width, height) / config.frame_size
-    offset = np.array([(width - config.frame_size * scale) / 2, (height - config.frame_size * scale) / 2])
+    offset = np.array(
+        [(width - config.frame_size * scale) / 2, (height - config.frame_size * scale) / 2]
+    )
     low = np.floor(corners * scale + offset + 0.5)
     side = max(1, round(config.patch_size * scale))
     limit = np.array([width - side, height - side])

@@ -1,7 +1,7 @@
 """Decode untrusted pictures to upright 8-bit sRGB, within limits.
 
-Metadata that is damaged or too large does not cost a picture: see `containers`. A profile of another color space than
-sRGB is applied, see `colors`.
+Metadata that is damaged or too large does not cost a picture: see `containers`. A profile of
+another color space than sRGB is applied, see `colors`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ MAX_ASPECT = 200
 _BAND_PIXELS = 4_000_000
 _MAX_DECODED_BYTES = 10 * MAX_PIXELS
 _BITS_PER_SAMPLE, _TILE_SIDES = 258, (322, 323)  # TIFF tags
-_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+_EXTENSIONS = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "BMP": "bmp",
+    "TIFF": "tif",
+}
 _ORIENTATION_OF_TURN = {90: 8, 180: 3, 270: 6}  # counter-clockwise degrees as an EXIF orientation
 _UPRIGHT = {  # what makes a picture of each EXIF orientation upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,11 +41,14 @@ _UPRIGHT = {  # what makes a picture of each EXIF orientation upright
     8: Image.Transpose.ROTATE_90,
 }
 _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo")
-IMAGE_SUFFIXES = frozenset({*_JPEG_SUFFIXES, ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {*_JPEG_SUFFIXES, ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+)
 
 
 DECODING_REVISION = 2
-"""Raised whenever a picture that decoded before gets other pixels. 1: color profiles were passed over."""
+"""Raised whenever a picture that decoded before gets other pixels. 1: color profiles were passed
+over."""
 
 
 class ImageDecodeError(ValueError):
@@ -53,7 +63,8 @@ class ImageDecodeError(ValueError):
 
 
 def image_extension(data: bytes) -> str:
-    """Return the file ending that belongs to a picture's bytes (`jpg`, `png`, ...); no pixel is decoded.
+    """Return the file ending that belongs to a picture's bytes (`jpg`, `png`, ...); no pixel is
+    decoded.
 
     Raises:
         ImageDecodeError: the bytes are no picture of a supported format.
@@ -63,7 +74,8 @@ def image_extension(data: bytes) -> str:
 
 
 def image_orientation(data: bytes, *, rotation: int = 0) -> int:
-    """Return the turn and flip that `decode_image` makes a picture upright by, as an EXIF orientation, 1 to 8.
+    """Return the turn and flip that `decode_image` makes a picture upright by, as an EXIF
+    orientation, 1 to 8.
 
     Raises:
         ImageDecodeError: the bytes are no picture of a supported format.
@@ -76,7 +88,8 @@ def image_orientation(data: bytes, *, rotation: int = 0) -> int:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Return width and height in pixels, as they are stored; the first bytes of a file are enough for most formats.
+    """Return width and height in pixels, as they are stored; the first bytes of a file are enough
+    for most formats.
 
     Raises:
         ImageDecodeError: the bytes are not the beginning of a picture of a supported format.
@@ -86,18 +99,20 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_image(data: bytes, *, rotation: int = 0, reduction: int = 1) -> Image.Image:
-    """Return an upright RGB picture in sRGB; of an animation, the first frame; transparency is laid on white.
+    """Return an upright RGB picture in sRGB; of an animation, the first frame; transparency is laid
+    on white.
 
     Args:
         data: an encoded JPEG, PNG, WebP, GIF, BMP or TIFF.
-        rotation: counter-clockwise degrees that make the stored pixels upright, a multiple of 90 (Open Images'
-            `Rotation` column). Where it is not 0 it takes the place of the EXIF orientation: both tell the same turn.
-        reduction: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than 1/reduction; other
-            formats always have their full size.
+        rotation: counter-clockwise degrees that make the stored pixels upright, a multiple of 90
+            (Open Images' `Rotation` column). Where it is not 0 it takes the place of the EXIF
+            orientation: both tell the same turn.
+        reduction: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than
+            1/reduction; other formats always have their full size.
 
     Raises:
-        ImageDecodeError: empty, not a picture, truncated, or over `MAX_PIXELS`, of a kind that is decoded in more
-            memory than others over a part of it (checked before decoding).
+        ImageDecodeError: empty, not a picture, truncated, or over `MAX_PIXELS`, of a kind that is
+            decoded in more memory than others over a part of it (checked before decoding).
     """
     if not data:
         raise ImageDecodeError("empty file")
@@ -121,7 +136,8 @@ def _opened(data: bytes, parts: Parts) -> Image.Image:
 def _check_size(image: Image.Image, num_copied: int) -> None:
     width, height = image.size
     sides = getattr(image, "tag_v2", {})
-    tile = [side for side in map(sides.get, _TILE_SIDES) if isinstance(side, int)]  # a whole one is decoded
+    # a whole one is decoded
+    tile = [side for side in map(sides.get, _TILE_SIDES) if isinstance(side, int)]
     pixels = max(width * height, math.prod(tile) if len(tile) == len(_TILE_SIDES) else 0)
     if pixels > MAX_PIXELS or pixels * _bytes_per_pixel(image) + num_copied > _MAX_DECODED_BYTES:
         raise ImageDecodeError("too many pixels", f"{width}x{height}")
@@ -130,12 +146,14 @@ def _check_size(image: Image.Image, num_copied: int) -> None:
 
 
 def _bytes_per_pixel(image: Image.Image) -> float:
-    """Return how much memory the decoders take at most, as measured, Pillow's own four bytes of a pixel included."""
+    """Return how much memory the decoders take at most, as measured, Pillow's own four bytes of a
+    pixel included."""
     if image.format == "WEBP":
         return 16
     if image.format == "TIFF":  # one strip may hold the whole picture
         return 4 + sum(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) / 8  # type: ignore[attr-defined]
-    return 12 if image.mode == "CMYK" else 10  # a progressive JPEG's coefficients: two bytes of each component
+    # a progressive JPEG's coefficients: two bytes of each component
+    return 12 if image.mode == "CMYK" else 10
 
 
 def _to_rgb(image: Image.Image, to_srgb: ToSrgb | None) -> Image.Image:
@@ -155,13 +173,15 @@ def _to_rgb(image: Image.Image, to_srgb: ToSrgb | None) -> Image.Image:
 def _band_to_rgb(image: Image.Image, to_srgb: ToSrgb | None) -> Image.Image:
     if image.mode.startswith("I;16") and (to_srgb is not None or "transparency" in image.info):
         return _deep_gray_to_rgb(np.asarray(image), to_srgb, image.info.get("transparency"))
-    if image.mode.startswith(("I", "F")):  # 16 and 32 bits: scale to 8, where PIL's own conversion would clip
+    # 16 and 32 bits: scale to 8, where PIL's own conversion would clip
+    if image.mode.startswith(("I", "F")):
         high = 65535 if image.mode.startswith("I") else 1
         image = image.convert("F").point(lambda value: value * (255 / high) + 0).convert("L")
         image = image if to_srgb is None else to_srgb(image)
     elif image.mode in ("RGBA", "RGBa", "LA", "PA", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        if to_srgb is not None:  # colors first: white is white in every space, but half of it is not
+        # colors first: white is white in every space, but half of it is not
+        if to_srgb is not None:
             colors = to_srgb(rgba.convert("RGB").convert(to_srgb.mode))
             colors.putalpha(rgba.getchannel("A"))
             rgba = colors
@@ -171,7 +191,9 @@ def _band_to_rgb(image: Image.Image, to_srgb: ToSrgb | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def _deep_gray_to_rgb(values: NDArray[np.uint16], to_srgb: ToSrgb | None, transparent: object) -> Image.Image:
+def _deep_gray_to_rgb(
+    values: NDArray[np.uint16], to_srgb: ToSrgb | None, transparent: object
+) -> Image.Image:
     """Return 16-bit gray as RGB; the value that counts as transparent is white."""
     levels = np.repeat(np.arange(65_536)[:, None] // 257, 3, axis=1).astype(np.uint8)
     if to_srgb is not None:

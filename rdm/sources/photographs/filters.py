@@ -1,4 +1,5 @@
-"""What is left out of a database although it decodes: photographs and patches that nobody would look for."""
+"""What is left out of a database although it decodes: photographs and patches that nobody would
+look for."""
 
 from __future__ import annotations
 
@@ -10,36 +11,49 @@ from rdm.config import Config
 
 TOO_SMALL, TOO_LONG = "too small", "too long"  # causes, of photographs in the ledger and of patches
 _SIDE = 8  # of the grid of a perceptual hash
-_CONTRAST_SIDE = 32  # a patch is reduced to this before its contrast is measured: grain is no content
+# a patch is reduced to this before its contrast is measured: grain is no content
+_CONTRAST_SIDE = 32
 
 
 class FilterConfig(Config):
-    """Which photographs and patches are left out. Every filter is off by default, as in RDM's database."""
+    """Which photographs and patches are left out. Every filter is off by default, as in RDM's
+    database."""
 
-    min_image_side: int = Field(default=0, ge=0, description="least shortest side of a photograph, pixels")
+    min_image_side: int = Field(
+        default=0, ge=0, description="least shortest side of a photograph, pixels"
+    )
     max_image_aspect: float = Field(
-        default=0, ge=0, description="greatest longest side of a photograph over its shortest; 0: any"
+        default=0,
+        ge=0,
+        description="greatest longest side of a photograph over its shortest; 0: any",
     )
     min_patch_side: int = Field(
-        default=0, ge=0, description="least shortest side of a patch, in pixels of the stored photograph"
+        default=0,
+        ge=0,
+        description="least shortest side of a patch, in pixels of the stored photograph",
     )
     max_patch_aspect: float = Field(
         default=0, ge=0, description="greatest longest side of a patch over its shortest; 0: any"
     )
     min_contrast: float = Field(
-        default=0, ge=0, lt=128, description="least standard deviation of a patch's luminance, of 0 to 127.5"
+        default=0,
+        ge=0,
+        lt=128,
+        description="least standard deviation of a patch's luminance, of 0 to 127.5",
     )
     near_duplicate_bits: int | None = Field(
         default=None,
         ge=0,
         le=15,
-        description="of two photographs whose 128-bit perceptual hashes differ in at most so many bits only the first "
+        description="of two photographs whose 128-bit perceptual hashes differ in at most so "
+        "many bits only the first "
         "by image id is kept; None: all are",
     )
 
 
 def image_reason(width: int, height: int, config: FilterConfig) -> str:
-    """Return why a photograph of this upright size is left out, as `cause: detail`; nothing where it is kept."""
+    """Return why a photograph of this upright size is left out, as `cause: detail`; nothing where
+    it is kept."""
     return _size_reason(width, height, config.min_image_side, config.max_image_aspect)
 
 
@@ -59,7 +73,8 @@ def _size_reason(width: int, height: int, min_side: int, max_aspect: float) -> s
 
 
 def contrast(patch: Image.Image) -> float:
-    """Return the standard deviation of a patch's luminance, 0 to 127.5, after a reduction to 32 x 32.
+    """Return the standard deviation of a patch's luminance, 0 to 127.5, after a reduction to 32 x
+    32.
 
     Whole numbers until the last step, so that every machine gives the same.
     """
@@ -71,11 +86,14 @@ def contrast(patch: Image.Image) -> float:
 def perceptual_hash(image: Image.Image) -> str:
     """Return the 128-bit difference hash of an upright photograph as 32 hexadecimal digits.
 
-    One bit for each of 8 x 8 places: whether it is brighter than its neighbor to the right; and 64 more for the
-    neighbor below (dHash, Krawetz 2013, in both directions). A copy in another size or quality differs in a few bits.
+    One bit for each of 8 x 8 places: whether it is brighter than its neighbor to the right; and 64
+    more for the neighbor below (dHash, Krawetz 2013, in both directions). A copy in another size or
+    quality differs in a few bits.
     """
     gray = image.convert("L")
     across = np.asarray(gray.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX), np.int16)
     down = np.asarray(gray.resize((_SIDE, _SIDE + 1), Image.Resampling.BOX), np.int16)
-    bits = np.concatenate([(across[:, :-1] > across[:, 1:]).ravel(), (down[:-1] > down[1:]).ravel()])
+    bits = np.concatenate(
+        [(across[:, :-1] > across[:, 1:]).ravel(), (down[:-1] > down[1:]).ravel()]
+    )
     return np.packbits(bits).tobytes().hex()

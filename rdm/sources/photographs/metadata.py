@@ -1,7 +1,9 @@
-"""What in a picture's file decides how its pixels are shown: orientation and color space, whatever else is damaged.
+"""What in a picture's file decides how its pixels are shown: orientation and color space, whatever
+else is damaged.
 
-Pillow refuses a picture for much of its metadata: text that inflates over a limit, an APP segment that is too short,
-a wrong checksum. So it never sees any: it is given a view of the file that holds the pixels alone, see `containers`.
+Pillow refuses a picture for much of its metadata: text that inflates over a limit, an APP segment
+that is too short, a wrong checksum. So it never sees any: it is given a view of the file that holds
+the pixels alone, see `containers`.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ _SIZE_OF_KIND = {
 
 @dataclass(frozen=True)
 class Primaries:
-    """The color space of a picture without a profile: x and y of white, red, green and blue, and its curve.
+    """The color space of a picture without a profile: x and y of white, red, green and blue, and
+    its curve.
 
     Attributes:
         chromaticities: eight numbers, or nothing for those of sRGB.
@@ -77,7 +80,8 @@ class Parts:
     """A picture's file taken apart.
 
     Attributes:
-        spans: the pieces that make a file of the pixels alone, in order; nothing where the file is best read as it is.
+        spans: the pieces that make a file of the pixels alone, in order; nothing where the file is
+            best read as it is.
         metadata: the rest, as far as it counts.
         num_copied: bytes of the file that its decoder copies, beside what it copies of any file.
     """
@@ -128,7 +132,8 @@ class SplicedBytes(io.RawIOBase):
 
 
 def inflated(data: Buffer, limit: int) -> tuple[bytes, bool]:
-    """Return the first `limit` bytes that zlib data inflates to, and whether that is all; of damaged data, nothing."""
+    """Return the first `limit` bytes that zlib data inflates to, and whether that is all; of
+    damaged data, nothing."""
     inflater = zlib.decompressobj()
     try:
         found = inflater.decompress(data, limit)
@@ -172,7 +177,8 @@ class Exif:
         return self.order + ("HHQ8s" if self.is_big else "HHI4s")
 
     def entries(self, place: int) -> dict[int, bytes]:
-        """Return the entries of a directory by their number, as they lie in the file; of two of one number the first.
+        """Return the entries of a directory by their number, as they lie in the file; of two of one
+        number the first.
 
         A directory that ends before its last entry has those that are there.
         """
@@ -188,7 +194,8 @@ class Exif:
         return found
 
     def value(self, entry: bytes) -> memoryview | None:
-        """Return an entry's bytes; None where they are of no known kind or lie outside of the file."""
+        """Return an entry's bytes; None where they are of no known kind or lie outside of the
+        file."""
         _, kind, count, inline = struct.unpack(self.entry_format, entry)
         size = _SIZE_OF_KIND.get(kind, 0) * count
         if kind not in _SIZE_OF_KIND:
@@ -215,7 +222,8 @@ class Exif:
 
     @property
     def is_adobe_rgb(self) -> bool:
-        """Whether a camera says Adobe RGB, as cameras do that embed no profile: interoperability index R03."""
+        """Whether a camera says Adobe RGB, as cameras do that embed no profile: interoperability
+        index R03."""
         details = self.entries(self.number(self.entries(self.first), _EXIF_IFD))
         interop = self.entries(self.number(details, _INTEROP_IFD))
         value = self.value(interop[_INTEROP_INDEX]) if _INTEROP_INDEX in interop else None
@@ -228,7 +236,8 @@ ADOBE_RGB = Primaries((0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06), 2.199
 def described(
     exif: Buffer, xmp: Buffer, profile: bytes = b"", primaries: Primaries | None = None
 ) -> Metadata:
-    """Return how to show a picture from its EXIF block (from the byte order on), its XMP packet and its profile.
+    """Return how to show a picture from its EXIF block (from the byte order on), its XMP packet and
+    its profile.
 
     EXIF goes before XMP, and a profile before what EXIF says of colors.
     """

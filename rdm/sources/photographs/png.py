@@ -41,7 +41,8 @@ _CICP_CURVES = {
 
 
 class PngFile:
-    """A PNG: critical chunks and transparency are kept. Of an animation they make the picture that comes first."""
+    """A PNG: critical chunks and transparency are kept. Of an animation they make the picture that
+    comes first."""
 
     def __init__(self, data: bytes) -> None:
         self.view = memoryview(data)
@@ -50,7 +51,8 @@ class PngFile:
         self.exif: bytes | memoryview = b""
         self.xmp: bytes | memoryview = b""
         self.profile = b""
-        self.num_to_check = 4 * len(data)  # bytes of possible chunks: bounds the work on a hostile file
+        # bytes of possible chunks: bounds the work on a hostile file
+        self.num_to_check = 4 * len(data)
 
     def parts(self) -> Parts:
         """Return the file taken apart."""
@@ -73,7 +75,8 @@ class PngFile:
         return Parts(spans, described(exif, self.xmp, *self._colors()))
 
     def _pieces(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield begin, end and kind of each chunk; what cannot be understood is a last one without a kind."""
+        """Yield begin, end and kind of each chunk; what cannot be understood is a last one without
+        a kind."""
         start, size = 8, len(self.view)
         while start + 8 <= size:
             length, kind = struct.unpack(">I4s", self.view[start : start + 8])
@@ -144,7 +147,8 @@ class PngFile:
             self.xmp = block
 
     def _colors(self) -> tuple[bytes, Primaries | None]:
-        """Return a profile, or what other chunks say: the more exact first, as the third edition orders them."""
+        """Return a profile, or what other chunks say: the more exact first, as the third edition
+        orders them."""
         found = self.chunks.get(b"cICP", b"")
         if (
             len(found) == 4

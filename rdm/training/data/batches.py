@@ -1,7 +1,8 @@
-"""Batches from shards: gathered whole index arrays at a time, while the shards that come next load in the background.
+"""Batches from shards: gathered whole index arrays at a time, while the shards that come next load
+in the background.
 
-The order of the data is known, so nothing has to be guessed: `DataOrder` says which shards follow. Threads change when
-a shard is loaded and a batch is put together, never what is in it.
+The order of the data is known, so nothing has to be guessed: `DataOrder` says which shards follow.
+Threads change when a shard is loaded and a batch is put together, never what is in it.
 """
 
 from __future__ import annotations
@@ -33,21 +34,29 @@ class _Expected:
 
 
 class BatchReader:
-    """Assembles batches, keeping the shards that were read last in memory. Close it, or use it in a `with` block.
+    """Assembles batches, keeping the shards that were read last in memory. Close it, or use it in a
+    `with` block.
 
     An error of a background thread is raised by the call that needs what could not be read.
     """
 
     def __init__(
-        self, data: TrainingData, order: DataOrder, *, memory_bytes: int = MEMORY_BYTES, ahead: int = AHEAD
+        self,
+        data: TrainingData,
+        order: DataOrder,
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        ahead: int = AHEAD,
     ) -> None:
         """Start reading; nothing is loaded yet.
 
         Args:
             data: samples in shards; `load_shard` is called from several threads at once.
             order: of the same shards.
-            memory_bytes: most that loaded shards take, unless those of one batch and one ahead are larger.
-            ahead: shards that are loaded before they are needed, each by a thread of its own; 0: none.
+            memory_bytes: most that loaded shards take, unless those of one batch and one ahead are
+                larger.
+            ahead: shards that are loaded before they are needed, each by a thread of its own; 0:
+                none.
         """
         self._data = data
         self._order = order
@@ -59,7 +68,9 @@ class BatchReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -87,8 +98,13 @@ class BatchReader:
     def keys(self, positions: NDArray[np.int64]) -> list[str]:
         """Return the names of the samples at stream positions."""
         shards, rows = self._order.locate(positions)
-        names: dict[int, Sequence[str]] = {shard: self._data.keys(shard) for shard in np.unique(shards).tolist()}
-        return [str(names[shard][row]) for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
+        names: dict[int, Sequence[str]] = {
+            shard: self._data.keys(shard) for shard in np.unique(shards).tolist()
+        }
+        return [
+            str(names[shard][row])
+            for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)
+        ]
 
     def _assemble(self, positions: NDArray[np.int64]) -> Arrays:
         shards, rows = self._order.locate(positions)
@@ -137,7 +153,8 @@ class _Shelf:
         self._loader.shutdown(cancel_futures=True)
 
     def _forget_others(self, wanted: set[int]) -> None:
-        """Forget the shards wanted longest ago, as long as there are others than the wanted and memory is short."""
+        """Forget the shards wanted longest ago, as long as there are others than the wanted and
+        memory is short."""
         for shard in [shard for shard in self._shards if shard not in wanted]:
             if len(self._shards) <= self.room:
                 return
@@ -158,10 +175,14 @@ class _Shelf:
         return arrays
 
 
-def _gather(loaded: dict[int, Arrays], shards: NDArray[np.int64], rows: NDArray[np.int64]) -> Arrays:
+def _gather(
+    loaded: dict[int, Arrays], shards: NDArray[np.int64], rows: NDArray[np.int64]
+) -> Arrays:
     """Return the samples at rows [N] of shards [N] as one array per name."""
     first = next(iter(loaded.values()))
-    batch = {name: np.empty((len(rows), *array.shape[1:]), array.dtype) for name, array in first.items()}
+    batch = {
+        name: np.empty((len(rows), *array.shape[1:]), array.dtype) for name, array in first.items()
+    }
     starts = np.flatnonzero(np.diff(shards, prepend=-1))  # a batch is a few runs, each in one shard
     for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
         for name, array in loaded[int(shards[start])].items():

@@ -1,4 +1,5 @@
-"""What a latent cache's crops are in a database: the neighbor table of its query set, and checks of what it holds."""
+"""What a latent cache's crops are in a database: the neighbor table of its query set, and checks of
+what it holds."""
 
 from __future__ import annotations
 
@@ -11,23 +12,29 @@ from rdm.training.data.latent_cache import LatentCache
 
 
 def table_of(cache: LatentCache, root: str) -> tuple[NeighborTable, RetrievalDatabase]:
-    """Return the neighbors that a database has of a cache's query set, and the database at its current version.
+    """Return the neighbors that a database has of a cache's query set, and the database at its
+    current version.
 
     Raises:
         CacheError: it has none.
-        DatabaseError: it has several that exclude different patches, or they were looked up with another encoder.
+        DatabaseError: it has several that exclude different patches, or they were looked up with
+            another encoder.
     """
     current = RetrievalDatabase.open(root)
-    table = NeighborTable.of_query_set(current.folder, cache.info["queries_digest"], current.version)
+    table = NeighborTable.of_query_set(
+        current.folder, cache.info["queries_digest"], current.version
+    )
     if table is None:
         raise CacheError(
             "the database has no neighbors of the query set that this cache was made from",
             where=cache.folder.url,
-            fix=f"rdm neighbors build --root {root} --queries SPEC --name NAME, with the same crops",
+            fix=f"rdm neighbors build --root {root} --queries SPEC --name NAME, with the "
+            "same crops",
         )
     if (found := table.info["encoder_digest"]) != current.encoder_digest:
         raise DatabaseError(
-            f"the neighbors {table.name} were looked up with another encoder: {found}, not {current.encoder_digest}",
+            f"the neighbors {table.name} were looked up with another encoder: {found}, not "
+            f"{current.encoder_digest}",
             where=root,
             fix=f"rdm neighbors build --root {root} --queries SPEC --name {table.name}",
         )
@@ -59,18 +66,23 @@ def table_digests(table: NeighborTable) -> dict[str, str]:
 
 
 def refuse_unusable(database: RetrievalDatabase, ids: NDArray[np.int64], stem: str) -> None:
-    """Raise DatabaseError where neighbors [...] were never given out, or are deleted in the database's version."""
+    """Raise DatabaseError where neighbors [...] were never given out, or are deleted in the
+    database's version."""
     count = database.version.next_patch_id
     if ids.size and not (ids.min() >= 0 and ids.max() < count):
         raise DatabaseError(
-            f"neighbors of shard {stem} are the patches {ids.min()}..{ids.max()}, but ids run from 0 to {count - 1}",
+            f"neighbors of shard {stem} are the patches {ids.min()}..{ids.max()}, but ids "
+            f"run from 0 to {count - 1}",
             where=database.folder.url,
-            fix="the neighbors belong to another database: build them again with `rdm neighbors build`",
+            fix="the neighbors belong to another database: build them again with `rdm "
+            "neighbors build`",
         )
     deleted = np.intersect1d(ids, database.tombstones)
     if len(deleted):
         raise DatabaseError(
-            f"neighbors of shard {stem} are deleted patches, the first of {len(deleted)} is {deleted[0]}",
+            f"neighbors of shard {stem} are deleted patches, the first of {len(deleted)} is "
+            f"{deleted[0]}",
             where=database.folder.url,
-            fix="build the neighbors again with `rdm neighbors build`: what was deleted conditions nothing",
+            fix="build the neighbors again with `rdm neighbors build`: what was deleted "
+            "conditions nothing",
         )

@@ -1,4 +1,5 @@
-"""Frozen features of captioned photographs, extracted once per tar: what the contrastive objective trains on."""
+"""Frozen features of captioned photographs, extracted once per tar: what the contrastive objective
+trains on."""
 
 from __future__ import annotations
 
@@ -47,10 +48,12 @@ class CaptionedPhoto:
 
 
 class FeatureCache:
-    """A folder with one `STEM.npz` per tar: `keys`, `image` [N, V, F] and `text` [N, 5, T], both float16."""
+    """A folder with one `STEM.npz` per tar: `keys`, `image` [N, V, F] and `text` [N, 5, T], both
+    float16."""
 
     def __init__(self, folder: Folder, tars: Mapping[str, str]) -> None:
-        """Describe the folder; `tars` has the stem of each tar, and what tells it from another of the same name."""
+        """Describe the folder; `tars` has the stem of each tar, and what tells it from another of
+        the same name."""
         self.folder = folder
         self.stems = tuple(tars)
         self._tars = dict(tars)
@@ -99,7 +102,9 @@ def build_feature_cache(source: str, directory: Path, config: FeatureConfig) -> 
         )
     tars = WebDatasetSource(rest).tars
     if not tars:
-        raise SourceError("the folder holds no tar", where=source, fix="name a folder of .tar files")
+        raise SourceError(
+            "the folder holds no tar", where=source, fix="name a folder of .tar files"
+        )
     folder = Folder(str(directory))
     cache = FeatureCache(folder, {path.stem: _identity(path) for path in tars})
     with tracking("features", len(tars), "tars") as tracker:
@@ -146,7 +151,8 @@ class _Extractor:
         resumable(ShardWork(self.folder, STAGE, stem, key, FeatureStats), work)
 
     def _classes(self) -> dict[str, np.ndarray]:
-        from torchvision.models import EfficientNet_B0_Weights  # the names of ImageNet's classes, in order
+        # the names of ImageNet's classes, in order
+        from torchvision.models import EfficientNet_B0_Weights
 
         names = EfficientNet_B0_Weights.DEFAULT.meta["categories"]
         return {"text": self._text_features([CLASS_PROMPT.format(name) for name in names])}
@@ -155,7 +161,9 @@ class _Extractor:
         photos = read_captioned_tar(path)
         captions = [caption for photo in photos for caption in photo.captions]
         text = self._text_features(captions).reshape(len(photos), NUM_CAPTIONS, -1)
-        image = np.stack([self._image_features(photo_views(photo, self.config.num_crops)) for photo in photos])
+        image = np.stack(
+            [self._image_features(photo_views(photo, self.config.num_crops)) for photo in photos]
+        )
         return {"keys": np.array([photo.key for photo in photos]), "image": image, "text": text}
 
     @torch.inference_mode()
@@ -164,7 +172,8 @@ class _Extractor:
 
     @torch.inference_mode()
     def _text_features(self, texts: Sequence[str]) -> np.ndarray:
-        order = np.argsort([len(text) for text in texts], kind="stable")  # texts of one length waste no padding
+        # texts of one length waste no padding
+        order = np.argsort([len(text) for text in texts], kind="stable")
         features = np.zeros((len(texts), self.text_tower.feature_dim), np.float16)
         for start in range(0, len(texts), _TEXT_BATCH):
             rows = order[start : start + _TEXT_BATCH]
@@ -173,7 +182,8 @@ class _Extractor:
 
 
 def read_captioned_tar(path: Path) -> list[CaptionedPhoto]:
-    """Return the photographs of a WebDataset tar (`KEY.jpg`, `KEY.json` with five `captions`), sorted by key.
+    """Return the photographs of a WebDataset tar (`KEY.jpg`, `KEY.json` with five `captions`),
+    sorted by key.
 
     Raises:
         SourceError: the tar is damaged, or a photograph has no captions.
@@ -186,7 +196,8 @@ def read_captioned_tar(path: Path) -> list[CaptionedPhoto]:
 
 
 def photo_views(photo: CaptionedPhoto, num_crops: int) -> list[np.ndarray]:
-    """Return a photograph as uint8 [3, 224, 224]: whole, mirrored, and crops that are a function of its key.
+    """Return a photograph as uint8 [3, 224, 224]: whole, mirrored, and crops that are a function of
+    its key.
 
     Half of the crops are first shrunk to 72..159 pixels, as patches of small photographs are.
 
@@ -196,9 +207,14 @@ def photo_views(photo: CaptionedPhoto, num_crops: int) -> list[np.ndarray]:
     try:
         image = decode_image(photo.image)
     except ImageDecodeError as error:
-        raise SourceError(f"the picture is broken: {error}", where=photo.key, fix="remove it from the tar") from error
+        raise SourceError(
+            f"the picture is broken: {error}", where=photo.key, fix="remove it from the tar"
+        ) from error
     whole = _resized(image, IMAGE_SIZE)
-    crops = [_crop(image, np.random.default_rng([key_hash(photo.key), number])) for number in range(num_crops)]
+    crops = [
+        _crop(image, np.random.default_rng([key_hash(photo.key), number]))
+        for number in range(num_crops)
+    ]
     return [
         np.ascontiguousarray(np.asarray(view).transpose(2, 0, 1))
         for view in (whole, whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT), *crops)
@@ -214,15 +230,24 @@ def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     area, ratio = rng.uniform(0.4, 1.0), np.exp(rng.uniform(np.log(0.8), np.log(1.25)))
     width, height = (min(1.0, float(np.sqrt(area * r))) for r in (ratio, 1 / ratio))
     left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
-    box = (left * image.width, top * image.height, (left + width) * image.width, (top + height) * image.height)
+    box = (
+        left * image.width,
+        top * image.height,
+        (left + width) * image.width,
+        (top + height) * image.height,
+    )
     small = int(rng.integers(72, 160)) if rng.random() < 0.5 else IMAGE_SIZE
     view = _resized(_resized(image, small, box), IMAGE_SIZE)
     if rng.random() < 0.5:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return ImageEnhance.Brightness(view).enhance(rng.uniform(0.7, 1.3)) if rng.random() < 0.5 else view
+    return (
+        ImageEnhance.Brightness(view).enhance(rng.uniform(0.7, 1.3)) if rng.random() < 0.5 else view
+    )
 
 
-def _resized(image: Image.Image, side: int, box: tuple[float, float, float, float] | None = None) -> Image.Image:
+def _resized(
+    image: Image.Image, side: int, box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
     if box is None and image.size == (side, side):
         return image
     return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
@@ -238,7 +263,9 @@ def _captioned(path: Path, key: str, files: dict[str, bytes]) -> CaptionedPhoto:
             fix="every sample needs KEY.jpg and KEY.json with a list `captions`",
         )
     # A fixed number of captions makes rows of one shape: fewer are repeated, more are left out.
-    return CaptionedPhoto(key, image, tuple(captions[i % len(captions)] for i in range(NUM_CAPTIONS)))
+    return CaptionedPhoto(
+        key, image, tuple(captions[i % len(captions)] for i in range(NUM_CAPTIONS))
+    )
 
 
 def _identity(tar: Path) -> str:

@@ -1,4 +1,5 @@
-"""The neighbors of a cache's rows, as embeddings: from a database's memory maps, or inlined in the cache."""
+"""The neighbors of a cache's rows, as embeddings: from a database's memory maps, or inlined in the
+cache."""
 
 from __future__ import annotations
 
@@ -47,8 +48,8 @@ class NeighborColumn:
         What is held out gets the k_train nearest; training loads what its steps draw from.
 
         Raises:
-            CacheError: the database has no neighbors of this query set, or too few per crop; those that are inlined in
-                the cache are others.
+            CacheError: the database has no neighbors of this query set, or too few per crop; those
+                that are inlined in the cache are others.
             DatabaseError: it has several tables of it that exclude different patches.
         """
         table, pinned = table_of(cache, root)
@@ -56,11 +57,14 @@ class NeighborColumn:
             raise CacheError(
                 f"training takes {config.num_loaded} neighbors, but {stored} are stored",
                 where=root,
-                fix="lower objective.conditions.neighbors.k_train or .pool, or build the neighbors again with a "
+                fix="lower objective.conditions.neighbors.k_train or .pool, or build the "
+                "neighbors again with a "
                 "larger k_stored",
             )
         inlined = InlinedNeighbors(cache, pinned, table) if is_inlined(cache) else None
-        return cls(cache, pinned, table, config, config.k_train if held_out else config.num_loaded, inlined)
+        return cls(
+            cache, pinned, table, config, config.k_train if held_out else config.num_loaded, inlined
+        )
 
     def load(self, stem: str, rows: ShardRows) -> dict[str, NDArray[Any]]:
         """See Column: what conditions the network, of patches that live in the pinned version.
@@ -77,7 +81,9 @@ class NeighborColumn:
         refuse_unusable(self.database, stored["patch_ids"][:, : self.k], stem)
         unit = stored["vectors"][:, : self.k][rows.crops]
         raw = self.config.embedding == "raw"
-        return {"neighbors": with_norms(unit, stored["norms"][rows.crops, : self.k]) if raw else unit}
+        return {
+            "neighbors": with_norms(unit, stored["norms"][rows.crops, : self.k]) if raw else unit
+        }
 
     def ids(self, stem: str, rows: ShardRows) -> NDArray[np.int64]:
         """Return the neighbors [N, k] of rows of a shard, nearest first, from the database."""

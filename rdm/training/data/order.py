@@ -14,8 +14,9 @@ from rdm.errors import CacheError
 class DataOrder:
     """A permutation of all samples per epoch: shards are shuffled, and the rows within each shard.
 
-    Position p of the endless stream of samples is row `p % N` of epoch `p // N`. Nothing here depends on how many ranks
-    or workers read, so a run may stop anywhere and go on with another number of them.
+    Position p of the endless stream of samples is row `p % N` of epoch `p // N`. Nothing here
+    depends on how many ranks or workers read, so a run may stop anywhere and go on with another
+    number of them.
     """
 
     def __init__(self, shard_sizes: Sequence[int], seed: int) -> None:
@@ -23,7 +24,9 @@ class DataOrder:
         self._seed = seed
         self.num_samples = int(self._sizes.sum())
         if self.num_samples == 0:
-            raise CacheError("there is nothing to train on", fix="check the source and the held-out fraction")
+            raise CacheError(
+                "there is nothing to train on", fix="check the source and the held-out fraction"
+            )
         self._visits = lru_cache(2)(self._draw_visits)
         self._permutation = lru_cache(4)(self._draw_permutation)
 
@@ -37,7 +40,8 @@ class DataOrder:
         return shards, rows
 
     def following(self, position: int, count: int) -> list[int]:
-        """Return the next shards, at most `count`, that the stream enters after a position, in their order."""
+        """Return the next shards, at most `count`, that the stream enters after a position, in
+        their order."""
         epoch, offset = divmod(position, self.num_samples)
         visits, ends = self._visits(epoch)
         place = int(np.searchsorted(ends, offset, side="right"))
@@ -45,13 +49,18 @@ class DataOrder:
         distinct = list(dict.fromkeys(stream[self._sizes[stream] > 0].tolist()))
         return distinct[1 : 1 + count]  # the first is the one that the position lies in
 
-    def step_positions(self, step: int, batch_size: int, rank: int, world_size: int) -> NDArray[np.int64]:
-        """Return the stream positions of a rank's share of a step; the ranks' shares together are the global batch."""
+    def step_positions(
+        self, step: int, batch_size: int, rank: int, world_size: int
+    ) -> NDArray[np.int64]:
+        """Return the stream positions of a rank's share of a step; the ranks' shares together are
+        the global batch."""
         share = batch_size // world_size
         first = step * batch_size + rank * share
         return np.arange(first, first + share, dtype=np.int64)
 
-    def _locate_in(self, epoch: int, offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _locate_in(
+        self, epoch: int, offsets: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         visits, ends = self._visits(epoch)
         places = np.searchsorted(ends, offsets, side="right")
         rows = np.empty_like(offsets)

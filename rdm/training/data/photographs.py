@@ -30,12 +30,19 @@ class PhotoConfig(Config):
 
     image_size: int = Field(default=64, ge=8, description="side of the squares, pixels")
     crops_per_photograph: int = Field(
-        default=1, ge=0, description="details of photographs at least twice as large, besides the whole photograph"
+        default=1,
+        ge=0,
+        description="details of photographs at least twice as large, besides the whole photograph",
     )
     held_out_fraction: float = Field(
-        default=0.02, ge=0, le=1, description="share of photographs kept for measuring; 1: all, none to train on"
+        default=0.02,
+        ge=0,
+        le=1,
+        description="share of photographs kept for measuring; 1: all, none to train on",
     )
-    photographs_per_shard: int = Field(default=2000, ge=1, description="photographs decoded at once: bounds the memory")
+    photographs_per_shard: int = Field(
+        default=2000, ge=1, description="photographs decoded at once: bounds the memory"
+    )
 
 
 @dataclass(frozen=True)
@@ -52,15 +59,18 @@ class Photograph:
 class PhotoShards:
     """The photographs of one or several sources as uint8 squares [N, 3, S, S]; see TrainingData.
 
-    The first square of a photograph is its center, as large as it goes, reduced to S. Each further one is a detail: a
-    square at a scale and a place that follow from the photograph's id alone. Photographs smaller than S are enlarged.
+    The first square of a photograph is its center, as large as it goes, reduced to S. Each further
+    one is a detail: a square at a scale and a place that follow from the photograph's id alone.
+    Photographs smaller than S are enlarged.
 
     Attributes:
-        digest: 16 hexadecimal digits that change whenever a photograph is added, removed or replaced.
+        digest: 16 hexadecimal digits that change whenever a photograph is added, removed or
+            replaced.
     """
 
     def __init__(self, source: str, config: PhotoConfig, *, held_out: bool = False) -> None:
-        """List a source. Of the pictures only the first bytes are read, where their sizes stand as a rule.
+        """List a source. Of the pictures only the first bytes are read, where their sizes stand as
+        a rule.
 
         Args:
             source: a source's specification, or several with commas between them.
@@ -68,7 +78,8 @@ class PhotoShards:
             held_out: give the photographs that are held out instead of those that are not.
 
         Raises:
-            SourceError: a source does not exist, holds what is not a picture, or leaves no photograph.
+            SourceError: a source does not exist, holds what is not a picture, or leaves no
+                photograph.
         """
         self.source = source
         self.config = config
@@ -92,7 +103,8 @@ class PhotoShards:
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """See TrainingData: consecutive photographs, in the order of the sources and of their ids."""
+        """See TrainingData: consecutive photographs, in the order of the sources and of their
+        ids."""
         return self._shards
 
     @cached_property
@@ -118,10 +130,13 @@ class PhotoShards:
     def keys(self, index: int) -> Sequence[str]:
         """See TrainingData: the photograph, and the number of the square cut from it."""
         part = self._parts()[index]
-        return [f"{photo.image_id}#{number}" for photo in part for number in range(photo.num_squares)]
+        return [
+            f"{photo.image_id}#{number}" for photo in part for number in range(photo.num_squares)
+        ]
 
     def sample(self, count: int) -> NDArray[np.uint8]:
-        """Return the whole photographs, uint8 [M, 3, S, S], of `count` ids that lie evenly over the listing.
+        """Return the whole photographs, uint8 [M, 3, S, S], of `count` ids that lie evenly over the
+        listing.
 
         M is less than `count` where there are fewer photographs.
 
@@ -134,25 +149,42 @@ class PhotoShards:
 
     def _parts(self) -> list[list[Photograph]]:
         step = self.config.photographs_per_shard
-        return [self._photographs[start : start + step] for start in range(0, self.num_photographs, step)]
+        return [
+            self._photographs[start : start + step]
+            for start in range(0, self.num_photographs, step)
+        ]
 
-    def _list(self, sources: Sequence[Source], listings: Sequence[pa.Table]) -> Iterator[Photograph]:
+    def _list(
+        self, sources: Sequence[Source], listings: Sequence[pa.Table]
+    ) -> Iterator[Photograph]:
         broken: list[str] = []
         for source, listing in zip(sources, listings, strict=True):
-            rows = zip(*(listing[name].to_pylist() for name in ("image_id", "location", "rotation")), strict=True)
-            kept = [row for row in rows if is_held_out(row[0], self.config.held_out_fraction) == self.held_out]
+            rows = zip(
+                *(listing[name].to_pylist() for name in ("image_id", "location", "rotation")),
+                strict=True,
+            )
+            kept = [
+                row
+                for row in rows
+                if is_held_out(row[0], self.config.held_out_fraction) == self.held_out
+            ]
             with tracking("list photographs", len(kept), "photographs") as tracker:
                 for image_id, location, rotation in kept:
                     try:
                         num_squares = self._num_squares(_size(source, location))
                         yield Photograph(source, image_id, location, rotation, num_squares)
-                    except (OSError, ValueError) as error:  # what cannot be decoded, too, and strange names
+                    except (
+                        OSError,
+                        ValueError,
+                    ) as error:  # what cannot be decoded, too, and strange names
                         broken.append(f"{source.spec} {image_id}: {error}")
                     tracker.advance()
         _raise_broken(broken)
 
     def _num_squares(self, size: tuple[int, int]) -> int:
-        return 1 + (self.config.crops_per_photograph if min(size) >= 2 * self.config.image_size else 0)
+        return 1 + (
+            self.config.crops_per_photograph if min(size) >= 2 * self.config.image_size else 0
+        )
 
 
 def _without_folders(listing: pa.Table) -> pa.Table:
@@ -161,7 +193,8 @@ def _without_folders(listing: pa.Table) -> pa.Table:
 
 
 def _size(source: Source, location: str) -> tuple[int, int]:
-    """Return width and height in pixels. All is read where they do not stand at the beginning, as in a TIFF file."""
+    """Return width and height in pixels. All is read where they do not stand at the beginning, as
+    in a TIFF file."""
     try:
         return image_size(source.read(location, _HEAD_BYTES))
     except ImageDecodeError:
@@ -172,7 +205,9 @@ def _decode(photographs: Sequence[Photograph]) -> Iterator[tuple[Photograph, Ima
     broken: list[str] = []
     for photograph in photographs:
         try:
-            image = decode_image(photograph.source.read(photograph.location), rotation=photograph.rotation)
+            image = decode_image(
+                photograph.source.read(photograph.location), rotation=photograph.rotation
+            )
         except (OSError, ValueError) as error:  # what cannot be decoded, too, and strange names
             broken.append(f"{photograph.source.spec} {photograph.image_id}: {error}")
             continue
@@ -186,14 +221,17 @@ def _raise_broken(broken: Sequence[str]) -> None:
         raise SourceError(
             f"{len(broken)} photograph(s) cannot be decoded",
             where=shown,
-            fix="remove them from the source: training data are neither replaced nor left out in silence",
+            fix="remove them from the source: training data are neither replaced nor left "
+            "out in silence",
         )
 
 
 def _squares(photograph: Photograph, image: Image.Image, size: int) -> Iterator[NDArray[np.uint8]]:
     yield _whole(image, size)
     for number in range(1, photograph.num_squares):
-        yield _detail(image, size, xxhash.xxh3_64_intdigest(f"{photograph.image_id}\0{number}".encode()))
+        yield _detail(
+            image, size, xxhash.xxh3_64_intdigest(f"{photograph.image_id}\0{number}".encode())
+        )
 
 
 def _whole(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -203,7 +241,8 @@ def _whole(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def _detail(image: Image.Image, size: int, seed: int) -> NDArray[np.uint8]:
-    """Cut a square of a side between `size` and the photograph's shorter one, log-uniform, anywhere."""
+    """Cut a square of a side between `size` and the photograph's shorter one, log-uniform,
+    anywhere."""
     random = np.random.default_rng(seed)
     longest = min(image.size)
     side = min(round(size * (longest / size) ** random.random()), longest)
@@ -212,6 +251,8 @@ def _detail(image: Image.Image, size: int, seed: int) -> NDArray[np.uint8]:
     return _cut(image, (left, top, left + side, top + side), size)
 
 
-def _cut(image: Image.Image, box: tuple[float, float, float, float], size: int) -> NDArray[np.uint8]:
+def _cut(
+    image: Image.Image, box: tuple[float, float, float, float], size: int
+) -> NDArray[np.uint8]:
     square = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
     return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))

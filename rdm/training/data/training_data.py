@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard of training data: its stem (file name without ending) and how many samples it holds."""
+    """One shard of training data: its stem (file name without ending) and how many samples it
+    holds."""
 
     stem: str
     num_samples: int
@@ -20,7 +21,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardRows:
-    """Which rows of a cache's shard are used [N], and the place of each one's crop [N] among its distinct crops."""
+    """Which rows of a cache's shard are used [N], and the place of each one's crop [N] among its
+    distinct crops."""
 
     rows: NDArray[np.int64]
     crops: NDArray[np.int64]
@@ -36,7 +38,8 @@ class TrainingData(Protocol):
         ...
 
     def load_shard(self, index: int) -> dict[str, np.ndarray]:
-        """Return the arrays of one shard; each has `shards[index].num_samples` rows. Threads call it at once."""
+        """Return the arrays of one shard; each has `shards[index].num_samples` rows. Threads call
+        it at once."""
         ...
 
     def keys(self, index: int) -> Sequence[str]:

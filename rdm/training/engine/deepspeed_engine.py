@@ -1,4 +1,5 @@
-"""DeepSpeed behind a few verbs: step, average, gather and take state. The only file that imports deepspeed."""
+"""DeepSpeed behind a few verbs: step, average, gather and take state. The only file that imports
+deepspeed."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class StepResult:
 
     Attributes:
         metrics: scalars, the mean over this rank's micro-batches, on the device.
-        samples: one entry per sample of this rank's share, on the device, such as each sample's timestep.
+        samples: one entry per sample of this rank's share, on the device, such as each sample's
+            timestep.
     """
 
     metrics: dict[str, Tensor]
@@ -54,8 +56,9 @@ class OptimizerState:
 class _Step(nn.Module):
     """The objective's forward pass in the run's precision.
 
-    Autocast belongs inside the engine: DeepSpeed switches off what is entered outside of it, on CUDA without an error.
-    It may keep no cast weights under ZeRO 3, which frees weights while they are kept.
+    Autocast belongs inside the engine: DeepSpeed switches off what is entered outside of it, on
+    CUDA without an error. It may keep no cast weights under ZeRO 3, which frees weights while they
+    are kept.
     """
 
     def __init__(self, objective: Objective, config: TrainConfig, device: torch.device) -> None:
@@ -68,12 +71,15 @@ class _Step(nn.Module):
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See Objective."""
         dtype = self._dtype or torch.bfloat16
-        autocast = torch.autocast(self._device_type, dtype, self._dtype is not None, cache_enabled=self._keeps_casts)
+        autocast = torch.autocast(
+            self._device_type, dtype, self._dtype is not None, cache_enabled=self._keeps_casts
+        )
         with autocast, self._attention():
             return self.objective(batch, generator)
 
     def _attention(self) -> AbstractContextManager[object]:
-        """Choose plain products for attention in 16 bits on a CPU, whose fused kernel is slower backward."""
+        """Choose plain products for attention in 16 bits on a CPU, whose fused kernel is slower
+        backward."""
         if self._device_type == "cpu" and self._dtype is not None:
             return sdpa_kernel(SDPBackend.MATH)
         return nullcontext()
@@ -97,18 +103,21 @@ class Engine:
         Args:
             objective: the same weights on every rank.
             config: the run's.
-            micro_batch_size: samples of one forward pass; divides this rank's share of `batch_size`.
+            micro_batch_size: samples of one forward pass; divides this rank's share of
+                `batch_size`.
 
         Raises:
-            TrainingError: there is no such device, the ranks cannot share the batch, or the recipe's networks do not
-                offer what was asked of them.
+            TrainingError: there is no such device, the ranks cannot share the batch, or the
+                recipe's networks do not offer what was asked of them.
         """
         deepspeed = _import_deepspeed()
         self.config = config
         self.rank, self.world_size = distributed_place()
         self.device = training_device(config)
         self.accumulation = config.batch_size // self.world_size // micro_batch_size
-        deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo", verbose=False)
+        deepspeed.init_distributed(
+            dist_backend="nccl" if self.device.type == "cuda" else "gloo", verbose=False
+        )
         prepare_networks(objective.networks, config)
         self.objective = objective.to(self.device)
         trainable = {name: p for name, p in objective.named_parameters() if p.requires_grad}
@@ -123,7 +132,8 @@ class Engine:
         self.layout = self._find_layout()
 
     def staged(self, array: NDArray[Any]) -> Tensor:
-        """Return an array as a tensor that `step` copies while the device computes: page-locked where it is a GPU."""
+        """Return an array as a tensor that `step` copies while the device computes: page-locked
+        where it is a GPU."""
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
@@ -134,22 +144,28 @@ class Engine:
         results = []
         for batch, generator, dropout_seed in micro_batches:
             torch.manual_seed(dropout_seed)
-            moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+            moved = {
+                name: value.to(self.device, non_blocking=True) for name, value in batch.items()
+            }
             result = self._engine(moved, generator)
             self._engine.backward(result["loss"])
             if self.config.zero_stage == 0 and self._engine.is_gradient_accumulation_boundary():
-                self._norm = nn.utils.get_total_norm([p.grad for p in self._parameters.values() if p.grad is not None])
+                self._norm = nn.utils.get_total_norm(
+                    [p.grad for p in self._parameters.values() if p.grad is not None]
+                )
             self._engine.step()
             results.append({name: value.detach() for name, value in result.items()})
         return _merged(results)
 
     @property
     def gradient_norm(self) -> float | Tensor | None:
-        """The gradient norm of the last step, before clipping. DeepSpeed does not tell it without ZeRO."""
+        """The gradient norm of the last step, before clipping. DeepSpeed does not tell it without
+        ZeRO."""
         return self._engine.get_global_grad_norm() if self.config.zero_stage else self._norm
 
     def average(self, values: dict[str, float]) -> dict[str, float]:
-        """Return the mean of each value over the ranks; every rank must call it with the same names."""
+        """Return the mean of each value over the ranks; every rank must call it with the same
+        names."""
         tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return dict(zip(values, (tensor / self.world_size).tolist(), strict=True))
@@ -178,21 +194,26 @@ class Engine:
         return self._weight_shards() if self.layout.shared or self.rank == 0 else []
 
     def gather(self, shards: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return what is shaped like `owned_weights()` as fp32 CPU tensors by parameter name, on rank 0 only."""
+        """Return what is shaped like `owned_weights()` as fp32 CPU tensors by parameter name, on
+        rank 0 only."""
         return self.layout.gather(dict(enumerate(shards)), self.rank)
 
     def scatter(self, read: Callable[[str], Tensor], shards: Sequence[Tensor]) -> None:
-        """Fill what is shaped like `owned_weights()` from whole tensors that `read` returns by parameter name."""
+        """Fill what is shaped like `owned_weights()` from whole tensors that `read` returns by
+        parameter name."""
         self.layout.scatter(read, dict(enumerate(shards)))
 
     def moment_kinds(self) -> list[str]:
-        """Return the names of the optimizer's moments, such as `exp_avg`, in an order that every rank shares."""
+        """Return the names of the optimizer's moments, such as `exp_avg`, in an order that every
+        rank shares."""
         return sorted({kind for shard in self._weight_shards() for kind in self._moments(shard)})
 
     def gather_moments(self, kind: str) -> dict[str, Tensor]:
         """Return one kind of moment as fp32 CPU tensors by parameter name, on rank 0 only."""
         found = {number: self._moments(shard) for number, shard in enumerate(self._weight_shards())}
-        return self.layout.gather({number: own[kind] for number, own in found.items() if kind in own}, self.rank)
+        return self.layout.gather(
+            {number: own[kind] for number, own in found.items() if kind in own}, self.rank
+        )
 
     def optimizer_counts(self) -> dict[str, float]:
         """Return the optimizer's counts, such as `step`: the same for all parameters."""
@@ -201,7 +222,8 @@ class Engine:
 
     @torch.no_grad()
     def load(self, weights: Callable[[str], Tensor], state: OptimizerState) -> None:
-        """Take up weights and the optimizer's memory, whatever the number of ranks that they come from.
+        """Take up weights and the optimizer's memory, whatever the number of ranks that they come
+        from.
 
         Args:
             weights: returns a parameter by name.
@@ -237,7 +259,9 @@ class Engine:
 
     @property
     def _base_optimizer(self) -> torch.optim.Optimizer:
-        return self._engine.optimizer.optimizer if self.config.zero_stage else self._engine.optimizer
+        return (
+            self._engine.optimizer.optimizer if self.config.zero_stage else self._engine.optimizer
+        )
 
     def _weight_shards(self) -> list[Tensor]:
         if self.config.zero_stage == 0:
@@ -265,13 +289,18 @@ class Engine:
 
     def _restore_optimizer(self, number: int, shard: Tensor, state: OptimizerState) -> None:
         own = self._base_optimizer.state[shard]
-        names = {place.name for place in self.layout.places if place.piece and place.piece.shard == number}
+        names = {
+            place.name
+            for place in self.layout.places
+            if place.piece and place.piece.shard == number
+        }
         kinds = [kind for kind, tensors in state.moments.items() if not names.isdisjoint(tensors)]
         for kind in kinds:
             own.setdefault(kind, torch.zeros_like(shard))
             self.layout.scatter(state.moments[kind].__getitem__, {number: own[kind]})
         for kind, value in state.counts.items() if kinds else ():
-            # torch's own optimizers count in a tensor on the parameter's device, ours in a Python number
+            # torch's own optimizers count in a tensor on the parameter's device, ours in a Python
+            # number
             own[kind] = torch.tensor(value, device=shard.device) if kind == "step" else int(value)
 
 
@@ -318,14 +347,19 @@ def _merged(results: Sequence[dict[str, Tensor]]) -> StepResult:
 
 
 def _deepspeed_config(
-    config: TrainConfig, micro_batch_size: int, accumulation: int, trainable: Mapping[str, nn.Parameter]
+    config: TrainConfig,
+    micro_batch_size: int,
+    accumulation: int,
+    trainable: Mapping[str, nn.Parameter],
 ) -> dict[str, Any]:
     return {
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.gradient_clip,
-        "zero_optimization": zero_settings(config.zero_stage, [p.numel() for p in trainable.values()]),
+        "zero_optimization": zero_settings(
+            config.zero_stage, [p.numel() for p in trainable.values()]
+        ),
         "zero_allow_untested_optimizer": True,
         "fp16": {"enabled": config.precision == "fp16"},
         "steps_per_print": 10**9,
@@ -334,26 +368,44 @@ def _deepspeed_config(
 
 
 def zero_settings(stage: int, sizes: Sequence[int]) -> dict[str, int]:
-    """Return DeepSpeed's settings of a ZeRO stage, with buffers that suit parameters of these sizes.
+    """Return DeepSpeed's settings of a ZeRO stage, with buffers that suit parameters of these
+    sizes.
 
-    DeepSpeed's own are made for networks of tens of billions: a buffer of 500 million numbers in which gradients are
-    reduced (2 GB, which stage 3 keeps for good), and in stage 3 parameters that stay whole until a billion are.
+    DeepSpeed's own are made for networks of tens of billions: a buffer of 500 million numbers in
+    which gradients are reduced (2 GB, which stage 3 keeps for good), and in stage 3 parameters that
+    stay whole until a billion are.
     """
     bucket = max(min(sum(sizes) // 8, _MOST_BUCKET_NUMBERS), *sizes)
     settings = {"stage": stage, "reduce_bucket_size": bucket}
     if stage == 3:
-        names = ("stage3_prefetch_bucket_size", "stage3_max_live_parameters", "stage3_max_reuse_distance")
+        names = (
+            "stage3_prefetch_bucket_size",
+            "stage3_max_live_parameters",
+            "stage3_max_reuse_distance",
+        )
         settings |= dict.fromkeys(names, bucket)
     return settings
 
 
-def _optimizer(trainable: list[nn.Parameter], config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(
+    trainable: list[nn.Parameter], config: TrainConfig, device: torch.device
+) -> torch.optim.Optimizer:
     betas = (0.9, config.beta2)
     if config.optimizer == "muon":
         dtype = autocast_dtype(config, device) or torch.float32
-        return Muon(trainable, lr=config.learning_rate, matrix_scale=config.muon_scale, betas=betas, dtype=dtype)
+        return Muon(
+            trainable,
+            lr=config.learning_rate,
+            matrix_scale=config.muon_scale,
+            betas=betas,
+            dtype=dtype,
+        )
     return torch.optim.AdamW(
-        trainable, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay, fused=True
+        trainable,
+        lr=config.learning_rate,
+        betas=betas,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
 
 
@@ -365,7 +417,7 @@ def _import_deepspeed() -> Any:
         raise MissingDependencyError(
             "training needs DeepSpeed", fix="pip install 'retrieval-diffusion[train]'"
         ) from error
-    # On a CPU DeepSpeed would compile a shared-memory communication op, which takes 40 s and needs a C++ compiler; gloo
-    # carries a small model's gradients as well.
+    # On a CPU DeepSpeed would compile a shared-memory communication op, which takes 40 s and needs
+    # a C++ compiler; gloo carries a small model's gradients as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

@@ -31,7 +31,8 @@ def device_type(config: TrainConfig) -> Literal["cpu", "cuda"]:
         return "cuda"
     if config.precision == "fp16":
         raise TrainingError(
-            "precision is fp16, which DeepSpeed refuses on a CPU: it does not compute in 16-bit floats",
+            "precision is fp16, which DeepSpeed refuses on a CPU: it does not compute in "
+            "16-bit floats",
             fix="--set precision=bf16, which has the range of fp32 and needs no loss scale",
         )
     return "cpu"
@@ -45,11 +46,14 @@ def training_device(config: TrainConfig) -> torch.device:
     """
     if device_type(config) == "cpu":
         return torch.device("cpu")
-    return torch.device("cuda", require_device(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()))
+    return torch.device(
+        "cuda", require_device(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count())
+    )
 
 
 def require_device(local_rank: int, num_devices: int) -> int:
-    """Return a rank's number on its machine, or raise TrainingError where there is no device for it."""
+    """Return a rank's number on its machine, or raise TrainingError where there is no device for
+    it."""
     if local_rank >= num_devices:
         masks = describe_masks(os.environ)
         raise TrainingError(
@@ -64,5 +68,7 @@ def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | N
     """Return what a run's networks multiply in under autocast; None: no autocast, fp32."""
     if config.precision == "fp16":
         return torch.float16
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_fast_bfloat16(device.type))
+    bf16 = config.precision == "bf16" or (
+        config.precision == "auto" and has_fast_bfloat16(device.type)
+    )
     return torch.bfloat16 if bf16 else None

@@ -9,17 +9,20 @@ from torch import Tensor
 
 
 class Ema:
-    """Keeps `average <- decay * average + (1 - decay) * weight` of the weights that this rank owns, for every decay.
+    """Keeps `average <- decay * average + (1 - decay) * weight` of the weights that this rank owns,
+    for every decay.
 
-    The decay is warmed up as min(decay, (1 + n) / (10 + n)) after n updates, so that short runs do not remember their
-    initial weights.
+    The decay is warmed up as min(decay, (1 + n) / (10 + n)) after n updates, so that short runs do
+    not remember their initial weights.
     """
 
     def __init__(self, weights: Sequence[Tensor], decays: Sequence[float]) -> None:
         """Start every average at the weights, a list of tensors in a fixed order."""
         self.decays = tuple(decays)
         self.num_updates = 0
-        self.averages = {decay: [weight.detach().float().clone() for weight in weights] for decay in self.decays}
+        self.averages = {
+            decay: [weight.detach().float().clone() for weight in weights] for decay in self.decays
+        }
 
     @torch.no_grad()
     def update(self, weights: Sequence[Tensor]) -> None:

@@ -1,7 +1,8 @@
-"""Muon: momentum whose matrices are made orthogonal (Jordan et al. 2024), with AdamW for all that is no matrix.
+"""Muon: momentum whose matrices are made orthogonal (Jordan et al. 2024), with AdamW for all that
+is no matrix.
 
-For small convolutional autoencoders it reaches in a tenth of the time what AdamW reaches. A convolution's weight
-[out, in, h, w] is the matrix [out, in h w].
+For small convolutional autoencoders it reaches in a tenth of the time what AdamW reaches. A
+convolution's weight [out, in, h, w] is the matrix [out, in h w].
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, chosen there for the fastest rise of small values
+# of the quintic iteration, chosen there for the fastest rise of small values
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _MOMENTUM = 0.95
 
@@ -27,8 +29,8 @@ class Muon(torch.optim.Optimizer):
         matrix_scale: factor on the learning rate of matrices, whose steps have spectral norm 1.
         betas: of AdamW.
         weight_decay: of AdamW; matrices have none.
-        dtype: what orthogonalization computes in; bfloat16 is enough (Jordan et al. 2024), and faster where the
-            processor multiplies it.
+        dtype: what orthogonalization computes in; bfloat16 is enough (Jordan et al. 2024), and
+            faster where the processor multiplies it.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class Muon(torch.optim.Optimizer):
             {"params": matrices, "lr": lr, "lr_scale": matrix_scale, "matrices": True},
             {"params": others, "lr": lr, "lr_scale": 1.0, "matrices": False},
         ]
-        super().__init__(groups, {"lr": lr, "betas": betas, "eps": 1e-8, "weight_decay": weight_decay})
+        super().__init__(
+            groups, {"lr": lr, "betas": betas, "eps": 1e-8, "weight_decay": weight_decay}
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -69,7 +73,9 @@ class Muon(torch.optim.Optimizer):
 
     def _step_matrices(self, parameters: list[nn.Parameter], lr: float) -> None:
         directions = [self._direction(parameter) for parameter in parameters]
-        for parameter, direction in zip(parameters, shared_out(directions, self.dtype), strict=True):
+        for parameter, direction in zip(
+            parameters, shared_out(directions, self.dtype), strict=True
+        ):
             gain = max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
             parameter.add_(direction.view_as(parameter), alpha=-lr * gain)
 
@@ -84,21 +90,26 @@ class Muon(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             state["count"] = 0
-            state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            state["mean"], state["square"] = (
+                torch.zeros_like(parameter),
+                torch.zeros_like(parameter),
+            )
         state["count"] += 1
         first, second = group["betas"]
         state["mean"].lerp_(parameter.grad, 1 - first)
         state["square"].lerp_(parameter.grad.square(), 1 - second)  # type: ignore[union-attr]
         mean = state["mean"] / (1 - first ** state["count"])
         root = (state["square"] / (1 - second ** state["count"])).sqrt_()
-        parameter.mul_(1 - group["lr"] * group["weight_decay"]).addcdiv_(mean, root + group["eps"], value=-group["lr"])
+        parameter.mul_(1 - group["lr"] * group["weight_decay"]).addcdiv_(
+            mean, root + group["eps"], value=-group["lr"]
+        )
 
 
 def shared_out(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Return each matrix orthogonalized, the work shared out over the ranks of the job.
 
-    Every rank has the same matrices and gets all results. They are those of a single process, bit for bit: a matrix is
-    worked on by one rank, and its result is sent as it is.
+    Every rank has the same matrices and gets all results. They are those of a single process, bit
+    for bit: a matrix is worked on by one rank, and its result is sent as it is.
     """
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     if ranks == 1:
@@ -112,13 +123,18 @@ def shared_out(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float32) -
     dist.all_gather(received, sent)
     results: dict[int, Tensor] = {}
     for share, flat in zip(shares, received, strict=True):
-        parts = flat.split([*(sizes := [matrices[place].numel() for place in share]), longest - sum(sizes)])
-        results |= {place: part.view_as(matrices[place]) for place, part in zip(share, parts, strict=False)}
+        parts = flat.split(
+            [*(sizes := [matrices[place].numel() for place in share]), longest - sum(sizes)]
+        )
+        results |= {
+            place: part.view_as(matrices[place]) for place, part in zip(share, parts, strict=False)
+        }
     return [results[place] for place in range(len(matrices))]
 
 
 def _shares(shapes: Sequence[torch.Size], ranks: int) -> list[list[int]]:
-    """Return which matrices each rank works on: the largest work first, to the rank that has least."""
+    """Return which matrices each rank works on: the largest work first, to the rank that has
+    least."""
     work = [min(shape) ** 2 * max(shape) for shape in shapes]
     shares: list[list[int]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
@@ -130,7 +146,8 @@ def _shares(shapes: Sequence[torch.Size], ranks: int) -> list[list[int]]:
 
 
 def orthogonalized(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return nearly U V^T of a matrix U S V^T [N, M], float32: its singular values are brought into 0.7..1.2.
+    """Return nearly U V^T of a matrix U S V^T [N, M], float32: its singular values are brought into
+    0.7..1.2.
 
     Five Newton-Schulz iterations X <- a X + (b A + c A A) X with A = X X^T, computed in `dtype`.
     """

@@ -1,4 +1,5 @@
-"""What a run's settings do to its networks: memory format, activation checkpointing, compilation."""
+"""What a run's settings do to its networks: memory format, activation checkpointing,
+compilation."""
 
 from __future__ import annotations
 
@@ -22,10 +23,13 @@ def prepare_networks(networks: Sequence[nn.Module], config: TrainConfig) -> None
     """
     asked = [name for name in SETTINGS if getattr(config, name)]
     has_convolutions = any(p.dim() == 4 for network in networks for p in network.parameters())
-    refused = [name for name in asked if not networks or (name == "channels_last" and not has_convolutions)]
+    refused = [
+        name for name in asked if not networks or (name == "channels_last" and not has_convolutions)
+    ]
     if refused:
         raise TrainingError(
-            f"the recipe {config.recipe} does not offer {', '.join(refused)}", fix=f"--set {refused[0]}=false"
+            f"the recipe {config.recipe} does not offer {', '.join(refused)}",
+            fix=f"--set {refused[0]}=false",
         )
     for network in networks:
         if config.channels_last:
@@ -48,7 +52,8 @@ def lay_out_channels_last(network: nn.Module) -> None:
 
 
 def checkpoint_activations(network: Any) -> None:
-    """Let a network of diffusers or of transformers compute its activations again in the backward pass."""
+    """Let a network of diffusers or of transformers compute its activations again in the backward
+    pass."""
     if hasattr(network, "enable_gradient_checkpointing"):
         network.enable_gradient_checkpointing()
     else:
@@ -56,8 +61,11 @@ def checkpoint_activations(network: Any) -> None:
 
 
 def networks_of(module: nn.Module) -> list[nn.Module]:
-    """Return the networks of diffusers or transformers that a module is or holds, none of them inside another."""
-    if hasattr(module, "enable_gradient_checkpointing") or hasattr(module, "activation_checkpointing_enable"):
+    """Return the networks of diffusers or transformers that a module is or holds, none of them
+    inside another."""
+    if hasattr(module, "enable_gradient_checkpointing") or hasattr(
+        module, "activation_checkpointing_enable"
+    ):
         return [module]
     return [network for child in module.children() for network in networks_of(child)]
 
@@ -65,8 +73,8 @@ def networks_of(module: nn.Module) -> list[nn.Module]:
 def _compiled_parts(network: Any) -> list[nn.Module]:
     """Return the modules to compile: an autoencoder's blocks, or the network as a whole.
 
-    A loss calls the halves of an autoencoder and not the whole, and records what the decoder's last layer is given by a
-    hook of its own in every pass, which a compiled decoder would not see.
+    A loss calls the halves of an autoencoder and not the whole, and records what the decoder's last
+    layer is given by a hook of its own in every pass, which a compiled decoder would not see.
     """
     if not hasattr(network, "decoder"):
         return [network]

@@ -1,9 +1,10 @@
-"""Who holds which numbers: named parameters against the tensors in which a rank keeps its share of them.
+"""Who holds which numbers: named parameters against the tensors in which a rank keeps its share of
+them.
 
-ZeRO keeps the fp32 weights and the optimizer's moments of a rank in a few flat tensors, the shards. A layout says where
-each parameter lies in them, so that anything shaped like the shards (weights, moments, averages) can be gathered by
-name on rank 0 and cut for any other number of ranks. No number is changed on the way: bits are moved, never added up as
-floating point.
+ZeRO keeps the fp32 weights and the optimizer's moments of a rank in a few flat tensors, the shards.
+A layout says where each parameter lies in them, so that anything shaped like the shards (weights,
+moments, averages) can be gathered by name on rank 0 and cut for any other number of ranks. No
+number is changed on the way: bits are moved, never added up as floating point.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Piece:
-    """The part of a parameter that this rank holds: `count` numbers from `start`, at `offset` of shard `shard`."""
+    """The part of a parameter that this rank holds: `count` numbers from `start`, at `offset` of
+    shard `shard`."""
 
     shard: int
     offset: int
@@ -41,20 +43,26 @@ class Layout:
 
     Attributes:
         places: one per parameter.
-        shared: whether other ranks hold pieces too; otherwise rank 0 holds everything that is gathered.
+        shared: whether other ranks hold pieces too; otherwise rank 0 holds everything that is
+            gathered.
     """
 
     places: Sequence[Place]
     shared: bool
 
     def gather(self, shards: Mapping[int, Tensor], rank: int) -> dict[str, Tensor]:
-        """Return fp32 CPU tensors by parameter name on rank 0, and nothing on the others. Every rank must call it.
+        """Return fp32 CPU tensors by parameter name on rank 0, and nothing on the others. Every
+        rank must call it.
 
         Without sharing, parameters whose shard is not among `shards` are left out.
         """
         if not self.shared:
             held = [place for place in self.places if place.piece and place.piece.shard in shards]
-            return {place.name: shards[_shard(place)].detach().float().cpu() for place in held} if rank == 0 else {}
+            return (
+                {place.name: shards[_shard(place)].detach().float().cpu() for place in held}
+                if rank == 0
+                else {}
+            )
         found: dict[str, Tensor] = {}
         for place in self.places:
             bits = self._gathered_bits(place, shards)

@@ -19,7 +19,8 @@ def tell_device(out: Path, node_rank: int, device: str) -> None:
 
 
 def require_one_device(out: Path, machines: Sequence[Machine]) -> None:
-    """Raise TrainingError where the machines told different devices: their ranks would wait for each other in vain."""
+    """Raise TrainingError where the machines told different devices: their ranks would wait for
+    each other in vain."""
     told = {
         machine.host: path.read_text(encoding="utf-8")
         for node_rank, machine in enumerate(machines)
@@ -27,6 +28,7 @@ def require_one_device(out: Path, machines: Sequence[Machine]) -> None:
     }
     if len(set(told.values())) > 1:
         raise TrainingError(
-            f"the machines do not train on the same device: {', '.join(f'{host} on {told[host]}' for host in told)}",
+            "the machines do not train on the same device: "
+            f"{', '.join(f'{host} on {told[host]}' for host in told)}",
             fix="--set device=cpu, or leave the machines without a GPU out of the hostfile",
         )

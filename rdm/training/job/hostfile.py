@@ -19,15 +19,17 @@ MASTER_PORT = 29500
 class Machine(Config):
     """One line of a hostfile."""
 
-    host: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$", description="name that the remote shell knows")
+    host: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$", description="name that the remote shell knows"
+    )
     slots: int = Field(ge=1, description="ranks that it runs: one per accelerator")
 
 
 class Cluster(Config):
     """Where a job runs: on the machines of a hostfile, or on this one alone.
 
-    The first machine is the one where the ranks meet. `remote_shell` starts a command on a machine; it must pass on the
-    command's standard input and end it when the connection closes, as ssh does.
+    The first machine is the one where the ranks meet. `remote_shell` starts a command on a machine;
+    it must pass on the command's standard input and end it when the connection closes, as ssh does.
     """
 
     machines: tuple[Machine, ...] = ()
@@ -38,9 +40,12 @@ class Cluster(Config):
         default=None,
         ge=1,
         le=65535,
-        description=f"where the ranks meet, on the first one; None: a free one, or {MASTER_PORT} for several machines",
+        description="where the ranks meet, on the first one; None: a free one, or "
+        f"{MASTER_PORT} for several machines",
     )
-    remote_shell: str = Field(default=REMOTE_SHELL, description="with {host}, or empty for this machine itself")
+    remote_shell: str = Field(
+        default=REMOTE_SHELL, description="with {host}, or empty for this machine itself"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -59,7 +64,8 @@ class Cluster(Config):
         """Read a hostfile in DeepSpeed's format: `NAME slots=N` per line, `#` begins a comment.
 
         Raises:
-            UsageError: the file cannot be read, a line is something else, or the port or the shell cannot be meant.
+            UsageError: the file cannot be read, a line is something else, or the port or the shell
+                cannot be meant.
         """
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -67,11 +73,21 @@ class Cluster(Config):
             raise UsageError(
                 f"the hostfile cannot be read: {error.strerror}", where=path, fix="check --hostfile"
             ) from error
-        machines = [_machine(text, path, number) for number, line in enumerate(lines, 1) if (text := _stripped(line))]
+        machines = [
+            _machine(text, path, number)
+            for number, line in enumerate(lines, 1)
+            if (text := _stripped(line))
+        ]
         if not machines:
-            raise UsageError("the hostfile names no machine", where=path, fix="write one line `NAME slots=N` for each")
+            raise UsageError(
+                "the hostfile names no machine",
+                where=path,
+                fix="write one line `NAME slots=N` for each",
+            )
         if len({machine.host for machine in machines}) < len(machines):
-            raise UsageError("the hostfile names a machine twice", where=path, fix="one line per machine")
+            raise UsageError(
+                "the hostfile names a machine twice", where=path, fix="one line per machine"
+            )
         try:
             return cls(
                 machines=tuple(machines),
@@ -80,7 +96,9 @@ class Cluster(Config):
                 master_port=master_port,
             )
         except ValidationError as error:
-            raise UsageError(error.errors()[0]["msg"], fix="check --remote-shell and --master-port") from error
+            raise UsageError(
+                error.errors()[0]["msg"], fix="check --remote-shell and --master-port"
+            ) from error
 
     @property
     def num_ranks(self) -> int:
@@ -99,5 +117,7 @@ def _stripped(line: str) -> str:
 def _machine(text: str, path: Path, number: int) -> Machine:
     match = re.fullmatch(r"(\S+)\s+slots=([1-9][0-9]*)", text)
     if match is None or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]*", match[1]):
-        raise UsageError(f"{text!r} is no machine", where=f"{path}, line {number}", fix="write NAME slots=N")
+        raise UsageError(
+            f"{text!r} is no machine", where=f"{path}, line {number}", fix="write NAME slots=N"
+        )
     return Machine(host=match[1], slots=int(match[2]))

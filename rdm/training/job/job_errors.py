@@ -24,7 +24,12 @@ def read_error(out: Path) -> dict[str, str] | None:
 
 def record_error(out: Path, error: RdmError) -> None:
     """Write down what ended the job; where the disk is full, the log has to do."""
-    found = {"kind": type(error).__name__, "what": error.what, "where": str(error.where), "fix": error.fix}
+    found = {
+        "kind": type(error).__name__,
+        "what": error.what,
+        "where": str(error.where),
+        "fix": error.fix,
+    }
     try:
         with atomic_path(out / ERROR_FILE) as temporary:
             temporary.write_text(json.dumps(found), encoding="utf-8")

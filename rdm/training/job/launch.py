@@ -38,9 +38,13 @@ logger = logging.getLogger(__name__)
 
 
 def run_training(
-    config: TrainConfig, inputs: TrainInputs, cluster: Cluster | None = None, on_progress: OnProgress | None = None
+    config: TrainConfig,
+    inputs: TrainInputs,
+    cluster: Cluster | None = None,
+    on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """Train until `max_steps` and return the last line of statistics; a stopped run resumes, a finished one returns.
+    """Train until `max_steps` and return the last line of statistics; a stopped run resumes, a
+    finished one returns.
 
     The job is its own process group on each machine, and ends when this process does.
 
@@ -51,7 +55,8 @@ def run_training(
         on_progress: called whenever there are new lines of statistics.
 
     Raises:
-        TrainingError: the folder holds another or a longer run, or a rank failed; the last checkpoint then stands.
+        TrainingError: the folder holds another or a longer run, or a rank failed; the last
+            checkpoint then stands.
         ConcurrentWriterError: another job trains in this folder.
     """
     from rdm.training.job.rank import write_run
@@ -72,7 +77,9 @@ def run_training(
     return stats_of(out, config.max_steps)
 
 
-def _run_job(config: TrainConfig, cluster: Cluster, out: Path, on_progress: OnProgress | None) -> None:
+def _run_job(
+    config: TrainConfig, cluster: Cluster, out: Path, on_progress: OnProgress | None
+) -> None:
     """Run the job to its end. Why it failed is written down, for whoever asks later."""
     from rdm.training.checkpoints import Checkpoints
     from rdm.training.job.devices import DEVICES
@@ -93,7 +100,8 @@ def _run_job(config: TrainConfig, cluster: Cluster, out: Path, on_progress: OnPr
 
 
 def _warn_of_masks(config: TrainConfig, cluster: Cluster) -> None:
-    """Say that masks meant for some accelerator show none, and that the run is therefore one on the CPU."""
+    """Say that masks meant for some accelerator show none, and that the run is therefore one on the
+    CPU."""
     masks = unfulfilled_masks(os.environ)
     if masks and config.device == "auto" and not cluster.machines and _device(config) == "cpu":
         logger.warning("PyTorch finds no GPU under %s: training on the CPU", masks)
@@ -103,7 +111,8 @@ def orders_of(config: TrainConfig, cluster: Cluster, out: Path) -> list[Orders]:
     """Return the orders of every machine of a job, in the order of their node ranks.
 
     Raises:
-        TrainingError: more accelerators were asked for than there are, or a device that is not there.
+        TrainingError: more accelerators were asked for than there are, or a device that is not
+            there.
     """
     here = not cluster.machines
     slots = (num_ranks(config),) if here else tuple(machine.slots for machine in cluster.machines)
@@ -124,7 +133,8 @@ def orders_of(config: TrainConfig, cluster: Cluster, out: Path) -> list[Orders]:
 
 
 def launch_commands(config: TrainConfig, cluster: Cluster, out: Path) -> list[str]:
-    """Return, for people, what will be run on each machine; its own environment decides on device masks there."""
+    """Return, for people, what will be run on each machine; its own environment decides on device
+    masks there."""
     prefixes = [cluster.shell_words(machine) for machine in cluster.machines] or [[]]
     orders = orders_of(config, cluster, out)
     commands = (command(own, os.environ) for own in orders)
@@ -135,7 +145,8 @@ def num_ranks(config: TrainConfig) -> int:
     """Return how many ranks train on this machine.
 
     Raises:
-        TrainingError: more accelerators were asked for than there are, or a device that is not there.
+        TrainingError: more accelerators were asked for than there are, or a device that is not
+            there.
     """
     import torch
 
@@ -155,10 +166,12 @@ def _device(config: TrainConfig) -> str:
 
 
 def settled(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> TrainConfig:
-    """Return the configuration with the size of a micro-batch settled, as the run began; nothing is written.
+    """Return the configuration with the size of a micro-batch settled, as the run began; nothing is
+    written.
 
     Raises:
-        TrainingError: the folder holds another or a longer run, or the ranks cannot share the batch.
+        TrainingError: the folder holds another or a longer run, or the ranks cannot share the
+            batch.
         UsageError: `num_ranks` and the hostfile disagree.
     """
     from rdm.training.checkpoints import run_digest
@@ -167,7 +180,8 @@ def settled(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> Train
 
     if cluster.machines and config.num_ranks not in (None, cluster.num_ranks):
         raise UsageError(
-            f"num_ranks is {config.num_ranks}, but the machines of the hostfile have {cluster.num_ranks} slots",
+            f"num_ranks is {config.num_ranks}, but the machines of the hostfile have "
+            f"{cluster.num_ranks} slots",
             fix="leave num_ranks out: the slots decide",
         )
     out = Path(inputs.out)
@@ -179,7 +193,11 @@ def settled(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> Train
             fix="give --out a new folder, or the settings in its run.json",
         )
     _require_no_longer_run(config, out)
-    size = micro_batch(config, cluster.num_ranks or num_ranks(config), recorded.micro_batch_size if recorded else None)
+    size = micro_batch(
+        config,
+        cluster.num_ranks or num_ranks(config),
+        recorded.micro_batch_size if recorded else None,
+    )
     return config.model_copy(update={"micro_batch_size": size})
 
 
@@ -188,10 +206,13 @@ def _require_no_longer_run(config: TrainConfig, out: Path) -> None:
     from rdm.training.checkpoints import Checkpoints
     from rdm.training.job.status import exported_steps
 
-    done = max([exported_steps(out) or 0, *(found.step for found in Checkpoints(out, config).complete())])
+    done = max(
+        [exported_steps(out) or 0, *(found.step for found in Checkpoints(out, config).complete())]
+    )
     if done > config.max_steps:
         raise TrainingError(
-            f"the run in this folder has done {done} steps, more than max_steps, which is {config.max_steps}",
+            f"the run in this folder has done {done} steps, more than max_steps, which is "
+            f"{config.max_steps}",
             where=out,
             fix=f"--set max_steps={done} or more, or give --out a new folder",
         )
@@ -205,7 +226,8 @@ def _prepare(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> None
     ranks = cluster.num_ranks or num_ranks(config)
     if objective.needs_whole_batch and config.micro_batch_size != config.batch_size // ranks:
         raise TrainingError(
-            f"the loss of {config.recipe} compares the samples of a whole batch: it cannot accumulate gradients over "
+            f"the loss of {config.recipe} compares the samples of a whole batch: it cannot "
+            "accumulate gradients over "
             f"micro-batches of {config.micro_batch_size}",
             where=inputs.out,
             fix=f"--set micro_batch_size={config.batch_size // ranks}",
@@ -213,9 +235,14 @@ def _prepare(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> None
 
 
 def run_nodes(
-    orders: Sequence[Orders], cluster: Cluster, out: Path, tracker: Tracker, on_progress: OnProgress | None = None
+    orders: Sequence[Orders],
+    cluster: Cluster,
+    out: Path,
+    tracker: Tracker,
+    on_progress: OnProgress | None = None,
 ) -> int:
-    """Run the job to its end and return the first exit code that is not 0. No machine outlives another's failure."""
+    """Run the job to its end and return the first exit code that is not 0. No machine outlives
+    another's failure."""
     prefixes = [cluster.shell_words(machine) for machine in cluster.machines] or [[]]
     nodes: list[subprocess.Popen[bytes]] = []
     with open(out / LOG, "ab") as log:
@@ -244,7 +271,8 @@ def _start(prefix: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
 
 
 def _send(node: subprocess.Popen[bytes], orders: Orders) -> None:
-    """Tell a machine its part. One that has ended already, say because nobody reached it, told why in the log."""
+    """Tell a machine its part. One that has ended already, say because nobody reached it, told why
+    in the log."""
     assert node.stdin is not None
     with suppress(BrokenPipeError):
         node.stdin.write(orders.model_dump_json().encode() + b"\n")
@@ -261,13 +289,16 @@ def _wait(
     from rdm.training.job.devices import require_one_device
     from rdm.training.stats import last_stats
 
-    seen = (last_stats(out) or {"step": 0})["step"]  # of an earlier start, which may have come further
+    # of an earlier start, which may have come further
+    seen = (last_stats(out) or {"step": 0})["step"]
     while True:
         codes = [node.poll() for node in nodes]
         require_one_device(out, cluster.machines)
         if (last := last_stats(out)) is not None and last["step"] != seen:
             seen = last["step"]
-            tracker.set(seen, f"loss {last['loss']:.4f}, {last['samples_per_second']:.0f} samples/s")
+            tracker.set(
+                seen, f"loss {last['loss']:.4f}, {last['samples_per_second']:.0f} samples/s"
+            )
             if on_progress is not None:
                 on_progress()
         failed = next((code for code in codes if code), None)
@@ -296,7 +327,11 @@ def failure(out: Path, code: int, log_start: int) -> RdmError:
         kind = getattr(errors, found["kind"], TrainingError)
         return kind(found["what"], where=found["where"], fix=found["fix"])
     ending = _ending(code, out / LOG, log_start)
-    mend = "give a --master-port that is free on the first machine" if "EADDRINUSE" in ending else "mend the cause"
+    mend = (
+        "give a --master-port that is free on the first machine"
+        if "EADDRINUSE" in ending
+        else "mend the cause"
+    )
     return JobError(
         f"the training job {ending}",
         where=out / LOG,
@@ -305,13 +340,18 @@ def failure(out: Path, code: int, log_start: int) -> RdmError:
 
 
 def _ending(code: int, path: Path, log_start: int) -> str:
-    """Return an exit code in words. Python tells a signal as -9, DeepSpeed's launcher as 247, a shell as 137."""
+    """Return an exit code in words. Python tells a signal as -9, DeepSpeed's launcher as 247, a
+    shell as 137."""
     number = code - 128 if 128 < code < 160 else 256 - code & 255
     is_signal = code != SHELL_FAILED and number in set(signal.Signals)
-    if is_signal and number == signal.SIGKILL:  # the log has only the others' words, who miss the one that was killed
+    # the log has only the others' words, who miss the one that was killed
+    if is_signal and number == signal.SIGKILL:
         return f"was killed by signal {number}, most likely for want of memory"
     with open(path, "rb") as log:
         log.seek(log_start)
         lines = log.read().decode(errors="replace").strip().split("\n")
     cause = next((line for line in reversed(lines) if "Error" in line), lines[-1])
-    return f"{f'was ended by signal {number}' if is_signal else f'ended with code {code}'}: {cause.strip()[:300]}"
+    return (
+        f"{f'was ended by signal {number}' if is_signal else f'ended with code {code}'}: "
+        f"{cause.strip()[:300]}"
+    )

@@ -1,8 +1,8 @@
 """One machine of a training job: starts its ranks, and ends them when whoever started it is gone.
 
-`python -m rdm.training.job.machine` reads its orders as one line of JSON from standard input, which then stays open for
-as long as the job is wanted. When it closes, by the end of the job's owner, of the connection, or of either machine,
-the ranks are ended: nothing trains unattended.
+`python -m rdm.training.job.machine` reads its orders as one line of JSON from standard input, which
+then stays open for as long as the job is wanted. When it closes, by the end of the job's owner, of
+the connection, or of either machine, the ranks are ended: nothing trains unattended.
 """
 
 from __future__ import annotations
@@ -39,12 +39,16 @@ class Orders(Config):
     """What a machine needs to know to start its part of a job."""
 
     out: str
-    directory: str = Field(description="where the job was started; names in configurations and caches start there")
+    directory: str = Field(
+        description="where the job was started; names in configurations and caches start there"
+    )
     slots: tuple[int, ...] = Field(description="ranks of every machine, in order")
     node_rank: int
     master_address: str
     master_port: int | None = Field(description="None, for a job of one machine: a free one")
-    device: Literal["auto", "cpu", "cuda"] = Field(description="auto: the ranks decide, and tell it")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        description="auto: the ranks decide, and tell it"
+    )
     pick_interface: bool = Field(
         description="talk over the interface that leads to the master, as several machines must"
     )
@@ -60,7 +64,10 @@ def command(orders: Orders, environment: Mapping[str, str]) -> list[str]:
         environment: of the launcher, whose device masks the ranks will have too.
     """
     first = [sum(orders.slots[:number]) for number in range(len(orders.slots) + 1)]
-    world = {f"node-{number}": list(range(first[number + 1] - first[number])) for number in range(len(orders.slots))}
+    world = {
+        f"node-{number}": list(range(first[number + 1] - first[number]))
+        for number in range(len(orders.slots))
+    }
     return [
         sys.executable,
         "-m",
@@ -102,7 +109,9 @@ def _run_ranks(orders: Orders, stop: threading.Event) -> int:
         sys.stderr.write(f"TrainingError: {error}\n")
         record_error(Path(orders.out), error)
         return 1
-    sys.stderr.write(f"ranks of {platform.node()} see {describe_masks(own) or 'all devices: no mask is set'}\n")
+    sys.stderr.write(
+        f"ranks of {platform.node()} see {describe_masks(own) or 'all devices: no mask is set'}\n"
+    )
     process = subprocess.Popen(
         command(orders, own),
         stdin=subprocess.DEVNULL,
@@ -119,7 +128,8 @@ def _run_ranks(orders: Orders, stop: threading.Event) -> int:
 
 
 def with_port(orders: Orders) -> Orders:
-    """Return orders with a port where the ranks can meet: a free one, or the given one where it is free.
+    """Return orders with a port where the ranks can meet: a free one, or the given one where it is
+    free.
 
     Raises:
         TrainingError: this is the machine where the ranks meet, and the given port cannot be had.
@@ -159,7 +169,8 @@ def environment(orders: Orders) -> dict[str, str]:
 
 
 def interface_to(address: str) -> str | None:
-    """Return the network interface by which this machine reaches an address; None: it does not reach it."""
+    """Return the network interface by which this machine reaches an address; None: it does not
+    reach it."""
     import psutil
 
     try:
@@ -170,12 +181,19 @@ def interface_to(address: str) -> str | None:
     except OSError:
         return None
     interfaces: dict[str, Any] = psutil.net_if_addrs()
-    names = [name for name, addresses in interfaces.items() if own in {entry.address for entry in addresses}]
-    # The master reaches itself over the loopback, but the others reach it by the interface that has its address.
+    names = [
+        name
+        for name, addresses in interfaces.items()
+        if own in {entry.address for entry in addresses}
+    ]
+    # The master reaches itself over the loopback, but the others reach it by the interface that has
+    # its address.
     return next(iter(names), None)
 
 
-def end_group(process: subprocess.Popen[Any], signs: Sequence[int] = (signal.SIGTERM, signal.SIGKILL)) -> None:
+def end_group(
+    process: subprocess.Popen[Any], signs: Sequence[int] = (signal.SIGTERM, signal.SIGKILL)
+) -> None:
     """End a process and all of its group, first politely."""
     for sign in signs:
         try:

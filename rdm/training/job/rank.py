@@ -1,4 +1,5 @@
-"""One rank of a training job, as DeepSpeed's launcher starts it: `--module rdm.training.job.rank --out DIR`."""
+"""One rank of a training job, as DeepSpeed's launcher starts it: `--module rdm.training.job.rank
+--out DIR`."""
 
 from __future__ import annotations
 
@@ -57,7 +58,9 @@ def read_run(out: Path) -> tuple[TrainConfig, TrainInputs]:
 def main() -> None:
     """Train as the rank that the launcher's environment says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="the run's folder, with its run.json")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the run's folder, with its run.json"
+    )
     out: Path = parser.parse_args().out
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     _die_with_owner()
@@ -76,7 +79,8 @@ def main() -> None:
 
 
 def _die_with_owner() -> None:
-    """End this rank when the process that launched the job is gone, however it ended: nothing trains unattended."""
+    """End this rank when the process that launched the job is gone, however it ended: nothing
+    trains unattended."""
     owner = os.environ.get(OWNER_VARIABLE)
     if owner is None:
         return

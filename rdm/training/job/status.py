@@ -23,17 +23,19 @@ class RunStatus(Config):
     """One look at a run.
 
     Attributes:
-        health: `training`: a job holds the folder and writes statistics; `starting`: it has not written any yet;
-            `stalled`: none for five minutes and a hundred steps' time; `finished`; `failed`: see `error`; `stopped`:
-            no job holds the folder, the same command goes on.
+        health: `training`: a job holds the folder and writes statistics; `starting`: it has not
+            written any yet; `stalled`: none for five minutes and a hundred steps' time; `finished`;
+            `failed`: see `error`; `stopped`: no job holds the folder, the same command goes on.
         step: optimizer steps done, of `max_steps`.
         seconds_left: at the pace of the last statistics; None where there is none.
         losses: at most 40 means over equal parts of the run, oldest first.
         checkpoint_step: of the last complete checkpoint; None: there is none.
         best_step: of the kept checkpoint with the lowest mean loss.
         grid: the newest grid of samples.
-        model_flops_per_second: of the network alone, over all ranks; None for heads on ready features.
-        model_flop_utilization: share of the devices' peak that these are; None where the peak is not known.
+        model_flops_per_second: of the network alone, over all ranks; None for heads on ready
+            features.
+        model_flop_utilization: share of the devices' peak that these are; None where the peak is
+            not known.
     """
 
     out: str
@@ -73,7 +75,9 @@ def read_status(out: Path) -> RunStatus:
     from rdm.training.stats import read_stats
 
     if not (out / RUN_FILE).is_file():
-        raise TrainingError("there is no run here", where=out, fix="give --run the folder of `rdm train --out`")
+        raise TrainingError(
+            "there is no run here", where=out, fix="give --run the folder of `rdm train --out`"
+        )
     config, _ = read_run(out)
     stats = read_stats(out)
     last: dict[str, Any] = stats[-1] if stats else {}
@@ -107,26 +111,30 @@ def read_status(out: Path) -> RunStatus:
 def exported_steps(out: Path) -> int | None:
     """Return how many steps made the model in `OUT/model`; None: there is none.
 
-    A run is finished when these are its `max_steps`. Its statistics do not tell: a run that goes on has the model of
-    the shorter one beside them until the very end.
+    A run is finished when these are its `max_steps`. Its statistics do not tell: a run that goes on
+    has the model of the shorter one beside them until the very end.
     """
     from rdm.training.loop import MODEL
 
     try:
-        return json.loads((out / MODEL / "train_config.json").read_text(encoding="utf-8"))["max_steps"]
+        return json.loads((out / MODEL / "train_config.json").read_text(encoding="utf-8"))[
+            "max_steps"
+        ]
     except (OSError, ValueError, KeyError):
         return None
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return values as blocks of eight heights, from the lowest to the highest; a value that is not finite is `x`."""
+    """Return values as blocks of eight heights, from the lowest to the highest; a value that is not
+    finite is `x`."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "x" * len(values)
     low, high = min(finite), max(finite)
     span = (high - low) or 1.0
     return "".join(
-        _BARS[round((value - low) / span * (len(_BARS) - 1))] if math.isfinite(value) else "x" for value in values
+        _BARS[round((value - low) / span * (len(_BARS) - 1))] if math.isfinite(value) else "x"
+        for value in values
     )
 
 
@@ -145,7 +153,11 @@ def _health(out: Path, finished: bool, last: dict[str, Any], failed: bool) -> He
         if not last:
             return "starting"
         quiet = time.time() - (out / STATS).stat().st_mtime
-        return "stalled" if quiet > STALLED_AFTER_SECONDS + 100 * last["seconds_per_step"] else "training"
+        return (
+            "stalled"
+            if quiet > STALLED_AFTER_SECONDS + 100 * last["seconds_per_step"]
+            else "training"
+        )
     if finished:
         return "finished"
     return "failed" if failed else "stopped"

@@ -1,1 +1,2 @@
-"""Objectives: one module per kind, each with its configuration, its loss and how its data is opened."""
+"""Objectives: one module per kind, each with its configuration, its loss and how its data is
+opened."""

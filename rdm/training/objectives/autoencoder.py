@@ -1,6 +1,8 @@
-"""The first stage's objective: pixels, features, a discriminator's judgement, and the latents' own term.
+"""The first stage's objective: pixels, features, a discriminator's judgement, and the latents' own
+term.
 
-Rombach et al. 2022, appendix G, and Esser et al. 2021, equations 4 to 7. The mathematics is in `rdm.models`.
+Rombach et al. 2022, appendix G, and Esser et al. 2021, equations 4 to 7. The mathematics is in
+`rdm.models`.
 """
 
 from __future__ import annotations
@@ -21,9 +23,20 @@ from rdm.config import Config
 from rdm.errors import TrainingError
 from rdm.generators.provenance import Provenance
 from rdm.models.assets import absolute_name
-from rdm.models.first_stage.autoencoder import AutoencoderConfig, autoencoder_kl_f4_lite, build_autoencoder
+from rdm.models.first_stage.autoencoder import (
+    AutoencoderConfig,
+    autoencoder_kl_f4_lite,
+    build_autoencoder,
+)
 from rdm.models.first_stage.block_projection import BlockProjection
-from rdm.models.first_stage.codebook import fit_codebook, perplexity, quantize, revival_loss, row_counts, used_share
+from rdm.models.first_stage.codebook import (
+    fit_codebook,
+    perplexity,
+    quantize,
+    revival_loss,
+    row_counts,
+    used_share,
+)
 from rdm.models.first_stage.first_stage import (
     FirstStage,
     encoder_output,
@@ -73,44 +86,65 @@ def _absolute_start(name: str) -> str:
 
 
 class PerceptualConfig(Config):
-    """The perceptual term: the distance of photograph and reconstruction in a frozen network's features."""
+    """The perceptual term: the distance of photograph and reconstruction in a frozen network's
+    features."""
 
     weight: float = Field(default=0.0, ge=0, description="0: no perceptual term")
     network: Annotated[str, AfterValidator(_absolute_network)] = Field(
         default=EMBEDDED,
-        description="embedded: EfficientNet-Lite0, which is not LPIPS; or a file of VGG-16's weights with "
+        description="embedded: EfficientNet-Lite0, which is not LPIPS; or a file of VGG-16's "
+        "weights with "
         "torchvision's names",
     )
     heads: Annotated[str | None, AfterValidator(_absolute_heads)] = Field(
-        default=None, description="a file of LPIPS's learned weights for VGG-16; null: uniform weights"
+        default=None,
+        description="a file of LPIPS's learned weights for VGG-16; null: uniform weights",
     )
 
 
 class AdversarialConfig(Config):
     """The adversarial term: a patch discriminator that trains beside the autoencoder."""
 
-    weight: float = Field(default=0.0, ge=0, description="on the adaptive weight; 0: no discriminator")
-    start_step: int = Field(default=0, ge=0, description="steps before the discriminator trains and is listened to")
-    channels: int = Field(default=64, ge=8, multiple_of=8, description="of the discriminator's first layer")
-    num_layers: int = Field(default=3, ge=1, description="strided layers: 2 judge patches of 34 pixels, 3 of 70")
+    weight: float = Field(
+        default=0.0, ge=0, description="on the adaptive weight; 0: no discriminator"
+    )
+    start_step: int = Field(
+        default=0, ge=0, description="steps before the discriminator trains and is listened to"
+    )
+    channels: int = Field(
+        default=64, ge=8, multiple_of=8, description="of the discriminator's first layer"
+    )
+    num_layers: int = Field(
+        default=3, ge=1, description="strided layers: 2 judge patches of 34 pixels, 3 of 70"
+    )
 
 
 class CodebookConfig(Config):
     """The terms of a codebook; without effect on a KL autoencoder."""
 
-    weight: float = Field(default=1.0, ge=0, description="of the codebook's loss and the commitment together")
-    commitment: float = Field(default=0.25, ge=0, description="beta, of the commitment (van den Oord et al. 2017)")
-    revival_weight: float = Field(default=0.01, ge=0, description="of the pull on unused rows; 0: they stay unused")
+    weight: float = Field(
+        default=1.0, ge=0, description="of the codebook's loss and the commitment together"
+    )
+    commitment: float = Field(
+        default=0.25, ge=0, description="beta, of the commitment (van den Oord et al. 2017)"
+    )
+    revival_weight: float = Field(
+        default=0.01, ge=0, description="of the pull on unused rows; 0: they stay unused"
+    )
 
 
 class EquivarianceConfig(Config):
-    """Steps that decode a scaled and turned latent to the photograph scaled and turned alike (EQ-VAE, 2502.09509).
+    """Steps that decode a scaled and turned latent to the photograph scaled and turned alike
+    (EQ-VAE, 2502.09509).
 
-    Latents that scale and turn as pictures do are smoother, and a diffusion model learns them sooner.
+    Latents that scale and turn as pictures do are smoother, and a diffusion model learns them
+    sooner.
     """
 
     probability: float = Field(default=0.0, ge=0, le=1, description="share of the steps; 0: none")
-    smallest_scale: float = Field(default=0.5, gt=0, le=1, description="scales are uniform from here to 1")
+    smallest_scale: float = Field(
+        default=0.5, gt=0, le=1, description="scales are uniform from here to 1"
+    )
 
 
 class AutoencoderObjectiveConfig(Config):
@@ -119,14 +153,17 @@ class AutoencoderObjectiveConfig(Config):
     kind: Literal["autoencoder"] = "autoencoder"
     network: AutoencoderConfig = Field(default_factory=autoencoder_kl_f4_lite)
     photographs: PhotoConfig = PhotoConfig()
-    crop_size: int = Field(default=32, ge=8, description="side of the random crops that a step sees, pixels")
+    crop_size: int = Field(
+        default=32, ge=8, description="side of the random crops that a step sees, pixels"
+    )
     reconstruction: Literal["root_mse", "l1"] = Field(
         default="root_mse", description="the pixel term, in units of half the brightness range"
     )
     kl_weight: float = Field(
         default=1e-4,
         ge=0,
-        description="weight of the divergence per latent number, in nats; without effect where there is a codebook",
+        description="weight of the divergence per latent number, in nats; without effect "
+        "where there is a codebook",
     )
     perceptual: PerceptualConfig = PerceptualConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
@@ -135,17 +172,20 @@ class AutoencoderObjectiveConfig(Config):
     latent_noise: float = Field(
         default=0.0,
         ge=0,
-        description="largest standard deviation of noise on what the decoder gets, in those of the latents, uniform "
+        description="largest standard deviation of noise on what the decoder gets, in those "
+        "of the latents, uniform "
         "per picture from 0, so that it tolerates a diffusion model's errors",
     )
     trained: Literal["all", "decoder"] = Field(
         default="all",
-        description="decoder: the encoder stays as `start` has it, and its latents stay interchangeable",
+        description="decoder: the encoder stays as `start` has it, and its latents stay "
+        "interchangeable",
     )
     start: Annotated[str, AfterValidator(_absolute_start)] = Field(
         default="projection",
         description="weights to start from: projection (principal components of "
-        "pixel blocks), random, or a first stage of the same shape to go on from; a VQ autoencoder also goes on from a "
+        "pixel blocks), random, or a first stage of the same shape to go on from; a VQ "
+        "autoencoder also goes on from a "
         "KL autoencoder",
     )
     start_seed: int = Field(default=0, description="of the random weights")
@@ -153,11 +193,16 @@ class AutoencoderObjectiveConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.crop_size > self.photographs.image_size:
-            raise ValueError(f"crop_size {self.crop_size} exceeds photographs.image_size {self.photographs.image_size}")
+            raise ValueError(
+                f"crop_size {self.crop_size} exceeds photographs.image_size "
+                f"{self.photographs.image_size}"
+            )
         sides = {"crop_size": self.crop_size, "photographs.image_size": self.photographs.image_size}
         for name, side in sides.items():
             if side % self.network.factor:
-                raise ValueError(f"{name} {side} is no multiple of the factor {self.network.factor}")
+                raise ValueError(
+                    f"{name} {side} is no multiple of the factor {self.network.factor}"
+                )
         if self.adversarial.weight and self.crop_size < smallest_side(self.adversarial.num_layers):
             raise ValueError(
                 f"adversarial.num_layers {self.adversarial.num_layers} needs a crop_size of "
@@ -165,21 +210,32 @@ class AutoencoderObjectiveConfig(Config):
             )
         network = self.network
         if network.codebook_size and (self.equivariance.probability or self.latent_noise):
-            raise ValueError("equivariance and latent_noise change latents between codebook rows: leave them at 0")
-        if self.trained == "decoder" and (network.codebook_size or self.start in ("projection", "random")):
-            raise ValueError("trained=decoder needs a KL autoencoder to start from: set objective.start to its folder")
-        problem = start_problem(network.block_out_channels, network.latent_channels, network.norm_num_groups)
+            raise ValueError(
+                "equivariance and latent_noise change latents between codebook rows: leave "
+                "them at 0"
+            )
+        if self.trained == "decoder" and (
+            network.codebook_size or self.start in ("projection", "random")
+        ):
+            raise ValueError(
+                "trained=decoder needs a KL autoencoder to start from: set objective.start "
+                "to its folder"
+            )
+        problem = start_problem(
+            network.block_out_channels, network.latent_channels, network.norm_num_groups
+        )
         if self.start == "projection" and problem:
             raise ValueError(f"start=projection: {problem}")
         return self
 
 
 class AutoencoderObjective(Objective):
-    """Reconstruction + perceptual + lambda adversarial + (KL | codebook) terms, and the discriminator's own loss.
+    """Reconstruction + perceptual + lambda adversarial + (KL | codebook) terms, and the
+    discriminator's own loss.
 
-    Autoencoder and discriminator take their steps at once, under one optimizer: the discriminator's loss sees detached
-    reconstructions, and the adversarial term is differentiated by the pictures alone, so that every parameter gets the
-    gradient of its own loss and of no other.
+    Autoencoder and discriminator take their steps at once, under one optimizer: the discriminator's
+    loss sees detached reconstructions, and the adversarial term is differentiated by the pictures
+    alone, so that every parameter gets the gradient of its own loss and of no other.
     """
 
     def __init__(self, config: AutoencoderObjectiveConfig, calibration: NDArray[np.uint8]) -> None:
@@ -187,27 +243,34 @@ class AutoencoderObjective(Objective):
 
         Args:
             config: the network and the loss.
-            calibration: uint8 [N, 3, S, S] held-out photographs, on which `export` measures the scale of the latents.
+            calibration: uint8 [N, 3, S, S] held-out photographs, on which `export` measures the
+                scale of the latents.
 
         Raises:
             RdmError: the perceptual term's network cannot be had.
         """
         super().__init__()
         self.config = config
-        self.calibration = calibration  # an array, not a buffer: the engine must neither move nor cast it
+        # an array, not a buffer: the engine must neither move nor cast it
+        self.calibration = calibration
         adversarial, perceptual = config.adversarial, config.perceptual
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.start_seed)
             self.autoencoder = build_autoencoder(config.network)
             self.discriminator = (
-                PatchDiscriminator(adversarial.channels, adversarial.num_layers) if adversarial.weight else None
+                PatchDiscriminator(adversarial.channels, adversarial.num_layers)
+                if adversarial.weight
+                else None
             )
         if config.trained == "decoder":
             self.autoencoder.encoder.requires_grad_(False)
             self.autoencoder.quant_conv.requires_grad_(False)
         self._scaling_factor: float | None = None  # of the first stage whose encoder is kept
-        # In a tuple, so that it is no submodule: the engine must neither cast, share out nor save frozen weights.
-        self._perceptual = (open_perceptual(perceptual.network, perceptual.heads) if perceptual.weight else None,)
+        # In a tuple, so that it is no submodule: the engine must neither cast, share out nor save
+        # frozen weights.
+        self._perceptual = (
+            open_perceptual(perceptual.network, perceptual.heads) if perceptual.weight else None,
+        )
 
     @property
     def networks(self) -> Sequence[Any]:
@@ -215,7 +278,8 @@ class AutoencoderObjective(Objective):
         return (self.autoencoder,)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """See Objective. `batch["images"]` is uint8 [B, 3, S, S]; crops, mirror images and posterior are drawn anew."""
+        """See Objective. `batch["images"]` is uint8 [B, 3, S, S]; crops, mirror images and
+        posterior are drawn anew."""
         images = self._augment(batch["images"], generator)
         with torch.set_grad_enabled(self.config.trained == "all" and torch.is_grad_enabled()):
             latents, latent_loss, latent_metrics = self._encode(images, generator)
@@ -225,9 +289,16 @@ class AutoencoderObjective(Objective):
         picture_loss, picture_metrics = self._picture_loss(images, decoded, seen[0], generator)
         squared_error = (decoded.detach() - images).square().mean((1, 2, 3))
         psnr = -10 * torch.log10(squared_error / 4 + 1e-10).mean()  # pictures span 2
-        return {"loss": picture_loss + latent_loss, **picture_metrics, **latent_metrics, "psnr_db": psnr}
+        return {
+            "loss": picture_loss + latent_loss,
+            **picture_metrics,
+            **latent_metrics,
+            "psnr_db": psnr,
+        }
 
-    def _encode(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _encode(
+        self, images: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return what the decoder gets, the latents' own term, and its figures."""
         outputs = encoder_output(self.autoencoder, images).float()
         with torch.autocast(images.device.type, enabled=False):  # 16 bits would choose other rows
@@ -239,11 +310,15 @@ class AutoencoderObjective(Objective):
             kl = standard_normal_divergence(mean, logvar)
             return mean + torch.exp(0.5 * logvar) * noise, self.config.kl_weight * kl, {"kl": kl}
 
-    def _quantize(self, outputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _quantize(
+        self, outputs: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         settings, embedding = self.config.codebook, self.autoencoder.quantize.embedding
         codebook = embedding(torch.arange(embedding.num_embeddings, device=outputs.device)).float()
         quantized = quantize(outputs, codebook)
-        loss = settings.weight * (quantized.codebook_loss + settings.commitment * quantized.commitment_loss)
+        loss = settings.weight * (
+            quantized.codebook_loss + settings.commitment * quantized.commitment_loss
+        )
         counts = row_counts(quantized.indices, len(codebook))
         metrics = {
             "quantization": quantized.codebook_loss.detach(),
@@ -256,8 +331,11 @@ class AutoencoderObjective(Objective):
             metrics["revival"] = revival.detach()
         return quantized.latents, loss, metrics
 
-    def _transformed(self, latents: Tensor, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return latents and pictures scaled and turned alike in some steps, with noise on the latents if asked for."""
+    def _transformed(
+        self, latents: Tensor, images: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return latents and pictures scaled and turned alike in some steps, with noise on the
+        latents if asked for."""
         equivariance = self.config.equivariance
         if equivariance.probability:
             draws = torch.rand(3, generator=generator, device=generator.device).tolist()
@@ -265,21 +343,35 @@ class AutoencoderObjective(Objective):
                 scale = equivariance.smallest_scale + (1 - equivariance.smallest_scale) * draws[1]
                 latents, images = scaled_and_turned(latents, images, scale, int(4 * draws[2]))
         if self.config.latent_noise:
-            levels = torch.rand(len(latents), generator=generator, device=generator.device).to(latents.device)
-            noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents.device)
+            levels = torch.rand(len(latents), generator=generator, device=generator.device).to(
+                latents.device
+            )
+            noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(
+                latents.device
+            )
             # In units of the latents' own spread: the encoder could outgrow any other.
-            latents = latents + self.config.latent_noise * latents.detach().std() * levels.view(-1, 1, 1, 1) * noise
+            latents = (
+                latents
+                + self.config.latent_noise
+                * latents.detach().std()
+                * levels.view(-1, 1, 1, 1)
+                * noise
+            )
         return latents, images
 
     def _decode(self, latents: Tensor) -> Tensor:
-        """Return pictures float32 of the decoder's own latents: a posterior's draw, or codebook rows."""
+        """Return pictures float32 of the decoder's own latents: a posterior's draw, or codebook
+        rows."""
         model = self.autoencoder
-        return model.decoder(latents if model.post_quant_conv is None else model.post_quant_conv(latents)).float()
+        return model.decoder(
+            latents if model.post_quant_conv is None else model.post_quant_conv(latents)
+        ).float()
 
     def _picture_loss(
         self, images: Tensor, decoded: Tensor, last_input: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the terms that compare pictures, with the discriminator's own loss once it trains, and their figures.
+        """Return the terms that compare pictures, with the discriminator's own loss once it trains,
+        and their figures.
 
         Args:
             images: photographs.
@@ -290,7 +382,8 @@ class AutoencoderObjective(Objective):
         settings = self.config.adversarial
         if self.discriminator is None or self.step < settings.start_step:
             return self._reconstruction(images, decoded, generator)
-        # Both terms are differentiated by the pictures here, once, and the decoder gets their weighted sum.
+        # Both terms are differentiated by the pictures here, once, and the decoder gets their
+        # weighted sum.
         pictures = decoded.detach().requires_grad_()
         reconstruction, metrics = self._reconstruction(images, pictures, generator)
         (pull,) = torch.autograd.grad(reconstruction, pictures)
@@ -298,7 +391,8 @@ class AutoencoderObjective(Objective):
         (push,) = torch.autograd.grad(adversarial, pictures)
         layer = self.autoencoder.decoder.conv_out
         weight = settings.weight * adaptive_weight(
-            last_layer_gradient(layer, last_input, pull), last_layer_gradient(layer, last_input, push)
+            last_layer_gradient(layer, last_input, pull),
+            last_layer_gradient(layer, last_input, push),
         )
         real, fake = self.discriminator(torch.cat([images, decoded.detach()])).float().chunk(2)
         discriminator = discriminator_hinge_loss(real, fake)
@@ -317,16 +411,19 @@ class AutoencoderObjective(Objective):
         (distance,) = self._perceptual
         if distance is None:
             return pixels, {"reconstruction": pixels.detach()}
-        # The network's strided layers see some pixels of a fixed lattice better than others; a random shift of both
-        # pictures keeps that from being drawn.
-        top, left = torch.randint(_LARGEST_SHIFT, (2,), generator=generator, device=generator.device).tolist()
+        # The network's strided layers see some pixels of a fixed lattice better than others; a
+        # random shift of both pictures keeps that from being drawn.
+        top, left = torch.randint(
+            _LARGEST_SHIFT, (2,), generator=generator, device=generator.device
+        ).tolist()
         shifted = [pictures[:, :, top:, left:] for pictures in (images, decoded)]
         perceptual = distance.to(images.device)(*shifted).mean()
         loss = pixels + self.config.perceptual.weight * perceptual
         return loss, {"reconstruction": pixels.detach(), "perceptual": perceptual.detach()}
 
     def start_from_first_stage(self, stage: FirstStage) -> None:
-        """Take the weights of a first stage of the same sizes; a VQ autoencoder also takes a KL autoencoder's.
+        """Take the weights of a first stage of the same sizes; a VQ autoencoder also takes a KL
+        autoencoder's.
 
         Raises:
             ModelError: its network is another one.
@@ -337,10 +434,13 @@ class AutoencoderObjective(Objective):
             self._scaling_factor = stage.scale
 
     def start_from_projection(self, photographs: NDArray[np.uint8]) -> None:
-        """Take the weights of the linear autoencoder that is fitted to photographs uint8 [N, 3, S, S]."""
+        """Take the weights of the linear autoencoder that is fitted to photographs uint8 [N, 3, S,
+        S]."""
         images = to_signed(torch.from_numpy(photographs))
         projection = BlockProjection.fit(
-            images, block=self.config.network.factor, num_components=self.config.network.latent_channels
+            images,
+            block=self.config.network.factor,
+            num_components=self.config.network.latent_channels,
         )
         start_from_projection(self.autoencoder, projection, images[:: max(len(images) // 32, 1)])
 
@@ -348,14 +448,18 @@ class AutoencoderObjective(Objective):
     def start_codebook(self, photographs: NDArray[np.uint8]) -> None:
         """Fit the codebook to the encoder's outputs of photographs uint8 [N, 3, S, S]."""
         images = torch.from_numpy(photographs)
-        outputs = torch.cat([encoder_output(self.autoencoder, to_signed(part)) for part in images.split(16)])
+        outputs = torch.cat(
+            [encoder_output(self.autoencoder, to_signed(part)) for part in images.split(16)]
+        )
         codebook = self.autoencoder.quantize.embedding.weight
         vectors = outputs.permute(0, 2, 3, 1).flatten(0, 2)
         generator = torch.Generator().manual_seed(self.config.start_seed)
         codebook.copy_(fit_codebook(vectors, len(codebook), generator))
 
     @torch.no_grad()
-    def preview(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> NDArray[np.uint8]:
+    def preview(
+        self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+    ) -> NDArray[np.uint8]:
         """See Objective: each photograph over its reconstruction, [N, 2 S, S, 3]."""
         images = batch["images"]
         first_stage = FirstStage(self._autoencoder_with(state), "preview").to(images.device)
@@ -364,17 +468,22 @@ class AutoencoderObjective(Objective):
 
     @torch.no_grad()
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
-        """See Objective: diffusers' layout, float16, with the `scaling_factor` that gives the latents unit variance.
+        """See Objective: diffusers' layout, float16, with the `scaling_factor` that gives the
+        latents unit variance.
 
         The discriminator is no part of it.
         """
-        rounded = self._autoencoder_with(state).half().float().eval()  # measured as it will be opened: from float16
+        # measured as it will be opened: from float16
+        rounded = self._autoencoder_with(state).half().float().eval()
         if self._scaling_factor is not None:
             rounded.register_to_config(scaling_factor=self._scaling_factor)
             rounded.half().save_pretrained(str(directory), safe_serialization=True)
             return
         outputs = torch.cat(
-            [encoder_output(rounded, to_signed(part)) for part in torch.from_numpy(self.calibration).split(64)]
+            [
+                encoder_output(rounded, to_signed(part))
+                for part in torch.from_numpy(self.calibration).split(64)
+            ]
         )
         latents = outputs if self.config.network.codebook_size else outputs.chunk(2, dim=1)[0]
         rounded.register_to_config(scaling_factor=round(1 / float(latents.std()), 6))
@@ -383,22 +492,39 @@ class AutoencoderObjective(Objective):
     def _autoencoder_with(self, state: Mapping[str, Tensor]) -> Any:
         autoencoder = build_autoencoder(self.config.network)
         prefix = "autoencoder."
-        weights = {name.removeprefix(prefix): value.cpu() for name, value in state.items() if name.startswith(prefix)}
-        kept = {name: value.cpu() for name, value in self.autoencoder.state_dict().items() if name not in weights}
-        autoencoder.load_state_dict({**kept, **weights} if self.config.trained == "decoder" else weights)
+        weights = {
+            name.removeprefix(prefix): value.cpu()
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+        kept = {
+            name: value.cpu()
+            for name, value in self.autoencoder.state_dict().items()
+            if name not in weights
+        }
+        autoencoder.load_state_dict(
+            {**kept, **weights} if self.config.trained == "decoder" else weights
+        )
         return autoencoder
 
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return one random crop of each picture, mirrored half the time, float in [-1, 1]."""
         count, side = len(images), self.config.crop_size
-        free = torch.tensor([images.shape[-2] - side + 1, images.shape[-1] - side + 1], device=images.device)
-        corners = (torch.rand(count, 2, generator=generator, device=generator.device).to(images.device) * free).long()
+        free = torch.tensor(
+            [images.shape[-2] - side + 1, images.shape[-1] - side + 1], device=images.device
+        )
+        corners = (
+            torch.rand(count, 2, generator=generator, device=generator.device).to(images.device)
+            * free
+        ).long()
         mirrored = (torch.rand(count, generator=generator, device=generator.device) < 0.5).tolist()
         crops = [
             image[:, top : top + side, left : left + side]
             for image, (top, left) in zip(images, corners.tolist(), strict=True)
         ]
-        crops = [crop.flip(-1) if flip else crop for crop, flip in zip(crops, mirrored, strict=True)]
+        crops = [
+            crop.flip(-1) if flip else crop for crop, flip in zip(crops, mirrored, strict=True)
+        ]
         return to_signed(torch.stack(crops)).contiguous(memory_format=torch.channels_last)
 
 
@@ -413,13 +539,17 @@ def _recorded_input(layer: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def open_training(source: str, config: AutoencoderObjectiveConfig) -> tuple[PhotoShards, AutoencoderObjective]:
-    """Return the training photographs of a source (or of several, with commas between them) and the objective.
+def open_training(
+    source: str, config: AutoencoderObjectiveConfig
+) -> tuple[PhotoShards, AutoencoderObjective]:
+    """Return the training photographs of a source (or of several, with commas between them) and the
+    objective.
 
     Raises:
-        SourceError: the source leaves nothing to train on, nothing to measure with, or holds broken pictures.
-        ModelError: the first stage to start from cannot be opened, or is another network; the perceptual term's
-            network cannot be read.
+        SourceError: the source leaves nothing to train on, nothing to measure with, or holds broken
+            pictures.
+        ModelError: the first stage to start from cannot be opened, or is another network; the
+            perceptual term's network cannot be read.
         TrainingError: there are too few photographs to fit a codebook to.
     """
     data = PhotoShards(source, config.photographs)
@@ -438,13 +568,16 @@ def open_training(source: str, config: AutoencoderObjectiveConfig) -> tuple[Phot
     return data, objective
 
 
-def _photographs_for_codebook(data: PhotoShards, config: AutoencoderObjectiveConfig) -> NDArray[np.uint8]:
+def _photographs_for_codebook(
+    data: PhotoShards, config: AutoencoderObjectiveConfig
+) -> NDArray[np.uint8]:
     per_photograph = (config.photographs.image_size // config.network.factor) ** 2
     rows = config.network.codebook_size or 0
     found = data.sample(math.ceil(_VECTORS_PER_ROW * rows / per_photograph))
     if len(found) * per_photograph < rows:
         raise TrainingError(
-            f"{len(found)} photographs have {len(found) * per_photograph} latents, fewer than the {rows} codebook rows",
+            f"{len(found)} photographs have {len(found) * per_photograph} latents, fewer "
+            f"than the {rows} codebook rows",
             where=data.source,
             fix="give more photographs, or --set objective.network.codebook_size to fewer rows",
         )

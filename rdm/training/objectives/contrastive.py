@@ -1,4 +1,5 @@
-"""The embedded encoder's objective: projection heads over frozen features, symmetric InfoNCE (arXiv 2103.00020)."""
+"""The embedded encoder's objective: projection heads over frozen features, symmetric InfoNCE (arXiv
+2103.00020)."""
 
 from __future__ import annotations
 
@@ -28,10 +29,18 @@ class ContrastiveConfig(Config):
 
     kind: Literal["contrastive"] = "contrastive"
     heads: HeadsConfig = HeadsConfig()
-    num_crops: int = Field(default=0, ge=0, description="random crops per picture, beside the whole and its mirror")
-    num_validation: int = Field(default=500, ge=0, description="pictures kept for choosing settings")
-    num_test: int = Field(default=500, ge=0, description="pictures kept for the card's figures, never chosen by")
-    caption_mixing: float = Field(default=0.5, ge=0, le=1, description="share of captions averaged with another one")
+    num_crops: int = Field(
+        default=0, ge=0, description="random crops per picture, beside the whole and its mirror"
+    )
+    num_validation: int = Field(
+        default=500, ge=0, description="pictures kept for choosing settings"
+    )
+    num_test: int = Field(
+        default=500, ge=0, description="pictures kept for the card's figures, never chosen by"
+    )
+    caption_mixing: float = Field(
+        default=0.5, ge=0, le=1, description="share of captions averaged with another one"
+    )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
     def features(self) -> FeatureConfig:
@@ -41,7 +50,8 @@ class ContrastiveConfig(Config):
 
 @dataclass(frozen=True)
 class ContrastiveData:
-    """The cached features of the pictures that train: `image` [N, V, F] and `text` [N, captions, T], float16."""
+    """The cached features of the pictures that train: `image` [N, V, F] and `text` [N, captions,
+    T], float16."""
 
     cache: FeatureCache
     rows: Sequence[np.ndarray] = field(repr=False)
@@ -50,7 +60,9 @@ class ContrastiveData:
     @property
     def shards(self) -> Sequence[Shard]:
         """See TrainingData. A shard whose pictures are all held out has no samples."""
-        return [Shard(stem, len(rows)) for stem, rows in zip(self.cache.stems, self.rows, strict=True)]
+        return [
+            Shard(stem, len(rows)) for stem, rows in zip(self.cache.stems, self.rows, strict=True)
+        ]
 
     def load_shard(self, index: int) -> dict[str, np.ndarray]:
         """See TrainingData."""
@@ -64,7 +76,8 @@ class ContrastiveData:
 
 
 class ContrastiveObjective(Objective):
-    """Trains the heads and the temperature. One sample is a picture: one of its views against one of its captions."""
+    """Trains the heads and the temperature. One sample is a picture: one of its views against one
+    of its captions."""
 
     needs_whole_batch = True
 
@@ -72,17 +85,21 @@ class ContrastiveObjective(Objective):
         super().__init__()
         self.config = config
         self.heads = LiteHeads(config.heads)
-        self.logit_scale = nn.Parameter(torch.full((1,), LOGIT_SCALE_INIT))  # DeepSpeed flattens no 0-d parameters
+        # DeepSpeed flattens no 0-d parameters
+        self.logit_scale = nn.Parameter(torch.full((1,), LOGIT_SCALE_INIT))
         first = data.load_shard(next(i for i, rows in enumerate(data.rows) if len(rows)))
         image, text = (torch.from_numpy(first[name]).flatten(0, 1) for name in ("image", "text"))
         self.heads.set_statistics(image, text, torch.from_numpy(data.cache.class_features()))
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the loss of a batch `image` [B, V, F], `text` [B, captions, T] over the global batch."""
+        """Return the loss of a batch `image` [B, V, F], `text` [B, captions, T] over the global
+        batch."""
         images = self.heads.embed_images(_pick(batch["image"], generator))
         texts = self.heads.embed_texts(self._caption(batch["text"], generator))
         logits = contrastive_logits(_gathered(images), _gathered(texts), self.logit_scale)
-        correct = (logits.argmax(dim=1) == torch.arange(len(logits), device=logits.device)).float().mean()
+        correct = (
+            (logits.argmax(dim=1) == torch.arange(len(logits), device=logits.device)).float().mean()
+        )
         return {
             "loss": info_nce(logits, self.config.label_smoothing),
             "accuracy": correct.detach(),
@@ -93,7 +110,10 @@ class ContrastiveObjective(Objective):
         first, second = _pick(text, generator), _pick(text, generator)
         device = generator.device
         share = torch.rand(len(text), 1, generator=generator, device=device)
-        mixed = torch.rand(len(text), 1, generator=generator, device=device) < self.config.caption_mixing
+        mixed = (
+            torch.rand(len(text), 1, generator=generator, device=device)
+            < self.config.caption_mixing
+        )
         return torch.lerp(first.float(), second.float(), (share * mixed).to(text.device))
 
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
@@ -101,7 +121,11 @@ class ContrastiveObjective(Objective):
         heads = LiteHeads(self.config.heads)
         merged = {
             **self.heads.state_dict(),
-            **{name.removeprefix("heads."): value for name, value in state.items() if name.startswith("heads.")},
+            **{
+                name.removeprefix("heads."): value
+                for name, value in state.items()
+                if name.startswith("heads.")
+            },
         }
         heads.load_state_dict(merged)
         save_heads(heads, directory)
@@ -127,8 +151,11 @@ def open_training(
     return data, objective
 
 
-def prepare_contrastive_data(source: str, features: Path, config: ContrastiveConfig) -> ContrastiveData:
-    """Return the training part of the feature cache, built shard by shard where it is not there yet.
+def prepare_contrastive_data(
+    source: str, features: Path, config: ContrastiveConfig
+) -> ContrastiveData:
+    """Return the training part of the feature cache, built shard by shard where it is not there
+    yet.
 
     Raises:
         SourceError: a tar is damaged, has no captions, or too few pictures remain to train on.
@@ -146,7 +173,8 @@ def prepare_contrastive_data(source: str, features: Path, config: ContrastiveCon
 
 
 def held_out_keys(keys: Sequence[str], config: ContrastiveConfig) -> tuple[list[str], list[str]]:
-    """Return the keys of the validation and of the test pictures: the first ones in the order of their hashes."""
+    """Return the keys of the validation and of the test pictures: the first ones in the order of
+    their hashes."""
     ordered = sorted(keys, key=key_hash)
     end = config.num_test + config.num_validation
     return ordered[config.num_test : end], ordered[: config.num_test]
@@ -154,15 +182,18 @@ def held_out_keys(keys: Sequence[str], config: ContrastiveConfig) -> tuple[list[
 
 def _pick(values: Tensor, generator: torch.Generator) -> Tensor:
     """Return one entry of the second axis per row: [B, K, F] -> [B, F]."""
-    index = torch.randint(values.shape[1], (len(values),), generator=generator, device=generator.device)
+    index = torch.randint(
+        values.shape[1], (len(values),), generator=generator, device=generator.device
+    )
     return values[torch.arange(len(values), device=values.device), index.to(values.device)]
 
 
 def _gathered(embeddings: Tensor) -> Tensor:
     """Return the embeddings of all ranks in order, with a gradient to this rank's own.
 
-    Every rank computes the global loss, and the engine averages gradients over the ranks although each holds only its
-    own part; multiplying that part by the number of ranks makes the step equal to one rank's with the whole batch.
+    Every rank computes the global loss, and the engine averages gradients over the ranks although
+    each holds only its own part; multiplying that part by the number of ranks makes the step equal
+    to one rank's with the whole batch.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return embeddings

@@ -1,4 +1,5 @@
-"""What training a recipe's network takes: parameters, FLOPs and memory, counted on a network without data."""
+"""What training a recipe's network takes: parameters, FLOPs and memory, counted on a network
+without data."""
 
 from __future__ import annotations
 
@@ -28,15 +29,17 @@ Case = tuple[nn.Module, Callable[[], Tensor]]
 class NetworkCost:
     """What one sample costs in a network.
 
-    FLOPs are the multiplications and the additions of matrix products, convolutions and attention: a multiply-add is
-    two. Many papers print half of it under the same name. Norms, activations and the optimizer are left out. Causal
-    attention counts as if every token saw all others.
+    FLOPs are the multiplications and the additions of matrix products, convolutions and attention:
+    a multiply-add is two. Many papers print half of it under the same name. Norms, activations and
+    the optimizer are left out. Causal attention counts as if every token saw all others.
 
     Attributes:
         parameters: that train.
         forward_flops: of a forward pass.
-        step_flops: of a forward and a backward pass; what activation checkpointing computes again is left out.
-        activation_bytes: what a forward pass leaves behind for the backward pass, in fp32, with fused attention.
+        step_flops: of a forward and a backward pass; what activation checkpointing computes again
+            is left out.
+        activation_bytes: what a forward pass leaves behind for the backward pass, in fp32, with
+            fused attention.
     """
 
     parameters: int
@@ -60,10 +63,11 @@ class MemoryNeed:
 
 
 def training_case(objective: ObjectiveConfig, batch_size: int) -> Case | None:
-    """Return the network of an objective and its forward pass in training, on torch's default device.
+    """Return the network of an objective and its forward pass in training, on torch's default
+    device.
 
-    None for heads on ready features. The networks that a loss is made of, such as those of a perceptual loss, do not
-    belong to it.
+    None for heads on ready features. The networks that a loss is made of, such as those of a
+    perceptual loss, do not belong to it.
     """
     case = _CASES.get(type(objective))
     return None if case is None else case(objective, batch_size)
@@ -74,27 +78,33 @@ def network_cost(config: TrainConfig) -> NetworkCost | None:
     case = _CASES.get(type(config.objective))
     if case is None:
         return None
-    return count_cost(lambda: case(config.objective, 1), checkpointing=config.activation_checkpointing)
+    return count_cost(
+        lambda: case(config.objective, 1), checkpointing=config.activation_checkpointing
+    )
 
 
 def memory_need(config: TrainConfig, cost: NetworkCost, num_ranks: int = 1) -> MemoryNeed:
-    """Return what one of N ranks needs, by ZeRO's arithmetic (docs/runs.md, Memory) and the counted activations."""
+    """Return what one of N ranks needs, by ZeRO's arithmetic (docs/runs.md, Memory) and the counted
+    activations."""
     averages = len(config.ema_decays) * 4 * cost.parameters
     return MemoryNeed(
         state=math.ceil(state_bytes(config.zero_stage, num_ranks) * cost.parameters),
         averages=math.ceil(averages / num_ranks) if config.zero_stage else averages,
-        activations=(config.micro_batch_size or math.ceil(config.batch_size / num_ranks)) * cost.activation_bytes,
+        activations=(config.micro_batch_size or math.ceil(config.batch_size / num_ranks))
+        * cost.activation_bytes,
     )
 
 
 def state_bytes(zero_stage: int, num_ranks: int) -> float:
-    """Return a rank's bytes per parameter: weights, gradients, the fp32 copy that ZeRO keeps, two moments."""
+    """Return a rank's bytes per parameter: weights, gradients, the fp32 copy that ZeRO keeps, two
+    moments."""
     whole, shared = {0: (16, 0), 1: (8, 12), 2: (4, 16), 3: (0, 20)}[zero_stage]
     return whole + shared / num_ranks
 
 
 def count_cost(build: Callable[[], Case], *, checkpointing: bool = False) -> NetworkCost:
-    """Return the cost of a network, counted in a forward and a backward pass over shapes without numbers.
+    """Return the cost of a network, counted in a forward and a backward pass over shapes without
+    numbers.
 
     Args:
         build: returns the network with a forward pass of one sample.
@@ -105,7 +115,10 @@ def count_cost(build: Callable[[], Case], *, checkpointing: bool = False) -> Net
 
     with FakeTensorMode():
         network, run = build()
-        with _Live(network) as live, FlopCounterMode(display=False, custom_mapping=_model_flops()) as counter:
+        with (
+            _Live(network) as live,
+            FlopCounterMode(display=False, custom_mapping=_model_flops()) as counter,
+        ):
             result = run()
             forward, activations = counter.get_total_flops(), live.num_bytes
             result.float().square().mean().backward()
@@ -120,11 +133,14 @@ def count_cost(build: Callable[[], Case], *, checkpointing: bool = False) -> Net
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of the tensors that were made inside and are still held, views of weights left out."""
+    """Counts the bytes of the tensors that were made inside and are still held, views of weights
+    left out."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._weights = {StorageWeakRef(weight.untyped_storage()) for weight in network.state_dict().values()}
+        self._weights = {
+            StorageWeakRef(weight.untyped_storage()) for weight in network.state_dict().values()
+        }
         self._storages: dict[StorageWeakRef, int] = {}
 
     @property
@@ -143,7 +159,8 @@ class _Live(TorchDispatchMode):
 
 
 def _model_flops() -> dict[Any, Any]:
-    """Return the count of fused attention's backward pass without the scores that it computes again."""
+    """Return the count of fused attention's backward pass without the scores that it computes
+    again."""
     from torch.utils.flop_counter import sdpa_flop_count
 
     def backward(_: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:

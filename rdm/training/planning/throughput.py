@@ -1,4 +1,5 @@
-"""How fast a recipe trains: expected of a device's peak and an assumed share of it, or measured here."""
+"""How fast a recipe trains: expected of a device's peak and an assumed share of it, or measured
+here."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ PEAKS = {
     "l40s": 362e12,
     "l4": 121e12,
 }
-"""Multiplications and additions per second in bf16 without sparsity, as NVIDIA's data sheets say."""
+"""Multiplications and additions per second in bf16 without sparsity, as NVIDIA's data sheets
+say."""
 
 DEFAULT_DEVICE, DEFAULT_UTILIZATION = "h100", 0.4
 _WARM_UP, _MEASURED = 1, 3
@@ -53,9 +55,13 @@ def expected_throughput(cost: NetworkCost, device: str, utilization: float) -> T
         UsageError: the device's peak is not known, or the share is none.
     """
     if device not in PEAKS:
-        raise UsageError(f"the peak of {device!r} is not known", fix=f"--device, one of {', '.join(PEAKS)}")
+        raise UsageError(
+            f"the peak of {device!r} is not known", fix=f"--device, one of {', '.join(PEAKS)}"
+        )
     if not 0 < utilization <= 1:
-        raise UsageError(f"{utilization} is no share of a peak", fix="--utilization between 0 and 1, such as 0.4")
+        raise UsageError(
+            f"{utilization} is no share of a peak", fix="--utilization between 0 and 1, such as 0.4"
+        )
     rate = PEAKS[device] * utilization
     peak = f"{PEAKS[device] / 1e12:.0f} TFLOP/s of one {device} in bf16"
     basis = f"assumed, not measured: {utilization:.0%} of the {peak}"
@@ -90,7 +96,8 @@ def measured_throughput(config: TrainConfig, cost: NetworkCost, batch_size: int)
     flops = rate * cost.step_flops
     precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
     basis = (
-        f"measured: {_MEASURED} forward and backward passes of {batch_size} samples on {device_name(device)}, "
+        f"measured: {_MEASURED} forward and backward passes of {batch_size} samples on "
+        f"{device_name(device)}, "
         f"{precision}, {seconds:.3g} s each; without the optimizer's step"
     )
     return Throughput(rate, flops, flops / peak if peak else None, basis)
@@ -108,16 +115,25 @@ def peak_of(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     words = torch.cuda.get_device_name(device).lower().replace("-", " ").split()
-    kinds = ["h100-pcie"] if {"h100", "pcie"} <= set(words) else [word for word in words if word in PEAKS]
+    kinds = (
+        ["h100-pcie"]
+        if {"h100", "pcie"} <= set(words)
+        else [word for word in words if word in PEAKS]
+    )
     return PEAKS[kinds[0]] if kinds else None
 
 
-def flop_rates(cost: NetworkCost | None, samples_per_second: float, peak: float | None) -> dict[str, float]:
-    """Return what a line of statistics says of a rate of samples on devices with this peak together, if it is known."""
+def flop_rates(
+    cost: NetworkCost | None, samples_per_second: float, peak: float | None
+) -> dict[str, float]:
+    """Return what a line of statistics says of a rate of samples on devices with this peak
+    together, if it is known."""
     if cost is None:
         return {}
     rate = cost.step_flops * samples_per_second
-    return {"model_flops_per_second": rate} | ({"model_flop_utilization": rate / peak} if peak else {})
+    return {"model_flops_per_second": rate} | (
+        {"model_flop_utilization": rate / peak} if peak else {}
+    )
 
 
 def _seconds(step: Callable[[], None], device: torch.device) -> float:

@@ -14,7 +14,13 @@ from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
 from rdm.database.building.jobs import build_config, run_build, update_builder
 from rdm.database.building.results import PlanFacts
 from rdm.database.building.stages import add_parts
-from rdm.errors import DatabaseError, EncoderMismatchError, FailureBudgetError, SourceError, UsageError
+from rdm.errors import (
+    DatabaseError,
+    EncoderMismatchError,
+    FailureBudgetError,
+    SourceError,
+    UsageError,
+)
 from rdm.sources import CropConfig, crop_boxes
 
 Build = Callable[..., dict[str, Any]]
@@ -26,7 +32,11 @@ def test_layout_is_that_of_img2dataset_and_clip_retrieval(built: Path, contents:
     names = [name for name in contents(built / "db") if not name.startswith("_markers")]
     assert names == sorted(
         [
-            *(f"images/{shard:05d}{ending}" for shard in range(3) for ending in (".parquet", ".tar", "_stats.json")),
+            *(
+                f"images/{shard:05d}{ending}"
+                for shard in range(3)
+                for ending in (".parquet", ".tar", "_stats.json")
+            ),
             *(f"patches/patches_{part:04d}.parquet" for part in range(3)),
             *(f"img_emb/img_emb_{part:04d}.npy" for part in range(3)),
             *(f"metadata/metadata_{part:04d}.parquet" for part in range(3)),
@@ -46,11 +56,17 @@ def test_patches_are_numbered_in_order_and_cut_as_configured(built: Path) -> Non
     rows = [
         row
         for part in range(3)
-        for row in pq.read_table(built / "db" / "patches" / f"patches_{part:04d}.parquet").to_pylist()
+        for row in pq.read_table(
+            built / "db" / "patches" / f"patches_{part:04d}.parquet"
+        ).to_pylist()
     ]
     assert [row["patch_id"] for row in rows] == list(range(len(rows)))
     for name in sorted(os.listdir(built / "photos")):
-        boxes = [[row[corner] for corner in ("x0", "y0", "x1", "y1")] for row in rows if row["image_id"] == name]
+        boxes = [
+            [row[corner] for corner in ("x0", "y0", "x1", "y1")]
+            for row in rows
+            if row["image_id"] == name
+        ]
         assert boxes == crop_boxes(name, 48, 40, CropConfig(frame_size=40, patch_size=24)).tolist()
 
 
@@ -69,18 +85,27 @@ def test_embeddings_are_unit_vectors_in_half_precision_with_metadata_beside(buil
 def test_summary_counts_what_is_there(root: Path, tmp_path: Path, build: Build) -> None:
     summary = build(root, tmp_path / "photos")
     database = RetrievalDatabase.open(str(root))
-    assert (summary["version"], summary["photographs"], summary["failed"], summary["unchanged"]) == (1, 12, 0, False)
+    assert (
+        summary["version"],
+        summary["photographs"],
+        summary["failed"],
+        summary["unchanged"],
+    ) == (1, 12, 0, False)
     assert summary["patches"] == database.version.num_patches == len(database.living_ids())
 
 
-def test_second_run_does_nothing(living_root: Path, tmp_path: Path, build: Build, contents: Contents) -> None:
+def test_second_run_does_nothing(
+    living_root: Path, tmp_path: Path, build: Build, contents: Contents
+) -> None:
     before = contents(living_root)
     summary = build(living_root, tmp_path / "photos")
     assert summary["unchanged"]
     assert contents(living_root) == before
 
 
-def test_two_builds_give_equal_bytes(root: Path, tmp_path: Path, build: Build, contents: Contents) -> None:
+def test_two_builds_give_equal_bytes(
+    root: Path, tmp_path: Path, build: Build, contents: Contents
+) -> None:
     build(root, tmp_path / "photos")
     build(tmp_path / "other", tmp_path / "photos")
     assert contents(root) == contents(tmp_path / "other")
@@ -98,13 +123,19 @@ def test_builder_that_was_read_before_another_build_sees_its_version(
             crop=CropConfig(frame_size=40, patch_size=24),
         ),
     )
-    assert early.plan().facts() == PlanFacts(changed=True, photographs=12, new=12, gone=0, gone_patches=0)
+    assert early.plan().facts() == PlanFacts(
+        changed=True, photographs=12, new=12, gone=0, gone_patches=0
+    )
     build(root, tmp_path / "photos")
     assert run_build(early, INLINE)["unchanged"]
 
 
 def test_other_encoder_is_refused(
-    living_root: Path, tmp_path: Path, build: Build, contents: Contents, make_encoder: Callable[[int], str]
+    living_root: Path,
+    tmp_path: Path,
+    build: Build,
+    contents: Contents,
+    make_encoder: Callable[[int], str],
 ) -> None:
     before = contents(living_root)
     with pytest.raises(EncoderMismatchError, match="another encoder .*weights_digest"):
@@ -155,14 +186,21 @@ def test_index_that_no_longer_fits_is_told_before_anything_is_embedded(
 def test_source_without_a_picture_is_an_error(tmp_path: Path, build: Build) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("x")
-    with pytest.raises(FailureBudgetError, match="only 0 of 0 pictures are usable: 1 not a picture by its name"):
+    with pytest.raises(
+        FailureBudgetError, match="only 0 of 0 pictures are usable: 1 not a picture by its name"
+    ):
         build(tmp_path / "db", tmp_path / "texts", min_success_rate=0)
 
 
 def test_too_many_broken_pictures_are_counted_by_cause_and_nothing_is_lost(
     photos: Path, tmp_path: Path, build: Build
 ) -> None:
-    for number, data in ((0, b""), (3, b"words"), (6, b""), (9, (photos / "p09.jpg").read_bytes()[:400])):
+    for number, data in (
+        (0, b""),
+        (3, b"words"),
+        (6, b""),
+        (9, (photos / "p09.jpg").read_bytes()[:400]),
+    ):
         (photos / f"p{number:02d}.jpg").write_bytes(data)
     root = tmp_path / "db"
     with pytest.raises(FailureBudgetError, match="only 8 of 12 pictures are usable") as caught:
@@ -176,7 +214,11 @@ def test_too_many_broken_pictures_are_counted_by_cause_and_nothing_is_lost(
     assert (summary["photographs"], summary["failed"]) == (8, 4)
     assert summary["causes"]["empty file"] == 2
     assert {path.name: path.stat().st_mtime_ns for path in (root / "images").iterdir()} == shards
-    found = set(RetrievalDatabase.open(str(root)).patch_rows(np.arange(summary["patches"]))["image_id"].to_pylist())
+    found = set(
+        RetrievalDatabase.open(str(root))
+        .patch_rows(np.arange(summary["patches"]))["image_id"]
+        .to_pylist()
+    )
     assert found == {f"p{number:02d}.jpg" for number in range(12) if number % 3}
 
 
@@ -197,11 +239,18 @@ def test_changed_crop_before_the_first_commit_is_embedded_again(
     run_build(DatabaseBuilder(str(tmp_path / "db"), config(1)), INLINE)
     run_build(DatabaseBuilder(str(tmp_path / "fresh"), config(1)), INLINE)
     for name in ("img_emb_0000.npy", "img_emb_0002.npy"):
-        assert (tmp_path / "db" / "img_emb" / name).read_bytes() == (tmp_path / "fresh" / "img_emb" / name).read_bytes()
+        assert (tmp_path / "db" / "img_emb" / name).read_bytes() == (
+            tmp_path / "fresh" / "img_emb" / name
+        ).read_bytes()
 
 
 def test_picture_replaced_before_the_first_commit_is_embedded_again(
-    photos: Path, tmp_path: Path, build: Build, tiny_encoder: str, encoded: Callable[..., bytes], contents: Contents
+    photos: Path,
+    tmp_path: Path,
+    build: Build,
+    tiny_encoder: str,
+    encoded: Callable[..., bytes],
+    contents: Contents,
 ) -> None:
     config = BuildConfig(
         source=f"folder://{photos}",
@@ -237,7 +286,9 @@ def test_all_vectors_of_a_database_are_made_in_its_first_precision(
 
 def test_presets_follow_the_source() -> None:
     assert build_config("samples://openimages-birds").crop.frame_size == 120
-    assert build_config("folder:///x").crop == CropConfig(frame_size=1200, patch_size=256, min_patches=2, max_patches=3)
+    assert build_config("folder:///x").crop == CropConfig(
+        frame_size=1200, patch_size=256, min_patches=2, max_patches=3
+    )
     assert build_config("folder:///x", "samples").images_per_shard == 128
     with pytest.raises(UsageError, match="no preset 'large'"):
         build_config("folder:///x", "large")

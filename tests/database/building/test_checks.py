@@ -22,7 +22,9 @@ def lose(root: Path, count: int) -> None:
 def test_source_that_lost_most_photographs_is_refused_by_plan_and_update(living_root: Path) -> None:
     lose(living_root, 11)
     for run in (update_plan, lambda builder: run_build(builder, ComputeConfig(dask="inline"))):
-        with pytest.raises(SourceError, match="11 of the 12 photographs in the database are no longer") as caught:
+        with pytest.raises(
+            SourceError, match="11 of the 12 photographs in the database are no longer"
+        ) as caught:
             run(update_builder(str(living_root)))
         assert "--set max_vanished_share=1" in caught.value.fix
 
@@ -45,7 +47,9 @@ def test_photographs_removed_on_request_have_not_vanished(living_root: Path) -> 
     assert update_plan(update_builder(str(living_root), asked))["gone"] == 11
 
 
-def test_half_of_the_photographs_may_vanish(root: Path, build: Any, encoded: Callable[..., bytes]) -> None:
+def test_half_of_the_photographs_may_vanish(
+    root: Path, build: Any, encoded: Callable[..., bytes]
+) -> None:
     for number in range(12, 20):
         (root.parent / "photos" / f"p{number}.jpg").write_bytes(encoded(number))
     build(root, root.parent / "photos")
@@ -64,7 +68,9 @@ def boxes(root: Path, build: Any) -> Path:
     path = root.parent / "boxes.csv"
     rows = [f"p{number:02d}.jpg,0,1,0,1\n" for number in range(12)]
     path.write_text("ImageID,XMin,XMax,YMin,YMax\n" + "".join(rows))
-    build(root, root.parent / "photos", crop=CropConfig(mode="boxes"), boxes=BoxConfig(path=str(path)))
+    build(
+        root, root.parent / "photos", crop=CropConfig(mode="boxes"), boxes=BoxConfig(path=str(path))
+    )
     return path
 
 
@@ -80,20 +86,25 @@ def test_few_rows_of_a_list_may_go_and_the_plan_names_them(root: Path, boxes: Pa
     assert run_build(update_builder(str(root)), ComputeConfig(dask="inline"))["photographs"] == 9
 
 
-def test_list_that_lost_more_than_a_few_rows_is_refused_by_plan_and_update(root: Path, boxes: Path) -> None:
+def test_list_that_lost_more_than_a_few_rows_is_refused_by_plan_and_update(
+    root: Path, boxes: Path
+) -> None:
     drop_rows(boxes, 4)
     for run in (update_plan, lambda builder: run_build(builder, ComputeConfig(dask="inline"))):
         with pytest.raises(SourceError) as caught:
             run(update_builder(str(root)))
-        assert "4 of the 12 photographs in the database are in no row of the list any more, which has 8" in str(
-            caught.value
+        assert (
+            "4 of the 12 photographs in the database are in no row of the list any more, "
+            "which has 8" in str(caught.value)
         )
         assert "p08.jpg, p09.jpg, p10.jpg and 1 more" in caught.value.what
         assert caught.value.where == str(boxes)
         assert "--set max_delisted_share=1" in caught.value.fix
 
 
-def test_lost_rows_of_a_list_can_be_meant_and_are_asked_about_each_time(root: Path, boxes: Path) -> None:
+def test_lost_rows_of_a_list_can_be_meant_and_are_asked_about_each_time(
+    root: Path, boxes: Path
+) -> None:
     drop_rows(boxes, 7)
     with pytest.raises(SourceError, match="7 of the 12"):
         update_plan(update_builder(str(root), overrides=["max_delisted_share=0.5"]))
@@ -102,13 +113,24 @@ def test_lost_rows_of_a_list_can_be_meant_and_are_asked_about_each_time(root: Pa
     assert update_builder(str(root)).config.max_delisted_share == 0.05
 
 
-def test_large_list_may_lose_one_row_in_twenty(root: Path, build: Any, encoded: Callable[..., bytes]) -> None:
+def test_large_list_may_lose_one_row_in_twenty(
+    root: Path, build: Any, encoded: Callable[..., bytes]
+) -> None:
     photos = root.parent / "photos"
     for number in range(12, 100):
         (photos / f"p{number:02d}.jpg").write_bytes(encoded(number % 12))
     path = root.parent / "boxes.csv"
-    path.write_text("image_id,x0,x1,y0,y1\n" + "".join(f"p{number:02d}.jpg,0,30,0,30\n" for number in range(100)))
-    build(root, photos, crop=CropConfig(mode="boxes"), boxes=BoxConfig(path=str(path)), images_per_shard=50)
+    path.write_text(
+        "image_id,x0,x1,y0,y1\n"
+        + "".join(f"p{number:02d}.jpg,0,30,0,30\n" for number in range(100))
+    )
+    build(
+        root,
+        photos,
+        crop=CropConfig(mode="boxes"),
+        boxes=BoxConfig(path=str(path)),
+        images_per_shard=50,
+    )
     drop_rows(path, 5)
     assert update_plan(update_builder(str(root)))["delisted"] == 5
     drop_rows(path, 1)

@@ -26,7 +26,9 @@ def estimated(plan: BuildPlan, config: EstimateConfig) -> Estimate:
 
 def builder_of(root: Path, photos: Path, encoder: str) -> DatabaseBuilder:
     crop = CropConfig(frame_size=40, patch_size=24, min_patches=2, max_patches=2)
-    return DatabaseBuilder(str(root), BuildConfig(source=f"folder://{photos}", encoder=encoder, crop=crop))
+    return DatabaseBuilder(
+        str(root), BuildConfig(source=f"folder://{photos}", encoder=encoder, crop=crop)
+    )
 
 
 def test_trial_is_scaled_to_all_photographs_and_leaves_nothing(
@@ -35,7 +37,8 @@ def test_trial_is_scaled_to_all_photographs_and_leaves_nothing(
     builder = builder_of(tmp_path / "db", photos, tiny_encoder)
     few = estimated(builder.plan(), EstimateConfig(num_photographs=3, price_per_hour=3600))
     assert (few["trial_photographs"], few["patches"]) == (3, 24)
-    assert few["hours"] * 3600 == pytest.approx(sum(few["seconds"].values()), abs=0.03)  # four stages, each rounded
+    # four stages, each rounded
+    assert few["hours"] * 3600 == pytest.approx(sum(few["seconds"].values()), abs=0.03)
     assert few["cost"] == pytest.approx(sum(few["seconds"].values()), abs=0.03)
     assert few["worker_memory_bytes"] > 100_000_000
     assert not (tmp_path / "db").exists()
@@ -46,9 +49,14 @@ def test_bytes_are_those_of_the_real_parts(photos: Path, tmp_path: Path, tiny_en
     expected = estimated(builder.plan(), EstimateConfig(num_photographs=12))
     run_build(builder, ComputeConfig(dask="inline"))
     folder = Folder(tmp_path / "db")
-    tables = sum(folder.size(path) for name in ("images", "patches", "metadata") for path in folder.files(name))
+    tables = sum(
+        folder.size(path)
+        for name in ("images", "patches", "metadata")
+        for path in folder.files(name)
+    )
     real = tables + folder.size("img_emb/img_emb_0000.npy") + folder.size("index/000001/knn.index")
-    assert expected["num_bytes"] == pytest.approx(real, rel=0.5)  # tables of a few rows are mostly headers
+    # tables of a few rows are mostly headers
+    assert expected["num_bytes"] == pytest.approx(real, rel=0.5)
     assert expected["num_bytes"] < real + folder.size("index/000001/index_infos.json")
 
 
@@ -58,7 +66,9 @@ def test_without_new_photographs_or_a_trial_there_is_nothing_to_say(
     builder = builder_of(tmp_path / "db", photos, tiny_encoder)
     assert estimate(builder.plan(), EstimateConfig(num_photographs=0)) is None
     run_build(builder, ComputeConfig(dask="inline"))
-    assert estimate(builder_of(tmp_path / "db", photos, tiny_encoder).plan(), EstimateConfig()) is None
+    assert (
+        estimate(builder_of(tmp_path / "db", photos, tiny_encoder).plan(), EstimateConfig()) is None
+    )
 
 
 def growth(root: Path, work: Callable[[], object]) -> int:
@@ -82,7 +92,8 @@ def test_bytes_of_an_update_are_those_of_the_whole_index_and_what_is_new(
     builder = update_builder(str(tmp_path / "db"))
     expected = estimated(builder.plan(), EstimateConfig())
     real = growth(tmp_path / "db", lambda: run_build(builder, ComputeConfig(dask="inline")))
-    assert real - 8000 < expected["num_bytes"] <= real  # it leaves out the version's file and the index's infos
+    # it leaves out the version's file and the index's infos
+    assert real - 8000 < expected["num_bytes"] <= real
 
 
 def test_trial_without_a_usable_photograph_says_so_and_knows_nothing_else(
@@ -95,7 +106,9 @@ def test_trial_without_a_usable_photograph_says_so_and_knows_nothing_else(
     assert told["trial_failed"].startswith("only 0 of 1 pictures are usable")
 
 
-def test_index_that_fits_into_no_memory_is_told_by_the_plan(photos: Path, tmp_path: Path, tiny_encoder: str) -> None:
+def test_index_that_fits_into_no_memory_is_told_by_the_plan(
+    photos: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
     builder = builder_of(tmp_path / "db", photos, tiny_encoder)
     builder = replace(builder, config=builder.config.with_overrides(["index.max_index_memory=1KB"]))
     with pytest.raises(DatabaseError, match="no index of 24 vectors fits into 1KB"):
@@ -115,7 +128,9 @@ def test_estimate_of_an_update_is_near_the_real_run(
             (photos / f"p{number:03d}.jpg").write_bytes(encoded(number, size=(300, 300)))
 
     add(0, 100)
-    run_build(DatabaseBuilder(str(root), build_config(f"folder://{photos}")), ComputeConfig(dask="inline"))
+    run_build(
+        DatabaseBuilder(str(root), build_config(f"folder://{photos}")), ComputeConfig(dask="inline")
+    )
     add(100, 10)
     builder = update_builder(str(root))
     expected = estimated(builder.plan(), EstimateConfig())
@@ -123,8 +138,13 @@ def test_estimate_of_an_update_is_near_the_real_run(
     real = growth(root, lambda: run_build(builder, ComputeConfig(dask="inline")))
     seconds = time.perf_counter() - started
     with capsys.disabled():
-        bytes_error, time_error = expected["num_bytes"] / real - 1, expected["hours"] * 3600 / seconds - 1
-        print(f"\nestimate against the real update: bytes {bytes_error:+.1%}, time {time_error:+.1%}")  # noqa: T201
+        bytes_error, time_error = (
+            expected["num_bytes"] / real - 1,
+            expected["hours"] * 3600 / seconds - 1,
+        )
+        print(  # noqa: T201
+            f"\nestimate against the real update: bytes {bytes_error:+.1%}, time {time_error:+.1%}"
+        )
     assert expected["num_bytes"] == pytest.approx(real, rel=0.05)
     assert seconds / 3 < expected["hours"] * 3600 < seconds * 3
 
@@ -132,7 +152,9 @@ def test_estimate_of_an_update_is_near_the_real_run(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_estimate_is_near_the_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    builder = DatabaseBuilder(str(tmp_path / "db"), build_config("samples://openimages-birds/database"))
+    builder = DatabaseBuilder(
+        str(tmp_path / "db"), build_config("samples://openimages-birds/database")
+    )
     expected = estimated(builder.plan(), EstimateConfig())
     started = time.perf_counter()
     result = run_build(builder, ComputeConfig(dask="inline"))

@@ -9,7 +9,10 @@ from rdm.database.building.near_duplicates import DUPLICATE_SCHEMA, near_duplica
 
 
 def brute_force(ids: list[str], hashes: np.ndarray, max_bits: int) -> list[tuple[str, str, int]]:
-    bits, rows = np.unpackbits(hashes, axis=1).astype(int), sorted(range(len(ids)), key=ids.__getitem__)
+    bits, rows = (
+        np.unpackbits(hashes, axis=1).astype(int),
+        sorted(range(len(ids)), key=ids.__getitem__),
+    )
     found = []
     for position, row in enumerate(rows):
         for earlier in rows[:position]:
@@ -24,7 +27,8 @@ def test_same_as_comparing_every_pair(seed: int, count: int, max_bits: int) -> N
     rng = np.random.default_rng(seed)
     base = rng.integers(0, 256, (4, 16), dtype=np.uint8)
     hashes = base[rng.integers(0, 4, count)]
-    for row in hashes:  # up to 20 bits away from one of four centers, so that both answers are common
+    # up to 20 bits away from one of four centers, so that both answers are common
+    for row in hashes:
         flipped = rng.choice(128, rng.integers(0, 21), replace=False)
         row ^= np.packbits(np.isin(np.arange(128), flipped))
     ids = [f"p{number:02d}" for number in rng.permutation(count)]

@@ -1,4 +1,5 @@
-"""One order of stages, whoever runs them; and the plan that was shown is the one that is executed."""
+"""One order of stages, whoever runs them; and the plan that was shown is the one that is
+executed."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def test_plan_of_another_version_is_made_again(living_root: Path, tmp_path: Path
     assert run_build(builder, INLINE, planned=planned).version == 2
 
 
-def test_a_plan_makes_its_own_version_whatever_the_source_becomes(living_root: Path, tmp_path: Path) -> None:
+def test_a_plan_makes_its_own_version_whatever_the_source_becomes(
+    living_root: Path, tmp_path: Path
+) -> None:
     builder = update_builder(str(living_root))
     (tmp_path / "photos" / "p03.jpg").unlink()
     with builder.writing() as plan, compute_pool(INLINE) as pool:

@@ -63,7 +63,11 @@ def test_ledger_says_that_a_photograph_was_deleted_and_nothing_more_of_it(tabled
     tabled.update(GONE)
     compact_database(str(tabled.root))
     version = VersionStore(Folder(tabled.root)).require()
-    rows = [row for part in version.parts_of("ledger") for row in pq.read_table(tabled.root / part.path).to_pylist()]
+    rows = [
+        row
+        for part in version.parts_of("ledger")
+        for row in pq.read_table(tabled.root / part.path).to_pylist()
+    ]
     deleted = [row for row in rows if row["status"] != "success"]
     assert [(row["image_id"], row["status"], row["error_message"]) for row in deleted] == [
         ("p01.jpg", "deleted", "deleted"),
@@ -71,7 +75,8 @@ def test_ledger_says_that_a_photograph_was_deleted_and_nothing_more_of_it(tabled
     ]
     for row in deleted:
         assert not any(
-            row[name] for name in ("url", "sha256", "author", "license", "landing_page", "etag", "num_bytes")
+            row[name]
+            for name in ("url", "sha256", "author", "license", "landing_page", "etag", "num_bytes")
         )
 
 
@@ -102,7 +107,9 @@ def test_compacted_database_is_whole(tabled: Any) -> None:
     assert verify_database(str(tabled.root)) == []
 
 
-def test_updates_after_a_compaction_go_on_as_without_it(tabled: Any, encoded: Callable[..., bytes]) -> None:
+def test_updates_after_a_compaction_go_on_as_without_it(
+    tabled: Any, encoded: Callable[..., bytes]
+) -> None:
     tabled.update(GONE)
     compact_database(str(tabled.root))
     first = RetrievalDatabase.open(str(tabled.root)).version.next_patch_id
@@ -111,7 +118,9 @@ def test_updates_after_a_compaction_go_on_as_without_it(tabled: Any, encoded: Ca
     assert min(row["patch_id"] for row in rows_of(tabled.root, "p20.jpg")) == first
     assert verify_database(str(tabled.root)) == []
     tabled.table("again", 5, exact=True)
-    found, expected = (NeighborTable(Folder(tabled.root), name).all_ids for name in ("train", "again"))
+    found, expected = (
+        NeighborTable(Folder(tabled.root), name).all_ids for name in ("train", "again")
+    )
     np.testing.assert_array_equal(found, expected)
 
 
@@ -152,7 +161,9 @@ def test_photograph_with_a_living_patch_keeps_its_pixels(tabled: Any) -> None:
     assert not after.embeddings(np.array([first])).any()
 
 
-def test_tar_stays_one_that_tar_can_read_with_statistics_beside(tabled: Any, encoded: Callable[..., bytes]) -> None:
+def test_tar_stays_one_that_tar_can_read_with_statistics_beside(
+    tabled: Any, encoded: Callable[..., bytes]
+) -> None:
     tabled.update(GONE)
     compact_database(str(tabled.root))
     with tarfile.open(tabled.root / "images" / "00000_c000005.tar") as tar:
@@ -165,15 +176,25 @@ def test_tar_stays_one_that_tar_can_read_with_statistics_beside(tabled: Any, enc
 def test_untouched_shards_keep_their_files(tabled: Any) -> None:
     tabled.update(Removal(frozenset(["p01.jpg"])))
     assert compact_database(str(tabled.root))["shards"] == 1
-    assert Folder(tabled.root).names("images", ".tar") == ["00000_c000005.tar", "00001.tar", "00002.tar"]
+    assert Folder(tabled.root).names("images", ".tar") == [
+        "00000_c000005.tar",
+        "00001.tar",
+        "00002.tar",
+    ]
 
 
 def test_names_in_use_sort_as_the_rows_do(tabled: Any) -> None:
     for image in ("p06.jpg", "p01.jpg", "p07.jpg"):
         tabled.update(Removal(frozenset([image])))
         compact_database(str(tabled.root))
-    parts = [part.path for part in VersionStore(Folder(tabled.root)).require().parts_of("embeddings")]
-    assert parts == sorted(parts) == [f"img_emb/{name}" for name in Folder(tabled.root).names("img_emb")]
+    parts = [
+        part.path for part in VersionStore(Folder(tabled.root)).require().parts_of("embeddings")
+    ]
+    assert (
+        parts
+        == sorted(parts)
+        == [f"img_emb/{name}" for name in Folder(tabled.root).names("img_emb")]
+    )
 
 
 def test_older_versions_are_dropped_and_a_reader_is_told(tabled: Any) -> None:

@@ -6,7 +6,10 @@ import pytest
 from rdm.database.changes.conditions import matching_rows
 from rdm.errors import UsageError
 
-BY, ZERO = "https://creativecommons.org/licenses/by/2.0/", "https://creativecommons.org/publicdomain/zero/1.0/"
+BY, ZERO = (
+    "https://creativecommons.org/licenses/by/2.0/",
+    "https://creativecommons.org/publicdomain/zero/1.0/",
+)
 TABLE = pa.table(
     {
         "image_id": ["a", "b", "c", "d"],
@@ -47,7 +50,9 @@ def test_condition_selects_the_rows_for_which_it_holds(condition: str, images: s
     assert found(condition) == images
 
 
-@pytest.mark.parametrize("condition", [f"license != '{BY}'", f"license not in ['{BY}']", f"not (license == '{BY}')"])
+@pytest.mark.parametrize(
+    "condition", [f"license != '{BY}'", f"license not in ['{BY}']", f"not (license == '{BY}')"]
+)
 def test_empty_cell_fulfills_no_comparison(condition: str) -> None:
     assert found(condition) == "c"
 
@@ -69,7 +74,9 @@ UNSIGNED = pa.table({"image_id": ["a", "b", "c", "d"], "author": ["X", "", None,
         ("not (author == 'X' or image_id == 'b')", "d"),
     ],
 )
-def test_empty_text_is_as_a_missing_one_whichever_way_round_it_is_asked(condition: str, images: str) -> None:
+def test_empty_text_is_as_a_missing_one_whichever_way_round_it_is_asked(
+    condition: str, images: str
+) -> None:
     assert "".join(matching_rows(UNSIGNED, condition)["image_id"].to_pylist()) == images
 
 

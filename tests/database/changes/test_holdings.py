@@ -8,7 +8,9 @@ from rdm.database.changes.holdings import known_etags
 
 def ledger(*rows: tuple[str, str, str, str], was_cut: bool = True) -> pa.Table:
     names = ("image_id", "etag", "status", "error_message")
-    return pa.Table.from_pylist([{**dict(zip(names, row, strict=True)), "was_cut": was_cut} for row in rows])
+    return pa.Table.from_pylist(
+        [{**dict(zip(names, row, strict=True)), "was_cut": was_cut} for row in rows]
+    )
 
 
 def test_living_photographs_are_known_by_their_etag() -> None:
@@ -37,6 +39,8 @@ def test_failures_that_may_have_passed_are_asked_for_again_on_request(message: s
     assert known_etags(rows, set(), retry_failed=True) == {}
 
 
-@pytest.mark.parametrize(("status", "message"), [("failed", "not found: 404"), ("skipped", "opted out: noai")])
+@pytest.mark.parametrize(
+    ("status", "message"), [("failed", "not found: 404"), ("skipped", "opted out: noai")]
+)
 def test_other_failures_and_opt_outs_never_are(status: str, message: str) -> None:
     assert known_etags(ledger(("a", "1", status, message)), set(), retry_failed=True) == {"a": "1"}

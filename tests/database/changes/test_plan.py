@@ -10,7 +10,9 @@ from rdm.database.reader import RetrievalDatabase
 
 
 def listing(**etags: str) -> pa.Table:
-    rows = [{"image_id": f"{name}.jpg", "location": name, "etag": etag} for name, etag in etags.items()]
+    rows = [
+        {"image_id": f"{name}.jpg", "location": name, "etag": etag} for name, etag in etags.items()
+    ]
     return pa.Table.from_pylist(rows)
 
 
@@ -27,8 +29,12 @@ def patches_of(held: Holdings, image_id: str) -> list[int]:
 
 def replaced(held: Holdings, *image_ids: str) -> SourceDiff:
     """The source of a database in which some photographs have other bytes."""
-    etags = {name: row.etag for name, row in held.last_rows.items()} | dict.fromkeys(image_ids, "other")
-    rows = [{"image_id": name, "location": name, "etag": etag} for name, etag in sorted(etags.items())]
+    etags = {name: row.etag for name, row in held.last_rows.items()} | dict.fromkeys(
+        image_ids, "other"
+    )
+    rows = [
+        {"image_id": name, "location": name, "etag": etag} for name, etag in sorted(etags.items())
+    ]
     return SourceDiff(held, pa.Table.from_pylist(rows))
 
 
@@ -56,7 +62,10 @@ def test_photograph_that_could_not_be_had_keeps_its_patches_in_another_plan(held
     after = before.after_ingest({"p03.jpg"})
     assert after.newly_dead.tolist() == patches_of(held, "p04.jpg")
     assert (
-        dict(zip(*(after.taken[name].to_pylist() for name in ("image_id", "etag")), strict=True))["p03.jpg"] != "other"
+        dict(zip(*(after.taken[name].to_pylist() for name in ("image_id", "etag")), strict=True))[
+            "p03.jpg"
+        ]
+        != "other"
     )
     assert before.kept == frozenset()
     np.testing.assert_array_equal(before.newly_dead, dead)

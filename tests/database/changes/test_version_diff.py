@@ -1,4 +1,5 @@
-"""What changed between two versions, by cause, told from the versions alone; and what was not announced yet."""
+"""What changed between two versions, by cause, told from the versions alone; and what was not
+announced yet."""
 
 from __future__ import annotations
 
@@ -33,22 +34,30 @@ def test_added_and_removed_are_told_by_cause(tabled: Any, encoded: Callable[...,
     tabled.update(Removal(frozenset(["p00.jpg"]), frozenset([single])))
     changes = describe_changes(Folder(tabled.root))
     assert (changes.since, changes.version, changes.num_new_photographs) == (3, 4, 1)
-    assert sorted(changes.added["patch_id"].to_pylist()) == patches_of(tabled.root, "p20.jpg", "p03.jpg")
+    assert sorted(changes.added["patch_id"].to_pylist()) == patches_of(
+        tabled.root, "p20.jpg", "p03.jpg"
+    )
     assert changes.removed_photographs == {
         "removed on request": 1,
         "replaced in the source": 1,
         "vanished from the source": 1,
         "single patch removed on request": 1,
     }
-    assert [patch.patch_id for patch in changes.removed if patch.cause == "removed on request"] == first
-    assert sorted(patch.patch_id for patch in changes.removed) == RetrievalDatabase.open(
-        str(tabled.root)
-    ).tombstones.tolist()
+    assert [
+        patch.patch_id for patch in changes.removed if patch.cause == "removed on request"
+    ] == first
+    assert (
+        sorted(patch.patch_id for patch in changes.removed)
+        == RetrievalDatabase.open(str(tabled.root)).tombstones.tolist()
+    )
     assert changes.failures == {"not a picture": 1}
 
 
 def test_near_duplicates_that_go_have_a_cause_of_their_own(
-    tmp_path: Path, photos: Path, build: Callable[..., dict[str, Any]], encoded: Callable[..., bytes]
+    tmp_path: Path,
+    photos: Path,
+    build: Callable[..., dict[str, Any]],
+    encoded: Callable[..., bytes],
 ) -> None:
     from rdm.sources.photographs.filters import FilterConfig
 
@@ -61,14 +70,28 @@ def test_near_duplicates_that_go_have_a_cause_of_their_own(
     assert {patch.image_id for patch in changes.removed} == {"p04.jpg"}
 
 
-def test_index_decision_and_recall_before_and_after_are_told(tabled: Any, encoded: Callable[..., bytes]) -> None:
+def test_index_decision_and_recall_before_and_after_are_told(
+    tabled: Any, encoded: Callable[..., bytes]
+) -> None:
     before = VersionStore(Folder(tabled.root)).require().index
     (tabled.photos / "p20.jpg").write_bytes(encoded(20))
     tabled.update()
-    index, after = describe_changes(Folder(tabled.root)).index, VersionStore(Folder(tabled.root)).require().index
-    assert (index.action, index.reason) == (after["decision"]["action"], after["decision"]["reason"])
-    assert (index.recall_before, index.recall_after) == (before["recall_at_20"], after["recall_at_20"])
-    assert (index.num_vectors_before, index.num_vectors_after) == (before["num_vectors"], after["num_vectors"])
+    index, after = (
+        describe_changes(Folder(tabled.root)).index,
+        VersionStore(Folder(tabled.root)).require().index,
+    )
+    assert (index.action, index.reason) == (
+        after["decision"]["action"],
+        after["decision"]["reason"],
+    )
+    assert (index.recall_before, index.recall_after) == (
+        before["recall_at_20"],
+        after["recall_at_20"],
+    )
+    assert (index.num_vectors_before, index.num_vectors_after) == (
+        before["num_vectors"],
+        after["num_vectors"],
+    )
 
 
 def test_touched_rows_of_each_table_are_counted(tabled: Any) -> None:
@@ -85,12 +108,19 @@ def test_touched_rows_of_each_table_are_counted(tabled: Any) -> None:
 def test_new_table_is_no_change_of_patches_and_its_rows_are_not_touched(tabled: Any) -> None:
     changes = describe_changes(Folder(tabled.root))
     assert (changes.added.num_rows, changes.removed, changes.index.action) == (0, (), "kept")
-    assert [(table.name, table.touched_rows) for table in changes.tables] == [("fast", 0), ("train", 0)]
+    assert [(table.name, table.touched_rows) for table in changes.tables] == [
+        ("fast", 0),
+        ("train", 0),
+    ]
 
 
 def test_first_version_added_everything(tabled: Any) -> None:
     changes = describe_changes(Folder(tabled.root), version=1)
-    assert (changes.since, changes.num_new_photographs, changes.index.recall_before) == (0, 12, None)
+    assert (changes.since, changes.num_new_photographs, changes.index.recall_before) == (
+        0,
+        12,
+        None,
+    )
 
 
 def test_several_versions_are_compared_at_once(tabled: Any, encoded: Callable[..., bytes]) -> None:
@@ -121,7 +151,9 @@ def test_update_deletes_the_page_that_may_show_what_it_removes(tabled: Any) -> N
     assert not (tabled.root / CHANGES_PAGE).exists()
 
 
-def test_news_are_what_came_and_went_since_the_last_announcement(tabled: Any, encoded: Callable[..., bytes]) -> None:
+def test_news_are_what_came_and_went_since_the_last_announcement(
+    tabled: Any, encoded: Callable[..., bytes]
+) -> None:
     folder = Folder(tabled.root)
     ensure_announced(folder)
     assert news(folder) is None
@@ -132,7 +164,12 @@ def test_news_are_what_came_and_went_since_the_last_announcement(tabled: Any, en
     found = news(folder)
     assert found is not None
     new = describe_changes(folder).added.num_rows
-    assert (found.since, found.version, found.patches_added, found.patches_removed) == (3, 4, new, len(gone))
+    assert (found.since, found.version, found.patches_added, found.patches_removed) == (
+        3,
+        4,
+        new,
+        len(gone),
+    )
     announce(folder)
     assert news(folder) is None
 

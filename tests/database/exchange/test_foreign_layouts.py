@@ -1,4 +1,5 @@
-"""Foreign embeddings that are damaged, lie about their size, or hold code: each an error that names the file."""
+"""Foreign embeddings that are damaged, lie about their size, or hold code: each an error that names
+the file."""
 
 from __future__ import annotations
 
@@ -30,8 +31,16 @@ def write_clip(folder: Path, vectors: np.ndarray, table: pa.Table) -> Path:
 
 
 def write_npz(folder: Path, **changed: Any) -> Path:
-    arrays = {"embedding": VECTORS, "img_id": np.arange(4), "patch_coords": np.ones((4, 4), np.int64), **changed}
-    np.savez(folder / "4x8-part_1.npz", **{name: array for name, array in arrays.items() if array is not None})
+    arrays = {
+        "embedding": VECTORS,
+        "img_id": np.arange(4),
+        "patch_coords": np.ones((4, 4), np.int64),
+        **changed,
+    }
+    np.savez(
+        folder / "4x8-part_1.npz",
+        **{name: array for name, array in arrays.items() if array is not None},
+    )
     return folder
 
 
@@ -50,8 +59,16 @@ NAMED = pa.table({"image_path": ["a", "b", "c", "d"]})
         (VECTORS, NAMED.slice(1), "4 embeddings, but 3 rows"),
         (VECTORS[0], NAMED, "not rows of numbers"),
         (np.ones((4, 8), np.int64), NAMED, "not rows of numbers"),
-        (VECTORS * np.array([[1], [1], [0], [1]], np.float16), NAMED, "row 2 is zero or not finite"),
-        (np.where(np.arange(4)[:, None] == 1, np.float16("nan"), VECTORS), NAMED, "row 1 is zero or not finite"),
+        (
+            VECTORS * np.array([[1], [1], [0], [1]], np.float16),
+            NAMED,
+            "row 2 is zero or not finite",
+        ),
+        (
+            np.where(np.arange(4)[:, None] == 1, np.float16("nan"), VECTORS),
+            NAMED,
+            "row 1 is zero or not finite",
+        ),
         (VECTORS, pa.table({"image_path": ["a", "b", None, "d"]}), "row 2 has no image id"),
         (VECTORS, pa.table({"caption": ["a", "b", "c", "d"]}), "row 0 has no image id"),
         (VECTORS, NAMED.append_column("patch_id", pa.array([0, None, 2, 3])), "patch_id has gaps"),
@@ -66,11 +83,18 @@ def test_damaged_clip_retrieval_part_names_the_file_and_the_row(
     assert "_0." in caught.value.where
 
 
-NO_ROWS = [np.empty(0), np.empty((0, 8), np.float16), np.empty((0, 0), np.float32), np.empty(0, np.int64)]
+NO_ROWS = [
+    np.empty(0),
+    np.empty((0, 8), np.float16),
+    np.empty((0, 0), np.float32),
+    np.empty(0, np.int64),
+]
 
 
 @pytest.mark.parametrize("vectors", NO_ROWS)
-@pytest.mark.parametrize("table", [NAMED.slice(4), pa.table({}), pa.table({"image_path": pa.nulls(0), "x0": []})])
+@pytest.mark.parametrize(
+    "table", [NAMED.slice(4), pa.table({}), pa.table({"image_path": pa.nulls(0), "x0": []})]
+)
 def test_part_without_rows_beside_metadata_without_rows_is_sound(
     tmp_path: Path, vectors: np.ndarray, table: pa.Table
 ) -> None:
@@ -79,7 +103,9 @@ def test_part_without_rows_beside_metadata_without_rows_is_sound(
 
 
 @pytest.mark.parametrize("vectors", [*NO_ROWS, np.array(1.0)])
-def test_part_without_rows_beside_metadata_with_rows_is_an_error(tmp_path: Path, vectors: np.ndarray) -> None:
+def test_part_without_rows_beside_metadata_with_rows_is_an_error(
+    tmp_path: Path, vectors: np.ndarray
+) -> None:
     with pytest.raises(DatabaseError, match=r"not rows of numbers|0 embeddings, but 4 rows"):
         load("clip-retrieval", write_clip(tmp_path, vectors, NAMED))
 
@@ -91,15 +117,23 @@ def test_metadata_without_rows_beside_vectors_is_an_error(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("vectors", NO_ROWS)
 @pytest.mark.parametrize("coordinates", [np.empty((0, 4), np.int64), np.empty(0)])
-def test_npz_part_without_rows_is_sound(tmp_path: Path, vectors: np.ndarray, coordinates: np.ndarray) -> None:
+def test_npz_part_without_rows_is_sound(
+    tmp_path: Path, vectors: np.ndarray, coordinates: np.ndarray
+) -> None:
     folder = write_npz(tmp_path, embedding=vectors, img_id=np.empty(0), patch_coords=coordinates)
     found, (unit, _) = load("rdm-npz", folder)
     assert (len(found.vectors), found.rows.num_rows, len(unit)) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("changed", [{"embedding": np.empty(0)}, {"img_id": np.empty(0)}, {"img_id": np.array(3)}])
-def test_npz_part_in_which_one_array_alone_has_no_rows_is_an_error(tmp_path: Path, changed: dict[str, Any]) -> None:
-    with pytest.raises(DatabaseError, match=r"not rows of numbers|0 embeddings|not four numbers|not one name"):
+@pytest.mark.parametrize(
+    "changed", [{"embedding": np.empty(0)}, {"img_id": np.empty(0)}, {"img_id": np.array(3)}]
+)
+def test_npz_part_in_which_one_array_alone_has_no_rows_is_an_error(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    with pytest.raises(
+        DatabaseError, match=r"not rows of numbers|0 embeddings|not four numbers|not one name"
+    ):
         load("rdm-npz", write_npz(tmp_path, **changed))
 
 
@@ -118,7 +152,12 @@ def test_folder_without_embeddings_says_what_was_looked_for(tmp_path: Path, kind
 
 def test_official_part_is_read_as_it_is(tmp_path: Path) -> None:
     raw = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32) * 9
-    write_npz(tmp_path, embedding=raw, patch_coords=np.arange(16).reshape(4, 4), img_id=np.array([7, 7, 8, 9]))
+    write_npz(
+        tmp_path,
+        embedding=raw,
+        patch_coords=np.arange(16).reshape(4, 4),
+        img_id=np.array([7, 7, 8, 9]),
+    )
     found, (unit, norms) = load("rdm-npz", tmp_path)
     np.testing.assert_allclose(norms, np.linalg.norm(raw, axis=1), rtol=1e-6)
     np.testing.assert_allclose(unit * norms[:, None], raw, rtol=2e-3, atol=2e-2)
@@ -138,7 +177,9 @@ def test_official_part_is_read_as_it_is(tmp_path: Path) -> None:
         ({"embedding": np.ones((3, 8), np.float32)}, "3 embeddings, but 4 rows"),
     ],
 )
-def test_damaged_npz_part_says_what_is_wrong(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+def test_damaged_npz_part_says_what_is_wrong(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
     with pytest.raises(DatabaseError, match=message):
         load("rdm-npz", write_npz(tmp_path, **changed))
 
@@ -151,7 +192,9 @@ class Runs:
 
 
 @pytest.mark.parametrize("array", ["img_id", "embedding"])
-def test_python_objects_are_refused_and_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, array: str) -> None:
+def test_python_objects_are_refused_and_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, array: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_npz(tmp_path, **{array: np.array([Runs()] * 4, object)})
     with pytest.raises(StorageError, match="Python objects"):
@@ -168,7 +211,9 @@ def test_python_objects_are_refused_and_never_run(tmp_path: Path, monkeypatch: p
 
 def test_array_that_promises_more_than_it_has_takes_no_memory(tmp_path: Path) -> None:
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**40, 512)})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (2**40, 512)}
+    )
     write_npz(tmp_path, embedding=None)
     with zipfile.ZipFile(tmp_path / "4x8-part_1.npz", "a") as archive:
         archive.writestr("embedding.npy", header.getvalue() + bytes(64))
@@ -177,7 +222,9 @@ def test_array_that_promises_more_than_it_has_takes_no_memory(tmp_path: Path) ->
 
 
 @given(st.integers(0, 2**16), st.integers(1, 6))
-def test_mutated_npz_is_an_error_or_whole(tmp_path_factory: pytest.TempPathFactory, seed: int, count: int) -> None:
+def test_mutated_npz_is_an_error_or_whole(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, count: int
+) -> None:
     folder = write_npz(tmp_path_factory.mktemp("npz"))
     path, rng = folder / "4x8-part_1.npz", np.random.default_rng(seed)
     data = bytearray(path.read_bytes())

@@ -21,7 +21,9 @@ Contents = Callable[[Path], dict[str, bytes]]
 
 def config_of(photos: Path, **fields: object) -> NeighborConfig:
     queries = QuerySetConfig(
-        source=f"folder://{photos}", crop=CropConfig(frame_size=40, patch_size=30), images_per_shard=4
+        source=f"folder://{photos}",
+        crop=CropConfig(frame_size=40, patch_size=30),
+        images_per_shard=4,
     )
     return NeighborConfig.model_validate({"queries": queries, "k_stored": 6, **fields})
 
@@ -123,7 +125,9 @@ def test_second_run_does_nothing_and_lost_shards_alone_are_done_again(
     }
 
 
-def test_shards_may_finish_in_any_order(root: Path, photos: Path, tmp_path: Path, contents: Contents) -> None:
+def test_shards_may_finish_in_any_order(
+    root: Path, photos: Path, tmp_path: Path, contents: Contents
+) -> None:
     (photos / "p01.jpg").write_bytes(b"words")
     (photos / "p09.jpg").write_bytes(b"")
 
@@ -132,8 +136,12 @@ def test_shards_may_finish_in_any_order(root: Path, photos: Path, tmp_path: Path
             self.pool = pool
             self.config, self.unseen = pool.config, pool.unseen
 
-        def map(self, function: Callable[[Any], Any], shards: list[Any], **_: object) -> list[tuple[int, Any]]:
-            return [(position, function(shard)) for position, shard in reversed(list(enumerate(shards)))]
+        def map(
+            self, function: Callable[[Any], Any], shards: list[Any], **_: object
+        ) -> list[tuple[int, Any]]:
+            return [
+                (position, function(shard)) for position, shard in reversed(list(enumerate(shards)))
+            ]
 
     shutil.copytree(root, tmp_path / "other")
     config = config_of(photos, min_success_rate=0.5)
@@ -204,7 +212,9 @@ def test_names_of_the_tables(root: Path, photos: Path) -> None:
     assert NeighborTable.names(Folder(root)) == ["a", "b"]
 
 
-def test_tables_of_one_query_set_that_exclude_differently_are_not_chosen_from(root: Path, photos: Path) -> None:
+def test_tables_of_one_query_set_that_exclude_differently_are_not_chosen_from(
+    root: Path, photos: Path
+) -> None:
     folder = Folder(root)
     digest = build_table(root, config_of(photos), "b")["queries_digest"]
     build_table(root, config_of(photos, exact=False), "a")

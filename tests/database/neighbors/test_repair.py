@@ -1,4 +1,5 @@
-"""Repaired neighbors against those of a new lookup, on vectors so few and so coarse that ties are common."""
+"""Repaired neighbors against those of a new lookup, on vectors so few and so coarse that ties are
+common."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Parts:
 
 
 def rule_of(own: int, above: float) -> Exclude | None:
-    """Every own-th patch, another for each crop, is of the crop's photograph (0: none); above 1: no near-duplicates."""
+    """Every own-th patch, another for each crop, is of the crop's photograph (0: none); above 1: no
+    near-duplicates."""
     if not own and above > 1:
         return None
 
@@ -53,13 +55,22 @@ def rule_of(own: int, above: float) -> Exclude | None:
 def brute_force(
     queries: np.ndarray, vectors: np.ndarray, dead: np.ndarray, exclude: Exclude
 ) -> list[tuple[list[int], list[int]]]:
-    """Rank every patch, one crop after the other: the allowed ids, and the excluded that come before the last."""
+    """Rank every patch, one crop after the other: the allowed ids, and the excluded that come
+    before the last."""
     result = []
     for row, query in enumerate(queries):
         products = query.astype(np.float64) * vectors.astype(np.float64)
         similarities = np.ascontiguousarray(products).sum(axis=1).astype(np.float32)
-        order = [i for i in np.lexsort((np.arange(len(vectors)), -similarities)).tolist() if i not in dead]
-        flags = exclude(np.array([row]), (np.array([order]), similarities[order][None]))[0] if order else []
+        order = [
+            i
+            for i in np.lexsort((np.arange(len(vectors)), -similarities)).tolist()
+            if i not in dead
+        ]
+        flags = (
+            exclude(np.array([row]), (np.array([order]), similarities[order][None]))[0]
+            if order
+            else []
+        )
         allowed, excluded = [], []
         for patch_id, flag in zip(order, flags, strict=True):
             if len(allowed) < K:
@@ -69,7 +80,8 @@ def brute_force(
 
 
 class Changes(RuleBasedStateMachine):
-    """Any sequence of adds, deletes and compactions; after each, the repaired neighbors are those of a new lookup."""
+    """Any sequence of adds, deletes and compactions; after each, the repaired neighbors are those
+    of a new lookup."""
 
     @initialize(
         seed=st.integers(0, 2**16),
@@ -95,14 +107,18 @@ class Changes(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 2**16), counts=st.lists(st.integers(0, 6), max_size=3))
     def add(self, seed: int, counts: list[int]) -> None:
         first = len(self.parts)
-        self.parts.vectors += [coarse_vectors(seed + number, count) for number, count in enumerate(counts)]
+        self.parts.vectors += [
+            coarse_vectors(seed + number, count) for number, count in enumerate(counts)
+        ]
         self.repair(first)
 
     @precondition(lambda self: len(self.living()) > K)
     @rule(data=st.data())
     def delete(self, data: st.DataObject) -> None:
         living = self.living()
-        gone = data.draw(st.lists(st.sampled_from(living.tolist()), max_size=len(living) - K, unique=True))
+        gone = data.draw(
+            st.lists(st.sampled_from(living.tolist()), max_size=len(living) - K, unique=True)
+        )
         self.dead = np.union1d(self.dead, np.array(gone, np.int64))
         self.repair(len(self.parts))
 
@@ -110,7 +126,9 @@ class Changes(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 2**16), count=st.integers(0, 6), data=st.data())
     def add_and_delete_at_once(self, seed: int, count: int, data: st.DataObject) -> None:
         living, first = self.living(), len(self.parts)
-        gone = data.draw(st.lists(st.sampled_from(living.tolist()), max_size=len(living) - K, unique=True))
+        gone = data.draw(
+            st.lists(st.sampled_from(living.tolist()), max_size=len(living) - K, unique=True)
+        )
         self.dead = np.union1d(self.dead, np.array(gone, np.int64))
         self.parts.vectors.append(coarse_vectors(seed, count))
         self.repair(first)
@@ -124,7 +142,10 @@ class Changes(RuleBasedStateMachine):
     @invariant()
     def neighbors_equal_a_rebuild(self) -> None:
         again = exact_lookup(self.queries, self.parts.opened(), K, self.dead, self.exclude)
-        for repaired, new in ((self.stored.neighbors, again.neighbors), (self.stored.excluded, again.excluded)):
+        for repaired, new in (
+            (self.stored.neighbors, again.neighbors),
+            (self.stored.excluded, again.excluded),
+        ):
             assert repaired[0].shape == new[0].shape
             assert repaired[0].tobytes() == new[0].tobytes()
             assert repaired[1].tobytes() == new[1].tobytes()
@@ -155,7 +176,10 @@ def test_lookup_with_exclusions_is_that_of_brute_force(
 
 
 def row(*pairs: tuple[int, float]) -> Lookup:
-    found = np.array([[pair[0] for pair in pairs]]), np.array([[pair[1] for pair in pairs]], np.float32)
+    found = (
+        np.array([[pair[0] for pair in pairs]]),
+        np.array([[pair[1] for pair in pairs]], np.float32),
+    )
     return Lookup(found, no_neighbors(1, 0))
 
 
@@ -163,7 +187,9 @@ def no_added() -> Lookup:
     return Lookup(no_neighbors(1, 2), no_neighbors(1, 0))
 
 
-def merged_ids(stored: Lookup, added: Lookup, dead: np.ndarray) -> tuple[list[list[int]], list[bool]]:
+def merged_ids(
+    stored: Lookup, added: Lookup, dead: np.ndarray
+) -> tuple[list[list[int]], list[bool]]:
     merged, sure = merge_lookups(stored, added, dead)
     return merged.neighbors[0].tolist(), sure.tolist()
 
@@ -176,7 +202,10 @@ def test_row_without_a_dead_neighbor_stays_and_is_sure() -> None:
 
 
 def test_nearer_added_patch_pushes_the_last_one_out() -> None:
-    assert merged_ids(row((5, 0.9), (3, 0.5)), row((7, 0.75), (8, 0.25)), NONE) == ([[5, 7]], [True])
+    assert merged_ids(row((5, 0.9), (3, 0.5)), row((7, 0.75), (8, 0.25)), NONE) == (
+        [[5, 7]],
+        [True],
+    )
 
 
 def test_row_that_lost_a_neighbor_is_not_sure() -> None:
@@ -184,12 +213,18 @@ def test_row_that_lost_a_neighbor_is_not_sure() -> None:
 
 
 def test_lost_neighbor_is_replaced_by_an_added_one_that_ranks_before_the_last() -> None:
-    assert merged_ids(row((5, 0.9), (3, 0.5)), row((7, 0.75), (8, 0.25)), np.array([5])) == ([[7, 3]], [True])
+    assert merged_ids(row((5, 0.9), (3, 0.5)), row((7, 0.75), (8, 0.25)), np.array([5])) == (
+        [[7, 3]],
+        [True],
+    )
 
 
 @pytest.mark.parametrize(("added", "sure"), [(2, True), (7, False)])
-def test_added_patch_as_near_as_the_last_is_sure_only_where_its_id_is_smaller(added: int, sure: bool) -> None:
-    """A patch of an id between the last one's and the added one's may be as near, and was never stored."""
+def test_added_patch_as_near_as_the_last_is_sure_only_where_its_id_is_smaller(
+    added: int, sure: bool
+) -> None:
+    """A patch of an id between the last one's and the added one's may be as near, and was never
+    stored."""
     stored, dead = row((5, 0.9), (3, 0.5)), np.array([5, 3])
     assert merged_ids(stored, row((added, 0.5), (9, 0.0)), dead)[1] == [False]
     assert merged_ids(stored, row((1, 0.5), (added, 0.5)), dead)[1] == [sure]
@@ -198,7 +233,11 @@ def test_added_patch_as_near_as_the_last_is_sure_only_where_its_id_is_smaller(ad
 def test_excluded_patch_is_forgotten_when_the_last_neighbor_comes_before_it() -> None:
     stored = Lookup(row((5, 0.9), (3, 0.5)).neighbors, row((4, 0.6)).neighbors)
     merged, sure = merge_lookups(stored, row((7, 0.75), (8, 0.7)), NONE)
-    assert (merged.neighbors[0].tolist(), merged.excluded[0].shape, sure.tolist()) == ([[5, 7]], (1, 0), [True])
+    assert (merged.neighbors[0].tolist(), merged.excluded[0].shape, sure.tolist()) == (
+        [[5, 7]],
+        (1, 0),
+        [True],
+    )
 
 
 @given(st.integers(0, 2**16), st.integers(1, 5))
@@ -214,5 +253,7 @@ def test_only_rows_that_may_have_changed_are_looked_up_again(seed: int, count: i
 def test_adding_looks_nothing_up_again() -> None:
     vectors = coarse_vectors(0, 40)
     stored = exact_lookup(vectors, [(0, vectors[:30])], K, NONE, None)
-    _, searched = repair_neighbors(vectors, stored, [(0, vectors[:30]), (30, vectors[30:])], 30, NONE)
+    _, searched = repair_neighbors(
+        vectors, stored, [(0, vectors[:30]), (30, vectors[30:])], 30, NONE
+    )
     assert searched == 0

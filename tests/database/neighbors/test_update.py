@@ -1,4 +1,5 @@
-"""Neighbor tables through updates of a real database: they stay those of a new table, in every version."""
+"""Neighbor tables through updates of a real database: they stay those of a new table, in every
+version."""
 
 from __future__ import annotations
 
@@ -72,24 +73,32 @@ def test_update_that_would_leave_a_crop_too_few_neighbors_is_refused(
         tabled.update(overrides=["max_vanished_share=1"])
 
 
-def test_facts_of_a_table_after_an_update_are_those_of_a_new_one(tabled: Any, encoded: Callable[..., bytes]) -> None:
+def test_facts_of_a_table_after_an_update_are_those_of_a_new_one(
+    tabled: Any, encoded: Callable[..., bytes]
+) -> None:
     change(tabled, encoded)
     tabled.table("again", 5, exact=True)
     repaired, again = (NeighborTable(Folder(tabled.root), name).info for name in ("train", "again"))
     assert repaired.model_copy(update={"name": "again"}) == again
 
 
-def test_table_belongs_to_the_version_that_the_update_makes(tabled: Any, encoded: Callable[..., bytes]) -> None:
+def test_table_belongs_to_the_version_that_the_update_makes(
+    tabled: Any, encoded: Callable[..., bytes]
+) -> None:
     change(tabled, encoded)
     assert NeighborTable(Folder(tabled.root), "train").info["database_version"] == 4
     assert verify_database(str(tabled.root)) == []
 
 
-def test_reader_of_the_older_version_goes_on_reading_its_table(tabled: Any, encoded: Callable[..., bytes]) -> None:
+def test_reader_of_the_older_version_goes_on_reading_its_table(
+    tabled: Any, encoded: Callable[..., bytes]
+) -> None:
     old = NeighborTable(Folder(tabled.root), "train")
     before = [old.shard(stem) for stem in old.info["stems"]]
     change(tabled, encoded)
-    pinned = NeighborTable(Folder(tabled.root), "train", VersionStore(Folder(tabled.root)).require(3))
+    pinned = NeighborTable(
+        Folder(tabled.root), "train", VersionStore(Folder(tabled.root)).require(3)
+    )
     for table in (old, pinned):
         for stem, (keys, ids, similarities) in zip(table.info["stems"], before, strict=True):
             found = table.shard(stem)
@@ -110,13 +119,18 @@ def test_deleted_patch_is_in_no_table_and_never_proposed(tabled: Any) -> None:
     assert not np.isin(proposal.ids, database.tombstones).any()
 
 
-def test_proposal_counts_are_those_of_the_repaired_table(tabled: Any, encoded: Callable[..., bytes]) -> None:
+def test_proposal_counts_are_those_of_the_repaired_table(
+    tabled: Any, encoded: Callable[..., bytes]
+) -> None:
     digest = NeighborTable(Folder(tabled.root), "train").info["queries_digest"]
     change(tabled, encoded)
     tabled.table("fast", 5, exact=True)  # now both tables of this query set are exact
     database = RetrievalDatabase.open(str(tabled.root))
     queries = np.concatenate(
-        [np.asarray(NeighborTable(database.folder, "train").embeddings(stem)) for stem in ("00000", "00001", "00002")]
+        [
+            np.asarray(NeighborTable(database.folder, "train").embeddings(stem))
+            for stem in ("00000", "00001", "00002")
+        ]
     )
     expected = Proposal.from_neighbors(database.search_vectors(queries, 5, exact=True)[0])
     found = query_set_proposal(database, digest)
@@ -146,7 +160,9 @@ def test_shard_without_a_change_is_carried_over(tabled: Any) -> None:
     result = tabled.update(Removal(patch_ids=frozenset([patch_id])))
     assert result["query_sets"]["train"]["changed_shards"] == 1
     after = NeighborTable(folder, "train")
-    assert [name for name in table.info["stems"] if after.paths(name) != table.paths(name)] == [stem]
+    assert [name for name in table.info["stems"] if after.paths(name) != table.paths(name)] == [
+        stem
+    ]
 
 
 def test_rows_without_a_deleted_neighbor_are_not_looked_up_again(tabled: Any) -> None:
@@ -190,8 +206,12 @@ def test_unknown_table_cannot_be_dropped(tabled: Any) -> None:
 
 def test_damaged_description_of_a_table_is_named_though_it_is_json(tabled: Any) -> None:
     folder = Folder(tabled.root)
-    (path,) = (part.path for part in NeighborTable(folder, "train").parts if part.kind == "queryset")
-    (tabled.root / path).write_bytes((tabled.root / path).read_bytes().replace(b'"queries"', b'"queriEs"', 1))
+    (path,) = (
+        part.path for part in NeighborTable(folder, "train").parts if part.kind == "queryset"
+    )
+    (tabled.root / path).write_bytes(
+        (tabled.root / path).read_bytes().replace(b'"queries"', b'"queriEs"', 1)
+    )
     with pytest.raises(StorageError, match="description of a query set is damaged") as caught:
         NeighborTable(folder, "train")
     assert caught.value.where.endswith(path)

@@ -24,7 +24,9 @@ def unit_vectors(rng: np.random.Generator, count: int, dim: int) -> np.ndarray:
     return quantize((vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32))
 
 
-def brute_force(queries: np.ndarray, vectors: np.ndarray, k: int, dead: set[int]) -> tuple[list[list[int]], np.ndarray]:
+def brute_force(
+    queries: np.ndarray, vectors: np.ndarray, k: int, dead: set[int]
+) -> tuple[list[list[int]], np.ndarray]:
     """Compare every pair in float64, one by one, and sort by (similarity, id)."""
     ids, similarities = [], np.full((len(queries), k), -np.inf, np.float32)
     for row, query in enumerate(queries.astype(np.float64)):
@@ -44,7 +46,8 @@ def searches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, set[int]]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     dim = draw(st.sampled_from([1, 2, 3, 8, 33]))
     distinct = unit_vectors(rng, draw(st.integers(1, 30)), dim)
-    vectors = distinct[rng.integers(0, len(distinct), draw(st.integers(1, 60)))]  # duplicates make ties
+    # duplicates make ties
+    vectors = distinct[rng.integers(0, len(distinct), draw(st.integers(1, 60)))]
     queries = np.concatenate([unit_vectors(rng, draw(st.integers(1, 4)), dim), vectors[:2]])
     dead = draw(st.sets(st.integers(0, len(vectors) - 1), max_size=len(vectors)))
     return queries, vectors, draw(st.integers(1, 25)), dead
@@ -56,13 +59,20 @@ def test_exact_search_equals_brute_force_to_the_bit(
 ) -> None:
     queries, vectors, k, dead = search
     excluded = np.array(sorted(dead), np.int64)
-    ids, similarities = exact_search(queries, [(0, vectors)], k, excluded=excluded, precision=precision)
+    ids, similarities = exact_search(
+        queries, [(0, vectors)], k, excluded=excluded, precision=precision
+    )
     expected_ids, expected = brute_force(queries, vectors, k, dead)
     assert ids.tolist() == expected_ids
     assert similarities.tobytes() == expected.tobytes()
 
 
-@given(searches(), st.lists(st.integers(1, 60), max_size=3), st.integers(1, 70), st.randoms(use_true_random=False))
+@given(
+    searches(),
+    st.lists(st.integers(1, 60), max_size=3),
+    st.integers(1, 70),
+    st.randoms(use_true_random=False),
+)
 def test_parts_blocks_their_order_and_batches_do_not_matter(
     search: tuple[np.ndarray, np.ndarray, int, set[int]], cuts: list[int], rows: int, random: object
 ) -> None:
@@ -74,10 +84,16 @@ def test_parts_blocks_their_order_and_batches_do_not_matter(
     random.shuffle(blocks)  # type: ignore[attr-defined]
     whole = exact_search(queries, [(0, vectors)], k, excluded=excluded)
     blocked = exact_search(queries, blocks, k, excluded=excluded)
-    single = [exact_search(queries[row : row + 1], blocks, k, excluded=excluded) for row in range(len(queries))]
+    single = [
+        exact_search(queries[row : row + 1], blocks, k, excluded=excluded)
+        for row in range(len(queries))
+    ]
     for position in (0, 1):
         assert whole[position].tobytes() == blocked[position].tobytes()
-        assert whole[position].tobytes() == np.concatenate([result[position] for result in single]).tobytes()
+        assert (
+            whole[position].tobytes()
+            == np.concatenate([result[position] for result in single]).tobytes()
+        )
 
 
 def test_read_only_maps_are_searched_as_they_are() -> None:
@@ -90,23 +106,33 @@ def test_read_only_maps_are_searched_as_they_are() -> None:
 
 
 @given(searches(), st.integers(1, 25))
-def test_fewer_neighbors_are_a_prefix_of_more(search: tuple[np.ndarray, np.ndarray, int, set[int]], fewer: int) -> None:
+def test_fewer_neighbors_are_a_prefix_of_more(
+    search: tuple[np.ndarray, np.ndarray, int, set[int]], fewer: int
+) -> None:
     queries, vectors, k, _ = search
     fewer = min(fewer, k)
-    long, short = (exact_search(queries, [(0, vectors)], count, excluded=NONE) for count in (k, fewer))
+    long, short = (
+        exact_search(queries, [(0, vectors)], count, excluded=NONE) for count in (k, fewer)
+    )
     np.testing.assert_array_equal(long[0][:, :fewer], short[0])
     np.testing.assert_array_equal(long[1][:, :fewer], short[1])
 
 
-def test_the_nearest_is_found_though_it_is_rounded_down_and_all_others_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In steps of the scale the nearest has 60.45, rounded to 60; the others have 60.55 and 60.3, rounded to 61 and 60.
+def test_the_nearest_is_found_though_it_is_rounded_down_and_all_others_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In steps of the scale the nearest has 60.45, rounded to 60; the others have 60.55 and 60.3,
+    rounded to 61 and 60.
 
-    Every vector is there with both signs, so that the center is 0; the first number makes the scale.
+    Every vector is there with both signs, so that the center is 0; the first number makes the
+    scale.
     """
     monkeypatch.setattr(shortlist, "GROUP_ROWS", 2)  # nothing is looked at for its neighbors' sake
     step, tail = 1 / 1024, np.repeat([60.55, 60.3], [120, 135])
     rows = [*(np.roll(tail, shift) for shift in range(20)), np.full(255, 60.45)]
-    vectors = quantize(step * np.stack([[sign * 127, *(sign * row)] for row in rows for sign in (1, -1)]))
+    vectors = quantize(
+        step * np.stack([[sign * 127, *(sign * row)] for row in rows for sign in (1, -1)])
+    )
     query = quantize(np.full((1, 256), 1 / 16))
     whole = rounded(vectors, np.zeros(256, np.float32), 2, "int8").values.sum(dim=1)
     assert whole[40] < whole[:40:2].min() - 100
@@ -134,7 +160,9 @@ def test_both_precisions_find_the_same_among_thousands(precision: ShortlistPreci
     vectors = centers[rng.integers(0, 40, 3000)] + 0.3 * rng.standard_normal((3000, 64))
     unit = quantize((vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32))
     queries = unit[::7]
-    found = exact_search(queries, blocks_of([(0, unit)], 700), 20, excluded=NONE, precision=precision)
+    found = exact_search(
+        queries, blocks_of([(0, unit)], 700), 20, excluded=NONE, precision=precision
+    )
     scores = canonical_similarities(queries, np.broadcast_to(unit, (len(queries), *unit.shape)))
     expected = np.stack([rank(np.arange(3000), row, 20) for row in scores])
     assert np.array_equal(found[0], expected)
@@ -142,7 +170,8 @@ def test_both_precisions_find_the_same_among_thousands(precision: ShortlistPreci
 
 
 def test_near_ties_that_single_precision_cannot_tell_apart_are_ranked_exactly() -> None:
-    """All candidates lie within one rounding error of each other: only the canonical score tells them apart."""
+    """All candidates lie within one rounding error of each other: only the canonical score tells
+    them apart."""
     rng = np.random.default_rng(3)
     query = unit_vectors(rng, 1, 512)
     vectors = np.repeat(query, 200, axis=0)
@@ -154,8 +183,13 @@ def test_near_ties_that_single_precision_cannot_tell_apart_are_ranked_exactly() 
     assert similarities.tobytes() == expected.tobytes()
 
 
-@given(st.lists(st.tuples(st.integers(-1, 9), st.sampled_from([0.0, 0.5, 1.0])), max_size=12), st.integers(1, 12))
-def test_rank_sorts_by_similarity_then_id_and_drops_empty_places(pairs: list[tuple[int, float]], k: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(-1, 9), st.sampled_from([0.0, 0.5, 1.0])), max_size=12),
+    st.integers(1, 12),
+)
+def test_rank_sorts_by_similarity_then_id_and_drops_empty_places(
+    pairs: list[tuple[int, float]], k: int
+) -> None:
     ids = np.array([number for number, _ in pairs], np.int64)
     similarities = np.array([value for _, value in pairs], np.float32)
     found = [(-similarities[place], ids[place]) for place in rank(ids, similarities, k)]
@@ -171,7 +205,9 @@ def test_blocks_cover_every_row_once(sizes: list[int], rows: int) -> None:
     ]
     blocks = list(blocks_of(parts, rows))
     assert all(1 <= len(vectors) <= rows for _, vectors in blocks)
-    assert [int(value) for _, vectors in blocks for value in vectors[:, 0]] == list(range(sum(sizes)))
+    assert [int(value) for _, vectors in blocks for value in vectors[:, 0]] == list(
+        range(sum(sizes))
+    )
     assert all(int(vectors[0, 0]) == first for first, vectors in blocks)
 
 

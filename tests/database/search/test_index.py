@@ -45,7 +45,9 @@ def vectors() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def built(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, IndexFacts]:
+def built(
+    vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Folder, IndexFacts]:
     folder = Folder(tmp_path_factory.mktemp("index"))
     return folder, build_index(stored(folder, vectors), IndexConfig())
 
@@ -57,13 +59,17 @@ def test_infos_are_written_and_measured(built: tuple[Folder, IndexFacts]) -> Non
     assert 0.8 <= infos["recall_at_20"] <= 1  # type: ignore[operator]
 
 
-def test_two_builds_give_equal_bytes(built: tuple[Folder, IndexFacts], vectors: np.ndarray, tmp_path: Path) -> None:
+def test_two_builds_give_equal_bytes(
+    built: tuple[Folder, IndexFacts], vectors: np.ndarray, tmp_path: Path
+) -> None:
     build_index(stored(Folder(tmp_path), vectors), IndexConfig())
     for name in ("index/knn.index", "index/index_infos.json"):
         assert Folder(tmp_path).read_bytes(name) == built[0].read_bytes(name)
 
 
-def test_opened_index_finds_what_it_was_audited_for(built: tuple[Folder, IndexFacts], vectors: np.ndarray) -> None:
+def test_opened_index_finds_what_it_was_audited_for(
+    built: tuple[Folder, IndexFacts], vectors: np.ndarray
+) -> None:
     audit = audit_recall(open_index(built[0]), [(0, vectors)], NONE, 500, IndexConfig().seed)
     assert audit["recall_at_20"] == built[1]["recall_at_20"]
 
@@ -71,10 +77,14 @@ def test_opened_index_finds_what_it_was_audited_for(built: tuple[Folder, IndexFa
 def test_recall_of_a_complete_index_is_one(vectors: np.ndarray) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors.astype(np.float32))
-    assert audit_recall(index, [(0, vectors)], NONE, 500, 0) == Recall(recall_at_20=1, recall_ci95=0, audit_queries=500)
+    assert audit_recall(index, [(0, vectors)], NONE, 500, 0) == Recall(
+        recall_at_20=1, recall_ci95=0, audit_queries=500
+    )
 
 
-def test_recall_of_an_index_over_half_the_rows_is_the_share_of_neighbors_there(vectors: np.ndarray) -> None:
+def test_recall_of_an_index_over_half_the_rows_is_the_share_of_neighbors_there(
+    vectors: np.ndarray,
+) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors[:300].astype(np.float32))
     truth, _ = exact_search(vectors, [(0, vectors)], 20, excluded=NONE)
@@ -125,17 +135,24 @@ def infos(**fields: float) -> IndexFacts:
 def test_index_is_built_anew_when_its_recall_fell_or_its_size_changed_too_much(
     parent: IndexFacts, recall: float, num_vectors: int, reason: str
 ) -> None:
-    found = rebuild_reason(parent, recall, num_vectors, IndexConfig(drift_margin=0.02, max_growth=2))
+    found = rebuild_reason(
+        parent, recall, num_vectors, IndexConfig(drift_margin=0.02, max_growth=2)
+    )
     assert found.startswith(reason) or reason in found
     assert bool(found) == bool(reason)
 
 
-def test_updated_index_finds_what_was_added_and_not_what_was_deleted(vectors: np.ndarray, tmp_path: Path) -> None:
+def test_updated_index_finds_what_was_added_and_not_what_was_deleted(
+    vectors: np.ndarray, tmp_path: Path
+) -> None:
     folder, first, second = Folder(tmp_path), vectors[:500], vectors[500:]
     before = build_index(stored(folder, first), IndexConfig(), "index/1")
     dead = np.arange(0, 600, 7)[:60]
     after = update_index(
-        stored(folder, first, second, dead=dead), IndexConfig(), "index/2", ParentIndex("index/1", before, 500, dead)
+        stored(folder, first, second, dead=dead),
+        IndexConfig(),
+        "index/2",
+        ParentIndex("index/1", before, 500, dead),
     )
     assert (after["decision"]["action"], after["num_vectors"]) == ("extended", 600 - len(dead))
     index = open_index(folder, "index/2")
@@ -144,11 +161,18 @@ def test_updated_index_finds_what_was_added_and_not_what_was_deleted(vectors: np
     assert set(range(500, 600)) - set(dead) <= set(found.ravel())
 
 
-def test_update_leaves_the_index_of_the_parent_as_it_is(vectors: np.ndarray, tmp_path: Path) -> None:
+def test_update_leaves_the_index_of_the_parent_as_it_is(
+    vectors: np.ndarray, tmp_path: Path
+) -> None:
     folder, first, second = Folder(tmp_path), vectors[:500], vectors[500:]
     infos = build_index(stored(folder, first), IndexConfig(), "index/1")
     before = folder.read_bytes("index/1/knn.index")
-    update_index(stored(folder, first, second), IndexConfig(), "index/2", ParentIndex("index/1", infos, 500, NONE))
+    update_index(
+        stored(folder, first, second),
+        IndexConfig(),
+        "index/2",
+        ParentIndex("index/1", infos, 500, NONE),
+    )
     assert folder.read_bytes("index/1/knn.index") == before
 
 
@@ -156,14 +180,22 @@ def test_two_updates_give_equal_bytes(vectors: np.ndarray, tmp_path: Path) -> No
     folder, first, second = Folder(tmp_path), vectors[:500], vectors[500:]
     infos = build_index(stored(folder, first), IndexConfig(), "index/1")
     for place in ("index/2", "index/3"):
-        update_index(stored(folder, first, second), IndexConfig(), place, ParentIndex("index/1", infos, 500, NONE))
+        update_index(
+            stored(folder, first, second),
+            IndexConfig(),
+            place,
+            ParentIndex("index/1", infos, 500, NONE),
+        )
     assert folder.read_bytes("index/2/knn.index") == folder.read_bytes("index/3/knn.index")
 
 
 def test_update_under_which_the_recall_falls_builds_the_index_anew(tmp_path: Path) -> None:
-    """Lists made for sixteen tight clusters, of which one is probed, are of little use for noise."""
+    """Lists made for sixteen tight clusters, of which one is probed, are of little use for
+    noise."""
     rng = np.random.default_rng(0)
-    clusters = rng.standard_normal((16, 16)).repeat(250, axis=0) + 0.05 * rng.standard_normal((4000, 16))
+    clusters = rng.standard_normal((16, 16)).repeat(250, axis=0) + 0.05 * rng.standard_normal(
+        (4000, 16)
+    )
     noise = rng.standard_normal((4000, 16))
     parts = [
         quantize((points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32))
@@ -171,7 +203,9 @@ def test_update_under_which_the_recall_falls_builds_the_index_anew(tmp_path: Pat
     ]
     folder, config = Folder(tmp_path), IndexConfig(target_recall=0, min_recall=0, drift_margin=0.03)
     infos = build_index(stored(folder, parts[0]), config, "index/1")
-    after = update_index(stored(folder, *parts), config, "index/2", ParentIndex("index/1", infos, 4000, NONE))
+    after = update_index(
+        stored(folder, *parts), config, "index/2", ParentIndex("index/1", infos, 4000, NONE)
+    )
     assert after["decision"]["action"] == "built"
     assert after["decision"]["reason"].startswith("recall@20 fell from ")
     assert folder.read_record("index/2/index_infos.json", IndexFacts) == after
@@ -199,14 +233,18 @@ def test_recall_under_the_least_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dead", [NONE, np.arange(600)])
-def test_index_of_no_rows_is_an_error(vectors: np.ndarray, tmp_path: Path, dead: np.ndarray) -> None:
+def test_index_of_no_rows_is_an_error(
+    vectors: np.ndarray, tmp_path: Path, dead: np.ndarray
+) -> None:
     parts = [vectors] if len(dead) else [vectors[:0]]
     with pytest.raises(DatabaseError, match="nothing to index"):
         build_index(stored(Folder(tmp_path), *parts, dead=dead), IndexConfig())
 
 
 @pytest.mark.parametrize("empty", [0, 1, 2])
-def test_part_without_rows_changes_nothing_in_the_index(vectors: np.ndarray, tmp_path: Path, empty: int) -> None:
+def test_part_without_rows_changes_nothing_in_the_index(
+    vectors: np.ndarray, tmp_path: Path, empty: int
+) -> None:
     parts = [vectors[:400], vectors[400:]]
     build_index(stored(Folder(tmp_path / "without"), *parts), IndexConfig())
     parts.insert(empty, vectors[:0])
@@ -243,8 +281,12 @@ def test_kind_of_index_is_the_most_exact_that_fits(rows: int, memory: str, key: 
     assert choose_key(rows, 512, IndexConfig(max_index_memory=memory)) == key
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:90] + b"\xff" + data[91:]])
-def test_damaged_head_is_a_storage_error(damage: Callable[[bytes], bytes], vectors: np.ndarray, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: data[:90] + b"\xff" + data[91:]]
+)
+def test_damaged_head_is_a_storage_error(
+    damage: Callable[[bytes], bytes], vectors: np.ndarray, tmp_path: Path
+) -> None:
     folder = Folder(tmp_path)
     build_index(stored(folder, vectors), IndexConfig())
     folder.write_bytes("index/knn.index", damage(folder.read_bytes("index/knn.index")))

@@ -18,7 +18,14 @@ from rdm.database.search.index import (
     update_index,
 )
 from rdm.database.search.search_parameters import set_parameters, write_parameters
-from rdm.database.search.sharded_index import IndexedRows, add_rows, build_sharded, one_thread, train, write_index
+from rdm.database.search.sharded_index import (
+    IndexedRows,
+    add_rows,
+    build_sharded,
+    one_thread,
+    train,
+    write_index,
+)
 from rdm.storage import Folder
 from rdm.storage.records import IndexFacts
 
@@ -33,7 +40,8 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> IndexedRows:
-    """Three thousand random unit vectors of 16 numbers in three parts: their neighbors lie in many lists."""
+    """Three thousand random unit vectors of 16 numbers in three parts: their neighbors lie in many
+    lists."""
     noise = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32)
     unit = quantize(noise / np.linalg.norm(noise, axis=1, keepdims=True))
     folder = Folder(tmp_path_factory.mktemp("rows"))
@@ -88,7 +96,9 @@ def test_written_file_is_the_one_that_faiss_writes_of_a_tuned_index(
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_bare_index_has_the_parameters_that_were_written(rows: IndexedRows, key: str, tmp_path: Path) -> None:
+def test_bare_index_has_the_parameters_that_were_written(
+    rows: IndexedRows, key: str, tmp_path: Path
+) -> None:
     write_index(train(rows, key, rows.living), tmp_path / "knn.index", "a test")
     write_parameters(tmp_path / "knn.index", KEYS[key])
     index = faiss.read_index(str(tmp_path / "knn.index"))  # held: the inner ones are parts of it
@@ -103,10 +113,19 @@ def test_updated_index_keeps_its_parameters_in_the_file(rows: IndexedRows) -> No
     before = build_index(some_of(rows, 2), IndexConfig(), "index/2")
     dead = np.arange(0, 2500, 50)
     updated = IndexedRows(rows.folder, rows.paths, dead)
-    after = update_index(updated, IndexConfig(), "index/3", ParentIndex("index/2", before, 2500, dead))
-    assert (after["decision"]["action"], after["index_param"]) == ("extended", before["index_param"])
+    after = update_index(
+        updated, IndexConfig(), "index/3", ParentIndex("index/2", before, 2500, dead)
+    )
+    assert (after["decision"]["action"], after["index_param"]) == (
+        "extended",
+        before["index_param"],
+    )
     updated_file = bare(rows.folder, "index/3/knn.index")
-    assert after["index_param"] == f"nprobe={faiss.extract_index_ivf(updated_file).nprobe}" != "nprobe=1"
+    assert (
+        after["index_param"]
+        == f"nprobe={faiss.extract_index_ivf(updated_file).nprobe}"
+        != "nprobe=1"
+    )
     audit = audit_recall(updated_file, rows.parts, dead, 500, IndexConfig().seed)
     assert audit["recall_at_20"] == after["recall_at_20"] >= 0.9
 
@@ -114,4 +133,6 @@ def test_updated_index_keeps_its_parameters_in_the_file(rows: IndexedRows) -> No
 def test_opened_index_finds_what_a_bare_one_finds(rows: IndexedRows, infos: IndexFacts) -> None:
     queries = np.asarray(rows.parts[0][1][:50], np.float32)
     ours = open_index(rows.folder, "index/1", infos).search(queries, 20)[1]
-    np.testing.assert_array_equal(bare(rows.folder, "index/1/knn.index").search(queries, 20)[1], ours)
+    np.testing.assert_array_equal(
+        bare(rows.folder, "index/1/knn.index").search(queries, 20)[1], ours
+    )

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
-from rdm.database.search.sharded_index import IndexedRows, add_rows, build_sharded, fill_shard, one_thread, train
+from rdm.database.search.sharded_index import (
+    IndexedRows,
+    add_rows,
+    build_sharded,
+    fill_shard,
+    one_thread,
+    train,
+)
 from rdm.storage import Folder
 
 DEAD = np.arange(0, 3000, 7)
@@ -47,9 +54,13 @@ def test_merged_shards_equal_one_index_byte_for_byte(rows: IndexedRows, key: str
 
 def test_merged_index_holds_the_living_rows_under_their_ids(rows: IndexedRows) -> None:
     sharded(rows, "IVF32,Flat", 1000)
-    index = faiss.read_index(str(rows.folder.local("merged.index")), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    index = faiss.read_index(
+        str(rows.folder.local("merged.index")), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
+    )
     lists: Any = faiss.extract_index_ivf(index).invlists
-    ids = [faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n)).copy() for n in range(lists.nlist)]
+    ids = [
+        faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n)).copy() for n in range(lists.nlist)
+    ]
     np.testing.assert_array_equal(np.sort(np.concatenate(ids)), rows.living)
 
 
@@ -68,9 +79,13 @@ def test_unfinished_shards_are_filled_and_finished_ones_kept(
     monkeypatch.setattr("rdm.database.search.sharded_index.fill_shard", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         sharded(rows, "IVF32,Flat", 1000)
-    stamps = {path: rows.folder.local(path).stat().st_mtime_ns for path in rows.folder.files("_markers")}
+    stamps = {
+        path: rows.folder.local(path).stat().st_mtime_ns for path in rows.folder.files("_markers")
+    }
     assert len(stamps) == 3  # the trained index and two shards
-    monkeypatch.setattr("rdm.database.search.sharded_index.train", lambda *_: pytest.fail("it was trained already"))
+    monkeypatch.setattr(
+        "rdm.database.search.sharded_index.train", lambda *_: pytest.fail("it was trained already")
+    )
     assert sharded(rows, "IVF32,Flat", 1000) == expected
     assert rows.folder.files("_markers") == []
 
@@ -80,4 +95,6 @@ def test_unfinished_shards_are_filled_and_finished_ones_kept(
 def test_workers_give_the_bytes_of_one_process(rows: IndexedRows) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert sharded(rows, "IVF32,Flat", 1000, dask="local") == sharded(rows, "IVF32,Flat", 10_000)
+        assert sharded(rows, "IVF32,Flat", 1000, dask="local") == sharded(
+            rows, "IVF32,Flat", 10_000
+        )

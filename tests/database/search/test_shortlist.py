@@ -16,18 +16,26 @@ def unit_vectors(rng: np.random.Generator, count: int, dim: int) -> np.ndarray:
 
 @settings(max_examples=200)
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 16, 512]), st.sampled_from([0.0, 1.0, 30.0]))
-def test_products_of_rounded_vectors_err_by_no_more_than_equation_1(seed: int, dim: int, outlier: float) -> None:
+def test_products_of_rounded_vectors_err_by_no_more_than_equation_1(
+    seed: int, dim: int, outlier: float
+) -> None:
     rng = np.random.default_rng(seed)
-    spread = rng.standard_normal((100, dim)) + outlier * (np.arange(dim) == 0)  # the second group is not whole
+    # the second group is not whole
+    spread = rng.standard_normal((100, dim)) + outlier * (np.arange(dim) == 0)
     true = quantize(spread / np.linalg.norm(spread, axis=1, keepdims=True))
     center = rng.normal(scale=0.1, size=dim).astype(np.float32)
     wanted = unit_vectors(rng, 8, dim)
-    vectors, queries = rounded(true, center, 64, "int8"), rounded(wanted, np.zeros(dim, np.float32), 1, "int8")
+    vectors, queries = (
+        rounded(true, center, 64, "int8"),
+        rounded(wanted, np.zeros(dim, np.float32), 1, "int8"),
+    )
     scales, residuals, norms = np.repeat(vectors.of_groups, 64, axis=0)[:100].T.astype(np.float64)
     near = vectors.values.numpy()[:100] * scales[:, None]
     near_queries = queries.values.numpy() * queries.of_groups[:, :1].astype(np.float64)
     less = true.astype(np.float64) - center
-    bound = np.outer(np.linalg.norm(near_queries, axis=1), residuals) + np.outer(queries.of_groups[:, 1], norms)
+    bound = np.outer(np.linalg.norm(near_queries, axis=1), residuals) + np.outer(
+        queries.of_groups[:, 1], norms
+    )
     assert (np.abs(near_queries @ near.T - wanted.astype(np.float64) @ less.T) <= bound).all()
     assert vectors.values[100:].count_nonzero() == 0
 

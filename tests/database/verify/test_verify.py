@@ -1,4 +1,5 @@
-"""`verify` names what broke: a flipped bit in any part, a missing one, and each invariant that digests do not show."""
+"""`verify` names what broke: a flipped bit in any part, a missing one, and each invariant that
+digests do not show."""
 
 from __future__ import annotations
 
@@ -20,15 +21,17 @@ from rdm.sources.photographs.filters import FilterConfig
 from rdm.storage import Folder, VersionStore
 
 KINDS = {
-    "images", "ledger", "patches", "embeddings", "metadata", "dropped", "duplicates", "index", "infos", "queryset",
-    "neighbors", "queries",
+    "images", "ledger", "patches", "embeddings", "metadata", "dropped", "duplicates", "index",
+    "infos", "queryset", "neighbors", "queries",
 }  # fmt: skip
 TABLE = "neighbors/train/000002/00000.parquet"
 
 
 @pytest.fixture(scope="session")
 def complete_base(
-    tmp_path_factory: pytest.TempPathFactory, build: Callable[..., dict[str, Any]], encoded: Callable[..., bytes]
+    tmp_path_factory: pytest.TempPathFactory,
+    build: Callable[..., dict[str, Any]],
+    encoded: Callable[..., bytes],
 ) -> Path:
     """A database that has a part of every kind, near-duplicates and patches left out among them."""
     base = tmp_path_factory.mktemp("complete")
@@ -41,7 +44,9 @@ def complete_base(
     crop = CropConfig(frame_size=40, patch_size=24)
     queries = QuerySetConfig(source=f"folder://{base}/queries", crop=crop)
     with compute_pool(ComputeConfig(dask="inline")) as pool:
-        build_neighbors(str(base / "db"), "train", NeighborConfig(queries=queries, k_stored=4), pool)
+        build_neighbors(
+            str(base / "db"), "train", NeighborConfig(queries=queries, k_stored=4), pool
+        )
     return base / "db"
 
 
@@ -64,7 +69,8 @@ def flip_bit(path: Path) -> None:
 
 
 def recorded(root: Path, **fields: Any) -> None:
-    """Commit the version again, with what its files are now and other fields: only invariants can tell."""
+    """Commit the version again, with what its files are now and other fields: only invariants can
+    tell."""
     store = VersionStore(Folder(root))
     version = store.require()
     parts = [store.describe_part(part.kind, part.path, part.num_rows) for part in version.parts]
@@ -139,7 +145,10 @@ def test_lost_row_is_found(root: Path, kind: str) -> None:
         table = folder.read_table(path)
         folder.write_table(path, table.slice(0, table.num_rows - 1))
     recorded(root)
-    assert any(finding.startswith(f"{path} has ") and "rows instead of" in finding for finding in findings_of(root))
+    assert any(
+        finding.startswith(f"{path} has ") and "rows instead of" in finding
+        for finding in findings_of(root)
+    )
 
 
 def findings_of(root: Path) -> list[str]:
@@ -162,7 +171,12 @@ def findings_of(root: Path) -> list[str]:
         ("metadata", "patch_id", 5, "and patches/patches_0000.parquet differ in patch_id"),
         ("metadata", "image_id", "other", "and patches/patches_0000.parquet differ in image_id"),
         ("metadata", "author", "Somebody else", "and images/00000.parquet differ in author"),
-        ("metadata", "license", "https://example.org/free", "and images/00000.parquet differ in license"),
+        (
+            "metadata",
+            "license",
+            "https://example.org/free",
+            "and images/00000.parquet differ in license",
+        ),
     ],
 )
 def test_row_that_contradicts_another_part_is_found(
@@ -184,14 +198,21 @@ def test_picture_that_is_not_the_one_of_its_ledger_row_is_found(root: Path) -> N
     [
         ({"num_patches": 99, "next_patch_id": 99}, "has 99 patches and next id 99 for"),
         ({"num_images": 3}, "has 3 photographs for 12 with living patches"),
-        ({"deleted_image_ids": ["p05.jpg"]}, "has living patches of p05.jpg, whose removal was asked for"),
+        (
+            {"deleted_image_ids": ["p05.jpg"]},
+            "has living patches of p05.jpg, whose removal was asked for",
+        ),
         ({"tombstones": [4, 4]}, "deletes patches that do not exist, or one twice"),
         ({"tombstones": [-1]}, "deletes patches that do not exist, or one twice"),
     ],
 )
-def test_version_that_contradicts_its_parts_is_found(root: Path, fields: dict[str, Any], finding: str) -> None:
+def test_version_that_contradicts_its_parts_is_found(
+    root: Path, fields: dict[str, Any], finding: str
+) -> None:
     recorded(root, **fields)
-    assert any(found.startswith(f"versions/000002.json {finding}") for found in verify_database(str(root)))
+    assert any(
+        found.startswith(f"versions/000002.json {finding}") for found in verify_database(str(root))
+    )
 
 
 def rewrite_table(root: Path, column: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -205,7 +226,11 @@ def rewrite_table(root: Path, column: str, change: Callable[[np.ndarray], np.nda
 
 
 def test_neighbor_that_does_not_exist_is_found(root: Path) -> None:
-    rewrite_table(root, "neighbor_ids", lambda ids: np.where(np.arange(ids.size).reshape(ids.shape) == 0, 9999, ids))
+    rewrite_table(
+        root,
+        "neighbor_ids",
+        lambda ids: np.where(np.arange(ids.size).reshape(ids.shape) == 0, 9999, ids),
+    )
     assert verify_database(str(root)) == [f"{TABLE} names patches that do not exist"]
 
 
@@ -216,7 +241,9 @@ def test_unsorted_neighbors_are_found(root: Path) -> None:
 
 def test_similarity_that_is_not_that_of_its_crop_and_patch_is_found(root: Path) -> None:
     rewrite_table(root, "similarities", lambda values: values + np.float32(1e-3))
-    assert verify_database(str(root)) == [f"{TABLE} holds similarities that are not those of its crops and patches"]
+    assert verify_database(str(root)) == [
+        f"{TABLE} holds similarities that are not those of its crops and patches"
+    ]
 
 
 def test_neighbors_that_are_not_the_nearest_are_found(root: Path) -> None:
@@ -240,7 +267,9 @@ def test_deleted_patch_in_a_neighbor_table_and_in_the_index_is_found(root: Path)
     version = VersionStore(Folder(root)).require()
     dead = Folder(root).read_table(TABLE)["neighbor_ids"].to_pylist()[0][0]
     recorded(
-        root, tombstones=[dead], index=version.index.model_copy(update={"num_vectors": version.num_live_patches - 1})
+        root,
+        tombstones=[dead],
+        index=version.index.model_copy(update={"num_vectors": version.num_live_patches - 1}),
     )
     findings = verify_database(str(root))
     assert f"{TABLE} names deleted patches" in findings
@@ -251,7 +280,9 @@ def test_index_of_another_size_is_found(root: Path) -> None:
     version = VersionStore(Folder(root)).require()
     rows = version.num_patches
     recorded(root, tombstones=[0])
-    assert f"{part_of(root, 'index')} has {rows} rows for {rows - 1} patches" in verify_database(str(root))
+    assert f"{part_of(root, 'index')} has {rows} rows for {rows - 1} patches" in verify_database(
+        str(root)
+    )
 
 
 def test_only_what_is_new_since_a_version_is_read(root: Path) -> None:

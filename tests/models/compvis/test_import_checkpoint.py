@@ -15,7 +15,13 @@ from torch import Tensor
 from rdm.errors import ModelError
 from rdm.models.checkpoint_file import read_checkpoint
 from rdm.models.compvis.import_checkpoint import import_first_stage, import_unet
-from rdm.models.compvis.layout import first_stage_config, first_stage_modules, official_name, unet_config, unet_modules
+from rdm.models.compvis.layout import (
+    first_stage_config,
+    first_stage_modules,
+    official_name,
+    unet_config,
+    unet_modules,
+)
 from rdm.models.first_stage.autoencoder import official_autoencoder
 from rdm.models.first_stage.first_stage import load_autoencoder
 from rdm.models.unconditional import split_attention
@@ -30,9 +36,15 @@ SMALL = unet((32, 64), (False, True), 12, blocks=1)
 STAGES = {
     "kl-f4": (first_stage((128, 256, 512), 3), official_autoencoder(4)),
     "kl-f8": (first_stage((128, 256, 512, 512), 4), official_autoencoder(8)),
-    "kl-f16": (first_stage((128, 128, 256, 256, 512), 16, attends_last=True), official_autoencoder(16)),
+    "kl-f16": (
+        first_stage((128, 128, 256, 256, 512), 16, attends_last=True),
+        official_autoencoder(16),
+    ),
     "vq-f4": (first_stage((128, 256, 512), 3, codebook=8192), official_autoencoder(4, 8192)),
-    "vq-f8": (first_stage((128, 256, 256, 512), 4, codebook=16384, attends_last=True), official_autoencoder(8, 16384)),
+    "vq-f8": (
+        first_stage((128, 256, 256, 512), 4, codebook=16384, attends_last=True),
+        official_autoencoder(8, 16384),
+    ),
     "vq-f16": (
         first_stage((128, 128, 256, 256, 512), 8, codebook=16384, attends_last=True),
         official_autoencoder(16, 16384),
@@ -46,7 +58,9 @@ def abstract(shapes: Shapes) -> dict[str, Tensor]:
 
 def drawn(shapes: Shapes, prefix: str = "") -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return {prefix + name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return {
+        prefix + name: torch.randn(shape, generator=generator) for name, shape in shapes.items()
+    }
 
 
 def count(shapes: Shapes) -> int:
@@ -57,9 +71,14 @@ def small_stage(codebook: int | None) -> dict[str, Tensor]:
     return drawn(first_stage((32, 64), 4, codebook=codebook, attends_last=True))
 
 
-def restored(model: torch.nn.Module, modules: Mapping[str, str], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def restored(
+    model: torch.nn.Module, modules: Mapping[str, str], like: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     names = {name: official_name(name, modules) for name in model.state_dict()}
-    return {names[name]: value.reshape(like[names[name]].shape) for name, value in model.state_dict().items()}
+    return {
+        names[name]: value.reshape(like[names[name]].shape)
+        for name, value in model.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -84,7 +103,11 @@ def test_the_official_layout_tells_the_sizes_of_the_first_stages(name):
 def test_the_unconditional_baseline_of_ffhq_has_its_parameters():
     imported = import_unet(abstract(FFHQ_LDM))
     assert type(imported.model).__name__ == "UNet2DModel"
-    assert sum(value.numel() for value in imported.model.state_dict().values()) == count(FFHQ_LDM) == 274_056_163
+    assert (
+        sum(value.numel() for value in imported.model.state_dict().values())
+        == count(FFHQ_LDM)
+        == 274_056_163
+    )
 
 
 def test_an_unconditional_u_net_goes_there_and_back_bit_for_bit():
@@ -97,9 +120,16 @@ def test_an_unconditional_u_net_goes_there_and_back_bit_for_bit():
 
 @torch.no_grad()
 def test_an_attention_block_attends_as_the_official_code_does():
-    """QKVAttentionLegacy: queries and keys are each scaled by the fourth root of the head's channels."""
-    state, x = drawn(SMALL_LDM), torch.randn(2, 64, 3, 5, generator=torch.Generator().manual_seed(1))
-    block, heads = {name: state[f"middle_block.1.{name}.weight"][..., 0] for name in ("qkv", "proj_out")}, 64 // 32
+    """QKVAttentionLegacy: queries and keys are each scaled by the fourth root of the head's
+    channels."""
+    state, x = (
+        drawn(SMALL_LDM),
+        torch.randn(2, 64, 3, 5, generator=torch.Generator().manual_seed(1)),
+    )
+    block, heads = (
+        {name: state[f"middle_block.1.{name}.weight"][..., 0] for name in ("qkv", "proj_out")},
+        64 // 32,
+    )
     bias = {name: state[f"middle_block.1.{name}.bias"][:, None] for name in block}
     norm = (state[f"middle_block.1.norm.{kind}"] for kind in ("weight", "bias"))
     flat = torch.nn.functional.group_norm(x, 32, *norm, eps=1e-5).flatten(2)
@@ -107,7 +137,9 @@ def test_an_attention_block_attends_as_the_official_code_does():
     weights = torch.softmax((q * 32**-0.25).transpose(1, 2) @ (k * 32**-0.25), dim=2)
     attended = (v @ weights.transpose(1, 2)).reshape(2, 64, -1)
     expected = x + (block["proj_out"] @ attended + bias["proj_out"]).view_as(x)
-    assert torch.allclose(import_unet(state).model.mid_block.attentions[0](x), expected, rtol=1e-4, atol=1e-3)
+    assert torch.allclose(
+        import_unet(state).model.mid_block.attentions[0](x), expected, rtol=1e-4, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,38 +173,65 @@ def test_a_whole_models_checkpoint_gives_its_u_net_and_its_first_stage(tmp_path:
     }
     save_file(state | {"betas": torch.zeros(3)}, tmp_path / "model.safetensors")
     read = read_checkpoint(tmp_path / "model.safetensors")
-    assert torch.equal(import_unet(read).model.conv_in.weight, drawn(SMALL)["input_blocks.0.0.weight"])
-    import_first_stage(read, codebook=True, scaling_factor=0.5).model.save_pretrained(tmp_path / "vq")
+    assert torch.equal(
+        import_unet(read).model.conv_in.weight, drawn(SMALL)["input_blocks.0.0.weight"]
+    )
+    import_first_stage(read, codebook=True, scaling_factor=0.5).model.save_pretrained(
+        tmp_path / "vq"
+    )
     opened = load_autoencoder(str(tmp_path / "vq"))
     assert (opened.scale, opened.factor, opened.codebook is not None) == (0.5, 2, True)
 
 
 def test_averaged_weights_are_taken_unless_refused():
     plain = drawn(SMALL)
-    averaged = {"model_ema." + ("diffusion_model." + name).replace(".", ""): value + 1 for name, value in plain.items()}
+    averaged = {
+        "model_ema." + ("diffusion_model." + name).replace(".", ""): value + 1
+        for name, value in plain.items()
+    }
     state = {"model.diffusion_model." + name: value for name, value in plain.items()} | averaged
     assert import_unet(state).weights == "ema"
     assert torch.equal(import_unet(state).model.conv_out.bias, plain["out.2.bias"] + 1)
     assert torch.equal(import_unet(state, use_ema=False).model.conv_out.bias, plain["out.2.bias"])
     averaged.popitem()
     with pytest.raises(ModelError, match="1 averaged parameters are missing"):
-        import_unet({name: value for name, value in state.items() if not name.startswith("model_ema")} | averaged)
+        import_unet(
+            {name: value for name, value in state.items() if not name.startswith("model_ema")}
+            | averaged
+        )
 
 
 def test_a_first_stages_own_checkpoint_leaves_its_losses_behind():
     state = small_stage(None)
-    with_losses = state | {"loss.discriminator.main.0.weight": torch.zeros(1), "loss.logvar": torch.zeros(())}
-    one, other = (import_first_stage(s, codebook=False).model.state_dict() for s in (state, with_losses))
+    with_losses = state | {
+        "loss.discriminator.main.0.weight": torch.zeros(1),
+        "loss.logvar": torch.zeros(()),
+    }
+    one, other = (
+        import_first_stage(s, codebook=False).model.state_dict() for s in (state, with_losses)
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("middle_block.1.proj_in.weight"), "1 missing: middle_block.1.proj_in.weight"),
-        (lambda s: s.update({"label_emb.weight": torch.zeros(2, 2)}), "1 unexpected: label_emb.weight"),
-        (lambda s: s.update({"out.0.weight": torch.zeros(7)}), r"out.0.weight \(7,\) instead of \(32,\)"),
-        (lambda s: s.update({"input_blocks.1.1.qkv.weight": torch.zeros(1)}), "1 unexpected: .*1.1.qkv.weight"),
+        (
+            lambda s: s.pop("middle_block.1.proj_in.weight"),
+            "1 missing: middle_block.1.proj_in.weight",
+        ),
+        (
+            lambda s: s.update({"label_emb.weight": torch.zeros(2, 2)}),
+            "1 unexpected: label_emb.weight",
+        ),
+        (
+            lambda s: s.update({"out.0.weight": torch.zeros(7)}),
+            r"out.0.weight \(7,\) instead of \(32,\)",
+        ),
+        (
+            lambda s: s.update({"input_blocks.1.1.qkv.weight": torch.zeros(1)}),
+            "1 unexpected: .*1.1.qkv.weight",
+        ),
         (lambda s: s.clear(), "not the parameters of this kind"),
     ],
 )
@@ -190,7 +249,10 @@ def test_the_other_kind_of_first_stage_is_refused(codebook):
 
 
 def test_a_lightning_checkpoint_of_plain_data_is_read(tmp_path: Path):
-    torch.save({"state_dict": {"a": torch.ones(2)}, "epoch": 3, "callbacks": {"x": [1, "y"]}}, tmp_path / "m.ckpt")
+    torch.save(
+        {"state_dict": {"a": torch.ones(2)}, "epoch": 3, "callbacks": {"x": [1, "y"]}},
+        tmp_path / "m.ckpt",
+    )
     assert torch.equal(read_checkpoint(tmp_path / "m.ckpt")["a"], torch.ones(2))
 
 
@@ -203,7 +265,10 @@ class Harmful:
     ("write", "message"),
     [
         (lambda path: torch.save({"state_dict": {"a": Harmful()}}, path), "tensors alone"),
-        (lambda path: path.write_bytes(pickle.dumps({"a": Harmful()}, protocol=2)), "tensors alone"),
+        (
+            lambda path: path.write_bytes(pickle.dumps({"a": Harmful()}, protocol=2)),
+            "tensors alone",
+        ),
         (lambda path: path.write_bytes(b"PK damaged"), "tensors alone"),
         (lambda path: torch.save({"epoch": 3}, path), "no parameters"),
         (lambda path: torch.save([1], path), "holds a list"),

@@ -36,7 +36,9 @@ def saved(directory: Path, scaling_factor: float = 0.5) -> Path:
 
 
 def pictures(count: int = 2, side: int = 16) -> Tensor:
-    return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    return torch.randint(
+        0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(1)
+    ).to(torch.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,9 @@ def test_decode_undoes_shift_and_scale(tmp_path: Path) -> None:
     latents = torch.randn(1, 4, 4, 4)
     expected = plain.decode(latents)
     model.register_to_config(scaling_factor=0.25, shift_factor=0.5)
-    assert torch.allclose(FirstStage(model, "scaled").decode((latents - 0.5) * 0.25), expected, atol=1e-5)
+    assert torch.allclose(
+        FirstStage(model, "scaled").decode((latents - 0.5) * 0.25), expected, atol=1e-5
+    )
 
 
 def test_8_bit_pictures_and_signed_floats_are_the_same_to_it(first_stage: FirstStage) -> None:
@@ -132,7 +136,9 @@ def test_asset_names_cannot_leave_the_package() -> None:
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}), encoding="utf-8")
+    (tmp_path / "config.json").write_text(
+        json.dumps({"_class_name": "UNet2DModel"}), encoding="utf-8"
+    )
     with pytest.raises(ModelError, match="UNet2DModel, not an AutoencoderKL"):
         load_autoencoder(str(tmp_path))
 
@@ -156,16 +162,27 @@ def test_truncated_weights_are_refused(tmp_path: Path) -> None:
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     directory = saved(tmp_path / "model")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    (directory / "config.json").write_text(json.dumps({**config, "layers_per_block": 2}), encoding="utf-8")
+    (directory / "config.json").write_text(
+        json.dumps({**config, "layers_per_block": 2}), encoding="utf-8"
+    )
     with pytest.raises(ModelError, match="do not agree"):
         load_autoencoder(str(directory))
 
 
 def foreign(directory: Path, **changes: object) -> Any:
-    """Save an autoencoder as another program would, with every field of diffusers' own configuration spelled out."""
+    """Save an autoencoder as another program would, with every field of diffusers' own
+    configuration spelled out."""
     torch.manual_seed(0)
-    sizes = {"block_out_channels": (8, 8, 8, 8), "latent_channels": 4, "norm_num_groups": 2, "sample_size": 32}
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    sizes = {
+        "block_out_channels": (8, 8, 8, 8),
+        "latent_channels": 4,
+        "norm_num_groups": 2,
+        "sample_size": 32,
+    }
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
     kind = VQModel if "num_vq_embeddings" in changes else AutoencoderKL
     model: Any = kind(**{**sizes, **blocks, **changes})  # type: ignore[arg-type]
     model.save_pretrained(str(directory), safe_serialization=True)
@@ -180,7 +197,9 @@ def test_stable_diffusions_layout_of_kl_f8_opens_with_its_scale(tmp_path: Path) 
     with torch.no_grad():
         mean = model.encode(to_signed(images)).latent_dist.mean
         assert torch.allclose(stage.encode(images), mean * 0.18215, atol=1e-6)
-        assert torch.allclose(stage.decode(mean * 0.18215), model.decode(mean).sample.clamp(-1, 1), atol=1e-5)
+        assert torch.allclose(
+            stage.decode(mean * 0.18215), model.decode(mean).sample.clamp(-1, 1), atol=1e-5
+        )
 
 
 def test_a_layout_without_quant_convolutions_opens_with_scale_and_shift(tmp_path: Path) -> None:
@@ -192,7 +211,9 @@ def test_a_layout_without_quant_convolutions_opens_with_scale_and_shift(tmp_path
     with torch.no_grad():
         mean = model.encode(to_signed(images)).latent_dist.mean
         assert torch.allclose(stage.encode(images), (mean - 0.06) * 1.5, atol=1e-5)
-        assert torch.allclose(stage.decode(stage.encode(images)), model.decode(mean).sample.clamp(-1, 1), atol=1e-5)
+        assert torch.allclose(
+            stage.decode(stage.encode(images)), model.decode(mean).sample.clamp(-1, 1), atol=1e-5
+        )
 
 
 def test_a_vq_model_opens_with_its_scale_and_its_own_rows(tmp_path: Path) -> None:
@@ -205,8 +226,12 @@ def test_a_vq_model_opens_with_its_scale_and_its_own_rows(tmp_path: Path) -> Non
         assert torch.allclose(stage.encode(images), latents * 0.7, atol=1e-6)
         rows = model.quantize(latents)[2][2].view(2, 4, 4)
         assert torch.equal(stage.encode_indices(images), rows)
-        assert torch.allclose(stage.decode(stage.encode(images)), model.decode(latents).sample.clamp(-1, 1), atol=1e-5)
-        assert torch.allclose(stage.decode_indices(rows), stage.decode(stage.encode(images)), atol=1e-5)
+        assert torch.allclose(
+            stage.decode(stage.encode(images)), model.decode(latents).sample.clamp(-1, 1), atol=1e-5
+        )
+        assert torch.allclose(
+            stage.decode_indices(rows), stage.decode(stage.encode(images)), atol=1e-5
+        )
 
 
 def test_preset_kl_f4_has_55_million_parameters() -> None:
@@ -219,13 +244,17 @@ def test_preset_kl_f4_has_55_million_parameters() -> None:
 def test_embedded_first_stage_has_the_shape_of_its_preset(asset: str) -> None:
     stage = load_autoencoder(asset)
     preset = autoencoder_kl_f4_lite()
-    assert (stage.factor, stage.latent_channels) == (preset.factor, preset.latent_channels) == (4, 4)
+    assert (
+        (stage.factor, stage.latent_channels) == (preset.factor, preset.latent_channels) == (4, 4)
+    )
 
 
 @pytest.mark.parametrize(("asset", "least_db"), [(ASSET, 28), (VQ_ASSET, 24)])
 def test_embedded_first_stage_keeps_a_smooth_picture(asset: str, least_db: float) -> None:
     ramp = torch.linspace(0, 255, 64).to(torch.uint8)
-    image = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.full((64, 64), 99).byte()])[None]
+    image = torch.stack(
+        [ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.full((64, 64), 99).byte()]
+    )[None]
     stage = load_autoencoder(asset)
     error = (stage.decode(stage.encode(image)) - to_signed(image)).square().mean() / 4
     assert -10 * torch.log10(error) > least_db

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from rdm.models.first_stage.codebook import fit_codebook, perplexity, quantize, revival_loss, row_counts, used_share
+from rdm.models.first_stage.codebook import (
+    fit_codebook,
+    perplexity,
+    quantize,
+    revival_loss,
+    row_counts,
+    used_share,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -46,11 +53,17 @@ def test_the_codebook_loss_moves_rows_and_the_commitment_the_encoder() -> None:
     by_rows = torch.autograd.grad(found.commitment_loss, rows, allow_unused=True, retain_graph=True)
     assert (by_encoder[0], by_rows[0]) == (None, None)
     (moved,) = torch.autograd.grad(found.commitment_loss, z)
-    assert torch.allclose(moved, 2 * (z - codebook()[found.indices].permute(0, 3, 1, 2)).detach() / 32)
+    assert torch.allclose(
+        moved, 2 * (z - codebook()[found.indices].permute(0, 3, 1, 2)).detach() / 32
+    )
 
 
-@pytest.mark.parametrize(("counts", "expected", "share"), [([5, 5, 5, 5], 4, 1), ([0, 9, 0, 0], 1, 0.25)])
-def test_perplexity_and_share_of_known_counts(counts: list[int], expected: float, share: float) -> None:
+@pytest.mark.parametrize(
+    ("counts", "expected", "share"), [([5, 5, 5, 5], 4, 1), ([0, 9, 0, 0], 1, 0.25)]
+)
+def test_perplexity_and_share_of_known_counts(
+    counts: list[int], expected: float, share: float
+) -> None:
     assert perplexity(torch.tensor(counts)).item() == pytest.approx(expected)
     assert used_share(torch.tensor(counts)).item() == share
 
@@ -77,13 +90,18 @@ def test_only_unused_rows_are_pulled_and_the_encoder_is_not() -> None:
 def test_an_unused_row_is_pulled_to_an_output() -> None:
     z = torch.tensor([1.0, 1.0, 7.0]).view(1, 1, 1, 3)
     rows = torch.tensor([[1.0], [90.0]])
-    # Only the output 7 has a distance from the codebook: it alone is drawn. The mean is over both rows.
-    assert revival_loss(quantize(z, rows), z, rows, seeded()).item() == pytest.approx((90 - 7) ** 2 / 2)
+    # Only the output 7 has a distance from the codebook: it alone is drawn. The mean is over both
+    # rows.
+    assert revival_loss(quantize(z, rows), z, rows, seeded()).item() == pytest.approx(
+        (90 - 7) ** 2 / 2
+    )
 
 
 def test_a_pull_is_a_function_of_its_seed() -> None:
     z, rows = outputs(), torch.cat([torch.zeros(1, 3), torch.full((6, 3), 50.0)])
-    first, again, other = (revival_loss(quantize(z, rows), z, rows, seeded(seed)).item() for seed in (0, 0, 1))
+    first, again, other = (
+        revival_loss(quantize(z, rows), z, rows, seeded(seed)).item() for seed in (0, 0, 1)
+    )
     assert first == again
     assert first != other
 
@@ -98,7 +116,8 @@ def test_outputs_that_are_not_finite_are_left_to_the_loss(bad: float) -> None:
 
 
 def usage_after(steps: int, revival_weight: float) -> float:
-    """Return the used share of a codebook whose rows all began at one far place, for outputs that do not change."""
+    """Return the used share of a codebook whose rows all began at one far place, for outputs that
+    do not change."""
     z = torch.randn(4, 2, 16, 16, generator=seeded(3))
     rows = torch.full((32, 2), 6.0).requires_grad_()
     optimizer = torch.optim.Adam([rows], 0.05, betas=(0.9, 0.9))

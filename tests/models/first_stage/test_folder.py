@@ -16,7 +16,9 @@ from rdm.models.first_stage.folder import WEIGHTS_NAME, latents_digest
 
 def saved(place: Path, codebook_size: int | None = None) -> Path:
     torch.manual_seed(0)
-    config = AutoencoderConfig(block_out_channels=(8, 8), norm_num_groups=2, codebook_size=codebook_size)
+    config = AutoencoderConfig(
+        block_out_channels=(8, 8), norm_num_groups=2, codebook_size=codebook_size
+    )
     build_autoencoder(config).save_pretrained(place)
     return place
 
@@ -43,7 +45,8 @@ def test_another_decoder_makes_another_first_stage_of_the_same_latents(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "codebook_size"), [("encoder.", None), ("quant_conv.", None), ("encoder.", 8), ("quantize.", 8)]
+    ("prefix", "codebook_size"),
+    [("encoder.", None), ("quant_conv.", None), ("encoder.", 8), ("quantize.", 8)],
 )
 def test_another_encoder_or_codebook_makes_other_latents(
     tmp_path: Path, prefix: str, codebook_size: int | None

@@ -53,8 +53,13 @@ def test_latents_start_as_whitened_block_components(channels: tuple[int, ...]) -
     model = build_autoencoder(config)
     start_from_projection(model, projection, images)
     latents = FirstStage(model, "start").encode(images)
-    expected = (to_blocks(images, config.factor) - projection.mean) @ projection.components / projection.std
-    # The norm's divisor depends a little on the picture: correlation is exact up to that, scale within some percent.
+    expected = (
+        (to_blocks(images, config.factor) - projection.mean)
+        @ projection.components
+        / projection.std
+    )
+    # The norm's divisor depends a little on the picture: correlation is exact up to that, scale
+    # within some percent.
     for channel in range(4):
         pair = torch.stack([latents[:, channel].flatten(), expected[..., channel].flatten()])
         assert torch.corrcoef(pair)[0, 1] > 0.98
@@ -78,7 +83,11 @@ def test_pictures_start_as_their_blocks_mean_colors() -> None:
 
 @pytest.mark.parametrize(
     ("channels", "num_groups", "reason"),
-    [((16, 16, 96), 2, "must differ"), ((8, 32, 96), 1, "carry"), ((16, 32, 96), 4, "4 channels too small")],
+    [
+        ((16, 16, 96), 2, "must differ"),
+        ((8, 32, 96), 1, "carry"),
+        ((16, 32, 96), 4, "4 channels too small"),
+    ],
 )
 def test_networks_without_room_are_refused_with_the_reason(
     channels: tuple[int, ...], num_groups: int, reason: str
@@ -89,5 +98,7 @@ def test_networks_without_room_are_refused_with_the_reason(
 def test_projection_of_another_block_is_refused() -> None:
     with pytest.raises(ValueError, match="blocks of 2 with 4 components do not fit"):
         start_from_projection(
-            build_autoencoder(AutoencoderConfig()), BlockProjection.fit(smooth_pictures(), block=2), smooth_pictures()
+            build_autoencoder(AutoencoderConfig()),
+            BlockProjection.fit(smooth_pictures(), block=2),
+            smooth_pictures(),
         )

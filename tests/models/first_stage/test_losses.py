@@ -20,7 +20,9 @@ def test_pixel_errors_are_taken_picture_by_picture() -> None:
     other = images.clone()
     other[1, :, :2] = 0.5
     assert mean_absolute_error(images, other).tolist() == [0, 0.25]
-    assert root_mean_squared_error(images, other).tolist() == pytest.approx([1e-3, (0.125 + 1e-6) ** 0.5])
+    assert root_mean_squared_error(images, other).tolist() == pytest.approx(
+        [1e-3, (0.125 + 1e-6) ** 0.5]
+    )
 
 
 def test_a_perfect_reconstruction_has_a_finite_gradient() -> None:
@@ -36,11 +38,15 @@ def test_divergence_of_known_posteriors() -> None:
     assert standard_normal_divergence(zeros + 2, zeros).item() == 2  # half the squared mean
     variance = torch.tensor(0.25)
     expected = 0.5 * (variance - 1 - variance.log()).item()
-    assert standard_normal_divergence(zeros, zeros + variance.log()).item() == pytest.approx(expected)
+    assert standard_normal_divergence(zeros, zeros + variance.log()).item() == pytest.approx(
+        expected
+    )
 
 
 def test_the_adaptive_weight_is_the_ratio_of_the_gradients() -> None:
-    assert adaptive_weight(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])).item() == pytest.approx(2.5)
+    assert adaptive_weight(
+        torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])
+    ).item() == pytest.approx(2.5)
 
 
 def test_the_adaptive_weight_is_bounded_where_the_discriminator_says_nothing() -> None:
@@ -71,7 +77,9 @@ def test_latents_and_pictures_scale_and_turn_alike() -> None:
     scaled, pictures = scaled_and_turned(latents, images, scale=0.5, quarter_turns=1)
     assert scaled.shape == (1, 1, 2, 2)
     assert pictures.shape == (1, 3, 8, 8)
-    assert torch.equal(scaled, torch.rot90(scaled_and_turned(latents, images, 0.5, 0)[0], 1, (-2, -1)))
+    assert torch.equal(
+        scaled, torch.rot90(scaled_and_turned(latents, images, 0.5, 0)[0], 1, (-2, -1))
+    )
 
 
 def test_whole_scale_without_a_turn_changes_nothing() -> None:

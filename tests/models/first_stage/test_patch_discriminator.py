@@ -14,7 +14,11 @@ from rdm.models.first_stage.patch_discriminator import (
 @pytest.mark.parametrize(("num_layers", "side"), [(2, 34), (3, 70)])
 def test_a_judgement_is_of_a_patch(num_layers: int, side: int) -> None:
     torch.manual_seed(0)
-    layers = [layer for layer in PatchDiscriminator(8, num_layers).layers if not isinstance(layer, torch.nn.GroupNorm)]
+    layers = [
+        layer
+        for layer in PatchDiscriminator(8, num_layers).layers
+        if not isinstance(layer, torch.nn.GroupNorm)
+    ]
     image = torch.randn(1, 3, 128, 128, requires_grad=True)
     judged = torch.nn.Sequential(*layers)(image)
     judged[0, 0, judged.shape[2] // 2, judged.shape[3] // 2].backward()

@@ -9,7 +9,12 @@ from torch import Tensor
 from torchvision.models.vgg import cfgs, make_layers
 
 from rdm.errors import ModelError
-from rdm.models.first_stage.perceptual import PerceptualDistance, VggFeatures, feature_distance, open_perceptual
+from rdm.models.first_stage.perceptual import (
+    PerceptualDistance,
+    VggFeatures,
+    feature_distance,
+    open_perceptual,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +27,9 @@ def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """VGG-16's weights with torchvision's names, random."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
-    state = {f"features.{name}": value for name, value in make_layers(cfgs["D"]).state_dict().items()}
+    state = {
+        f"features.{name}": value for name, value in make_layers(cfgs["D"]).state_dict().items()
+    }
     torch.save({**state, "classifier.0.weight": torch.zeros(1)}, path)
     return path
 
@@ -33,7 +40,11 @@ def heads_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("heads") / "vgg.safetensors"
     widths = (64, 128, 256, 512, 512)
     save_file(
-        {f"lin{d}.model.1.weight": torch.full((1, w, 1, 1), 4.0 * (d == 1)) for d, w in enumerate(widths)}, path
+        {
+            f"lin{d}.model.1.weight": torch.full((1, w, 1, 1), 4.0 * (d == 1))
+            for d, w in enumerate(widths)
+        },
+        path,
     )
     return path
 
@@ -54,7 +65,9 @@ def test_equal_pictures_have_distance_zero(embedded: PerceptualDistance, vgg_fil
         assert tested(pictures(), pictures()).tolist() == [0, 0]
 
 
-def test_the_distance_is_symmetric_and_grows_with_the_difference(embedded: PerceptualDistance) -> None:
+def test_the_distance_is_symmetric_and_grows_with_the_difference(
+    embedded: PerceptualDistance,
+) -> None:
     first, second = pictures(0), pictures(1)
     assert torch.equal(embedded(first, second), embedded(second, first))
     near = embedded(first, first + 0.05 * second)
@@ -88,10 +101,12 @@ def test_it_says_that_it_is_not_lpips(embedded: PerceptualDistance) -> None:
 def test_vgg_features_are_torchvisions_activations_before_each_pooling(vgg_file: Path) -> None:
     layers = make_layers(cfgs["D"])
     state = torch.load(vgg_file, weights_only=True)
-    layers.load_state_dict({n.removeprefix("features."): v for n, v in state.items() if n.startswith("features.")})
-    x = (pictures() - torch.tensor([-0.030, -0.088, -0.188])[:, None, None]) / torch.tensor([0.458, 0.448, 0.450])[
-        :, None, None
-    ]
+    layers.load_state_dict(
+        {n.removeprefix("features."): v for n, v in state.items() if n.startswith("features.")}
+    )
+    x = (pictures() - torch.tensor([-0.030, -0.088, -0.188])[:, None, None]) / torch.tensor(
+        [0.458, 0.448, 0.450]
+    )[:, None, None]
     expected = []
     with torch.no_grad():
         for number, layer in enumerate(layers):
@@ -102,7 +117,9 @@ def test_vgg_features_are_torchvisions_activations_before_each_pooling(vgg_file:
         assert isinstance(network, VggFeatures)
         found = network(pictures())
     assert [one.shape for one in found] == [other.shape for other in expected]
-    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))
+    assert all(
+        torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True)
+    )
 
 
 def test_learned_weights_weigh_each_depth(vgg_file: Path, heads_file: Path) -> None:

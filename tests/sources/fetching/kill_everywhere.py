@@ -1,7 +1,9 @@
-"""Kill the ingestion of a fetched shard before every file that it writes, renames or removes, then finish it.
+"""Kill the ingestion of a fetched shard before every file that it writes, renames or removes, then
+finish it.
 
-Arguments: a folder with `list.txt` (URLs that nobody answers) and `round`, what img2dataset left of all of them. A
-program of its own, because each kill is one fork of a process that has loaded everything and started no threads.
+Arguments: a folder with `list.txt` (URLs that nobody answers) and `round`, what img2dataset left of
+    all of them. A program of its own, because each kill is one fork of a process that has loaded
+    everything and started no threads.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from rdm.storage import Folder
 
 def contents(root: Path) -> dict[str, bytes]:
     """Return every file, and every folder as one that is empty."""
-    return {path.relative_to(root).as_posix(): b"" if path.is_dir() else path.read_bytes() for path in root.rglob("*")}
+    return {
+        path.relative_to(root).as_posix(): b"" if path.is_dir() else path.read_bytes()
+        for path in root.rglob("*")
+    }
 
 
 def main(base: Path) -> None:
@@ -28,7 +33,9 @@ def main(base: Path) -> None:
     listing = source.listing()
 
     def start(name: str) -> IngestTask:
-        task = IngestTask(Folder(base / name), "00000", source.spec, listing, FetchConfig(attempts=1))
+        task = IngestTask(
+            Folder(base / name), "00000", source.spec, listing, FetchConfig(attempts=1)
+        )
         shutil.copytree(base / "round", task.scratch / "round-0")
         return task
 
@@ -42,7 +49,9 @@ def main(base: Path) -> None:
         if not was_killed(lambda task=task: ingest_shard(task), steps):
             break
         ingest_shard(task)
-        found = {name: data for name, data in contents(base / "db").items() if not name.endswith(".tmp")}
+        found = {
+            name: data for name, data in contents(base / "db").items() if not name.endswith(".tmp")
+        }
         assert_same(found, expected, steps)
         shutil.rmtree(base / "db")
     sys.stdout.write(f"{steps - 1}\n")

@@ -32,7 +32,11 @@ def test_failures_are_there_for_the_next_run(tmp_path: Path) -> None:
     shelf.save()
     again = Shelf(tmp_path)
     assert [again.next_candidate(number) for number in range(3)] == [0, 1, None]
-    assert [again.message(number) for number in range(3)] == ["", "not found: HTTP 404", "opted out: X-Robots-Tag"]
+    assert [again.message(number) for number in range(3)] == [
+        "",
+        "not found: HTTP 404",
+        "opted out: X-Robots-Tag",
+    ]
 
 
 def test_failure_noted_twice_counts_once(tmp_path: Path) -> None:

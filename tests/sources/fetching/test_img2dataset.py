@@ -20,7 +20,9 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_process_that_stopped_moving_is_given_up(sleeper: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_process_that_stopped_moving_is_given_up(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
     assert wait_while_moving(sleeper, tmp_path / "out", stall_seconds=0.01) == 0
     assert sleeper.poll() is None
 
@@ -32,6 +34,8 @@ def test_exit_code_is_returned(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_img2dataset_that_cannot_run_is_an_error_with_its_last_words(tmp_path: Path) -> None:
-    with pytest.raises(RdmError, match="img2dataset ended with code 1: FileNotFoundError") as caught:
+    with pytest.raises(
+        RdmError, match="img2dataset ended with code 1: FileNotFoundError"
+    ) as caught:
         run_img2dataset(tmp_path, FetchConfig(), 1)
     assert caught.value.where == str(tmp_path / "img2dataset.log")

@@ -42,7 +42,11 @@ def error_of(url: str, config: FetchConfig = QUICK) -> str:
 def test_body_status_and_headers_arrive(server: Any, answer: Serve) -> None:
     url = server.serve("/a", answer(PICTURE, headers={"X-Robots-Tag": "noai"}))
     with PatientOpener(QUICK).open(url) as response:
-        assert (response.read(), response.status, response.headers["X-Robots-Tag"]) == (PICTURE, 200, "noai")
+        assert (response.read(), response.status, response.headers["X-Robots-Tag"]) == (
+            PICTURE,
+            200,
+            "noai",
+        )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,9 @@ def test_refusal_is_asked_once(server: Any, answer: Serve, status: int, message:
         (503, "server error: HTTP 503"),
     ],
 )
-def test_trouble_that_stays_uses_every_attempt(server: Any, answer: Serve, status: int, message: str) -> None:
+def test_trouble_that_stays_uses_every_attempt(
+    server: Any, answer: Serve, status: int, message: str
+) -> None:
     assert error_of(server.serve("/a", answer(status=status))) == message
     assert server.requests["/a"] == 3
 
@@ -109,14 +115,16 @@ def test_retry_after_a_date_is_the_time_until_then(server: Any, answer: Serve) -
 
 def test_pause_doubles(server: Any, answer: Serve) -> None:
     started = time.monotonic()
-    error_of(server.serve("/a", answer(status=500)), QUICK.model_copy(update={"backoff_seconds": 0.05}))
+    error_of(
+        server.serve("/a", answer(status=500)), QUICK.model_copy(update={"backoff_seconds": 0.05})
+    )
     assert time.monotonic() - started >= 0.05 + 0.1
 
 
 def test_silent_server_times_out(server: Any, answer: Serve) -> None:
-    assert error_of(server.serve("/a", answer(hang=True)), QUICK.model_copy(update={"attempts": 1})).startswith(
-        "timed out"
-    )
+    assert error_of(
+        server.serve("/a", answer(hang=True)), QUICK.model_copy(update={"attempts": 1})
+    ).startswith("timed out")
 
 
 def test_server_that_drips_runs_out_of_time(server: Any, answer: Serve) -> None:
@@ -144,7 +152,10 @@ def test_body_of_undeclared_length_is_read_to_its_end(server: Any, answer: Serve
 
 @pytest.mark.parametrize("declared", [6000, -1], ids=["declared", "not declared"])
 def test_large_body_is_refused(server: Any, answer: Serve, declared: int) -> None:
-    assert error_of(server.serve("/a", answer(bytes(6000), declared=declared))) == "too large: over 5000 bytes"
+    assert (
+        error_of(server.serve("/a", answer(bytes(6000), declared=declared)))
+        == "too large: over 5000 bytes"
+    )
     assert server.requests["/a"] == 1
 
 
@@ -172,29 +183,41 @@ def test_redirects_end(server: Any, answer: Serve) -> None:
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("file:///etc/passwd", "redirect refused: HTTP 302"), ("ftp://127.0.0.1/a", "redirect refused: HTTP 302")],
+    [
+        ("file:///etc/passwd", "redirect refused: HTTP 302"),
+        ("ftp://127.0.0.1/a", "redirect refused: HTTP 302"),
+    ],
 )
-def test_redirect_out_of_the_web_is_refused(server: Any, answer: Serve, target: str, message: str) -> None:
+def test_redirect_out_of_the_web_is_refused(
+    server: Any, answer: Serve, target: str, message: str
+) -> None:
     assert error_of(server.serve("/a", answer(status=302, headers={"Location": target}))) == message
 
 
 @pytest.mark.parametrize(
     ("sent", "asked"),
     [
-        ("/caf\u00e9/\u5199\u771f \u5144.jpg".encode(), "/caf%C3%A9/%E5%86%99%E7%9C%9F%20%E5%85%84.jpg"),
+        (
+            "/caf\u00e9/\u5199\u771f \u5144.jpg".encode(),
+            "/caf%C3%A9/%E5%86%99%E7%9C%9F%20%E5%85%84.jpg",
+        ),
         ("caf\u00e9?q=\u5144#top".encode(), "/caf%C3%A9?q=%E5%85%84"),
         ("/caf\u00e9".encode("latin-1"), "/caf%E9"),
         (b"/a b|c{d}", "/a%20b%7Cc%7Bd%7D"),
         (b"/100%25/%C3%A9", "/100%25/%C3%A9"),
     ],
 )
-def test_redirect_may_be_written_in_any_letters(server: Any, answer: Serve, sent: bytes, asked: str) -> None:
+def test_redirect_may_be_written_in_any_letters(
+    server: Any, answer: Serve, sent: bytes, asked: str
+) -> None:
     server.serve(asked, answer(PICTURE))
     url = server.serve("/a", answer(status=302, headers={"Location": sent.decode("latin-1")}))
     assert fetch(url) == PICTURE
 
 
-def test_redirect_to_a_host_beyond_ascii_is_asked_by_its_wire_name(server: Any, answer: Serve) -> None:
+def test_redirect_to_a_host_beyond_ascii_is_asked_by_its_wire_name(
+    server: Any, answer: Serve
+) -> None:
     target = f"http://b\u00fccher.invalid:{server.server_port}/a".encode().decode("latin-1")
     assert error_of(server.serve("/a", answer(status=301, headers={"Location": target}))) in (
         "unknown host",
@@ -225,38 +248,60 @@ GZIPPED = gzip.compress(PICTURE)
         ("utf-8", PICTURE),
     ],
 )
-def test_encoded_body_arrives_decoded(server: Any, answer: Serve, encoding: str, body: bytes) -> None:
-    assert fetch(server.serve("/a", answer(body, headers={"Content-Encoding": encoding}))) == PICTURE
+def test_encoded_body_arrives_decoded(
+    server: Any, answer: Serve, encoding: str, body: bytes
+) -> None:
+    assert (
+        fetch(server.serve("/a", answer(body, headers={"Content-Encoding": encoding}))) == PICTURE
+    )
 
 
 @pytest.mark.parametrize("declared", [None, -1])
-def test_encoded_body_that_is_cut_is_fetched_again(server: Any, answer: Serve, declared: int | None) -> None:
+def test_encoded_body_that_is_cut_is_fetched_again(
+    server: Any, answer: Serve, declared: int | None
+) -> None:
     headers = {"Content-Encoding": "gzip"}
-    url = server.serve("/a", answer(GZIPPED[:-9], headers=headers, declared=declared), answer(GZIPPED, headers=headers))
+    url = server.serve(
+        "/a",
+        answer(GZIPPED[:-9], headers=headers, declared=declared),
+        answer(GZIPPED, headers=headers),
+    )
     assert fetch(url) == PICTURE
     broken = GZIPPED[:20] + b"\xff\xff" + GZIPPED[22:]
     assert error_of(server.serve("/b", answer(broken, headers=headers))).startswith("cut short: ")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip"])
-def test_bomb_is_refused_at_the_largest_size_of_a_picture(server: Any, answer: Serve, encoding: str) -> None:
-    bomb = zlib.compress(bytes(50_000_000)) if encoding == "deflate" else gzip.compress(bytes(50_000_000), 1)
+def test_bomb_is_refused_at_the_largest_size_of_a_picture(
+    server: Any, answer: Serve, encoding: str
+) -> None:
+    bomb = (
+        zlib.compress(bytes(50_000_000))
+        if encoding == "deflate"
+        else gzip.compress(bytes(50_000_000), 1)
+    )
     bomb = gzip.compress(bomb) if "," in encoding else bomb
-    limit = QUICK.model_copy(update={"max_bytes": 1_000_000, "max_seconds": 20, "timeout_seconds": 5})
+    limit = QUICK.model_copy(
+        update={"max_bytes": 1_000_000, "max_seconds": 20, "timeout_seconds": 5}
+    )
     url = server.serve("/a", answer(bomb, headers={"Content-Encoding": encoding}))
     assert error_of(url, limit) == "too large: over 1000000 bytes"
     assert server.requests["/a"] == 1
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br"])
-def test_encoding_that_nothing_here_undoes_is_named(server: Any, answer: Serve, encoding: str) -> None:
+def test_encoding_that_nothing_here_undoes_is_named(
+    server: Any, answer: Serve, encoding: str
+) -> None:
     url = server.serve("/a", answer(PICTURE, headers={"Content-Encoding": encoding}))
     assert error_of(url) == f"unknown encoding: {encoding.split()[-1]}"
     assert server.requests["/a"] == 1
 
 
 def test_streamed_body_arrives_decoded(server: Any, answer: Serve) -> None:
-    url = server.serve("/a", answer(gzip.compress(PICTURE * 999), headers={"Content-Encoding": "gzip"}))
+    url = server.serve(
+        "/a", answer(gzip.compress(PICTURE * 999), headers={"Content-Encoding": "gzip"})
+    )
     pieces: list[bytes] = []
     PatientOpener(QUICK).stream(urllib.request.Request(url), pieces.append)
     assert b"".join(pieces) == PICTURE * 999
@@ -278,7 +323,9 @@ def test_file_url_is_not_opened() -> None:
         (MemoryError(), "download failed: MemoryError", False),
     ],
 )
-def test_error_is_told_in_the_ledgers_words(error: BaseException, message: str, passing: bool) -> None:
+def test_error_is_told_in_the_ledgers_words(
+    error: BaseException, message: str, passing: bool
+) -> None:
     failure = failure_of(error)
     assert (str(failure), failure.is_passing) == (message, passing)
 
@@ -299,6 +346,9 @@ def test_private_addresses_are_refused_unless_allowed(server: Any, answer: Serve
     public = QUICK.model_copy(update={"allow_private_addresses": False})
     url = server.serve("/a", answer(PICTURE))
     assert error_of(url, public) == "private address: PrivateAddressError"
-    assert error_of(url.replace("127.0.0.1", "localhost"), public) == "private address: PrivateAddressError"
+    assert (
+        error_of(url.replace("127.0.0.1", "localhost"), public)
+        == "private address: PrivateAddressError"
+    )
     assert server.requests["/a"] == 0
     assert fetch(url) == PICTURE

@@ -11,7 +11,13 @@ from rdm.errors import SourceError
 from rdm.sources.http.client import FetchConfig
 from rdm.sources.http.metadata_files import download
 
-QUICK = FetchConfig(allow_private_addresses=True, attempts=2, backoff_seconds=0.001, timeout_seconds=0.2, max_bytes=10)
+QUICK = FetchConfig(
+    allow_private_addresses=True,
+    attempts=2,
+    backoff_seconds=0.001,
+    timeout_seconds=0.2,
+    max_bytes=10,
+)
 Serve = Callable[..., Any]
 TAGS = {"ETag": '"1"', "Last-Modified": "Mon, 23 Nov 2026 12:00:00 GMT"}
 
@@ -22,14 +28,20 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_file_larger_than_a_picture_may_be_arrives(server: Any, answer: Serve) -> None:
-    assert download(server.serve("/a.csv", answer(b"x" * 200_000)), QUICK).read_bytes() == b"x" * 200_000
+    assert (
+        download(server.serve("/a.csv", answer(b"x" * 200_000)), QUICK).read_bytes()
+        == b"x" * 200_000
+    )
 
 
 def test_unchanged_file_is_not_sent_again(server: Any, answer: Serve) -> None:
     url = server.serve("/a.csv", answer(b"one", headers=TAGS), answer(status=304))
     assert download(url, QUICK) == download(url, QUICK)
     asked = server.request_headers[1]
-    assert (asked["If-None-Match"], asked["If-Modified-Since"]) == (TAGS["ETag"], TAGS["Last-Modified"])
+    assert (asked["If-None-Match"], asked["If-Modified-Since"]) == (
+        TAGS["ETag"],
+        TAGS["Last-Modified"],
+    )
 
 
 def test_changed_file_takes_the_place_of_the_old(server: Any, answer: Serve) -> None:
@@ -66,7 +78,9 @@ def test_copy_keeps_the_ending_that_tells_its_kind(server: Any, answer: Serve) -
 
 
 def test_copy_of_a_compressed_answer_is_plain(server: Any, answer: Serve) -> None:
-    url = server.serve("/a.csv", answer(gzip.compress(b"one"), headers={**TAGS, "Content-Encoding": "gzip"}))
+    url = server.serve(
+        "/a.csv", answer(gzip.compress(b"one"), headers={**TAGS, "Content-Encoding": "gzip"})
+    )
     assert download(url, QUICK).read_bytes() == b"one"
     server.serve("/a.csv", answer(status=304))
     assert download(url, QUICK).read_bytes() == b"one"

@@ -12,7 +12,10 @@ from rdm.sources.http.urls import fetchable_url, public_url
     [
         ("https://example.org/a.jpg", "https://example.org/a.jpg"),
         ("https://me:secret@example.org/a.jpg#x", "https://example.org/a.jpg"),
-        ("https://example.org/a?size=2&X-Amz-Signature=abc", "https://example.org/a?size=2&X-Amz-Signature=***"),
+        (
+            "https://example.org/a?size=2&X-Amz-Signature=abc",
+            "https://example.org/a?size=2&X-Amz-Signature=***",
+        ),
         ("https://example.org/a?id=7", "https://example.org/a?id=7"),
         ("https://[example.org/a?token=abc", "https://[example.org/a"),
         ("folder/a token=b.jpg", "folder/a token=b.jpg"),
@@ -37,7 +40,16 @@ def test_fetchable_url_is_escaped(url: str, wire: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "a.jpg", "file:///etc/passwd", "ftp://example.org/a", "http://", "http://a:b/", "http://[::1/", "http://u@a/"],
+    [
+        "",
+        "a.jpg",
+        "file:///etc/passwd",
+        "ftp://example.org/a",
+        "http://",
+        "http://a:b/",
+        "http://[::1/",
+        "http://u@a/",
+    ],
 )
 def test_what_is_no_web_address_is_refused(url: str) -> None:
     assert fetchable_url(url) is None

@@ -23,7 +23,9 @@ INLINE = ComputeConfig(dask="inline")
 @pytest.fixture
 def root(photos: Path, tmp_path: Path, tiny_encoder: str) -> Path:
     crop = CropConfig(frame_size=40, patch_size=24)
-    config = BuildConfig(source=f"folder://{photos}", encoder=tiny_encoder, precision="float32", crop=crop)
+    config = BuildConfig(
+        source=f"folder://{photos}", encoder=tiny_encoder, precision="float32", crop=crop
+    )
     run_build(DatabaseBuilder(str(tmp_path / "db"), config), INLINE)
     return tmp_path / "db"
 
@@ -54,8 +56,15 @@ def test_what_was_replaced_is_listed_with_its_newer_bytes(
 
 def test_a_query_set_over_it_is_the_same_whatever_the_times_of_its_tars(root: Path) -> None:
     def crops() -> dict[str, Any]:
-        queries = QuerySet(QuerySetConfig(source=f"database://{root}", crop=CropConfig(frame_size=40, patch_size=24)))
-        return {"digest": queries.digest, **{crop.key: crop.sha256 for crop in queries.crops("00000", [])}}
+        queries = QuerySet(
+            QuerySetConfig(
+                source=f"database://{root}", crop=CropConfig(frame_size=40, patch_size=24)
+            )
+        )
+        return {
+            "digest": queries.digest,
+            **{crop.key: crop.sha256 for crop in queries.crops("00000", [])},
+        }
 
     assert len(crops()) > 12
     before = crops()
@@ -67,7 +76,9 @@ def test_a_query_set_over_it_is_the_same_whatever_the_times_of_its_tars(root: Pa
 def test_turned_photographs_are_turned(root: Path) -> None:
     path = root / "images" / "00000.parquet"
     ledger = pq.read_table(path)
-    turned = ledger.set_column(ledger.column_names.index("rotation"), "rotation", [[90] * ledger.num_rows])
+    turned = ledger.set_column(
+        ledger.column_names.index("rotation"), "rotation", [[90] * ledger.num_rows]
+    )
     pq.write_table(turned.cast(ledger.schema), path)
     assert set(open_source(f"database://{root}").listing()["rotation"].to_pylist()) == {90}
 

@@ -89,7 +89,9 @@ def test_links_in_a_circle_are_listed_and_cannot_be_read(tmp_path: Path) -> None
         open_source(f"folder://{tmp_path}").read("x.jpg")
 
 
-def test_folder_that_cannot_be_read_is_an_error_and_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_read_is_an_error_and_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a").mkdir()
 
     def scandir(path: str, real: Callable[[str], object] = os.scandir) -> object:
@@ -109,11 +111,17 @@ def test_linked_folder_is_not_followed_and_is_no_picture(tmp_path: Path) -> None
     (tmp_path / "elsewhere" / "x.jpg").write_bytes(b"1")
     (tmp_path / "photos" / "birds.jpg").symlink_to(tmp_path / "elsewhere")
     row = open_source(f"folder://{tmp_path}/photos").listing().to_pylist()[0]
-    assert (row["image_id"], row["location"], names_picture(row["location"])) == ("birds.jpg", "birds.jpg/", False)
+    assert (row["image_id"], row["location"], names_picture(row["location"])) == (
+        "birds.jpg",
+        "birds.jpg/",
+        False,
+    )
 
 
 @pytest.mark.parametrize("rest", ["photos", "./photos/", "~/photos"])
-def test_relative_path_gives_the_same_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: str) -> None:
+def test_relative_path_gives_the_same_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: str
+) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "x.jpg").write_bytes(b"1")
     monkeypatch.chdir(tmp_path)
@@ -135,15 +143,26 @@ def test_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JFIF", ".jif", ".pjpeg", ".mpo"])
-def test_jpeg_of_every_usual_ending_is_taken(tmp_path: Path, encoded: Callable[..., bytes], suffix: str) -> None:
+def test_jpeg_of_every_usual_ending_is_taken(
+    tmp_path: Path, encoded: Callable[..., bytes], suffix: str
+) -> None:
     (tmp_path / f"a{suffix}").write_bytes(encoded(0))
     source = open_source(f"folder://{tmp_path}")
-    rows = [row for row, _ in source.take(source.listing().to_pylist(), tmp_path / ".scratch", FetchConfig())]
-    assert [(row["image_id"], row["status"], row["extension"]) for row in rows] == [(f"a{suffix}", "success", "jpg")]
+    rows = [
+        row
+        for row, _ in source.take(
+            source.listing().to_pylist(), tmp_path / ".scratch", FetchConfig()
+        )
+    ]
+    assert [(row["image_id"], row["status"], row["extension"]) for row in rows] == [
+        (f"a{suffix}", "success", "jpg")
+    ]
 
 
 @pytest.mark.parametrize("location", ["a\0b.jpg", "\ud800.jpg"])
-def test_error_of_another_kind_costs_the_row_of_one_photograph(photos: Path, tmp_path: Path, location: str) -> None:
+def test_error_of_another_kind_costs_the_row_of_one_photograph(
+    photos: Path, tmp_path: Path, location: str
+) -> None:
     source = open_source(f"folder://{photos}")
     entries = source.listing().to_pylist()[:3]
     entries[1]["location"] = location

@@ -46,7 +46,10 @@ def rows(base: object, more: str = "") -> list[dict[str, Any]]:
 def test_listing_has_the_split_sorted_with_credits(base: Path) -> None:
     listing = rows(base)
     assert [row["image_id"] for row in listing] == ["0a", "0b", "0c"]
-    assert {name: listing[0][name] for name in ("location", "author", "license", "landing_page", "checksum")} == {
+    assert {
+        name: listing[0][name]
+        for name in ("location", "author", "license", "landing_page", "checksum")
+    } == {
         "location": "http://f.example/0a_o.jpg",
         "author": "Ann, A.",
         "license": CC,
@@ -66,7 +69,10 @@ def test_limit_takes_the_first_by_id(base: Path) -> None:
 def test_ids_choose_and_one_that_is_unknown_stays_in_the_list(base: Path, tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("validation/0c\n0z\n")
     listing = rows(base, f"&ids={tmp_path}/ids.txt")
-    assert [(row["image_id"], row["location"]) for row in listing] == [("0c", "http://f.example/0c_o.jpg"), ("0z", "")]
+    assert [(row["image_id"], row["location"]) for row in listing] == [
+        ("0c", "http://f.example/0c_o.jpg"),
+        ("0z", ""),
+    ]
 
 
 def test_metadata_comes_from_the_web_once(
@@ -89,7 +95,9 @@ def test_mirror_goes_first_and_the_original_has_a_checksum(base: Path) -> None:
 
 def test_without_a_mirror_there_is_the_original_alone(base: Path) -> None:
     source = OpenImagesSource(f"validation?metadata={base}&mirror=")
-    assert source.candidates(source.listing().to_pylist()[0]) == (Candidate("http://f.example/0a_o.jpg", "0amd5=="),)
+    assert source.candidates(source.listing().to_pylist()[0]) == (
+        Candidate("http://f.example/0a_o.jpg", "0amd5=="),
+    )
 
 
 def test_photograph_outside_the_metadata_has_no_candidate(base: Path, tmp_path: Path) -> None:
@@ -104,8 +112,12 @@ def test_id_cannot_lead_out_of_the_mirror(base: Path) -> None:
     assert source.candidates(entry)[0] == Candidate("http://m.example/validation/..%2Fx%3Fy.jpg")
 
 
-@pytest.mark.parametrize("change", [("0a_o.jpg", "0a_p.jpg"), ("0amd5", "0axd5"), ("270.0", "90.0")])
-def test_new_original_or_rotation_changes_the_fingerprint(base: Path, change: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "change", [("0a_o.jpg", "0a_p.jpg"), ("0amd5", "0axd5"), ("270.0", "90.0")]
+)
+def test_new_original_or_rotation_changes_the_fingerprint(
+    base: Path, change: tuple[str, str]
+) -> None:
     source = OpenImagesSource(f"validation?metadata={base}")
     before = fingerprint(source.listing())
     path = base / PATH.removeprefix("/openimages/")
@@ -131,7 +143,8 @@ def test_wrong_specification_is_a_usage_error(rest: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("ImageID,Rotation\n0a,0.0\n", "no column OriginalURL"), ("", "cannot be read")]
+    ("text", "message"),
+    [("ImageID,Rotation\n0a,0.0\n", "no column OriginalURL"), ("", "cannot be read")],
 )
 def test_other_files_are_not_metadata(base: Path, text: str, message: str) -> None:
     (base / PATH.removeprefix("/openimages/")).write_text(text)
@@ -145,15 +158,23 @@ def test_missing_metadata_says_so(tmp_path: Path) -> None:
 
 
 def test_row_of_no_split_is_an_error(base: Path) -> None:
-    (base / PATH.removeprefix("/openimages/")).write_text(CSV.replace("0b,validation", "0b,valid\u00fbtion"))
+    (base / PATH.removeprefix("/openimages/")).write_text(
+        CSV.replace("0b,validation", "0b,valid\u00fbtion")
+    )
     with pytest.raises(SourceError, match="the metadata has 1 rows of no split"):
         rows(base)
 
 
 def test_rows_between_two_stray_quotes_are_an_error(base: Path) -> None:
-    text = CSV.replace(",1234,0camd5==", ',"1234,0camd5==').replace(",1234,0cmd5==", ',"1234,0cmd5==')
-    (base / PATH.removeprefix("/openimages/")).write_text(text.replace(",1234,0bmd5==,,", ',1234,0bmd5==,,"'))
-    with pytest.raises(SourceError, match="the list cannot be read: the quote that opens in line 2"):
+    text = CSV.replace(",1234,0camd5==", ',"1234,0camd5==').replace(
+        ",1234,0cmd5==", ',"1234,0cmd5=='
+    )
+    (base / PATH.removeprefix("/openimages/")).write_text(
+        text.replace(",1234,0bmd5==,,", ',1234,0bmd5==,,"')
+    )
+    with pytest.raises(
+        SourceError, match="the list cannot be read: the quote that opens in line 2"
+    ):
         rows(base)
 
 

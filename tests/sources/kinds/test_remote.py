@@ -27,7 +27,9 @@ from rdm.storage import Folder, VersionStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 INLINE = ComputeConfig(dask="inline")
-QUICK = FetchConfig(allow_private_addresses=True, attempts=2, backoff_seconds=0.05, timeout_seconds=2)
+QUICK = FetchConfig(
+    allow_private_addresses=True, attempts=2, backoff_seconds=0.05, timeout_seconds=2
+)
 HEADER = (
     "ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,Title,"
     "OriginalSize,OriginalMD5,Thumbnail300KURL,Rotation\n"
@@ -40,7 +42,8 @@ Encoded = Callable[..., bytes]
 
 @pytest.fixture
 def build(tmp_path: Path, tiny_encoder: str) -> Build:
-    """Return `build(source, **fields)`, which builds the database at `tmp_path / "db"` and returns the summary."""
+    """Return `build(source, **fields)`, which builds the database at `tmp_path / "db"` and returns
+    the summary."""
 
     def run(source: str, **fields: object) -> BuildResult:
         config = BuildConfig.model_validate(
@@ -75,7 +78,11 @@ def test_update_fetches_what_the_list_gained_and_nothing_where_it_stayed(
     assert (unchanged["unchanged"], dict(server.requests)) == (True, {})
     (tmp_path / "list.txt").write_text("\n".join(urls[1:]))
     changed = run_build(update_builder(str(tmp_path / "db")), INLINE)
-    assert (changed["version"], changed["photographs"], dict(server.requests)) == (2, 3, {"/3.jpg": 1})
+    assert (changed["version"], changed["photographs"], dict(server.requests)) == (
+        2,
+        3,
+        {"/3.jpg": 1},
+    )
 
 
 def test_damaged_or_shortened_list_deletes_nothing(
@@ -88,7 +95,10 @@ def test_damaged_or_shortened_list_deletes_nothing(
     whole = path.read_text()
     for damaged, message in (
         (whole.replace("3.jpg,a", '3.jpg,"a'), "the quote that opens in line 5 is not closed"),
-        (whole[: whole.index(urls[4])], "4 of the 8 photographs in the database are in no row of the list any more"),
+        (
+            whole[: whole.index(urls[4])],
+            "4 of the 8 photographs in the database are in no row of the list any more",
+        ),
     ):
         path.write_text(damaged)
         for run in (update_plan, lambda builder: run_build(builder, INLINE)):
@@ -103,15 +113,28 @@ def test_lists_as_people_have_them_are_fetched(
 ) -> None:
     gzipped = gzip.compress(encoded(0))
     server.serve("/gz.jpg", answer(gzipped, headers={"Content-Encoding": "gzip"}))
-    server.serve("/x%20gz.jpg", answer(gzip.compress(encoded(1)), headers={"Content-Encoding": "x-gzip"}))
-    server.serve("/deflate.jpg", answer(zlib.compress(encoded(2)), headers={"Content-Encoding": "deflate"}))
+    server.serve(
+        "/x%20gz.jpg", answer(gzip.compress(encoded(1)), headers={"Content-Encoding": "x-gzip"})
+    )
+    server.serve(
+        "/deflate.jpg", answer(zlib.compress(encoded(2)), headers={"Content-Encoding": "deflate"})
+    )
     server.serve("/crop.jpg?crop=2669,1999,x0,y0&amp;w=80", answer(encoded(3)))
     server.serve("/caf%C3%A9/%E5%86%99%E7%9C%9F.jpg", answer(encoded(4)))
     location = "/caf\u00e9/\u5199\u771f.jpg".encode().decode("latin-1")
     server.serve("/hop", answer(status=302, headers={"Location": location}))
     server.serve("/%7Cpipe%7B%7D.jpg", answer(encoded(5)))
-    paths = ["gz.jpg", "x gz.jpg", "deflate.jpg", "crop.jpg?crop=2669,1999,x0,y0&amp;w=80", "hop", "|pipe{}.jpg"]
-    (tmp_path / "list.tsv").write_text("".join(f'"a" caption\t{server.url}/{path}\n' for path in paths))
+    paths = [
+        "gz.jpg",
+        "x gz.jpg",
+        "deflate.jpg",
+        "crop.jpg?crop=2669,1999,x0,y0&amp;w=80",
+        "hop",
+        "|pipe{}.jpg",
+    ]
+    (tmp_path / "list.tsv").write_text(
+        "".join(f'"a" caption\t{server.url}/{path}\n' for path in paths)
+    )
     summary = build(f"urls://{tmp_path}/list.tsv", min_success_rate=0)
     assert (summary["photographs"], summary["causes"]) == (6, {"success": 6})
 
@@ -119,14 +142,25 @@ def test_lists_as_people_have_them_are_fetched(
 def test_too_many_failures_end_the_build_by_cause_and_the_same_command_goes_on(
     server: Any, answer: Serve, encoded: Encoded, tmp_path: Path, build: Build
 ) -> None:
-    urls = [server.serve("/a.jpg", answer(encoded(0))), server.serve("/gone.jpg", answer(status=404))]
-    urls += [server.serve(f"/{n}.jpg", *[answer(status=503)] * 2, answer(encoded(n))) for n in range(2)]
+    urls = [
+        server.serve("/a.jpg", answer(encoded(0))),
+        server.serve("/gone.jpg", answer(status=404)),
+    ]
+    urls += [
+        server.serve(f"/{n}.jpg", *[answer(status=503)] * 2, answer(encoded(n))) for n in range(2)
+    ]
     (tmp_path / "list.txt").write_text("\n".join(urls))
-    with pytest.raises(FailureBudgetError, match="only 1 of 4 pictures are usable: 2 server error, 1 not found"):
+    with pytest.raises(
+        FailureBudgetError, match="only 1 of 4 pictures are usable: 2 server error, 1 not found"
+    ):
         build(f"urls://{tmp_path}/list.txt", min_success_rate=0.7)
     server.requests.clear()
     summary = build(f"urls://{tmp_path}/list.txt", min_success_rate=0.7)
-    assert (summary["photographs"], summary["failed"], summary["causes"]) == (3, 1, {"success": 3, "not found": 1})
+    assert (summary["photographs"], summary["failed"], summary["causes"]) == (
+        3,
+        1,
+        {"success": 3, "not found": 1},
+    )
     assert dict(server.requests) == {"/0.jpg": 1, "/1.jpg": 1}
 
 
@@ -152,7 +186,9 @@ def publish(server: Any, answer: Serve, encoded: Encoded) -> str:
 
 
 @pytest.fixture
-def openimages(server: Any, answer: Serve, encoded: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def openimages(
+    server: Any, answer: Serve, encoded: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """The source of five published photographs."""
     monkeypatch.setenv("RDM_CACHE", str(tmp_path / "cache"))
     return publish(server, answer, encoded)
@@ -163,20 +199,26 @@ def test_open_images_come_from_the_mirror_else_from_the_checked_original(
 ) -> None:
     build(openimages, min_success_rate=0.5)
     rows = rows_of(tmp_path / "db")
-    assert [(row["url"].removeprefix(server.url), row["error_message"]) for row in rows.values()] == [
+    assert [
+        (row["url"].removeprefix(server.url), row["error_message"]) for row in rows.values()
+    ] == [
         (f"/bucket/validation/{0:016x}.jpg", ""),
         (f"/flickr/{1:016x}_o.jpg", ""),
         (f"/flickr/{2:016x}_o.jpg", "checksum differs"),
         (f"/bucket/validation/{3:016x}.jpg", ""),
         (f"/flickr/{4:016x}_o.jpg", "not found: HTTP 404"),
     ]
-    assert {(row["author"], row["license"]) for row in rows.values()} == {("Ann", "http://cc.example/by")}
+    assert {(row["author"], row["license"]) for row in rows.values()} == {
+        ("Ann", "http://cc.example/by")
+    }
     assert rows[f"{3:016x}"]["landing_page"] == "http://f.example/3"
     del server.requests[METADATA]
     assert set(server.requests.values()) == {1}
     turned = read_photograph(Folder(tmp_path / "db"), "00000", 3)
     assert turned.size == (rows[f"{3:016x}"]["width"], rows[f"{3:016x}"]["height"]) == (40, 48)
-    np.testing.assert_array_equal(np.asarray(turned), np.rot90(np.asarray(decode_image(encoded(3)))))
+    np.testing.assert_array_equal(
+        np.asarray(turned), np.rot90(np.asarray(decode_image(encoded(3))))
+    )
 
 
 def test_another_mirror_is_recorded_and_fetches_nothing_again(
@@ -198,7 +240,13 @@ def test_another_mirror_is_recorded_and_fetches_nothing_again(
 def test_dry_run_without_a_trial_counts_the_list_and_fetches_no_photograph(
     server: Any, tmp_path: Path, openimages: str
 ) -> None:
-    command = [Path(sys.executable).with_name("rdm"), "database", "build", "--root", tmp_path / "db"]
+    command = [
+        Path(sys.executable).with_name("rdm"),
+        "database",
+        "build",
+        "--root",
+        tmp_path / "db",
+    ]
     arguments = ["--source", f"{openimages}&limit=4", "--dry-run", "--trial", "0", "--json"]
     result = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
     plan = json.loads(result.stdout)

@@ -45,7 +45,10 @@ def test_csv_list_keeps_ids_and_credits(tmp_path: Path) -> None:
 def test_parquet_list_with_numbers_and_further_columns(tmp_path: Path) -> None:
     table = pa.table({"id": [20, 10], "url": [B, A], "boxes": [[1, 2], [3]]})
     pq.write_table(table, tmp_path / "l.parquet")
-    assert [(row["image_id"], row["location"]) for row in listing(tmp_path / "l.parquet")] == [("10", A), ("20", B)]
+    assert [(row["image_id"], row["location"]) for row in listing(tmp_path / "l.parquet")] == [
+        ("10", A),
+        ("20", B),
+    ]
 
 
 def test_row_without_an_id_is_called_by_its_url(tmp_path: Path) -> None:
@@ -53,7 +56,9 @@ def test_row_without_an_id_is_called_by_its_url(tmp_path: Path) -> None:
     assert [row["image_id"] for row in rows] == ["1", B]
 
 
-def test_line_that_is_there_twice_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_line_that_is_there_twice_counts_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = listing(write(tmp_path / "l.csv", f"url,author\n{A},Ann\n{B},Bo\n{A}#top,Cy\n"))
     assert [(row["image_id"], row["author"]) for row in rows] == [(A, "Ann"), (B, "Bo")]
     assert "name a photograph again, left out: 1" in caplog.text
@@ -72,7 +77,12 @@ def test_row_without_an_etag_changes_with_its_url(tmp_path: Path) -> None:
 
 
 def test_new_url_or_etag_changes_the_photograph(tmp_path: Path) -> None:
-    texts = (f"id,url\n1,{A}\n", f"id,url\n1,{B}\n", f"id,url,etag\n1,{A},v1\n", f"id,url,etag\n1,{A},v2\n")
+    texts = (
+        f"id,url\n1,{A}\n",
+        f"id,url\n1,{B}\n",
+        f"id,url,etag\n1,{A},v1\n",
+        f"id,url,etag\n1,{A},v2\n",
+    )
     assert len({listing(write(tmp_path / "l.csv", text))[0]["etag"] for text in texts}) == 4
 
 
@@ -88,7 +98,9 @@ def test_new_url_or_etag_changes_the_photograph(tmp_path: Path) -> None:
         ("l.csv", f"url,id\n{A}?token=abc,1\n{B}?token=abc,1\n", "the image id '1' occurs twice"),
     ],
 )
-def test_unusable_list_is_an_error_that_quotes_no_secret(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_unusable_list_is_an_error_that_quotes_no_secret(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
     with pytest.raises(SourceError, match=message) as caught:
         listing(write(tmp_path / name, text))
     assert "abc" not in str(caught.value)
@@ -111,10 +123,16 @@ def test_single_photographs_are_not_read(tmp_path: Path) -> None:
 
 
 @given(st.sampled_from(["l.csv", "l.txt", "l.parquet"]), st.data())
-def test_damaged_list_is_read_or_a_source_error(lists: dict[str, bytes], name: str, data: st.DataObject) -> None:
+def test_damaged_list_is_read_or_a_source_error(
+    lists: dict[str, bytes], name: str, data: st.DataObject
+) -> None:
     whole = lists[name]
     start = data.draw(st.integers(0, len(whole)))
-    damaged = whole[:start] + data.draw(st.binary(max_size=4)) + whole[start + data.draw(st.integers(0, 9)) :]
+    damaged = (
+        whole[:start]
+        + data.draw(st.binary(max_size=4))
+        + whole[start + data.draw(st.integers(0, 9)) :]
+    )
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / name).write_bytes(damaged)
         with contextlib.suppress(SourceError):

@@ -227,7 +227,8 @@ def test_missing_values_of_other_tools_are_empty() -> None:
 
 
 def mutated_list(seed: int) -> tuple[str, str, int]:
-    """Return a damaged CSV or TSV, what it ends with, and how many rows were in it; no line end is touched."""
+    """Return a damaged CSV or TSV, what it ends with, and how many rows were in it; no line end is
+    touched."""
     rng = random.Random(seed)
     suffix = rng.choice(["csv", "csv", "tsv"])
     delimiter = "\t" if suffix == "tsv" else rng.choice(",,;")

@@ -64,7 +64,10 @@ def test_text_is_read_in_the_encoding_that_its_mark_tells(
         (CSV.encode() + b"\xff", "line 8 is not UTF-8"),
         (CSV.encode().replace(b"\n", b"\r") + b"\xff", "line 8 is not UTF-8"),
         (gzip.compress(CSV.encode(), mtime=0)[:-9], "the gzip file is damaged or cut short"),
-        (gzip.compress(CSV.encode(), mtime=0)[:-12] + bytes(12), "the gzip file is damaged or cut short"),
+        (
+            gzip.compress(CSV.encode(), mtime=0)[:-12] + bytes(12),
+            "the gzip file is damaged or cut short",
+        ),
         (b"", "it is empty"),
         (
             f'url,id\n{U[0]}?token=secret,"1\n'.encode(),

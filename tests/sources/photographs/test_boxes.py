@@ -20,7 +20,10 @@ from rdm.sources.photographs.boxes import BoxConfig, Boxes, box_patches
 from rdm.sources.photographs.crops import CropConfig
 from rdm.sources.photographs.decode import image_orientation
 
-HEADER = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+HEADER = (
+    "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,"
+    "IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+)
 
 
 def write(path: Path, *rows: str) -> Path:
@@ -28,14 +31,22 @@ def write(path: Path, *rows: str) -> Path:
     return path
 
 
-def row(image_id: str, box: tuple[float, float, float, float], label: str = "/m/a", group: int = 0) -> str:
+def row(
+    image_id: str, box: tuple[float, float, float, float], label: str = "/m/a", group: int = 0
+) -> str:
     x0, y0, x1, y1 = box
     return f"{image_id},xclick,{label},1,{x0},{x1},{y0},{y1},0,0,{group},0,0"
 
 
 def test_boxes_are_read_sorted_without_repeats_and_groups(tmp_path: Path) -> None:
     box, other = (0.25, 0.5, 0.75, 1.0), (0.0, 0.0, 0.5, 0.5)
-    rows = [row("b", box), row("a", box), row("a", other, "/m/b"), row("a", box), row("a", other, group=1)]
+    rows = [
+        row("b", box),
+        row("a", box),
+        row("a", other, "/m/b"),
+        row("a", box),
+        row("a", other, group=1),
+    ]
     boxes = Boxes(write(tmp_path / "boxes.csv", *rows), BoxConfig())
     corners, labels = boxes.of("a")
     assert (corners.tolist(), labels) == ([list(other), list(box)], ["/m/b", "/m/a"])
@@ -52,7 +63,9 @@ def test_path_of_the_table_is_absolute_so_that_an_update_elsewhere_finds_it(
 
 
 def test_labels_and_attributes_select(tmp_path: Path) -> None:
-    path = write(tmp_path / "b.csv", row("a", (0, 0, 1, 1)), row("a", (0, 0, 0.5, 1), "/m/b", group=1))
+    path = write(
+        tmp_path / "b.csv", row("a", (0, 0, 1, 1)), row("a", (0, 0, 0.5, 1), "/m/b", group=1)
+    )
     assert Boxes(path, BoxConfig(skip=())).of("a")[1] == ["/m/b", "/m/a"]
     assert Boxes(path, BoxConfig(skip=(), labels=("/m/b",))).of("a")[1] == ["/m/b"]
     assert Boxes(path, BoxConfig(labels=("/m/b",))).of("a")[1] == []
@@ -67,10 +80,17 @@ def test_parquet_in_pixels(tmp_path: Path) -> None:
     assert boxes.of("a")[1] == ["", ""]
 
 
-def test_listing_keeps_what_has_boxes_and_its_etag_changes_with_them(tmp_path: Path, photos: Path) -> None:
+def test_listing_keeps_what_has_boxes_and_its_etag_changes_with_them(
+    tmp_path: Path, photos: Path
+) -> None:
     listing = open_source(f"folder://{photos}").listing()
     before, after = (
-        Boxes(write(tmp_path / "b.csv", row("p03.jpg", (0, 0, 1, 1)), row("p05.jpg", (0, 0, 0.5, side))), BoxConfig())
+        Boxes(
+            write(
+                tmp_path / "b.csv", row("p03.jpg", (0, 0, 1, 1)), row("p05.jpg", (0, 0, 0.5, side))
+            ),
+            BoxConfig(),
+        )
         .annotate(listing)
         .to_pydict()
         for side in (0.5, 0.75)
@@ -123,10 +143,21 @@ def test_open_images_boxes_come_from_the_web(
 def test_rows_that_hide_behind_a_quote_are_an_error(tmp_path: Path) -> None:
     rows = [row(name, (0, 0, 1, 1)) for name in "abcdef"]
     path = write(tmp_path / "b.csv", *rows[:2], f'"{rows[2]}', rows[3], f'{rows[4]}"', rows[5])
-    with pytest.raises(SourceError, match="the quote that opens in line 4 closes in line 6, and the lines"):
+    with pytest.raises(
+        SourceError, match="the quote that opens in line 4 closes in line 6, and the lines"
+    ):
         Boxes(path, BoxConfig())
-    write(path, rows[0], rows[1].replace("/m/a", '"/m/a'), rows[2], rows[3].replace("/m/a", '/m/a"'), rows[4])
-    with pytest.raises(SourceError, match="the quote that opens in line 3 closes in line 5, and the lines"):
+    write(
+        path,
+        rows[0],
+        rows[1].replace("/m/a", '"/m/a'),
+        rows[2],
+        rows[3].replace("/m/a", '/m/a"'),
+        rows[4],
+    )
+    with pytest.raises(
+        SourceError, match="the quote that opens in line 3 closes in line 5, and the lines"
+    ):
         Boxes(path, BoxConfig())
 
 
@@ -142,11 +173,15 @@ def test_boxes_turn_with_their_photograph(rotation: int, exif: int) -> None:
     stored[2:5, 1:4] = 255  # the box, of pixels that no other place has
     tag, buffer = Image.Exif(), io.BytesIO()
     tag[0x0112] = exif
-    Image.fromarray(np.where(stored == 255, 255, stored // 2).astype(np.uint8)).save(buffer, "PNG", exif=tag)
+    Image.fromarray(np.where(stored == 255, 255, stored // 2).astype(np.uint8)).save(
+        buffer, "PNG", exif=tag
+    )
     upright = decode_image(buffer.getvalue(), rotation=rotation)
     orientation = image_orientation(buffer.getvalue(), rotation=rotation)
     for corners, in_pixels in (([0.1, 2 / 6, 0.4, 5 / 6], False), ([1, 2, 4, 5], True)):
-        patches = box_patches(np.array([corners]), upright.size, orientation, in_pixels=in_pixels, square=False)
+        patches = box_patches(
+            np.array([corners]), upright.size, orientation, in_pixels=in_pixels, square=False
+        )
         assert np.asarray(upright.crop(tuple(patches[0].tolist()))).min() == 255
         assert (patches[0, 2:] - patches[0, :2]).tolist() == [3, 3]
 
@@ -162,7 +197,9 @@ def test_squares_lie_in_the_photograph_around_their_box(
 ) -> None:
     def cut(square: bool) -> np.ndarray:
         size = (width, height)
-        return box_patches(np.array([corners]), size, orientation, in_pixels=False, square=square)[0]
+        return box_patches(np.array([corners]), size, orientation, in_pixels=False, square=square)[
+            0
+        ]
 
     tight, patch = cut(False), cut(True)
     sides = patch[2:] - patch[:2]
@@ -178,6 +215,8 @@ def test_squares_lie_in_the_photograph_around_their_box(
 
 
 def test_rounding_is_that_of_pixels(encoded: Callable[..., bytes]) -> None:
-    patch = box_patches(np.array([[0.1, 0.1, 0.5, 0.5]]), (48, 40), 1, in_pixels=False, square=False)
+    patch = box_patches(
+        np.array([[0.1, 0.1, 0.5, 0.5]]), (48, 40), 1, in_pixels=False, square=False
+    )
     assert patch.tolist() == [[5, 4, 24, 20]]
     assert patch.dtype == np.int32

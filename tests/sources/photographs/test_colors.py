@@ -22,7 +22,13 @@ PROPHOTO = Primaries((0.3457, 0.3585, 0.7347, 0.2653, 0.1596, 0.8404, 0.0366, 0.
 REC2020 = Primaries((0.3127, 0.329, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046), "bt709")
 LINEAR = Primaries((), 1.0)
 RELATIVE = ImageCms.Intent.RELATIVE_COLORIMETRIC
-SPACES = {"Adobe RGB": ADOBE_RGB, "Display P3": P3, "ProPhoto": PROPHOTO, "BT.2020": REC2020, "linear": LINEAR}
+SPACES = {
+    "Adobe RGB": ADOBE_RGB,
+    "Display P3": P3,
+    "ProPhoto": PROPHOTO,
+    "BT.2020": REC2020,
+    "linear": LINEAR,
+}
 
 
 def encode(kind: str, image: Image.Image, **options: object) -> bytes:
@@ -42,7 +48,9 @@ def in_space(image: Image.Image, profile: bytes, mode: str = "RGB") -> Image.Ima
     """Return the pixels that show the same colors in another space."""
     target = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     source = ImageCms.createProfile("sRGB")
-    found = ImageCms.profileToProfile(image, source, target, renderingIntent=RELATIVE, outputMode=mode)
+    found = ImageCms.profileToProfile(
+        image, source, target, renderingIntent=RELATIVE, outputMode=mode
+    )
     assert found is not None
     found.info.clear()  # its profile would be written, too
     return found
@@ -54,7 +62,9 @@ def error(data: bytes, right: Image.Image) -> float:
 
 
 @pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})]
+)
 def test_colors_of_an_embedded_profile_are_converted(
     photo: Image.Image, space: str, kind: str, options: dict[str, object]
 ) -> None:
@@ -66,7 +76,9 @@ def test_colors_of_an_embedded_profile_are_converted(
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_colors_of_a_jpeg_are_converted_and_its_profile_may_have_parts(photo: Image.Image, space: str) -> None:
+def test_colors_of_a_jpeg_are_converted_and_its_profile_may_have_parts(
+    photo: Image.Image, space: str
+) -> None:
     profile = primaries_profile(SPACES[space])
     moved = in_space(photo, profile)
     large = profile + bytes(150_000)  # three segments
@@ -91,7 +103,9 @@ def gray_profile(gamma: float) -> bytes:
     for name, data in tags.items():
         table += name + struct.pack(">II", start + len(body), len(data))
         body += data + bytes(-len(data) % 4)
-    head = struct.pack(">I4sI4s4s4s", start + len(body), b"none", 0x02100000, b"mntr", b"GRAY", b"XYZ ")
+    head = struct.pack(
+        ">I4sI4s4s4s", start + len(body), b"none", 0x02100000, b"mntr", b"GRAY", b"XYZ "
+    )
     head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + d50[8:]
     return head.ljust(128, b"\0") + table + body
 
@@ -116,13 +130,18 @@ def test_gray_of_a_profile_is_converted(gamma: float, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("gamma", [1.0, 1.8])
-def test_sixteen_bits_of_gray_are_converted_before_they_become_eight(gamma: float, kind: str) -> None:
+def test_sixteen_bits_of_gray_are_converted_before_they_become_eight(
+    gamma: float, kind: str
+) -> None:
     levels = np.linspace(0, 65_535, 512).astype(np.uint16)
-    data = encode(kind, Image.fromarray(np.repeat(levels[None], 4, axis=0)), icc_profile=gray_profile(gamma))
+    data = encode(
+        kind, Image.fromarray(np.repeat(levels[None], 4, axis=0)), icc_profile=gray_profile(gamma)
+    )
     found = np.asarray(decode_image(data), np.float64)[0, :, 1]
     right = shown(levels / 65_535, gamma)
     assert np.abs(found - right)[10:].max() < 3
-    assert len(set(found[:52].tolist())) > (30 if gamma == 1.0 else 15)  # of a tenth of the light: no bands
+    # of a tenth of the light: no bands
+    assert len(set(found[:52].tolist())) > (30 if gamma == 1.0 else 15)
 
 
 def test_sixteen_bit_gray_with_transparency_and_a_profile_is_laid_on_white() -> None:
@@ -136,12 +155,20 @@ def sixteen_bit_png(values: NDArray[np.uint16], profile: bytes) -> bytes:
     """Return a PNG of 16 bits in each of three colors, which Pillow cannot write."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0))
     icc = chunk(b"iCCP", b"p\0\0" + zlib.compress(profile))
-    return b"\x89PNG\r\n\x1a\n" + head + icc + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + head
+        + icc
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_sixteen_bits_of_color_are_converted(photo: Image.Image) -> None:
@@ -172,15 +199,24 @@ def test_gray_picture_with_a_profile_of_colors_is_gray() -> None:
 
 
 def cmyk_profile() -> bytes:
-    """Return a printer's profile: a table of 3^4 points from inks to Lab, as simple as one can be."""
+    """Return a printer's profile: a table of 3^4 points from inks to Lab, as simple as one can
+    be."""
     grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 3)] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
     light = (1 - grid[:, :3]) * (1 - grid[:, 3:])
     lab = np.stack(
-        [light.mean(axis=1), 0.5 + 0.2 * (light[:, 0] - light[:, 1]), 0.5 + 0.2 * (light[:, 1] - light[:, 2])]
+        [
+            light.mean(axis=1),
+            0.5 + 0.2 * (light[:, 0] - light[:, 1]),
+            0.5 + 0.2 * (light[:, 1] - light[:, 2]),
+        ]
     )
     table = np.rint(lab.T * [65280, 65535, 65535]).astype(">u2").tobytes()
     ends = struct.pack(">2H", 0, 65535)
-    lut = b"mft2\0\0\0\0" + bytes([4, 3, 3, 0]) + struct.pack(">9i", *(65536 if n % 4 == 0 else 0 for n in range(9)))
+    lut = (
+        b"mft2\0\0\0\0"
+        + bytes([4, 3, 3, 0])
+        + struct.pack(">9i", *(65536 if n % 4 == 0 else 0 for n in range(9)))
+    )
     lut += struct.pack(">2H", 2, 2) + ends * 4 + table + ends * 3
     white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
     description = b"desc\0\0\0\0" + struct.pack(">I", 2) + b"c\0" + bytes(78)
@@ -189,7 +225,9 @@ def cmyk_profile() -> bytes:
     for name, data in tags.items():
         head += name + struct.pack(">II", start + len(body), len(data))
         body += data + bytes(-len(data) % 4)
-    first = struct.pack(">I4sI4s4s4s", start + len(body), b"none", 0x02100000, b"prtr", b"CMYK", b"Lab ")
+    first = struct.pack(
+        ">I4sI4s4s4s", start + len(body), b"none", 0x02100000, b"prtr", b"CMYK", b"Lab "
+    )
     first += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + white[8:]
     return first.ljust(128, b"\0") + head + body
 
@@ -206,7 +244,11 @@ def test_inks_of_a_profile_are_converted(kind: str) -> None:
 
 def test_lab_of_a_tiff_becomes_colors(photo: Image.Image) -> None:
     lab = ImageCms.profileToProfile(
-        photo, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), renderingIntent=RELATIVE, outputMode="LAB"
+        photo,
+        ImageCms.createProfile("sRGB"),
+        ImageCms.createProfile("LAB"),
+        renderingIntent=RELATIVE,
+        outputMode="LAB",
     )
     assert lab is not None
     assert error(encode("TIFF", lab), photo) < 1.5
@@ -230,7 +272,9 @@ def test_lab_of_a_tiff_becomes_colors(photo: Image.Image) -> None:
 def test_profile_that_is_broken_or_of_other_pixels_is_passed_over(
     photo: Image.Image, profile: bytes, kind: str
 ) -> None:
-    np.testing.assert_array_equal(np.asarray(decode_image(encode(kind, photo, icc_profile=profile))), np.asarray(photo))
+    np.testing.assert_array_equal(
+        np.asarray(decode_image(encode(kind, photo, icc_profile=profile))), np.asarray(photo)
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,7 +308,9 @@ def gamma(value: float) -> bytes:
 
 
 def chromaticities(primaries: Primaries) -> bytes:
-    return chunk(b"cHRM", struct.pack(">8I", *(round(value * 100_000) for value in primaries.chromaticities)))
+    return chunk(
+        b"cHRM", struct.pack(">8I", *(round(value * 100_000) for value in primaries.chromaticities))
+    )
 
 
 def test_gamma_and_chromaticities_of_a_png_are_converted(photo: Image.Image) -> None:
@@ -280,7 +326,10 @@ def test_linear_png_is_converted(photo: Image.Image) -> None:
     "chunks",
     [
         [gamma(0.45455)],
-        [gamma(0.45455), chromaticities(Primaries((0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)))],
+        [
+            gamma(0.45455),
+            chromaticities(Primaries((0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06))),
+        ],
         [chromaticities(PROPHOTO)],
         [chunk(b"sRGB", b"\0"), gamma(1), chromaticities(PROPHOTO)],
         [chunk(b"cICP", b"\1\x0d\0\1"), gamma(1)],
@@ -288,10 +337,23 @@ def test_linear_png_is_converted(photo: Image.Image) -> None:
         [chunk(b"cICP", b"\xff\xff\0\1")],
         [chunk(b"cICP", b"\x0c")],
     ],
-    ids=["1/2.2", "sRGB in numbers", "no gamma", "sRGB first", "cICP first", "HDR", "unknown", "short"],
+    ids=[
+        "1/2.2",
+        "sRGB in numbers",
+        "no gamma",
+        "sRGB first",
+        "cICP first",
+        "HDR",
+        "unknown",
+        "short",
+    ],
 )
-def test_png_that_is_srgb_or_says_nothing_legible_is_unchanged(photo: Image.Image, chunks: list[bytes]) -> None:
-    np.testing.assert_array_equal(np.asarray(decode_image(png_with(photo, *chunks))), np.asarray(photo))
+def test_png_that_is_srgb_or_says_nothing_legible_is_unchanged(
+    photo: Image.Image, chunks: list[bytes]
+) -> None:
+    np.testing.assert_array_equal(
+        np.asarray(decode_image(png_with(photo, *chunks))), np.asarray(photo)
+    )
 
 
 def test_code_points_of_a_png_go_before_its_profile(photo: Image.Image) -> None:
@@ -317,9 +379,13 @@ def test_adobe_rgb_of_a_camera_that_embeds_no_profile_is_converted(photo: Image.
 def test_profile_of_a_bmp_is_converted(photo: Image.Image) -> None:
     profile = primaries_profile(P3)
     rows = np.asarray(in_space(photo, profile))[::-1, :, ::-1].tobytes()
-    info = struct.pack("<IiiHHIIiiII", 124, *photo.size, 1, 24, 0, len(rows), 0, 0, 0, 0) + bytes(16)
+    info = struct.pack("<IiiHHIIiiII", 124, *photo.size, 1, 24, 0, len(rows), 0, 0, 0, 0) + bytes(
+        16
+    )
     info += b"DEBM" + bytes(36 + 12) + struct.pack("<4I", 4, 124 + len(rows), len(profile), 0)
-    head = b"BM" + struct.pack("<IHHI", 14 + len(info) + len(rows) + len(profile), 0, 0, 14 + len(info))
+    head = b"BM" + struct.pack(
+        "<IHHI", 14 + len(info) + len(rows) + len(profile), 0, 0, 14 + len(info)
+    )
     assert error(head + info + rows + profile, photo) < 0.6
 
 
@@ -329,13 +395,18 @@ def test_profile_of_a_gif_is_converted() -> None:
     data = encode("GIF", in_space(colors, profile).convert("P", palette=Image.Palette.ADAPTIVE))
     place = 13 + 3 * 2 ** ((data[10] & 7) + 1)
     blocks = [profile[start : start + 255] for start in range(0, len(profile), 255)]
-    extension = b"\x21\xff\x0bICCRGBG1012" + b"".join(bytes([len(part)]) + part for part in blocks) + b"\0"
+    extension = (
+        b"\x21\xff\x0bICCRGBG1012" + b"".join(bytes([len(part)]) + part for part in blocks) + b"\0"
+    )
     assert error(data[:place] + extension + data[place:], colors) < 0.6
 
 
 def test_bands_and_reductions_of_a_profile_agree_with_the_whole(tmp_path: Path) -> None:
-    large = Image.fromarray(np.random.default_rng(2).integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((2200, 1900))
-    data = encode("JPEG", large, icc_profile=primaries_profile(P3))  # over one band of 4 million pixels
+    large = Image.fromarray(
+        np.random.default_rng(2).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    ).resize((2200, 1900))
+    # over one band of 4 million pixels
+    data = encode("JPEG", large, icc_profile=primaries_profile(P3))
     whole = np.asarray(decode_image(data), np.float64)
     assert whole[-1].std() > 10
     half = decode_image(data, reduction=2)

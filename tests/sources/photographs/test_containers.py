@@ -1,4 +1,5 @@
-"""Good pixels under large or damaged metadata, in every format. The right pixels are those of the file without it."""
+"""Good pixels under large or damaged metadata, in every format. The right pixels are those of the
+file without it."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ TURNED = np.rot90(np.asarray(NOISE), -1)  # what orientation 6 shows
 # PNG
 
 
-def chunk(kind: bytes, body: bytes, *, checksum: int | None = None, length: int | None = None) -> bytes:
+def chunk(
+    kind: bytes, body: bytes, *, checksum: int | None = None, length: int | None = None
+) -> bytes:
     right = zlib.crc32(kind + body)
     head = struct.pack(">I", len(body) if length is None else length)
     return head + kind + body + struct.pack(">I", right if checksum is None else checksum)
@@ -63,7 +66,9 @@ PNG_METADATA = {
     "inflating XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + BOMB),
     "large tEXt": chunk(b"tEXt", b"workflow\0" + LARGE),
     "inflating profile": chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(1_500_000))),
-    "70 MB of text": b"".join(chunk(b"zTXt", b"k%d\0\0" % n + zlib.compress(bytes(2**20))) for n in range(70)),
+    "70 MB of text": b"".join(
+        chunk(b"zTXt", b"k%d\0\0" % n + zlib.compress(bytes(2**20))) for n in range(70)
+    ),
     "unknown compression of text": chunk(b"zTXt", b"key\0\7" + BOMB),
     "unknown compression of the profile": chunk(b"iCCP", b"icc\0\7" + BOMB),
     "profile without a name": chunk(b"iCCP", b""),
@@ -76,7 +81,8 @@ PNG_METADATA = {
     "short gamma": chunk(b"gAMA", b"\0"),
     "gamma of zero": chunk(b"gAMA", bytes(4)),
     "short chromaticities": chunk(b"cHRM", b"\0" * 5),
-    "impossible chromaticities": chunk(b"gAMA", struct.pack(">I", 60_000)) + chunk(b"cHRM", bytes(32)),
+    "impossible chromaticities": chunk(b"gAMA", struct.pack(">I", 60_000))
+    + chunk(b"cHRM", bytes(32)),
     "short sRGB": chunk(b"sRGB", b""),
     "short density": chunk(b"pHYs", b"\0"),
     "broken EXIF": chunk(b"eXIf", b"MM\0\x2a\xff\xff\xff\xff"),
@@ -98,7 +104,9 @@ def test_metadata_does_not_cost_a_png(name: str, at_end: bool) -> None:
 
 
 def test_png_without_its_end_is_taken() -> None:
-    np.testing.assert_array_equal(pixels(png_with(b"")[:-12] + b"\0\0\1\0tEXtcut"), np.asarray(NOISE))
+    np.testing.assert_array_equal(
+        pixels(png_with(b"")[:-12] + b"\0\0\1\0tEXtcut"), np.asarray(NOISE)
+    )
 
 
 def test_wrong_checksum_of_the_size_is_an_error() -> None:
@@ -115,17 +123,22 @@ PNG_ORIENTATIONS = {
     "EXIF with JPEG's head": chunk(b"eXIf", exif(6)),
     "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
     "compressed XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP)),
-    "inflating XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP + b" " * 3_000_000)),
+    "inflating XMP": chunk(
+        b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP + b" " * 3_000_000)
+    ),
     "large XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + LARGE + XMP),
     "ImageMagick's": chunk(
-        b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 1\n" + exif(6).hex().encode())
+        b"zTXt",
+        b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 1\n" + exif(6).hex().encode()),
     ),
 }
 
 
 @pytest.mark.parametrize("name", PNG_ORIENTATIONS)
 def test_orientation_beside_large_metadata_is_applied(name: str) -> None:
-    data = png_with(PNG_METADATA["inflating zTXt"] + PNG_ORIENTATIONS[name] + PNG_METADATA["inflating profile"])
+    data = png_with(
+        PNG_METADATA["inflating zTXt"] + PNG_ORIENTATIONS[name] + PNG_METADATA["inflating profile"]
+    )
     np.testing.assert_array_equal(pixels(data), TURNED)
     assert image_orientation(data) == 6
 
@@ -148,11 +161,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def test_metadata_is_not_held_in_memory(tmp_path: Path) -> None:
     bomb = zlib.compress(bytes(60_000_000), 1)
-    kinds = (b"zTXt", b"Raw profile type exif\0\0"), (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0"), (b"iCCP", b"icc\0\0")
+    kinds = (
+        (b"zTXt", b"Raw profile type exif\0\0"),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0"),
+        (b"iCCP", b"icc\0\0"),
+    )
     text = chunk(b"tEXt", b"workflow\0" + bytes(40_000_000))
     path = tmp_path / "bomb.png"
     path.write_bytes(png_with(text + b"".join(chunk(kind, head + bomb) for kind, head in kinds)))
-    peak = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, check=True).stdout
+    peak = subprocess.run(
+        [sys.executable, "-c", PEAK, str(path)], capture_output=True, check=True
+    ).stdout
     assert int(peak) * 1024 < 30_000_000
 
 
@@ -160,7 +179,11 @@ def test_metadata_is_not_held_in_memory(tmp_path: Path) -> None:
 
 
 def segment(marker: int, body: bytes, *, length: int | None = None) -> bytes:
-    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2 if length is None else length) + body
+    return (
+        bytes([0xFF, marker])
+        + struct.pack(">H", len(body) + 2 if length is None else length)
+        + body
+    )
 
 
 JPEG = encode("JPEG", quality=95)
@@ -188,14 +211,17 @@ JPEG_METADATA = {
     "EXIF with an impossible orientation": segment(
         0xE1, exif(1).replace(b"\x01\x12\0\3\0\0\0\1\0\1", b"\x01\x12\0\3\0\0\0\1\0\x63")
     ),
-    "many large segments": segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + LARGE[:65_000]) * 50,
+    "many large segments": segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + LARGE[:65_000])
+    * 50,
     "EXIF in many segments": segment(0xE1, b"Exif\0\0" + LARGE[:65_000]) * 50,
     "length of zero": segment(0xE1, b"Exif\0\0" + b"\x01" * 40, length=0),
     "length too short": segment(0xE1, b"Exif\0\0" + b"\x01" * 40, length=9),
     "length too long": segment(0xE1, b"Exif\0\0" + b"\x01" * 40, length=90),
     "length over the end": segment(0xEB, b"x" * 40, length=65_535),
     "a thumbnail in a short segment": segment(0xE1, b"Exif\0\0" + THUMBNAIL, length=20),
-    "a thumbnail in a long segment": segment(0xE1, b"Exif\0\0" + THUMBNAIL, length=len(THUMBNAIL) + 60),
+    "a thumbnail in a long segment": segment(
+        0xE1, b"Exif\0\0" + THUMBNAIL, length=len(THUMBNAIL) + 60
+    ),
     "bytes of no segment": segment(0xE1, b"Exif\0\0") + b"\0\0words\0",
     "fill bytes": b"\xff\xff\xff" + segment(0xE1, b"Exif\0\0") + b"\xff\xff",
 }
@@ -216,7 +242,9 @@ def test_orientation_beside_damage_is_applied_to_a_jpeg(name: str) -> None:
 
 @pytest.mark.parametrize("length", [0, 9, 200, 65_535])
 def test_orientation_in_a_segment_of_wrong_length_is_applied(length: int) -> None:
-    np.testing.assert_array_equal(pixels(jpeg_with(segment(0xE1, exif(6), length=length))), np.rot90(pixels(JPEG), -1))
+    np.testing.assert_array_equal(
+        pixels(jpeg_with(segment(0xE1, exif(6), length=length))), np.rot90(pixels(JPEG), -1)
+    )
 
 
 def test_orientation_of_xmp_is_applied_where_exif_is_broken() -> None:
@@ -248,7 +276,9 @@ def test_jpeg_cut_off_in_its_pixels_is_broken() -> None:
 
 
 def riff(*chunks: tuple[bytes, bytes], cut: int = 0) -> bytes:
-    body = b"".join(kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for kind, data in chunks)
+    body = b"".join(
+        kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for kind, data in chunks
+    )
     return (b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body)[: -cut or None]
 
 
@@ -257,7 +287,10 @@ def webp_frame(*, lossless: bool) -> tuple[bytes, bytes]:
     return data[12:16], data[20 : 20 + struct.unpack("<I", data[16:20])[0]]
 
 
-VP8X = (b"VP8X", b"\x2c\0\0\0" + struct.pack("<I", SIZE[0] - 1)[:3] + struct.pack("<I", SIZE[1] - 1)[:3])
+VP8X = (
+    b"VP8X",
+    b"\x2c\0\0\0" + struct.pack("<I", SIZE[0] - 1)[:3] + struct.pack("<I", SIZE[1] - 1)[:3],
+)
 
 
 @pytest.mark.parametrize("lossless", [False, True])
@@ -271,7 +304,9 @@ VP8X = (b"VP8X", b"\x2c\0\0\0" + struct.pack("<I", SIZE[0] - 1)[:3] + struct.pac
     ids=["profile", "EXIF and XMP", "odd"],
 )
 @pytest.mark.parametrize("cut", [0, 3])
-def test_metadata_does_not_cost_a_webp(lossless: bool, metadata: tuple[tuple[bytes, bytes], ...], cut: int) -> None:
+def test_metadata_does_not_cost_a_webp(
+    lossless: bool, metadata: tuple[tuple[bytes, bytes], ...], cut: int
+) -> None:
     frame = webp_frame(lossless=lossless)
     before = [part for part in metadata if part[0] == b"ICCP"]
     after = [part for part in metadata if part[0] != b"ICCP"]
@@ -295,8 +330,11 @@ def test_webp_cut_off_in_its_pixels_is_broken() -> None:
 # TIFF
 
 
-def tiff(entries: dict[int, tuple[int, int, bytes]], *, big: bool = False, order: str = "<") -> bytes:
-    """Return an uncompressed TIFF of the noise; `entries` have kind, count and bytes, over four of them elsewhere."""
+def tiff(
+    entries: dict[int, tuple[int, int, bytes]], *, big: bool = False, order: str = "<"
+) -> bytes:
+    """Return an uncompressed TIFF of the noise; `entries` have kind, count and bytes, over four of
+    them elsewhere."""
     data, place = np.asarray(NOISE).tobytes(), 16
     number = "Q" if big else "I"
     width = struct.calcsize(number)
@@ -304,14 +342,25 @@ def tiff(entries: dict[int, tuple[int, int, bytes]], *, big: bool = False, order
     def pack(value: int) -> bytes:
         return struct.pack(order + number, value)
 
-    one = {256: SIZE[0], 257: SIZE[1], 259: 1, 262: 2, 273: place, 277: 3, 278: SIZE[1], 279: len(data)}
+    one = {
+        256: SIZE[0],
+        257: SIZE[1],
+        259: 1,
+        262: 2,
+        273: place,
+        277: 3,
+        278: SIZE[1],
+        279: len(data),
+    }
     rows = {tag: (16 if big else 4, 1, pack(value)) for tag, value in one.items()}
     rows |= {258: (3, 3, struct.pack(order + "3H", 8, 8, 8)), **entries}
     body, directory = data, b""
     for tag, (kind, count, value) in sorted(rows.items()):
         if len(value) > width:
             body, value = body + value, pack(place + len(body))
-        directory += struct.pack(order + "HH" + number, tag, kind, count) + value.ljust(width, b"\0")
+        directory += struct.pack(order + "HH" + number, tag, kind, count) + value.ljust(
+            width, b"\0"
+        )
     head = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "H", 43 if big else 42)
     head += struct.pack(order + "HH", 8, 0) if big else b""
     start = place + len(body)
@@ -326,8 +375,14 @@ TIFF_METADATA = {
     "description of a huge size": {270: (2, 2**31, struct.pack("<I", 8))},
     "XMP of another kind": {700: (4, 2, LARGE[:8])},
     "XMP that is text": {700: (2, 40, LARGE[:40])},
-    "EXIF that leads nowhere": {34665: (4, 1, struct.pack("<I", 2**31 - 1)), 34853: (4, 1, b"\1\0\0\0")},
-    "EXIF in the pixels": {34665: (4, 1, struct.pack("<I", 40)), 40965: (4, 1, struct.pack("<I", 41))},
+    "EXIF that leads nowhere": {
+        34665: (4, 1, struct.pack("<I", 2**31 - 1)),
+        34853: (4, 1, b"\1\0\0\0"),
+    },
+    "EXIF in the pixels": {
+        34665: (4, 1, struct.pack("<I", 40)),
+        40965: (4, 1, struct.pack("<I", 41)),
+    },
     "profile of garbage": {34675: (7, 3000, LARGE[:3000])},
     "profile of another kind": {34675: (12, 2, LARGE[:16])},
     "unknown kind": {305: (99, 5, b"abcd")},
@@ -350,7 +405,9 @@ def test_orientation_of_a_tiff_is_applied(big: bool, order: str) -> None:
 
 def test_rotation_takes_the_place_of_a_tiffs_orientation() -> None:
     data = tiff({274: (3, 1, struct.pack("<H", 6))})
-    np.testing.assert_array_equal(np.asarray(decode_image(data, rotation=90)), np.rot90(np.asarray(NOISE)))
+    np.testing.assert_array_equal(
+        np.asarray(decode_image(data, rotation=90)), np.rot90(np.asarray(NOISE))
+    )
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
@@ -358,11 +415,18 @@ def test_rotation_takes_the_place_of_a_tiffs_orientation() -> None:
 def test_tiff_of_every_kind_has_the_pixels_that_pillow_reads(compression: str, mode: str) -> None:
     image = NOISE.convert("L").convert("I;16") if mode == "I;16" else NOISE.convert(mode)
     data = encode("TIFF", image, compression=compression, exif=exif(6), description="x")
-    np.testing.assert_array_equal(pixels(data), pixels(encode("TIFF", image.transpose(Image.Transpose.ROTATE_270))))
+    np.testing.assert_array_equal(
+        pixels(data), pixels(encode("TIFF", image.transpose(Image.Transpose.ROTATE_270)))
+    )
 
 
 def test_tiff_of_jpegs_is_decoded() -> None:
-    assert np.abs(pixels(encode("TIFF", compression="jpeg", quality=100)).astype(int) - np.asarray(NOISE)).mean() < 3
+    assert (
+        np.abs(
+            pixels(encode("TIFF", compression="jpeg", quality=100)).astype(int) - np.asarray(NOISE)
+        ).mean()
+        < 3
+    )
 
 
 # GIF and BMP
@@ -386,18 +450,31 @@ def test_transparency_of_a_gif_is_kept() -> None:
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF"]), st.binary(max_size=60), st.data())
 def test_no_metadata_changes_the_pixels(kind: str, body: bytes, draw: st.DataObject) -> None:
     if kind == "JPEG":
-        head = draw.draw(st.sampled_from([b"Exif\0\0", b"JFIF\0", b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"MPF\0", b""]))
+        head = draw.draw(
+            st.sampled_from(
+                [b"Exif\0\0", b"JFIF\0", b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"MPF\0", b""]
+            )
+        )
         marker = draw.draw(st.sampled_from([0xE0, 0xE1, 0xE2, 0xED, 0xFE]))
         found, right = decode_image(jpeg_with(segment(marker, head + body))), pixels(JPEG)
     elif kind == "PNG":
-        name = draw.draw(st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"pHYs", b"acTL", b"fcTL"]))
+        name = draw.draw(
+            st.sampled_from(
+                [b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"pHYs", b"acTL", b"fcTL"]
+            )
+        )
         found, right = decode_image(png_with(chunk(name, body))), np.asarray(NOISE)
     elif kind == "WEBP":
         name = draw.draw(st.sampled_from([b"EXIF", b"XMP ", b"ICCP"]))
-        found, right = decode_image(riff(VP8X, webp_frame(lossless=True), (name, body))), np.asarray(NOISE)
+        found, right = (
+            decode_image(riff(VP8X, webp_frame(lossless=True), (name, body))),
+            np.asarray(NOISE),
+        )
     else:
         tag = draw.draw(st.sampled_from([270, 274, 305, 700, 34665, 34675, 34853]))
         entry = (draw.draw(st.integers(0, 20)), draw.draw(st.integers(0, 2**32 - 1)), body)
         found, right = decode_image(tiff({tag: entry})), np.asarray(NOISE)
     if found.size == SIZE:  # an orientation is not of this test
-        assert sorted(map(tuple, np.asarray(found).reshape(-1, 3))) == sorted(map(tuple, right.reshape(-1, 3)))
+        assert sorted(map(tuple, np.asarray(found).reshape(-1, 3))) == sorted(
+            map(tuple, right.reshape(-1, 3))
+        )

@@ -68,14 +68,18 @@ def test_paper_preset_cuts_two_or_three_patches_equally_often() -> None:
 
 def test_random_corners_reach_every_place_evenly() -> None:
     config = CropConfig(frame_size=11, patch_size=8, min_patches=4, max_patches=4)
-    corners = np.concatenate([crop_boxes(str(number), 11, 11, config)[:, :2] for number in range(500)])
+    corners = np.concatenate(
+        [crop_boxes(str(number), 11, 11, config)[:, :2] for number in range(500)]
+    )
     counts = np.bincount(corners[:, 0] * 4 + corners[:, 1], minlength=16)
     expected = 2000 / 16
     assert (np.abs(counts - expected) < 5 * expected**0.5).all()
 
 
 def test_more_patches_keep_the_first_ones() -> None:
-    few, many = (crop_boxes("a", 900, 700, CropConfig(min_patches=n, max_patches=n)) for n in (2, 5))
+    few, many = (
+        crop_boxes("a", 900, 700, CropConfig(min_patches=n, max_patches=n)) for n in (2, 5)
+    )
     np.testing.assert_array_equal(few, many[:2])
 
 
@@ -102,15 +106,22 @@ def test_smallest_photographs_give_patches_of_one_pixel(width: int, height: int)
     assert (boxes[:, 2:] - boxes[:, :2] == 1).all()
 
 
-@pytest.mark.parametrize("fields", [{"patch_size": 1201}, {"min_patches": 4}, {"min_patches": 0}, {"mode": "spiral"}])
+@pytest.mark.parametrize(
+    "fields", [{"patch_size": 1201}, {"min_patches": 4}, {"min_patches": 0}, {"mode": "spiral"}]
+)
 def test_inconsistent_sizes_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         CropConfig.model_validate(fields)
 
 
 @pytest.mark.parametrize(
-    ("size", "box"), [((128, 128), [0, 0, 128, 128]), ((48, 41), [4, 0, 45, 41]), ((1, 9), [0, 4, 1, 5])]
+    ("size", "box"),
+    [((128, 128), [0, 0, 128, 128]), ((48, 41), [4, 0, 45, 41]), ((1, 9), [0, 4, 1, 5])],
 )
-def test_whole_is_the_central_square_whatever_the_sizes(size: tuple[int, int], box: list[int]) -> None:
+def test_whole_is_the_central_square_whatever_the_sizes(
+    size: tuple[int, int], box: list[int]
+) -> None:
     assert crop_boxes("a", *size, CropConfig(mode="whole")).tolist() == [box]
-    assert crop_boxes("a", *size, CropConfig(mode="whole", frame_size=77, patch_size=3)).tolist() == [box]
+    assert crop_boxes(
+        "a", *size, CropConfig(mode="whole", frame_size=77, patch_size=3)
+    ).tolist() == [box]

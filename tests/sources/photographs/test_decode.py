@@ -29,15 +29,29 @@ def png_of_size(width: int, height: int) -> bytes:
     """Return a PNG whose header promises a size that its data does not hold."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "extension"),
-    [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("GIF", "gif"), ("BMP", "bmp"), ("TIFF", "tif")],
+    [
+        ("JPEG", "jpg"),
+        ("PNG", "png"),
+        ("WEBP", "webp"),
+        ("GIF", "gif"),
+        ("BMP", "bmp"),
+        ("TIFF", "tif"),
+    ],
 )
 def test_formats_decode_to_rgb_and_have_an_extension(
     picture: Callable[..., Image.Image], kind: str, extension: str
@@ -50,11 +64,15 @@ def test_formats_decode_to_rgb_and_have_an_extension(
 def test_stereo_jpeg_is_a_jpeg(picture: Callable[..., Image.Image]) -> None:
     data = encode(picture(0), "MPO", save_all=True, append_images=[picture(1)])
     assert image_extension(data) == "jpg"
-    np.testing.assert_array_equal(np.asarray(decode_image(data)), np.asarray(decode_image(encode(picture(0), "JPEG"))))
+    np.testing.assert_array_equal(
+        np.asarray(decode_image(data)), np.asarray(decode_image(encode(picture(0), "JPEG")))
+    )
 
 
 def test_lossless_pixels_are_unchanged(picture: Callable[..., Image.Image]) -> None:
-    np.testing.assert_array_equal(np.asarray(decode_image(encode(picture(0), "PNG"))), np.asarray(picture(0)))
+    np.testing.assert_array_equal(
+        np.asarray(decode_image(encode(picture(0), "PNG"))), np.asarray(picture(0))
+    )
 
 
 # What a viewer does with each EXIF orientation, as numpy operations on rows and columns.
@@ -75,7 +93,9 @@ def test_exif_orientation_is_applied(picture: Callable[..., Image.Image], orient
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(picture(1), "PNG", exif=exif)
-    np.testing.assert_array_equal(np.asarray(decode_image(data)), UPRIGHT[orientation](np.asarray(picture(1))))
+    np.testing.assert_array_equal(
+        np.asarray(decode_image(data)), UPRIGHT[orientation](np.asarray(picture(1)))
+    )
 
 
 def test_broken_exif_does_not_cost_the_picture(picture: Callable[..., Image.Image]) -> None:
@@ -89,7 +109,9 @@ def test_rotation_turns_counterclockwise(picture: Callable[..., Image.Image]) ->
 
 
 def test_cmyk_is_converted() -> None:
-    color = decode_image(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")).getpixel((4, 4))
+    color = decode_image(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")).getpixel(
+        (4, 4)
+    )
     assert color == pytest.approx((255, 0, 0), abs=4)
 
 
@@ -107,7 +129,9 @@ def test_sixteen_bit_gray_with_transparency_decodes() -> None:
 def test_float_tiff_is_scaled() -> None:
     values = np.array([[0.0, 0.5, 1.0]], np.float32)
     np.testing.assert_allclose(
-        np.asarray(decode_image(encode(Image.fromarray(values), "TIFF")))[0, :, 0], [0, 127.5, 255], atol=1
+        np.asarray(decode_image(encode(Image.fromarray(values), "TIFF")))[0, :, 0],
+        [0, 127.5, 255],
+        atol=1,
     )
 
 
@@ -138,7 +162,11 @@ def test_modes_become_rgb(mode: str, color: object, expected: tuple[int, ...]) -
 def test_first_frame_of_an_animation_is_taken(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     data = encode(
-        frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {})
+        frames[0],
+        kind,
+        save_all=True,
+        append_images=frames[1:],
+        **({"lossless": True} if kind == "WEBP" else {}),
     )
     assert decode_image(data).getpixel((3, 3)) == (255, 0, 0)
 
@@ -176,9 +204,21 @@ def test_unusable_data_has_a_countable_reason(data: bytes, reason: str) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "CMYK", "I;16", "F"])
 def test_bands_give_the_pixels_of_the_whole(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (23, 17, 4), dtype=np.uint8)
-    image = Image.fromarray(noise.astype(np.uint16)[..., 0] * 257) if mode == "I;16" else Image.fromarray(noise)
-    image = image if image.mode == mode else image.convert("RGB" if mode in ("P", "CMYK") else "RGBA").convert(mode)
-    data = encode(image, "TIFF" if mode in ("CMYK", "F") else "PNG", **({"transparency": 3} if mode == "P" else {}))
+    image = (
+        Image.fromarray(noise.astype(np.uint16)[..., 0] * 257)
+        if mode == "I;16"
+        else Image.fromarray(noise)
+    )
+    image = (
+        image
+        if image.mode == mode
+        else image.convert("RGB" if mode in ("P", "CMYK") else "RGBA").convert(mode)
+    )
+    data = encode(
+        image,
+        "TIFF" if mode in ("CMYK", "F") else "PNG",
+        **({"transparency": 3} if mode == "P" else {}),
+    )
     whole = np.asarray(decode_image(data, rotation=90))
     monkeypatch.setattr(decode, "_BAND_PIXELS", 50)
     np.testing.assert_array_equal(np.asarray(decode_image(data, rotation=90)), whole)
@@ -199,14 +239,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_transparent_picture_is_held_twice_at_most(tmp_path: Path) -> None:
     path, pixels = tmp_path / "a.png", 25_000_000
     Image.new("RGBA", (5000, 5000), (255, 0, 0, 100)).save(path, compress_level=1)
-    peak = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, check=True).stdout
+    peak = subprocess.run(
+        [sys.executable, "-c", PEAK, str(path)], capture_output=True, check=True
+    ).stdout
     assert int(peak) * 1024 < 10 * pixels  # two copies of four bytes, and a band
 
 
 def test_webp_is_refused_at_fewer_pixels_because_it_is_decoded_in_more_memory() -> None:
     side = 8700  # of a picture in one color: 36 bytes
     bits = struct.pack("<I", (side - 1) | (side - 1) << 14 | 1 << 28)
-    chunk = b"VP8L" + struct.pack("<I", 15) + b"\x2f" + bits + bytes.fromhex("0710fd8f920522a2ff0100")
+    chunk = (
+        b"VP8L" + struct.pack("<I", 15) + b"\x2f" + bits + bytes.fromhex("0710fd8f920522a2ff0100")
+    )
     data = b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk
     with pytest.raises(ImageDecodeError, match="too many pixels: 8700x8700"):
         decode_image(data)
@@ -254,7 +298,9 @@ def test_damage_gives_a_picture_or_a_decode_error(kind: str, draw: st.DataObject
     assert min(decoded.size) >= 1
 
 
-def test_rotation_takes_the_place_of_the_exif_orientation(picture: Callable[..., Image.Image]) -> None:
+def test_rotation_takes_the_place_of_the_exif_orientation(
+    picture: Callable[..., Image.Image],
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = decode_image(encode(picture(1), "PNG", exif=exif), rotation=270)

@@ -16,7 +16,8 @@ sizes = st.lists(st.integers(0, 20), min_size=1, max_size=6).filter(lambda value
 
 
 class Numbered:
-    """Training data whose every sample is its own (shard, row); remembers what was loaded, and how many at once."""
+    """Training data whose every sample is its own (shard, row); remembers what was loaded, and how
+    many at once."""
 
     def __init__(self, shard_sizes, fails=()):
         self.shards = [Shard(f"{i:05d}", size) for i, size in enumerate(shard_sizes)]
@@ -30,14 +31,19 @@ class Numbered:
         if index in self.fails:
             raise StorageError("a file is missing", where=self.shards[index].stem)
         count = self.shards[index].num_samples
-        return {"place": np.stack([np.full(count, index), np.arange(count)], axis=1), "row": np.arange(count)}
+        return {
+            "place": np.stack([np.full(count, index), np.arange(count)], axis=1),
+            "row": np.arange(count),
+        }
 
     def keys(self, index):
         return [f"{index}-{row}" for row in range(self.shards[index].num_samples)]
 
 
 def reader_of(data, seed=0, **options):
-    return BatchReader(data, DataOrder([shard.num_samples for shard in data.shards], seed), **options)
+    return BatchReader(
+        data, DataOrder([shard.num_samples for shard in data.shards], seed), **options
+    )
 
 
 def read_epochs(reader, size, steps, expect=True):
@@ -60,7 +66,13 @@ def test_a_batch_holds_the_samples_of_its_positions():
     assert np.array_equal(batch["row"], rows)
 
 
-@given(sizes, st.integers(0, 3), st.integers(1, 16), st.integers(0, 3), st.sampled_from([1, 500, 10**9]))
+@given(
+    sizes,
+    st.integers(0, 3),
+    st.integers(1, 16),
+    st.integers(0, 3),
+    st.sampled_from([1, 500, 10**9]),
+)
 def test_reading_ahead_changes_no_batch(shard_sizes, seed, size, ahead, memory):
     with reader_of(Numbered(shard_sizes), seed, ahead=0) as plain:
         expected = read_epochs(plain, size, 6, expect=False)
@@ -71,10 +83,15 @@ def test_reading_ahead_changes_no_batch(shard_sizes, seed, size, ahead, memory):
 
 
 @given(sizes, st.integers(1, 16), st.integers(1, 5))
-def test_a_reader_that_starts_in_the_middle_of_an_epoch_goes_on_with_the_same_batches(shard_sizes, size, start):
+def test_a_reader_that_starts_in_the_middle_of_an_epoch_goes_on_with_the_same_batches(
+    shard_sizes, size, start
+):
     with reader_of(Numbered(shard_sizes)) as straight, reader_of(Numbered(shard_sizes)) as resumed:
         expected = read_epochs(straight, size, start + 3)[start:]
-        found = [resumed.batch(np.arange(step * size, (step + 1) * size)) for step in range(start, start + 3)]
+        found = [
+            resumed.batch(np.arange(step * size, (step + 1) * size))
+            for step in range(start, start + 3)
+        ]
     for one, other in zip(found, expected, strict=True):
         assert all(np.array_equal(one[name], other[name]) for name in other)
 

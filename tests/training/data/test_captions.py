@@ -78,11 +78,15 @@ def test_second_view_is_the_mirror_image_of_the_first() -> None:
 
 def test_only_a_webdataset_carries_captions(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="needs captions"):
-        build_feature_cache("folder:///photos", tmp_path, FeatureConfig(num_crops=0, text_layers=(6,)))
+        build_feature_cache(
+            "folder:///photos", tmp_path, FeatureConfig(num_crops=0, text_layers=(6,))
+        )
 
 
 @pytest.mark.slow
-def test_cache_has_a_row_per_picture_and_only_missing_shards_are_extracted_again(tmp_path: Path) -> None:
+def test_cache_has_a_row_per_picture_and_only_missing_shards_are_extracted_again(
+    tmp_path: Path,
+) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     source = tmp_path / "source"
     source.mkdir()
@@ -99,11 +103,17 @@ def test_cache_has_a_row_per_picture_and_only_missing_shards_are_extracted_again
     times = {name: path.stat().st_mtime_ns for name, path in paths.items()}
     paths["00001.npz"].unlink()
     build_feature_cache(f"webdataset://{source}", tmp_path / "features", config)
-    assert {name for name, path in paths.items() if path.stat().st_mtime_ns != times[name]} == {"00001.npz"}
+    assert {name for name, path in paths.items() if path.stat().st_mtime_ns != times[name]} == {
+        "00001.npz"
+    }
 
 
 def test_hidden_members_are_left_out_and_the_last_of_a_name_counts(tmp_path: Path) -> None:
-    members = [("./a.jpg", jpeg(0)), ("./a.json", b'{"captions": ["old"]}'), ("._a.jpg", b"\0\5\x16\7")]
+    members = [
+        ("./a.jpg", jpeg(0)),
+        ("./a.json", b'{"captions": ["old"]}'),
+        ("._a.jpg", b"\0\5\x16\7"),
+    ]
     members += [
         ("./b.v1/a.JPEG", jpeg(1)),
         ("./b.v1/a.json", b'{"captions": ["x"]}'),

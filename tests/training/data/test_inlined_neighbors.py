@@ -1,4 +1,5 @@
-"""Neighbors inlined in a cache: the same bits as the database's, bound to the state of its table."""
+"""Neighbors inlined in a cache: the same bits as the database's, bound to the state of its
+table."""
 
 import json
 from dataclasses import replace
@@ -57,7 +58,12 @@ def rebuild_table(database, k):
 def found_in_one_shard_alone(database, stem):
     """Return a patch that is a neighbor in one shard and in no other."""
     table = NeighborTable(Folder(str(database)), "train")
-    others = {i for other in table.info["stems"] if other != stem for i in table.shard(other)[1].ravel().tolist()}
+    others = {
+        i
+        for other in table.info["stems"]
+        if other != stem
+        for i in table.shard(other)[1].ravel().tolist()
+    }
     return next(i for i in table.shard(stem)[1].ravel().tolist() if i not in others)
 
 
@@ -66,7 +72,9 @@ def found_in_one_shard_alone(database, stem):
 def test_inlined_neighbors_are_those_of_the_database_bit_for_bit(
     prepared, own_cache, tiny_recipe, embedding, held_out
 ):
-    config = tiny_recipe.with_overrides([f"objective.conditions.neighbors.embedding={embedding}"]).objective
+    config = tiny_recipe.with_overrides(
+        [f"objective.conditions.neighbors.embedding={embedding}"]
+    ).objective
     mapped = TrainingRows.open(str(own_cache), prepared.database, config, held_out=held_out)
     inline(own_cache, prepared.database)
     inlined = TrainingRows.open(str(own_cache), prepared.database, config, held_out=held_out)
@@ -83,7 +91,8 @@ def test_a_mirror_image_shares_the_neighbors_of_its_crop(inlined, own_database, 
     data = TrainingRows.open(str(inlined), str(own_database), tiny_recipe.objective)
     column = column_of(data)
     assert column.inlined is not None
-    assert len(column.inlined.shard("00000", 16)) == 16  # of 8 photographs; 32 latents with mirror images
+    # of 8 photographs; 32 latents with mirror images
+    assert len(column.inlined.shard("00000", 16)) == 16
     assert data.cache.counts["00000"] == 32
 
 
@@ -108,17 +117,28 @@ def test_a_deleted_neighbor_makes_what_is_inlined_stale(inlined, own_database, t
     assert all(gone not in shard["patch_ids"] for shard in shards)
 
 
-def test_after_an_update_only_the_shards_whose_neighbors_changed_are_written_again(own_cache, own_database):
+def test_after_an_update_only_the_shards_whose_neighbors_changed_are_written_again(
+    own_cache, own_database
+):
     rebuild_table(own_database, 1)  # few, so that the shards do not share them
     inline(own_cache, own_database)
-    stamps = {stem: (own_cache / f"{stem}.neighbors.npy").stat().st_mtime_ns for stem in ("00000", "00001")}
+    stamps = {
+        stem: (own_cache / f"{stem}.neighbors.npy").stat().st_mtime_ns
+        for stem in ("00000", "00001")
+    }
     delete(own_database, [found_in_one_shard_alone(own_database, "00000")])
     inline(own_cache, own_database)
-    changed = [s for s, stamp in stamps.items() if (own_cache / f"{s}.neighbors.npy").stat().st_mtime_ns != stamp]
+    changed = [
+        s
+        for s, stamp in stamps.items()
+        if (own_cache / f"{s}.neighbors.npy").stat().st_mtime_ns != stamp
+    ]
     assert changed == ["00000"]
 
 
-def test_an_update_that_changes_no_neighbor_leaves_what_is_inlined_valid(own_cache, own_database, tiny_recipe):
+def test_an_update_that_changes_no_neighbor_leaves_what_is_inlined_valid(
+    own_cache, own_database, tiny_recipe
+):
     rebuild_table(own_database, 1)
     inline(own_cache, own_database)
     neighbors = NeighborTable(Folder(str(own_database)), "train").all_ids
@@ -148,7 +168,9 @@ def test_neighbors_of_another_k_make_what_is_inlined_stale(inlined, own_database
         ("format_version", 9, "another format"),
     ],
 )
-def test_what_is_inlined_for_something_else_is_refused(inlined, own_database, tiny_recipe, field, value, message):
+def test_what_is_inlined_for_something_else_is_refused(
+    inlined, own_database, tiny_recipe, field, value, message
+):
     folder = Folder(str(inlined))
     folder.write_json("neighbors.json", {**folder.read_json("neighbors.json"), field: value})
     with pytest.raises(CacheError, match=message):
@@ -181,7 +203,8 @@ def test_a_deleted_patch_among_inlined_neighbors_is_refused_though_the_digests_a
     database = data.neighbors.database
     version = database.version.model_copy(update={"tombstones": [patch]})
     newer = replace(
-        data, neighbors=replace(data.neighbors, database=RetrievalDatabase(database.folder, version))
+        data,
+        neighbors=replace(data.neighbors, database=RetrievalDatabase(database.folder, version)),
     )
     with pytest.raises(DatabaseError, match=f"deleted patches, the first of 1 is {patch}"):
         newer.load_shard(0)
@@ -206,14 +229,20 @@ SHORT = ["max_steps=4", "checkpoint_every=2", "grids_per_decade=0", "precision=f
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_learns_the_same_from_inlined_neighbors(inlined, own_database, prepared, tiny_recipe, tmp_path):
+def test_a_run_learns_the_same_from_inlined_neighbors(
+    inlined, own_database, prepared, tiny_recipe, tmp_path
+):
     config = tiny_recipe.with_overrides(SHORT)
     for name, cache in (("mapped", prepared.cache), ("inlined", str(inlined))):
-        run_training(config, TrainInputs(out=str(tmp_path / name), cache=cache, database=str(own_database)))
+        run_training(
+            config, TrainInputs(out=str(tmp_path / name), cache=cache, database=str(own_database))
+        )
     assert weights_of(tmp_path / "mapped") == weights_of(tmp_path / "inlined")
 
 
-def test_a_photograph_that_can_be_read_again_brings_its_neighbors(prepared, tiny_recipe, tmp_path, monkeypatch):
+def test_a_photograph_that_can_be_read_again_brings_its_neighbors(
+    prepared, tiny_recipe, tmp_path, monkeypatch
+):
     read = FolderSource.read
 
     def failing(source, location):
@@ -237,7 +266,9 @@ def test_a_resumed_run_takes_up_an_update_and_refuses_another_cache(
     own_cache, own_database, tiny_recipe, tmp_path
 ):
     config = tiny_recipe.with_overrides(SHORT)
-    inputs = TrainInputs(out=str(tmp_path / "run"), cache=str(own_cache), database=str(own_database))
+    inputs = TrainInputs(
+        out=str(tmp_path / "run"), cache=str(own_cache), database=str(own_database)
+    )
     run_training(config, inputs)
     longer = config.with_overrides(["max_steps=6"])
     without_flips = LatentCache(str(own_cache)).config.model_copy(update={"flips": False})
@@ -245,7 +276,10 @@ def test_a_resumed_run_takes_up_an_update_and_refuses_another_cache(
         build_cache(str(tmp_path / "other"), without_flips, pool)
     with pytest.raises(TrainingError, match="another latent cache"):
         run_training(longer, inputs.model_copy(update={"cache": str(tmp_path / "other")}))
-    delete(own_database, [int(NeighborTable(Folder(str(own_database)), "train").shard("00000")[1][0, 0])])
+    delete(
+        own_database,
+        [int(NeighborTable(Folder(str(own_database)), "train").shard("00000")[1][0, 0])],
+    )
     assert run_training(longer, inputs)["step"] == 6
     info = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
     assert info["database"]["version"] == 3

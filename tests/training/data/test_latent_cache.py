@@ -53,7 +53,11 @@ def test_the_memory_map_holds_what_the_members_hold(prepared):
     cache = LatentCache(prepared.cache)
     path = cache.folder.local(f"{cache.stems[0]}.tar")
     with tarfile.open(path) as tar:
-        members = [np.load(io.BytesIO(file.read())) for m in tar.getmembers() if (file := tar.extractfile(m))]
+        members = [
+            np.load(io.BytesIO(file.read()))
+            for m in tar.getmembers()
+            if (file := tar.extractfile(m))
+        ]
     assert np.array_equal(cache.latents(cache.stems[0]), np.stack(members))
     assert members[0].shape == (8, 8, 8)
 
@@ -86,9 +90,14 @@ def test_a_first_stage_given_by_a_relative_path_opens_from_every_directory(
     assert objective.provenance.autoencoder == str(stage_folder)
 
 
-def test_the_same_latents_by_another_path_and_in_other_batches_are_the_same_cache(own_cache, stage_folder):
+def test_the_same_latents_by_another_path_and_in_other_batches_are_the_same_cache(
+    own_cache, stage_folder
+):
     first, before = LatentCache(str(own_cache)), written(own_cache)
-    build(own_cache, first.config.model_copy(update={"autoencoder": str(stage_folder), "batch_size": 3}))
+    build(
+        own_cache,
+        first.config.model_copy(update={"autoencoder": str(stage_folder), "batch_size": 3}),
+    )
     again = LatentCache(str(own_cache))
     assert (again.digest, written(own_cache)) == (first.digest, before)
     assert again.config.autoencoder == str(stage_folder)
@@ -116,16 +125,25 @@ def out_of_reach(monkeypatch):
     return names
 
 
-def test_photographs_that_are_not_usable_are_listed_with_their_causes(photos, photo_cache, out_of_reach, tmp_path):
+def test_photographs_that_are_not_usable_are_listed_with_their_causes(
+    photos, photo_cache, out_of_reach, tmp_path
+):
     (photos / "p02.jpg").write_bytes(b"")
     build(tmp_path / "cache", photo_cache)
     cache = LatentCache(str(tmp_path / "cache"))
-    assert cache.info["failures"] == [["p02.jpg", "empty file"], ["p05.jpg", "cannot be read: Input/output error"]]
-    images = {image for stem in cache.stems for image in cache.rows(stem).column("image_id").to_pylist()}
+    assert cache.info["failures"] == [
+        ["p02.jpg", "empty file"],
+        ["p05.jpg", "cannot be read: Input/output error"],
+    ]
+    images = {
+        image for stem in cache.stems for image in cache.rows(stem).column("image_id").to_pylist()
+    }
     assert images == {f"p{number:02d}.jpg" for number in range(12)} - {"p02.jpg", "p05.jpg"}
 
 
-def test_what_can_be_read_again_is_encoded_by_the_same_command_and_nothing_else(photo_cache, out_of_reach, tmp_path):
+def test_what_can_be_read_again_is_encoded_by_the_same_command_and_nothing_else(
+    photo_cache, out_of_reach, tmp_path
+):
     build(tmp_path / "cache", photo_cache)
     before = written(tmp_path / "cache")
     build(tmp_path / "cache", photo_cache)
@@ -175,10 +193,14 @@ def test_an_empty_folder_is_no_cache(tmp_path):
 
 def test_training_and_held_out_photographs_are_disjoint_and_complete(prepared, tiny_recipe):
     parts = [
-        TrainingRows.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
+        TrainingRows.open(
+            prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out
+        )
         for held_out in (False, True)
     ]
-    images = [{image for stem in part.cache.stems for image in part.image_ids(stem)} for part in parts]
+    images = [
+        {image for stem in part.cache.stems for image in part.image_ids(stem)} for part in parts
+    ]
     assert images[0].isdisjoint(images[1])
     assert len(images[0] | images[1]) == 12
     assert images[1]
@@ -186,10 +208,14 @@ def test_training_and_held_out_photographs_are_disjoint_and_complete(prepared, t
 
 @pytest.mark.parametrize(("held_out", "k"), [(False, 6), (True, 4)])
 def test_training_loads_the_pool_and_measuring_the_nearest(prepared, tiny_recipe, held_out, k):
-    data = TrainingRows.open(prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out)
+    data = TrainingRows.open(
+        prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out
+    )
     shard = data.load_shard(0)
     assert shard["neighbors"].shape == (data.shards[0].num_samples, k, 16)
-    assert np.array_equal(shard["neighbors"], database_of(data).embeddings(data.neighbor_ids("00000")))
+    assert np.array_equal(
+        shard["neighbors"], database_of(data).embeddings(data.neighbor_ids("00000"))
+    )
 
 
 def test_latents_of_another_query_set_do_not_match_the_neighbors(prepared, tiny_recipe, tmp_path):
@@ -202,7 +228,9 @@ def test_latents_of_another_query_set_do_not_match_the_neighbors(prepared, tiny_
 
 
 def test_without_an_autoencoder_a_cache_holds_the_pixels_themselves(prepared, tmp_path):
-    config = LatentCache(prepared.cache).config.model_copy(update={"autoencoder": None, "resolution": 16})
+    config = LatentCache(prepared.cache).config.model_copy(
+        update={"autoencoder": None, "resolution": 16}
+    )
     build(tmp_path / "pixels", config)
     cache = LatentCache(str(tmp_path / "pixels"))
     pixels, rows = cache.latents(cache.stems[0]), cache.rows(cache.stems[0]).to_pylist()
@@ -214,11 +242,16 @@ def test_without_an_autoencoder_a_cache_holds_the_pixels_themselves(prepared, tm
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"autoencoder": None, "content": "moments"}, "content=moments cannot be had without an autoencoder"),
+        (
+            {"autoencoder": None, "content": "moments"},
+            "content=moments cannot be had without an autoencoder",
+        ),
         ({"content": "pixels"}, "content=pixels cannot be had of this autoencoder"),
     ],
 )
-def test_content_that_does_not_belong_to_the_autoencoder_is_refused(prepared, tmp_path, changes, words):
+def test_content_that_does_not_belong_to_the_autoencoder_is_refused(
+    prepared, tmp_path, changes, words
+):
     config = LatentCache(prepared.cache).config.model_copy(update=changes)
     with pytest.raises(CacheError, match=words):
         build(tmp_path / "cache", config)

@@ -26,7 +26,9 @@ def test_any_tar_reader_finds_the_members(tmp_path):
     write_tar(tmp_path / "rows.tar", "00007", arrays)
     with tarfile.open(tmp_path / "rows.tar") as tar:
         assert tar.getnames() == ["00007000000.npy", "00007000001.npy", "00007000002.npy"]
-        read = [np.load(io.BytesIO(file.read())) for member in tar if (file := tar.extractfile(member))]
+        read = [
+            np.load(io.BytesIO(file.read())) for member in tar if (file := tar.extractfile(member))
+        ]
     assert np.array_equal(read, arrays)
 
 
@@ -44,7 +46,9 @@ def test_a_short_tar_is_refused(tmp_path):
         tar_rows(data, 100)
 
 
-@pytest.mark.parametrize("data", [np.zeros(2048, np.uint8), np.full(2048, 7, np.uint8), np.zeros(0, np.uint8)])
+@pytest.mark.parametrize(
+    "data", [np.zeros(2048, np.uint8), np.full(2048, 7, np.uint8), np.zeros(0, np.uint8)]
+)
 def test_what_is_no_tar_is_refused(data):
     with pytest.raises(ValueError, match="tar"):
         tar_rows(data, 1)

@@ -18,7 +18,9 @@ def test_an_epoch_visits_every_sample_once(shard_sizes, seed, epoch):
     order = DataOrder(shard_sizes, seed)
     start = epoch * order.num_samples
     found = places(order, np.arange(start, start + order.num_samples))
-    assert sorted(found) == [(shard, row) for shard, size in enumerate(shard_sizes) for row in range(size)]
+    assert sorted(found) == [
+        (shard, row) for shard, size in enumerate(shard_sizes) for row in range(size)
+    ]
 
 
 @given(sizes, seeds, st.integers(0, 3))
@@ -46,14 +48,19 @@ def test_positions_may_come_in_any_order(shard_sizes, seed, positions):
 def test_epochs_and_seeds_have_different_orders():
     everything = np.arange(100)
     assert places(DataOrder([50, 50], 0), everything) != places(DataOrder([50, 50], 1), everything)
-    assert places(DataOrder([50, 50], 0), everything) != places(DataOrder([50, 50], 0), everything + 100)
+    assert places(DataOrder([50, 50], 0), everything) != places(
+        DataOrder([50, 50], 0), everything + 100
+    )
 
 
 @given(sizes, seeds, st.integers(0, 9), st.sampled_from([1, 2, 3, 4, 6, 12]))
-def test_the_ranks_shares_are_the_global_batch_whatever_their_number(shard_sizes, seed, step, world_size):
+def test_the_ranks_shares_are_the_global_batch_whatever_their_number(
+    shard_sizes, seed, step, world_size
+):
     orders = [DataOrder(shard_sizes, seed) for _ in range(world_size)]
     shares = [
-        places(order, order.step_positions(step, 12, rank, world_size)) for rank, order in enumerate(orders)
+        places(order, order.step_positions(step, 12, rank, world_size))
+        for rank, order in enumerate(orders)
     ]
     alone = DataOrder(shard_sizes, seed)
     assert sum(shares, []) == places(alone, alone.step_positions(step, 12, 0, 1))
@@ -61,7 +68,9 @@ def test_the_ranks_shares_are_the_global_batch_whatever_their_number(shard_sizes
 
 
 @given(sizes, seeds, st.integers(0, 100), st.integers(0, 4))
-def test_the_shards_that_follow_are_those_that_the_stream_enters_next(shard_sizes, seed, position, count):
+def test_the_shards_that_follow_are_those_that_the_stream_enters_next(
+    shard_sizes, seed, position, count
+):
     order = DataOrder(shard_sizes, seed)
     shards, _ = order.locate(np.arange(position, position + 2 * order.num_samples))
     entered = [shard for shard in dict.fromkeys(shards.tolist()) if shard != shards[0]]

@@ -37,7 +37,9 @@ def write_tar(path: Path, files: dict[str, bytes]) -> str:
 
 def noise(side: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(buffer, "PNG")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()
 
 
@@ -61,7 +63,9 @@ def test_the_center_of_a_wide_photograph_is_taken(tmp_path: Path) -> None:
     wide.paste((255, 255, 255), (16, 0, 32, 16))
     buffer = io.BytesIO()
     wide.save(buffer, "PNG")
-    images = PhotoShards(write_folder(tmp_path, {"a.png": buffer.getvalue()}), KEEP_ALL).load_shard(0)["images"]
+    images = PhotoShards(write_folder(tmp_path, {"a.png": buffer.getvalue()}), KEEP_ALL).load_shard(
+        0
+    )["images"]
     assert int(images.min()) == 255
 
 
@@ -74,10 +78,16 @@ def test_only_large_photographs_give_details(tmp_path: Path) -> None:
 
 
 def test_shards_hold_consecutive_photographs(tmp_path: Path) -> None:
-    source = write_folder(tmp_path, {f"{number}.png": encoded(16, 16, (number, 0, 0)) for number in range(5)})
+    source = write_folder(
+        tmp_path, {f"{number}.png": encoded(16, 16, (number, 0, 0)) for number in range(5)}
+    )
     config = PhotoConfig(image_size=16, held_out_fraction=0, photographs_per_shard=2)
     data = PhotoShards(source, config)
-    assert [(shard.stem, shard.num_samples) for shard in data.shards] == [("00000", 2), ("00001", 2), ("00002", 1)]
+    assert [(shard.stem, shard.num_samples) for shard in data.shards] == [
+        ("00000", 2),
+        ("00001", 2),
+        ("00002", 1),
+    ]
     assert data.load_shard(1)["images"][:, 0, 0, 0].tolist() == [2, 3]
 
 
@@ -86,7 +96,9 @@ def test_details_do_not_depend_on_the_shard_or_the_run(tmp_path: Path) -> None:
     alone = PhotoConfig(image_size=16, held_out_fraction=0, photographs_per_shard=1)
     together = alone.model_copy(update={"photographs_per_shard": 10})
     first, second = (PhotoShards(source, alone).load_shard(index)["images"] for index in (0, 1))
-    assert np.array_equal(np.concatenate([first, second]), PhotoShards(source, together).load_shard(0)["images"])
+    assert np.array_equal(
+        np.concatenate([first, second]), PhotoShards(source, together).load_shard(0)["images"]
+    )
 
 
 def test_several_sources_follow_one_another(tmp_path: Path) -> None:
@@ -97,7 +109,9 @@ def test_several_sources_follow_one_another(tmp_path: Path) -> None:
 
 
 def test_held_out_photographs_are_the_others(tmp_path: Path) -> None:
-    source = write_folder(tmp_path, {f"{number}.png": encoded(16, 16, (number, 0, 0)) for number in range(40)})
+    source = write_folder(
+        tmp_path, {f"{number}.png": encoded(16, 16, (number, 0, 0)) for number in range(40)}
+    )
     config = PhotoConfig(image_size=16, held_out_fraction=0.3)
     parts = [
         PhotoShards(source, config, held_out=held_out).load_shard(0)["images"][:, 0, 0, 0].tolist()
@@ -108,7 +122,9 @@ def test_held_out_photographs_are_the_others(tmp_path: Path) -> None:
 
 
 def test_sample_lies_evenly_over_the_listing(tmp_path: Path) -> None:
-    source = write_folder(tmp_path, {f"{number}.png": encoded(16, 16, (number, 0, 0)) for number in range(9)})
+    source = write_folder(
+        tmp_path, {f"{number}.png": encoded(16, 16, (number, 0, 0)) for number in range(9)}
+    )
     assert PhotoShards(source, KEEP_ALL).sample(3)[:, 0, 0, 0].tolist() == [0, 4, 8]
 
 
@@ -125,7 +141,9 @@ def test_what_is_no_picture_is_named_when_the_source_is_listed(tmp_path: Path) -
     assert "c.png" in caught.value.where
 
 
-def test_of_a_large_photograph_only_the_beginning_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_photograph_only_the_beginning_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = write_folder(tmp_path, {"a.png": noise(256)})
     read, lengths = FolderSource.read, []
 
@@ -180,7 +198,8 @@ def test_an_unknown_source_is_refused() -> None:
 
 def test_picture_behind_a_long_text_is_listed_and_decoded(tmp_path: Path) -> None:
     info, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
-    info.add_text("workflow", "x=1 " * 600_000)  # the size stands at the beginning, the pixels do not
+    # the size stands at the beginning, the pixels do not
+    info.add_text("workflow", "x=1 " * 600_000)
     Image.new("RGB", (40, 40), (200, 100, 50)).save(buffer, "PNG", pnginfo=info)
     shards = PhotoShards(write_folder(tmp_path / "a", {"0.png": buffer.getvalue()}), KEEP_ALL)
     assert shards.load_shard(0)["images"][0, :, 5, 5].tolist() == [200, 100, 50]

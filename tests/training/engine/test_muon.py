@@ -80,12 +80,15 @@ def test_work_is_shared_out_by_its_size():
 TWO_RANKS = """
 import sys, torch
 from rdm.training.engine.muon import orthogonalized, shared_out
-torch.distributed.init_process_group("gloo", init_method=sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+torch.distributed.init_process_group(
+    "gloo", init_method=sys.argv[1], rank=int(sys.argv[2]), world_size=2
+)
 generator = torch.Generator().manual_seed(0)
 matrices = [torch.randn(shape, generator=generator) for shape in ((5, 7), (8, 3), (2, 2))]
 found = shared_out(matrices)
 torch.distributed.destroy_process_group()
-sys.exit(not all(torch.equal(one, orthogonalized(matrix)) for one, matrix in zip(found, matrices, strict=True)))
+pairs = zip(found, matrices, strict=True)
+sys.exit(not all(torch.equal(one, orthogonalized(matrix)) for one, matrix in pairs))
 """
 
 

@@ -21,7 +21,13 @@ from rdm.training.planning.cost import training_case
 DENOISER = GenerativeConfig(network=SMALL_DENOISER)
 PREDICTOR = GenerativeConfig(
     network=TokenPredictorConfig(
-        codebook_size=32, side=3, num_layers=2, num_heads=2, width=16, cross_attention_dim=12, dropout=0.1
+        codebook_size=32,
+        side=3,
+        num_layers=2,
+        num_heads=2,
+        width=16,
+        cross_attention_dim=12,
+        dropout=0.1,
     ),
     space=TokensConfig(),
     head=AutoregressiveConfig(),
@@ -30,7 +36,13 @@ OBJECTIVES = {"denoiser": DENOISER, "predictor": PREDICTOR}
 
 
 def config_with(objective: GenerativeConfig, settings: dict[str, bool]):
-    fixed = {"recipe": "heads", "objective": objective, "max_steps": 1, "batch_size": 2, "learning_rate": 1e-3}
+    fixed = {
+        "recipe": "heads",
+        "objective": objective,
+        "max_steps": 1,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+    }
     return TrainConfig.model_validate({**fixed, **settings})
 
 
@@ -55,7 +67,9 @@ def prepared(kind: str, **settings: bool) -> tuple[nn.Module, Tensor]:
     return network, output
 
 
-def same(first: tuple[nn.Module, Tensor], second: tuple[nn.Module, Tensor], tolerance: float) -> None:
+def same(
+    first: tuple[nn.Module, Tensor], second: tuple[nn.Module, Tensor], tolerance: float
+) -> None:
     assert torch.allclose(first[1], second[1], atol=tolerance)
     gradients = dict(first[0].named_parameters())
     assert gradients
@@ -92,7 +106,8 @@ def test_channels_last_gives_the_same_gradients():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's compiler hides this one itself
+# torch's compiler hides this one itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_a_compiled_network_gives_the_same_gradients(kind, monkeypatch):
     # Inductor draws dropout from a generator of its own.
@@ -101,7 +116,9 @@ def test_a_compiled_network_gives_the_same_gradients(kind, monkeypatch):
 
 
 def without_dropout(objective: GenerativeConfig) -> GenerativeConfig:
-    return objective.model_copy(update={"network": objective.network.model_copy(update={"dropout": 0.0})})
+    return objective.model_copy(
+        update={"network": objective.network.model_copy(update={"dropout": 0.0})}
+    )
 
 
 def test_channels_last_is_refused_where_there_are_no_convolutions():

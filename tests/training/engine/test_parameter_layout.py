@@ -28,7 +28,10 @@ def _flat_layouts(shapes: list[tuple[int, int]], ranks: int) -> list[Layout]:
 
 @given(SHAPES, st.integers(1, 4))
 def test_every_number_is_put_on_exactly_one_rank(shapes, ranks):
-    values = {f"p{n}": torch.arange(a * b, dtype=torch.float32).view(a, b) + 100 * n for n, (a, b) in enumerate(shapes)}
+    values = {
+        f"p{n}": torch.arange(a * b, dtype=torch.float32).view(a, b) + 100 * n
+        for n, (a, b) in enumerate(shapes)
+    }
     total = sum(a * b for a, b in shapes)
     shards = []
     for layout in _flat_layouts(shapes, ranks):
@@ -43,7 +46,9 @@ def test_without_zero_rank_0_gives_everything_and_the_others_nothing():
     parameters = {"a": torch.randn(2, 3), "b": torch.randn(4)}
     layout = replicated_layout(parameters)
     shards = dict(enumerate(parameters.values()))
-    assert all(torch.equal(layout.gather(shards, 0)[name], value) for name, value in parameters.items())
+    assert all(
+        torch.equal(layout.gather(shards, 0)[name], value) for name, value in parameters.items()
+    )
     assert layout.gather(shards, 1) == {}
 
 

@@ -51,18 +51,27 @@ def test_a_missing_hostfile_is_refused(tmp_path):
 
 
 def test_every_machine_gets_its_number_and_the_first_ones_address(hostfile, tmp_path):
-    orders = orders_of(recipe_config("rdm-tiny"), Cluster.from_hostfile(hostfile, "10.0.0.1"), tmp_path)
+    orders = orders_of(
+        recipe_config("rdm-tiny"), Cluster.from_hostfile(hostfile, "10.0.0.1"), tmp_path
+    )
     assert [(own.node_rank, own.master_address, own.slots) for own in orders] == [
         (0, "10.0.0.1", (8, 4)),
         (1, "10.0.0.1", (8, 4)),
     ]
     words = command(orders[1], {})
-    world = next(word.removeprefix("--world_info=") for word in words if word.startswith("--world_info="))
-    assert json.loads(base64.urlsafe_b64decode(world)) == {"node-0": list(range(8)), "node-1": [0, 1, 2, 3]}
+    world = next(
+        word.removeprefix("--world_info=") for word in words if word.startswith("--world_info=")
+    )
+    assert json.loads(base64.urlsafe_b64decode(world)) == {
+        "node-0": list(range(8)),
+        "node-1": [0, 1, 2, 3],
+    }
     assert {"--node_rank=1", "--master_addr=10.0.0.1", "--master_port=29500"} <= set(words)
 
 
-@pytest.mark.parametrize(("device", "accelerator"), [("auto", None), ("cpu", "cpu"), ("cuda", None)])
+@pytest.mark.parametrize(
+    ("device", "accelerator"), [("auto", None), ("cpu", "cpu"), ("cuda", None)]
+)
 def test_the_machines_decide_on_their_device_and_not_the_one_that_starts_the_job(
     hostfile, tmp_path, monkeypatch, device, accelerator
 ):
@@ -78,7 +87,10 @@ def test_machines_with_different_devices_are_ended_with_a_clear_error(hostfile, 
     orders = orders_of(recipe_config("rdm-tiny"), cluster, tmp_path)
     for node_rank, device in enumerate(("cuda", "cpu")):
         tell_device(tmp_path, node_rank, device)
-    with tracking("train", 1, "steps") as tracker, pytest.raises(TrainingError, match="node-1 on cuda, node-2 on cpu"):
+    with (
+        tracking("train", 1, "steps") as tracker,
+        pytest.raises(TrainingError, match="node-1 on cuda, node-2 on cpu"),
+    ):
         run_nodes(orders, cluster, tmp_path, tracker)
 
 
@@ -87,8 +99,13 @@ def test_the_interface_to_an_own_address_is_the_one_that_has_it():
     assert interface_to("no.such.host.invalid") is None
 
 
-def test_a_machine_that_ends_before_it_was_told_its_part_gives_its_exit_code_and_its_words(tmp_path):
-    cluster = Cluster(machines=(Machine(host="far", slots=1),), remote_shell="sh -c 'echo no route to {host}; exit 7'")
+def test_a_machine_that_ends_before_it_was_told_its_part_gives_its_exit_code_and_its_words(
+    tmp_path,
+):
+    cluster = Cluster(
+        machines=(Machine(host="far", slots=1),),
+        remote_shell="sh -c 'echo no route to {host}; exit 7'",
+    )
     more_than_a_pipe_holds = "x" * 200_000
     orders = Orders(
         out=more_than_a_pipe_holds,
@@ -119,12 +136,20 @@ def one_machine(**changes: object) -> Orders:
     return orders.model_copy(update=changes)
 
 
-@pytest.mark.parametrize("text", ["", "far slots=2\n"], ids=["this machine", "one machine of a hostfile"])
+@pytest.mark.parametrize(
+    "text", ["", "far slots=2\n"], ids=["this machine", "one machine of a hostfile"]
+)
 def test_ranks_of_one_machine_meet_on_its_loopback_at_a_free_port(tmp_path, text):
     (tmp_path / "hosts").write_text(text)
     cluster = Cluster.from_hostfile(tmp_path / "hosts") if text else Cluster()
-    (orders,) = orders_of(recipe_config("rdm-tiny").with_overrides(["num_ranks=2"] * (not text)), cluster, tmp_path)
-    assert (orders.master_address, orders.master_port, orders.pick_interface) == ("127.0.0.1", None, False)
+    (orders,) = orders_of(
+        recipe_config("rdm-tiny").with_overrides(["num_ranks=2"] * (not text)), cluster, tmp_path
+    )
+    assert (orders.master_address, orders.master_port, orders.pick_interface) == (
+        "127.0.0.1",
+        None,
+        False,
+    )
     assert with_port(orders).master_port not in (None, 0, 29500)
 
 
@@ -141,7 +166,8 @@ def test_a_port_that_is_taken_is_refused_with_the_option_that_gives_another(addr
         with pytest.raises(TrainingError, match=f"port {port}.*in use") as refused:
             with_port(one_machine(master_port=port))
         assert "--master-port" in refused.value.fix
-        assert with_port(one_machine(master_port=port, node_rank=1)).master_port == port  # another machine holds it
+        # another machine holds it
+        assert with_port(one_machine(master_port=port, node_rank=1)).master_port == port
 
 
 def test_a_taken_port_ends_the_job_within_seconds_and_before_any_rank_starts(tmp_path, hostfile):

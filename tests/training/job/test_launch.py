@@ -43,7 +43,10 @@ class Seen:
 @pytest.fixture
 def broken() -> Cluster:
     """A machine that says what is wrong with it, and ends."""
-    return Cluster(machines=(Machine(host="far", slots=2),), remote_shell="sh -c 'echo DiskError on {host}; exit 3'")
+    return Cluster(
+        machines=(Machine(host="far", slots=2),),
+        remote_shell="sh -c 'echo DiskError on {host}; exit 3'",
+    )
 
 
 def exported(out: Path, config: TrainConfig, steps: int) -> None:
@@ -57,10 +60,15 @@ def exported(out: Path, config: TrainConfig, steps: int) -> None:
 
 def test_a_finished_run_starts_no_job(prepared, tiny_recipe, broken, tmp_path):
     exported(tmp_path, tiny_recipe, tiny_recipe.max_steps)
-    assert run_training(tiny_recipe, prepared.inputs(tmp_path), broken)["step"] == tiny_recipe.max_steps
+    assert (
+        run_training(tiny_recipe, prepared.inputs(tmp_path), broken)["step"]
+        == tiny_recipe.max_steps
+    )
 
 
-def test_a_model_of_fewer_steps_is_no_result_though_the_statistics_have_all(prepared, tiny_recipe, broken, tmp_path):
+def test_a_model_of_fewer_steps_is_no_result_though_the_statistics_have_all(
+    prepared, tiny_recipe, broken, tmp_path
+):
     exported(tmp_path, tiny_recipe, 4)
     longer = tiny_recipe.with_overrides(["max_steps=8"])
     with open(tmp_path / "stats.jsonl", "a") as file:
@@ -77,14 +85,21 @@ def test_fewer_steps_than_were_done_are_refused(prepared, tiny_recipe, broken, t
         run_training(tiny_recipe.with_overrides(["max_steps=4"]), prepared.inputs(tmp_path), broken)
 
 
-def test_a_job_that_ended_by_itself_has_failed_and_says_why(prepared, tiny_recipe, broken, tmp_path):
+def test_a_job_that_ended_by_itself_has_failed_and_says_why(
+    prepared, tiny_recipe, broken, tmp_path
+):
     with pytest.raises(TrainingError, match="DiskError on far"):
         run_training(tiny_recipe, prepared.inputs(tmp_path), broken)
     found = read_status(tmp_path)
-    assert (found.health, found.error) == ("failed", "the training job ended with code 3: DiskError on far")
+    assert (found.health, found.error) == (
+        "failed",
+        "the training job ended with code 3: DiskError on far",
+    )
 
 
-def test_progress_starts_at_the_last_checkpoint_and_not_where_statistics_end(prepared, tiny_recipe, broken, tmp_path):
+def test_progress_starts_at_the_last_checkpoint_and_not_where_statistics_end(
+    prepared, tiny_recipe, broken, tmp_path
+):
     exported(tmp_path, tiny_recipe, 4)
     with open(tmp_path / "stats.jsonl", "a") as file:
         file.write('{"step": 8, "loss": 1.0, "samples_per_second": 1.0}\n')
@@ -120,7 +135,9 @@ def test_a_code_that_stands_for_a_signal_names_it(tmp_path, code, words):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_machines_whose_shell_starts_elsewhere_find_relative_inputs(prepared, tiny_recipe, tmp_path, monkeypatch):
+def test_machines_whose_shell_starts_elsewhere_find_relative_inputs(
+    prepared, tiny_recipe, tmp_path, monkeypatch
+):
     monkeypatch.chdir(Path(prepared.cache).parent)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cluster = Cluster(

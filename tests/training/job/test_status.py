@@ -18,9 +18,19 @@ from rdm.training.job.status import LOCK, means, read_status, sparkline
 @pytest.fixture
 def folder(tmp_path):
     """The folder of a run that stopped at step 40 of 100."""
-    write_run(tmp_path, recipe_config("rdm-tiny").with_overrides(["max_steps=100"]), TrainInputs(out=str(tmp_path)))
+    write_run(
+        tmp_path,
+        recipe_config("rdm-tiny").with_overrides(["max_steps=100"]),
+        TrainInputs(out=str(tmp_path)),
+    )
     rows = [
-        {"step": step, "loss": 1 / step, "seconds_per_step": 0.5, "samples_per_second": 64.0, "learning_rate": 1e-3}
+        {
+            "step": step,
+            "loss": 1 / step,
+            "seconds_per_step": 0.5,
+            "samples_per_second": 64.0,
+            "learning_rate": 1e-3,
+        }
         for step in range(10, 41, 10)
     ]
     (tmp_path / "stats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -29,7 +39,12 @@ def folder(tmp_path):
 
 def test_a_run_that_no_job_holds_has_stopped(folder):
     found = read_status(folder)
-    assert (found.health, found.step, found.max_steps, found.seconds_left) == ("stopped", 40, 100, None)
+    assert (found.health, found.step, found.max_steps, found.seconds_left) == (
+        "stopped",
+        40,
+        100,
+        None,
+    )
     assert found.losses == (0.1, 0.05, 1 / 30, 0.025)
 
 
@@ -46,7 +61,9 @@ def test_a_job_without_statistics_is_starting(folder):
 
 
 def test_a_failed_run_says_why(folder):
-    (folder / ERROR_FILE).write_text(json.dumps({"kind": "TrainingError", "what": "so it is", "where": "", "fix": ""}))
+    (folder / ERROR_FILE).write_text(
+        json.dumps({"kind": "TrainingError", "what": "so it is", "where": "", "fix": ""})
+    )
     found = read_status(folder)
     assert (found.health, found.error) == ("failed", "so it is")
 

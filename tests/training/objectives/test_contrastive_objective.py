@@ -32,18 +32,25 @@ def write_cache(folder: Path, num_pictures: int = 32) -> ContrastiveData:
     shared = rng.normal(size=(num_pictures, 1, HIDDEN_DIM)).astype(np.float16)
     text = shared + 0.1 * rng.normal(size=(num_pictures, 5, HIDDEN_DIM)).astype(np.float16)
     image = np.zeros((num_pictures, 3, FEATURE_DIM), np.float16)
-    image[..., :HIDDEN_DIM] = shared + 0.1 * rng.normal(size=(num_pictures, 3, HIDDEN_DIM)).astype(np.float16)
+    image[..., :HIDDEN_DIM] = shared + 0.1 * rng.normal(size=(num_pictures, 3, HIDDEN_DIM)).astype(
+        np.float16
+    )
     keys = np.array([f"photo{number:04d}" for number in range(num_pictures)])
     for stem, rows in (("00000", slice(0, 20)), ("00001", slice(20, None))):
         np.savez(folder / f"{stem}.npz", keys=keys[rows], image=image[rows], text=text[rows])
-    np.savez(folder / "classes.npz", text=rng.normal(size=(NUM_CLASSES, HIDDEN_DIM)).astype(np.float16))
+    np.savez(
+        folder / "classes.npz", text=rng.normal(size=(NUM_CLASSES, HIDDEN_DIM)).astype(np.float16)
+    )
     cache = FeatureCache(Folder(str(folder)), {"00000": "1", "00001": "2"})
     return ContrastiveData(cache, [np.arange(20), np.arange(num_pictures - 20)])
 
 
 def batch_of(data: ContrastiveData) -> dict[str, torch.Tensor]:
     shards = [data.load_shard(index) for index in range(len(data.shards))]
-    return {name: torch.from_numpy(np.concatenate([shard[name] for shard in shards])) for name in ("image", "text")}
+    return {
+        name: torch.from_numpy(np.concatenate([shard[name] for shard in shards]))
+        for name in ("image", "text")
+    }
 
 
 def built(data: ContrastiveData, config: ContrastiveConfig = CONFIG) -> ContrastiveObjective:
@@ -51,10 +58,14 @@ def built(data: ContrastiveData, config: ContrastiveConfig = CONFIG) -> Contrast
     return ContrastiveObjective(config, data)
 
 
-def test_a_run_records_which_photographs_it_learns_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_records_which_photographs_it_learns_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(contrastive, "build_feature_cache", lambda *_: write_cache(tmp_path).cache)
     data, tested = contrastive.open_training("webdataset:///photos", tmp_path, CONFIG)
-    assert tested.provenance == Provenance(source="webdataset:///photos", photographs_digest=data.cache.digest)
+    assert tested.provenance == Provenance(
+        source="webdataset:///photos", photographs_digest=data.cache.digest
+    )
 
 
 def test_another_tar_of_the_same_name_has_another_digest(tmp_path: Path) -> None:
@@ -75,14 +86,19 @@ def test_same_generator_gives_the_same_loss(tmp_path: Path) -> None:
     data = write_cache(tmp_path)
     objective = built(data)
     batch = batch_of(data)
-    first, second, other = (objective(batch, torch.Generator().manual_seed(seed))["loss"] for seed in (1, 1, 2))
+    first, second, other = (
+        objective(batch, torch.Generator().manual_seed(seed))["loss"] for seed in (1, 1, 2)
+    )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
 
 def test_heads_and_temperature_train_and_nothing_else(tmp_path: Path) -> None:
     objective = built(write_cache(tmp_path))
-    assert {name.split(".")[0] for name, parameter in objective.named_parameters()} == {"heads", "logit_scale"}
+    assert {name.split(".")[0] for name, parameter in objective.named_parameters()} == {
+        "heads",
+        "logit_scale",
+    }
 
 
 def test_a_few_steps_learn_the_pairs(tmp_path: Path) -> None:
@@ -109,7 +125,9 @@ def test_without_caption_mixing_a_text_is_one_of_the_captions(tmp_path: Path) ->
 def test_exported_directory_opens_with_the_given_state(tmp_path: Path) -> None:
     data = write_cache(tmp_path)
     objective = built(data)
-    state = {name: torch.full_like(parameter, 0.25) for name, parameter in objective.named_parameters()}
+    state = {
+        name: torch.full_like(parameter, 0.25) for name, parameter in objective.named_parameters()
+    }
     (tmp_path / "model").mkdir()
     objective.export(tmp_path / "model", state)
     heads = load_heads(tmp_path / "model")
@@ -127,7 +145,10 @@ def test_held_out_pictures_are_disjoint_and_do_not_depend_on_the_order_of_keys()
 
 def test_more_validation_pictures_leave_the_test_pictures_alone() -> None:
     keys = [f"photo{number}" for number in range(100)]
-    assert held_out_keys(keys, CONFIG)[1] == held_out_keys(keys, CONFIG.with_overrides(["num_validation=40"]))[1]
+    assert (
+        held_out_keys(keys, CONFIG)[1]
+        == held_out_keys(keys, CONFIG.with_overrides(["num_validation=40"]))[1]
+    )
 
 
 def test_shards_hold_the_training_rows_alone(tmp_path: Path) -> None:
@@ -145,7 +166,11 @@ def write_rank_gradient(rank: int, folder: Path) -> None:
     objective = built(data)
     share = {name: value[rank * 16 : (rank + 1) * 16, :1] for name, value in batch_of(data).items()}
     objective(share, torch.Generator().manual_seed(0))["loss"].backward()
-    gradients = {name: parameter.grad for name, parameter in objective.named_parameters() if parameter.grad is not None}
+    gradients = {
+        name: parameter.grad
+        for name, parameter in objective.named_parameters()
+        if parameter.grad is not None
+    }
     for gradient in gradients.values():
         torch.distributed.all_reduce(gradient)
         gradient /= 2
@@ -156,7 +181,9 @@ def write_rank_gradient(rank: int, folder: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_average_to_the_gradient_of_one(tmp_path: Path) -> None:
     data = write_cache(tmp_path)
-    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    ranks = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)
+    ]
     assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
     objective = built(data)
     whole = {name: value[:, :1] for name, value in batch_of(data).items()}

@@ -1,4 +1,5 @@
-"""The terms of the first stages' loss as the objective puts them together, and whose gradients are whose."""
+"""The terms of the first stages' loss as the objective puts them together, and whose gradients are
+whose."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def config(**changes: Any) -> AutoencoderObjectiveConfig:
 
 def pictures(count: int = 6) -> NDArray[np.uint8]:
     coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    return (torch.nn.functional.interpolate(coarse, 16, mode="bilinear") * 255).to(torch.uint8).numpy()
+    return (
+        (torch.nn.functional.interpolate(coarse, 16, mode="bilinear") * 255).to(torch.uint8).numpy()
+    )
 
 
 def objective(**changes: Any) -> AutoencoderObjective:
@@ -71,7 +74,10 @@ def state_of(tested: AutoencoderObjective) -> dict[str, Tensor]:
 
 
 def test_the_discriminators_gradient_is_that_of_its_own_loss_alone() -> None:
-    loud, quiet = objective(adversarial=LISTENED), objective(adversarial=LISTENED.model_copy(update={"weight": 1e-30}))
+    loud, quiet = (
+        objective(adversarial=LISTENED),
+        objective(adversarial=LISTENED.model_copy(update={"weight": 1e-30})),
+    )
     found, expected = (gradients(tested, step(tested)["loss"]) for tested in (loud, quiet))
     own = [name for name in found if name.startswith("discriminator.")]
     assert own
@@ -105,9 +111,14 @@ def test_the_autoencoders_gradient_is_that_of_the_published_loss() -> None:
     reconstruction = root_mean_squared_error(images, decoded).mean()
     assert tested.discriminator is not None
     fixed = {name: value.detach() for name, value in tested.discriminator.named_parameters()}
-    adversarial = generator_hinge_loss(torch.func.functional_call(tested.discriminator, fixed, decoded))
+    adversarial = generator_hinge_loss(
+        torch.func.functional_call(tested.discriminator, fixed, decoded)
+    )
     last = tested.autoencoder.decoder.conv_out.weight
-    by_last = [torch.autograd.grad(term, last, retain_graph=True)[0] for term in (reconstruction, adversarial)]
+    by_last = [
+        torch.autograd.grad(term, last, retain_graph=True)[0]
+        for term in (reconstruction, adversarial)
+    ]
     expected = gradients(tested, reconstruction + 0.5 * adaptive_weight(*by_last) * adversarial)
     for name, gradient in expected.items():
         if name.startswith("autoencoder."):
@@ -118,7 +129,9 @@ def test_the_autoencoders_gradient_is_that_of_the_published_loss() -> None:
 
 
 def test_the_loss_is_the_sum_of_its_terms() -> None:
-    tested = objective(adversarial=LISTENED, perceptual=PerceptualConfig(weight=0.25), kl_weight=0.5)
+    tested = objective(
+        adversarial=LISTENED, perceptual=PerceptualConfig(weight=0.25), kl_weight=0.5
+    )
     found = {name: value.item() for name, value in step(tested).items()}
     assert found["loss"] == pytest.approx(
         found["reconstruction"]
@@ -151,7 +164,10 @@ def test_a_patch_larger_than_the_crop_is_refused() -> None:
 
 def test_l1_is_the_mean_absolute_error() -> None:
     tested = objective(reconstruction="l1")
-    for parameter in (tested.autoencoder.decoder.conv_out.weight, tested.autoencoder.decoder.conv_out.bias):
+    for parameter in (
+        tested.autoencoder.decoder.conv_out.weight,
+        tested.autoencoder.decoder.conv_out.bias,
+    ):
         torch.nn.init.zeros_(parameter)
     expected = np.abs(pictures() / 127.5 - 1).mean()
     assert step(tested)["reconstruction"].item() == pytest.approx(expected, rel=1e-5)
@@ -164,7 +180,9 @@ def test_frozen_features_are_no_part_of_the_objective() -> None:
 
 @pytest.mark.parametrize("network", [KL, VQ])
 def test_terms_are_computed_in_32_bits_under_autocast(network: AutoencoderConfig) -> None:
-    tested = objective(network=network, adversarial=LISTENED, perceptual=PerceptualConfig(weight=0.1))
+    tested = objective(
+        network=network, adversarial=LISTENED, perceptual=PerceptualConfig(weight=0.1)
+    )
     with torch.autocast("cpu", torch.bfloat16):
         found = step(tested)
     assert all(value.dtype == torch.float32 and bool(value.isfinite()) for value in found.values())
@@ -175,12 +193,16 @@ def test_terms_are_computed_in_32_bits_under_autocast(network: AutoencoderConfig
 def test_every_parameter_of_a_vq_autoencoder_receives_a_gradient() -> None:
     tested = objective(network=VQ)
     step(tested)["loss"].backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in tested.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.any() for parameter in tested.parameters()
+    )
 
 
 def test_the_codebooks_terms_are_weighed() -> None:
     settings = CodebookConfig(weight=2.0, commitment=0.5, revival_weight=0.125)
-    found = {name: value.item() for name, value in step(objective(network=VQ, codebook=settings)).items()}
+    found = {
+        name: value.item() for name, value in step(objective(network=VQ, codebook=settings)).items()
+    }
     codebook = 2 * (1 + 0.5) * found["quantization"] + 0.125 * found["revival"]
     assert found["loss"] == pytest.approx(found["reconstruction"] + codebook, rel=1e-5)
 
@@ -205,7 +227,9 @@ def test_too_few_photographs_for_the_codebook_are_a_training_error(tmp_path: Pat
     for number, pixels in enumerate(pictures(count=12)):
         Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
     with pytest.raises(TrainingError, match="fewer than the 512 codebook rows"):
-        open_training(f"folder://{tmp_path}", config(network=KL.model_copy(update={"codebook_size": 512})))
+        open_training(
+            f"folder://{tmp_path}", config(network=KL.model_copy(update={"codebook_size": 512}))
+        )
 
 
 def test_a_vq_autoencoder_goes_on_from_a_kl_autoencoder(tmp_path: Path) -> None:
@@ -245,15 +269,26 @@ def test_a_vq_autoencoder_starts_from_the_projection(codebook_dim: int | None) -
 
 
 def under(network: AutoencoderConfig, **settings: bool) -> tuple[float, dict[str, Tensor | None]]:
-    """Return loss and gradients of an objective with every term whose networks are prepared by some settings."""
-    tested = objective(network=network, adversarial=LISTENED, perceptual=PerceptualConfig(weight=0.1))
-    fixed = {"recipe": "ae", "objective": tested.config, "max_steps": 1, "batch_size": 2, "learning_rate": 1e-3}
+    """Return loss and gradients of an objective with every term whose networks are prepared by some
+    settings."""
+    tested = objective(
+        network=network, adversarial=LISTENED, perceptual=PerceptualConfig(weight=0.1)
+    )
+    fixed = {
+        "recipe": "ae",
+        "objective": tested.config,
+        "max_steps": 1,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+    }
     prepare_networks(tested.networks, TrainConfig.model_validate({**fixed, **settings}))
     loss = step(tested, seed=1)["loss"]
     return loss.item(), gradients(tested, loss)
 
 
-def same(found: tuple[float, dict[str, Tensor | None]], expected: tuple[float, dict[str, Tensor | None]]) -> None:
+def same(
+    found: tuple[float, dict[str, Tensor | None]], expected: tuple[float, dict[str, Tensor | None]]
+) -> None:
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
     for name, gradient in expected[1].items():
         one = found[1][name]
@@ -264,13 +299,16 @@ def same(found: tuple[float, dict[str, Tensor | None]], expected: tuple[float, d
 
 @pytest.mark.parametrize("network", [KL, VQ])
 @pytest.mark.parametrize("setting", ["activation_checkpointing", "channels_last"])
-def test_how_activations_are_kept_and_laid_out_changes_no_loss(network: AutoencoderConfig, setting: str) -> None:
+def test_how_activations_are_kept_and_laid_out_changes_no_loss(
+    network: AutoencoderConfig, setting: str
+) -> None:
     same(under(network, **{setting: True}), under(network))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's compiler hides this one itself
+# torch's compiler hides this one itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_a_compiled_autoencoder_has_the_same_loss() -> None:
     few_blocks = AutoencoderConfig(block_out_channels=(8, 16), sample_size=16, codebook_size=16)
     same(under(few_blocks, compile=True), under(few_blocks))
@@ -288,7 +326,9 @@ def test_checkpointing_keeps_fewer_activations(network: AutoencoderConfig) -> No
 
 @pytest.mark.parametrize("network", [KL, VQ])
 def test_exported_is_the_autoencoder_alone(network: AutoencoderConfig, tmp_path: Path) -> None:
-    tested = objective(network=network, adversarial=LISTENED, perceptual=PerceptualConfig(weight=0.1))
+    tested = objective(
+        network=network, adversarial=LISTENED, perceptual=PerceptualConfig(weight=0.1)
+    )
     state = state_of(tested)
     tested.export(tmp_path, state)
     stage = load_autoencoder(str(tmp_path))

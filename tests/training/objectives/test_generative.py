@@ -1,4 +1,5 @@
-"""The objective of generators by itself: where its schedule lies, the grids that it draws, and where it starts."""
+"""The objective of generators by itself: where its schedule lies, the grids that it draws, and
+where it starts."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ from rdm.training.objectives.generative import GenerativeConfig, GenerativeObjec
 def objective(num_timesteps: int = 1000) -> GenerativeObjective:
     head = GaussianConfig(schedule=ScheduleConfig(num_timesteps=num_timesteps))
     config = GenerativeConfig(network=SMALL_DENOISER, head=head)
-    space = open_space(config.space, load_autoencoder("assets://autoencoder-kl-f4"), SMALL_DENOISER.sample_shape)
+    space = open_space(
+        config.space, load_autoencoder("assets://autoencoder-kl-f4"), SMALL_DENOISER.sample_shape
+    )
     return GenerativeObjective(config, Provenance(), space, open_conditions(config))
 
 

@@ -1,4 +1,5 @@
-"""What a network costs: counted, and compared with counts by hand, with stated ones, and with published ones."""
+"""What a network costs: counted, and compared with counts by hand, with stated ones, and with
+published ones."""
 
 from __future__ import annotations
 
@@ -10,8 +11,20 @@ from torch.nn import functional
 from rdm.errors import UsageError
 from rdm.recipes import recipe_config
 from rdm.recipes.costs import kept_costs
-from rdm.training.planning.cost import NetworkCost, count_cost, memory_need, network_cost, state_bytes
-from rdm.training.planning.throughput import PEAKS, expected_throughput, flop_rates, measured_throughput, peak_of
+from rdm.training.planning.cost import (
+    NetworkCost,
+    count_cost,
+    memory_need,
+    network_cost,
+    state_bytes,
+)
+from rdm.training.planning.throughput import (
+    PEAKS,
+    expected_throughput,
+    flop_rates,
+    measured_throughput,
+    peak_of,
+)
 
 GIGA = 1e9
 
@@ -42,20 +55,24 @@ def test_flops_are_those_of_a_count_by_hand():
     attention = 2 * (2 * 36 * 36 * 4) * 2  # two products of each head
     assert cost.parameters == 8 * 3 * 9 + 8 * 24
     assert cost.forward_flops == convolution + projection + attention
-    # Backward: two products for each of the forward pass, but none for the gradient of the input pictures.
+    # Backward: two products for each of the forward pass, but none for the gradient of the input
+    # pictures.
     assert cost.step_flops == 3 * cost.forward_flops - convolution
 
 
 def test_activations_are_what_the_backward_pass_needs():
     cost = count_cost(small_case)  # pyright: ignore[reportArgumentType]
     pictures, positions = 3 * 36, 36 * 8
-    # The pictures, the convolution's output, q, k and v, the attention's output and its normalizers; no 36x36 scores.
+    # The pictures, the convolution's output, q, k and v, the attention's output and its
+    # normalizers; no 36x36 scores.
     assert cost.activation_bytes == 4 * (pictures + positions + 3 * positions + positions + 2 * 36)
 
 
 @pytest.mark.slow
 def test_checkpointing_saves_activations_and_costs_no_model_flops():
-    found = network_cost(recipe_config("rdm-tiny").with_overrides(["activation_checkpointing=true"]))
+    found = network_cost(
+        recipe_config("rdm-tiny").with_overrides(["activation_checkpointing=true"])
+    )
     stated = kept_costs()["rdm-tiny"]
     assert found is not None
     assert stated is not None
@@ -68,7 +85,8 @@ def test_the_official_networks_have_the_published_costs():
     assert stated["rdm-imagenet"].parameters == 400_920_579
     assert stated["rdm-ffhq"].parameters == 414_713_603
     assert stated["ldm-imagenet"] == stated["rdm-imagenet"]
-    # LDM-4's network, the same but for one context token, has 103.6 G multiply-adds (Peebles and Xie 2023, section 5).
+    # LDM-4's network, the same but for one context token, has 103.6 G multiply-adds (Peebles and
+    # Xie 2023, section 5).
     assert stated["rdm-imagenet"].forward_flops / 2 == pytest.approx(103.6 * GIGA, rel=0.01)
 
 
@@ -82,7 +100,9 @@ def test_resnet_50_has_the_multiply_adds_that_torchvision_states():
 
     cost = count_cost(case)  # pyright: ignore[reportArgumentType]
     assert cost.parameters == ResNet50_Weights.IMAGENET1K_V1.meta["num_params"]
-    assert cost.forward_flops / 2 == pytest.approx(ResNet50_Weights.IMAGENET1K_V1.meta["_ops"] * GIGA, rel=1e-3)
+    assert cost.forward_flops / 2 == pytest.approx(
+        ResNet50_Weights.IMAGENET1K_V1.meta["_ops"] * GIGA, rel=1e-3
+    )
 
 
 def test_heads_on_ready_features_have_no_network_to_count():
@@ -90,7 +110,8 @@ def test_heads_on_ready_features_have_no_network_to_count():
 
 
 @pytest.mark.parametrize(
-    ("stage", "ranks", "expected"), [(0, 4, 16), (1, 1, 20), (1, 4, 11), (2, 4, 8), (3, 1, 20), (3, 4, 5)]
+    ("stage", "ranks", "expected"),
+    [(0, 4, 16), (1, 1, 20), (1, 4, 11), (2, 4, 8), (3, 1, 20), (3, 4, 5)],
 )
 def test_the_state_of_a_parameter_is_zeros_arithmetic(stage, ranks, expected):
     assert state_bytes(stage, ranks) == expected
@@ -102,7 +123,9 @@ def test_memory_counts_a_ranks_share_of_a_batch_and_each_average():
     need = memory_need(config, cost, num_ranks=2)
     assert (need.state, need.averages, need.activations) == (14_000, 4_000, 200)
     assert need.total == 18_200
-    whole = memory_need(config.with_overrides(["zero_stage=0", "micro_batch_size=2"]), cost, num_ranks=2)
+    whole = memory_need(
+        config.with_overrides(["zero_stage=0", "micro_batch_size=2"]), cost, num_ranks=2
+    )
     assert (whole.state, whole.averages, whole.activations) == (16_000, 8_000, 100)
 
 
@@ -135,7 +158,9 @@ def test_measured_throughput_is_of_this_machine_and_says_so():
 def test_statistics_name_a_share_only_of_a_peak_that_is_known():
     cost = NetworkCost(1, 1, 3 * 10**9, 1)
     assert flop_rates(cost, 100.0, None) == {"model_flops_per_second": 3e11}
-    assert flop_rates(cost, 100.0, 2 * PEAKS["a100"])["model_flop_utilization"] == pytest.approx(3e11 / 624e12)
+    assert flop_rates(cost, 100.0, 2 * PEAKS["a100"])["model_flop_utilization"] == pytest.approx(
+        3e11 / 624e12
+    )
     assert flop_rates(None, 100.0, 1e15) == {}
 
 
