@@ -22,14 +22,16 @@ if TYPE_CHECKING:  # diffusers takes seconds to import: it is loaded when a netw
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.vq_model import VQModel
 
-_BATCH = 64  # pictures in flight: bounds the activations at full resolution
+ENCODED_AT_ONCE = 64  # pictures in flight: bounds the activations at full resolution
 
 
 class FirstStage:
-    """A trained autoencoder between pictures and latents of about unit variance: `(mean - shift) * scale`.
+    """A trained autoencoder between pictures and latents of about unit variance: `(mean - shift) *
+    scale`.
 
-    A VQ autoencoder's latents are the encoder's output before the codebook, as in latent diffusion: `decode` takes the
-    nearest codebook vectors first. `encode_indices` and `decode_indices` speak of the codebook's rows themselves.
+    A VQ autoencoder's latents are the encoder's output before the codebook, as in latent diffusion:
+    `decode` takes the nearest codebook vectors first. `encode_indices` and `decode_indices` speak
+    of the codebook's rows themselves.
 
     It never trains: its weights are frozen and nothing here records gradients.
 
@@ -40,7 +42,8 @@ class FirstStage:
 
     def __init__(self, model: AutoencoderKL | VQModel, name: str) -> None:
         frozen: Any = model.eval().requires_grad_(False)
-        self.model: Any = frozen.to(memory_format=torch.channels_last)  # a CPU computes this layout faster
+        # a CPU computes this layout faster
+        self.model: Any = frozen.to(memory_format=torch.channels_last)
         self.name = name
 
     @cached_property
@@ -50,7 +53,8 @@ class FirstStage:
 
     @cached_property
     def latents_digest(self) -> str:
-        """The same of what encodes: latents of equal digests are interchangeable, whatever decodes them."""
+        """The same of what encodes: latents of equal digests are interchangeable, whatever decodes
+        them."""
         return digest_of_latents(self.model.config, self.model.state_dict().items())
 
     @property
@@ -61,7 +65,11 @@ class FirstStage:
     @property
     def latent_channels(self) -> int:
         """Channels of a latent."""
-        return self.model.config["latent_channels"] if self.codebook is None else self.codebook.shape[1]
+        return (
+            self.model.config["latent_channels"]
+            if self.codebook is None
+            else self.codebook.shape[1]
+        )
 
     @property
     def codebook(self) -> Tensor | None:
@@ -89,7 +97,8 @@ class FirstStage:
         return self
 
     def encode_moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of a KL autoencoder's posterior, unscaled, float32 [B, C, H/f, W/f] each.
+        """Return mean and log-variance of a KL autoencoder's posterior, unscaled, float32 [B, C,
+        H/f, W/f] each.
 
         Args:
             images: [B, 3, H, W], uint8, or float in [-1, 1]; H and W are multiples of f.
@@ -98,16 +107,24 @@ class FirstStage:
             ModelError: a side of the pictures is no multiple of f, or this is a VQ autoencoder.
         """
         if self.codebook is not None:
-            raise ModelError("a VQ autoencoder has no posterior", where=self.name, fix="use encode or encode_indices")
+            raise ModelError(
+                "a VQ autoencoder has no posterior",
+                where=self.name,
+                fix="use encode or encode_indices",
+            )
         mean, logvar = self._moments(images).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return scaled latents, float32 [B, C, H/f, W/f]; arguments and errors as `encode_moments`.
+        """Return scaled latents, float32 [B, C, H/f, W/f]; arguments and errors as
+        `encode_moments`.
 
-        Of a KL autoencoder these are the posterior means, of a VQ autoencoder the vectors before the codebook.
+        Of a KL autoencoder these are the posterior means, of a VQ autoencoder the vectors before
+        the codebook.
         """
-        latents = self._moments(images) if self.codebook is not None else self.encode_moments(images)[0]
+        latents = (
+            self._moments(images) if self.codebook is not None else self.encode_moments(images)[0]
+        )
         return (latents - self.shift) * self.scale
 
     def encode_indices(self, images: Tensor) -> Tensor:
@@ -117,14 +134,16 @@ class FirstStage:
             ModelError: there is no codebook, or a side of the pictures is no multiple of f.
         """
         if self.codebook is None:
-            raise ModelError("a KL autoencoder has no codebook", where=self.name, fix="use a VQ autoencoder")
+            raise ModelError(
+                "a KL autoencoder has no codebook", where=self.name, fix="use a VQ autoencoder"
+            )
         return nearest_rows(self._moments(images), self.codebook)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return pictures float32 [B, 3, fH, fW] in [-1, 1] of scaled latents [B, C, H, W]."""
         raw = latents / self.scale + self.shift
-        parts = [self.model.decode(self._input(part)).sample for part in raw.split(_BATCH)]
+        parts = [self.model.decode(self._input(part)).sample for part in raw.split(ENCODED_AT_ONCE)]
         return torch.cat(parts).float().clamp(-1, 1)
 
     def decode_indices(self, indices: Tensor) -> Tensor:
@@ -134,37 +153,53 @@ class FirstStage:
             ModelError: there is no codebook.
         """
         if self.codebook is None:
-            raise ModelError("a KL autoencoder has no codebook", where=self.name, fix="use a VQ autoencoder")
+            raise ModelError(
+                "a KL autoencoder has no codebook", where=self.name, fix="use a VQ autoencoder"
+            )
         vectors = self.codebook[indices.to(self.device)].permute(0, 3, 1, 2)
         return self.decode((vectors - self.shift) * self.scale)
 
     @torch.no_grad()
     def _moments(self, images: Tensor) -> Tensor:
-        """Return what the encoder says: [mean, log-variance] along the channels, or latents before the codebook."""
-        height, width = images.shape[-2:]
-        if height % self.factor or width % self.factor:
-            raise ModelError(
-                f"pictures of {width}x{height} pixels cannot be encoded with f = {self.factor}",
-                where=self.name,
-                fix=f"resize or crop both sides to a multiple of {self.factor}",
-            )
-        parts = [encoder_output(self.model, self._input(to_signed(part))) for part in images.split(_BATCH)]
+        """Return what the encoder says: [mean, log-variance] along the channels, or latents before
+        the codebook."""
+        check_sides(images, self.factor, self.name)
+        parts = [
+            encoder_output(self.model, self._input(to_signed(part)))
+            for part in images.split(ENCODED_AT_ONCE)
+        ]
         return torch.cat(parts).float()
 
     def _input(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, self.model.dtype).contiguous(memory_format=torch.channels_last)
+        return tensor.to(self.device, self.model.dtype).contiguous(
+            memory_format=torch.channels_last
+        )
+
+
+def check_sides(images: Tensor, factor: int, name: str) -> None:
+    """Raise ModelError where a side of pictures is no multiple of a first stage's factor."""
+    height, width = images.shape[-2:]
+    if height % factor or width % factor:
+        raise ModelError(
+            f"pictures of {width}x{height} pixels cannot be encoded with f = {factor}",
+            where=name,
+            fix=f"resize or crop both sides to a multiple of {factor}",
+        )
 
 
 def encoder_output(model: Any, images: Tensor) -> Tensor:
-    """Return what an autoencoder's encoder says of pictures: [mean, log-variance], or latents before the codebook."""
+    """Return what an autoencoder's encoder says of pictures: [mean, log-variance], or latents
+    before the codebook."""
     moments = model.encoder(images)
     return moments if model.quant_conv is None else model.quant_conv(moments)
 
 
 def nearest_rows(latents: Tensor, codebook: Tensor) -> Tensor:
-    """Return the row of the codebook [Z, D] nearest to each latent of [B, D, H, W], int64 [B, H, W]; ties: the first.
+    """Return the row of the codebook [Z, D] nearest to each latent of [B, D, H, W], int64 [B, H,
+    W]; ties: the first.
 
-    argmin |z - e|^2 (van den Oord et al. 2017, eq. 1), without |z|^2, in slices that bound the memory.
+    argmin |z - e|^2 (van den Oord et al. 2017, eq. 1), without |z|^2, in slices that bound the
+    memory.
     """
     flat = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
     half_squares = 0.5 * codebook.square().sum(1)
@@ -173,7 +208,8 @@ def nearest_rows(latents: Tensor, codebook: Tensor) -> Tensor:
 
 
 def to_signed(images: Tensor) -> Tensor:
-    """Return pictures as float in [-1, 1]; uint8 is converted, floats are taken to be so already."""
+    """Return pictures as float in [-1, 1]; uint8 is converted, floats are taken to be so
+    already."""
     return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
 
 
@@ -187,11 +223,13 @@ def load_autoencoder(name_or_dir: str) -> FirstStage:
     """Open a first stage.
 
     Args:
-        name_or_dir: `assets://autoencoder-kl-f4`, `assets://autoencoder-vq-f4`, or a directory in the layout of
-            diffusers' `AutoencoderKL` or `VQModel` (`config.json` and `diffusion_pytorch_model.safetensors`).
+        name_or_dir: `assets://autoencoder-kl-f4`, `assets://autoencoder-vq-f4`, or a directory in
+            the layout of diffusers' `AutoencoderKL` or `VQModel` (`config.json` and
+            `diffusion_pytorch_model.safetensors`).
 
     Raises:
-        ModelError: it does not exist, is neither of the two, has no safetensors weights, or is damaged.
+        ModelError: it does not exist, is neither of the two, has no safetensors weights, or is
+            damaged.
     """
     directory, kind = first_stage_folder(name_or_dir)
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

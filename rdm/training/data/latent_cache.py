@@ -1,8 +1,10 @@
-"""Latent cache: the crops of a query set as first-stage latents, in WebDataset tars with members of one fixed size.
+"""Latent cache: the crops of a query set as first-stage latents, in WebDataset tars with members of
+one fixed size.
 
-A member is a `.npy` with what the cache's `content` says. All members of a tar have the same size, so row r lies at r
-times a constant stride, and a whole shard is one memory map, or one request to an object store. `STEM.parquet` beside
-it says what each row is, and `cache.json` the size and digest of every file.
+A member is a `.npy` with what the cache's `content` says. All members of a tar have the same size,
+so row r lies at r times a constant stride, and a whole shard is one memory map, or one request to
+an object store. `STEM.parquet` beside it says what each row is, and `cache.json` the size and
+digest of every file.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from rdm.errors import CacheError, StorageError
 from rdm.models.assets import absolute_name
 from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
 from rdm.models.first_stage.folder import first_stage_folder, latents_digest
+from rdm.models.first_stage.plain_encoder import PlainEncoder, open_plain_encoder
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.sources.causes import is_passing
 from rdm.sources.workers import require_visible
@@ -57,13 +60,18 @@ class CacheConfig(Config):
         default="assets://autoencoder-kl-f4",
         description="first stage: an asset or a diffusers folder; None: the pictures themselves",
     )
-    resolution: int = Field(default=64, ge=8, description="side to which each crop is resized, in pixels")
+    resolution: int = Field(
+        default=64, ge=8, description="side to which each crop is resized, in pixels"
+    )
     flips: bool = Field(default=True, description="store every crop's mirror image too")
     content: Content | None = Field(
         default=None,
-        description="moments: mean above log-variance of a KL posterior, float16 [2C, H, W]; latents: of a VQ "
-        "autoencoder before its codebook, float16 [C, H, W]; indices: its codebook rows, int32 [H, W]; pixels: "
-        "without an autoencoder, uint8 [3, H, W]; None: moments, latents or pixels, by the autoencoder",
+        description="moments: mean above log-variance of a KL posterior, float16 [2C, H, W]; "
+        "latents: of a VQ "
+        "autoencoder before its codebook, float16 [C, H, W]; indices: its codebook rows, "
+        "int32 [H, W]; pixels: "
+        "without an autoencoder, uint8 [3, H, W]; None: moments, latents or pixels, by the "
+        "autoencoder",
     )
     batch_size: int = Field(default=64, ge=1, description="crops encoded at once")
 
@@ -93,11 +101,14 @@ def cache_shard(task: CacheTask) -> CacheStats:
     A finished shard is not done again, unless a photograph that could not be read can be now.
     """
     shard = ShardWork(task.folder, STAGE, task.stem, task.key, CacheStats)
-    return resumable(shard, lambda: _encode_shard(task), redo=lambda stats: _readable_now(task, stats.failures))
+    return resumable(
+        shard, lambda: _encode_shard(task), redo=lambda stats: _readable_now(task, stats.failures)
+    )
 
 
 def _encode_shard(task: CacheTask) -> tuple[list[str], CacheStats]:
-    """Write the tar of a shard's latents and the table of its rows; return their paths, and counts."""
+    """Write the tar of a shard's latents and the table of its rows; return their paths, and
+    counts."""
     rows: list[dict[str, Any]] = []
     failures: list[tuple[str, str]] = []
     tar, table = f"{task.stem}.tar", f"{task.stem}.parquet"
@@ -119,23 +130,36 @@ def _readable_now(task: CacheTask, failures: Sequence[tuple[str, str]]) -> bool:
 _ROW_SCHEMA = pa.schema([("key", pa.string()), ("image_id", pa.string()), ("flipped", pa.bool_())])
 
 
-def _latents(task: CacheTask, rows: list[dict[str, Any]], failures: list[tuple[str, str]]) -> Iterator[NDArray[Any]]:
-    """Yield the latents of a shard's crops; append what each of them is, and which photographs have none and why."""
+def _latents(
+    task: CacheTask, rows: list[dict[str, Any]], failures: list[tuple[str, str]]
+) -> Iterator[NDArray[Any]]:
+    """Yield the latents of a shard's crops; append what each of them is, and which photographs have
+    none and why."""
     config = task.config
+    content = content_of(config)
     first_stage = None
     if config.autoencoder is not None:
-        first_stage = load_autoencoder(config.autoencoder).to(worker_device(task.device))
-    content = content_of(config)
+        first_stage = _open_encoder(config.autoencoder, content).to(worker_device(task.device))
     crops = QuerySet(config.queries).crops(task.stem, failures)
     while batch := list(itertools.islice(crops, config.batch_size)):
-        views = [(crop, flipped) for crop in batch for flipped in ((False, True) if config.flips else (False,))]
-        pixels = np.stack([_pixels(crop.image, flipped, config.resolution) for crop, flipped in views])
-        rows += [{"key": crop.key, "image_id": crop.image_id, "flipped": flipped} for crop, flipped in views]
+        views = [
+            (crop, flipped)
+            for crop in batch
+            for flipped in ((False, True) if config.flips else (False,))
+        ]
+        pixels = np.stack(
+            [_pixels(crop.image, flipped, config.resolution) for crop, flipped in views]
+        )
+        rows += [
+            {"key": crop.key, "image_id": crop.image_id, "flipped": flipped}
+            for crop, flipped in views
+        ]
         yield from pixels if first_stage is None else _encode(first_stage, pixels, content)
 
 
 def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
-    """Encode a query set into a folder and describe it in `cache.json`; return that description. A rerun resumes.
+    """Encode a query set into a folder and describe it in `cache.json`; return that description. A
+    rerun resumes.
 
     `failures` lists `[image_id, "cause: detail"]` of every photograph that was not usable.
 
@@ -167,14 +191,17 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
         "num_latents": sum(shard.num_latents for shard in stats),
         "counts": [shard.num_latents for shard in stats],
         "failures": [list(failure) for shard in stats for failure in shard.failures],
-        "files": {name: digest.model_dump() for shard in stats for name, digest in shard.files.items()},
+        "files": {
+            name: digest.model_dump() for shard in stats for name, digest in shard.files.items()
+        },
     }
     folder.write_json(CONFIG_PATH, info)
     return info
 
 
 def _identity(folder: Folder, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the latents: neither the place of the first stage nor the number of crops encoded at once.
+    """Return what decides the latents: neither the place of the first stage nor the number of crops
+    encoded at once.
 
     Raises:
         CacheError: the folder holds a cache that something else decided.
@@ -205,7 +232,9 @@ class LatentCache:
         self.folder = Folder(url)
         if not self.folder.exists(CONFIG_PATH):
             raise CacheError(
-                "there is no finished latent cache here", where=url, fix="rdm cache build --queries SPEC --out DIR"
+                "there is no finished latent cache here",
+                where=url,
+                fix="rdm cache build --queries SPEC --out DIR",
             )
         self.info: dict[str, Any] = self.folder.read_json(CONFIG_PATH)
         if (found := self.info.get("format_version")) != FORMAT_VERSION:
@@ -224,7 +253,8 @@ class LatentCache:
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of what the latents are: query set, first stage, and how it was applied."""
+        """16 hexadecimal digits of what the latents are: query set, first stage, and how it was
+        applied."""
         return digest_json(self.info["identity"])
 
     @cached_property
@@ -234,7 +264,9 @@ class LatentCache:
 
     @cached_property
     def _files(self) -> Mapping[str, FileDigest]:
-        return {name: FileDigest.model_validate(values) for name, values in self.info["files"].items()}
+        return {
+            name: FileDigest.model_validate(values) for name, values in self.info["files"].items()
+        }
 
     def rows(self, stem: str) -> pa.Table:
         """Return key, image_id and flipped of each latent of a shard.
@@ -246,7 +278,8 @@ class LatentCache:
         return pq.read_table(pa.BufferReader(data))
 
     def latents(self, stem: str) -> NDArray[Any]:
-        """Return the members of a shard [N, ...]: shape and type follow from the content. Local ones are memory-mapped.
+        """Return the members of a shard [N, ...]: shape and type follow from the content. Local
+        ones are memory-mapped.
 
         Raises:
             CacheError: the tar is missing or damaged, or the shard has no latents.
@@ -272,7 +305,8 @@ class LatentCache:
         return CacheError(
             f"a shard of the latent cache cannot be read: {why}",
             where=where,
-            fix="delete this file where it is there, and run `rdm cache build` again: it writes what is missing",
+            fix="delete this file where it is there, and run `rdm cache build` again: it "
+            "writes what is missing",
         )
 
 
@@ -290,24 +324,45 @@ def content_of(config: CacheConfig) -> Content:
     """
     kind = config.autoencoder and first_stage_folder(config.autoencoder)[1]
     possible: tuple[Content, ...] = {
-        None: ("pixels",), "VQModel": ("latents", "indices"), "AutoencoderKL": ("moments",)
+        None: ("pixels",),
+        "VQModel": ("latents", "indices"),
+        "AutoencoderKL": ("moments",),
     }[kind]
     content = config.content or possible[0]
     if content not in possible:
         raise CacheError(
-            f"content={content} cannot be had {'of this autoencoder' if kind else 'without an autoencoder'}",
+            f"content={content} cannot be had "
+            f"{'of this autoencoder' if kind else 'without an autoencoder'}",
             where=config.autoencoder or "--autoencoder none",
             fix=f"--set content={' or '.join(possible)}, or another --autoencoder",
         )
     return content
 
 
-def _encode(first_stage: FirstStage, pixels: NDArray[np.uint8], content: Content) -> NDArray[Any]:
+def _open_encoder(name: str, content: Content) -> FirstStage | PlainEncoder:
+    """Open what encodes; moments are encoded without the library where the network allows it."""
+    if content == "moments":
+        plain = open_plain_encoder(first_stage_folder(name)[0], name)
+        if plain is not None:
+            return plain
+    return load_autoencoder(name)
+
+
+def _encode(
+    first_stage: FirstStage | PlainEncoder, pixels: NDArray[np.uint8], content: Content
+) -> NDArray[Any]:
     import torch
 
     images = torch.from_numpy(pixels)
+    if isinstance(first_stage, PlainEncoder):
+        return torch.cat(first_stage.encode_moments(images), dim=1).cpu().numpy().astype(np.float16)
     if content == "indices":
         return first_stage.encode_indices(images).cpu().numpy().astype(np.int32)
     if content == "latents":
-        return (first_stage.encode(images) / first_stage.scale + first_stage.shift).cpu().numpy().astype(np.float16)
+        return (
+            (first_stage.encode(images) / first_stage.scale + first_stage.shift)
+            .cpu()
+            .numpy()
+            .astype(np.float16)
+        )
     return torch.cat(first_stage.encode_moments(images), dim=1).cpu().numpy().astype(np.float16)
