@@ -14,19 +14,28 @@ def register(app: App) -> None:
     """Add the command."""
     cache = App(name="cache", help="Precompute first-stage latents for training.")
     cache.command(build)
+    cache.command(annotate)
     app.command(cache)
 
 
 def build(
     *,
-    queries: Annotated[str, Parameter(help="source of the photographs; cut as `rdm neighbors build` cuts them")],
+    queries: Annotated[
+        str, Parameter(help="source of the photographs; cut as `rdm neighbors build` cuts them")
+    ],
     out: Annotated[str, Parameter(help="folder of the cache")],
     autoencoder: Annotated[
-        str, Parameter(help="an asset, a diffusers autoencoder's folder, or none: the pictures themselves")
+        str,
+        Parameter(
+            help="an asset, a diffusers autoencoder's folder, or none: the pictures themselves"
+        ),
     ] = "assets://autoencoder-kl-f4",
     inline_neighbors: Annotated[
         str | None,
-        Parameter(help="a database whose neighbor embeddings are stored in the cache too, for remote storage"),
+        Parameter(
+            help="a database whose neighbor embeddings are stored in the cache too, for "
+            "remote storage"
+        ),
     ] = None,
     set_: SetOption = None,
     dask: DaskOption = "local",
@@ -38,11 +47,12 @@ def build(
 
     Example: rdm cache build --queries folder:///photos --out cache
 
-    A photograph that is not usable is left out; `cache.json` says which and why, and the exit code is 3. The same
-    command again encodes what could not be read and now can be.
+    A photograph that is not usable is left out; `cache.json` says which and why, and the exit code
+    is 3. The same command again encodes what could not be read and now can be.
 
-    With --inline-neighbors DB training reads embeddings from the cache instead of the database's memory maps: for
-    caches on object storage. Run it again after an update of the database: it writes what changed.
+    With --inline-neighbors DB training reads embeddings from the cache instead of the database's
+    memory maps: for caches on object storage. Run it again after an update of the database: it
+    writes what changed.
     """
     from rdm.compute import ComputeConfig, compute_pool
     from rdm.sources import QuerySet
@@ -70,9 +80,46 @@ def build(
         info = build_cache(out, config, pool)
         causes = Counter(cause_of(reason) for _, reason in info["failures"])
         result = {"out": out, "latents": info["num_latents"], "shards": len(info["stems"])}
-        result |= {"failures": len(info["failures"]), "causes": dict(causes), "device": pool.describe_device()}
+        result |= {
+            "failures": len(info["failures"]),
+            "causes": dict(causes),
+            "device": pool.describe_device(),
+        }
         if inline_neighbors is not None:
             inlined = inline(out, inline_neighbors, pool)
-            result |= {"inlined_neighbors": inlined.k_stored, "database_version": inlined.database_version}
+            result |= {
+                "inlined_neighbors": inlined.k_stored,
+                "database_version": inlined.database_version,
+            }
     show(result, as_json=json, title="cache")
     return 3 if info["failures"] else 0
+
+
+def annotate(
+    *,
+    cache: Annotated[str, Parameter(help="folder of a finished cache")],
+    set_: SetOption = None,
+    dask: DaskOption = "local",
+    json: JsonFlag = False,
+) -> None:
+    """Store what files beside a cache's photographs say of them: their captions, as token states.
+
+    Example: rdm cache annotate --cache cache --set captions=2
+
+    Recipes that read text need it. In tars captions are in KEY.json (`captions` or `caption`) or
+    KEY.txt, one a line; in folders in PHOTO.txt. A photograph without any says nothing. Run the
+    same command again after the cache has grown: it writes what is missing.
+    """
+    from rdm.compute import ComputeConfig, compute_pool
+    from rdm.training.data.text_annotation import TextAnnotationConfig, annotate_text
+
+    config = TextAnnotationConfig().with_overrides(set_ or [])
+    with compute_pool(ComputeConfig(dask=dask, device="cpu")) as pool:
+        info = annotate_text(cache, config, pool)
+    facts = {
+        "cache": cache,
+        "photographs": info.num_photographs,
+        "with_captions": info.num_captioned,
+        "text_network": info.encoder_digest,
+    }
+    show(facts, as_json=json, title="captions")

@@ -33,7 +33,9 @@ class EvaluationConfig(Config):
     num_draws: int = Field(default=32, ge=2, description="(noise, time) pairs per held-out crop")
     num_samples: int = Field(default=256, ge=2, description="unconditional samples for FID and KID")
     num_reference: int = Field(default=1000, ge=2, description="reference pictures at most")
-    top_m: float = Field(default=1.0, gt=0, le=1, description="share of the likeliest patches that p_D keeps")
+    top_m: float = Field(
+        default=1.0, gt=0, le=1, description="share of the likeliest patches that p_D keeps"
+    )
     settings: SampleSettings = SampleSettings()
     seed: int = 0
 
@@ -58,7 +60,8 @@ class EvaluationInputs:
 def evaluate_model(
     inputs: EvaluationInputs, config: EvaluationConfig, out: Path, device: DeviceName = "auto"
 ) -> dict[str, Any]:
-    """Measure and write `evaluation.json`; a finished measurement of the same things is read, not repeated.
+    """Measure and write `evaluation.json`; a finished measurement of the same things is read, not
+    repeated.
 
     Args:
         inputs: what is measured with what.
@@ -76,7 +79,7 @@ def evaluate_model(
     model, database = open_model(inputs.model, used), None
     if inputs.database is not None:
         database = RetrievalDatabase.open(inputs.database, device=device)
-    check_asked(model, database, texts_or_images=False)
+    check_asked(model, database, {"unconditional"})
     folder = Folder(out)
     key = digest_json(
         [
@@ -94,33 +97,47 @@ def evaluate_model(
     result: dict[str, Any] = {"key": key, **facts, "held_out": None}
     if inputs.cache is not None:
         rows = held_out_rows(model, inputs.cache, inputs.database)
-        result["held_out"] = held_out_losses(model, rows, num_draws=config.num_draws, seed=config.seed).summary()
+        result["held_out"] = held_out_losses(
+            model, rows, num_draws=config.num_draws, seed=config.seed
+        ).summary()
     result["metrics"] = _feature_metrics(model, database, inputs.reference, config)
     folder.write_json(RESULT, result)
     return result
 
 
 def _feature_metrics(
-    model: Model, database: RetrievalDatabase | None, reference: QuerySetConfig, config: EvaluationConfig
+    model: Model,
+    database: RetrievalDatabase | None,
+    reference: QuerySetConfig,
+    config: EvaluationConfig,
 ) -> list[dict[str, Any]]:
     seeds = [1_000_000 + config.seed + number for number in range(config.num_samples)]
     queries = proposed_queries(model, database, seeds, top_m=config.top_m, k=config.settings.k)
     resolution = model.info.resolution or 0
     inception = InceptionFeatures(model.device)
     # A batch of pictures at a time: of the others only their features are kept.
-    features = inception(item.pixels for item in sample(model, database, queries, seeds, config.settings))
+    features = inception(
+        item.pixels for item in sample(model, database, queries, seeds, config.settings)
+    )
     with tracking("FID features", 1, "sets") as tracker:
         truth = inception(reference_pictures(reference, resolution, config.num_reference))
         tracker.advance()
     return compare(features, truth, f"{reference.source}, crops at {resolution} px")
 
 
-def reference_pictures(reference: QuerySetConfig, resolution: int, limit: int) -> list[NDArray[np.uint8]]:
-    """Return the first crop of each photograph, resized as the latent cache resizes it, at most `limit`."""
+def reference_pictures(
+    reference: QuerySetConfig, resolution: int, limit: int
+) -> list[NDArray[np.uint8]]:
+    """Return the first crop of each photograph, resized as the latent cache resizes it, at most
+    `limit`."""
     pictures: list[NDArray[np.uint8]] = []
     queries = QuerySet(reference)
     for stem in queries.stems:
         for crop in queries.crops(stem, []):
             if crop.key.endswith("/0") and len(pictures) < limit:
-                pictures.append(np.asarray(crop.image.resize((resolution, resolution), Image.Resampling.LANCZOS)))
+                pictures.append(
+                    np.asarray(
+                        crop.image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+                    )
+                )
     return pictures

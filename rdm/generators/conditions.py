@@ -1,6 +1,8 @@
-"""Conditions: each reads one source, in training from the batch and in sampling from what the user gave.
+"""Conditions: each reads one source, in training from the batch and in sampling from what the user
+gave.
 
-This is the one place where embeddings become tokens, so that training, sampling and held-out losses agree.
+This is the one place where embeddings become tokens, so that training, sampling and held-out losses
+agree.
 """
 
 from __future__ import annotations
@@ -15,36 +17,45 @@ from torch import Tensor
 
 from rdm.config import Config
 from rdm.context import Context, Part
+from rdm.encoders.text_states import MAX_LENGTH, TextEncoderName, TextStates
 
 
 class NeighborsConfig(Config):
     """How neighbor embeddings become context tokens."""
 
-    embedding: Literal["unit", "raw"] = Field(default="unit", description="unit vectors, or the encoder's own length")
+    embedding: Literal["unit", "raw"] = Field(
+        default="unit", description="unit vectors, or the encoder's own length"
+    )
     scale: float = Field(
-        default=22.627417, gt=0, description="factor on the tokens; sqrt(512) gives unit vectors unit variance"
+        default=22.627417,
+        gt=0,
+        description="factor on the tokens; sqrt(512) gives unit vectors unit variance",
     )
     k_train: int = Field(default=4, ge=1, description="neighbors used of those stored")
     pool: int | None = Field(
         default=None,
         ge=1,
-        description="the nearest neighbors that each training step draws k_train of, so that a small query set is not "
+        description="the nearest neighbors that each training step draws k_train of, so that "
+        "a small query set is not "
         "learned by heart from its neighbors; None: k_train, as the released recipe",
     )
     k_choices: tuple[int, ...] = Field(
         default=(),
-        description="numbers of neighbors that training steps draw from, so that sampling may take any of them; none: "
+        description="numbers of neighbors that training steps draw from, so that sampling "
+        "may take any of them; none: "
         "k_train at every step",
     )
     mean_vector: bool = Field(
         default=False,
-        description="the mean of the tokens is the context's vector too, for a network with a vector_dim",
+        description="the mean of the tokens is the context's vector too, for a network with "
+        "a vector_dim",
     )
     dropout: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="probability of the null context (zero) for a sample; the released recipe has 0; 1: no neighbors "
+        description="probability of the null context (zero) for a sample; the released "
+        "recipe has 0; 1: no neighbors "
         "at all, the unconditional baseline of the same network",
     )
 
@@ -52,7 +63,9 @@ class NeighborsConfig(Config):
     def _consistent(self) -> Self:
         most = max(self.k_train, *self.k_choices, 0)
         if self.pool is not None and self.pool < most:
-            raise ValueError(f"a pool of {self.pool} neighbors is smaller than k_train or k_choices, {most}")
+            raise ValueError(
+                f"a pool of {self.pool} neighbors is smaller than k_train or k_choices, {most}"
+            )
         if any(k < 1 for k in self.k_choices):
             raise ValueError(f"k_choices are 1 or more, not {self.k_choices}")
         return self
@@ -63,10 +76,28 @@ class NeighborsConfig(Config):
         return max(self.k_train, *self.k_choices, 0) if self.pool is None else self.pool
 
 
+class TextConfig(Config):
+    """How a caption becomes context tokens: the states of a frozen text network."""
+
+    encoder: TextEncoderName = Field(default="minilm", description="the text network")
+    length: int = Field(default=32, ge=3, le=MAX_LENGTH, description="tokens of a caption")
+    scale: float = Field(
+        default=2.0, gt=0, description="factor on the states; 2 gives MiniLM's unit variance"
+    )
+    dropout: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="probability of the empty caption for a sample, so that guidance has a null",
+    )
+
+
 class Conditions(Config):
-    """Every source that may condition, one field each; those that are set do, in the order of the fields."""
+    """Every source that may condition, one field each; those that are set do, in the order of the
+    fields."""
 
     neighbors: NeighborsConfig | None = None
+    text: TextConfig | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -86,13 +117,16 @@ class Conditions(Config):
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one picture that is to be drawn; a condition whose source is missing is null.
+    """What is known of one picture that is to be drawn; a condition whose source is missing is
+    null.
 
     Attributes:
         neighbors: embeddings [k, D] of the nearest patches, before any scale.
+        text: a caption.
     """
 
     neighbors: Tensor | None = None
+    text: str | None = None
 
 
 class Condition(Protocol):
@@ -103,8 +137,11 @@ class Condition(Protocol):
         """The name of the source."""
         ...
 
-    def of_batch(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> tuple[Part, ...]:
-        """Return the parts of training samples; without a generator nothing is drawn. Dropout is not applied."""
+    def of_batch(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> tuple[Part, ...]:
+        """Return the parts of training samples; without a generator nothing is drawn. Dropout is
+        not applied."""
         ...
 
     def of_known(self, known: Sequence[Known], device: torch.device) -> tuple[Part, ...]:
@@ -118,20 +155,26 @@ class Condition(Protocol):
 
 @dataclass(frozen=True)
 class NeighborCondition:
-    """Neighbors as tokens [B, k, D], and perhaps their mean as a vector [B, D]; the null is zero."""
+    """Neighbors as tokens [B, k, D], and perhaps their mean as a vector [B, D]; the null is
+    zero."""
 
     config: NeighborsConfig
     dim: int
     source: str = "neighbors"
 
-    def of_batch(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> tuple[Part, ...]:
-        """See Condition: k of each sample's neighbors [B, K, D], drawn anew; without a generator the nearest."""
+    def of_batch(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> tuple[Part, ...]:
+        """See Condition: k of each sample's neighbors [B, K, D], drawn anew; without a generator
+        the nearest."""
         neighbors = batch["neighbors"]
         if generator is None:
             return self._parts(neighbors[:, : self.config.k_train])
         k = self.config.k_train
         if self.config.k_choices:
-            choice = torch.randint(len(self.config.k_choices), (), generator=generator, device=generator.device)
+            choice = torch.randint(
+                len(self.config.k_choices), (), generator=generator, device=generator.device
+            )
             k = self.config.k_choices[int(choice)]
         return self._parts(draw_neighbors(neighbors, k, generator))
 
@@ -139,9 +182,15 @@ class NeighborCondition:
         """See Condition."""
         given = [one.neighbors for one in known if one.neighbors is not None]
         if not given:
-            return Context(*self._parts(torch.zeros(len(known), 1, self.dim, device=device))).null().parts
+            return (
+                Context(*self._parts(torch.zeros(len(known), 1, self.dim, device=device)))
+                .null()
+                .parts
+            )
         if len(given) < len(known):
-            raise ValueError("some pictures have neighbors, others have none: draw them in batches of their own")
+            raise ValueError(
+                "some pictures have neighbors, others have none: draw them in batches of their own"
+            )
         return self._parts(torch.stack(given).to(device))
 
     def _parts(self, neighbors: Tensor) -> tuple[Part, ...]:
@@ -151,11 +200,61 @@ class NeighborCondition:
         return tokens, Part(self.source, "vector", tokens.values.mean(1))
 
 
+@dataclass(frozen=True)
+class TextCondition:
+    """A caption's token states as tokens [B, L, D], padding masked; the null is the empty caption,
+    which has a start and an end.
+
+    Attributes:
+        config: of the condition.
+        encode: the text network.
+    """
+
+    config: TextConfig
+    encode: TextStates
+    source: str = "text"
+
+    def of_batch(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> tuple[Part, ...]:
+        """See Condition: one of each sample's captions, drawn anew; without a generator the first.
+
+        `text` is [B, C, L, D], `text_lengths` [B, C] its tokens, `text_count` [B] its captions.
+        """
+        states, lengths, count = batch["text"], batch["text_lengths"], batch["text_count"]
+        slots = torch.zeros(len(states), dtype=torch.int64, device=states.device)
+        if generator is not None:
+            drawn = torch.rand(len(states), generator=generator, device=generator.device)
+            slots = (drawn * count).long()
+        rows = torch.arange(len(states), device=states.device)
+        places = torch.arange(states.shape[2], device=states.device)
+        present = places < lengths[rows, slots][:, None]
+        return (self._part(states[rows, slots], present),)
+
+    def of_known(self, known: Sequence[Known], device: torch.device) -> tuple[Part, ...]:
+        """See Condition."""
+        given = [one.text for one in known if one.text is not None]
+        if given and len(given) < len(known):
+            raise ValueError("some pictures have a text, others have none: draw them in batches")
+        states, present = self.encode(given or [""] * len(known))
+        return (self._part(states.to(device), present.to(device)),)
+
+    def _part(self, states: Tensor, present: Tensor) -> Part:
+        """Return the part of token states [B, L, D], of which those that are present count."""
+        scale, device = self.config.scale, states.device
+        null, null_present = (tensor.to(device) for tensor in self.encode.empty)
+        values = states.float() * scale
+        return Part(self.source, "tokens", values, present, null.float() * scale, null_present)
+
+
 def draw_neighbors(neighbors: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Return k of each sample's neighbors [B, K, D] as [B, k, D], drawn without repetition; all of them where K = k."""
+    """Return k of each sample's neighbors [B, K, D] as [B, k, D], drawn without repetition; all of
+    them where K = k."""
     if neighbors.shape[1] == k:
         return neighbors
-    order = torch.rand(neighbors.shape[:2], generator=generator, device=neighbors.device).argsort(dim=1)[:, :k]
+    order = torch.rand(neighbors.shape[:2], generator=generator, device=neighbors.device).argsort(
+        dim=1
+    )[:, :k]
     return neighbors.gather(1, order[:, :, None].expand(-1, -1, neighbors.shape[2]))
 
 
@@ -169,7 +268,9 @@ def assemble(
 
     Without one, a source that training never shows is null.
     """
-    context = Context(*(part for condition in conditions for part in condition.of_batch(batch, generator)))
+    context = Context(
+        *(part for condition in conditions for part in condition.of_batch(batch, generator))
+    )
     if generator is not None:
         return context.dropped(dropout, generator)
     return context.null([source for source, rate in dropout.items() if rate == 1])

@@ -1,4 +1,5 @@
-"""One generator for every system: a network, the space that it works in, what conditions it, and a head."""
+"""One generator for every system: a network, the space that it works in, what conditions it, and a
+head."""
 
 from __future__ import annotations
 
@@ -13,8 +14,16 @@ from torch import Tensor, nn
 
 from rdm.config import Config
 from rdm.context import Context, Part
+from rdm.encoders.text_states import TEXT_DIMS
 from rdm.generators.conditions import Condition, Conditions, Known, NeighborsConfig, assemble
-from rdm.generators.heads import AutoregressiveConfig, Draws, GaussianConfig, HeadConfig, Losses, build_head
+from rdm.generators.heads import (
+    AutoregressiveConfig,
+    Draws,
+    GaussianConfig,
+    HeadConfig,
+    Losses,
+    build_head,
+)
 from rdm.generators.settings import DrawStep, OnDrawStep, SampleSettings, Setting
 from rdm.generators.spaces import LatentsConfig, Space, SpaceConfig
 from rdm.models.first_stage.first_stage import to_uint8
@@ -34,35 +43,55 @@ class GeneratorConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         sequences = self.network.kind == "token-predictor"
-        if sequences != (self.space.kind == "tokens") or sequences != isinstance(self.head, AutoregressiveConfig):
+        if sequences != (self.space.kind == "tokens") or sequences != isinstance(
+            self.head, AutoregressiveConfig
+        ):
             raise ValueError(
-                f"a {self.network.kind}, a space of {self.space.kind} and a head that is {self.head.kind} do not "
+                f"a {self.network.kind}, a space of {self.space.kind} and a head that is "
+                f"{self.head.kind} do not "
                 "belong together"
             )
         reads_tokens = self.network.cross_attention_dim is not None
         if reads_tokens != bool(self.conditions.sources):
             raise ValueError(
-                f"the {self.network.kind} reads {'tokens' if reads_tokens else 'no context'}, but the conditions are: "
+                f"the {self.network.kind} reads "
+                f"{'tokens' if reads_tokens else 'no context'}, but the conditions are: "
                 f"{', '.join(self.conditions.sources) or 'none'}"
+            )
+        text, dim = self.conditions.text, self.network.cross_attention_dim
+        if text is not None and dim != TEXT_DIMS[text.encoder]:
+            raise ValueError(
+                f"states of {text.encoder} have {TEXT_DIMS[text.encoder]} dimensions, the "
+                f"{self.network.kind} reads {dim}: set network.cross_attention_dim"
             )
         neighbors = self.conditions.neighbors
         mean_vector = neighbors is not None and neighbors.mean_vector
         if mean_vector and self.network.kind != "unet":
-            raise ValueError(f"the {self.network.kind} reads no vector: leave conditions.neighbors.mean_vector out")
+            raise ValueError(
+                f"the {self.network.kind} reads no vector: leave "
+                "conditions.neighbors.mean_vector out"
+            )
         if mean_vector != (self.network.vector_dim is not None):
             raise ValueError(
-                "conditions.neighbors.mean_vector and network.vector_dim belong together: set both or neither"
+                "conditions.neighbors.mean_vector and network.vector_dim belong together: "
+                "set both or neither"
             )
         return self
 
     def zero_context(self, batch_size: int) -> Context:
-        """Return a context of zeros with the ports and lengths of training, on torch's default device."""
+        """Return a context of zeros with the ports and lengths of training, on torch's default
+        device."""
         dim, neighbors = self.network.cross_attention_dim or 0, self.conditions.neighbors
         parts: list[Part] = []
         if neighbors is not None:
-            parts.append(Part("neighbors", "tokens", torch.zeros(batch_size, neighbors.k_train, dim)))
+            parts.append(
+                Part("neighbors", "tokens", torch.zeros(batch_size, neighbors.k_train, dim))
+            )
             if neighbors.mean_vector:
                 parts.append(Part("neighbors", "vector", torch.zeros(batch_size, dim)))
+        if (text := self.conditions.text) is not None:
+            present = torch.ones(batch_size, text.length, dtype=torch.bool)
+            parts.append(Part("text", "tokens", torch.zeros(batch_size, text.length, dim), present))
         return Context(*parts)
 
 
@@ -99,7 +128,8 @@ class Generator(nn.Module):
         self.network: Network = build_network(config.network) if network is None else network
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the schedule along with the weights: from another device, every step would wait for its numbers.
+        """Move the schedule along with the weights: from another device, every step would wait for
+        its numbers.
 
         It is no buffer, because a cast of the weights must leave it in float64.
         """
@@ -113,7 +143,8 @@ class Generator(nn.Module):
         return next(self.network.parameters()).device
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Losses:
-        """Return the loss of each sample of a batch. The sample is drawn first, then its context, then the noise."""
+        """Return the loss of each sample of a batch. The sample is drawn first, then its context,
+        then the noise."""
         x0 = self.space.to_model(batch, generator)
         context = assemble(self.conditions, batch, self.config.conditions.dropout, generator)
         return self.head.loss(self.network, x0, context, generator)
@@ -123,12 +154,15 @@ class Generator(nn.Module):
         return assemble(self.conditions, batch, self.config.conditions.dropout, None)
 
     def draws(self, batch: Mapping[str, Tensor], num_draws: int, seed: int) -> Draws:
-        """Yield functions that measure the loss of rows of samples in any context, see `Head.draws`."""
+        """Yield functions that measure the loss of rows of samples in any context, see
+        `Head.draws`."""
         return self.head.draws(self.network, self.space.to_model(batch, None), num_draws, seed)
 
     def context(self, known: Sequence[Known]) -> Context:
         """Return the context of pictures that are to be drawn."""
-        return Context(*(part for one in self.conditions for part in one.of_known(known, self.device)))
+        return Context(
+            *(part for one in self.conditions for part in one.of_known(known, self.device))
+        )
 
     @torch.no_grad()
     def sample(
@@ -160,9 +194,14 @@ class Generator(nn.Module):
         return self.space.to_pictures(x0)
 
     @torch.no_grad()
-    def grid(self, context: Context, seeds: Sequence[int], settings: SampleSettings) -> NDArray[np.uint8]:
-        """Return pictures uint8 [B, H, W, 3] in the weights' own precision, decoded on the CPU: to watch a training."""
-        x0 = self.head.sample(self.network, context, self.config.network.sample_shape, seeds, settings)
+    def grid(
+        self, context: Context, seeds: Sequence[int], settings: SampleSettings
+    ) -> NDArray[np.uint8]:
+        """Return pictures uint8 [B, H, W, 3] in the weights' own precision, decoded on the CPU: to
+        watch a training."""
+        x0 = self.head.sample(
+            self.network, context, self.config.network.sample_shape, seeds, settings
+        )
         return to_uint8(self.space.to_pictures(x0.cpu()))
 
     def preview(self, x0: Tensor) -> NDArray[np.uint8]:
@@ -171,13 +210,15 @@ class Generator(nn.Module):
             return to_uint8(self.space.to_pictures(x0))
 
     def effective(self, settings: SampleSettings) -> SampleSettings:
-        """Return the settings as they act: where nothing conditions there is nothing to be guided towards."""
+        """Return the settings as they act: where nothing conditions there is nothing to be guided
+        towards."""
         scale = settings.guidance_scale if self.config.conditions.read else 1.0
         interval = None if scale == 1 else settings.guidance_interval
         return settings.model_copy(update={"guidance_scale": scale, "guidance_interval": interval})
 
     def acting(self, settings: SampleSettings) -> dict[str, Setting]:
-        """Return the settings that act on this system, by name: neither a RARM's steps nor an LDM's neighbors."""
+        """Return the settings that act on this system, by name: neither a RARM's steps nor an LDM's
+        neighbors."""
         idle = set(self.head.idle_settings)
         if "neighbors" not in self.config.conditions.read:
             idle.add("k")

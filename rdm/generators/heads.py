@@ -1,7 +1,7 @@
 """Heads: a loss and a way to draw, of one network in one space.
 
-Their mathematics is in `rdm.diffusion`; here they get one face, so that training, sampling and held-out losses do not
-ask which head it is.
+Their mathematics is in `rdm.diffusion`; here they get one face, so that training, sampling and
+held-out losses do not ask which head it is.
 """
 
 from __future__ import annotations
@@ -91,12 +91,15 @@ class Head(Protocol):
         """Return the head with its tensors on another device."""
         ...
 
-    def loss(self, network: Any, x0: Tensor, context: Context, generator: torch.Generator) -> Losses:
+    def loss(
+        self, network: Any, x0: Tensor, context: Context, generator: torch.Generator
+    ) -> Losses:
         """Return the training loss of samples x0 [B, ...]."""
         ...
 
     def draws(self, network: Any, x0: Tensor, num_draws: int, seed: int) -> Draws:
-        """Yield functions that measure rows of x0 [N, ...] in any context, each with its own draw of what is random."""
+        """Yield functions that measure rows of x0 [N, ...] in any context, each with its own draw
+        of what is random."""
         ...
 
     def sample(
@@ -108,7 +111,8 @@ class Head(Protocol):
         settings: SampleSettings,
         on_step: HeadStep | None = None,
     ) -> Tensor:
-        """Return samples [len(seeds), *shape]; a sample depends on its own seed and context only."""
+        """Return samples [len(seeds), *shape]; a sample depends on its own seed and context
+        only."""
         ...
 
 
@@ -124,13 +128,16 @@ class DiffusionHead:
         """See Head. The schedule stays float64."""
         return replace(self, process=self.process.to(device))
 
-    def loss(self, network: Any, x0: Tensor, context: Context, generator: torch.Generator) -> Losses:
+    def loss(
+        self, network: Any, x0: Tensor, context: Context, generator: torch.Generator
+    ) -> Losses:
         """See Head: at timesteps and with noise drawn in this order."""
         timesteps, noise = self.process.draw(x0, generator)
         return Losses(self.process.loss_at(network, x0, timesteps, noise, context), timesteps)
 
     def draws(self, network: Any, x0: Tensor, num_draws: int, seed: int) -> Draws:
-        """See Head: of noise and time; times are stratified: draw d of D lies in the d-th of D equal parts of 1..T."""
+        """See Head: of noise and time; times are stratified: draw d of D lies in the d-th of D
+        equal parts of 1..T."""
         generator = torch.Generator().manual_seed(seed)
         steps = self.process.schedule.num_timesteps
         device = self.process.schedule.betas.device
@@ -139,7 +146,9 @@ class DiffusionHead:
             part = (draw + torch.rand(len(x0), generator=generator)) / num_draws
             t = (part * steps).long().clamp(max=steps - 1)
 
-            def losses_of(rows: slice, context: Context, noise: Tensor = noise, t: Tensor = t) -> Tensor:
+            def losses_of(
+                rows: slice, context: Context, noise: Tensor = noise, t: Tensor = t
+            ) -> Tensor:
                 values, times, drawn = (tensor[rows].to(device) for tensor in (x0, t, noise))
                 return self.process.loss_at(network, values, times, drawn, context)
 
@@ -161,7 +170,10 @@ class DiffusionHead:
         """
         most = self.process.schedule.num_timesteps
         if settings.num_steps > most:
-            raise UsageError(f"{settings.num_steps} steps, but the model has {most} timesteps", fix=f"num_steps={most}")
+            raise UsageError(
+                f"{settings.num_steps} steps, but the model has {most} timesteps",
+                fix=f"num_steps={most}",
+            )
         told = None if on_step is None else _denoising(on_step)
         if settings.sampler == "ddim":
             return self.process.sample(
@@ -176,9 +188,13 @@ class DiffusionHead:
                 on_step=told,
             )
         if settings.num_steps < 2:
-            raise UsageError("ancestral sampling takes at least two steps", fix="num_steps=2 or more")
+            raise UsageError(
+                "ancestral sampling takes at least two steps", fix="num_steps=2 or more"
+            )
         if settings.guidance_interval is not None:
-            raise UsageError("a guidance interval is for DDIM", fix="sampler=ddim, or no guidance_interval")
+            raise UsageError(
+                "a guidance interval is for DDIM", fix="sampler=ddim, or no guidance_interval"
+            )
         return self.process.sample_ancestral(
             network,
             context,
@@ -204,7 +220,9 @@ class AutoregressiveHead:
         """See Head: there are no tensors."""
         return self
 
-    def loss(self, network: Any, x0: Tensor, context: Context, generator: torch.Generator) -> Losses:
+    def loss(
+        self, network: Any, x0: Tensor, context: Context, generator: torch.Generator
+    ) -> Losses:
         """See Head: nats per token."""
         return Losses(autoregressive_loss(network, x0, context))
 
@@ -232,7 +250,9 @@ class AutoregressiveHead:
             seeds=seeds,
             guidance_scale=settings.guidance_scale,
             settings=DrawSettings(settings.temperature, settings.top_k, settings.top_p),
-            on_token=None if on_step is None else lambda drawn: on_step(drawn.shape[1], length, drawn),
+            on_token=None
+            if on_step is None
+            else lambda drawn: on_step(drawn.shape[1], length, drawn),
         )
         return tokens
 

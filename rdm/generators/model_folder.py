@@ -1,4 +1,5 @@
-"""A model's folder: `model.json`, `network/`, and its first stage, under names that hold on every machine.
+"""A model's folder: `model.json`, `network/`, and its first stage, under names that hold on every
+machine.
 
 Training's export is sampling's model: `write_model` and `open_model` are each other's inverse.
 """
@@ -19,8 +20,9 @@ from torch import Tensor
 from rdm.config import digest_json
 from rdm.context import Context
 from rdm.database import RetrievalDatabase
+from rdm.encoders.text_states import load_text_states
 from rdm.errors import EncoderMismatchError, ModelError
-from rdm.generators.conditions import Condition, NeighborCondition
+from rdm.generators.conditions import Condition, NeighborCondition, TextCondition
 from rdm.generators.generator import Generator, GeneratorConfig
 from rdm.generators.provenance import Provenance
 from rdm.generators.settings import OnDrawStep, SampleSettings, Setting
@@ -45,8 +47,11 @@ class ModelInfo(Provenance):
 
 
 def model_info(config: GeneratorConfig, provenance: Provenance) -> ModelInfo:
-    """Return the description of a model. Settings of training that `config` may have besides are left out."""
-    generator = GeneratorConfig.model_validate(config.model_dump(include=set(GeneratorConfig.model_fields)))
+    """Return the description of a model. Settings of training that `config` may have besides are
+    left out."""
+    generator = GeneratorConfig.model_validate(
+        config.model_dump(include=set(GeneratorConfig.model_fields))
+    )
     return ModelInfo(generator=generator, **provenance.model_dump())
 
 
@@ -61,10 +66,11 @@ def write_model(directory: Path, info: ModelInfo, network: Network) -> None:
 
 
 def write_info(directory: Path, info: ModelInfo) -> None:
-    """Write a model's description, and a copy of its first stage (a few MB) unless that is an asset.
+    """Write a model's description, and a copy of its first stage (a few MB) unless that is an
+    asset.
 
-    No absolute path is written, so that the folder opens wherever it is copied to: of the photographs' source and of
-    the encoder the last part of a path stays.
+    No absolute path is written, so that the folder opens wherever it is copied to: of the
+    photographs' source and of the encoder the last part of a path stays.
 
     Raises:
         ModelError: the first stage's folder is gone.
@@ -106,10 +112,14 @@ def read_info(directory: Path) -> ModelInfo:
             fix="export the model again",
         ) from error
     except ValueError as error:
-        raise ModelError(f"model.json is damaged: {error}", where=path, fix="export the model again") from error
+        raise ModelError(
+            f"model.json is damaged: {error}", where=path, fix="export the model again"
+        ) from error
 
 
-def open_space(config: AnySpaceConfig, first_stage: FirstStage | None, sample_shape: Sequence[int]) -> Space:
+def open_space(
+    config: AnySpaceConfig, first_stage: FirstStage | None, sample_shape: Sequence[int]
+) -> Space:
     """Return the space of a configuration.
 
     Args:
@@ -123,7 +133,9 @@ def open_space(config: AnySpaceConfig, first_stage: FirstStage | None, sample_sh
     if config.kind == "pixels":
         return PixelSpace()
     if first_stage is None:
-        raise ModelError(f"{config.kind} need a first stage", fix="name the first stage that they are made with")
+        raise ModelError(
+            f"{config.kind} need a first stage", fix="name the first stage that they are made with"
+        )
     if config.kind == "latents":
         return LatentSpace.of(first_stage)
     return TokenSpace(first_stage, round(sample_shape[0] ** 0.5))
@@ -135,12 +147,30 @@ def open_conditions(config: GeneratorConfig) -> tuple[Condition, ...]:
     found: list[Condition] = []
     if config.conditions.neighbors is not None:
         found.append(NeighborCondition(config.conditions.neighbors, dim))
+    if (text := config.conditions.text) is not None:
+        found.append(TextCondition(text, load_text_states(text.encoder, text.length)))
     return tuple(found)
+
+
+def check_text_network(
+    conditions: Sequence[Condition], wanted: str | None, where: str | Path
+) -> None:
+    """Raise EncoderMismatchError where a caption would be read by another text network than the
+    one that the model was trained with."""
+    for condition in conditions:
+        if isinstance(condition, TextCondition) and condition.encode.digest != wanted:
+            raise EncoderMismatchError(
+                f"the model was trained with captions of the text network {wanted}, the "
+                f"installed {condition.config.encoder} is {condition.encode.digest}",
+                where=where,
+                fix="install the release of the text network that the model was trained with",
+            )
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained system in a folder: everything that turns what is known of a picture into the picture.
+    """A trained system in a folder: everything that turns what is known of a picture into the
+    picture.
 
     Attributes:
         directory: the folder.
@@ -174,6 +204,11 @@ class Model:
         """Whether the model looks neighbors up, and so needs a database."""
         return "neighbors" in self.sources
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether a caption conditions the model by itself, not only by the neighbors of it."""
+        return "text" in self.sources
+
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of the model's files, its first stage's included."""
@@ -198,12 +233,13 @@ class Model:
         return self.generator.acting(settings)
 
     def check_database(self, database: RetrievalDatabase) -> None:
-        """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the model was trained
-        with. Any database will do for a model that reads no neighbors.
+        """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the
+        model was trained with. Any database will do for a model that reads no neighbors.
         """
         if self.reads_neighbors and database.encoder_digest != self.info.encoder_digest:
             raise EncoderMismatchError(
-                f"the model was trained with embeddings of {self.info.encoder} {self.info.encoder_digest}, the "
+                f"the model was trained with embeddings of {self.info.encoder} "
+                f"{self.info.encoder_digest}, the "
                 f"database holds those of {database.encoder_name} {database.encoder_digest}",
                 where=database.folder.url,
                 fix="build the database with the model's encoder",
@@ -214,15 +250,20 @@ def open_model(name_or_dir: str | Path, device: torch.device | str = "cpu") -> M
     """Open a model: `assets://NAME`, or a folder.
 
     Raises:
-        ModelError: no such model ships, the folder holds none, it is damaged, or its first stage is no longer the same.
+        ModelError: no such model ships, the folder holds none, it is damaged, or its first stage is
+            no longer the same.
     """
     directory = named_folder(str(name_or_dir), INFO, "model")
     info = read_info(directory)
     config = info.generator
-    first_stage = None if config.space.kind == "pixels" else open_first_stage(directory, info).to(device)
+    first_stage = (
+        None if config.space.kind == "pixels" else open_first_stage(directory, info).to(device)
+    )
     space = open_space(config.space, first_stage, config.network.sample_shape)
     network = load_network(directory / NETWORK, config.network)
-    generator = Generator(config, space, open_conditions(config), network).to(device).eval()
+    conditions = open_conditions(config)
+    check_text_network(conditions, info.text_encoder_digest, directory)
+    generator = Generator(config, space, conditions, network).to(device).eval()
     return Model(directory, info, generator, first_stage)
 
 
@@ -230,14 +271,17 @@ def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
     """Open the first stage of a model: an asset, or a folder inside the model's.
 
     Raises:
-        ModelError: it is not there, cannot be opened, or is not the one that the model was trained with.
+        ModelError: it is not there, cannot be opened, or is not the one that the model was trained
+            with.
     """
     name = info.autoencoder or FIRST_STAGE
     if not is_asset(name):
         place = directory / FIRST_STAGE
         if not place.is_dir():
             raise ModelError(
-                "the model's folder lacks its first stage", where=place, fix="copy the model's whole folder again"
+                "the model's folder lacks its first stage",
+                where=place,
+                fix="copy the model's whole folder again",
             )
         name = str(place)
     first_stage = load_autoencoder(name)
@@ -280,7 +324,9 @@ def _copy_first_stage(source: Path, target: Path) -> None:
                 shutil.copyfile(source / name, target / name)
         except FileNotFoundError as error:
             raise ModelError(
-                "the first stage that the latents were made with is gone, so the model would not open",
+                "the first stage that the latents were made with is gone, so the model would "
+                "not open",
                 where=source,
-                fix="put it back and run the same command again: it resumes from the last checkpoint",
+                fix="put it back and run the same command again: it resumes from the last "
+                "checkpoint",
             ) from error

@@ -13,7 +13,8 @@ from rdm.database import RetrievalDatabase
 def conditioning_vectors(
     database: RetrievalDatabase, ids: NDArray[np.int64], embedding: Literal["unit", "raw"]
 ) -> NDArray[np.float16]:
-    """Return the embeddings [..., D] of patches [...], of unit length or as the encoder gave them."""
+    """Return the embeddings [..., D] of patches [...], of unit length or as the encoder gave
+    them."""
     unit = database.embeddings(ids)
     if embedding == "unit":
         return unit

@@ -1,4 +1,5 @@
-"""What a run learned from, and so what its model is sampled with: in every checkpoint, and in `model.json`."""
+"""What a run learned from, and so what its model is sampled with: in every checkpoint, and in
+`model.json`."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from rdm.config import Config
 
 
 class SeenDatabase(Config):
-    """The database whose neighbors conditioned a run, and the versions that it saw before this one."""
+    """The database whose neighbors conditioned a run, and the versions that it saw before this
+    one."""
 
     version: int
     source: str
@@ -26,6 +28,8 @@ class Provenance(Config):
     """Side of the pictures, pixels."""
     held_out_fraction: float | None = None
     """Share of the query photographs that was kept for measuring."""
+    text_encoder_digest: str | None = None
+    """Of the text network that captions were read by."""
     encoder: str | None = None
     encoder_digest: str | None = None
     database: SeenDatabase | None = None

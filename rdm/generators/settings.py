@@ -18,11 +18,18 @@ Setting = float | int | str | tuple[float, float] | None
 class SampleSettings(Config):
     """How pictures are drawn."""
 
-    k: int = Field(default=4, ge=1, description="neighbors that condition a sample; need not be the training's k")
-    guidance_scale: float = Field(default=2.0, ge=0, description="s of e_u + s (e_c - e_u); 1: no guidance")
+    k: int = Field(
+        default=4,
+        ge=1,
+        description="neighbors that condition a sample; need not be the training's k",
+    )
+    guidance_scale: float = Field(
+        default=2.0, ge=0, description="s of e_u + s (e_c - e_u); 1: no guidance"
+    )
     guidance_interval: tuple[float, float] | None = Field(
         default=None,
-        description="diffusion: log-SNRs between which guidance acts, as [-3,3]: faster, often better; None: all",
+        description="diffusion: log-SNRs between which guidance acts, as [-3,3]: faster, "
+        "often better; None: all",
     )
     batch_size: int = Field(default=32, ge=1, description="samples drawn at once")
     sampler: Literal["ddim", "ancestral"] = Field(
@@ -33,11 +40,18 @@ class SampleSettings(Config):
         default=1.0, ge=0, le=1, description="DDIM's eta; 0 is deterministic, RDM samples with 1"
     )
     variance: Literal["posterior", "beta"] = Field(
-        default="posterior", description="ancestral sampling's variance: beta-tilde of the posterior, or beta"
+        default="posterior",
+        description="ancestral sampling's variance: beta-tilde of the posterior, or beta",
     )
-    temperature: float = Field(default=1.0, ge=0, description="RARM: divides the logits; 0: the likeliest token")
-    top_k: int | None = Field(default=None, ge=1, description="RARM: draw of the k likeliest tokens; None: of all")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="RARM: draw of the likeliest with this probability")
+    temperature: float = Field(
+        default=1.0, ge=0, description="RARM: divides the logits; 0: the likeliest token"
+    )
+    top_k: int | None = Field(
+        default=None, ge=1, description="RARM: draw of the k likeliest tokens; None: of all"
+    )
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="RARM: draw of the likeliest with this probability"
+    )
 
     @field_validator("guidance_interval")
     @classmethod
@@ -49,13 +63,15 @@ class SampleSettings(Config):
 
 @dataclass(frozen=True)
 class DrawStep:
-    """What is reported after each step of a batch: a denoising step of a diffusion model, a token of a RARM.
+    """What is reported after each step of a batch: a denoising step of a diffusion model, a token
+    of a RARM.
 
     Attributes:
         seeds: of the batch's pictures.
         index: 1 .. total.
         total: steps of the batch.
-        preview: returns the pictures as they would be now, uint8 [B, H, W, 3]; they are decoded only when it is called.
+        preview: returns the pictures as they would be now, uint8 [B, H, W, 3]; they are decoded
+            only when it is called.
     """
 
     seeds: tuple[int, ...]

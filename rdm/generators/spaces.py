@@ -1,6 +1,7 @@
 """Spaces: what a head works on, made of what a cache holds, and how it becomes a picture.
 
-A space reads the batch's column that a latent cache's content names, so training and held-out losses share it.
+A space reads the batch's column that a latent cache's content names, so training and held-out
+losses share it.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class LatentSpace:
         return cls(first_stage, first_stage.shift, first_stage.scale)
 
     def to_model(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> Tensor:
-        """See Space: a new draw of each posterior of a KL first stage, its mean without a generator."""
+        """See Space: a new draw of each posterior of a KL first stage, its mean without a
+        generator."""
         return (self._latents(batch, generator) - self.shift) * self.scale
 
     def _latents(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> Tensor:

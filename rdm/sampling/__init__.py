@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rdm.sampling.request import SampleRequest
     from rdm.sampling.run import draw_request
 
-# A name is imported when it is asked for: a search needs the queries, and not the networks that draw.
+# A name is imported when it is asked for: a search needs the queries, and not the networks that
+# draw.
 _HOMES = {
     "DrawStep": "rdm.generators.settings",
     "Model": "rdm.generators.model_folder",

@@ -1,7 +1,8 @@
 """Samples on disk: one PNG each, and `samples.json` that says where every picture came from.
 
-While pictures are drawn, their records are lines of `samples.jsonl`; each line is written after its PNG, so that a
-picture with a line is finished. At the end the lines become `samples.json`, one row a line, whatever their number.
+While pictures are drawn, their records are lines of `samples.jsonl`; each line is written after its
+PNG, so that a picture with a line is finished. At the end the lines become `samples.json`, one row
+a line, whatever their number.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class SampleFolder:
         self.folder = Folder(out)
         self.out = out
         self._identity = identity
-        self._lines: dict[int, tuple[str, int]] = {}  # file and offset of each finished picture's record
+        # file and offset of each finished picture's record
+        self._lines: dict[int, tuple[str, int]] = {}
 
     def __enter__(self) -> SampleFolder:
         self.folder.make()
@@ -79,13 +81,16 @@ class SampleFolder:
             found = self._read_identity()
             if differing := self._identity.differing(found):
                 raise UsageError(
-                    f"the folder holds the pictures of another request: {', '.join(differing)} differ",
+                    "the folder holds the pictures of another request: "
+                    f"{', '.join(differing)} differ",
                     where=self.out,
                     fix="give --out a new folder, or delete this one",
                 )
             return
         known = {INDEX, JOURNAL, GALLERY}
-        if taken := [name for name in self.folder.names() if name in known or _PICTURE.fullmatch(name)]:
+        if taken := [
+            name for name in self.folder.names() if name in known or _PICTURE.fullmatch(name)
+        ]:
             raise UsageError(
                 f"the folder holds files that this command would replace, such as {taken[0]}",
                 where=self.out,
@@ -151,7 +156,8 @@ def write_samples(
     database: RetrievalDatabase | None,
     settings: SampleSettings,
 ) -> int:
-    """Write pictures as they come, and `samples.json` last; return how many. An earlier call's pictures go."""
+    """Write pictures as they come, and `samples.json` last; return how many. An earlier call's
+    pictures go."""
     folder = Folder(out)
     folder.make()
     for name in (INDEX, JOURNAL):
@@ -161,7 +167,9 @@ def write_samples(
     with storage_errors(out), open(out / JOURNAL, "ab") as journal:
         while batch := list(islice(iterator, settings.batch_size)):
             names = [picture_name(len(lines) + place) for place in range(len(batch))]
-            for item, record in zip(batch, records_of(batch, model, database, settings, names), strict=True):
+            for item, record in zip(
+                batch, records_of(batch, model, database, settings, names), strict=True
+            ):
                 write_picture(folder, item, record)
                 lines.append((JOURNAL, _append_line(journal, record)))
     _write_index(out, lines)
@@ -173,7 +181,8 @@ def write_samples(
 
 
 def read_samples(out: Path, limit: int | None = None) -> list[Sample]:
-    """Return the first pictures that were written (without the query's embedding); an unfinished folder has none."""
+    """Return the first pictures that were written (without the query's embedding); an unfinished
+    folder has none."""
     if not (out / INDEX).exists():
         return []
     samples = []
@@ -181,14 +190,17 @@ def read_samples(out: Path, limit: int | None = None) -> list[Sample]:
         with Image.open(out / Path(row["file"]).name) as image:
             pixels = np.asarray(image.convert("RGB"))
         ids = np.array([neighbor["patch_id"] for neighbor in row["neighbors"]], np.int64)
-        similarities = np.array([neighbor["similarity"] for neighbor in row["neighbors"]], np.float32)
+        similarities = np.array(
+            [neighbor["similarity"] for neighbor in row["neighbors"]], np.float32
+        )
         query = Query(row["kind"], row["label"], np.zeros(0, np.float32), ids, similarities)
         samples.append(Sample(query, row["seed"], pixels))
     return samples
 
 
 def _finished(out: Path) -> dict[int, tuple[str, int]]:
-    """Return where the record of each finished picture is; what a killed run was writing is cut off."""
+    """Return where the record of each finished picture is; what a killed run was writing is cut
+    off."""
     found: dict[int, tuple[str, int]] = {}
     for name in (INDEX, JOURNAL):
         path = out / name
@@ -234,7 +246,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _write_index(out: Path, lines: Sequence[tuple[str, int]]) -> None:
-    """Write `samples.json` of records at their places, and delete the journal; memory does not grow with their number.
+    """Write `samples.json` of records at their places, and delete the journal; memory does not grow
+    with their number.
     """
     with Folder(out).writing(INDEX) as temporary, open(temporary, "wb") as target:
         sources = {name: open(out / name, "rb") for name in {name for name, _ in lines}}  # noqa: SIM115

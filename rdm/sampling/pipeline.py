@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,13 @@ from rdm.generators.neighbors import conditioning_vectors
 from rdm.generators.settings import DrawStep, OnDrawStep, SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
 from rdm.progress import tracking
-from rdm.sampling.queries import Query, null_queries, query_set_proposal, unconditional_queries
+from rdm.sampling.queries import (
+    Query,
+    QueryKind,
+    null_queries,
+    query_set_proposal,
+    unconditional_queries,
+)
 from rdm.sampling.record import Credit, DatabaseReference, SampleRecord, credits_of
 
 Pair = tuple[Query, int]
@@ -27,7 +33,8 @@ Pair = tuple[Query, int]
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture, and everything that it came from; the query's neighbors are those that conditioned it."""
+    """One picture, and everything that it came from; the query's neighbors are those that
+    conditioned it."""
 
     query: Query
     seed: int
@@ -36,7 +43,8 @@ class Sample:
     def provenance(
         self, model: Model, database: RetrievalDatabase | None, settings: SampleSettings
     ) -> SampleRecord:
-        """Return the picture's record: query, seed, settings, and every neighbor with its source and license."""
+        """Return the picture's record: query, seed, settings, and every neighbor with its source
+        and license."""
         return records_of([self], model, database, settings, [""])[0]
 
 
@@ -52,7 +60,9 @@ def records_of(
     reference = None
     if database is not None and model.reads_neighbors:
         queries = [item.query for item in samples]
-        credits = credits_of(database, [q.neighbor_ids for q in queries], [q.similarities for q in queries])
+        credits = credits_of(
+            database, [q.neighbor_ids for q in queries], [q.similarities for q in queries]
+        )
         reference = DatabaseReference(root=database.folder.url, version=database.version.number)
     return [
         SampleRecord(
@@ -71,20 +81,29 @@ def records_of(
     ]
 
 
-def known_of(model: Model, database: RetrievalDatabase | None, queries: Sequence[Query]) -> list[Known]:
-    """Return what is known of the pictures of a batch: their neighbors' embeddings, where the model reads them."""
+def known_of(
+    model: Model, database: RetrievalDatabase | None, queries: Sequence[Query]
+) -> list[Known]:
+    """Return what is known of the pictures of a batch: their neighbors' embeddings and their
+    captions, where the model reads them."""
+    known = [
+        Known(text=query.label if query.kind == "text" and model.reads_text else None)
+        for query in queries
+    ]
     config = model.config.conditions.neighbors
     if database is None or config is None or not model.reads_neighbors:
-        return [Known()] * len(queries)
+        return known
     ids = np.stack([query.neighbor_ids for query in queries])
     vectors = conditioning_vectors(database, ids, config.embedding).astype(np.float32)
-    return [Known(neighbors=row) for row in torch.from_numpy(vectors)]
+    pairs = zip(known, torch.from_numpy(vectors), strict=True)
+    return [replace(one, neighbors=row) for one, row in pairs]
 
 
 def proposed_queries(
     model: Model, database: RetrievalDatabase | None, seeds: Sequence[int], *, top_m: float, k: int
 ) -> list[Query]:
-    """Return what an unconditional sample of each seed is drawn from: a patch of p_D, nothing for an LDM.
+    """Return what an unconditional sample of each seed is drawn from: a patch of p_D, nothing for
+    an LDM.
 
     Raises:
         UsageError: the model reads neighbors, and there is no database.
@@ -98,27 +117,46 @@ def proposed_queries(
     return unconditional_queries(database, proposal, seeds, k)
 
 
-def check_asked(model: Model, database: RetrievalDatabase | None, *, texts_or_images: bool) -> None:
+def check_asked(
+    model: Model, database: RetrievalDatabase | None, kinds: Collection[QueryKind]
+) -> None:
     """Refuse what a model cannot be asked.
 
+    Args:
+        model: that draws.
+        database: where neighbors are looked up.
+        kinds: of the queries.
+
     Raises:
-        UsageError: a text or picture for a model that reads no neighbors; no database for one that does.
+        UsageError: a picture for a model that reads no neighbors, a text for one that reads neither
+            them nor captions; no database for one that reads neighbors.
         EncoderMismatchError: database and model do not belong to the same encoder.
     """
-    if texts_or_images and not model.reads_neighbors:
-        raise UsageError(
-            "the model was trained without neighbors, so neither a text nor a picture can tell it anything",
-            where=model.directory,
-            fix="--unconditional, or a model of a recipe with neighbors",
-        )
+    if not model.reads_neighbors:
+        _refuse_unheard(model, kinds)
     if database is not None:
         model.check_database(database)
     elif model.reads_neighbors:
         raise _no_database()
 
 
+def _refuse_unheard(model: Model, kinds: Collection[QueryKind]) -> None:
+    """Raise UsageError where a query says nothing to a model without neighbors."""
+    if "image" in kinds or ("text" in kinds and not model.reads_text):
+        heard = "captions alone" if model.reads_text else "nothing"
+        raise UsageError(
+            f"the model was trained without neighbors and reads {heard}, so a "
+            f"{'picture' if 'image' in kinds else 'text'} cannot tell it anything",
+            where=model.directory,
+            fix=f"{'--text, ' if model.reads_text else ''}--unconditional, or a model of a "
+            "recipe with neighbors",
+        )
+
+
 def _no_database() -> UsageError:
-    return UsageError("the model reads neighbors, so it needs a database to look them up in", fix="--database DIR")
+    return UsageError(
+        "the model reads neighbors, so it needs a database to look them up in", fix="--database DIR"
+    )
 
 
 def sample(
@@ -132,24 +170,27 @@ def sample(
 ) -> Iterator[Sample]:
     """Draw one picture per (query, seed) pair, and yield each batch's as it is done.
 
-    Picture i depends on its own query and seed only; in the last bits also on the size of the batch that it is drawn
-    in, because a processor's kernels do.
+    Picture i depends on its own query and seed only; in the last bits also on the size of the batch
+    that it is drawn in, because a processor's kernels do.
 
     Args:
         model: draws.
         database: where the queries' neighbors are; None for a model that reads none.
-        queries: of each picture; repeat one to draw several seeds. A query's nearest `settings.k` neighbors condition.
+        queries: of each picture; repeat one to draw several seeds. A query's nearest `settings.k`
+            neighbors condition.
         seeds: as many.
         settings: how to draw; `batch_size` pictures are held in memory.
-        on_step: is told of every step of every batch. An exception that it raises ends the drawing between two steps
-            and reaches the caller; pictures of earlier batches were yielded already.
+        on_step: is told of every step of every batch. An exception that it raises ends the drawing
+            between two steps and reaches the caller; pictures of earlier batches were yielded
+            already.
 
     Raises:
         EncoderMismatchError: database and model do not belong to the same encoder.
-        UsageError: neighbors for a model that reads none, no database for one that does, or fewer neighbors than k.
+        UsageError: neighbors for a model that reads none, no database for one that does, or fewer
+            neighbors than k.
         ValueError: the sequences differ in length.
     """
-    check_asked(model, database, texts_or_images=any(query.kind != "unconditional" for query in queries))
+    check_asked(model, database, {query.kind for query in queries})
     pairs = list(zip(queries, seeds, strict=True))
     return _drawn(model, database, pairs, settings, on_step)
 
@@ -169,7 +210,9 @@ def _drawn(
                 on_step(step)
 
         for start in range(0, len(pairs), settings.batch_size):
-            batch = draw_batch(model, database, pairs[start : start + settings.batch_size], settings, report)
+            batch = draw_batch(
+                model, database, pairs[start : start + settings.batch_size], settings, report
+            )
             yield from batch
             tracker.advance(len(batch))
 
@@ -192,14 +235,18 @@ def draw_batch(
     queries = [_conditioning(query, settings.k if uses_neighbors else 0) for query, _ in pairs]
     context = model.generator.context(known_of(model, database, queries))
     images = to_uint8(model.draw(context, [seed for _, seed in pairs], settings, on_step))
-    return [Sample(query, seed, image) for query, (_, seed), image in zip(queries, pairs, images, strict=True)]
+    return [
+        Sample(query, seed, image)
+        for query, (_, seed), image in zip(queries, pairs, images, strict=True)
+    ]
 
 
 def _conditioning(query: Query, k: int) -> Query:
     """Return a query with the neighbors that condition: its nearest k."""
     if len(query.neighbor_ids) < k:
         raise UsageError(
-            f"{k} neighbors are to condition a picture, but {len(query.neighbor_ids)} were looked up for "
+            f"{k} neighbors are to condition a picture, but {len(query.neighbor_ids)} were "
+            "looked up for "
             f"{query.label[:80]!r}",
             fix=f"look up k={k} neighbors, or lower the setting k",
         )

@@ -1,6 +1,8 @@
-"""The proposal distribution p_D over database patches: how often each is a training sample's neighbor.
+"""The proposal distribution p_D over database patches: how often each is a training sample's
+neighbor.
 
-p_D(y) = |{x in X : y in xi_k(x, D)}| / (k |X|)   (Blattmann et al. 2022, section 3.2). Counts are exact integers.
+p_D(y) = |{x in X : y in xi_k(x, D)}| / (k |X|)   (Blattmann et al. 2022, section 3.2). Counts are
+exact integers.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from rdm.errors import DatabaseError
 
 @dataclass(frozen=True)
 class Proposal:
-    """Counts over patches: `counts[i]` of the k |X| neighbor slots hold patch `ids[i]`; most frequent first."""
+    """Counts over patches: `counts[i]` of the k |X| neighbor slots hold patch `ids[i]`; most
+    frequent first."""
 
     ids: NDArray[np.int64]
     counts: NDArray[np.int64]
@@ -28,7 +31,9 @@ class Proposal:
             DatabaseError: there are no neighbors to count.
         """
         if neighbor_ids.size == 0:
-            raise DatabaseError("the proposal distribution has no neighbors to count", fix="rdm neighbors build ...")
+            raise DatabaseError(
+                "the proposal distribution has no neighbors to count", fix="rdm neighbors build ..."
+            )
         ids, counts = np.unique(neighbor_ids, return_counts=True)
         order = np.lexsort((ids, -counts))
         return cls(ids[order], counts[order])
@@ -44,7 +49,8 @@ class Proposal:
         return self.counts / self.total
 
     def truncated(self, top_m: float) -> Proposal:
-        """Keep the fraction `top_m` in (0, 1] of the most likely patches, at least one; 1 keeps all.
+        """Keep the fraction `top_m` in (0, 1] of the most likely patches, at least one; 1 keeps
+        all.
 
         Raises:
             ValueError: top_m is out of range.
@@ -60,7 +66,8 @@ class Proposal:
         return Proposal(self.ids[living], self.counts[living])
 
     def draw(self, seeds: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return one patch id per seed, drawn in proportion to the counts; a function of the seed alone."""
+        """Return one patch id per seed, drawn in proportion to the counts; a function of the seed
+        alone."""
         ends = np.cumsum(self.counts)
         slots = [int(np.random.default_rng([int(seed), 0x9D]).integers(ends[-1])) for seed in seeds]
         return self.ids[np.searchsorted(ends, slots, side="right")]

@@ -1,4 +1,5 @@
-"""Queries: a text, a picture, or a draw from the proposal distribution, each with the neighbors that it looks up."""
+"""Queries: a text, a picture, or a draw from the proposal distribution, each with the neighbors
+that it looks up."""
 
 from __future__ import annotations
 
@@ -17,50 +18,85 @@ from rdm.errors import DatabaseError, SourceError
 from rdm.sampling.proposal import Proposal
 from rdm.sources import ImageDecodeError, decode_image
 
+QueryKind = Literal["text", "image", "unconditional"]
+
 
 @dataclass(frozen=True)
 class Query:
     """What is asked for, and what the database answers.
 
     Attributes:
-        kind: text, image, or unconditional (a patch drawn from p_D, or nothing where the model reads no neighbors).
+        kind: text, image, or unconditional (a patch drawn from p_D, or nothing where the model
+            reads no neighbors).
         label: the text, the file, or the drawn patch.
         embedding: unit query vector [D].
         neighbor_ids: [k], best first.
         similarities: [k].
     """
 
-    kind: Literal["text", "image", "unconditional"]
+    kind: QueryKind
     label: str
     embedding: NDArray[np.float32]
     neighbor_ids: NDArray[np.int64]
     similarities: NDArray[np.float32]
 
 
-def text_queries(database: RetrievalDatabase, texts: Sequence[str], k: int, *, exact: bool = True) -> list[Query]:
-    """Look up the neighbors of texts, by the encoder's text tower; `exact` as in `RetrievalDatabase.search_vectors`."""
-    return _looked_up(database, "text", texts, normalize(database.encoder.encode_texts(list(texts))), k, exact)
+def text_queries(
+    database: RetrievalDatabase, texts: Sequence[str], k: int, *, exact: bool = True
+) -> list[Query]:
+    """Look up the neighbors of texts, by the encoder's text tower; `exact` as in
+    `RetrievalDatabase.search_vectors`."""
+    return _looked_up(
+        database, "text", texts, normalize(database.encoder.encode_texts(list(texts))), k, exact
+    )
 
 
 def image_queries(
-    database: RetrievalDatabase, images: Sequence[Image.Image], labels: Sequence[str], k: int, *, exact: bool = True
+    database: RetrievalDatabase,
+    images: Sequence[Image.Image],
+    labels: Sequence[str],
+    k: int,
+    *,
+    exact: bool = True,
 ) -> list[Query]:
     """Look up the neighbors of pictures, by the encoder's image tower; `exact` likewise."""
     pixels = np.stack([database.encoder.preprocess(image) for image in images])
-    return _looked_up(database, "image", labels, normalize(database.encoder.encode_images(pixels)), k, exact)
+    return _looked_up(
+        database, "image", labels, normalize(database.encoder.encode_images(pixels)), k, exact
+    )
 
 
-def unconditional_queries(database: RetrievalDatabase, proposal: Proposal, seeds: Sequence[int], k: int) -> list[Query]:
-    """Draw one patch x~ per seed from p_D and look up xi_k(x~, D): an unconditional sample of RDM."""
+def unconditional_queries(
+    database: RetrievalDatabase, proposal: Proposal, seeds: Sequence[int], k: int
+) -> list[Query]:
+    """Draw one patch x~ per seed from p_D and look up xi_k(x~, D): an unconditional sample of
+    RDM."""
     drawn = proposal.draw(np.array(seeds, np.int64))
     vectors = database.embeddings(drawn).astype(np.float32)
-    return _looked_up(database, "unconditional", [f"patch {patch_id}" for patch_id in drawn], vectors, k, exact=True)
+    return _looked_up(
+        database,
+        "unconditional",
+        [f"patch {patch_id}" for patch_id in drawn],
+        vectors,
+        k,
+        exact=True,
+    )
+
+
+def caption_queries(texts: Sequence[str]) -> list[Query]:
+    """Return texts as queries without neighbors: for a model that reads captions and nothing
+    else."""
+    nothing = np.zeros(0, np.float32)
+    return [Query("text", text, nothing, np.zeros(0, np.int64), nothing) for text in texts]
 
 
 def null_queries(seeds: Sequence[int]) -> list[Query]:
     """Return a query without neighbors for each seed: what a model that reads none is asked."""
     nothing = np.zeros(0, np.float32)
-    return [Query("unconditional", f"seed {seed}", nothing, np.zeros(0, np.int64), nothing) for seed in seeds]
+    return [
+        Query("unconditional", f"seed {seed}", nothing, np.zeros(0, np.int64), nothing)
+        for seed in seeds
+    ]
 
 
 def load_query_image(path: Path) -> Image.Image:
@@ -81,7 +117,7 @@ def load_query_image(path: Path) -> Image.Image:
 
 def _looked_up(
     database: RetrievalDatabase,
-    kind: Literal["text", "image", "unconditional"],
+    kind: QueryKind,
     labels: Sequence[str],
     vectors: NDArray[np.float32],
     k: int,
@@ -98,8 +134,8 @@ def query_set_proposal(database: RetrievalDatabase, queries_digest: str) -> Prop
     """Return p_D of the query set that a model was trained on, or of the database's only one.
 
     Raises:
-        DatabaseError: the database has no neighbors of that query set, or several that exclude different patches.
-            (There is no fallback to uniform sampling.)
+        DatabaseError: the database has no neighbors of that query set, or several that exclude
+            different patches. (There is no fallback to uniform sampling.)
     """
     table = NeighborTable.of_query_set(database.folder, queries_digest, database.version)
     if table is None:

@@ -1,4 +1,5 @@
-"""The record of a picture: query, seed, settings, and whose photographs conditioned it; in `samples.json` and PNGs."""
+"""The record of a picture: query, seed, settings, and whose photographs conditioned it; in
+`samples.json` and PNGs."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ class SampleRecord(Config):
     label: str = Field(description="the text, the file's name, or the drawn patch")
     seed: int
     neighbors: tuple[Credit, ...]
-    neighbors_left_out: int = Field(default=0, description="neighbors whose credits a PNG has no room for")
+    neighbors_left_out: int = Field(
+        default=0, description="neighbors whose credits a PNG has no room for"
+    )
     settings: dict[str, Setting] = Field(description="those that act on this kind of model")
     model: str
     model_digest: str = Field(description="16 hexadecimal digits of the model's files")
@@ -58,12 +61,17 @@ class SampleRecord(Config):
     database: DatabaseReference | None
 
     def for_png(self) -> SampleRecord:
-        """Return the record as it goes into a PNG: without folders of this machine, and in at most MAX_PNG_BYTES."""
+        """Return the record as it goes into a PNG: without folders of this machine, and in at most
+        MAX_PNG_BYTES."""
         database = self.database and DatabaseReference(
             root=PurePath(self.database.root).name, version=self.database.version
         )
         label = PurePath(self.label).name if self.kind == "image" else self.label
-        changes = {"model": PurePath(self.model).name, "database": database, "label": label[:_MAX_LABEL]}
+        changes = {
+            "model": PurePath(self.model).name,
+            "database": database,
+            "label": label[:_MAX_LABEL],
+        }
         short = self.model_copy(update={**changes, "neighbors": ()})
 
         kept: list[Credit] = []
@@ -82,13 +90,18 @@ def _json(record: Config) -> bytes:
 
 
 def credits_of(
-    database: RetrievalDatabase, ids: Iterable[NDArray[np.int64]], similarities: Iterable[NDArray[np.float32]]
+    database: RetrievalDatabase,
+    ids: Iterable[NDArray[np.int64]],
+    similarities: Iterable[NDArray[np.float32]],
 ) -> list[tuple[Credit, ...]]:
-    """Return the credits of several pictures' neighbors, each in its order; the database is read once for all."""
+    """Return the credits of several pictures' neighbors, each in its order; the database is read
+    once for all."""
     pairs = zip(ids, similarities, strict=True)
     rows = [list(zip(some.tolist(), values.tolist(), strict=True)) for some, values in pairs]
     distinct = np.unique(np.array([patch_id for row in rows for patch_id, _ in row], np.int64))
-    found = {record.patch_id: record for record in database.records(distinct)} if len(distinct) else {}
+    found = (
+        {record.patch_id: record for record in database.records(distinct)} if len(distinct) else {}
+    )
 
     def credit(patch_id: int, similarity: float) -> Credit:
         record = found[patch_id]
@@ -120,12 +133,17 @@ def read_png_record(path: Path) -> SampleRecord:
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            image.load()  # texts may follow the pixels where another program saved the picture again
+            # texts may follow the pixels where another program saved the picture again
+            image.load()
             text = getattr(image, "text", {}).get(PNG_KEY)
     except FileNotFoundError as error:
-        raise SourceError("the picture does not exist", where=path, fix="check the file's name") from error
+        raise SourceError(
+            "the picture does not exist", where=path, fix="check the file's name"
+        ) from error
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise SourceError(f"the picture cannot be read as a PNG: {error}", where=path, fix="give a PNG") from error
+        raise SourceError(
+            f"the picture cannot be read as a PNG: {error}", where=path, fix="give a PNG"
+        ) from error
     if text is None:
         raise SourceError(
             "the picture carries no record of what it was drawn from",
@@ -136,5 +154,7 @@ def read_png_record(path: Path) -> SampleRecord:
         return SampleRecord.model_validate_json(text)
     except ValidationError as error:
         raise SourceError(
-            f"the picture's record is damaged: {error.errors()[0]['msg']}", where=path, fix="give the picture as drawn"
+            f"the picture's record is damaged: {error.errors()[0]['msg']}",
+            where=path,
+            fix="give the picture as drawn",
         ) from error

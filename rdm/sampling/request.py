@@ -1,4 +1,5 @@
-"""What `rdm sample` is asked for: queries, seeds and settings; and the pairs to draw, looked up as they are needed."""
+"""What `rdm sample` is asked for: queries, seeds and settings; and the pairs to draw, looked up as
+they are needed."""
 
 from __future__ import annotations
 
@@ -15,12 +16,20 @@ from rdm.errors import UsageError
 from rdm.generators.model_folder import Model
 from rdm.generators.settings import SampleSettings, Setting
 from rdm.sampling.pipeline import Pair, check_asked, proposed_queries
-from rdm.sampling.queries import Query, image_queries, load_query_image, text_queries
+from rdm.sampling.queries import (
+    Query,
+    QueryKind,
+    caption_queries,
+    image_queries,
+    load_query_image,
+    text_queries,
+)
 from rdm.storage import sha256_file
 
 MAX_SEED = 2**63 - 1
 _MAX_PICTURES = 10_000_000
-_LOOKED_UP = 1024  # unconditional queries at once: bounds the memory, and one pass over the vectors serves them all
+# unconditional queries at once: bounds the memory, and one pass over the vectors serves them all
+_LOOKED_UP = 1024
 
 
 class SampleRequest(Config):
@@ -29,9 +38,23 @@ class SampleRequest(Config):
     texts: tuple[str, ...] = ()
     images: tuple[str, ...] = Field(default=(), description="picture files")
     unconditional: bool = False
-    seeds: str = Field(default="0-7", description="such as 0-7 or 3,5,9; picture i depends on its query and seed")
-    top_m: float = Field(default=0.01, gt=0, le=1, description="share of the likeliest patches that p_D keeps")
+    seeds: str = Field(
+        default="0-7", description="such as 0-7 or 3,5,9; picture i depends on its query and seed"
+    )
+    top_m: float = Field(
+        default=0.01, gt=0, le=1, description="share of the likeliest patches that p_D keeps"
+    )
     settings: SampleSettings = SampleSettings()
+
+    @property
+    def kinds(self) -> set[QueryKind]:
+        """What is asked for."""
+        asked: dict[QueryKind, bool] = {
+            "text": bool(self.texts),
+            "image": bool(self.images),
+            "unconditional": self.unconditional,
+        }
+        return {kind for kind, is_asked in asked.items() if is_asked}
 
 
 class RequestIdentity(Config):
@@ -48,22 +71,30 @@ class RequestIdentity(Config):
 
     def differing(self, other: RequestIdentity) -> list[str]:
         """Return the names of the fields that differ from another identity's."""
-        return [name for name in type(self).model_fields if getattr(self, name) != getattr(other, name)]
+        return [
+            name for name in type(self).model_fields if getattr(self, name) != getattr(other, name)
+        ]
 
 
 class RequestedPairs:
-    """The (query, seed) pairs of a request, in order; neighbors are looked up when a slice is asked for.
+    """The (query, seed) pairs of a request, in order; neighbors are looked up when a slice is asked
+    for.
 
     Raises:
-        UsageError: nothing is asked for, what the model cannot be asked, or `seeds` is no list of them.
+        UsageError: nothing is asked for, what the model cannot be asked, or `seeds` is no list of
+            them.
         EncoderMismatchError: database and model do not belong to the same encoder.
         SourceError: a query picture cannot be read.
     """
 
-    def __init__(self, request: SampleRequest, model: Model, database: RetrievalDatabase | None) -> None:
+    def __init__(
+        self, request: SampleRequest, model: Model, database: RetrievalDatabase | None
+    ) -> None:
         if not (request.texts or request.images or request.unconditional):
-            raise UsageError("nothing to sample", fix='give --text "...", --image FILE or --unconditional')
-        check_asked(model, database, texts_or_images=bool(request.texts or request.images))
+            raise UsageError(
+                "nothing to sample", fix='give --text "...", --image FILE or --unconditional'
+            )
+        check_asked(model, database, request.kinds)
         self.request, self.model, self.database = request, model, database
         self.seeds = parse_seeds(request.seeds)
         self._pictures = [load_query_image(Path(path)) for path in request.images]
@@ -72,6 +103,8 @@ class RequestedPairs:
     @cached_property
     def _asked(self) -> list[Query]:
         request, database, k = self.request, self.database, self.request.settings.k
+        if not self.model.reads_neighbors:
+            return caption_queries(request.texts)
         found: list[Query] = []
         if request.texts and database is not None:
             found += text_queries(database, request.texts, k)
@@ -103,7 +136,10 @@ class RequestedPairs:
         if self._block[0] != block:
             seeds = self.seeds[block * _LOOKED_UP : (block + 1) * _LOOKED_UP]
             k, top_m = self.request.settings.k, self.request.top_m
-            self._block = (block, proposed_queries(self.model, self.database, seeds, top_m=top_m, k=k))
+            self._block = (
+                block,
+                proposed_queries(self.model, self.database, seeds, top_m=top_m, k=k),
+            )
         return self._block[1][row]
 
     def identity(self) -> RequestIdentity:
@@ -133,9 +169,13 @@ def parse_seeds(text: str) -> Sequence[int]:
             first, _, last = piece.partition("-")
             ranges.append(range(int(first), int(last or first) + 1))
     except ValueError as error:
-        raise UsageError(f"{text!r} is no list of seeds", where="--seeds", fix="write 0-7 or 3,5,9") from error
+        raise UsageError(
+            f"{text!r} is no list of seeds", where="--seeds", fix="write 0-7 or 3,5,9"
+        ) from error
     if not all(ranges):
-        raise UsageError(f"{text!r}: a range of seeds is empty", where="--seeds", fix="write 0-7 or 3,5,9")
+        raise UsageError(
+            f"{text!r}: a range of seeds is empty", where="--seeds", fix="write 0-7 or 3,5,9"
+        )
     if max(piece[-1] for piece in ranges) > MAX_SEED or sum(map(len, ranges)) > _MAX_PICTURES:
         raise UsageError(
             f"{text!r}: seeds go up to 2^63 - 1, and {_MAX_PICTURES:,} at once",

@@ -1,4 +1,5 @@
-"""Draw the pictures of a request into a folder, resumable: what the command line and the flow share."""
+"""Draw the pictures of a request into a folder, resumable: what the command line and the flow
+share."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ def draw_request(
 ) -> DrawnCounts:
     """Draw what is missing of a request's pictures, and write each batch when it is done.
 
-    A batch with a missing picture is drawn whole, so that a picture has the bits of a run that was not interrupted. A
-    kill, or an exception of `on_step`, loses the batch in work.
+    A batch with a missing picture is drawn whole, so that a picture has the bits of a run that was
+    not interrupted. A kill, or an exception of `on_step`, loses the batch in work.
 
     Raises:
         UsageError: the folder holds pictures of another request, or the model cannot be asked this.
@@ -56,7 +57,9 @@ def draw_request(
             missing = [number for number in numbers if not folder.finished(number)]
             if not missing:
                 continue
-            batch = draw_batch(model, database, pairs.rows(numbers.start, numbers.stop), settings, report)
+            batch = draw_batch(
+                model, database, pairs.rows(numbers.start, numbers.stop), settings, report
+            )
             names = [picture_name(number) for number in numbers]
             records = records_of(batch, model, database, settings, names)
             folder.add(list(zip(numbers, batch, records, strict=True)))

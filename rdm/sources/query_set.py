@@ -1,4 +1,5 @@
-"""Query sets: the photographs that a denoiser trains on, cut into the crops whose neighbors are looked up."""
+"""Query sets: the photographs that a denoiser trains on, cut into the crops whose neighbors are
+looked up."""
 
 from __future__ import annotations
 
@@ -17,8 +18,10 @@ from pydantic import AfterValidator, Field
 from rdm.config import Config, digest_json
 from rdm.errors import RdmError, SourceError, UsageError
 from rdm.sources.causes import CANNOT_BE_READ
+from rdm.sources.kinds.folder import FolderSource
 from rdm.sources.kinds.local import RefusedFileError
 from rdm.sources.kinds.remote import RemoteSource
+from rdm.sources.kinds.webdataset import WebDatasetSource
 from rdm.sources.open import absolute_spec, open_source
 from rdm.sources.photographs.crops import CropConfig, crop_boxes
 from rdm.sources.photographs.decode import ImageDecodeError, decode_image
@@ -26,7 +29,8 @@ from rdm.sources.source import fingerprint, names_picture
 
 
 class QuerySetConfig(Config):
-    """What is cut from which photographs. Neighbor tables and latent caches of one query set share its digest."""
+    """What is cut from which photographs. Neighbor tables and latent caches of one query set share
+    its digest."""
 
     source: Annotated[str, AfterValidator(absolute_spec)] = Field(
         description="specification of the source, such as folder:///photos"
@@ -37,7 +41,8 @@ class QuerySetConfig(Config):
 
 @dataclass(frozen=True)
 class QueryCrop:
-    """One crop: its key `IMAGE_ID/NUMBER`, its photograph's id and SHA-256 (of the file), and its pixels."""
+    """One crop: its key `IMAGE_ID/NUMBER`, its photograph's id and SHA-256 (of the file), and its
+    pixels."""
 
     key: str
     image_id: str
@@ -73,13 +78,34 @@ class QuerySet:
         keep = [names_picture(location) for location in table.column("location").to_pylist()]
         table = table.filter(pa.array(keep, pa.bool_()))
         if table.num_rows == 0:
-            raise SourceError("the source has no pictures", where=self.config.source, fix="check the specification")
+            raise SourceError(
+                "the source has no pictures",
+                where=self.config.source,
+                fix="check the specification",
+            )
         return table
 
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of the configuration and of the photographs' fingerprint."""
         return digest_json([self.config.model_dump(mode="json"), fingerprint(self.listing)])
+
+    def captions(self) -> dict[str, tuple[str, ...]]:
+        """Return the captions of each photograph that has any, by image id.
+
+        Raises:
+            SourceError: this kind of source has no captions, or a file of them is damaged.
+        """
+        source = self._source
+        if not isinstance(source, FolderSource | WebDatasetSource):
+            raise SourceError(
+                "this kind of source has no captions",
+                where=self.config.source,
+                fix="webdataset:// with KEY.json or KEY.txt, or folder:// with PHOTO.txt",
+            )
+        said, columns = source.captions(), ("location", "image_id")
+        rows = self.listing.select(columns).to_pylist()
+        return {row["image_id"]: said[row["location"]] for row in rows if row["location"] in said}
 
     @property
     def stems(self) -> list[str]:
@@ -88,7 +114,8 @@ class QuerySet:
         return [f"{number:05d}" for number in range(count)]
 
     def crops(self, stem: str, failures: list[tuple[str, str]]) -> Iterator[QueryCrop]:
-        """Yield the crops of a shard; append `(image_id, "cause: detail")` of each unusable photograph."""
+        """Yield the crops of a shard; append `(image_id, "cause: detail")` of each unusable
+        photograph."""
         size = self.config.images_per_shard
         for row in self.listing.slice(int(stem) * size, size).to_pylist():
             try:
@@ -99,11 +126,16 @@ class QuerySet:
                 failures.append((row["image_id"], f"{CANNOT_BE_READ}: {error.strerror or error}"))
             except RdmError:
                 raise
-            except Exception as error:  # whatever it is, it is one photograph's, and no reason to lose the others
-                failures.append((row["image_id"], f"{CANNOT_BE_READ}: {type(error).__name__}: {error}"))
+            except (
+                Exception
+            ) as error:  # whatever it is, it is one photograph's, and no reason to lose the others
+                failures.append(
+                    (row["image_id"], f"{CANNOT_BE_READ}: {type(error).__name__}: {error}")
+                )
 
     def picked(self, keys: Collection[str]) -> dict[str, QueryCrop]:
-        """Return those of some crops, by key, that can still be cut; reads their photographs alone."""
+        """Return those of some crops, by key, that can still be cut; reads their photographs
+        alone."""
         image_ids = {key.rpartition("/")[0] for key in keys}
         rows = [row for row in self.listing.to_pylist() if row["image_id"] in image_ids]
         found: dict[str, QueryCrop] = {}
@@ -116,10 +148,15 @@ class QuerySet:
         data = self._source.read(row["location"])
         photograph = decode_image(data, rotation=row["rotation"])
         sha256 = hashlib.sha256(data).hexdigest()
-        for number, box in enumerate(crop_boxes(row["image_id"], *photograph.size, self.config.crop).tolist()):
-            yield QueryCrop(f"{row['image_id']}/{number}", row["image_id"], sha256, photograph.crop(tuple(box)))
+        for number, box in enumerate(
+            crop_boxes(row["image_id"], *photograph.size, self.config.crop).tolist()
+        ):
+            yield QueryCrop(
+                f"{row['image_id']}/{number}", row["image_id"], sha256, photograph.crop(tuple(box))
+            )
 
 
 def is_held_out(image_id: str, fraction: float) -> bool:
-    """Return whether a photograph belongs to the fraction kept out of training; a function of its id alone."""
+    """Return whether a photograph belongs to the fraction kept out of training; a function of its
+    id alone."""
     return xxhash.xxh3_64_intdigest(image_id.encode(), seed=1) % 10_000 < fraction * 10_000

@@ -1,12 +1,15 @@
-"""Files that are read whole and compared with what was written: size, and a digest that finds every kind of damage.
+"""Files that are read whole and compared with what was written: size, and a digest that finds every
+kind of damage.
 
-The digest is XXH3 with 128 bits: as fast as memory, so that it can be checked at every read. It guards against damage,
-not against somebody who means to deceive; versions of a database carry SHA-256.
+The digest is XXH3 with 128 bits: as fast as memory, so that it can be checked at every read. It
+guards against damage, not against somebody who means to deceive; versions of a database carry
+SHA-256.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -36,7 +39,8 @@ def digest_file(path: Path) -> FileDigest:
 
 
 def read_verified(folder: Folder, relative: str, expected: FileDigest) -> NDArray[np.uint8]:
-    """Return the bytes of a file [N]: a memory map of a local one, a remote one fetched whole by one request.
+    """Return the bytes of a file [N]: a memory map of a local one, a remote one fetched whole by
+    one request.
 
     Raises:
         StorageError: the file is missing, cannot be read, or is not the one that was written.
@@ -56,5 +60,20 @@ def read_verified(folder: Folder, relative: str, expected: FileDigest) -> NDArra
     return data
 
 
+def npy_rows(data: NDArray[np.uint8], dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+    """Return the rows [count] of an npy file of version 1.0, a view of its bytes.
+
+    Raises:
+        ValueError: it has other rows, or another number of them.
+    """
+    start = 10 + int(data[8:10].view("<u2")[0])  # the header's length is at byte 8
+    if len(data) - start != count * dtype.itemsize:
+        found = (len(data) - start) / dtype.itemsize
+        raise ValueError(f"it has {found:g} rows of {dtype.itemsize} bytes instead of {count}")
+    return data[start:].view(dtype)
+
+
 def _raise_damaged(what: str, where: str) -> None:
-    raise StorageError(what, where=where, fix="copy it again from where it was built, or delete it and build again")
+    raise StorageError(
+        what, where=where, fix="copy it again from where it was built, or delete it and build again"
+    )

@@ -1,5 +1,5 @@
-"""`database:///DB`: the photographs that a retrieval database holds now, read from its tars by offset."""
-
+"""`database:///DB`: the photographs that a retrieval database holds now, read from its tars by
+offset."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ from rdm.sources.kinds.local import PATH_HINT, LocalSource, local_path, read_fil
 from rdm.sources.source import Author, make_listing
 from rdm.storage import Folder, Version, VersionStore, part_rows
 
-_LEDGER_COLUMNS = ["image_id", "sha256", "tar_offset", "num_bytes", "rotation", "author", "license", "landing_page"]
+_LEDGER_COLUMNS = [
+    "image_id",
+    "sha256",
+    "tar_offset",
+    "num_bytes",
+    "rotation",
+    "author",
+    "license",
+    "landing_page",
+]
 
 
 class DatabaseSource(LocalSource):
     """The photographs with patches in the current version.
 
-    The tars themselves hold more: what was removed stays in them until a compaction, what was replaced beside what
-    replaced it, and what a killed update left behind.
+    The tars themselves hold more: what was removed stays in them until a compaction, what was
+    replaced beside what replaced it, and what a killed update left behind.
     """
 
     def __init__(self, rest: str) -> None:
@@ -28,7 +37,9 @@ class DatabaseSource(LocalSource):
         self._folder = Folder(str(self.root))
         if VersionStore(self._folder).current() is None:
             raise SourceError(
-                "there is no database here", where=self.root, fix=f"name the folder of a finished one {PATH_HINT}"
+                "there is no database here",
+                where=self.root,
+                fix=f"name the folder of a finished one {PATH_HINT}",
             )
 
     def listing(self) -> pa.Table:
@@ -46,15 +57,21 @@ class DatabaseSource(LocalSource):
                 offset, size = row.pop("tar_offset"), row.pop("num_bytes")
                 if offset is None:
                     raise SourceError(
-                        "the database has embeddings alone", where=self.root, fix="name where its photographs are"
+                        "the database has embeddings alone",
+                        where=self.root,
+                        fix="name where its photographs are",
                     )
-                rows.append({**row, "etag": row.pop("sha256"), "location": f"{shard}.tar:{offset}:{size}"})
+                rows.append(
+                    {**row, "etag": row.pop("sha256"), "location": f"{shard}.tar:{offset}:{size}"}
+                )
         return make_listing(rows)
 
     def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
         name, offset, size = location.rsplit(":", 2)
-        return read_file(self.root / "images" / Path(name).name, limit, start=int(offset), size=int(size))
+        return read_file(
+            self.root / "images" / Path(name).name, limit, start=int(offset), size=int(size)
+        )
 
     def credits(self) -> tuple[Author, ...]:
         """Return nobody: each photograph has its own."""
@@ -66,6 +83,8 @@ class DatabaseSource(LocalSource):
         for rows in part_rows(version):
             table = self._folder.read_table(rows.part.path, ["image_shard", "image_row"])
             living = table.filter(pa.array(rows.living))
-            for shard, row in zip(living["image_shard"].to_pylist(), living["image_row"].to_pylist(), strict=True):
+            for shard, row in zip(
+                living["image_shard"].to_pylist(), living["image_row"].to_pylist(), strict=True
+            ):
                 places.setdefault(shard, set()).add(row)
         return places

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
 from rdm.errors import SourceError
+from rdm.sources.captions import MAX_CAPTION_BYTES, captions_of_text
 from rdm.sources.file_names import file_below, is_hidden, text_of_name
-from rdm.sources.kinds.local import LINKED_FOLDER, PATH_HINT, LocalSource, RefusedFileError, local_path, read_file
-from rdm.sources.source import Author, make_listing
+from rdm.sources.kinds.local import (
+    LINKED_FOLDER,
+    PATH_HINT,
+    LocalSource,
+    RefusedFileError,
+    local_path,
+    read_file,
+)
+from rdm.sources.source import Author, make_listing, names_picture
 
 
 class FolderSource(LocalSource):
     """Every file below a directory; the image id is the path relative to it.
 
-    Files that are not pictures are listed too, and so are links to folders, which are not followed: the ledger then has
-    a row that says so.
+    Files that are not pictures are listed too, and so are links to folders, which are not followed:
+    the ledger then has a row that says so.
     """
 
     def __init__(self, rest: str) -> None:
@@ -25,13 +33,16 @@ class FolderSource(LocalSource):
         self.spec = f"folder://{text_of_name(os.fsencode(self.root))}"
         if not self.root.is_dir():
             raise SourceError(
-                "the folder does not exist" if not self.root.exists() else "this is a file, not a folder",
+                "the folder does not exist"
+                if not self.root.exists()
+                else "this is a file, not a folder",
                 where=self.root,
                 fix=f"check the path after folder:// {PATH_HINT}; a tar is webdataset://, a list urls://",
             )
 
     def listing(self) -> pa.Table:
-        """See Source. Hidden files and folders are left out. The location of a linked folder ends with a slash.
+        """See Source. Hidden files and folders are left out. The location of a linked folder ends
+        with a slash.
 
         Raises:
             SourceError: a folder cannot be read. Its photographs must not seem to have vanished.
@@ -45,7 +56,9 @@ class FolderSource(LocalSource):
             for path in (Path(directory, name) for name in folders):
                 if path.is_symlink():
                     relative = text_of_name(os.fsencode(path.relative_to(self.root)))
-                    rows.append({"image_id": relative, "location": f"{relative}/", "etag": LINKED_FOLDER})
+                    rows.append(
+                        {"image_id": relative, "location": f"{relative}/", "etag": LINKED_FOLDER}
+                    )
         return make_listing(rows)
 
     def read(self, location: str, limit: int | None = None) -> bytes:
@@ -56,6 +69,31 @@ class FolderSource(LocalSource):
             raise RefusedFileError(f"leads out of the folder: {location}")
         return read_file(path, limit)
 
+    def captions(self) -> dict[str, tuple[str, ...]]:
+        """Return the captions of each picture that has any, by location: the lines of `PHOTO.txt`
+        beside `PHOTO.jpg`.
+
+        Raises:
+            SourceError: such a file cannot be read, is too long or no UTF-8.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for location in self.listing()["location"].to_pylist():
+            beside = str(PurePosixPath(location).with_suffix(".txt"))
+            path = Path(os.fsdecode(file_below(self.root, beside)))
+            if not names_picture(location) or not path.is_file():
+                continue
+            try:
+                data = self.read(beside, MAX_CAPTION_BYTES + 1)
+            except OSError as error:
+                raise SourceError(
+                    f"captions cannot be read: {error.strerror or error}",
+                    where=path,
+                    fix="mend the file, or remove it",
+                ) from error
+            if captions := captions_of_text(data, str(path)):
+                found[location] = captions
+        return found
+
     def credits(self) -> tuple[Author, ...]:
         """Return nobody: a folder does not say who made its pictures."""
         return ()
@@ -63,7 +101,9 @@ class FolderSource(LocalSource):
 
 def _raise_unreadable(error: OSError) -> None:
     raise SourceError(
-        f"a folder cannot be read: {error.strerror}", where=error.filename, fix="mend its permissions or its disk"
+        f"a folder cannot be read: {error.strerror}",
+        where=error.filename,
+        fix="mend its permissions or its disk",
     ) from error
 
 

@@ -1,6 +1,8 @@
-"""`import://FORMAT`: what a database says its source is that was made of embeddings computed elsewhere.
+"""`import://FORMAT`: what a database says its source is that was made of embeddings computed
+elsewhere.
 
-Such a database has no photographs to go back to. What it holds is its own listing: updates delete, and add nothing.
+Such a database has no photographs to go back to. What it holds is its own listing: updates delete,
+and add nothing.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ LINKED_FOLDER = "linked folder"  # cause
 
 
 class RefusedFileError(OSError):
-    """A file that is not read, whatever it holds: `cause: detail`, and the status of its ledger row."""
+    """A file that is not read, whatever it holds: `cause: detail`, and the status of its ledger
+    row."""
 
     def __init__(self, message: str, status: str = FAILED) -> None:
         self.status = status
@@ -38,11 +39,16 @@ def local_path(scheme: str, rest: str) -> Path:
         UsageError: it names none.
     """
     if not rest:
-        raise UsageError(f"{scheme}:// names no path", fix=f"{scheme}:///PATH (an absolute path has three slashes)")
+        raise UsageError(
+            f"{scheme}:// names no path",
+            fix=f"{scheme}:///PATH (an absolute path has three slashes)",
+        )
     return Path(os.fsdecode(file_below("/", text_of_path(absolute_path(rest)))))
 
 
-def read_file(path: Path, limit: int | None = None, *, start: int = 0, size: int | None = None) -> bytes:
+def read_file(
+    path: Path, limit: int | None = None, *, start: int = 0, size: int | None = None
+) -> bytes:
     """Return the bytes of a file, or of a part of it; the first `limit` of them.
 
     Raises:
@@ -72,18 +78,23 @@ class LocalSource(ABC):
     def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
 
-    def take(self, entries: Sequence[Row], scratch: Path, fetch: FetchConfig) -> Iterator[tuple[Row, bytes]]:
+    def take(
+        self, entries: Sequence[Row], scratch: Path, fetch: FetchConfig
+    ) -> Iterator[tuple[Row, bytes]]:
         """See Source. What an earlier run has stored is on the shelf, and not read again."""
         del fetch
         shelf = Shelf(scratch)
         return (
-            shelf.get(number) if shelf.has(number) else self._take_one(entry) for number, entry in enumerate(entries)
+            shelf.get(number) if shelf.has(number) else self._take_one(entry)
+            for number, entry in enumerate(entries)
         )
 
     def _take_one(self, entry: Row) -> tuple[Row, bytes]:
         location = entry["location"]
         if location.endswith("/"):
-            return unusable_row(entry, f"{LINKED_FOLDER}: name its target as a source of its own", SKIPPED), b""
+            return unusable_row(
+                entry, f"{LINKED_FOLDER}: name its target as a source of its own", SKIPPED
+            ), b""
         if not names_picture(location):
             return unusable_row(entry, "not a picture by its name", SKIPPED), b""
         try:
@@ -94,6 +105,8 @@ class LocalSource(ABC):
             return unusable_row(entry, f"{CANNOT_BE_READ}: {error.strerror or error}"), b""
         except RdmError:
             raise
-        except Exception as error:  # whatever it is, it is one photograph's, and no reason to lose the others
+        except (
+            Exception
+        ) as error:  # whatever it is, it is one photograph's, and no reason to lose the others
             return unusable_row(entry, f"{CANNOT_BE_READ}: {type(error).__name__}: {error}"), b""
         return examined(entry, data, location)

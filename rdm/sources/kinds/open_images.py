@@ -1,4 +1,5 @@
-"""`openimages://SPLIT`: photographs of Open Images, from a mirror first and from where they were published second."""
+"""`openimages://SPLIT`: photographs of Open Images, from a mirror first and from where they were
+published second."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -56,15 +57,22 @@ class OpenImagesOptions(Config):
     """What may follow the split in a specification, as `?name=value&name=value`."""
 
     metadata: str = Field(
-        default="https://storage.googleapis.com/openimages", description="base URL or folder of the CSVs, or one CSV"
+        default="https://storage.googleapis.com/openimages",
+        description="base URL or folder of the CSVs, or one CSV",
     )
     mirror: str = Field(
         default="https://open-images-dataset.s3.amazonaws.com",
         description="base URL of a bucket with SPLIT/ID.jpg; empty: originals only",
     )
-    limit: int = Field(default=0, ge=0, description="only so many photographs, the first by id; 0: all")
-    boxes: str = Field(default="", description="URL or path of the CSV of boxes; empty: the published one")
-    ids: str = Field(default="", description="a file with one image id per line (or SPLIT/ID): only these")
+    limit: int = Field(
+        default=0, ge=0, description="only so many photographs, the first by id; 0: all"
+    )
+    boxes: str = Field(
+        default="", description="URL or path of the CSV of boxes; empty: the published one"
+    )
+    ids: str = Field(
+        default="", description="a file with one image id per line (or SPLIT/ID): only these"
+    )
 
 
 class OpenImagesSource(RemoteSource):
@@ -78,7 +86,8 @@ class OpenImagesSource(RemoteSource):
         self.spec = f"openimages://{rest}"
         if self.split not in METADATA:
             raise UsageError(
-                f"Open Images has no split {self.split!r}", fix=f"openimages:// with one of {', '.join(METADATA)}"
+                f"Open Images has no split {self.split!r}",
+                fix=f"openimages:// with one of {', '.join(METADATA)}",
             )
         self.options = _options(query)
 
@@ -103,7 +112,8 @@ class OpenImagesSource(RemoteSource):
         return listing_of(columns)
 
     def candidates(self, entry: Row) -> Sequence[Candidate]:
-        """See RemoteSource. Without a row in the metadata there is no license to use a photograph, so no candidate."""
+        """See RemoteSource. Without a row in the metadata there is no license to use a photograph,
+        so no candidate."""
         if not entry["location"]:
             return ()
         original = Candidate(entry["location"], entry["checksum"])
@@ -121,7 +131,9 @@ class OpenImagesSource(RemoteSource):
         base = self.options.metadata
         if not self.options.boxes and base.endswith(".csv"):
             raise SourceError(
-                "where the boxes lie cannot be told from a metadata CSV", where=base, fix="add boxes=URL_OR_FILE"
+                "where the boxes lie cannot be told from a metadata CSV",
+                where=base,
+                fix="add boxes=URL_OR_FILE",
             )
         place = self.options.boxes or f"{base.rstrip('/')}/{BOXES[self.split]}"
         return download(place) if "://" in place else Path(os.path.expanduser(place))
@@ -134,7 +146,8 @@ class OpenImagesSource(RemoteSource):
             raise SourceError(
                 f"the metadata has no column {', '.join(missing)}",
                 where=path,
-                fix="metadata= must lead to an image CSV of Open Images, such as validation-images-with-rotation.csv",
+                fix="metadata= must lead to an image CSV of Open Images, such as "
+                "validation-images-with-rotation.csv",
             )
         nothing = pa.chunked_array([pa.repeat("", len(found["imageid"]))])
         columns = {name: found[title.lower()] for name, title in _COLUMNS.items()}
@@ -142,14 +155,16 @@ class OpenImagesSource(RemoteSource):
         if "subset" not in found:
             return table
         self._check_subsets(found["subset"], path)
-        return table.filter(pc.equal(found["subset"], self.split))  # the CSV of all images has every split
+        # the CSV of all images has every split
+        return table.filter(pc.equal(found["subset"], self.split))
 
     def _check_subsets(self, subsets: pa.ChunkedArray, path: Path) -> None:
         unknown = set(subsets.unique().to_pylist()) - METADATA.keys()
         if unknown:
             count = pc.sum(pc.is_in(subsets, pa.array(sorted(unknown), pa.string()))).as_py()
             raise SourceError(
-                f"the metadata has {count} rows of no split: their Subset is none of {', '.join(METADATA)}",
+                f"the metadata has {count} rows of no split: their Subset is none of "
+                f"{', '.join(METADATA)}",
                 where=path,
                 fix="fetch the file again",
             )
@@ -167,11 +182,17 @@ class OpenImagesSource(RemoteSource):
 
 def _options(query: str) -> OpenImagesOptions:
     try:
-        options = OpenImagesOptions.model_validate(dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True)))
+        options = OpenImagesOptions.model_validate(
+            dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True))
+        )
     except (ValidationError, ValueError) as error:
         if query == "":
             return OpenImagesOptions()
-        what = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("?",), "msg": "write name=value"}
+        what = (
+            error.errors()[0]
+            if isinstance(error, ValidationError)
+            else {"loc": ("?",), "msg": "write name=value"}
+        )
         raise UsageError(
             f"openimages:// does not understand {what['loc'][0]}: {what['msg']}",
             fix=f"options: {', '.join(OpenImagesOptions.model_fields)}, as ?limit=500&ids=FILE",
@@ -179,11 +200,16 @@ def _options(query: str) -> OpenImagesOptions:
     for name in ("metadata", "mirror", "boxes"):
         value = getattr(options, name)
         if "://" in value and fetchable_url(value) is None:
-            raise UsageError(f"{name} is not a URL that can be fetched", fix="http:// or https://, without a password")
+            raise UsageError(
+                f"{name} is not a URL that can be fetched",
+                fix="http:// or https://, without a password",
+            )
     return options
 
 
 def _quarter_turns(rotation: pa.Array) -> pa.Array:
     # "0.0", "90.0", ... or nothing, where nobody knows.
     turns = {"90": 90, "180": 180, "270": 270}
-    return pa.array([turns.get(text.removesuffix(".0"), 0) for text in rotation.to_pylist()], pa.int16())
+    return pa.array(
+        [turns.get(text.removesuffix(".0"), 0) for text in rotation.to_pylist()], pa.int16()
+    )

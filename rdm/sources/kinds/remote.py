@@ -22,7 +22,9 @@ class RemoteSource(ABC):
     def candidates(self, entry: Row) -> Sequence[Candidate]:
         """Return where the photograph of a listing's row may be had, best first."""
 
-    def take(self, entries: Sequence[Row], scratch: Path, fetch: FetchConfig) -> Iterator[tuple[Row, bytes]]:
+    def take(
+        self, entries: Sequence[Row], scratch: Path, fetch: FetchConfig
+    ) -> Iterator[tuple[Row, bytes]]:
         """See Source."""
         return fetch_photographs(entries, self.candidates, scratch, fetch)
 
@@ -35,7 +37,8 @@ class RemoteSource(ABC):
         return SourceError(
             "photographs behind URLs are fetched only into a database",
             where=self.spec,
-            fix=f"rdm database build --root DB --source '{self.spec}', then database://DB as the source here",
+            fix=f"rdm database build --root DB --source '{self.spec}', then database://DB as "
+            "the source here",
         )
 
     def credits(self) -> tuple[Author, ...]:

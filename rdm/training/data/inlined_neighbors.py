@@ -1,9 +1,11 @@
-"""Neighbors inlined in a latent cache: beside every tar the embeddings of its crops' neighbors, for remote storage.
+"""Neighbors inlined in a latent cache: beside every tar the embeddings of its crops' neighbors, for
+remote storage.
 
-By default training looks embeddings up in the database's memory maps, which means that the whole of them lies on a
-local disk. Inlined, a shard is two files that are read from start to end, and the database is asked for its version
-alone. What is inlined belongs to one state of a neighbor table: after an update that changed the table it is refused
-until it is written again, shard by shard where the shard changed, so that a deleted patch never conditions again.
+By default training looks embeddings up in the database's memory maps, which means that the whole of
+them lies on a local disk. Inlined, a shard is two files that are read from start to end, and the
+database is asked for its version alone. What is inlined belongs to one state of a neighbor table:
+after an update that changed the table it is refused until it is written again, shard by shard where
+the shard changed, so that a deleted patch never conditions again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.errors import CacheError
 from rdm.sources.workers import require_visible
 from rdm.storage import Folder, ShardWork, resumable
-from rdm.storage.verified import FileDigest, digest_file
+from rdm.storage.verified import FileDigest, digest_file, npy_rows
 from rdm.training.data.cache_neighbors import ids_of_crops, table_digests, table_of
 from rdm.training.data.latent_cache import LatentCache
 
@@ -56,12 +58,16 @@ class InlineTask:
 
 
 def inlined_dtype(k: int, dim: int) -> np.dtype[Any]:
-    """Return a crop's row: its neighbors' ids, the norms of their embeddings, and the embeddings, nearest first."""
-    return np.dtype([("patch_ids", "<i8", (k,)), ("norms", "<f4", (k,)), ("vectors", "<f2", (k, dim))])
+    """Return a crop's row: its neighbors' ids, the norms of their embeddings, and the embeddings,
+    nearest first."""
+    return np.dtype(
+        [("patch_ids", "<i8", (k,)), ("norms", "<f4", (k,)), ("vectors", "<f2", (k, dim))]
+    )
 
 
 def inline_shard(task: InlineTask) -> FileDigest:
-    """Write `STEM.neighbors.npy`, a row for each crop of a shard in the order of the latents; return its digest."""
+    """Write `STEM.neighbors.npy`, a row for each crop of a shard in the order of the latents;
+    return its digest."""
     folder = Folder(task.cache)
     shard = ShardWork(folder, STAGE, task.stem, task.key, FileDigest)
     return resumable(shard, lambda: ([inlined_name(task.stem)], _write_rows(folder, task)))
@@ -83,7 +89,8 @@ def _write_rows(folder: Folder, task: InlineTask) -> FileDigest:
 
 
 def inline_neighbors(cache: str, root: str, pool: Pool) -> InlinedInfo:
-    """Inline the neighbors of a database's current version in a finished cache; a rerun writes what changed.
+    """Inline the neighbors of a database's current version in a finished cache; a rerun writes what
+    changed.
 
     Raises:
         CacheError: there is no cache, or the database has no neighbors of its query set.
@@ -118,18 +125,24 @@ def inline_neighbors(cache: str, root: str, pool: Pool) -> InlinedInfo:
 
 
 class InlinedNeighbors:
-    """Reads the neighbors that are inlined in a cache, after a check that they are those of a table.
+    """Reads the neighbors that are inlined in a cache, after a check that they are those of a
+    table.
 
     Raises:
-        CacheError: they belong to other latents or to another encoder, or the table has changed since.
+        CacheError: they belong to other latents or to another encoder, or the table has changed
+            since.
     """
 
-    def __init__(self, cache: LatentCache, database: RetrievalDatabase, table: NeighborTable) -> None:
+    def __init__(
+        self, cache: LatentCache, database: RetrievalDatabase, table: NeighborTable
+    ) -> None:
         self.cache = cache
         self.info = InlinedInfo.model_validate(cache.folder.read_json(INFO_PATH))
         again = (
-            f"run this cache's `rdm cache build ... --inline-neighbors {database.folder.url}` again: it writes the "
-            f"shards that changed. Or delete {INFO_PATH}, and the database's own embeddings are used"
+            "run this cache's `rdm cache build ... --inline-neighbors "
+            f"{database.folder.url}` again: it writes the "
+            f"shards that changed. Or delete {INFO_PATH}, and the database's own embeddings "
+            "are used"
         )
         for what, have, want in (
             ("format", self.info.format_version, FORMAT_VERSION),
@@ -144,11 +157,15 @@ class InlinedNeighbors:
                     fix=again,
                 )
         digests = table_digests(table)
-        stale = [stem for stem in cache.stems if self.info.table_sha256.get(stem) != digests.get(stem)]
+        stale = [
+            stem for stem in cache.stems if self.info.table_sha256.get(stem) != digests.get(stem)
+        ]
         if stale:
             raise CacheError(
-                f"the inlined neighbors are those of version {self.info.database_version}; in version "
-                f"{database.version.number} of the database {len(stale)} of {len(cache.stems)} shards have others",
+                f"the inlined neighbors are those of version {self.info.database_version}; "
+                "in version "
+                f"{database.version.number} of the database {len(stale)} of "
+                f"{len(cache.stems)} shards have others",
                 where=f"{cache.folder.url}, shard {stale[0]}",
                 fix=again,
             )
@@ -162,15 +179,15 @@ class InlinedNeighbors:
         name = inlined_name(stem)
         data = self.cache.read(name, self.info.files[name])
         dtype = inlined_dtype(self.info.k_stored, self.info.embedding_dim)
-        start = _header_bytes(data)
-        if len(data) - start != num_crops * dtype.itemsize:
+        try:
+            return npy_rows(data, dtype, num_crops)
+        except ValueError as error:
             raise CacheError(
-                f"the inlined neighbors are not {self.info.k_stored} of {self.info.embedding_dim} dimensions for each "
-                f"of {num_crops} crops",
+                f"the inlined neighbors are not {self.info.k_stored} of "
+                f"{self.info.embedding_dim} dimensions for each of {num_crops} crops: {error}",
                 where=self.cache.folder.describe(name),
                 fix="delete this file and run `rdm cache build ... --inline-neighbors DB` again",
-            )
-        return data[start:].view(dtype)
+            ) from error
 
 
 def is_inlined(cache: LatentCache) -> bool:
@@ -183,12 +200,11 @@ def inlined_name(stem: str) -> str:
     return f"{stem}.neighbors.npy"
 
 
-def _key(cache: LatentCache, database: RetrievalDatabase, stem: str, table_sha256: str | None) -> str:
+def _key(
+    cache: LatentCache, database: RetrievalDatabase, stem: str, table_sha256: str | None
+) -> str:
     # The rows of a shard change where a photograph can be read that could not be before.
     rows = cache.info["files"][f"{stem}.parquet"]
-    return digest_json([FORMAT_VERSION, cache.digest, database.encoder_digest, table_sha256, stem, rows])
-
-
-def _header_bytes(data: NDArray[np.uint8]) -> int:
-    """Return where the numbers of an npy file of version 1.0 start: its header's length is at byte 8."""
-    return 10 + int(data[8:10].view("<u2")[0])
+    return digest_json(
+        [FORMAT_VERSION, cache.digest, database.encoder_digest, table_sha256, stem, rows]
+    )

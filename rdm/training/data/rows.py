@@ -1,4 +1,5 @@
-"""What a generator trains on: rows of a latent cache, with a column for each source that conditions it."""
+"""What a generator trains on: rows of a latent cache, with a column for each source that conditions
+it."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from rdm.generators.provenance import Provenance, SeenDatabase
 from rdm.sources.query_set import is_held_out
 from rdm.training.data.latent_cache import LatentCache
 from rdm.training.data.neighbor_column import NeighborColumn
+from rdm.training.data.text_annotation import TextColumn
 from rdm.training.data.training_data import Shard, ShardRows
 
 _EXPONENT_BITS = np.uint16(0x7C00)  # all set: a float16 that is infinite or not a number
@@ -63,12 +65,14 @@ class TrainingRows:
         config: sources, and which photographs are held out.
         held_out: which of the two parts.
         neighbors: of every row, where they condition.
+        text: likewise, the captions.
     """
 
     cache: LatentCache
     config: RowsConfig
     held_out: bool = False
     neighbors: NeighborColumn | None = None
+    text: TextColumn | None = None
 
     @classmethod
     def open(
@@ -78,22 +82,28 @@ class TrainingRows:
 
         Raises:
             UsageError: neighbors condition, and there is no database.
-            CacheError: the database has no neighbors of the cache's query set, or too few per crop; those that are
-                inlined in the cache are others.
+            CacheError: the database has no neighbors of the cache's query set, or too few per crop;
+                those that are inlined in the cache are others.
             DatabaseError: it has several tables of it that exclude different patches.
         """
         opened = LatentCache(cache)
         neighbors = None
         if config.conditions.neighbors is not None:
             if database is None:
-                raise UsageError("neighbors condition this recipe, so it needs a database", fix="--database DIR")
-            neighbors = NeighborColumn.open(opened, database, config.conditions.neighbors, held_out=held_out)
-        return cls(opened, config, held_out, neighbors)
+                raise UsageError(
+                    "neighbors condition this recipe, so it needs a database", fix="--database DIR"
+                )
+            neighbors = NeighborColumn.open(
+                opened, database, config.conditions.neighbors, held_out=held_out
+            )
+        text = config.conditions.text
+        captions = text and TextColumn.open(opened, text, held_out=held_out)
+        return cls(opened, config, held_out, neighbors, captions)
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns beside the cache's own."""
-        return tuple(column for column in (self.neighbors,) if column is not None)
+        return tuple(column for column in (self.neighbors, self.text) if column is not None)
 
     @property
     def shards(self) -> Sequence[Shard]:
@@ -108,10 +118,13 @@ class TrainingRows:
     def _rows(self) -> dict[str, ShardRows]:
         """Of every shard; their tables are read at once, because a remote one answers slowly."""
         with ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="rows") as pool:
-            return dict(zip(self.cache.stems, pool.map(self._read_rows, self.cache.stems), strict=True))
+            return dict(
+                zip(self.cache.stems, pool.map(self._read_rows, self.cache.stems), strict=True)
+            )
 
     def load_shard(self, index: int) -> dict[str, NDArray[Any]]:
-        """Return the cache's content under its name, see `LatentCache.latents`, and every column's arrays.
+        """Return the cache's content under its name, see `LatentCache.latents`, and every column's
+        arrays.
 
         Raises:
             CacheError: a file is missing or damaged, or a latent is not finite.
@@ -131,7 +144,8 @@ class TrainingRows:
         return self._column("key", self.cache.stems[index])
 
     def neighbor_ids(self, stem: str) -> NDArray[np.int64]:
-        """Return the neighbors [N, k] of the rows that `load_shard` gives, nearest first, from the database."""
+        """Return the neighbors [N, k] of the rows that `load_shard` gives, nearest first, from the
+        database."""
         assert self.neighbors is not None
         return self.neighbors.ids(stem, self._rows[stem])
 
@@ -144,7 +158,8 @@ class TrainingRows:
         return self._column("flipped", stem)
 
     def provenance(self) -> Provenance:
-        """Return what a model of these rows has to be sampled with: first stage, encoder, and the database."""
+        """Return what a model of these rows has to be sampled with: first stage, encoder, and the
+        database."""
         info, config = self.cache.info, self.cache.config
         found = Provenance(
             autoencoder=config.autoencoder,
@@ -154,6 +169,7 @@ class TrainingRows:
             queries_digest=info["queries_digest"],
             cache_digest=self.cache.digest,
             cache_rows=digest_json(info["counts"]),
+            text_encoder_digest=self.text and self.text.info.encoder_digest,
         )
         if self.neighbors is None:
             return found
@@ -170,15 +186,29 @@ class TrainingRows:
         bad = np.flatnonzero((bits == _EXPONENT_BITS).reshape(len(latents), -1).any(axis=1))
         if len(bad):
             raise CacheError(
-                f"{len(bad)} latents hold numbers that are not finite, the first is that of {self.keys(index)[bad[0]]}",
+                f"{len(bad)} latents hold numbers that are not finite, the first is that of "
+                f"{self.keys(index)[bad[0]]}",
                 where=f"{self.cache.folder.url}, shard {self.cache.stems[index]}",
                 fix="delete this shard's tar and run `rdm cache build` again",
             )
 
     def _read_rows(self, stem: str) -> ShardRows:
         table = self.cache.rows(stem)
-        crops, images = (table.column(name).combine_chunks().dictionary_encode() for name in ("key", "image_id"))
+        crops, images = (
+            table.column(name).combine_chunks().dictionary_encode() for name in ("key", "image_id")
+        )
         fraction = self.config.held_out_fraction
-        chosen = np.array([is_held_out(image, fraction) == self.held_out for image in images.dictionary.to_pylist()])
-        rows = np.flatnonzero(chosen[images.indices.to_numpy()]) if len(chosen) else np.zeros(0, np.int64)
-        return ShardRows(rows, crops.indices.to_numpy()[rows].astype(np.int64), len(crops.dictionary))
+        chosen = np.array(
+            [
+                is_held_out(image, fraction) == self.held_out
+                for image in images.dictionary.to_pylist()
+            ]
+        )
+        rows = (
+            np.flatnonzero(chosen[images.indices.to_numpy()])
+            if len(chosen)
+            else np.zeros(0, np.int64)
+        )
+        return ShardRows(
+            rows, crops.indices.to_numpy()[rows].astype(np.int64), len(crops.dictionary)
+        )

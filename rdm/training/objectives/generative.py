@@ -15,7 +15,15 @@ from torch import Tensor
 from rdm.errors import CacheError, ModelError
 from rdm.generators.conditions import Condition
 from rdm.generators.generator import Generator, GeneratorConfig
-from rdm.generators.model_folder import INFO, NETWORK, model_info, open_conditions, open_space, write_model
+from rdm.generators.model_folder import (
+    INFO,
+    NETWORK,
+    check_text_network,
+    model_info,
+    open_conditions,
+    open_space,
+    write_model,
+)
 from rdm.generators.provenance import Provenance
 from rdm.generators.settings import SampleSettings
 from rdm.generators.spaces import Space
@@ -37,15 +45,21 @@ class GenerativeConfig(GeneratorConfig):
     )
     start: Annotated[str, AfterValidator(absolute_name)] | None = Field(
         default=None,
-        description="a model, assets:// or a folder, whose network training goes on from; None: random weights",
+        description="a model, assets:// or a folder, whose network training goes on from; "
+        "None: random weights",
     )
 
 
 class GenerativeObjective(Objective):
-    """The mean loss of a generator's head, its samples conditioned and dropped out as the configuration says."""
+    """The mean loss of a generator's head, its samples conditioned and dropped out as the
+    configuration says."""
 
     def __init__(
-        self, config: GenerativeConfig, provenance: Provenance, space: Space, conditions: Sequence[Condition]
+        self,
+        config: GenerativeConfig,
+        provenance: Provenance,
+        space: Space,
+        conditions: Sequence[Condition],
     ) -> None:
         super().__init__()
         self.config = config
@@ -62,11 +76,18 @@ class GenerativeObjective(Objective):
         losses = self.generator.loss(batch, generator)
         if losses.timesteps is None:
             return {"loss": losses.values.mean()}
-        return {"loss": losses.values.mean(), "timesteps": losses.timesteps, "losses": losses.values}
+        return {
+            "loss": losses.values.mean(),
+            "timesteps": losses.timesteps,
+            "losses": losses.values,
+        }
 
     @torch.no_grad()
-    def preview(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> NDArray[np.uint8]:
-        """See Objective: samples whose context is that of the training samples, with a seed for each."""
+    def preview(
+        self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+    ) -> NDArray[np.uint8]:
+        """See Objective: samples whose context is that of the training samples, with a seed for
+        each."""
         generator = self._with(state).eval().to(next(iter(batch.values())).device)
         count = len(next(iter(batch.values())))
         return generator.grid(generator.context_of(batch), range(count), self._preview_settings)
@@ -84,7 +105,9 @@ class GenerativeObjective(Objective):
             ModelError: it holds none, or one of other sizes.
         """
         network = self.generator.network
-        weights = load_network(named_folder(directory, INFO, "model") / NETWORK, self.config.network).state_dict()
+        weights = load_network(
+            named_folder(directory, INFO, "model") / NETWORK, self.config.network
+        ).state_dict()
         shapes = {name: value.shape for name, value in network.state_dict().items()}
         if {name: value.shape for name, value in weights.items()} != shapes:
             raise ModelError(
@@ -95,7 +118,8 @@ class GenerativeObjective(Objective):
         network.load_state_dict(weights)
 
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
-        """See Objective: the folder that `open_model` opens; `network/` opens with `from_pretrained`."""
+        """See Objective: the folder that `open_model` opens; `network/` opens with
+        `from_pretrained`."""
         write_model(directory, model_info(self.config, self.provenance), self._with(state).network)
 
     def _with(self, state: Mapping[str, Tensor]) -> Generator:
@@ -110,11 +134,13 @@ class GenerativeObjective(Objective):
 def open_training(
     cache: str, database: str | None, config: GenerativeConfig
 ) -> tuple[TrainingRows, GenerativeObjective]:
-    """Return the training data and the objective of a cache and, where neighbors condition, a database.
+    """Return the training data and the objective of a cache and, where neighbors condition, a
+    database.
 
     Raises:
         UsageError: neighbors condition, and there is no database.
-        CacheError: the cache belongs to another first stage, another query set, or to another space or shape.
+        CacheError: the cache belongs to another first stage, another query set, or to another space
+            or shape.
     """
     rows = TrainingRows.open(cache, database, config)
     first_stage = _first_stage_of(rows)
@@ -124,7 +150,9 @@ def open_training(
     _check_shape(rows, config, space)
     if config.space.kind == "tokens":
         _check_codebook(rows, config, first_stage)
-    objective = GenerativeObjective(config, rows.provenance(), space, open_conditions(config))
+    conditions, provenance = open_conditions(config), rows.provenance()
+    check_text_network(conditions, provenance.text_encoder_digest, cache)
+    objective = GenerativeObjective(config, provenance, space, conditions)
     if config.start is not None:
         objective.start_from_model(config.start)
     return rows, objective
@@ -152,7 +180,11 @@ _CONTENTS = {
         "latents",
         "rdm cache build with an autoencoder, --set content=latents of a VQ one, into a new folder",
     ),
-    "tokens": (("indices",), "codebook indices", "rdm cache build --autoencoder VQ-FOLDER --set content=indices"),
+    "tokens": (
+        ("indices",),
+        "codebook indices",
+        "rdm cache build --autoencoder VQ-FOLDER --set content=indices",
+    ),
 }
 
 
@@ -160,7 +192,9 @@ def _check_content(rows: TrainingRows, config: GenerativeConfig) -> None:
     contents, wanted, fix = _CONTENTS[config.space.kind]
     if rows.cache.content not in contents:
         found = "codebook indices" if rows.cache.content == "indices" else rows.cache.content
-        raise CacheError(f"the cache holds {found}, not {wanted}", where=rows.cache.folder.url, fix=fix)
+        raise CacheError(
+            f"the cache holds {found}, not {wanted}", where=rows.cache.folder.url, fix=fix
+        )
 
 
 def _check_embeddings(rows: TrainingRows, config: GenerativeConfig) -> None:
@@ -198,11 +232,14 @@ def _check_shape(rows: TrainingRows, config: GenerativeConfig, space: Space) -> 
     raise CacheError(
         f"the {config.space.kind} are {side}x{side}, the network draws {wanted[1]} by {wanted[1]}",
         where=where,
-        fix=f"--set objective.network.sample_size={side}, or a cache of --set resolution={resolution}",
+        fix=f"--set objective.network.sample_size={side}, or a cache of --set "
+        f"resolution={resolution}",
     )
 
 
-def _check_codebook(rows: TrainingRows, config: GenerativeConfig, first_stage: FirstStage | None) -> None:
+def _check_codebook(
+    rows: TrainingRows, config: GenerativeConfig, first_stage: FirstStage | None
+) -> None:
     codebook = None if first_stage is None else first_stage.codebook
     have = 0 if codebook is None else len(codebook)
     if config.network.kind == "token-predictor" and have != config.network.codebook_size:
