@@ -1,4 +1,5 @@
-"""Recipes: one file a system, each with functions that return a full configuration. A system is a recipe, not a fork.
+"""Recipes: one file a system, each with functions that return a full configuration. A system is a
+recipe, not a fork.
 
 A new system is a file here with its `RECIPES`, and a line in the list below.
 """
@@ -6,7 +7,7 @@ A new system is a file here with its `RECIPES`, and a line in the list below.
 from __future__ import annotations
 
 from rdm.errors import UsageError
-from rdm.recipes import clip, ddpm, first_stages, ldm, rarm
+from rdm.recipes import clip, ddpm, first_stages, ldm, ldm_text, rarm
 from rdm.recipes import rdm as rdm_recipes
 from rdm.recipes.recipe import Recipe
 from rdm.training.config import TrainConfig
@@ -14,13 +15,16 @@ from rdm.training.config import TrainConfig
 _SYSTEMS = (
     rdm_recipes,
     ldm,
+    ldm_text,
     rarm,
     ddpm,
     clip,
     first_stages,
 )
 
-RECIPES: dict[str, Recipe] = {name: recipe for system in _SYSTEMS for name, recipe in system.RECIPES.items()}
+RECIPES: dict[str, Recipe] = {
+    name: recipe for system in _SYSTEMS for name, recipe in system.RECIPES.items()
+}
 
 
 def recipe_config(name: str) -> TrainConfig:
