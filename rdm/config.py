@@ -69,7 +69,7 @@ class Config(BaseModel):
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or type(self).__name__
             raise UsageError(
-                f"{field}: {first['msg']} (got {first['input']!r})",
+                f"{field}: {first['msg']}{_given(first['input'])}",
                 where=where,
                 fix=f"fields of {type(self).__name__}: {', '.join(type(self).model_fields)}",
             ) from error
@@ -106,6 +106,11 @@ class Record(BaseModel):
 
     def __contains__(self, name: str) -> bool:
         return name in self.model_dump()
+
+
+def _given(value: object) -> str:
+    """Return what was given, for a message; nothing of a whole section, which says nothing."""
+    return "" if isinstance(value, dict) else f" (got {value!r})"
 
 
 def digest_json(value: Any) -> str:

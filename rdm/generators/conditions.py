@@ -232,11 +232,8 @@ class TextCondition:
         return (self._part(states[rows, slots], present),)
 
     def of_known(self, known: Sequence[Known], device: torch.device) -> tuple[Part, ...]:
-        """See Condition."""
-        given = [one.text for one in known if one.text is not None]
-        if given and len(given) < len(known):
-            raise ValueError("some pictures have a text, others have none: draw them in batches")
-        states, present = self.encode(given or [""] * len(known))
+        """See Condition. A picture without a caption has the empty one, which is the null."""
+        states, present = self.encode([one.text or "" for one in known])
         return (self._part(states.to(device), present.to(device)),)
 
     def _part(self, states: Tensor, present: Tensor) -> Part:

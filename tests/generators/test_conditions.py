@@ -3,10 +3,13 @@ import torch
 from pydantic import ValidationError
 
 from rdm.context import Context
+from rdm.encoders.text_states import load_text_states
 from rdm.generators.conditions import (
     Known,
     NeighborCondition,
     NeighborsConfig,
+    TextCondition,
+    TextConfig,
     assemble,
     draw_neighbors,
 )
@@ -132,3 +135,58 @@ def test_neighbors_of_some_pictures_only_are_refused():
         NeighborCondition(NeighborsConfig(), 5).of_known(
             [Known(torch.zeros(1, 5)), Known()], torch.device("cpu")
         )
+
+
+@pytest.fixture(scope="module")
+def text() -> TextCondition:
+    config = TextConfig(length=6, scale=2.0)
+    return TextCondition(config, load_text_states("minilm", 6))
+
+
+def caption_batch(text: TextCondition, captions: list[list[str]]) -> dict[str, torch.Tensor]:
+    """Return samples with one or two captions each, as a cache's annotation has them."""
+    states = torch.zeros(len(captions), 2, 6, 384, dtype=torch.float16)
+    lengths = torch.zeros(len(captions), 2, dtype=torch.uint8)
+    for row, said in enumerate(captions):
+        found, present = text.encode(said)
+        states[row, : len(said)] = found
+        lengths[row, : len(said)] = present.sum(1)
+    count = torch.tensor([len(said) for said in captions], dtype=torch.uint8)
+    return {"text": states, "text_lengths": lengths, "text_count": count}
+
+
+def test_a_dropped_caption_is_the_empty_one_and_not_zero(text: TextCondition) -> None:
+    batch = caption_batch(text, [["a dog"], ["two cats"]])
+    dropped = assemble([text], batch, {"text": 1.0}, torch.Generator().manual_seed(0))
+    said = text.of_known([Known(text="")], torch.device("cpu"))[0]
+    assert dropped.tokens is not None
+    assert torch.equal(dropped.tokens[0], said.values[0])
+    assert dropped.tokens.abs().sum() > 0
+    assert dropped.tokens_present is not None
+    assert dropped.tokens_present.sum(1).tolist() == [2, 2]
+
+
+def test_training_and_sampling_read_a_caption_alike(text: TextCondition) -> None:
+    batch = caption_batch(text, [["a dog", "a hound"], ["two cats"]])
+    trained = text.of_batch(batch, None)[0]
+    known = [Known(text="a dog"), Known(text="two cats")]
+    drawn = text.of_known(known, torch.device("cpu"))[0]
+    assert torch.allclose(trained.values, drawn.values, atol=4e-3)  # batches of other sizes
+    assert torch.equal(trained.present, drawn.present)  # type: ignore[arg-type]
+
+
+def test_captions_are_drawn_equally_often_and_padding_of_slots_never(text: TextCondition) -> None:
+    batch = caption_batch(text, [["a dog", "two big cats"], ["a dog"]])
+    many = {name: values.repeat_interleave(2000, 0) for name, values in batch.items()}
+    present = text.of_batch(many, torch.Generator().manual_seed(0))[0].present
+    assert present is not None
+    first, second = present[:2000].sum(1), present[2000:].sum(1)
+    assert (first == 4).float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert second.unique().tolist() == [4]
+
+
+def test_a_picture_without_a_caption_beside_others_has_the_null(text: TextCondition) -> None:
+    part = text.of_known([Known(text="a dog"), Known()], torch.device("cpu"))[0]
+    null = part.nulled()
+    assert torch.allclose(part.values[1], null.values[1], atol=4e-3)
+    assert not torch.allclose(part.values[0], null.values[0], atol=0.1)
