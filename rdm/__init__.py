@@ -1,11 +1,117 @@
 """Retrieval-augmented diffusion: a small network, and a database of photographs that it looks
-things up in."""
+things up in.
 
+What notebooks and the documentation use is imported from here: `from rdm import open_model`. A name
+is loaded when it is asked for, so `import rdm` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rdm.compute import ComputeConfig, compute_pool
+    from rdm.database import DatabaseBuilder, NeighborTable, RetrievalDatabase, build_neighbors
+    from rdm.database.building.jobs import build_config, run_build
+    from rdm.diffusion.bound import bits_per_dim, variational_bound
+    from rdm.encoders import load_encoder
+    from rdm.errors import RdmError
+    from rdm.recipes import RECIPES, recipe_config
+    from rdm.report.gallery import contact_sheet
+    from rdm.report.plots import loss_curve
+    from rdm.sampling import (
+        Model,
+        SampleSettings,
+        image_queries,
+        open_model,
+        sample,
+        text_queries,
+        unconditional_queries,
+    )
+    from rdm.training.config import TrainConfig, TrainInputs
+    from rdm.training.data.latent_cache import LatentCache, build_cache
+    from rdm.training.job.launch import run_training
+    from rdm.training.presets import cache_config, neighbor_config
+    from rdm.training.stats import read_stats
 
 try:
     __version__ = version("retrieval-diffusion")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0.0.0"
 
-__all__ = ["__version__"]
+_HOMES = {
+    "ComputeConfig": "rdm.compute",
+    "DatabaseBuilder": "rdm.database",
+    "LatentCache": "rdm.training.data.latent_cache",
+    "Model": "rdm.sampling",
+    "NeighborTable": "rdm.database",
+    "RECIPES": "rdm.recipes",
+    "RdmError": "rdm.errors",
+    "RetrievalDatabase": "rdm.database",
+    "SampleSettings": "rdm.sampling",
+    "TrainConfig": "rdm.training.config",
+    "TrainInputs": "rdm.training.config",
+    "bits_per_dim": "rdm.diffusion.bound",
+    "build_cache": "rdm.training.data.latent_cache",
+    "build_config": "rdm.database.building.jobs",
+    "build_neighbors": "rdm.database",
+    "cache_config": "rdm.training.presets",
+    "compute_pool": "rdm.compute",
+    "contact_sheet": "rdm.report.gallery",
+    "image_queries": "rdm.sampling",
+    "load_encoder": "rdm.encoders",
+    "loss_curve": "rdm.report.plots",
+    "neighbor_config": "rdm.training.presets",
+    "open_model": "rdm.sampling",
+    "read_stats": "rdm.training.stats",
+    "recipe_config": "rdm.recipes",
+    "run_build": "rdm.database.building.jobs",
+    "run_training": "rdm.training.job.launch",
+    "sample": "rdm.sampling",
+    "text_queries": "rdm.sampling",
+    "unconditional_queries": "rdm.sampling",
+    "variational_bound": "rdm.diffusion.bound",
+}
+
+__all__ = [
+    "ComputeConfig",
+    "DatabaseBuilder",
+    "LatentCache",
+    "Model",
+    "NeighborTable",
+    "RECIPES",
+    "RdmError",
+    "RetrievalDatabase",
+    "SampleSettings",
+    "TrainConfig",
+    "TrainInputs",
+    "__version__",
+    "bits_per_dim",
+    "build_cache",
+    "build_config",
+    "build_neighbors",
+    "cache_config",
+    "compute_pool",
+    "contact_sheet",
+    "image_queries",
+    "load_encoder",
+    "loss_curve",
+    "neighbor_config",
+    "open_model",
+    "read_stats",
+    "recipe_config",
+    "run_build",
+    "run_training",
+    "sample",
+    "text_queries",
+    "unconditional_queries",
+    "variational_bound",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
