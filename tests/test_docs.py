@@ -1,4 +1,4 @@
-"""The commands of the documentation: `rdm` has each, with the options and settings that it names."""
+"""Commands of the documentation: `rdm` has each, with the options and settings that it names."""
 
 from __future__ import annotations
 
