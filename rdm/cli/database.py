@@ -242,7 +242,7 @@ def changes(
     """
     from rdm.database import RetrievalDatabase
     from rdm.database.changes.version_diff import describe_changes
-    from rdm.report.changes import change_rows, write_changes_page
+    from rdm.report.html.changes import change_rows, write_changes_page
 
     database = RetrievalDatabase.open(root)
     found = describe_changes(database.folder, since=since, version=version)
@@ -312,7 +312,7 @@ def search(
     else:
         query = text_queries(database, [str(text)], k, exact=exact)[0]
     if gallery is not None:
-        from rdm.report.pages import write_search_gallery
+        from rdm.report.html.database_pages import write_search_gallery
 
         write_search_gallery(gallery, database, query.label, query.neighbor_ids, query.similarities)
     rows, used = _found_rows(database, query), describe_device(compute_device(device))
@@ -395,7 +395,7 @@ def inspect(
     import numpy as np
 
     from rdm.database import RetrievalDatabase
-    from rdm.report.pages import write_patch_page
+    from rdm.report.html.database_pages import write_patch_page
 
     database = RetrievalDatabase.open(root)
     write_patch_page(out, database, patch, k)
@@ -420,7 +420,7 @@ def card(
     """
     from rdm.database import RetrievalDatabase
     from rdm.report.database_card import database_card
-    from rdm.report.page import write_text
+    from rdm.report.html.page import write_text
 
     database = RetrievalDatabase.open(root)
     text = database_card(database, contact)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from rdm.database import RetrievalDatabase
 from rdm.report.data import Draw, Neighbor, Query, QueryNeighbors, SampleGroup
 from rdm.report.data import Sample as DrawnSample
-from rdm.report.gallery import GallerySection, write_gallery
-from rdm.report.page import render, write_text
+from rdm.report.html.gallery import GallerySection, write_gallery
+from rdm.report.html.page import render, write_text
 from rdm.sampling.output import GALLERY, read_samples
 from rdm.sampling.pipeline import Sample
 

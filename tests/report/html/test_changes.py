@@ -11,9 +11,9 @@ from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
 from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.plan import Removal
 from rdm.database.changes.version_diff import describe_changes
-from rdm.report import changes as pages
-from rdm.report.changes import change_rows, write_changes_page
-from rdm.report.images import data_uri
+from rdm.report.html import changes as pages
+from rdm.report.html.changes import change_rows, write_changes_page
+from rdm.report.html.images import data_uri
 from rdm.sources import CropConfig
 
 INLINE = ComputeConfig(dask="inline")

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from rdm.report.data import Pixels, QueryNeighbors, SampleGroup, check_pixels
-from rdm.report.page import render, write_text
+from rdm.report.html.page import render, write_text
 
 
 @dataclass(frozen=True, eq=False)

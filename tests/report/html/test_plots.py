@@ -9,8 +9,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from rdm.report import plots
 from rdm.report.data import Estimate
+from rdm.report.html import plots
 
 SVG = "{http://www.w3.org/2000/svg}"
 XLINK = "{http://www.w3.org/1999/xlink}href"

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from rdm.errors import StorageError
-from rdm.report import page
 from rdm.report.data import Estimate
+from rdm.report.html import page
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -41,8 +41,8 @@ from rdm.report.data import (
     SwapRow,
     Training,
 )
-from rdm.report.pages import neighbors_of, sample_groups
-from rdm.report.showcase import ShowcaseConfig, held_out_pictures, read_showcase
+from rdm.report.html.database_pages import neighbors_of, sample_groups
+from rdm.report.quickstart.showcase import ShowcaseConfig, held_out_pictures, read_showcase
 from rdm.sampling import Sample, image_queries, text_queries
 from rdm.sources import QuerySetConfig, open_source
 from rdm.training.job.rank import read_run

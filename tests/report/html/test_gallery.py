@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rdm.report.data import Draw, Query, QueryNeighbors, SampleGroup
-from rdm.report.gallery import GallerySection, contact_sheet, write_gallery
+from rdm.report.html.gallery import GallerySection, contact_sheet, write_gallery
 
 
 def flat(value: int, height: int = 8, width: int = 8) -> np.ndarray:

@@ -11,8 +11,8 @@ import numpy as np
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.database.neighbors.contamination import Contamination, Pair
 from rdm.report.data import Neighbor, Query, QueryNeighbors
-from rdm.report.gallery import GallerySection, write_gallery
-from rdm.report.pages import neighbors_of
+from rdm.report.html.database_pages import neighbors_of
+from rdm.report.html.gallery import GallerySection, write_gallery
 from rdm.sources import QuerySet
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from rdm.report.data import Neighbor, Query, Sample
-from rdm.report.images import data_uri, is_pixel_art
+from rdm.report.html.images import data_uri, is_pixel_art
 
 
 def decoded(uri: str) -> Image.Image:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rdm.report.data import HeldOutLoss, QuickstartReport, SampleGroup
-from rdm.report.page import duration, large_count, number, render, signed, write_text
+from rdm.report.html.page import duration, large_count, number, render, signed, write_text
 
 _EXAMPLE_SAMPLES = 8
 

@@ -16,7 +16,7 @@ from rdm.report.data import (
     SwapRow,
     Work,
 )
-from rdm.report.quickstart_report import render_report, write_report
+from rdm.report.quickstart.report import render_report, write_report
 
 HOSTILE = (
     "<script>alert(1)</script><img src=https://evil.example/x onerror=y> \" ' & {{ 7 * 7 }} 鳥"

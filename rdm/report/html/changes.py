@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rdm.database import RetrievalDatabase
 from rdm.database.changes.version_diff import RemovedPatch, VersionChanges
 from rdm.report.data import Pixels
-from rdm.report.page import render, write_text
+from rdm.report.html.page import render, write_text
 
 MAX_PICTURES = 96
 MAX_REMOVED = 500  # photographs that the page lists by id, for each cause

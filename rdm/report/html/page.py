@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 
 from rdm.config import format_bytes
-from rdm.report import images, plots
 from rdm.report.data import Estimate, recall_of
+from rdm.report.html import images, plots
 from rdm.storage.files import atomic_path
 
 _MINUS = "\N{MINUS SIGN}"
@@ -99,7 +99,7 @@ def pretty_json(value: Any) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rdm.report"),
+        loader=jinja2.PackageLoader("rdm.report.html"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
