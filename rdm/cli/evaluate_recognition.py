@@ -10,8 +10,8 @@ from cyclopts import App, Parameter
 from rdm.cli.console import DeviceOption, JsonFlag, SetOption, in_range, show, show_rows
 
 if TYPE_CHECKING:
-    from rdm.evaluation.intervals import Share
-    from rdm.evaluation.recognition_record import Recognition
+    from rdm.evaluation.metrics.intervals import Share
+    from rdm.evaluation.recognition.recognition_record import Recognition
 
 
 def register(app: App) -> None:
@@ -85,9 +85,9 @@ def evaluate_recognition(
     Example: rdm evaluate-recognition --model run/model --pictures webdataset://held-out --classes
         classes.json --per-class 10 --out recognition
     """
-    from rdm.evaluation.labelled import read_classes
-    from rdm.evaluation.recognition import GRID, evaluate_recognition
-    from rdm.evaluation.recognition_record import RecognitionConfig, RecognitionInputs
+    from rdm.evaluation.recognition.labelled import read_classes
+    from rdm.evaluation.recognition.recognition import GRID, evaluate_recognition
+    from rdm.evaluation.recognition.recognition_record import RecognitionConfig, RecognitionInputs
     from rdm.sampling import SampleSettings
 
     config = RecognitionConfig(

@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
-from rdm.evaluation.intervals import mean_interval, wilson_interval, within_subject_intervals
+from rdm.evaluation.metrics.intervals import (
+    mean_interval,
+    wilson_interval,
+    within_subject_intervals,
+)
 
 
 def test_the_interval_of_three_values_is_students():

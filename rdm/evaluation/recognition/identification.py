@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rdm.config import Config
-from rdm.evaluation.intervals import Share, mean_interval, wilson_interval
+from rdm.evaluation.metrics.intervals import Share, mean_interval, wilson_interval
 
 _LEAST = 3
 _PERMUTATIONS = 2000

@@ -7,7 +7,7 @@ from scipy.special import log_softmax
 
 from rdm.encoders.image_tower import image_weights_file, load_image_tower
 from rdm.errors import SourceError, UsageError
-from rdm.evaluation.judges import (
+from rdm.evaluation.recognition.judges import (
     LITE2_POOLED,
     ImageNetJudge,
     LinearProbe,

@@ -19,11 +19,11 @@ from rdm.compute.device import DeviceName, compute_device, describe_device
 from rdm.config import digest_json
 from rdm.encoders import Encoder
 from rdm.errors import EncoderMismatchError, SourceError, StorageError, UsageError
-from rdm.evaluation.fidelity import LEAST, Fidelity, fidelity
-from rdm.evaluation.identification import Identification, identify
-from rdm.evaluation.judges import LITE2_POOLED, ImageNetJudge, Judge, LinearProbe
-from rdm.evaluation.labelled import PictureSet, mosaic
-from rdm.evaluation.planned_samples import (
+from rdm.evaluation.metrics.fidelity import LEAST, Fidelity, fidelity
+from rdm.evaluation.recognition.identification import Identification, identify
+from rdm.evaluation.recognition.judges import LITE2_POOLED, ImageNetJudge, Judge, LinearProbe
+from rdm.evaluation.recognition.labelled import PictureSet, mosaic
+from rdm.evaluation.recognition.planned_samples import (
     PlannedDraw,
     SamplePlan,
     class_plan,
@@ -31,7 +31,7 @@ from rdm.evaluation.planned_samples import (
     nearest_plan,
     open_encoder,
 )
-from rdm.evaluation.recognition_record import (
+from rdm.evaluation.recognition.recognition_record import (
     FORMAT,
     Recognition,
     RecognitionConfig,
@@ -41,8 +41,13 @@ from rdm.evaluation.recognition_record import (
     recognition_row,
     sample_rows,
 )
-from rdm.evaluation.sample_grid import GridRow, draw_grid
-from rdm.evaluation.stored_features import NETWORKS, FeatureStore, NetworkName, StoredArrays
+from rdm.evaluation.recognition.sample_grid import GridRow, draw_grid
+from rdm.evaluation.recognition.stored_features import (
+    NETWORKS,
+    FeatureStore,
+    NetworkName,
+    StoredArrays,
+)
 from rdm.generators.model_folder import Model, open_model
 from rdm.models.first_stage.first_stage import FirstStage, to_uint8
 from rdm.storage import Folder

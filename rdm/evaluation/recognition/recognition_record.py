@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rdm.config import Config
-from rdm.evaluation.fidelity import Fidelity
-from rdm.evaluation.identification import Identification
-from rdm.evaluation.intervals import Share, wilson_interval
-from rdm.evaluation.labelled import PictureClass
+from rdm.evaluation.metrics.fidelity import Fidelity
+from rdm.evaluation.metrics.intervals import Share, wilson_interval
+from rdm.evaluation.recognition.identification import Identification
+from rdm.evaluation.recognition.labelled import PictureClass
 from rdm.generators.settings import SampleSettings
 from rdm.sampling.record import Setting
 

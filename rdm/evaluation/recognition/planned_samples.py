@@ -15,8 +15,8 @@ from rdm.encoders import Encoder, load_encoder, normalize
 from rdm.encoders.batches import encode_images
 from rdm.encoders.registry import fastest_precision
 from rdm.errors import SourceError
-from rdm.evaluation.labelled import PictureSet
-from rdm.evaluation.stored_features import StoredArrays
+from rdm.evaluation.recognition.labelled import PictureSet
+from rdm.evaluation.recognition.stored_features import StoredArrays
 from rdm.generators.conditions import Known
 from rdm.generators.model_folder import Model
 from rdm.generators.neighbors import with_norms

@@ -8,9 +8,9 @@ from PIL import Image
 
 from rdm.encoders import load_encoder
 from rdm.errors import EncoderMismatchError, SourceError, UsageError
-from rdm.evaluation.labelled import read_classes
-from rdm.evaluation.recognition import GRID, RESULT, evaluate_recognition
-from rdm.evaluation.recognition_record import (
+from rdm.evaluation.recognition.labelled import read_classes
+from rdm.evaluation.recognition.recognition import GRID, RESULT, evaluate_recognition
+from rdm.evaluation.recognition.recognition_record import (
     Recognition,
     RecognitionConfig,
     RecognitionInputs,

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rdm.evaluation.fid import frechet_distance, kernel_distance
-from rdm.evaluation.fidelity import block_size, fidelity, halves_fidelity, kernel_interval
+from rdm.evaluation.metrics.fid import frechet_distance, kernel_distance
+from rdm.evaluation.metrics.fidelity import block_size, fidelity, halves_fidelity, kernel_interval
 
 
 def normal(count: int, seed: int, shift: float = 0.0) -> np.ndarray:

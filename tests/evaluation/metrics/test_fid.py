@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from rdm.evaluation.fid import compare, frechet_distance, kernel_distance
+from rdm.evaluation.metrics.fid import compare, frechet_distance, kernel_distance
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rdm.config import Config
-from rdm.evaluation.fid import frechet_distance, kernel_distance
-from rdm.evaluation.intervals import Interval, mean_interval
+from rdm.evaluation.metrics.fid import frechet_distance, kernel_distance
+from rdm.evaluation.metrics.intervals import Interval, mean_interval
 
 _LEAST_BLOCK, _MOST_BLOCK = 100, 1000
 _NUM_BLOCKS = 10

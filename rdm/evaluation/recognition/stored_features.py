@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from rdm.config import digest_json
-from rdm.evaluation.fid import FEATURE_NETWORK, InceptionFeatures
-from rdm.evaluation.judges import LITE2, Lite2
+from rdm.evaluation.metrics.fid import FEATURE_NETWORK, InceptionFeatures
+from rdm.evaluation.recognition.judges import LITE2, Lite2
 from rdm.progress import tracking
 from rdm.storage import Folder, Markers
 

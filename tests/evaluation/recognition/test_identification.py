@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rdm.evaluation.identification import identify
+from rdm.evaluation.recognition.identification import identify
 
 
 @pytest.fixture

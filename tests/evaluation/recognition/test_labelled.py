@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from rdm.errors import SourceError, UsageError
-from rdm.evaluation.labelled import PictureSet, mosaic, read_classes
+from rdm.evaluation.recognition.labelled import PictureSet, mosaic, read_classes
 
 
 def test_names_are_numbered_by_their_places(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from rdm.database import RetrievalDatabase
 from rdm.errors import SourceError
-from rdm.evaluation.labelled import PictureSet
-from rdm.evaluation.planned_samples import (
+from rdm.evaluation.recognition.labelled import PictureSet
+from rdm.evaluation.recognition.planned_samples import (
     PlannedDraw,
     class_plan,
     embed,
@@ -15,7 +15,7 @@ from rdm.evaluation.planned_samples import (
     open_encoder,
     vectors_of,
 )
-from rdm.evaluation.stored_features import StoredArrays
+from rdm.evaluation.recognition.stored_features import StoredArrays
 from rdm.generators.neighbors import conditioning_vectors
 from rdm.sampling import SampleSettings, open_model
 from rdm.storage import Folder
