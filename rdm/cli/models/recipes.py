@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from rdm.cli.console import JsonFlag, SetOption, in_range, show, show_rows
-from rdm.cli.figures import as_values, cost_figures, throughput_figures
+from rdm.cli.models.figures import as_values, cost_figures, throughput_figures
 
 
 def register(app: App) -> None:

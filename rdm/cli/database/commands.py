@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from rdm.cli import exchange
 from rdm.cli.console import (
     DaskOption,
     DeviceOption,
@@ -20,6 +19,7 @@ from rdm.cli.console import (
     show,
     show_rows,
 )
+from rdm.cli.database import exchange
 from rdm.errors import SourceError, UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from rdm.cli.console import DryRunFlag, JsonFlag, SetOption, in_range, show
-from rdm.cli.figures import cost_figures
+from rdm.cli.models.figures import cost_figures
 from rdm.training.job.hostfile import MASTER_PORT, REMOTE_SHELL, Cluster
 
 
