@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from rdm.cli.console import DryRunFlag, JsonFlag, SetOption, show
-
-Root = Annotated[str, Parameter(name="--root", help="the database's folder or URL")]
+from rdm.cli.database.options import Root
 
 
 def register(database: App) -> None:

@@ -23,13 +23,12 @@ from rdm.models.first_stage.patch_discriminator import generator_hinge_loss
 from rdm.training.config import TrainConfig
 from rdm.training.data.photographs import PhotoConfig
 from rdm.training.engine.network_settings import prepare_networks
-from rdm.training.objectives.autoencoder import (
+from rdm.training.objectives.autoencoder import AutoencoderObjective, open_training
+from rdm.training.objectives.autoencoder_config import (
     AdversarialConfig,
-    AutoencoderObjective,
     AutoencoderObjectiveConfig,
     CodebookConfig,
     PerceptualConfig,
-    open_training,
 )
 from rdm.training.planning.cost import count_cost, training_case
 

@@ -1,4 +1,4 @@
-from rdm.training.engine.deepspeed_engine import zero_settings
+from rdm.training.engine.deepspeed_config import zero_settings
 
 
 def test_buffers_hold_an_eighth_of_a_small_network():
