@@ -45,7 +45,6 @@ from rdm.models.first_stage.losses import (
     last_layer_gradient,
     mean_absolute_error,
     root_mean_squared_error,
-    scaled_and_turned,
     standard_normal_divergence,
     with_gradient,
 )
@@ -57,6 +56,7 @@ from rdm.models.first_stage.patch_discriminator import (
 from rdm.models.first_stage.perceptual import open_perceptual
 from rdm.models.first_stage.start import weights_to_go_on_from
 from rdm.training.data.photographs import PhotoShards
+from rdm.training.objectives.augmentation import random_crops, transformed_alike, with_noise
 from rdm.training.objectives.autoencoder_config import AutoencoderObjectiveConfig
 from rdm.training.objectives.objective import Objective
 
@@ -118,10 +118,12 @@ class AutoencoderObjective(Objective):
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See Objective. `batch["images"]` is uint8 [B, 3, S, S]; crops, mirror images and
         posterior are drawn anew."""
-        images = self._augment(batch["images"], generator)
+        images = random_crops(batch["images"], self.config.crop_size, generator)
         with torch.set_grad_enabled(self.config.trained == "all" and torch.is_grad_enabled()):
             latents, latent_loss, latent_metrics = self._encode(images, generator)
-        latents, images = self._transformed(latents, images, generator)
+        latents, images = transformed_alike(latents, images, self.config.equivariance, generator)
+        if self.config.latent_noise:
+            latents = with_noise(latents, self.config.latent_noise, generator)
         with _recorded_input(self.autoencoder.decoder.conv_out) as seen:
             decoded = self._decode(latents)
         picture_loss, picture_metrics = self._picture_loss(images, decoded, seen[0], generator)
@@ -168,34 +170,6 @@ class AutoencoderObjective(Objective):
             loss = loss + settings.revival_weight * revival
             metrics["revival"] = revival.detach()
         return quantized.latents, loss, metrics
-
-    def _transformed(
-        self, latents: Tensor, images: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Return latents and pictures scaled and turned alike in some steps, with noise on the
-        latents if asked for."""
-        equivariance = self.config.equivariance
-        if equivariance.probability:
-            draws = torch.rand(3, generator=generator, device=generator.device).tolist()
-            if draws[0] < equivariance.probability:
-                scale = equivariance.smallest_scale + (1 - equivariance.smallest_scale) * draws[1]
-                latents, images = scaled_and_turned(latents, images, scale, int(4 * draws[2]))
-        if self.config.latent_noise:
-            levels = torch.rand(len(latents), generator=generator, device=generator.device).to(
-                latents.device
-            )
-            noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(
-                latents.device
-            )
-            # In units of the latents' own spread: the encoder could outgrow any other.
-            latents = (
-                latents
-                + self.config.latent_noise
-                * latents.detach().std()
-                * levels.view(-1, 1, 1, 1)
-                * noise
-            )
-        return latents, images
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Return pictures float32 of the decoder's own latents: a posterior's draw, or codebook
@@ -344,26 +318,6 @@ class AutoencoderObjective(Objective):
             {**kept, **weights} if self.config.trained == "decoder" else weights
         )
         return autoencoder
-
-    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return one random crop of each picture, mirrored half the time, float in [-1, 1]."""
-        count, side = len(images), self.config.crop_size
-        free = torch.tensor(
-            [images.shape[-2] - side + 1, images.shape[-1] - side + 1], device=images.device
-        )
-        corners = (
-            torch.rand(count, 2, generator=generator, device=generator.device).to(images.device)
-            * free
-        ).long()
-        mirrored = (torch.rand(count, generator=generator, device=generator.device) < 0.5).tolist()
-        crops = [
-            image[:, top : top + side, left : left + side]
-            for image, (top, left) in zip(images, corners.tolist(), strict=True)
-        ]
-        crops = [
-            crop.flip(-1) if flip else crop for crop, flip in zip(crops, mirrored, strict=True)
-        ]
-        return to_signed(torch.stack(crops)).contiguous(memory_format=torch.channels_last)
 
 
 @contextmanager
