@@ -56,7 +56,7 @@ def quickstart(
     from flows.quickstart_layout import OF_FINE_TUNED, Layout, QuickstartConfig
     from rdm.config import digest_json
     from rdm.recipes import recipe_config
-    from rdm.report.showcase import ShowcaseConfig
+    from rdm.report.quickstart.showcase import ShowcaseConfig
     from rdm.storage import Folder
 
     showcase = ShowcaseConfig() if from_scratch else ShowcaseConfig(settings=OF_FINE_TUNED)

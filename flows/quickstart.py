@@ -19,10 +19,10 @@ from rdm.compute import Clusters, ComputeConfig
 from rdm.database.building.builder import DatabaseBuilder
 from rdm.database.building.jobs import build_config
 from rdm.recipes import recipe_config
-from rdm.report.assemble import ReportInputs, assemble_report
 from rdm.report.data import Command
-from rdm.report.quickstart_report import write_report
-from rdm.report.showcase import ShowcaseInputs, draw_showcase
+from rdm.report.quickstart.assemble import ReportInputs, assemble_report
+from rdm.report.quickstart.report import write_report
+from rdm.report.quickstart.showcase import ShowcaseInputs, draw_showcase
 from rdm.training.config import TrainInputs
 from rdm.training.job.hostfile import Cluster
 from rdm.training.presets import cache_config, query_config

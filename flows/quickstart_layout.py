@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from rdm.config import Config
-from rdm.report.showcase import ShowcaseConfig
+from rdm.report.quickstart.showcase import ShowcaseConfig
 from rdm.sampling import SampleSettings
 
 FINE_TUNING = (

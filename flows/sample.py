@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.progress import artifact_progress
 from rdm.compute.device import DeviceName, compute_device, describe_device
 from rdm.database import RetrievalDatabase
-from rdm.report.pages import write_sample_gallery
+from rdm.report.html.database_pages import write_sample_gallery
 from rdm.sampling import SampleSettings, open_model
 from rdm.sampling.request import SampleRequest
 from rdm.sampling.run import draw_request

@@ -21,7 +21,7 @@ from rdm.database.changes.announcements import News, announce, ensure_announced,
 from rdm.database.changes.plan import Removal
 from rdm.database.changes.version_diff import describe_changes
 from rdm.database.contract import CHANGES_PAGE
-from rdm.report.changes import change_rows, write_changes_page
+from rdm.report.html.changes import change_rows, write_changes_page
 
 UPDATED_EVENT = "rdm.database.updated"
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rdm.encoders import load_encoder
     from rdm.errors import RdmError
     from rdm.recipes import RECIPES, recipe_config
-    from rdm.report.gallery import contact_sheet
-    from rdm.report.plots import loss_curve
+    from rdm.report.html.gallery import contact_sheet
+    from rdm.report.html.plots import loss_curve
     from rdm.sampling import (
         Model,
         SampleSettings,
@@ -59,10 +59,10 @@ _HOMES = {
     "build_neighbors": "rdm.database",
     "cache_config": "rdm.training.presets",
     "compute_pool": "rdm.compute",
-    "contact_sheet": "rdm.report.gallery",
+    "contact_sheet": "rdm.report.html.gallery",
     "image_queries": "rdm.sampling",
     "load_encoder": "rdm.encoders",
-    "loss_curve": "rdm.report.plots",
+    "loss_curve": "rdm.report.html.plots",
     "neighbor_config": "rdm.training.presets",
     "open_model": "rdm.sampling",
     "read_stats": "rdm.training.stats",

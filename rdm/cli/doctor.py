@@ -181,14 +181,14 @@ def _first_stage() -> Finding:
 
 
 def _inception() -> Finding:
-    from rdm.evaluation.fid import FEATURE_NETWORK, InceptionFeatures
+    from rdm.evaluation.metrics.fid import FEATURE_NETWORK, InceptionFeatures
 
     InceptionFeatures()
     return True, FEATURE_NETWORK, ""
 
 
 def _judge() -> Finding:
-    from rdm.evaluation.judges import LITE2, Lite2
+    from rdm.evaluation.recognition.judges import LITE2, Lite2
 
     Lite2()
     return True, LITE2, ""

@@ -18,19 +18,19 @@ from rdm.homes import use_writable_homes
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 _COMMANDS = (
-    "database",
-    "neighbors",
-    "cache",
-    "train",
-    "status",
-    "sample",
-    "inspect",
-    "evaluate",
-    "evaluate_autoencoder",
-    "export_model",
-    "evaluate_recognition",
-    "import_checkpoint",
-    "recipes",
+    "database.commands",
+    "database.neighbors",
+    "models.cache",
+    "models.train",
+    "models.status",
+    "models.sample",
+    "models.inspect",
+    "evaluation.evaluate",
+    "evaluation.evaluate_autoencoder",
+    "models.export_model",
+    "evaluation.evaluate_recognition",
+    "models.import_checkpoint",
+    "models.recipes",
     "doctor",
 )
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdm.evaluation.fid import FEATURE_NETWORK, RESIZE, InceptionFeatures, frechet_distance
-from rdm.evaluation.fidelity import LEAST, halves_fidelity
+from rdm.evaluation.metrics.fid import FEATURE_NETWORK, RESIZE, InceptionFeatures, frechet_distance
+from rdm.evaluation.metrics.fidelity import LEAST, halves_fidelity
 from rdm.models.first_stage.block_projection import BlockProjection
 from rdm.models.first_stage.codebook import perplexity, row_counts, used_share
 from rdm.models.first_stage.first_stage import FirstStage, to_signed

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rdm.context import Context
 from rdm.errors import CacheError
-from rdm.evaluation.intervals import Interval, mean_interval, within_subject_intervals
+from rdm.evaluation.metrics.intervals import Interval, mean_interval, within_subject_intervals
 from rdm.generators.heads import LossKind
 from rdm.generators.model_folder import Model
 from rdm.progress import tracking

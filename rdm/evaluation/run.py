@@ -14,8 +14,8 @@ from pydantic import Field
 from rdm.compute.device import DeviceName, compute_device, describe_device
 from rdm.config import Config, digest_json
 from rdm.database import RetrievalDatabase
-from rdm.evaluation.fid import InceptionFeatures, compare
 from rdm.evaluation.heldout import held_out_losses, held_out_rows
+from rdm.evaluation.metrics.fid import InceptionFeatures, compare
 from rdm.generators.model_folder import INFO, Model, open_model
 from rdm.generators.settings import SampleSettings
 from rdm.progress import tracking

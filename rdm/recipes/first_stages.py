@@ -9,7 +9,7 @@ from rdm.models.first_stage.autoencoder import autoencoder_kl_f4_lite, official_
 from rdm.recipes.recipe import Recipe
 from rdm.training.config import TrainConfig
 from rdm.training.data.photographs import PhotoConfig
-from rdm.training.objectives.autoencoder import (
+from rdm.training.objectives.autoencoder_config import (
     AdversarialConfig,
     AutoencoderObjectiveConfig,
     CodebookConfig,

@@ -10,7 +10,7 @@ from typing import Any
 
 from rdm.database.facts import VersionFacts
 from rdm.report.data import Command, HeldOutLoss, Metric, recall_of
-from rdm.report.page import duration, interval, number, signed, signed_interval
+from rdm.report.html.page import duration, interval, number, signed, signed_interval
 
 NOT_UNLEARNED = (
     "Removing a photograph from the database takes effect at the next lookup. "

@@ -8,7 +8,7 @@ from pathlib import Path
 from rdm.sources import open_source
 from rdm.training.config import InputName, TrainConfig, TrainInputs
 from rdm.training.data.training_data import TrainingData
-from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
+from rdm.training.objectives.autoencoder_config import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
 from rdm.training.objectives.generative import GenerativeConfig
 from rdm.training.objectives.objective import Objective

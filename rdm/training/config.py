@@ -11,7 +11,7 @@ from rdm.errors import UsageError
 from rdm.models.precision import Precision
 from rdm.sources.open import absolute_spec
 from rdm.storage.files import absolute_path, absolute_url
-from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
+from rdm.training.objectives.autoencoder_config import AutoencoderObjectiveConfig
 from rdm.training.objectives.contrastive import ContrastiveConfig
 from rdm.training.objectives.generative import GenerativeConfig
 

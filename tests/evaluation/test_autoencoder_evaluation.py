@@ -12,8 +12,8 @@ from rdm.evaluation.autoencoder import (
     psnr,
     to_8_bit,
 )
-from rdm.evaluation.fid import InceptionFeatures, frechet_distance
-from rdm.evaluation.fidelity import halves_fidelity
+from rdm.evaluation.metrics.fid import InceptionFeatures, frechet_distance
+from rdm.evaluation.metrics.fidelity import halves_fidelity
 from rdm.models.first_stage.autoencoder import AutoencoderConfig, build_autoencoder
 from rdm.models.first_stage.block_projection import BlockProjection
 from rdm.models.first_stage.first_stage import FirstStage, to_signed

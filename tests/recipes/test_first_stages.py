@@ -6,7 +6,7 @@ import torch
 from rdm.models.first_stage.autoencoder import build_autoencoder
 from rdm.models.first_stage.codebook import quantize
 from rdm.recipes import first_stages, recipe_config
-from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
+from rdm.training.objectives.autoencoder_config import AutoencoderObjectiveConfig
 
 PARAMETERS = {
     "autoencoder-kl-f4": 1_557_207,

@@ -101,7 +101,7 @@ def test_contact_and_that_weights_are_not_unlearned_are_said(root: Path) -> None
 def test_page_of_a_patch_shows_photograph_place_credits_and_neighbors(
     root: Path, tmp_path: Path, examples
 ) -> None:
-    from rdm.report.pages import write_patch_page
+    from rdm.report.html.database_pages import write_patch_page
 
     database = RetrievalDatabase.open(str(root))
     (record,) = database.records(database.living_ids()[5:6])

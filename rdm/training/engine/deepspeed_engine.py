@@ -16,9 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rdm.errors import MissingDependencyError
 from rdm.training.config import TrainConfig
+from rdm.training.engine.deepspeed_config import deepspeed_config
 from rdm.training.engine.device import autocast_dtype, distributed_place, training_device
-from rdm.training.engine.muon import Muon
 from rdm.training.engine.network_settings import prepare_networks
+from rdm.training.engine.optimizer import build_optimizer
 from rdm.training.engine.parameter_layout import Layout, Piece, Place, replicated_layout
 from rdm.training.objectives.objective import Objective
 
@@ -123,9 +124,9 @@ class Engine:
         trainable = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         self._engine, *_ = deepspeed.initialize(
             model=_Step(self.objective, config, self.device),
-            optimizer=_optimizer(list(trainable.values()), config, self.device),
+            optimizer=build_optimizer(list(trainable.values()), config, self.device),
             model_parameters=list(trainable.values()),
-            config=_deepspeed_config(config, micro_batch_size, self.accumulation, trainable),
+            config=deepspeed_config(config, micro_batch_size, self.accumulation, trainable),
         )
         self._parameters = trainable
         self._norm: Tensor | None = None
@@ -305,7 +306,6 @@ class Engine:
 
 
 _COUNTS = ("step", "count")
-_MOST_BUCKET_NUMBERS = 50_000_000
 _LOSS_SCALE_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
@@ -344,69 +344,6 @@ def _merged(results: Sequence[dict[str, Tensor]]) -> StepResult:
         else:
             metrics[name] = first if len(values) == 1 else torch.stack(values).mean()
     return StepResult(metrics, samples)
-
-
-def _deepspeed_config(
-    config: TrainConfig,
-    micro_batch_size: int,
-    accumulation: int,
-    trainable: Mapping[str, nn.Parameter],
-) -> dict[str, Any]:
-    return {
-        "train_batch_size": config.batch_size,
-        "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.gradient_clip,
-        "zero_optimization": zero_settings(
-            config.zero_stage, [p.numel() for p in trainable.values()]
-        ),
-        "zero_allow_untested_optimizer": True,
-        "fp16": {"enabled": config.precision == "fp16"},
-        "steps_per_print": 10**9,
-        "wall_clock_breakdown": False,
-    }
-
-
-def zero_settings(stage: int, sizes: Sequence[int]) -> dict[str, int]:
-    """Return DeepSpeed's settings of a ZeRO stage, with buffers that suit parameters of these
-    sizes.
-
-    DeepSpeed's own are made for networks of tens of billions: a buffer of 500 million numbers in
-    which gradients are reduced (2 GB, which stage 3 keeps for good), and in stage 3 parameters that
-    stay whole until a billion are.
-    """
-    bucket = max(min(sum(sizes) // 8, _MOST_BUCKET_NUMBERS), *sizes)
-    settings = {"stage": stage, "reduce_bucket_size": bucket}
-    if stage == 3:
-        names = (
-            "stage3_prefetch_bucket_size",
-            "stage3_max_live_parameters",
-            "stage3_max_reuse_distance",
-        )
-        settings |= dict.fromkeys(names, bucket)
-    return settings
-
-
-def _optimizer(
-    trainable: list[nn.Parameter], config: TrainConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    betas = (0.9, config.beta2)
-    if config.optimizer == "muon":
-        dtype = autocast_dtype(config, device) or torch.float32
-        return Muon(
-            trainable,
-            lr=config.learning_rate,
-            matrix_scale=config.muon_scale,
-            betas=betas,
-            dtype=dtype,
-        )
-    return torch.optim.AdamW(
-        trainable,
-        lr=config.learning_rate,
-        betas=betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
 
 
 def _import_deepspeed() -> Any:

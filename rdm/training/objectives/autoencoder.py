@@ -11,21 +11,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
-from rdm.config import Config
 from rdm.errors import TrainingError
 from rdm.generators.provenance import Provenance
-from rdm.models.assets import absolute_name
 from rdm.models.first_stage.autoencoder import (
-    AutoencoderConfig,
-    autoencoder_kl_f4_lite,
     build_autoencoder,
 )
 from rdm.models.first_stage.block_projection import BlockProjection
@@ -44,13 +39,12 @@ from rdm.models.first_stage.first_stage import (
     to_signed,
     to_uint8,
 )
-from rdm.models.first_stage.linear_start import start_from_projection, start_problem
+from rdm.models.first_stage.linear_start import start_from_projection
 from rdm.models.first_stage.losses import (
     adaptive_weight,
     last_layer_gradient,
     mean_absolute_error,
     root_mean_squared_error,
-    scaled_and_turned,
     standard_normal_divergence,
     with_gradient,
 )
@@ -58,12 +52,12 @@ from rdm.models.first_stage.patch_discriminator import (
     PatchDiscriminator,
     discriminator_hinge_loss,
     generator_hinge_loss,
-    smallest_side,
 )
-from rdm.models.first_stage.perceptual import EMBEDDED, open_perceptual
+from rdm.models.first_stage.perceptual import open_perceptual
 from rdm.models.first_stage.start import weights_to_go_on_from
-from rdm.storage.files import absolute_path
-from rdm.training.data.photographs import PhotoConfig, PhotoShards
+from rdm.training.data.photographs import PhotoShards
+from rdm.training.objectives.augmentation import random_crops, transformed_alike, with_noise
+from rdm.training.objectives.autoencoder_config import AutoencoderObjectiveConfig
 from rdm.training.objectives.objective import Objective
 
 _NUM_START = 512
@@ -71,162 +65,6 @@ _NUM_CALIBRATION = 256
 _VECTORS_PER_ROW = 8  # encoder outputs that a fresh codebook is fitted to
 _LARGEST_SHIFT = 8  # pixels
 _RECONSTRUCTION = {"root_mse": root_mean_squared_error, "l1": mean_absolute_error}
-
-
-def _absolute_network(name: str) -> str:
-    return name if name == EMBEDDED else absolute_path(name)
-
-
-def _absolute_heads(name: str | None) -> str | None:
-    return name and absolute_path(name)
-
-
-def _absolute_start(name: str) -> str:
-    return name if name in ("projection", "random") else absolute_name(name)
-
-
-class PerceptualConfig(Config):
-    """The perceptual term: the distance of photograph and reconstruction in a frozen network's
-    features."""
-
-    weight: float = Field(default=0.0, ge=0, description="0: no perceptual term")
-    network: Annotated[str, AfterValidator(_absolute_network)] = Field(
-        default=EMBEDDED,
-        description="embedded: EfficientNet-Lite0, which is not LPIPS; or a file of VGG-16's "
-        "weights with "
-        "torchvision's names",
-    )
-    heads: Annotated[str | None, AfterValidator(_absolute_heads)] = Field(
-        default=None,
-        description="a file of LPIPS's learned weights for VGG-16; null: uniform weights",
-    )
-
-
-class AdversarialConfig(Config):
-    """The adversarial term: a patch discriminator that trains beside the autoencoder."""
-
-    weight: float = Field(
-        default=0.0, ge=0, description="on the adaptive weight; 0: no discriminator"
-    )
-    start_step: int = Field(
-        default=0, ge=0, description="steps before the discriminator trains and is listened to"
-    )
-    channels: int = Field(
-        default=64, ge=8, multiple_of=8, description="of the discriminator's first layer"
-    )
-    num_layers: int = Field(
-        default=3, ge=1, description="strided layers: 2 judge patches of 34 pixels, 3 of 70"
-    )
-
-
-class CodebookConfig(Config):
-    """The terms of a codebook; without effect on a KL autoencoder."""
-
-    weight: float = Field(
-        default=1.0, ge=0, description="of the codebook's loss and the commitment together"
-    )
-    commitment: float = Field(
-        default=0.25, ge=0, description="beta, of the commitment (van den Oord et al. 2017)"
-    )
-    revival_weight: float = Field(
-        default=0.01, ge=0, description="of the pull on unused rows; 0: they stay unused"
-    )
-
-
-class EquivarianceConfig(Config):
-    """Steps that decode a scaled and turned latent to the photograph scaled and turned alike
-    (EQ-VAE, 2502.09509).
-
-    Latents that scale and turn as pictures do are smoother, and a diffusion model learns them
-    sooner.
-    """
-
-    probability: float = Field(default=0.0, ge=0, le=1, description="share of the steps; 0: none")
-    smallest_scale: float = Field(
-        default=0.5, gt=0, le=1, description="scales are uniform from here to 1"
-    )
-
-
-class AutoencoderObjectiveConfig(Config):
-    """Configuration of the objective `autoencoder`."""
-
-    kind: Literal["autoencoder"] = "autoencoder"
-    network: AutoencoderConfig = Field(default_factory=autoencoder_kl_f4_lite)
-    photographs: PhotoConfig = PhotoConfig()
-    crop_size: int = Field(
-        default=32, ge=8, description="side of the random crops that a step sees, pixels"
-    )
-    reconstruction: Literal["root_mse", "l1"] = Field(
-        default="root_mse", description="the pixel term, in units of half the brightness range"
-    )
-    kl_weight: float = Field(
-        default=1e-4,
-        ge=0,
-        description="weight of the divergence per latent number, in nats; without effect "
-        "where there is a codebook",
-    )
-    perceptual: PerceptualConfig = PerceptualConfig()
-    adversarial: AdversarialConfig = AdversarialConfig()
-    codebook: CodebookConfig = CodebookConfig()
-    equivariance: EquivarianceConfig = EquivarianceConfig()
-    latent_noise: float = Field(
-        default=0.0,
-        ge=0,
-        description="largest standard deviation of noise on what the decoder gets, in those "
-        "of the latents, uniform "
-        "per picture from 0, so that it tolerates a diffusion model's errors",
-    )
-    trained: Literal["all", "decoder"] = Field(
-        default="all",
-        description="decoder: the encoder stays as `start` has it, and its latents stay "
-        "interchangeable",
-    )
-    start: Annotated[str, AfterValidator(_absolute_start)] = Field(
-        default="projection",
-        description="weights to start from: projection (principal components of "
-        "pixel blocks), random, or a first stage of the same shape to go on from; a VQ "
-        "autoencoder also goes on from a "
-        "KL autoencoder",
-    )
-    start_seed: int = Field(default=0, description="of the random weights")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.crop_size > self.photographs.image_size:
-            raise ValueError(
-                f"crop_size {self.crop_size} exceeds photographs.image_size "
-                f"{self.photographs.image_size}"
-            )
-        sides = {"crop_size": self.crop_size, "photographs.image_size": self.photographs.image_size}
-        for name, side in sides.items():
-            if side % self.network.factor:
-                raise ValueError(
-                    f"{name} {side} is no multiple of the factor {self.network.factor}"
-                )
-        if self.adversarial.weight and self.crop_size < smallest_side(self.adversarial.num_layers):
-            raise ValueError(
-                f"adversarial.num_layers {self.adversarial.num_layers} needs a crop_size of "
-                f"{smallest_side(self.adversarial.num_layers)} or more"
-            )
-        network = self.network
-        if network.codebook_size and (self.equivariance.probability or self.latent_noise):
-            raise ValueError(
-                "equivariance and latent_noise change latents between codebook rows: leave "
-                "them at 0"
-            )
-        if self.trained == "decoder" and (
-            network.codebook_size or self.start in ("projection", "random")
-        ):
-            raise ValueError(
-                "trained=decoder needs a KL autoencoder to start from: set objective.start "
-                "to its folder"
-            )
-        problem = start_problem(
-            network.block_out_channels, network.latent_channels, network.norm_num_groups
-        )
-        if self.start == "projection" and problem:
-            raise ValueError(f"start=projection: {problem}")
-        return self
 
 
 class AutoencoderObjective(Objective):
@@ -280,10 +118,12 @@ class AutoencoderObjective(Objective):
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See Objective. `batch["images"]` is uint8 [B, 3, S, S]; crops, mirror images and
         posterior are drawn anew."""
-        images = self._augment(batch["images"], generator)
+        images = random_crops(batch["images"], self.config.crop_size, generator)
         with torch.set_grad_enabled(self.config.trained == "all" and torch.is_grad_enabled()):
             latents, latent_loss, latent_metrics = self._encode(images, generator)
-        latents, images = self._transformed(latents, images, generator)
+        latents, images = transformed_alike(latents, images, self.config.equivariance, generator)
+        if self.config.latent_noise:
+            latents = with_noise(latents, self.config.latent_noise, generator)
         with _recorded_input(self.autoencoder.decoder.conv_out) as seen:
             decoded = self._decode(latents)
         picture_loss, picture_metrics = self._picture_loss(images, decoded, seen[0], generator)
@@ -330,34 +170,6 @@ class AutoencoderObjective(Objective):
             loss = loss + settings.revival_weight * revival
             metrics["revival"] = revival.detach()
         return quantized.latents, loss, metrics
-
-    def _transformed(
-        self, latents: Tensor, images: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Return latents and pictures scaled and turned alike in some steps, with noise on the
-        latents if asked for."""
-        equivariance = self.config.equivariance
-        if equivariance.probability:
-            draws = torch.rand(3, generator=generator, device=generator.device).tolist()
-            if draws[0] < equivariance.probability:
-                scale = equivariance.smallest_scale + (1 - equivariance.smallest_scale) * draws[1]
-                latents, images = scaled_and_turned(latents, images, scale, int(4 * draws[2]))
-        if self.config.latent_noise:
-            levels = torch.rand(len(latents), generator=generator, device=generator.device).to(
-                latents.device
-            )
-            noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(
-                latents.device
-            )
-            # In units of the latents' own spread: the encoder could outgrow any other.
-            latents = (
-                latents
-                + self.config.latent_noise
-                * latents.detach().std()
-                * levels.view(-1, 1, 1, 1)
-                * noise
-            )
-        return latents, images
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Return pictures float32 of the decoder's own latents: a posterior's draw, or codebook
@@ -506,26 +318,6 @@ class AutoencoderObjective(Objective):
             {**kept, **weights} if self.config.trained == "decoder" else weights
         )
         return autoencoder
-
-    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return one random crop of each picture, mirrored half the time, float in [-1, 1]."""
-        count, side = len(images), self.config.crop_size
-        free = torch.tensor(
-            [images.shape[-2] - side + 1, images.shape[-1] - side + 1], device=images.device
-        )
-        corners = (
-            torch.rand(count, 2, generator=generator, device=generator.device).to(images.device)
-            * free
-        ).long()
-        mirrored = (torch.rand(count, generator=generator, device=generator.device) < 0.5).tolist()
-        crops = [
-            image[:, top : top + side, left : left + side]
-            for image, (top, left) in zip(images, corners.tolist(), strict=True)
-        ]
-        crops = [
-            crop.flip(-1) if flip else crop for crop, flip in zip(crops, mirrored, strict=True)
-        ]
-        return to_signed(torch.stack(crops)).contiguous(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from rdm.models.first_stage.autoencoder import build_autoencoder
 from rdm.models.networks import build_network
 from rdm.training.config import ObjectiveConfig, TrainConfig
 from rdm.training.engine.network_settings import checkpoint_activations, networks_of
-from rdm.training.objectives.autoencoder import AutoencoderObjectiveConfig
+from rdm.training.objectives.autoencoder_config import AutoencoderObjectiveConfig
 from rdm.training.objectives.generative import GenerativeConfig
 
 Case = tuple[nn.Module, Callable[[], Tensor]]

@@ -23,13 +23,13 @@ from rdm.models.first_stage.patch_discriminator import generator_hinge_loss
 from rdm.training.config import TrainConfig
 from rdm.training.data.photographs import PhotoConfig
 from rdm.training.engine.network_settings import prepare_networks
-from rdm.training.objectives.autoencoder import (
+from rdm.training.objectives.augmentation import random_crops
+from rdm.training.objectives.autoencoder import AutoencoderObjective, open_training
+from rdm.training.objectives.autoencoder_config import (
     AdversarialConfig,
-    AutoencoderObjective,
     AutoencoderObjectiveConfig,
     CodebookConfig,
     PerceptualConfig,
-    open_training,
 )
 from rdm.training.planning.cost import count_cost, training_case
 
@@ -105,7 +105,7 @@ def test_the_autoencoders_gradient_is_that_of_the_published_loss() -> None:
     found = gradients(tested, step(tested)["loss"])
     # Esser et al. 2021, equations 6 and 7, by autograd through the whole decoder.
     generator = torch.Generator().manual_seed(0)
-    images = tested._augment(torch.from_numpy(pictures()), generator)
+    images = random_crops(torch.from_numpy(pictures()), tested.config.crop_size, generator)
     latents, _, _ = tested._encode(images, generator)
     decoded = tested._decode(latents)
     reconstruction = root_mean_squared_error(images, decoded).mean()

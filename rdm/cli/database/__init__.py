@@ -1,0 +1,1 @@
+"""`rdm database ...` and `rdm neighbors ...`."""

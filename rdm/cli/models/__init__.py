@@ -1,0 +1,1 @@
+"""Commands of models: their costs, data, training, pictures and files."""

@@ -1,0 +1,1 @@
+"""Metrics of pictures, and means with their intervals."""

@@ -1,0 +1,1 @@
+"""Recognition of samples by judges that training never used."""

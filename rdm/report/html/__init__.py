@@ -1,0 +1,1 @@
+"""Pages: their templates, pictures, plots and galleries."""

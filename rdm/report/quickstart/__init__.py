@@ -1,0 +1,1 @@
+"""The quickstart's report: its pictures, its data, its one page."""
