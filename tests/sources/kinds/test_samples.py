@@ -43,6 +43,18 @@ def test_photographers_are_credited_once_each() -> None:
     assert all(author.name and author.url.startswith("https://") for author in credits)
 
 
+def test_paintings_are_another_collection_with_a_page_each() -> None:
+    source = open_source("samples://met-paintings")
+    table = source.listing()
+    assert table.num_rows == 174
+    assert set(table["license"].to_pylist()) == {""}
+    for row in table.select(["image_id", "landing_page"]).to_pylist():
+        page = f"https://www.metmuseum.org/art/collection/search/{row['image_id']}"
+        assert row["landing_page"] == page
+    assert min(decode_image(source.read(table["location"][0].as_py())).size) > 300
+    assert source.credits() == ()
+
+
 @pytest.mark.parametrize("rest", ["", "openimages-cats", "openimages-birds/train"])
 def test_unknown_samples_are_a_usage_error(rest: str) -> None:
     with pytest.raises(UsageError, match="there are no samples"):
