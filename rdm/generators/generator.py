@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from rdm.config import Config
 from rdm.context import Context, Part
+from rdm.diffusion.samplers import seeded_noise
 from rdm.encoders.text_states import TEXT_DIMS
+from rdm.errors import UsageError
 from rdm.generators.conditions import Condition, Conditions, Known, NeighborsConfig, assemble
 from rdm.generators.heads import (
     AutoregressiveConfig,
+    DiffusionHead,
     Draws,
     GaussianConfig,
     HeadConfig,
@@ -192,6 +195,25 @@ class Generator(nn.Module):
                 None if on_step is None else report,
             )
         return self.space.to_pictures(x0)
+
+    @torch.no_grad()
+    def expected(self, context: Context, seed: int) -> Tensor:
+        """Return what the network expects of a picture from its context alone: the x_0 that it
+        predicts of pure noise, float32 [B, C, H, W]; the noise is the same for the whole batch.
+
+        Raises:
+            UsageError: the head is no diffusion.
+        """
+        head = self.head
+        if not isinstance(head, DiffusionHead):
+            raise UsageError(
+                "only diffusion has an expected picture", fix="ask a model with a Gaussian head"
+            )
+        count = context.batch_size or 1
+        noise = seeded_noise([seed], self.config.network.sample_shape).to(self.device)
+        x_t = noise.expand(count, *noise.shape[1:])
+        denoise = head.process.denoiser(self.network, context)
+        return denoise(x_t, head.process.schedule.num_timesteps - 1)[1].float()
 
     @torch.no_grad()
     def grid(

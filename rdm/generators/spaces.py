@@ -53,6 +53,10 @@ class Space(Protocol):
         """Return pictures float32 [B, 3, H, W] in [-1, 1]."""
         ...
 
+    def of_pictures(self, images: Tensor) -> Tensor:
+        """Return what the head works on of pictures uint8 [B, 3, H, W]; nothing is drawn."""
+        ...
+
     def shape(self, resolution: int) -> tuple[int, ...]:
         """Return the shape of one sample of pictures of so many pixels a side."""
         ...
@@ -71,6 +75,10 @@ class PixelSpace:
     def to_pictures(self, x0: Tensor) -> Tensor:
         """See Space."""
         return x0.float().clamp(-1, 1)
+
+    def of_pictures(self, images: Tensor) -> Tensor:
+        """See Space: float32 [B, 3, H, W]."""
+        return to_signed(images)
 
     def shape(self, resolution: int) -> tuple[int, ...]:
         """See Space."""
@@ -115,6 +123,12 @@ class LatentSpace:
         """See Space."""
         return self.first_stage.decode(x0.float())
 
+    def of_pictures(self, images: Tensor) -> Tensor:
+        """See Space: float32 [B, C, H/f, W/f], the mean of a KL first stage's posterior."""
+        own = self.first_stage
+        raw = own.encode(images) / own.scale + own.shift
+        return (raw - self.shift) * self.scale
+
     def shape(self, resolution: int) -> tuple[int, ...]:
         """See Space."""
         side = resolution // self.first_stage.factor
@@ -138,6 +152,10 @@ class TokenSpace:
         missing = self.side * self.side - x0.shape[1]
         tokens = torch.nn.functional.pad(x0, (0, missing))
         return self.first_stage.decode_indices(tokens.reshape(-1, self.side, self.side))
+
+    def of_pictures(self, images: Tensor) -> Tensor:
+        """See Space: int64 [B, N]."""
+        return self.first_stage.encode_indices(images).flatten(1)
 
     def shape(self, resolution: int) -> tuple[int, ...]:
         """See Space."""
