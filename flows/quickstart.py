@@ -29,6 +29,7 @@ from rdm.training.presets import cache_config, query_config
 
 DATABASE_HALF = "samples://openimages-birds/database"
 QUERY_HALF = "samples://openimages-birds/queries"
+PAINTINGS = "samples://met-paintings"
 STAGES = (
     "ingest",
     "patchify",
@@ -117,7 +118,7 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
         with log.stage("swapped database") as facts:
             build(
                 root=str(layout.swapped),
-                source=QUERY_HALF,
+                source=PAINTINGS,
                 stage_log=str(layout.stages / "swapped"),
             )
             facts["patches"] = (

@@ -43,7 +43,7 @@ class QuickstartConfig(Config):
     train: tuple[str, ...] = Field(default=(), description="settings of the recipe, as key=value")
     showcase: ShowcaseConfig = ShowcaseConfig()
     evaluate: tuple[str, ...] = Field(
-        default=("num_draws=16", "num_samples=96", "num_reference=192", "settings.num_steps=50"),
+        default=("num_draws=16", "num_samples=64", "num_reference=128", "settings.num_steps=50"),
         description="settings of the evaluation, as key=value",
     )
 
@@ -71,12 +71,12 @@ class Layout:
 
     @property
     def database(self) -> Path:
-        """The database of one half of the photographs."""
+        """The database of photographs of birds, one half of them."""
         return self.root / "database"
 
     @property
     def swapped(self) -> Path:
-        """The database of the other half."""
+        """The database of paintings."""
         return self.root / "database-swapped"
 
     @property

@@ -134,11 +134,13 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class Neighbor:
-    """A patch of the database with its cosine similarity to the query."""
+    """A patch of the database with its cosine similarity to the query, and its share in what the
+    network expects (None: not measured)."""
 
     pixels: Pixels
     similarity: float
     patch_id: int
+    influence: float | None = None
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)

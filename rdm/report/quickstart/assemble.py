@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from rdm.compute.machine import memory_bytes, num_cores
 from rdm.config import format_bytes
 from rdm.database import NeighborTable, RetrievalDatabase
+from rdm.evaluation.metrics.intervals import Interval, mean_interval
 from rdm.generators.model_folder import NETWORK
 from rdm.models.networks import load_network
 from rdm.models.unet import num_parameters
@@ -42,8 +43,14 @@ from rdm.report.data import (
     Training,
 )
 from rdm.report.html.database_pages import neighbors_of, sample_groups
-from rdm.report.quickstart.showcase import ShowcaseConfig, held_out_pictures, read_showcase
-from rdm.sampling import Sample, image_queries, text_queries
+from rdm.report.quickstart.readout import SwapReadout
+from rdm.report.quickstart.showcase import (
+    ShowcaseConfig,
+    held_out_pictures,
+    read_readout,
+    read_showcase,
+)
+from rdm.sampling import image_queries, text_queries
 from rdm.sources import QuerySetConfig, open_source
 from rdm.training.job.rank import read_run
 from rdm.training.stats import read_stats
@@ -56,7 +63,7 @@ MEANINGS = {
     "neighbors": "20 nearest patches of every training crop",
     "cache": "training crops as first-stage latents",
     "train": "DeepSpeed job, ZeRO",
-    "swapped database": "the other half, for the swap",
+    "swapped database": "paintings, for the swap",
     "sample": "pictures of this page",
     "evaluate": "held-out losses, FID and KID",
 }
@@ -99,16 +106,13 @@ def assemble_report(inputs: ReportInputs) -> QuickstartReport:
     pictures = held_out_pictures(
         inputs.queries, objective.held_out_fraction, inputs.showcase.num_images
     )
-    groups = [
-        group
-        for name in ("text", "image", "unconditional")
-        for group in sample_groups(
-            read_showcase(inputs.samples, name),
-            database,
-            inputs.showcase.settings.guidance_scale,
-            pictures,
-        )
-    ]
+    scale, shares = inputs.showcase.settings.guidance_scale, read_readout(inputs.samples).influences
+    groups: list[SampleGroup] = []
+    for name in ("text", "image", "unconditional"):
+        found = sample_groups(read_showcase(inputs.samples, name), database, scale, pictures)
+        if name == "text" and shares:
+            found = [_with_influences(group, row) for group, row in zip(found, shares, strict=True)]
+        groups += found
     return QuickstartReport(
         created=date.today().strftime("%d %B %Y"),
         stages=tuple(_stage(record, inputs.bytes_written) for record in inputs.stages),
@@ -247,7 +251,7 @@ def _swap(database: RetrievalDatabase, inputs: ReportInputs) -> DatabaseSwap:
         name_b=swapped.version.source,
         description="The same weights, texts and seeds; only the database differs.",
         rows=tuple(rows),
-        statistics=(_affinity(database, swapped, first, second),),
+        statistics=_readouts(read_readout(inputs.samples)),
     )
 
 
@@ -255,42 +259,41 @@ def _shortened(group: SampleGroup) -> Draw:
     return Draw(group.draws[0].neighbors, group.draws[0].samples[:4])
 
 
-def _affinity(
-    database: RetrievalDatabase,
-    swapped: RetrievalDatabase,
-    first: Sequence[Sample],
-    second: Sequence[Sample],
-) -> Statistic:
-    """How often a sample is closer to the neighbors that conditioned it than to the other
-    database's."""
-    from PIL import Image
-
-    from rdm.encoders import normalize
-
-    encoder = database.encoder
-    wins = []
-    for a, b in zip(first, second, strict=True):
-        centers = [
-            normalize(
-                source.embeddings(s.query.neighbor_ids)
-                .astype(np.float32)
-                .mean(axis=0, keepdims=True)
-            )[0]
-            for source, s in ((database, a), (swapped, b))
-        ]
-        pixels = np.stack([encoder.preprocess(Image.fromarray(s.pixels)) for s in (a, b)])
-        similarity = normalize(encoder.encode_images(pixels)) @ np.stack(centers).T
-        wins += [similarity[0, 0] > similarity[0, 1], similarity[1, 1] > similarity[1, 0]]
-    share = float(np.mean(wins))
-    half = 1.96 * np.sqrt(share * (1 - share) / len(wins))
-    return Statistic(
-        "samples nearer to their own database's neighbors",
-        f"share of {len(wins)} samples whose embedding is closer to the mean of the "
-        "neighbors that conditioned "
-        "them than to that of the other database's neighbors for the same text",
-        Estimate(share, share - half, share + half),
-        chance=0.5,
+def _readouts(found: SwapReadout) -> tuple[Statistic, ...]:
+    """Return how far expectations follow the neighbors, between the databases and within one."""
+    rows = (
+        ("the expectation follows its database", found.swap, "the two databases"),
+        (
+            "the same within one database",
+            found.control,
+            "two halves of the first database, which are of one kind: the control",
+        ),
     )
+    return tuple(
+        Statistic(
+            name,
+            f"cosine of two differences, between what the network expects from pure noise with the "
+            f"neighbors of {sides}, and between those neighbors' mean latents, in 4x4 cells; "
+            f"{len(values)} texts, one evaluation each",
+            _estimate(mean_interval(np.array(values))),
+            chance=0.0,
+        )
+        for name, values, sides in rows
+    )
+
+
+def _estimate(interval: Interval) -> Estimate:
+    return Estimate(interval.mean, interval.low, interval.high)
+
+
+def _with_influences(group: SampleGroup, shares: Sequence[float]) -> SampleGroup:
+    """Return the samples of a text with the influence of each neighbor."""
+    (draw,) = group.draws
+    neighbors = tuple(
+        replace(neighbor, influence=share)
+        for neighbor, share in zip(draw.neighbors, shares, strict=True)
+    )
+    return replace(group, draws=(replace(draw, neighbors=neighbors),))
 
 
 def _held_out(summary: Mapping[str, Any]) -> HeldOutLoss:

@@ -13,12 +13,15 @@ from pydantic import Field
 
 from rdm.config import Config, digest_json
 from rdm.database import RetrievalDatabase
+from rdm.report.quickstart.readout import SwapReadout, measure_swap
 from rdm.sampling import Sample, SampleSettings, open_model, sample, text_queries
 from rdm.sampling.output import INDEX, read_samples, write_samples
 from rdm.sampling.queries import Query, image_queries, query_set_proposal, unconditional_queries
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.sources.query_set import is_held_out
 from rdm.storage import Folder, Markers
+
+READOUT = "readout.json"
 
 
 class ShowcaseConfig(Config):
@@ -72,7 +75,7 @@ def draw_showcase(inputs: ShowcaseInputs, config: ShowcaseConfig, out: Path) -> 
     number of pictures.
 
     `swapped` has the texts and seeds of `text`, with the other database. A group that stands is not
-    drawn again.
+    drawn again. `readout.json` says what the swap does, see `measure_swap`.
     """
     from PIL import Image
 
@@ -123,7 +126,16 @@ def draw_showcase(inputs: ShowcaseInputs, config: ShowcaseConfig, out: Path) -> 
             count = write_samples(out / name, drawn, model, source, config.settings)
             markers.write(name, key, [f"{name}/{INDEX}"], {"count": count})
         total += len(read_samples(out / name))
+    if markers.find("readout", key) is None:
+        found = measure_swap(model, database, swapped, config.texts, k)
+        Folder(out).write_record(READOUT, found)
+        markers.write("readout", key, [READOUT], {})
     return total
+
+
+def read_readout(out: Path) -> SwapReadout:
+    """Return what was measured of the swap."""
+    return Folder(out).read_record(READOUT, SwapReadout)
 
 
 def read_showcase(out: Path, group: str) -> list[Sample]:
