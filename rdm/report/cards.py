@@ -10,7 +10,7 @@ from typing import Any
 
 from rdm.database.facts import VersionFacts
 from rdm.report.data import Command, HeldOutLoss, Metric, recall_of
-from rdm.report.html.page import duration, interval, number, signed, signed_interval
+from rdm.report.html.page import interval, number, signed, signed_interval
 
 NOT_UNLEARNED = (
     "Removing a photograph from the database takes effect at the next lookup. "
@@ -43,23 +43,16 @@ class DatasetCard:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model card says about one set of trained weights."""
+    """What a model card says about one set of trained weights.
+
+    `training` are facts by name, texts that are shown as they are; `license_id` is the SPDX-like
+    name of the header.
+    """
 
     name: str
     license_id: str
     recipe: str
-    num_parameters: int
-    training_data: str
-    num_training_pictures: int
-    num_steps: int
-    batch_size: int
-    seconds: float
-    hardware: str
-    database: str
-    database_digest: str
-    encoder_name: str
-    encoder_fingerprint: str
-    conditioning_dropout: float
+    training: Mapping[str, str]
     removal_contact: str
     description: str = ""
     held_out: HeldOutLoss | None = None
@@ -126,21 +119,8 @@ def model_card(card: ModelCard) -> str:
         "pipeline_tag": "unconditional-image-generation",
         "tags": ["retrieval-augmented-diffusion", card.recipe],
     }
-    facts = {
-        "Recipe": _code(card.recipe),
-        "Parameters": f"{card.num_parameters:,}",
-        "Training data": _text(card.training_data),
-        "Training pictures": f"{card.num_training_pictures:,}",
-        "Steps": f"{card.num_steps:,} of {card.batch_size:,} pictures",
-        "Time": duration(card.seconds),
-        "Hardware": _text(card.hardware),
-        "Database": _text(card.database),
-        "Database digest": _code(card.database_digest),
-        "Encoder": _text(card.encoder_name),
-        "Encoder fingerprint": _code(card.encoder_fingerprint),
-        "Conditioning dropout": f"{card.conditioning_dropout:.3g}",
-    }
-    sections = [("Training", _facts(facts))]
+    facts = {"Recipe": card.recipe, **card.training}
+    sections = [("Training", _facts({name: _text(value) for name, value in facts.items()}))]
     if card.usage:
         lines = "\n".join(_comment(command) + command.line for command in card.usage)
         sections.append(("Usage", f"{_fence(lines)}sh\n{lines}\n{_fence(lines)}"))

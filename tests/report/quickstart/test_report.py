@@ -213,8 +213,32 @@ def test_samples_of_a_swap_must_share_their_seeds(examples: SimpleNamespace) -> 
 
 
 def test_example_shows_at_most_eight_samples_of_the_first_query(examples: SimpleNamespace) -> None:
-    figure = render_report(examples.make_report(num_samples=20)).split("</figure>")[0]
+    report = replace(examples.make_report(num_samples=20), swap=None)
+    figure = render_report(report).split("</figure>")[0]
     assert figure.count('alt="sample, seed') == 8
+
+
+def test_the_page_opens_with_the_swap(examples: SimpleNamespace) -> None:
+    report = examples.make_report()
+    figure = render_report(report).split("</figure>")[0]
+    assert report.swap.name_a in figure
+    assert report.swap.name_b in figure
+
+
+def test_influence_stands_below_a_neighbor_that_has_one(examples: SimpleNamespace) -> None:
+    plain = examples.neighbors(2)
+    told = (replace(plain[0], influence=0.62), replace(plain[1], influence=-0.1))
+    pages = [
+        render_report(
+            QuickstartReport(
+                samples=(SampleGroup(Query("text", "owl"), (Draw(found, examples.samples(1)),)),)
+            )
+        )
+        for found in (plain, told)
+    ]
+    assert "62%" not in pages[0]
+    assert ">62%</span>" in pages[1]
+    assert ">\u221210%</span>" in pages[1]
 
 
 def test_sixty_four_large_samples_stay_under_five_megabytes(examples: SimpleNamespace) -> None:
