@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rdm.config import digest_json
+from rdm.config import Record, digest_json
 from rdm.errors import StorageError, TrainingError
 from rdm.storage.files import sha256_file, storage_errors
 from rdm.training.config import TrainConfig
@@ -60,22 +60,59 @@ def run_digest(config: TrainConfig) -> str:
     )
 
 
+class CheckpointFile(Record):
+    """A file of a checkpoint, as it was written."""
+
+    num_bytes: int
+    sha256: str
+
+
+class RunFacts(Record):
+    """What the loop tells a checkpoint about the run."""
+
+    step: int
+    """Optimizer steps done."""
+    mean_loss: float
+    """Of the training steps since the checkpoint before."""
+    micro_batch_size: int
+    provenance: dict[str, JsonValue]
+    """A `Provenance`, as JSON values."""
+
+
+class CheckpointState(RunFacts):
+    """`state.json`: everything about a checkpoint that is no tensor."""
+
+    format: str
+    files: dict[str, CheckpointFile]
+    optimizer_counts: dict[str, float]
+    world_size: int
+    """Ranks that wrote it."""
+    zero_stage: int
+    ema_updates: int
+    loss_scale: dict[str, int | float] | None
+    """Of fp16; None in other precisions."""
+    config_digest: str
+    """See `run_digest`."""
+    config: dict[str, JsonValue]
+    """As the release that wrote it has it; `config_digest` decides whether a run may go on."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A complete checkpoint on disk, with what its `state.json` says."""
 
     path: Path
-    state: Mapping[str, Any]
+    state: CheckpointState
 
     @property
     def step(self) -> int:
         """Optimizer steps done."""
-        return int(self.state["step"])
+        return self.state.step
 
     @property
     def mean_loss(self) -> float:
         """The mean training loss of the steps since the checkpoint before."""
-        return float(self.state["mean_loss"])
+        return self.state.mean_loss
 
 
 class Checkpoints:
@@ -97,12 +134,13 @@ class Checkpoints:
         found = []
         for path in sorted(self.directory.glob(f"{_PREFIX}*")):
             try:
-                state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-                whole = state["format"] == FORMAT and all(
-                    (path / name).stat().st_size == entry["num_bytes"]
-                    for name, entry in state["files"].items()
+                values = json.loads((path / _STATE).read_text(encoding="utf-8"))
+                state = CheckpointState.model_validate(values)
+                whole = state.format == FORMAT and all(
+                    (path / name).stat().st_size == entry.num_bytes
+                    for name, entry in state.files.items()
                 )
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError):  # pydantic's errors are ValueErrors
                 continue
             if whole:
                 found.append(Checkpoint(path, state))
@@ -116,7 +154,7 @@ class Checkpoints:
             TrainingError: it belongs to another configuration.
         """
         for checkpoint in reversed(self.complete()):
-            if checkpoint.state["config_digest"] != run_digest(self.config):
+            if checkpoint.state.config_digest != run_digest(self.config):
                 raise TrainingError(
                     "the checkpoint belongs to another configuration",
                     where=checkpoint.path,
@@ -139,20 +177,19 @@ class Checkpoints:
             fix="OUT must be a folder that every machine of the job mounts",
         )
 
-    def save(self, engine: Engine, ema: Ema, facts: Mapping[str, Any]) -> None:
+    def save(self, engine: Engine, ema: Ema, facts: RunFacts) -> None:
         """Write a checkpoint; every rank must call it.
 
         Args:
             engine: holds weights and the optimizer's memory.
             ema: this rank's part of the averages.
-            facts: JSON values for `state.json`: `step`, `mean_loss`, `provenance`,
-                `micro_batch_size`.
+            facts: what the loop knows of the run.
 
         Raises:
             StorageError: the disk is full, or does not give back what was written; the last
                 checkpoint still stands.
         """
-        final = self.directory / f"{_PREFIX}{facts['step']:08d}"
+        final = self.directory / f"{_PREFIX}{facts.step:08d}"
         temporary = self.directory / f".{final.name}.tmp"
         with (
             _removed_on_error(temporary),
@@ -165,16 +202,25 @@ class Checkpoints:
             described = {}
             for name, tensors in _contents(engine, ema):
                 if engine.rank == 0:
-                    _write_verified(temporary / name, tensors, facts["step"])
+                    _write_verified(temporary / name, tensors, facts.step)
                     # while the next file is written
                     described[name] = hashers.submit(_describe, temporary / name)
                 del tensors
             counts = engine.optimizer_counts()
             if engine.rank == 0:
-                files = {name: digest.result() for name, digest in described.items()}
-                self._write_state(
-                    temporary, engine, ema, {**facts, "files": files, "optimizer_counts": counts}
+                state = CheckpointState(
+                    format=FORMAT,
+                    **facts.model_dump(),
+                    files={name: digest.result() for name, digest in described.items()},
+                    optimizer_counts=counts,
+                    world_size=engine.world_size,
+                    zero_stage=self.config.zero_stage,
+                    ema_updates=ema.num_updates,
+                    loss_scale=engine.loss_scale,
+                    config_digest=run_digest(self.config),
+                    config=self.config.model_dump(mode="json"),
                 )
+                _write_state(temporary / _STATE, state)
                 shutil.rmtree(final, ignore_errors=True)
                 os.replace(temporary, final)
                 self._prune()
@@ -186,12 +232,11 @@ class Checkpoints:
         Raises:
             TrainingError: a parameter is missing, or has another shape.
         """
-        kinds = [name for name in checkpoint.state["files"] if name.startswith("optimizer-")]
+        kinds = [name for name in checkpoint.state.files if name.startswith("optimizer-")]
         with contextlib.ExitStack() as stack:
             try:
                 read = {
-                    name: _Reader(checkpoint.path / name, stack)
-                    for name in checkpoint.state["files"]
+                    name: _Reader(checkpoint.path / name, stack) for name in checkpoint.state.files
                 }
                 moments = {
                     name.removeprefix("optimizer-").removesuffix(".safetensors"): read[name]
@@ -199,7 +244,7 @@ class Checkpoints:
                 }
                 engine.load(
                     read[_WEIGHTS].__getitem__,
-                    OptimizerState(moments, checkpoint.state["optimizer_counts"]),
+                    OptimizerState(moments, checkpoint.state.optimizer_counts),
                 )
                 for decay, averages in ema.averages.items():
                     engine.scatter(read[_ema_file(decay)].__getitem__, averages)
@@ -209,26 +254,8 @@ class Checkpoints:
                     where=checkpoint.path,
                     fix="delete this checkpoint: the one before it is then used",
                 ) from error
-        ema.num_updates = checkpoint.state["ema_updates"]
-        engine.loss_scale = checkpoint.state["loss_scale"]
-
-    def _write_state(
-        self, directory: Path, engine: Engine, ema: Ema, facts: Mapping[str, Any]
-    ) -> None:
-        state = {
-            "format": FORMAT,
-            **facts,
-            "world_size": engine.world_size,
-            "zero_stage": self.config.zero_stage,
-            "ema_updates": ema.num_updates,
-            "loss_scale": engine.loss_scale,
-            "config_digest": run_digest(self.config),
-            "config": self.config.model_dump(mode="json"),
-        }
-        with open(directory / _STATE, "w", encoding="utf-8") as file:
-            file.write(json.dumps(state, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        ema.num_updates = checkpoint.state.ema_updates
+        engine.loss_scale = checkpoint.state.loss_scale
 
     def _prune(self) -> None:
         found = self.complete()
@@ -300,8 +327,15 @@ def _write_verified(path: Path, tensors: Mapping[str, Tensor], step: int) -> Non
         )
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    return {"num_bytes": path.stat().st_size, "sha256": sha256_file(path)}
+def _write_state(path: Path, state: CheckpointState) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(state.to_json(), indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _describe(path: Path) -> CheckpointFile:
+    return CheckpointFile(num_bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
 def _raise_write_error(path: Path, error: Exception) -> None:
@@ -315,8 +349,8 @@ def _raise_write_error(path: Path, error: Exception) -> None:
 
 
 def _changed_file(checkpoint: Checkpoint) -> Path | None:
-    for name, entry in checkpoint.state["files"].items():
-        if sha256_file(checkpoint.path / name) != entry["sha256"]:
+    for name, entry in checkpoint.state.files.items():
+        if sha256_file(checkpoint.path / name) != entry.sha256:
             return checkpoint.path / name
     return None
 

@@ -6,30 +6,32 @@ import hashlib
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rdm.errors import TrainingError
 from rdm.generators.provenance import Provenance
 from rdm.storage.files import storage_errors
-from rdm.training.checkpoints import Checkpoints
+from rdm.training.checkpoints import Checkpoints, RunFacts
 from rdm.training.config import TrainConfig
 from rdm.training.data.batches import BatchReader
 from rdm.training.data.order import DataOrder
 from rdm.training.data.training_data import TrainingData
-from rdm.training.engine.deepspeed_engine import Engine, MicroBatch
+from rdm.training.engine.deepspeed_engine import Engine, MicroBatch, StepResult
 from rdm.training.engine.device import distributed_place
 from rdm.training.engine.ema import Ema
 from rdm.training.finite_guard import LossGuard, SeenStep
 from rdm.training.grids import NUM_PICTURES, grid_path, is_grid_step, write_grid
 from rdm.training.objectives.objective import Objective
-from rdm.training.planning.cost import network_cost
+from rdm.training.planning.cost import NetworkCost, network_cost
 from rdm.training.planning.throughput import flop_rates, peak_of
 from rdm.training.provenance import require_same_inputs, resumed_provenance
-from rdm.training.stats import StatsLog
+from rdm.training.stats import StatsLog, StatsRow
 
 MODEL = "model"
 
@@ -37,9 +39,8 @@ MODEL = "model"
 def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Path) -> None:
     """Train on this rank until `max_steps` and export the averaged weights to `OUT/model`.
 
-    A step is a function of (weights, seed, step, number of the micro-batch), so a run that is
-    killed and started again continues as if nothing had happened, and one that goes on with another
-    number of ranks sees the same samples with the same noise.
+    A step is a function of (weights, seed, step, number of the micro-batch): a killed run goes on
+    as if nothing had happened, and another number of ranks sees the same samples and noise.
 
     Raises:
         TrainingError: the loss is not finite, or the checkpoint belongs to another run.
@@ -58,25 +59,19 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
     checkpoints = Checkpoints(out, config)
     step = _resume(checkpoints, engine, ema, objective)
     stats = StatsLog(out, config, step) if engine.rank == 0 else None
-    peak = peak_of(engine.device)
     guard = LossGuard(out, engine, reader)
     engine.barrier()
 
     # Main training loop.
-    window_started, window_steps = time.monotonic(), 0
+    reporter = _Reporter(engine, stats, cost, step)
     losses: list[Tensor] = []
     while step < config.max_steps:
-        positions = order.step_positions(step, config.batch_size, engine.rank, engine.world_size)
+        positions, samples = _read_step(config, engine, reader, order, step)
         rate = learning_rate(config, step)
-        samples = reader.batch(positions)
-        if step + 1 < config.max_steps:  # put together while this step computes
-            reader.expect(
-                order.step_positions(step + 1, config.batch_size, engine.rank, engine.world_size)
-            )
         objective.step = step
         result = engine.step(_micro_batches(config, engine, samples, micro_batch_size, step), rate)
         ema.update(engine.owned_weights())
-        step, window_steps = step + 1, window_steps + 1
+        step += 1
         losses.append(result.metrics["loss"])
         guard.watch(SeenStep(step, positions, result, engine.gradient_norm))
 
@@ -84,33 +79,96 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
         saves = step % config.checkpoint_every == 0 or step == config.max_steps
         if step % config.log_every == 0 or step == 1 or saves:
             guard.check()
-            values = engine.average({name: float(value) for name, value in result.metrics.items()})
-            if stats is not None:
-                seconds = (time.monotonic() - window_started) / window_steps
-                speed = config.batch_size / seconds
-                norm = engine.gradient_norm
-                stats.log(
-                    {
-                        "step": step,
-                        **values,
-                        "learning_rate": rate,
-                        "gradient_norm": None if norm is None else float(norm),
-                        "seconds_per_step": seconds,
-                        "samples_per_second": speed,
-                        **flop_rates(cost, speed, peak and peak * engine.world_size),
-                    }
-                )
-            window_started, window_steps = time.monotonic(), 0
-        if is_grid_step(step, config.grids_per_decade, config.max_steps):
-            _draw_grid(engine, ema, reader, out, step, stats)
+            reporter.report(step, rate, result)
+        _draw_due_grid(engine, ema, reader, out, step, stats)
         if saves:
             guard.check_weights(step)
-            mean_loss = engine.average({"loss": float(torch.stack(losses).double().mean())})["loss"]
-            facts = {"step": step, "mean_loss": mean_loss, "micro_batch_size": micro_batch_size}
-            checkpoints.save(engine, ema, {**facts, "provenance": objective.provenance.values()})
+            checkpoints.save(engine, ema, _facts(engine, step, micro_batch_size, losses))
             losses.clear()
 
-    _export_averages(objective, engine, ema, config, out)
+    _finish(engine, ema, reader, stats, out)
+
+
+class _Reporter:
+    """Writes a line of statistics about the steps since the one before; every rank has one."""
+
+    def __init__(
+        self, engine: Engine, stats: StatsLog | None, cost: NetworkCost | None, step: int
+    ) -> None:
+        self._engine = engine
+        self._stats = stats
+        self._cost = cost
+        peak = peak_of(engine.device)
+        self._peak = peak and peak * engine.world_size
+        self._window_start, self._reported_step = time.monotonic(), step
+
+    def report(self, step: int, rate: float, result: StepResult) -> None:
+        """Average the metrics over the ranks and write them down; every rank must call it."""
+        engine = self._engine
+        metrics = engine.average({name: float(value) for name, value in result.metrics.items()})
+        if self._stats is not None:
+            seconds = (time.monotonic() - self._window_start) / (step - self._reported_step)
+            speed = engine.config.batch_size / seconds
+            norm = engine.gradient_norm
+            row = {
+                "step": step,
+                **metrics,
+                "learning_rate": rate,
+                "gradient_norm": None if norm is None else float(norm),
+                "seconds_per_step": seconds,
+                "samples_per_second": speed,
+                **flop_rates(self._cost, speed, self._peak),
+            }
+            self._stats.log(StatsRow.model_validate(row))
+        self._window_start, self._reported_step = time.monotonic(), step
+
+
+def _read_step(
+    config: TrainConfig, engine: Engine, reader: BatchReader, order: DataOrder, step: int
+) -> tuple[NDArray[np.int64], dict[str, np.ndarray]]:
+    """Return the stream positions of this rank's samples of a step, and the samples.
+
+    The next step's are put together while this one computes.
+    """
+    place = (config.batch_size, engine.rank, engine.world_size)
+    positions = order.step_positions(step, *place)
+    samples = reader.batch(positions)
+    if step + 1 < config.max_steps:
+        reader.expect(order.step_positions(step + 1, *place))
+    return positions, samples
+
+
+def _facts(engine: Engine, step: int, micro_batch_size: int, losses: Sequence[Tensor]) -> RunFacts:
+    """Return what a checkpoint says of the run; every rank must call it.
+
+    Args:
+        engine: averages over the ranks, and has the objective with its provenance.
+        step: optimizer steps done.
+        micro_batch_size: samples of one forward pass.
+        losses: of this rank's steps since the checkpoint before.
+    """
+    own_mean = float(torch.stack(list(losses)).double().mean())
+    return RunFacts(
+        step=step,
+        mean_loss=engine.average({"loss": own_mean})["loss"],
+        micro_batch_size=micro_batch_size,
+        provenance=engine.objective.provenance.values(),
+    )
+
+
+def _finish(
+    engine: Engine, ema: Ema, reader: BatchReader, stats: StatsLog | None, out: Path
+) -> None:
+    """Export the averages, and leave the job when every rank is done; every rank must call it.
+
+    Args:
+        engine: of this rank.
+        ema: the averages.
+        reader: ends with the job.
+        stats: ends with the job; None on all ranks but the first.
+        out: folder of the run.
+    """
+    _export_averages(engine.objective, engine, ema, engine.config, out)
     if stats is not None:
         stats.close()
     reader.close()
@@ -207,7 +265,7 @@ def _resume(checkpoints: Checkpoints, engine: Engine, ema: Ema, objective: Objec
     step = engine.agree(found.step if found else 0)
     if step:
         checkpoint = found or checkpoints.at(step)
-        recorded = Provenance.model_validate(checkpoint.state["provenance"])
+        recorded = Provenance.model_validate(checkpoint.state.provenance)
         objective.provenance = resumed_provenance(recorded, objective.provenance, checkpoint.path)
         checkpoints.load(checkpoint, engine, ema)
     return step
@@ -235,9 +293,21 @@ def _micro_batches(
     return found
 
 
-def _draw_grid(
+def _draw_due_grid(
     engine: Engine, ema: Ema, reader: BatchReader, out: Path, step: int, stats: StatsLog | None
 ) -> None:
+    """Draw the samples that a run shows of itself, if they are due; every rank must call it.
+
+    Args:
+        engine: of this rank.
+        ema: whose first average draws.
+        reader: of the samples whose conditions are drawn for.
+        out: folder of the run.
+        step: optimizer steps done.
+        stats: where pictures are passed on to; None on all ranks but the first.
+    """
+    if not is_grid_step(step, engine.config.grids_per_decade, engine.config.max_steps):
+        return
     state = engine.gather(ema.averages[ema.decays[0]])
     if stats is not None:
         arrays = reader.batch(np.arange(min(NUM_PICTURES, reader.num_samples), dtype=np.int64))

@@ -112,7 +112,7 @@ def _wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None
     from rdm.training.stats import read_stats
 
     deadline = time.monotonic() + 300
-    while not any(row["step"] >= step for row in read_stats(out)):
+    while not any(row.step >= step for row in read_stats(out)):
         assert process.poll() is None, "the flow ended before its job could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)

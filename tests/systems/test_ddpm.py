@@ -72,7 +72,7 @@ def trained(pixels: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_trains_on_pixels_alone(trained: Path) -> None:
-    losses = [row["loss"] for row in read_stats(trained)]
+    losses = [row.loss for row in read_stats(trained)]
     assert len(losses) == 12
     assert all(0 < loss < 3 for loss in losses)
     described = json.loads((trained / "model" / "model.json").read_text())

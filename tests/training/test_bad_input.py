@@ -301,5 +301,5 @@ def test_a_disk_that_fills_up_at_a_checkpoint_leaves_the_last_one(
     assert newest.step == 4
     assert not list((disk / "run" / "checkpoints").glob(".*"))
     small_disk(200_000)
-    assert run_training(longer, prepared.inputs(disk / "run"))["step"] == 8
-    assert [row["step"] for row in read_stats(disk / "run")][-1] == 8
+    assert run_training(longer, prepared.inputs(disk / "run")).step == 8
+    assert [row.step for row in read_stats(disk / "run")][-1] == 8

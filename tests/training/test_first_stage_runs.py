@@ -59,7 +59,7 @@ def recipe() -> TrainConfig:
 
 
 def losses(out: Path) -> np.ndarray:
-    return np.array([row["loss"] for row in read_stats(out)])
+    return np.array([row.loss for row in read_stats(out)])
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,9 @@ def test_a_killed_run_resumes_to_the_same_bits(
 
 
 def test_the_discriminator_joins_at_its_step_and_is_kept_out_of_the_model(straight: Path) -> None:
-    assert ["discriminator" in row for row in read_stats(straight)] == [False] * 4 + [True] * 4
+    assert ["discriminator" in row.numbers() for row in read_stats(straight)] == [False] * 4 + [
+        True
+    ] * 4
     assert load_autoencoder(str(straight / "model")).codebook is not None
     saved = load_file(straight / "checkpoints" / "step-00000008" / "weights.safetensors")
     assert any(name.startswith("discriminator.") for name in saved)
@@ -148,6 +150,6 @@ def test_a_codebook_that_starts_collapsed_comes_back_into_use(
     ]
     longer = recipe.with_overrides([*settings, *terms, f"objective.start={tmp_path / 'start'}"])
     run_training(longer, inputs(tmp_path / "run"))
-    used = [row["codebook_used"] for row in read_stats(tmp_path / "run")]
+    used = [row.numbers()["codebook_used"] for row in read_stats(tmp_path / "run")]
     assert used[0] == 1 / 32
     assert np.mean(used[-5:]) > 8 / 32

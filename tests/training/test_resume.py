@@ -22,7 +22,7 @@ SHORT = [
 
 
 def _losses(out):
-    return np.array([row["loss"] for row in read_stats(out)])
+    return np.array([row.loss for row in read_stats(out)])
 
 
 def _exported(out):

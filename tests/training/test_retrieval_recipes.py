@@ -101,14 +101,12 @@ def test_a_killed_rarm_resumes_to_the_same_bits(rarm, prepared, token_cache, tmp
     run_training(RARM, inputs)
     weights = "model/network/model.safetensors"
     assert (tmp_path / "run" / weights).read_bytes() == (rarm / weights).read_bytes()
-    losses, expected = (
-        [row["loss"] for row in read_stats(run)] for run in (tmp_path / "run", rarm)
-    )
+    losses, expected = ([row.loss for row in read_stats(run)] for run in (tmp_path / "run", rarm))
     assert losses == expected
 
 
 def test_statistics_tell_the_networks_flops_per_second(rarm):
-    rows = read_stats(rarm)
+    rows = [row.numbers() for row in read_stats(rarm)]
     ratios = {round(row["model_flops_per_second"] / row["samples_per_second"]) for row in rows}
     assert len(ratios) == 1  # FLOPs per sample
     assert "model_flop_utilization" not in rows[-1]
@@ -129,9 +127,7 @@ def test_a_rarm_learns_the_same_with_checkpointed_activations(
         config,
         TrainInputs(out=str(tmp_path / "run"), cache=token_cache, database=prepared.database),
     )
-    losses, expected = (
-        [row["loss"] for row in read_stats(run)] for run in (tmp_path / "run", rarm)
-    )
+    losses, expected = ([row.loss for row in read_stats(run)] for run in (tmp_path / "run", rarm))
     assert np.allclose(losses, expected, rtol=1e-3)
 
 
@@ -241,7 +237,7 @@ def test_the_small_recipes_train(prepared, tmp_path, name, resolution, dims):
         ]
     )
     inputs = TrainInputs(out=str(tmp_path / "run"), cache=cache, database=prepared.database)
-    assert run_training(config, inputs)["step"] == 3
+    assert run_training(config, inputs).step == 3
     model = open_model(tmp_path / "run" / "model")
     assert model.objective.network.sample_size == resolution // 4  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -31,8 +31,8 @@ def straight(prepared, tiny_recipe, tmp_path_factory):
 
 def test_every_step_is_recorded(straight, tiny_recipe):
     stats = read_stats(straight)
-    assert [row["step"] for row in stats] == list(range(1, tiny_recipe.max_steps + 1))
-    assert all(0 < row["loss"] < 100 for row in stats)
+    assert [row.step for row in stats] == list(range(1, tiny_recipe.max_steps + 1))
+    assert all(0 < row.loss < 100 for row in stats)
 
 
 def test_the_result_opens_as_a_model(straight, prepared):
@@ -44,7 +44,7 @@ def test_the_result_opens_as_a_model(straight, prepared):
 
 def test_a_finished_run_returns_at_once(straight, prepared, tiny_recipe):
     before = (straight / "launcher.log").stat().st_size
-    assert run_training(tiny_recipe, prepared.inputs(straight))["step"] == tiny_recipe.max_steps
+    assert run_training(tiny_recipe, prepared.inputs(straight)).step == tiny_recipe.max_steps
     assert (straight / "launcher.log").stat().st_size == before
 
 
@@ -56,7 +56,7 @@ def test_a_killed_run_resumes_to_the_same_bits(straight, prepared, tiny_recipe, 
     assert not (out / "model").exists()
     run_training(tiny_recipe, prepared.inputs(out))
     assert weights_of(out) == weights_of(straight)
-    assert [row["loss"] for row in read_stats(out)] == [row["loss"] for row in read_stats(straight)]
+    assert [row.loss for row in read_stats(out)] == [row.loss for row in read_stats(straight)]
 
 
 def test_ranks_end_with_the_process_that_launched_them(prepared, tiny_recipe, tmp_path):
@@ -70,7 +70,7 @@ def test_ranks_end_with_the_process_that_launched_them(prepared, tiny_recipe, tm
     while ranks_of(out):
         assert time.monotonic() < deadline, "ranks outlived the process that launched them"
         time.sleep(0.2)
-    assert read_stats(out)[-1]["step"] < config.max_steps
+    assert read_stats(out)[-1].step < config.max_steps
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(straight, tiny_recipe, caplog):
@@ -160,7 +160,7 @@ def test_the_gradient_norm_is_told_under_every_zero_stage(prepared, tiny_recipe,
             [f"zero_stage={stage}", "max_steps=2", "precision=fp32", "log_every=1"]
         )
         run_training(config, prepared.inputs(tmp_path / str(stage)))
-        norms.append([row["gradient_norm"] for row in read_stats(tmp_path / str(stage))])
+        norms.append([row.gradient_norm for row in read_stats(tmp_path / str(stage))])
     assert np.allclose(norms, norms[1], rtol=1e-4)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from rdm.errors import MissingDependencyError
 from rdm.recipes import recipe_config
-from rdm.training.stats import StatsLog, last_stats, read_stats, stats_of
+from rdm.training.stats import StatsLog, StatsRow, last_stats, read_stats, stats_of
 
 ROW = {"loss": 0.5, "learning_rate": 1e-3, "gradient_norm": None}
 
@@ -19,20 +19,20 @@ def test_lines_beyond_the_step_from_which_a_run_goes_on_are_dropped(tmp_path):
     config = recipe_config("rdm-tiny")
     log = StatsLog(tmp_path, config, 0)
     for step in (1, 2, 3):
-        log.log({"step": step, **ROW})
+        log.log(StatsRow.model_validate({"step": step, **ROW}))
     resumed = StatsLog(tmp_path, config, 2)
-    resumed.log({"step": 3, "loss": 0.25})
-    assert [row["loss"] for row in read_stats(tmp_path)] == [0.5, 0.5, 0.25]
+    resumed.log(StatsRow.model_validate({"step": 3, "loss": 0.25}))
+    assert [row.loss for row in read_stats(tmp_path)] == [0.5, 0.5, 0.25]
 
 
 def test_a_line_cut_short_is_left_out(tmp_path):
     (tmp_path / "stats.jsonl").write_text('{"step": 1}\n{"ste')
-    assert read_stats(tmp_path) == [{"step": 1}]
+    assert read_stats(tmp_path) == [StatsRow(step=1)]
 
 
 def test_dropping_lines_leaves_the_old_ones_when_it_is_interrupted(tmp_path, monkeypatch):
     config = recipe_config("rdm-tiny")
-    StatsLog(tmp_path, config, 0).log({"step": 1, **ROW})
+    StatsLog(tmp_path, config, 0).log(StatsRow.model_validate({"step": 1, **ROW}))
     write_text = Path.write_text
 
     def cut_short(path, text, **options):
@@ -42,12 +42,12 @@ def test_dropping_lines_leaves_the_old_ones_when_it_is_interrupted(tmp_path, mon
     monkeypatch.setattr(Path, "write_text", cut_short)
     with pytest.raises(KeyboardInterrupt):
         StatsLog(tmp_path, config, 1)
-    assert read_stats(tmp_path) == [{"step": 1, **ROW}]
+    assert [row.to_json() for row in read_stats(tmp_path)] == [{"step": 1, **ROW}]
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path):
     StatsLog(tmp_path, recipe_config("rdm-tiny"), 0).log(
-        {"step": 1, **ROW, "gradient_norm": math.inf}
+        StatsRow.model_validate({"step": 1, **ROW, "gradient_norm": math.inf})
     )
     line = (tmp_path / "stats.jsonl").read_text()
     assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, **ROW}
@@ -55,8 +55,8 @@ def test_a_number_that_is_not_finite_is_null(tmp_path):
 
 def test_the_line_of_a_step_is_found(tmp_path):
     (tmp_path / "stats.jsonl").write_text('{"step": 1, "loss": 2}\n{"step": 4, "loss": 1}\n')
-    assert stats_of(tmp_path, 1) == {"step": 1, "loss": 2}
-    assert stats_of(tmp_path, 2) == {"step": 2}
+    assert stats_of(tmp_path, 1) == StatsRow(step=1, loss=2)
+    assert stats_of(tmp_path, 2) == StatsRow(step=2)
 
 
 def test_the_last_line_is_found_without_reading_the_others(tmp_path):
@@ -64,7 +64,7 @@ def test_the_last_line_is_found_without_reading_the_others(tmp_path):
     (tmp_path / "stats.jsonl").write_text(
         "".join(f'{{"step": {step}}}\n' for step in range(10_000)) + '{"st'
     )
-    assert last_stats(tmp_path) == {"step": 9999}
+    assert last_stats(tmp_path) == StatsRow(step=9999)
     (tmp_path / "stats.jsonl").write_text('{"st')
     assert last_stats(tmp_path) is None
 
@@ -82,8 +82,8 @@ def test_tensorboard_gets_every_number_and_picture(tmp_path, picture):
     log = StatsLog(
         tmp_path, recipe_config("rdm-tiny").with_overrides(['trackers=["tensorboard"]']), 0
     )
-    log.log({"step": 1, **ROW})
-    log.log({"step": 2, **ROW, "loss": 0.25})
+    log.log(StatsRow.model_validate({"step": 1, **ROW}))
+    log.log(StatsRow.model_validate({"step": 2, **ROW, "loss": 0.25}))
     log.log_grid(2, picture)
     log.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -101,7 +101,7 @@ def test_wandb_keeps_a_run_offline(tmp_path, picture, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     log = StatsLog(tmp_path, recipe_config("rdm-tiny").with_overrides(['trackers=["wandb"]']), 0)
-    log.log({"step": 1, **ROW})
+    log.log(StatsRow.model_validate({"step": 1, **ROW}))
     log.log_grid(1, picture)
     log.close()
     name = (tmp_path / "wandb_id").read_text()
@@ -118,3 +118,13 @@ def test_a_tracker_that_is_not_installed_says_how_to_install_it(tmp_path, monkey
     with pytest.raises(MissingDependencyError, match="wandb") as caught:
         StatsLog(tmp_path, config, 0)
     assert caught.value.fix == "pip install 'retrieval-diffusion[wandb]'"
+
+
+def test_a_line_is_written_back_as_it_was_read(tmp_path):
+    lines = (
+        '{"step": 1, "loss": 0.1, "learning_rate": 1e-05, "gradient_norm": null, "kl": 3.7}\n'
+        '{"step": 5, "loss": 0.30000000000000004, "codebook_used": 1.0}\n'
+    )
+    (tmp_path / "stats.jsonl").write_text(lines)
+    StatsLog(tmp_path, recipe_config("rdm-tiny"), 5)
+    assert (tmp_path / "stats.jsonl").read_text() == lines

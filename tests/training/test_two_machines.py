@@ -111,8 +111,8 @@ def test_a_machine_dies_and_the_same_command_goes_on_to_the_same_bits(
 
     run_training(config, prepared.inputs(out), cluster)
     assert weights_of(out) == weights_of(tmp_path / "undisturbed")
-    assert [row["loss"] for row in read_stats(out)] == [
-        row["loss"] for row in read_stats(tmp_path / "undisturbed")
+    assert [row.loss for row in read_stats(out)] == [
+        row.loss for row in read_stats(tmp_path / "undisturbed")
     ]
     # gradients go over the wire
     assert min(_bytes_sent(name) for name in machines) > len(weights_of(out))

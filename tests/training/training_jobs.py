@@ -41,7 +41,7 @@ def start_job(
 def wait_for_step(process: subprocess.Popen[bytes], out: Path, step: int) -> None:
     """Wait until the job has recorded a step."""
     deadline = time.monotonic() + 300
-    while not any(row["step"] >= step for row in read_stats(out)):
+    while not any(row.step >= step for row in read_stats(out)):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)

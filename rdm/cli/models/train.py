@@ -87,7 +87,7 @@ def train(
         )
         return
     show(
-        {"model": f"{out}/model", **run_training(settings, inputs, cluster)},
+        {"model": f"{out}/model", **run_training(settings, inputs, cluster).to_json()},
         as_json=json,
         title="trained",
     )

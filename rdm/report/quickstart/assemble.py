@@ -218,8 +218,8 @@ def _training(run: Path, stages: Sequence[Mapping[str, Any]]) -> Training:
     seconds = next((record["seconds"] for record in stages if record["name"] == "train"), 0.0)
     return Training(
         recipe=config.recipe,
-        steps=tuple(row["step"] for row in stats),
-        losses=tuple(row["loss"] for row in stats),
+        steps=tuple(row.step for row in stats),
+        losses=tuple(row.loss for row in stats),
         num_parameters=num_parameters(load_network(run / "model" / NETWORK, objective.network)),
         batch_size=config.batch_size,
         seconds=seconds,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 from rdm import errors
 from rdm.compute.machine import num_cores
@@ -26,6 +26,9 @@ from rdm.training.job.hostfile import MASTER_PORT, Cluster
 from rdm.training.job.job_errors import ERROR_FILE, read_error, record_error
 from rdm.training.job.machine import Orders, command, end_group
 from rdm.training.job.status import LOCK
+
+if TYPE_CHECKING:
+    from rdm.training.stats import StatsRow
 
 POLL_SECONDS = 0.5
 LOG = "launcher.log"
@@ -42,7 +45,7 @@ def run_training(
     inputs: TrainInputs,
     cluster: Cluster | None = None,
     on_progress: OnProgress | None = None,
-) -> dict[str, Any]:
+) -> StatsRow:
     """Train until `max_steps` and return the last line of statistics; a stopped run resumes, a
     finished one returns.
 
@@ -290,15 +293,14 @@ def _wait(
     from rdm.training.stats import last_stats
 
     # of an earlier start, which may have come further
-    seen = (last_stats(out) or {"step": 0})["step"]
+    before = last_stats(out)
+    seen = before.step if before is not None else 0
     while True:
         codes = [node.poll() for node in nodes]
         require_one_device(out, cluster.machines)
-        if (last := last_stats(out)) is not None and last["step"] != seen:
-            seen = last["step"]
-            tracker.set(
-                seen, f"loss {last['loss']:.4f}, {last['samples_per_second']:.0f} samples/s"
-            )
+        if (last := last_stats(out)) is not None and last.step != seen:
+            seen = last.step
+            tracker.set(seen, last.words())
             if on_progress is not None:
                 on_progress()
         failed = next((code for code in codes if code), None)

@@ -7,13 +7,17 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rdm.config import Config
 from rdm.errors import TrainingError
 from rdm.storage.locks import is_locked
 
+if TYPE_CHECKING:
+    from rdm.training.stats import StatsRow
+
 Health = Literal["training", "starting", "stalled", "finished", "failed", "stopped"]
+LOCK = ".job.lock"
 STALLED_AFTER_SECONDS = 300.0
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARKLINE_POINTS = 40
@@ -72,7 +76,7 @@ def read_status(out: Path) -> RunStatus:
     from rdm.training.grids import latest_grid
     from rdm.training.job.job_errors import read_error
     from rdm.training.job.rank import RUN_FILE, read_run
-    from rdm.training.stats import read_stats
+    from rdm.training.stats import StatsRow, read_stats
 
     if not (out / RUN_FILE).is_file():
         raise TrainingError(
@@ -80,27 +84,26 @@ def read_status(out: Path) -> RunStatus:
         )
     config, _ = read_run(out)
     stats = read_stats(out)
-    last: dict[str, Any] = stats[-1] if stats else {}
-    step = int(last.get("step", 0))
+    last = stats[-1] if stats else StatsRow(step=0)
     found = Checkpoints(out, config).complete()
     error = read_error(out)
     grid = latest_grid(out)
     health = _health(out, exported_steps(out) == config.max_steps, last, error is not None)
-    moving = health in ("training", "starting") and last
+    pace = last.seconds_per_step if health in ("training", "starting") else None
     return RunStatus(
         out=str(out),
         recipe=config.recipe,
         health=health,
-        step=step,
+        step=last.step,
         max_steps=config.max_steps,
-        seconds_left=(config.max_steps - step) * last["seconds_per_step"] if moving else None,
-        samples_per_second=last.get("samples_per_second"),
-        model_flops_per_second=last.get("model_flops_per_second"),
-        model_flop_utilization=last.get("model_flop_utilization"),
-        learning_rate=last.get("learning_rate"),
-        gradient_norm=last.get("gradient_norm"),
-        loss=last.get("loss"),
-        losses=tuple(means([row["loss"] for row in stats], _SPARKLINE_POINTS)),
+        seconds_left=None if pace is None else (config.max_steps - last.step) * pace,
+        samples_per_second=last.samples_per_second,
+        model_flops_per_second=last.model_flops_per_second,
+        model_flop_utilization=last.model_flop_utilization,
+        learning_rate=last.learning_rate,
+        gradient_norm=last.gradient_norm,
+        loss=None if math.isnan(last.loss) else last.loss,
+        losses=tuple(means([row.loss for row in stats], _SPARKLINE_POINTS)),
         checkpoint_step=found[-1].step if found else None,
         best_step=min(found, key=lambda checkpoint: checkpoint.mean_loss).step if found else None,
         grid=str(grid) if grid else None,
@@ -145,22 +148,18 @@ def means(values: Sequence[float], count: int) -> list[float]:
     return [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
 
 
-def _health(out: Path, finished: bool, last: dict[str, Any], failed: bool) -> Health:
-    from rdm.training.job.status import LOCK
+def _health(out: Path, finished: bool, last: StatsRow, failed: bool) -> Health:
     from rdm.training.stats import STATS
 
     if is_locked(out / LOCK):
-        if not last:
+        if last.step == 0:
             return "starting"
         quiet = time.time() - (out / STATS).stat().st_mtime
         return (
             "stalled"
-            if quiet > STALLED_AFTER_SECONDS + 100 * last["seconds_per_step"]
+            if quiet > STALLED_AFTER_SECONDS + 100 * (last.seconds_per_step or 0.0)
             else "training"
         )
     if finished:
         return "finished"
     return "failed" if failed else "stopped"
-
-
-LOCK = ".job.lock"

@@ -280,7 +280,7 @@ def test_a_resumed_run_takes_up_an_update_and_refuses_another_cache(
         own_database,
         [int(NeighborTable(Folder(str(own_database)), "train").shard("00000")[1][0, 0])],
     )
-    assert run_training(longer, inputs)["step"] == 6
+    assert run_training(longer, inputs).step == 6
     info = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
     assert info["database"]["version"] == 3
     assert info["database"]["earlier_versions"] == [2]

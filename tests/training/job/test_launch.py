@@ -61,8 +61,7 @@ def exported(out: Path, config: TrainConfig, steps: int) -> None:
 def test_a_finished_run_starts_no_job(prepared, tiny_recipe, broken, tmp_path):
     exported(tmp_path, tiny_recipe, tiny_recipe.max_steps)
     assert (
-        run_training(tiny_recipe, prepared.inputs(tmp_path), broken)["step"]
-        == tiny_recipe.max_steps
+        run_training(tiny_recipe, prepared.inputs(tmp_path), broken).step == tiny_recipe.max_steps
     )
 
 
@@ -105,7 +104,10 @@ def test_progress_starts_at_the_last_checkpoint_and_not_where_statistics_end(
         file.write('{"step": 8, "loss": 1.0, "samples_per_second": 1.0}\n')
     checkpoint = tmp_path / "checkpoints" / "step-00000004"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "state.json").write_text(json.dumps({"format": FORMAT, "files": {}, "step": 4}))
+    state = {"format": FORMAT, "files": {}, "step": 4, "mean_loss": 1.0, "micro_batch_size": 1}
+    state |= {"provenance": {}, "optimizer_counts": {}, "world_size": 1, "zero_stage": 1}
+    state |= {"ema_updates": 4, "loss_scale": None, "config_digest": "", "config": {}}
+    (checkpoint / "state.json").write_text(json.dumps(state))
     sink = Seen([], [])
     with progress_to(sink), suppress(TrainingError):
         run_training(tiny_recipe, prepared.inputs(tmp_path), broken)
@@ -147,5 +149,5 @@ def test_machines_whose_shell_starts_elsewhere_find_relative_inputs(
     )
     inputs = TrainInputs(out=str(tmp_path / "run"), cache="cache", database="db")
     config = tiny_recipe.with_overrides(["max_steps=1", "num_ranks=1", "grids_per_decade=0"])
-    assert run_training(config, inputs, cluster)["step"] == 1
+    assert run_training(config, inputs, cluster).step == 1
     assert (tmp_path / "run" / DEVICES / "0").read_text() == training_device(config).type
