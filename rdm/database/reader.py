@@ -18,6 +18,7 @@ from rdm.database.contract import METADATA_COLUMNS, PATCH_SCHEMA, index_place, q
 from rdm.database.embedding_parts import gather, open_embeddings
 from rdm.database.facts import DatabaseStatus, VersionFacts, version_facts
 from rdm.database.pixels import iterate_patches, read_photograph
+from rdm.database.search.approximate import approximate_candidates, open_index
 from rdm.database.search.exact import (
     blocks_of,
     canonical_similarities,
@@ -25,7 +26,6 @@ from rdm.database.search.exact import (
     quantize,
     rank,
 )
-from rdm.database.search.index import approximate_candidates, open_index
 from rdm.encoders import Encoder, load_encoder
 from rdm.errors import DatabaseError, EncoderMismatchError, UsageError
 from rdm.sources.kinds.imported import is_imported

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, JsonValue
 
 from rdm.config import Config
-from rdm.database.search.index import IndexConfig
+from rdm.database.search.index_settings import IndexConfig
 from rdm.encoders import EncoderName
 from rdm.sources import CropConfig, FetchConfig
 from rdm.sources.open import absolute_spec, same_source

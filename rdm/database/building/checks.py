@@ -6,7 +6,7 @@ from collections import Counter
 
 from rdm.database.building.results import IngestFacts
 from rdm.database.changes.plan import SourceDiff
-from rdm.database.search.index import check_fits
+from rdm.database.search.index_settings import check_fits
 from rdm.database.settings import BuildConfig, differing_fixed, settings_of
 from rdm.encoders import load_encoder
 from rdm.errors import DatabaseError, FailureBudgetError, SourceError

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rdm.database.contract import CORNERS
-from rdm.database.search.index import audit_sample
+from rdm.database.search.recall import audit_sample
 from rdm.encoders import Encoder, normalize
 from rdm.errors import EncoderMismatchError, SourceError
 from rdm.sources import decode_image, open_source

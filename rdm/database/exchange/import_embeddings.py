@@ -43,7 +43,8 @@ from rdm.database.exchange.foreign_layouts import (
     unit_vectors,
 )
 from rdm.database.facts import VersionFacts, version_facts
-from rdm.database.search.index import IndexConfig, build_index, publish_index
+from rdm.database.search.index import build_index, publish_index
+from rdm.database.search.index_settings import IndexConfig
 from rdm.database.search.sharded_index import IndexedRows
 from rdm.database.settings import BuildConfig
 from rdm.database.shards import describe_index

@@ -24,11 +24,9 @@ from rdm.database.contract import (
 from rdm.database.neighbors.lookup import look_up
 from rdm.database.neighbors.table import NeighborConfig, NeighborTable, stored_lookup
 from rdm.database.reader import RetrievalDatabase
+from rdm.database.search.approximate import open_index
 from rdm.database.search.exact import canonical_similarities
-from rdm.database.search.index import (
-    audit_sample,
-    open_index,
-)
+from rdm.database.search.recall import audit_sample
 from rdm.database.verify.shard_invariants import Shard, open_shards
 from rdm.errors import DatabaseError, RdmError
 from rdm.progress import tracking
