@@ -97,7 +97,7 @@ class Holdings:
 
     @cached_property
     def held_images(self) -> frozenset[str]:
-        """Photographs that the version holds: they have living patches, or filters left them out."""
+        """Photographs that the version holds: with living patches, or left out by filters."""
         emptied = self.ledger.filter(
             pc.and_(pc.equal(self.ledger["status"], SUCCESS), pc.invert(self.ledger["was_cut"]))
         )

@@ -76,7 +76,7 @@ class SourceDiff:
         named = removal.image_ids | selected | self._emptied_images()
         before = frozenset(version.deleted_image_ids if version else ())
 
-        # Copies of earlier removals were removed with them.
+        # Copies of photographs that were removed before went with them.
         return named | self.held.copies_of(named - before) | before
 
     @cached_property
