@@ -23,7 +23,8 @@ from autofaiss.external.optimize import get_optimal_index_keys_v2
 from benchmarks.clusters import DIM, write_clusters
 from benchmarks.timing import paired_ratio
 from rdm.database.search.exact import blocks_of, exact_search
-from rdm.database.search.index import IndexConfig, audit_sample, choose_key, train_rows
+from rdm.database.search.index_settings import IndexConfig, choose_key, train_rows
+from rdm.database.search.recall import audit_sample
 from rdm.database.search.sharded_index import ADD_ROWS, IndexedRows
 from rdm.storage import Folder
 

@@ -29,14 +29,10 @@ from rdm.database import BuildConfig, DatabaseBuilder
 from rdm.database.building import embed
 from rdm.database.building.stages import ingest, patchify
 from rdm.database.contract import patches_path
+from rdm.database.search.approximate import open_index
 from rdm.database.search.exact import blocks_of, exact_search
-from rdm.database.search.index import (
-    IndexConfig,
-    ParentIndex,
-    build_index,
-    open_index,
-    update_index,
-)
+from rdm.database.search.index import ParentIndex, build_index, update_index
+from rdm.database.search.index_settings import IndexConfig
 from rdm.database.search.sharded_index import IndexedRows
 from rdm.encoders import Encoder
 from rdm.sources import CropConfig

@@ -1,5 +1,4 @@
-"""The retrieval database: patches, embeddings, index, neighbors, updates, and the facade over
-them."""
+"""The retrieval database: patches, embeddings, index, neighbors, updates, and their reader."""
 
 from rdm.database.building.builder import BuildConfig, DatabaseBuilder
 from rdm.database.neighbors.lookup import build_neighbors

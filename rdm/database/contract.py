@@ -1,23 +1,22 @@
-"""The data contract of a retrieval database on one page: where its parts lie, what their columns
-and records are.
+"""The data contract of a retrieval database on one page: its files, their columns and records.
 
 manifest.json                             Manifest: which version is current; replaced last
-versions/000007.json                      Version: every part, the tombstones, encoder, index,
-settings run.json                                  the settings of the current version
-(rdm.database.settings.BuildConfig) images/00000.tar .parquet _stats.json     pixels, ledger
-(rdm.sources.ledger), ShardStats: img2dataset's layout patches/patches_0000.parquet
-PATCH_SCHEMA: a row for each patch id, in order dropped/patches_0000.parquet
-DROPPED_SCHEMA: patches that filters left out dropped/duplicates_000007.parquet
-DUPLICATE_SCHEMA: photographs that resemble another one img_emb/img_emb_0000.npy
-float16 [rows, dim], unit norm; row order = patch ids metadata/metadata_0000.parquet
-METADATA_COLUMNS: row j describes row j of the npy index/000007/knn.index index_infos.json   the
-index of a version, and its IndexFacts index/knn.index, image.index              the newest one
-again, where clip-retrieval's tools look neighbors/NAME/000007/queryset.json       QuerySetFacts
-(rdm.database.neighbors.table) of a query set neighbors/NAME/000007/00000.parquet .npy  its
-neighbors, and its crops' unit vectors announced.json                            Announcement
-(rdm.database.changes.announcements) changes.html                              what the newest
-update changed, where the flow wrote it _markers/STAGE/SHARD.json                 Marker
-(rdm.storage.completion) of a finished shard
+versions/000007.json                      Version: parts, tombstones, encoder, index, settings
+run.json                                  BuildConfig (database.settings) of the current version
+images/00000.tar .parquet _stats.json     pixels, ledger (sources.ledger), ShardStats: the layout
+                                          of img2dataset
+patches/patches_0000.parquet              PATCH_SCHEMA: a row for each patch id, in order
+dropped/patches_0000.parquet              DROPPED_SCHEMA: patches that filters left out
+dropped/duplicates_000007.parquet         DUPLICATE_SCHEMA: photographs that resemble another one
+img_emb/img_emb_0000.npy                  float16 [rows, dim], unit norm; row order = patch ids
+metadata/metadata_0000.parquet            METADATA_COLUMNS: row j describes row j of the npy
+index/000007/knn.index index_infos.json   the index of a version, and its IndexFacts
+index/knn.index, image.index              the newest one again, where clip-retrieval looks
+neighbors/NAME/000007/queryset.json       QuerySetFacts (database.neighbors.table) of a query set
+neighbors/NAME/000007/00000.parquet .npy  its neighbors, and its crops' unit vectors
+announced.json                            Announcement (database.changes.announcements)
+changes.html                              changes of the newest update, if the flow wrote it
+_markers/STAGE/SHARD.json                 Marker (storage.completion) of a finished shard
 """
 
 from __future__ import annotations
@@ -61,34 +60,32 @@ DUPLICATE_SCHEMA = pa.schema(
         ("num_bits", pa.int16()),  # in how many bits their hashes differ
     ]
 )
-"""Columns of a version's table of near-duplicates, which also has the `etag` of the photograph that
-is left out."""
+"""Columns of a version's table of near-duplicates; with the `etag` of the left-out photograph."""
 
 METADATA_COLUMNS = ("image_path", "url", "author", "license", "norm")
-"""Columns of a metadata part beside `patch_id` and `image_id`; `norm` is the length of the raw
-vector."""
+"""Columns of a metadata part, beside the ids; `norm` is the length of the raw vector."""
 
 SHARD_KINDS: tuple[str, ...] = ("images", "ledger", "patches", "embeddings", "metadata")
 """The parts of one image shard: a version has as many of each kind, in the same order."""
 DUPLICATES_KIND = "duplicates"  # of a version's part: photographs that resemble another one
 INDEX_KINDS = ("index", "infos")
-# of a query set: its description, neighbors, crops' vectors
+# Of a query set: its description, neighbors, and crops' vectors.
 TABLE_KINDS = ("queryset", "neighbors", "queries")
-SEARCHED_KINDS = ("embeddings", "index", "patches", "ledger")  # what decides a lookup
+SEARCHED_KINDS = ("embeddings", "index", "patches", "ledger")  # the parts that decide a lookup
 
 PHOTOGRAPH_DIRECTORIES = ("images", "patches", "dropped", "img_emb", "metadata")
 PART_DIRECTORIES = (*PHOTOGRAPH_DIRECTORIES, "index", "neighbors")
 RUN = "run.json"
-# of the newest update, where one was written: a version that adds or removes deletes it
+# Of the newest update, if one was written: a version that adds or removes deletes it.
 CHANGES_PAGE = "changes.html"
 ANNOUNCED = "announced.json"
 REMOVED_DIGESTS = "_markers/removed"  # lists of digests for the workers, while an update runs
 INDEX_SCRATCH = "_markers/index"
 
 INDEX_NAME, INFOS_NAME = "knn.index", "index_infos.json"
-# where clip-retrieval's and autofaiss's tools look: the newest version's files under a second name
+# Where clip-retrieval's and autofaiss's tools look: the newest version's files, a second name.
 PUBLISHED = "index"
-# where `clip-retrieval back` looks for the same index: beside `metadata/`
+# Where `clip-retrieval back` looks for the same index: beside `metadata/`.
 SERVED_NAME = "image.index"
 
 
@@ -108,8 +105,7 @@ def patches_path(part: int) -> str:
 
 
 def dropped_path(part: int) -> str:
-    """Return the path of the table of the patches that a part left out; it exists where there are
-    any."""
+    """Return the path of a part's left-out patches; it exists where there are any."""
     return f"dropped/patches_{part:04d}.parquet"
 
 
@@ -124,18 +120,18 @@ def embeddings_path(part: int) -> str:
 
 
 def metadata_path(part: int) -> str:
-    """Return the path of what describes the rows of an embedding part."""
+    """Return the path of the table that describes the rows of an embedding part."""
     return f"metadata/metadata_{part:04d}.parquet"
 
 
 def compacted_path(path: str, number: int) -> str:
-    """Return a part's name with the number of the version of a compaction; it sorts where the old
-    one did."""
+    """Return a part's name with a compaction's version; it sorts where the old name did."""
+    # A second compaction replaces the mark of the first.
     return re.sub(r"(_c\d{6,})?(\.\w+)$", rf"_c{number:06d}\2", path)
 
 
 def version_place(number: int) -> str:
-    """Return the folder for an index that a version of this number makes."""
+    """Return the folder for an index that this version makes."""
     return f"{PUBLISHED}/{number:06d}"
 
 
@@ -145,7 +141,7 @@ def index_place(version: Version) -> str:
 
 
 def table_place(name: str, version: int) -> str:
-    """Return the folder for what a version of this number writes of a query set's table."""
+    """Return the folder for a query set's table that this version writes."""
     return f"neighbors/{name}/{version:06d}"
 
 

@@ -1,5 +1,4 @@
-"""Embedding parts: memory-mapped vectors whose rows, counted over the parts in order, are the patch
-ids."""
+"""Embedding parts: memory-mapped vectors whose rows, counted over all parts, are the patch ids."""
 
 from __future__ import annotations
 
@@ -45,6 +44,7 @@ def count_rows(parts: EmbeddingParts) -> int:
 
 def gather(parts: EmbeddingParts, patch_ids: NDArray[np.int64]) -> NDArray[np.float16]:
     """Return the vectors [N, dim] of patches [N], part by part."""
+    # Each part is asked once for all of its patches: its pages are read in one go.
     starts = np.array([first for first, _ in parts], np.int64)
     result = np.empty((len(patch_ids), parts[0][1].shape[1]), np.float16)
     owner = np.searchsorted(starts, patch_ids, side="right") - 1

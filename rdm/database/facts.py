@@ -1,5 +1,4 @@
-"""The facts of a version, in one shape: what builds, updates, imports, status, cards and reports
-tell of it."""
+"""The facts of a version, in one shape for builds, imports, status, cards and reports."""
 
 from __future__ import annotations
 
@@ -11,8 +10,7 @@ MADE_HERE = "made the embeddings here"
 
 
 class VersionFacts(Record):
-    """One version: counts of what lives in it, its encoder, and its index with the measured
-    recall."""
+    """One version: counts of what lives in it, its encoder, its index and the measured recall."""
 
     version: int
     source: str
@@ -45,7 +43,7 @@ class VersionFacts(Record):
 
 
 class DatabaseStatus(VersionFacts):
-    """What `rdm database status` shows: a version, and what else the folder holds."""
+    """The facts that `rdm database status` shows: a version's, and what else the folder holds."""
 
     root: str
     versions: list[int]

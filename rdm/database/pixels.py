@@ -1,5 +1,4 @@
-"""Cut patches from the photographs of a database: pixels are read when they are needed, by
-offset."""
+"""Cut patches from a database's photographs: pixels are read by offset when they are needed."""
 
 from __future__ import annotations
 
@@ -15,14 +14,13 @@ from rdm.sources import ImageDecodeError, decode_image
 from rdm.storage import Folder
 from rdm.storage.files import read_error
 
-REDUCED_SIDE = 64
-# offset and size of each row's picture in its tar, its rotation and upright width
+REDUCED_SIDE = 64  # pixels that are enough to judge a patch's contrast
+# Offset and size of each row's picture in its tar, its rotation and upright width.
 _Places = dict[str, list[int]]
 
 
 def iterate_patches(folder: Folder, patches: pa.Table) -> Iterator[Image.Image]:
-    """Yield the pixels of each patch, in order; a photograph whose patches follow one another is
-    decoded once.
+    """Yield the pixels of each patch in order; consecutive patches share one decoded photograph.
 
     Raises:
         DatabaseError: a stored photograph no longer decodes.
@@ -41,17 +39,17 @@ def iterate_patches(folder: Folder, patches: pa.Table) -> Iterator[Image.Image]:
 
 
 def iterate_reduced_patches(folder: Folder, patches: pa.Table) -> Iterator[Image.Image]:
-    """Yield a small picture of each patch, in order, to judge it by: shortest side 64 pixels or
-    more, if it has them.
+    """Yield a small picture of each patch, in order: 64 pixels a side or more, if it has them.
 
-    A JPEG is decoded at a half, a quarter or an eighth of its size, where its smallest patch allows
-    that.
+    A JPEG is decoded at a half, a quarter or an eighth of its size, where its smallest patch
+    allows that.
     """
     columns = patches.select(["image_shard", "image_row", *CORNERS]).to_pylist()
     shards: dict[str, _Places] = {}
     for (shard, number), rows in itertools.groupby(
         columns, key=lambda row: (row["image_shard"], row["image_row"])
     ):
+        # All patches of a photograph at once: the smallest decides the reduction.
         members = list(rows)
         if shard not in shards:
             shards[shard] = _places(folder, shard)
@@ -60,6 +58,8 @@ def iterate_reduced_patches(folder: Folder, patches: pa.Table) -> Iterator[Image
         reduction = next((step for step in (8, 4, 2) if side >= step * REDUCED_SIDE), 1)
         photograph = _decode(folder, shard, number, places, reduction)
         scale = photograph.width / places["width"][number]
+
+        # Boxes are of the upright full-size photograph.
         for row in members:
             x0, y0, x1, y1 = (round(row[corner] * scale) for corner in CORNERS)
             yield photograph.crop((x0, y0, x1, y1))
@@ -74,6 +74,7 @@ def read_photograph(folder: Folder, shard: str, row: int) -> Image.Image:
 def _decode(
     folder: Folder, shard: str, row: int, places: _Places, reduction: int = 1
 ) -> Image.Image:
+    """Read a photograph from its tar by offset, and decode it upright."""
     if places["tar_offset"][row] is None:
         raise DatabaseError(
             "the pixels are not stored: only embeddings were imported",
@@ -81,6 +82,7 @@ def _decode(
             fix="search and conditioning work without; for pictures, build a database from "
             "the photographs",
         )
+
     path = folder.local(image_paths(shard)[0])
     try:
         with open(path, "rb") as file:
@@ -88,6 +90,7 @@ def _decode(
             data = file.read(places["num_bytes"][row])
     except OSError as error:
         raise read_error(error, path) from error
+
     try:
         return decode_image(data, rotation=places["rotation"][row], reduction=reduction)
     except ImageDecodeError as error:

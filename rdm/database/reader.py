@@ -18,6 +18,7 @@ from rdm.database.contract import METADATA_COLUMNS, PATCH_SCHEMA, index_place, q
 from rdm.database.embedding_parts import gather, open_embeddings
 from rdm.database.facts import DatabaseStatus, VersionFacts, version_facts
 from rdm.database.pixels import iterate_patches, read_photograph
+from rdm.database.search.approximate import approximate_candidates, open_index
 from rdm.database.search.exact import (
     blocks_of,
     canonical_similarities,
@@ -25,7 +26,6 @@ from rdm.database.search.exact import (
     quantize,
     rank,
 )
-from rdm.database.search.index import approximate_candidates, open_index
 from rdm.encoders import Encoder, load_encoder
 from rdm.errors import DatabaseError, EncoderMismatchError, UsageError
 from rdm.sources.kinds.imported import is_imported
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PatchRecord:
-    """One patch: where it was cut, and from whose photograph."""
+    """One patch: where it was cut, and whose photograph it is from."""
 
     patch_id: int
     image_id: str
@@ -100,13 +100,11 @@ class RetrievalDatabase:
             return
         recorded = self.version.encoder.fingerprint
         current = encoder.fingerprint.model_dump(mode="json")
-        differing = (
-            ", ".join(name for name in current if current[name] != recorded.get(name))
-            or "fingerprint"
-        )
+        differing = [name for name in current if current[name] != recorded.get(name)]
+
         raise EncoderMismatchError(
-            f"the database was built with another encoder ({differing} differ): "
-            f"{self.encoder_name} {self.encoder_digest}, not {found}",
+            f"the database was built with another encoder ({', '.join(differing) or 'fingerprint'} "
+            f"differ): {self.encoder_name} {self.encoder_digest}, not {found}",
             where=self.folder.url,
             fix="use the encoder that built it, or build a new database with this one",
         )
@@ -134,12 +132,10 @@ class RetrievalDatabase:
 
     @cached_property
     def _index(self) -> faiss.Index | None:
-        """The version's index, or None where the version is an old one whose index was dropped."""
+        """The version's index; None if the version is old and its index was dropped."""
         place = index_place(self.version)
-        if (
-            not self.folder.exists(place)
-            and VersionStore(self.folder).require().number > self.version.number
-        ):
+        is_dropped = not self.folder.exists(place)
+        if is_dropped and VersionStore(self.folder).require().number > self.version.number:
             logger.warning(
                 "version %d has no index any more: comparing with every vector", self.version.number
             )
@@ -149,19 +145,21 @@ class RetrievalDatabase:
     def search_vectors(
         self, queries: NDArray[np.floating], k: int, *, exact: bool = False
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return ids [B, k] and similarities [B, k] of the nearest living patches, best first, ties
-        by id.
+        """Return the nearest living patches' ids [B, k] and similarities [B, k], best first.
+
+        Ties are ordered by id.
 
         Args:
             queries: unit vectors [B, dim]; they are rounded to float16, as stored vectors are.
             k: how many.
             exact: compare with every vector instead of asking the index. The similarities are the
-                same ones either way.
+                same either way.
 
         Raises:
             UsageError: k is under 1.
             DatabaseError: the database has fewer than k living patches, or the dimension differs.
         """
+        # Refuse what has no answer.
         if k < 1:
             raise UsageError(f"{k} is no number of neighbors", fix="give -k a number of 1 or more")
         if queries.shape[1] != self.version.embedding_dim:
@@ -177,6 +175,9 @@ class RetrievalDatabase:
                 where=self.folder.url,
                 fix="ask for fewer neighbors, or add photographs",
             )
+
+        # Both ways score by the canonical similarity, so an approximate answer differs only in
+        # members.
         vectors = quantize(queries)
         if exact or self._index is None:
             return exact_search(vectors, blocks_of(self.parts), k, excluded=self.tombstones)
@@ -185,13 +186,16 @@ class RetrievalDatabase:
     def _approximate(
         self, index: faiss.Index, queries: NDArray[np.float16], k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Ask the index for candidates, and put them in order by their exact similarities."""
         candidates = approximate_candidates(index, queries, k)
-        # an inverted list may hold fewer than k living vectors
+
+        # The probed lists may hold fewer than k vectors: such rows are searched exactly.
         short = np.flatnonzero((candidates < 0).any(axis=1))
         if len(short):
             candidates[short] = exact_search(
                 queries[short], blocks_of(self.parts), k, excluded=self.tombstones
             )[0]
+
         similarities = canonical_similarities(queries, self.embeddings(candidates))
         order = np.stack(
             [rank(ids, row, k) for ids, row in zip(candidates, similarities, strict=True)]
@@ -212,23 +216,28 @@ class RetrievalDatabase:
         """Return the patches' rows (patches and metadata joined), in the order of the ids."""
         flat = np.asarray(patch_ids, np.int64).ravel()
         self._check_ids(flat)
+
+        # Part by part; without ids the first part gives the columns.
         owner = np.searchsorted(self._starts, flat, side="right") - 1
         patches, metadata = self.version.parts_of("patches"), self.version.parts_of("metadata")
         tables, positions = [], []
-        for part in np.unique(owner) if len(flat) else [0]:  # no ids: no rows, but the same columns
+        for part in np.unique(owner) if len(flat) else [0]:
             rows = np.flatnonzero(owner == part)
             local = flat[rows] - self.parts[part][0]
             left = self._table(patches[part].path, PATCH_SCHEMA.names).take(local)
             right = self._table(metadata[part].path, METADATA_COLUMNS).take(local)
+
             for column in METADATA_COLUMNS:
                 left = left.append_column(column, right.column(column))
             tables.append(left)
             positions.append(rows)
+
+        # Back into the order of the ids.
         order = np.argsort(np.concatenate(positions), kind="stable")
         return pa.concat_tables(tables).take(order)
 
     def _table(self, path: str, required: Sequence[str]) -> pa.Table:
-        """Return all columns of a Parquet part; one that lacks a required column is damaged."""
+        """Return all columns of a Parquet part. A missing column means that it is damaged."""
         table = self.folder.read_table(path)
         if missing := set(required) - set(table.column_names):
             raise read_error(
@@ -237,7 +246,7 @@ class RetrievalDatabase:
         return table
 
     def records(self, patch_ids: NDArray[np.integer]) -> list[PatchRecord]:
-        """Return what is known of each patch; a deleted one is a DatabaseError."""
+        """Return the records of patches; raise DatabaseError for a deleted one."""
         self._refuse_deleted(patch_ids)
         return [
             PatchRecord(
@@ -252,18 +261,22 @@ class RetrievalDatabase:
         ]
 
     def pixels(self, patch_ids: NDArray[np.integer]) -> list[Image.Image]:
-        """Return the patches' pixels, cut from their photographs now; a deleted one is a
-        DatabaseError."""
+        """Return the patches' pixels, cut from their photographs now.
+
+        Raises:
+            DatabaseError: a patch was deleted, or the pixels are not stored.
+        """
         self._refuse_deleted(patch_ids)
-        return (
-            list(iterate_patches(self.folder, self.patch_rows(patch_ids)))
-            if np.size(patch_ids)
-            else []
-        )
+        if not np.size(patch_ids):
+            return []
+        return list(iterate_patches(self.folder, self.patch_rows(patch_ids)))
 
     def photograph(self, patch_id: int) -> Image.Image:
-        """Return the whole photograph that a patch was cut from; of a deleted patch it is a
-        DatabaseError."""
+        """Return the whole photograph that a patch was cut from.
+
+        Raises:
+            DatabaseError: the patch was deleted, or the pixels are not stored.
+        """
         self._refuse_deleted(np.array([patch_id]))
         row = self.patch_rows(np.array([patch_id])).to_pylist()[0]
         return read_photograph(self.folder, row["image_shard"], row["image_row"])

@@ -1,4 +1,4 @@
-"""The settings of a database: which a version records, and which are fixed by the first build."""
+"""The settings of a database: which a version records, and which the first build fixes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, JsonValue
 
 from rdm.config import Config
-from rdm.database.search.index import IndexConfig
+from rdm.database.search.index_settings import IndexConfig
 from rdm.encoders import EncoderName
 from rdm.sources import CropConfig, FetchConfig
 from rdm.sources.open import absolute_spec, same_source
@@ -49,16 +49,14 @@ class BuildConfig(Config):
         ge=0,
         le=1,
         description="share of the photographs that may vanish from the source in an update, "
-        "where 10 or more do; "
-        "holds for one run and is not recorded",
+        "where 10 or more do; holds for one run and is not recorded",
     )
     max_delisted_share: float = Field(
         default=0.05,
         ge=0,
         le=1,
         description="the same where a list or a table of boxes says what there is, where "
-        "more than 3 vanish: "
-        "a damaged list looks like a shorter one",
+        "more than 3 vanish: a damaged list looks like a shorter one",
     )
     fetch: FetchConfig = FetchConfig()
 
@@ -79,13 +77,13 @@ def settings_of(version: Version) -> BuildConfig:
 def has_changed(config: BuildConfig, parent: Version) -> bool:
     """Return whether a version records other settings."""
     before = settings_of(parent)
-    precision = {"precision": config.precision}  # fixed, and `auto` agrees with any
+    # The precision is fixed, and `auto` agrees with any.
+    precision = {"precision": config.precision}
     return recorded(before.model_copy(update=precision)) != recorded(config)
 
 
 def differing_fixed(config: BuildConfig, parent: Version) -> list[str]:
-    """Return the names of the settings that differ from a version's although the first build fixed
-    them."""
+    """Return the names of the settings that differ although the first build fixed them."""
     before = settings_of(parent)
     fixed = ("crop", "boxes", "filters", "images_per_shard")
     differing = [name for name in fixed if getattr(before, name) != getattr(config, name)]

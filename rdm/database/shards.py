@@ -1,5 +1,4 @@
-"""What a version says of its image shards: the parts of each, and how many photographs live in all
-of them."""
+"""Describe image shards for a version: the parts of each, and the photographs that live in all."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -31,11 +30,12 @@ def describe_shard(store: VersionStore, stem: str, number: int) -> list[Part]:
     Args:
         store: of the database.
         stem: the name of its photographs' tar.
-        number: of its patches and embeddings.
+        number: the number of its patches and embeddings.
     """
     folder, (images, rows, _) = store.folder, image_paths(stem)
     ledger = folder.read_table(rows, columns=["status"]).num_rows
     patches = folder.read_table(patches_path(number), columns=["patch_id"]).num_rows
+
     parts = [
         store.describe_part("images", images, ledger),
         store.describe_part("ledger", rows, ledger),
@@ -43,6 +43,7 @@ def describe_shard(store: VersionStore, stem: str, number: int) -> list[Part]:
         store.describe_part("embeddings", embeddings_path(number), patches),
         store.describe_part("metadata", metadata_path(number), patches),
     ]
+
     if folder.exists(dropped_path(number)):
         dropped = folder.read_table(dropped_path(number), columns=["image_row"]).num_rows
         parts.append(store.describe_part("dropped", dropped_path(number), dropped))
@@ -60,7 +61,7 @@ def describe_index(store: VersionStore, place: str, facts: IndexFacts) -> list[P
 def count_living_images(
     folder: Folder, parts: Iterable[Part], tombstones: NDArray[np.int64]
 ) -> int:
-    """Return how many photographs have a patch that is not deleted."""
+    """Return the number of photographs with a patch that is not deleted."""
     tables, first = [], 0
     for part in parts:
         if part.kind == "patches":

@@ -1,2 +1,1 @@
-"""Networks: the denoiser and the first stage. Pure torch on diffusers' classes; nothing here trains
-or samples."""
+"""Networks: denoisers and first stages, on diffusers' classes; nothing here trains or samples."""

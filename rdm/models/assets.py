@@ -1,5 +1,4 @@
-"""Trained networks that ship with the package, by name: `assets://NAME` is the folder
-`rdm/assets/NAME`.
+"""Trained networks that ship with the package: `assets://NAME` is the folder `rdm/assets/NAME`.
 
 The first stage inside a model that ships is `assets://NAME/first_stage`.
 """
@@ -17,7 +16,7 @@ ASSET_PREFIX = "assets://"
 
 
 def is_asset(name: str) -> bool:
-    """Whether a name is of something that ships."""
+    """Return whether a name is of a network that ships."""
     return name.startswith(ASSET_PREFIX)
 
 
@@ -34,6 +33,8 @@ def named_folder(name_or_dir: str, marker: str, what: str) -> Path:
     """
     if not is_asset(name_or_dir):
         return Path(name_or_dir).expanduser()
+
+    # A name must not lead out of the assets; an unknown one lists those that ship.
     stem = name_or_dir.removeprefix(ASSET_PREFIX)
     root = Path(str(importlib.resources.files("rdm"))) / "assets"
     if not re.fullmatch(r"[a-z0-9-]+(/first_stage)?", stem) or not (root / stem / marker).is_file():
@@ -47,5 +48,5 @@ def named_folder(name_or_dir: str, marker: str, what: str) -> Path:
 
 
 def absolute_name(name_or_dir: str) -> str:
-    """Return a name as it opens from every directory: a folder's absolute path."""
+    """Return a name that opens from every directory: a folder's absolute path."""
     return name_or_dir if is_asset(name_or_dir) else absolute_path(name_or_dir)

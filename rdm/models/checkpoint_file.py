@@ -1,5 +1,4 @@
-"""Weights from a file that others made: safetensors, or a pickle that may hold nothing but
-tensors."""
+"""Weights from others' files: safetensors, or a pickle that may hold nothing but tensors."""
 
 from __future__ import annotations
 
@@ -16,8 +15,7 @@ from rdm.errors import ModelError
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name: safetensors, or a `.ckpt` that holds nothing but
-    tensors and plain data.
+    """Return a file's tensors by name: safetensors, or a `.ckpt` of tensors and plain data alone.
 
     Pickled objects of other kinds could run code when they are read, so `torch.load` gets
     `weights_only=True`.
@@ -27,11 +25,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ModelError("the checkpoint does not exist", where=path, fix="check the file's name")
+
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Mapped into memory where the format allows it: a training checkpoint holds much that is
-        # not needed.
+        # Mapped into memory where the format allows it: much of a training checkpoint is not
+        # needed.
         loaded = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
@@ -50,6 +49,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             where=path,
             fix="where you trust it, open it in a sandbox and save its state_dict as safetensors",
         ) from error
+
+    # Training checkpoints keep the weights under `state_dict`, beside optimizer and bookkeeping.
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict):
         raise ModelError(
@@ -57,6 +58,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             where=path,
             fix="check the file",
         )
+
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ModelError("the file holds no parameters", where=path, fix="check the file")

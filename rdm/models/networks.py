@@ -1,5 +1,4 @@
-"""Every network that a generator can have: one union of configurations, and how each is built,
-saved and opened."""
+"""Every network of a generator: one union of configurations; how each is built, saved, opened."""
 
 from __future__ import annotations
 
@@ -44,7 +43,7 @@ def network_with(
         RuntimeError: the weights are those of another network.
     """
     network = build_network(config)
-    # What shares its storage with another parameter is named once among the parameters.
+    # A parameter that shares its storage with another is named once among the parameters.
     shared = set(network.state_dict()) - {name for name, _ in network.named_parameters()}
     wrong = network.load_state_dict(dict(state), strict=False)
     if wrong.unexpected_keys or not shared.issuperset(wrong.missing_keys):
@@ -65,7 +64,7 @@ def save_network(network: Network, directory: Path) -> None:
 def load_network(
     directory: Path, config: DenoiserConfig | UnconditionalConfig | TokenPredictorConfig
 ) -> Network:
-    """Open what `save_network` wrote, in evaluation mode.
+    """Open a network that `save_network` wrote, in evaluation mode.
 
     Raises:
         ModelError: the directory holds no such network, or it is damaged.

@@ -1,5 +1,4 @@
-"""RARM's network: transformers' GPT-2 with cross-attention, over the codebook rows of a VQ
-autoencoder."""
+"""RARM's network: transformers' GPT-2 with cross-attention, over codebook rows of a VQ stage."""
 
 from __future__ import annotations
 
@@ -60,8 +59,7 @@ class TokenPredictorConfig(Config):
 
 
 def rarm_imagenet_predictor() -> TokenPredictorConfig:
-    """Return the sizes of the official RARM: 18 layers of 12 heads x 64 over 16x16 tokens of
-    VQ-f16, Z = 16384.
+    """Return the official RARM's sizes: 18 layers, 12 heads x 64, 16x16 tokens of VQ-f16.
 
     It has 183,307,008 parameters, the official network 230,874,112: 47,567,104 fewer. Three choices
     of GPT-2 make them.
@@ -80,8 +78,7 @@ def rarm_imagenet_predictor() -> TokenPredictorConfig:
 
 
 class TokenPredictor(nn.Module):
-    """`forward(tokens, context)` gives the logits of every next token; `begin(context)` predicts
-    one by one."""
+    """`forward(tokens, context)` gives all next tokens' logits, `begin(context)` one by one."""
 
     def __init__(self, config: TokenPredictorConfig, transformer: Any) -> None:
         super().__init__()
@@ -102,6 +99,7 @@ class TokenPredictor(nn.Module):
             ValueError: there is no context (without it, GPT-2 would leave its cross-attention out),
                 or another port is set, which would not be read.
         """
+        # The start token is the row after the codebook's last.
         start = tokens.new_full((len(tokens), 1), self.config.codebook_size)
         inputs = torch.cat([start, tokens], dim=1)
         result = self.transformer(
@@ -110,6 +108,7 @@ class TokenPredictor(nn.Module):
             encoder_attention_mask=context.tokens_present,
             use_cache=False,
         )
+
         return self._logits(result)
 
     @property
@@ -118,8 +117,7 @@ class TokenPredictor(nn.Module):
         return self.transformer
 
     def begin(self, context: Context) -> Any:
-        """Return a function from the tokens drawn last, int64 [B] or None, to the logits [B, Z] of
-        the next.
+        """Return a function from the last tokens, int64 [B] or None, to the next logits [B, Z].
 
         It keeps keys and values, so a picture costs one pass over each token.
         """
@@ -131,6 +129,8 @@ class TokenPredictor(nn.Module):
                 token = torch.full(
                     (len(projected),), self.config.codebook_size, device=projected.device
                 )
+
+            # One column: everything before it is in the cache.
             result = self.transformer(
                 token[:, None],
                 encoder_hidden_states=projected,
@@ -144,6 +144,7 @@ class TokenPredictor(nn.Module):
         return advance
 
     def _projected(self, context: Context) -> Tensor:
+        """Return the context's tokens [B, L, width]; raise where the context cannot be read."""
         context.require_read(("tokens",), "the predictor")
         if context.tokens is None:
             raise ValueError(
@@ -153,13 +154,15 @@ class TokenPredictor(nn.Module):
         return self.context_projection(context.tokens)
 
     def _logits(self, result: Any) -> Tensor:
-        return result.logits[..., : self.config.codebook_size]  # nothing is followed by the start
+        """Return the logits without the start token's, which follows nothing."""
+        return result.logits[..., : self.config.codebook_size]
 
 
 def build_token_predictor(config: TokenPredictorConfig) -> TokenPredictor:
     """Return a predictor with fresh weights."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    # One row more than the codebook has: the start of a picture.
     network = GPT2Config(
         vocab_size=config.codebook_size + 1,
         n_positions=config.length,
@@ -177,8 +180,7 @@ def build_token_predictor(config: TokenPredictorConfig) -> TokenPredictor:
 
 
 def save_token_predictor(predictor: TokenPredictor, directory: Path) -> None:
-    """Write a predictor: the transformer in transformers' layout, and the projection of the context
-    beside it."""
+    """Write a predictor: the transformer in transformers' layout, the context projection beside."""
     from safetensors.torch import save_file
 
     predictor.transformer.save_pretrained(str(directory), safe_serialization=True)
@@ -187,7 +189,7 @@ def save_token_predictor(predictor: TokenPredictor, directory: Path) -> None:
 
 
 def load_token_predictor(directory: Path, config: TokenPredictorConfig) -> TokenPredictor:
-    """Open what `save_token_predictor` wrote (safetensors only).
+    """Open a predictor that `save_token_predictor` wrote (safetensors only).
 
     Raises:
         ModelError: the directory holds none, it is damaged, or of other sizes.

@@ -34,8 +34,7 @@ class UnconditionalConfig(Config):
     ddpm_details: bool = Field(
         default=False,
         description="DDPM's own order of sine and cosine, frequencies, epsilon and padding "
-        "of strided convolutions, "
-        "for its checkpoints; False: latent diffusion's",
+        "of strided convolutions, for its checkpoints; False: latent diffusion's",
     )
 
     @model_validator(mode="after")
@@ -45,15 +44,18 @@ class UnconditionalConfig(Config):
                 f"{len(self.attention_levels)} attention levels for "
                 f"{len(self.block_out_channels)} blocks"
             )
+
         if any(channels % self.norm_num_groups for channels in self.block_out_channels):
             raise ValueError(
                 f"channels {self.block_out_channels} are no multiples of norm_num_groups "
                 f"{self.norm_num_groups}"
             )
+
         if self.head_dim and any(channels % self.head_dim for channels in self.block_out_channels):
             raise ValueError(
                 f"channels {self.block_out_channels} are no multiples of head_dim {self.head_dim}"
             )
+
         return self
 
     @property
@@ -73,8 +75,7 @@ class UnconditionalConfig(Config):
 
 
 class UnconditionalDenoiser(nn.Module):
-    """`forward(x_t, t, context)` predicts noise (or what the head says) of the shape of x_t, of an
-    empty context."""
+    """`forward(x_t, t, context)` predicts noise, or the head's target, of an empty context."""
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
@@ -121,18 +122,20 @@ def build_unconditional(config: UnconditionalConfig) -> Any:
 
 
 def split_attention(state: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:
-    """Return an official U-Net's parameters with `q`, `k` and `v` in place of each
-    `AttentionBlock`'s `qkv`.
+    """Return an official U-Net's parameters with `q`, `k`, `v` in place of each block's `qkv`.
 
     The official rows [3C] lie head after head, each head's q, k and v of `head_dim` together
     (`QKVAttentionLegacy`).
     """
     split: dict[str, Tensor] = {}
+
     for name, value in state.items():
         block, found, kind = name.rpartition(".qkv.")
         if not found:
             split[name] = value
             continue
+
+        # [head, q k v, head_dim, ...]: all heads' q together, then k, then v.
         heads = value.reshape(-1, 3, head_dim, *value.shape[1:])
         for number, part in enumerate("qkv"):
             split[f"{block}.{part}.{kind}"] = heads[:, number].reshape(-1, *value.shape[1:])

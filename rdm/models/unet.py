@@ -1,6 +1,4 @@
-"""The U-Net denoiser: diffusers' `UNet2DConditionModel` behind the `predict(x_t, t, context)` of
-the diffusion functions.
-"""
+"""The U-Net denoiser: diffusers' `UNet2DConditionModel` as a `predict(x_t, t, context)`."""
 
 from __future__ import annotations
 
@@ -58,13 +56,15 @@ class DenoiserConfig(Config):
                 f"{len(self.attention_levels)} attention levels for "
                 f"{len(self.block_out_channels)} blocks"
             )
+
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups or channels % (self.num_heads or self.head_dim):
                 raise ValueError(
                     f"{channels} channels are no multiple of norm_num_groups "
-                    f"{self.norm_num_groups} and of "
-                    f"head_dim {self.head_dim} (or num_heads {self.num_heads})"
+                    f"{self.norm_num_groups} and of head_dim {self.head_dim} (or num_heads "
+                    f"{self.num_heads})"
                 )
+
         return self
 
     @property
@@ -81,8 +81,7 @@ class DenoiserConfig(Config):
 
 
 def rdm_tiny_denoiser() -> DenoiserConfig:
-    """Return the denoiser of `rdm-tiny`: 16x16x4 latents of 64 px photographs, a few minutes on two
-    cores."""
+    """Return the denoiser of `rdm-tiny`: 16x16x4 latents, a few minutes on two cores."""
     return DenoiserConfig()
 
 
@@ -107,7 +106,7 @@ def rdm_ffhq_denoiser() -> DenoiserConfig:
 
 
 class Denoiser(nn.Module):
-    """`forward(x_t, t, context)` predicts noise (or what the head says) of the shape of x_t."""
+    """`forward(x_t, t, context)` predicts noise, or the head's target, of the shape of x_t."""
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
@@ -126,9 +125,9 @@ class Denoiser(nn.Module):
             ValueError: there are no tokens (a cross-attention block without context would silently
                 attend to itself), or the vector is missing, or is not read.
         """
-        context.require_read(
-            ("tokens", "vector") if self.reads_vector else ("tokens",), "the denoiser"
-        )
+        # Nothing in the context may be dropped in silence, and nothing that is needed be missing.
+        ports = ("tokens", "vector") if self.reads_vector else ("tokens",)
+        context.require_read(ports, "the denoiser")
         if context.tokens is None:
             raise ValueError(
                 "the denoiser needs context tokens; use Context.null() for an unconditional "
@@ -136,6 +135,7 @@ class Denoiser(nn.Module):
             )
         if self.reads_vector and context.vector is None:
             raise ValueError("the denoiser needs the context's vector, because it has a vector_dim")
+
         return self.unet(
             x_t,
             t,
@@ -159,6 +159,7 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
     """Return a denoiser with fresh weights."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+    # Types of blocks by level: with cross-attention or without.
     kinds = [
         (
             "CrossAttnDownBlock2D" if attends else "DownBlock2D",
@@ -166,6 +167,7 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
         )
         for attends in config.attention_levels
     ]
+
     return Denoiser(
         UNet2DConditionModel(
             sample_size=config.sample_size,
@@ -201,7 +203,7 @@ def open_unet(kind: Any, directory: Path) -> Any:
 
     Args:
         kind: its class.
-        directory: what `save_pretrained` wrote; safetensors only.
+        directory: a folder that `save_pretrained` wrote; safetensors only.
 
     Raises:
         ModelError: the directory holds none, or it is damaged.
@@ -212,6 +214,7 @@ def open_unet(kind: Any, directory: Path) -> Any:
             where=directory,
             fix="give the folder that `rdm train --out` wrote",
         )
+
     try:
         return kind.from_pretrained(
             str(directory),

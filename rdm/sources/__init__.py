@@ -1,4 +1,4 @@
-"""Where photographs come from, how they are cut, and how they are laid down for a database."""
+"""Sources of photographs: how they are listed, read, cut, and stored for a database."""
 
 from rdm.sources.http.client import FetchConfig
 from rdm.sources.open import open_source

@@ -1,4 +1,4 @@
-"""Captions of photographs, as files beside them say: one caption a line, or JSON."""
+"""Captions of photographs from files beside them: one caption a line, or JSON."""
 
 from __future__ import annotations
 
@@ -11,41 +11,43 @@ MAX_CAPTION_BYTES = 1_000_000  # of one file
 
 
 def captions_of_text(data: bytes, where: str) -> tuple[str, ...]:
-    """Return the lines of a text file that hold something.
+    """Return the lines of a text file that are not blank.
 
     Args:
         data: the bytes of the file.
         where: its place, for the message.
 
     Raises:
-        SourceError: it is too long, or no UTF-8.
+        SourceError: it is too long, or not UTF-8.
     """
     return _cleaned(_text(data, where).splitlines())
 
 
 def captions_of_json(data: bytes, where: str) -> tuple[str, ...]:
-    """Return `captions`, a list of texts, or `caption`, one text, of a JSON object; () where it has
-    neither.
+    """Return `captions` (a list) or `caption` (one text) of a JSON object; () if it has neither.
 
     Raises:
-        SourceError: it is too long, no JSON, or a caption is no text.
+        SourceError: it is too long or not JSON, or a caption is not a text.
     """
     try:
         found = json.loads(_text(data, where))
     except ValueError as error:
         raise _damaged(f"a file of captions is no JSON: {error}", where) from error
+
     if not isinstance(found, dict):
         return ()
+
     captions = found.get("captions")
     if captions is None:
         captions = [found["caption"]] if found.get("caption") is not None else []
+
     if not isinstance(captions, list) or not all(isinstance(one, str) for one in captions):
         raise _damaged("captions are no list of texts", where)
     return _cleaned(captions)
 
 
 def _cleaned(captions: Sequence[str]) -> tuple[str, ...]:
-    """Return captions without white space around them or in a row, empty ones left out."""
+    """Return captions with single spaces, without empty ones."""
     return tuple(clean for caption in captions if (clean := " ".join(caption.split())))
 
 

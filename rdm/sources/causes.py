@@ -1,8 +1,8 @@
-"""Why a photograph could not be had, and which causes may be gone the next time."""
+"""Causes for which a photograph cannot be used, and which of them may be gone the next time."""
 
 from __future__ import annotations
 
-# cause: a file at hand, for lack of permission or by a fault of its disk
+# A file at hand that cannot be read, for lack of permission or by a fault of its disk.
 CANNOT_BE_READ = "cannot be read"
 PASSING_CAUSES = frozenset(
     {
@@ -16,8 +16,7 @@ PASSING_CAUSES = frozenset(
         CANNOT_BE_READ,
     }
 )
-"""Causes that may be gone the next time: worth another attempt. A picture that is not there never
-is."""
+"""Causes that may be gone the next time: worth another attempt. A missing picture never is."""
 
 
 def cause_of(message: str) -> str:
@@ -26,5 +25,5 @@ def cause_of(message: str) -> str:
 
 
 def is_passing(message: str) -> bool:
-    """Return whether what an error message tells may be gone the next time."""
+    """Return whether the cause of an error message may be gone the next time."""
     return cause_of(message) in PASSING_CAUSES

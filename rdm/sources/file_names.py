@@ -1,5 +1,4 @@
-"""Names of files are bytes, and image ids are text: the same text in every locale, and the way
-back."""
+"""File names are bytes, image ids are text: the same text in every locale, and the way back."""
 
 from __future__ import annotations
 
@@ -7,13 +6,13 @@ import os
 import re
 from contextlib import suppress
 
-# At a disk's root, and what macOS adds to archives.
+# At a disk's root, and in macOS's archives.
 _OF_THE_SYSTEM = frozenset({"lost+found", "__MACOSX"})
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is not listed: hidden by a dot, or the system's own."""
+    """Return whether a file or folder is left out: hidden by a dot, or the system's own."""
     return name.startswith(".") or name in _OF_THE_SYSTEM
 
 
@@ -25,8 +24,8 @@ def text_of_name(name: bytes) -> str:
 def file_below(root: str | os.PathLike[str], text: str) -> bytes:
     r"""Return the path of the file below a folder that `text_of_name` made a text of.
 
-    A text with `\xNN` may be of a name that has just that, or of a name with that byte: the one
-    that exists is taken.
+    A text with `\xNN` may stand for a name with exactly that, or with that byte: the one that
+    exists is taken.
     """
     base, name = os.fsencode(root), text.encode("utf-8", "surrogateescape")
     path = os.path.join(base, name)
@@ -39,10 +38,10 @@ def text_of_path(path: str) -> str:
     """Return a path as text that names the same file in every locale.
 
     Args:
-        path: such a text already, or what Python made of bytes in this locale, as from the command
+        path: such a text already, or Python's text of bytes in this locale, as from the command
             line.
     """
     spellings = [path.encode("utf-8", "surrogateescape")]
-    with suppress(UnicodeEncodeError):  # a text that this locale cannot write is none of its own
+    with suppress(UnicodeEncodeError):  # a text that this locale cannot write is not from it
         spellings.append(os.fsencode(path))
     return text_of_name(next(filter(os.path.lexists, spellings), spellings[0]))

@@ -1,5 +1,4 @@
-"""Lay photographs down in img2dataset's layout: one tar, one Parquet ledger and one `_stats.json`
-per shard."""
+"""Store photographs in img2dataset's layout: a tar, a Parquet ledger and counts for each shard."""
 
 from __future__ import annotations
 
@@ -38,23 +37,22 @@ STAGE = "ingest"
 
 @dataclass(frozen=True, eq=False)
 class IngestTask:
-    """One shard of photographs to lay down: its part of a listing, and where they go.
+    """One shard of photographs to store: its part of a listing, and where they go.
 
-    `refused` is the path, in the folder, of a JSON list of the SHA-256 of photographs that were
-    removed on request.
+    `refused` is the path, in the folder, of a JSON list of the SHA-256 of removed photographs.
     """
 
     folder: Folder
     stem: str
     source: str
-    listing: pa.Table  # in a quarter of the memory that its rows take
+    listing: pa.Table  # takes a quarter of the memory of its rows
     fetch: FetchConfig = FetchConfig()
     filters: FilterConfig = FilterConfig()
     refused: str = ""
 
     @property
     def key(self) -> str:
-        """What decides the shard's contents."""
+        """The digest of everything that decides the shard's contents."""
         limits = [self.filters.min_image_side, self.filters.max_image_aspect]
         pairs = zip(
             self.listing["image_id"].to_pylist(), self.listing["etag"].to_pylist(), strict=True
@@ -64,44 +62,51 @@ class IngestTask:
 
     @property
     def marker_key(self) -> str:
-        """What decides the shard's contents, and what is refused of them: that may be fetched
-        already."""
+        """The digest of the contents and of what is refused of them.
+
+        Refused photographs may have been fetched already, so the scratch folder's key is without.
+        """
         return digest_json([self.key, self.refused]) if self.refused else self.key
 
     @property
     def scratch(self) -> Path:
-        """Where what was fetched lies until the shard is finished."""
+        """The folder of fetched photographs until the shard is finished."""
         return scratch_path(self.folder, f"_markers/fetch/{self.stem}-{self.key}")
 
 
 def ingest_shard(task: IngestTask) -> ShardStats:
-    """Read or fetch, check and store the photographs of one shard; return its counts by status and
-    by cause.
+    """Read or fetch, check and store the photographs of one shard; return its counts.
 
-    Every row that was asked for gets a ledger row. A finished shard is not done again, except for
-    those of its photographs whose failure may have passed, such as a server's; the others keep what
-    they have.
+    Every requested row gets a ledger row. A finished shard is not done again, except for those
+    photographs whose failure may have passed, such as a server's; the others keep what they have.
     """
     shard = ShardWork(task.folder, STAGE, task.stem, task.marker_key, ShardStats)
     finished = finished_stats(shard)
     outputs = [f"images/{task.stem}{ending}" for ending in (".tar", ".parquet", "_stats.json")]
     scratch = task.scratch
+
     if finished is not None and not finished.retryable:
-        _clear(scratch, task.stem)  # where the run that finished the shard was killed before it had
+        _clear(scratch, task.stem)  # a run killed after its last file may have left it
         return finished
+
+    # Some failures may have passed: stored photographs and final failures are taken over.
     if finished is not None:
         _keep_earlier(task.folder, outputs, Shelf(scratch))
+
+    # The tar, then the ledger with its offsets, then the counts; the marker vouches for all three.
     with task.folder.writing(outputs[0]) as path:
         rows = _write_tar(path, task, scratch)
     task.folder.write_table(outputs[1], pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA))
     stats = shard_stats(rows)
     task.folder.write_record(outputs[2], stats)
+
     finish(shard, outputs, stats)
     _clear(scratch, task.stem)
     return stats
 
 
 def _keep_earlier(folder: Folder, outputs: list[str], shelf: Shelf) -> None:
+    """Put a finished shard's photographs and final failures on the shelf."""
     data = folder.local(outputs[0])
     with open(data, "rb") as tar:
         for number, row in enumerate(folder.read_table(outputs[1]).to_pylist()):
@@ -114,13 +119,15 @@ def _keep_earlier(folder: Folder, outputs: list[str], shelf: Shelf) -> None:
 
 
 def _clear(scratch: Path, stem: str) -> None:
-    for folder in scratch.parent.glob(f"{stem}-*"):  # those of earlier listings too
+    """Delete the scratch folders of a shard, those of earlier listings, too."""
+    for folder in scratch.parent.glob(f"{stem}-*"):
         shutil.rmtree(folder, ignore_errors=True)
     if scratch.parent.is_dir() and not any(scratch.parent.iterdir()):
         shutil.rmtree(scratch.parent, ignore_errors=True)
 
 
 def _write_tar(path: Path, task: IngestTask, scratch: Path) -> list[Row]:
+    """Write a shard's usable photographs as a tar; return the ledger rows of all."""
     rows = []
     refused = frozenset(task.folder.read_json(task.refused)) if task.refused else frozenset()
     with (
@@ -131,20 +138,24 @@ def _write_tar(path: Path, task: IngestTask, scratch: Path) -> list[Row]:
         photographs = open_source(task.source).take(task.listing.to_pylist(), scratch, task.fetch)
         for number, (taken, data) in enumerate(photographs):
             row = {**taken, "key": f"{task.stem}{number:04d}"}
+            # Filters and refusals apply to what decodes.
             if row["status"] == SUCCESS and (reason := _reason(row, task.filters, refused)):
                 row |= {"status": SKIPPED, "error_message": reason, "num_bytes": 0}
+
             if row["status"] == SUCCESS:
-                # time 0: equal input gives equal bytes
+                # Time 0, so that equal input gives equal bytes.
                 member = tarfile.TarInfo(f"{row['key']}.{row['extension']}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
                 row["tar_offset"] = offset + tarfile.BLOCKSIZE
                 offset += tarfile.BLOCKSIZE + -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
             rows.append(row)
     return rows
 
 
 def _reason(row: Row, filters: FilterConfig, refused: frozenset[str]) -> str:
-    return (
-        REMOVED if row["sha256"] in refused else image_reason(row["width"], row["height"], filters)
-    )
+    """Return why a usable photograph is left out: removed on request, or by its size; else ""."""
+    if row["sha256"] in refused:
+        return REMOVED
+    return image_reason(row["width"], row["height"], filters)

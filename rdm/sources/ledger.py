@@ -1,4 +1,4 @@
-"""The ledger: one row for every photograph that was asked for, kept or not, and why not."""
+"""The ledger: one row for every photograph that was requested, stored or not, and why not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rdm.sources.photographs.decode import (
 from rdm.sources.photographs.filters import perceptual_hash
 
 SUCCESS, FAILED, SKIPPED = "success", "failed", "skipped"
-# cause: bytes of a photograph, or the box of a patch, that may not come back
+# Cause: bytes of a photograph, or the box of a patch, that may not come back.
 REMOVED = "removed on request"
 
 
@@ -84,8 +84,7 @@ def usable_row(entry: Row, data: bytes, url: str) -> Row:
 
 
 def unusable_row(entry: Row, message: str, status: str = FAILED) -> Row:
-    """Return the ledger row of a photograph that cannot be used; `message` is `cause` or `cause:
-    detail`."""
+    """Return the ledger row of an unusable photograph; `message` is `cause` or `cause: detail`."""
     return {
         **_credited(entry, entry["location"]),
         "status": status,
@@ -95,8 +94,7 @@ def unusable_row(entry: Row, message: str, status: str = FAILED) -> Row:
 
 
 def examined(entry: Row, data: bytes, url: str) -> tuple[Row, bytes]:
-    """Return the ledger row of what was read, usable or not, and the bytes to store (none of an
-    unusable one)."""
+    """Return the ledger row of read bytes, usable or not, and the bytes to store (b"" if not)."""
     try:
         return usable_row(entry, data, url), data
     except ImageDecodeError as error:
@@ -104,16 +102,15 @@ def examined(entry: Row, data: bytes, url: str) -> tuple[Row, bytes]:
 
 
 class ShardStats(Record):
-    """`images/SHARD_stats.json`, named as img2dataset names them: a shard's counts by status and by
-    cause."""
+    """`images/SHARD_stats.json`, in img2dataset's layout: a shard's counts by status and cause."""
 
     count: int
     successes: int
     failed: int
     status_dict: dict[str, int]
-    """By cause; `success` of those without one."""
+    """By cause; `success` counts those without one."""
     retryable: int | None = absent()
-    """Failures that may be gone the next time; of imported shards nothing is fetched."""
+    """Failures that may be gone the next time; None of imported shards, which fetch nothing."""
 
 
 def shard_stats(rows: Sequence[Row]) -> ShardStats:

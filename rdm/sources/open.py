@@ -47,13 +47,13 @@ def absolute_spec(spec: str) -> str:
 
 
 def local_part(spec: str) -> str | None:
-    """Return the absolute path of the file or folder that a specification names; None where it
-    names none."""
+    """Return the absolute path of a specification's file or folder; None if it names none."""
     scheme, _, rest = spec.strip().partition("://")
     return absolute_path(rest) if scheme in _LOCAL and rest else None
 
 
 def _absolute_option(option: str) -> str:
+    """Return an option of Open Images with its path made absolute, if it has one."""
     name, _, value = option.partition("=")
     path = unquote_plus(value)
     if name not in ("ids", "metadata", "boxes") or not path or "://" in path or os.path.isabs(path):
@@ -128,12 +128,11 @@ _SCHEMES: dict[str, Callable[[str], Source]] = {
 
 
 def open_boxes(source: Source, config: BoxConfig) -> Boxes:
-    """Return the boxes of a source: those of the configured table, or those that Open Images
-    publishes.
+    """Return the boxes of a source: those of the configured table, or Open Images' own.
 
     Raises:
         UsageError: no table is named, and the source has none of its own.
-        SourceError: the table cannot be had or read.
+        SourceError: the table cannot be read.
     """
     if config.path:
         return Boxes(Path(config.path), config)

@@ -1,5 +1,4 @@
-"""Many files by one name: those of a folder, or of `{000..003}` and `*`, as WebDataset and
-img2dataset take them."""
+"""Many files by one name: a folder's, or those of `{000..003}` and `*`, as in WebDataset."""
 
 from __future__ import annotations
 
@@ -15,20 +14,13 @@ from braceexpand import braceexpand
 from rdm.errors import SourceError
 from rdm.sources.file_names import is_hidden
 
-_UNFINISHED = (
-    ".part",
-    ".partial",
-    ".tmp",
-    ".crdownload",
-    ".download",
-    ".aria2",
-)  # of browsers and others
+# Endings of downloads that are under way, of browsers and others.
+_UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".aria2")
 
 
 @dataclass(frozen=True)
 class Expanded:
-    """The files that a pattern names, sorted, without repeats; and the names that lead to
-    nothing."""
+    """The files that a pattern names, sorted, without repeats; and names that lead to nothing."""
 
     paths: list[Path]
     missing: list[Path]
@@ -53,17 +45,22 @@ def expand_pattern(pattern: str) -> Expanded:
     """
     if not is_pattern(pattern):
         return Expanded([], [Path(pattern)])
+
+    # Braces first: each expansion must exist by itself, whatever the others match.
     try:
         names = list(dict.fromkeys(braceexpand(pattern)))
     except ValueError:  # unbalanced braces
         names = [pattern]
+
     paths: dict[Path, None] = {}
     missing: list[Path] = []
+
     for name in names:
         found = glob.glob(name, recursive=True) if any(mark in name for mark in "*?[") else [name]
         files = [Path(path) for path in sorted(found) if Path(path).is_file()]
         paths.update(dict.fromkeys(files))
         missing += [] if files else [Path(name)]
+
     return Expanded(sorted(paths), missing)
 
 
@@ -81,8 +78,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def check_finished(files: Iterable[Path]) -> None:
-    """Raise SourceError where the name of a file says that it is still being fetched, or was never
-    finished."""
+    """Raise SourceError where a file's name says that it is still being fetched."""
     unfinished = next((file for file in files if file.name.lower().endswith(_UNFINISHED)), None)
     if unfinished is not None:
         raise SourceError(

@@ -1,5 +1,4 @@
-"""Query sets: the photographs that a denoiser trains on, cut into the crops whose neighbors are
-looked up."""
+"""Query sets: the photographs of a training, cut into the crops whose neighbors are looked up."""
 
 from __future__ import annotations
 
@@ -29,8 +28,7 @@ from rdm.sources.source import fingerprint, names_picture
 
 
 class QuerySetConfig(Config):
-    """What is cut from which photographs. Neighbor tables and latent caches of one query set share
-    its digest."""
+    """The photographs and cuts of a query set; tables and caches of one share its digest."""
 
     source: Annotated[str, AfterValidator(absolute_spec)] = Field(
         description="specification of the source, such as folder:///photos"
@@ -41,8 +39,7 @@ class QuerySetConfig(Config):
 
 @dataclass(frozen=True)
 class QueryCrop:
-    """One crop: its key `IMAGE_ID/NUMBER`, its photograph's id and SHA-256 (of the file), and its
-    pixels."""
+    """One crop: its key `IMAGE_ID/NUMBER`, its photograph's id and file SHA-256, its pixels."""
 
     key: str
     image_id: str
@@ -76,6 +73,7 @@ class QuerySet:
         """
         table = self._source.listing()
         keep = [names_picture(location) for location in table.column("location").to_pylist()]
+
         table = table.filter(pa.array(keep, pa.bool_()))
         if table.num_rows == 0:
             raise SourceError(
@@ -114,9 +112,10 @@ class QuerySet:
         return [f"{number:05d}" for number in range(count)]
 
     def crops(self, stem: str, failures: list[tuple[str, str]]) -> Iterator[QueryCrop]:
-        """Yield the crops of a shard; append `(image_id, "cause: detail")` of each unusable
-        photograph."""
+        """Yield the crops of a shard; append `(image_id, "cause: detail")` of unusable ones."""
         size = self.config.images_per_shard
+
+        # One photograph's failure, whatever it is, must not lose the others.
         for row in self.listing.slice(int(stem) * size, size).to_pylist():
             try:
                 yield from self._crops_of(row)
@@ -126,16 +125,14 @@ class QuerySet:
                 failures.append((row["image_id"], f"{CANNOT_BE_READ}: {error.strerror or error}"))
             except RdmError:
                 raise
-            except (
-                Exception
-            ) as error:  # whatever it is, it is one photograph's, and no reason to lose the others
+            except Exception as error:
                 failures.append(
                     (row["image_id"], f"{CANNOT_BE_READ}: {type(error).__name__}: {error}")
                 )
 
     def picked(self, keys: Collection[str]) -> dict[str, QueryCrop]:
-        """Return those of some crops, by key, that can still be cut; reads their photographs
-        alone."""
+        """Return those of some crops, by key, that can still be cut."""
+        # Only their photographs are read.
         image_ids = {key.rpartition("/")[0] for key in keys}
         rows = [row for row in self.listing.to_pylist() if row["image_id"] in image_ids]
         found: dict[str, QueryCrop] = {}
@@ -145,9 +142,11 @@ class QuerySet:
         return found
 
     def _crops_of(self, row: dict[str, Any]) -> Iterator[QueryCrop]:
+        """Read, decode and cut one photograph."""
         data = self._source.read(row["location"])
         photograph = decode_image(data, rotation=row["rotation"])
         sha256 = hashlib.sha256(data).hexdigest()
+
         for number, box in enumerate(
             crop_boxes(row["image_id"], *photograph.size, self.config.crop).tolist()
         ):
@@ -157,6 +156,5 @@ class QuerySet:
 
 
 def is_held_out(image_id: str, fraction: float) -> bool:
-    """Return whether a photograph belongs to the fraction kept out of training; a function of its
-    id alone."""
+    """Return whether a photograph is kept out of training: a function of its id alone."""
     return xxhash.xxh3_64_intdigest(image_id.encode(), seed=1) % 10_000 < fraction * 10_000

@@ -1,5 +1,4 @@
-"""Sources: a specification such as `folder:///photos` becomes a sorted table of photographs that
-can be taken in."""
+"""Sources: a specification such as `folder:///photos` becomes a sorted table of photographs."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -60,24 +59,22 @@ class Source(Protocol):
         ...
 
     def read(self, location: str, limit: int | None = None) -> bytes:
-        """Return one photograph's encoded bytes, or the first `limit` of them; raises OSError where
-        none can be had.
+        """Return one photograph's encoded bytes, or the first `limit` of them.
 
         Raises:
-            SourceError: this kind of source gives its photographs to a database only, shard by
-                shard.
+            OSError: the bytes cannot be read.
+            SourceError: this kind of source gives photographs to a database only, by shards.
         """
         ...
 
     def take(
         self, entries: Sequence[Row], scratch: Path, fetch: FetchConfig
     ) -> Iterator[tuple[Row, bytes]]:
-        """Yield the ledger row of every listed photograph, in order, and its bytes (none where it
-        cannot be used).
+        """Yield the ledger row of every listed photograph, in order, and its bytes (b"" if none).
 
         Args:
             entries: rows of the listing, those of one shard.
-            scratch: a folder for unfinished work. What a killed run left there is used by the next.
+            scratch: a folder for unfinished work, which a later run goes on from.
             fetch: how URLs are fetched, where the source has any.
         """
         ...
@@ -94,24 +91,20 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def make_listing(rows: list[dict[str, Any]]) -> pa.Table:
-    """Return rows as a listing: sorted, missing columns empty.
+    """Return rows as a listing: sorted, with empty columns where the rows have none.
 
     Raises:
         SourceError: an image id occurs twice.
     """
-    names = (
-        "image_id",
-        "location",
-        *(name for name in _DEFAULTS if any(name in row for row in rows)),
-    )
+    given = (name for name in _DEFAULTS if any(name in row for row in rows))
+    names = ("image_id", "location", *given)
     return listing_of(
         {name: pa.array([row.get(name, _DEFAULTS.get(name)) for row in rows]) for name in names}
     )
 
 
 def listing_of(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
-    """Return columns as a listing: sorted, missing ones empty; `image_id` and `location` must be
-    there.
+    """Return columns as a listing: sorted, missing ones empty; id and location are required.
 
     Raises:
         SourceError: an image id occurs twice.
@@ -122,6 +115,8 @@ def listing_of(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
         for field in LISTING_SCHEMA
     ]
     table = pa.Table.from_arrays(complete, schema=LISTING_SCHEMA).sort_by("image_id")
+
+    # Sorted, so that equal ids are neighbors.
     ids = table["image_id"]
     if (repeats := pc.sum(pc.equal(ids[1:], ids[:-1])).as_py() or 0) > 0:
         row = pc.index(pc.equal(ids[1:], ids[:-1]), True).as_py() + 1
@@ -135,17 +130,14 @@ def listing_of(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
 
 
 def names_picture(location: str) -> bool:
-    """Return whether a location looks like a picture: by its ending, or as the member of a tar
-    (`TAR:OFFSET:SIZE`)."""
-    return (
-        location.lower().endswith(tuple(IMAGE_SUFFIXES))
-        or re.search(r":\d+:\d+(:sparse)?$", location) is not None
-    )
+    """Return whether a location looks like a picture: by its ending, or as a member of a tar."""
+    if location.lower().endswith(tuple(IMAGE_SUFFIXES)):
+        return True
+    return re.search(r":\d+:\d+(:sparse)?$", location) is not None
 
 
 def fingerprint(listing: pa.Table) -> str:
-    """Return 16 hexadecimal digits that change whenever a photograph is added, removed or
-    replaced."""
+    """Return 16 hexadecimal digits that change with every added, removed or replaced photograph."""
     digest = hashlib.sha256()
     for column in ("image_id", "etag"):
         for value in listing.column(column).to_pylist():

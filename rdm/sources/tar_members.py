@@ -1,4 +1,4 @@
-"""Which members of a tar are its files: what `tar` itself would extract, without hidden ones."""
+"""Members of a tar that are files: those that `tar` itself would extract, without hidden ones."""
 
 from __future__ import annotations
 
@@ -45,19 +45,24 @@ def visible_files(members: list[tarfile.TarInfo]) -> TarFiles:
     found: dict[str, tarfile.TarInfo | str] = {}  # a symbolic link is its text
     replaced = []
     for member in members:
-        # tarfile lets the name of a sparse file's place-holder win where that is long.
+        # A sparse file's own name is in its header: tarfile prefers the place-holder's if long.
         path = _extracted_path(member.pax_headers.get("GNU.sparse.name", member.name))
+
         if member.isreg():
             entry: tarfile.TarInfo | str = member
         elif member.issym():
             entry = text_of_name(member.linkname.encode("utf-8", "surrogateescape"))
-        elif member.islnk():  # to what has the name by now, a symbolic link too
+        elif member.islnk():
+            # A hard link leads to what has the name by now, a symbolic link, too.
             entry = found.get(_extracted_path(member.linkname), "")
         else:
             continue
+
         if path in found and found[path] is not entry:
             replaced.append(path)
         found[path] = entry
+
+    # Symbolic links are followed when all members are known.
     visible = {path: _target(found, path) for path in found if _is_visible(path)}
     return TarFiles(
         {path: member for path, member in visible.items() if member is not None},
@@ -74,17 +79,15 @@ def iterate_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """
     with _translated_errors(path), open_tar(path) as tar:
         files = visible_files(tar.getmembers()).members
-        for name, member in sorted(
-            files.items(), key=lambda item: item[1].offset
-        ):  # forward in a compressed one
+        # In the file's order: a compressed tar is read forward only.
+        for name, member in sorted(files.items(), key=lambda item: item[1].offset):
             file = tar.extractfile(member)
-            assert file is not None  # it is for what is no regular file
+            assert file is not None  # only members that are no regular files have none
             yield name, file.read()
 
 
 def read_sparse(path: Path, offset: int) -> bytes:
-    """Return the contents of a sparse file, holes filled, whose header lies at an offset in the
-    tar.
+    """Return a sparse file's contents, holes filled; its header lies at an offset in the tar.
 
     Raises:
         OSError: it cannot be read.
@@ -105,16 +108,14 @@ def read_sparse(path: Path, offset: int) -> bytes:
 
 
 def split_name(path: str) -> tuple[str, str]:
-    """Return WebDataset's key and ending of a member: the first dot of its name, not of its
-    folders, divides them."""
+    """Return WebDataset's key and ending of a member: the first dot of its name divides them."""
     folder, name = posixpath.split(path)
     stem, _, ending = name.partition(".")
     return posixpath.join(folder, stem), ending
 
 
 def picture_of(files: Mapping[str, bytes]) -> bytes | None:
-    """Return the picture among a sample's files by ending (`.jpg`), a JPEG where there are
-    several."""
+    """Return a sample's picture, from its files by ending (`.jpg`); a JPEG before others."""
     endings = sorted(
         IMAGE_SUFFIXES & files.keys(),
         key=lambda ending: (ending != ".jpg", ending != ".jpeg", ending),
@@ -141,10 +142,12 @@ def _is_visible(path: str) -> bool:
 
 
 def _target(found: dict[str, tarfile.TarInfo | str], path: str) -> tarfile.TarInfo | None:
-    for _ in range(len(found)):  # links in a circle lead nowhere
+    """Return the member that a path leads to through links, or None."""
+    # Links in a circle lead nowhere.
+    for _ in range(len(found)):
         entry = found.get(path)
         if not isinstance(entry, str):
             return entry
-        # An absolute one is in no tar.
+        # An absolute target is in no tar.
         path = posixpath.normpath(posixpath.join(posixpath.dirname(path), entry))
     return None

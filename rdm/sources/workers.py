@@ -1,4 +1,4 @@
-"""What workers on other machines must see before work is handed out to them."""
+"""Check that workers on other machines see the disks of a job, before work is handed out."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from rdm.storage.files import TEMPORARY_SUFFIX
 def require_visible(
     pool: Pool, folder: Folder, *, source: str = "", others: tuple[str | None, ...] = ()
 ) -> None:
-    """Raise StorageError unless every worker sees the disk that it is to write to, and what it is
-    to read.
+    """Raise StorageError unless every worker sees the disk to write to and the files to read.
 
     Args:
         pool: the workers.
-        folder: where they write. That they see it, and no other folder of this name, is tried with
-            a file.
+        folder: where they write. A file shows that they see this folder, not another of its name.
         source: specification of the photographs that they read; empty: none.
-        others: further local files and folders that they read, where there are any.
+        others: further local files and folders that they read; None is passed over.
     """
-    # What is no path here, such as a pattern of names, cannot be asked for there.
+    # A text that is no path here, such as a pattern of names, cannot be checked there.
     asked = [path for path in (local_part(source), *others) if path and os.path.exists(path)]
+
+    # A folder of the same name may exist on the worker's own disk: look for a fresh file in it.
     token = f".workers-{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
     if folder.is_local:
         folder.write_bytes(token, b"")
         asked.append(folder.path(token))
+
     try:
         unseen = pool.unseen(asked)
     finally:
         if folder.is_local:
             folder.delete(token)
+
     if unseen:
         name, path = unseen[0]
         more = len({worker for worker, _ in unseen}) - 1

@@ -10,7 +10,7 @@ from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
 from rdm.database.building.builder import DatabaseBuilder
 from rdm.database.building.jobs import run_build, update_builder, update_plan
-from rdm.database.search.index import IndexConfig
+from rdm.database.search.index_settings import IndexConfig
 from rdm.database.settings import BuildConfig, differing_fixed, has_changed, recorded
 from rdm.errors import DatabaseError, UsageError
 from rdm.sources import CropConfig

@@ -18,7 +18,7 @@ from rdm.compute import ComputeConfig
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.plan import Removal
-from rdm.database.search.index import open_index
+from rdm.database.search.approximate import open_index
 from rdm.errors import ConcurrentWriterError
 from rdm.storage import Folder, IndexDecision, VersionStore
 

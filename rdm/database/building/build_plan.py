@@ -1,5 +1,4 @@
-"""The plan of one build or update, as a value: what it starts from, what it changes, and where its
-parts go."""
+"""The plan of one build or update, as a value: its start, its changes, where its parts go."""
 
 from __future__ import annotations
 
@@ -40,19 +39,24 @@ class BuildPlan:
         return replace(self, changes=changes)
 
     def trial(self, root: str, num_photographs: int) -> BuildPlan:
-        """Return the plan of a small database with the first of the new photographs, to measure its
-        stages."""
+        """Return the plan of a small database of the first new photographs, to measure its stages.
+
+        It accepts any number of failures: the estimate reports them itself.
+        """
         folder, rows = Folder(root), self.changes.diff.new_rows.slice(0, num_photographs)
         config = self.config.model_copy(update={"min_success_rate": 0.0})
+
+        # A trial has no parent: whatever it stores is new.
         return BuildPlan(
             folder, None, config, UpdatePlan(SourceDiff(Holdings(folder, None), rows)), self.boxes
         )
 
     def facts(self) -> PlanFacts:
-        """Return the size of the change, in photographs and patches; and what a list has no more,
-        where it is one."""
+        """Return the size of the change in photographs and patches, and what left the list."""
         diff, gone = self.changes.diff, delisted(self.changes.diff, self.config)
         known = diff.is_known_source
+
+        # Where the source is known nothing came or went, and the ledgers need not be read.
         return PlanFacts(
             changed=not self.is_current,
             photographs=diff.listing.num_rows,
@@ -91,6 +95,7 @@ class BuildPlan:
     def new_stems(self) -> list[str]:
         """The names of the new image shards."""
         first = len(self.parent.parts_of("images")) if self.parent else 0
+        # Rounded up: the last shard may be smaller.
         count = -(-self.changes.diff.new_rows.num_rows // self.config.images_per_shard)
         return [f"{first + number:05d}" for number in range(count)]
 
@@ -115,19 +120,21 @@ class BuildPlan:
         """All vectors of a database are made in one precision: that of its first build."""
         if self.parent is not None:
             return cast(Precision, self.parent.encoder.precision)
-        return (
-            fastest_precision(self.config.encoder)
-            if self.config.precision == "auto"
-            else self.config.precision
-        )
+        if self.config.precision == "auto":
+            return fastest_precision(self.config.encoder)
+        return self.config.precision
 
     def encoder_record(self) -> EncoderRecord:
-        """Return what a version records of the encoder; the parent's was compared with it, and a
-        removal needs none."""
+        """Return the encoder as a version records it.
+
+        An update takes the parent's record, with which the encoder was compared; a removal does not
+        even load the encoder.
+        """
         if self.parent is not None:
             return self.parent.encoder.model_copy(
                 update={"name": self.config.encoder, "precision": self.precision}
             )
+
         fingerprint = load_encoder(self.config.encoder).fingerprint
         return EncoderRecord(
             name=self.config.encoder,
@@ -138,8 +145,6 @@ class BuildPlan:
 
     def embedding_dim(self) -> int:
         """Return the length of a vector."""
-        return (
-            self.parent.embedding_dim
-            if self.parent
-            else load_encoder(self.config.encoder).embedding_dim
-        )
+        if self.parent is not None:
+            return self.parent.embedding_dim
+        return load_encoder(self.config.encoder).embedding_dim

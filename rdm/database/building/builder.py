@@ -1,5 +1,4 @@
-"""What is asked of a database: to be built from a source, or brought up to date with it; and the
-plan of that."""
+"""A request for a database: to be built from a source, or brought up to date with it."""
 
 from __future__ import annotations
 
@@ -28,8 +27,9 @@ __all__ = ["BuildConfig", "DatabaseBuilder"]
 
 @dataclass(frozen=True)
 class DatabaseBuilder:
-    """A request for one build or update of the database at a root. `plan` reads what it means,
-    `run_build` does it.
+    """A request for one build or update of the database at a root.
+
+    `plan` compares the source with the database, `run_build` carries the plan out.
 
     A build of a finished database with the same configuration and an unchanged source does nothing.
     When the source has changed, what is new gets new image shards and patch ids, and the patches of
@@ -75,6 +75,8 @@ class DatabaseBuilder:
             raise SourceError(
                 "the source is empty", where=self.config.source, fix="check the specification"
             )
+
+        # All further stages are functions of this value.
         diff = SourceDiff(Holdings(folder, parent), found, self.removal, self.retry_failed)
         plan = BuildPlan(folder, parent, self.config, UpdatePlan(diff), boxes)
         check_plan(plan)
@@ -97,10 +99,11 @@ class DatabaseBuilder:
             yield planned if planned is not None and holds else self.plan()
 
     def _listing(self, parent: Version | None) -> tuple[pa.Table | None, Boxes | None]:
-        """Return the source's listing, with its boxes where patches are boxes; None where the
-        source is left alone."""
+        """Return the source's listing, and its boxes if patches are boxes; None if left alone."""
+        # What was imported has no source that could be listed.
         if parent is not None and (self.only_delete or is_imported(self.config.source)):
             return None, None
+
         source = open_source(self.config.source)
         boxes = open_boxes(source, self.config.boxes) if self.config.crop.mode == "boxes" else None
         table = source.listing()
@@ -115,12 +118,17 @@ def check_plan(plan: BuildPlan) -> None:
         EncoderMismatchError: the encoder is another one than that of the stored vectors.
         SourceError: the source lacks most of what the database has.
     """
+    # A first build has nothing to contradict.
     if plan.parent is None:
         return
     check_settings(plan.folder, plan.parent, plan.config)
+
     check_vanished(plan.changes.diff, plan.config)
     facts = plan.facts()
+
+    # Only new vectors must fit the stored ones: a removal works without the encoder at hand.
     if facts.new or plan.config.encoder != plan.parent.encoder.name:
         RetrievalDatabase(plan.folder, plan.parent).check_encoder(load_encoder(plan.config.encoder))
+
     if not facts.new:
         check_left(plan.folder, plan.parent.num_live_patches - facts.gone_patches)

@@ -1,4 +1,4 @@
-"""What is refused before it could become the next version of a database."""
+"""Checks that refuse a plan, or a stage's result, before it becomes the next version."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections import Counter
 
 from rdm.database.building.results import IngestFacts
 from rdm.database.changes.plan import SourceDiff
-from rdm.database.search.index import check_fits
+from rdm.database.search.index_settings import check_fits
 from rdm.database.settings import BuildConfig, differing_fixed, settings_of
 from rdm.encoders import load_encoder
 from rdm.errors import DatabaseError, FailureBudgetError, SourceError
 from rdm.sources.ledger import SUCCESS
 from rdm.storage import Folder, Version
 
-MANY_VANISHED = 10
-FEW_DELISTED = 3
+MANY_VANISHED = 10  # fewer vanished photographs are never taken for an incomplete source
+FEW_DELISTED = 3  # the same of the rows of a list, which seldom lose many by intent
 _LISTS = ("urls://", "openimages://")
-SHOWN = 3
+SHOWN = 3  # ids that a message names
 
 
 def check_settings(folder: Folder, parent: Version, config: BuildConfig) -> None:
@@ -37,6 +37,7 @@ def check_vanished(diff: SourceDiff, config: BuildConfig) -> None:
     if diff.is_known_source:
         return
     vanished, held = len(diff.vanished_images), len(diff.held.living_images)
+    # A list has its own, stricter share: one that was cut short is not told by anything else.
     if is_listed(config):
         _check_delisted(diff, config, vanished, held)
     elif vanished >= MANY_VANISHED and vanished > config.max_vanished_share * held:
@@ -54,24 +55,24 @@ def is_listed(config: BuildConfig) -> bool:
 
 
 def delisted(diff: SourceDiff, config: BuildConfig) -> list[str]:
-    """Return the photographs that the list has no more, by id."""
+    """Return the sorted ids of held photographs that the list no longer has."""
     if diff.is_known_source or not is_listed(config) or not diff.vanished_images:
         return []
     return sorted(diff.vanished_images)
 
 
 def _check_delisted(diff: SourceDiff, config: BuildConfig, vanished: int, held: int) -> None:
+    """Raise SourceError where the list lost more rows than `max_delisted_share` of the database."""
     if vanished <= max(FEW_DELISTED, config.max_delisted_share * held):
         return
+
     first = sorted(diff.vanished_images)[:SHOWN]
     more = f" and {vanished - len(first)} more" if vanished > len(first) else ""
+    has_table = config.crop.mode == "boxes" and config.boxes.path
     raise SourceError(
         f"{vanished} of the {held} photographs in the database are in no row of the list any "
-        "more, which has "
-        f"{diff.source.num_rows}: {', '.join(first)}{more}",
-        where=config.boxes.path
-        if config.crop.mode == "boxes" and config.boxes.path
-        else config.source,
+        f"more, which has {diff.source.num_rows}: {', '.join(first)}{more}",
+        where=config.boxes.path if has_table else config.source,
         fix="see that the list is whole; if they are to be deleted, --set max_delisted_share=1",
     )
 
@@ -87,15 +88,18 @@ def check_budget(
 
     Args:
         folder: of the database.
-        parent: the version before; a first build needs one photograph, and tolerates no number of
-            failures.
+        parent: the version before; a first build needs one photograph, and no fixed number of
+            failures is tolerated.
         config: the limits.
         ingested: what became of the photographs.
-        known_failures: how many of the failures are in the ledgers already: these stop nothing.
+        known_failures: failures that are in the ledgers already: these stop nothing.
     """
+    # Photographs that fail again as before were known to: an update must not stop for them.
     failed, successes = ingested.failed - known_failures, ingested.successes
     asked = successes + failed
     too_few = successes < config.min_success_rate * asked
+
+    # An update may bring a handful of photographs, of which one failure is a large share.
     tolerated = config.tolerated_failures if parent is not None else 0
     if (parent is None and successes == 0) or (too_few and failed > tolerated):
         causes = [pair for pair in Counter(ingested.causes).most_common() if pair[0] != SUCCESS]
@@ -109,17 +113,14 @@ def check_budget(
 
 
 def check_index_fits(parent: Version | None, config: BuildConfig, num_patches: int) -> None:
-    """Raise DatabaseError where the index must be built and does not fit into its memory: before
-    patches are embedded.
+    """Raise DatabaseError where the index must be built anew and does not fit into its memory.
+
+    This is known before patches are embedded, which takes the hours.
 
     An index that is extended grows without a look at the memory.
     """
     if parent is None or settings_of(parent).index != config.index:
-        dim = (
-            parent.embedding_dim
-            if parent is not None
-            else load_encoder(config.encoder).embedding_dim
-        )
+        dim = load_encoder(config.encoder).embedding_dim if parent is None else parent.embedding_dim
         check_fits(num_patches, dim, config.index)
 
 

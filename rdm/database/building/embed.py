@@ -1,5 +1,4 @@
-"""Embed: one pass over an image shard that decodes each photograph once, cuts its patches and
-encodes them."""
+"""Embed: decode each photograph of an image shard once, cut its patches and encode them."""
 
 from __future__ import annotations
 
@@ -46,16 +45,17 @@ class EmbedStats(Record):
 
 
 def embed_part(task: EmbedTask) -> EmbedStats:
-    """Write a part's embeddings (float16 [rows, dim], unit norm) and metadata, row by row; return
-    counts."""
+    """Write a part's unit embeddings (float16 [rows, dim]) and metadata, row by row."""
     patches = task.folder.read_table(patches_path(task.part))
-    # The boxes, and through the ledgers the pictures' digests: what decides every embedded pixel.
+
+    # The boxes, and through the ledgers the pictures' digests, decide every embedded pixel.
     shards = dict.fromkeys(patches.column("image_shard").to_pylist())
     inputs = [patches_path(task.part), *(image_paths(shard)[1] for shard in shards)]
     digests = [sha256_file(task.folder.local(path)) for path in inputs]
     key = digest_json(
         [task.encoder_digest, task.batch_size, task.precision, digests, DECODING_REVISION]
     )
+
     shard = ShardWork(task.folder, STAGE, f"{task.part:04d}", key, EmbedStats)
     return resumable(shard, lambda: (task.outputs, _embed(task, patches)))
 
@@ -64,6 +64,8 @@ def _embed(task: EmbedTask, patches: pa.Table) -> EmbedStats:
     encoder = load_encoder(
         task.encoder, device=str(worker_device(task.device)), precision=task.precision
     )
+
+    # `raw` keeps its lengths: networks of the official release are conditioned on raw embeddings.
     raw = encode_images(encoder, iterate_patches(task.folder, patches), task.batch_size)
     unit = normalize(raw).astype(np.float16)
     task.folder.write_array(task.outputs[0], unit)
@@ -72,15 +74,19 @@ def _embed(task: EmbedTask, patches: pa.Table) -> EmbedStats:
 
 
 def _metadata(folder: Folder, patches: pa.Table, raw: NDArray[np.float32]) -> pa.Table:
+    """Return a row for each patch in clip-retrieval's layout, with the length of its embedding."""
     shards = patches.column("image_shard").to_pylist()
     rows = patches.column("image_row").to_pylist()
     ledgers = {
         stem: folder.read_table(image_paths(stem)[1], columns=["key", "url", "author", "license"])
         for stem in dict.fromkeys(shards)
     }
+
+    # Each patch's ledger row; a shard's patches share few ledgers, so each is read once.
     picked = [
         ledgers[shard].slice(row, 1).to_pylist()[0] for shard, row in zip(shards, rows, strict=True)
     ]
+
     return pa.table(
         {
             "patch_id": patches.column("patch_id"),
@@ -91,8 +97,7 @@ def _metadata(folder: Folder, patches: pa.Table, raw: NDArray[np.float32]) -> pa
             "url": [row["url"] for row in picked],
             "author": [row["author"] for row in picked],
             "license": [row["license"] for row in picked],
-            # What conditions a network trained on raw embeddings is the unit vector times this
-            # norm.
+            # A network trained on raw embeddings is conditioned on unit vector times norm.
             "norm": np.linalg.norm(raw, axis=1).astype(np.float32),
         }
     )

@@ -1,4 +1,4 @@
-"""What users ask for: build a database, or bring one up to date, neighbors included."""
+"""Jobs that users request: build a database, or bring one up to date, neighbors included."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def samples_crop() -> CropConfig:
 
 
 def build_config(source: str, preset: str = "") -> BuildConfig:
-    """Return a preset: `paper` as RDM's Open Images database was cut, `samples` for the embedded
-    photographs, `whole` for small ones.
+    """Return a preset: `paper` (RDM's Open Images crops), `samples`, or `whole` for small pictures.
 
     Without a name, `samples` is chosen for `samples://` and `paper` for everything else.
 
@@ -52,13 +51,13 @@ def run_build(
     clusters: Clusters | None = None,
     run: StageRunner = run_plainly,
 ) -> BuildResult:
-    """Run every stage of what is asked for; a finished database is left as it is.
+    """Run every stage of a request; a finished database is left as it is.
 
     Args:
-        builder: what is asked for.
+        builder: the request.
         compute: where shards are computed.
         planned: the plan that was shown, which is executed if no other writer has committed since.
-        clusters: that stages of several jobs share.
+        clusters: Dask clusters that the stages of several jobs share.
         run: runs each stage.
     """
     with builder.writing(planned) as plan:
@@ -81,23 +80,25 @@ def update_builder(
     Args:
         root: folder or URL of the database.
         removal: what goes for good.
-        retry_failed: ask again for photographs that failed by a cause that may have passed.
+        retry_failed: request photographs again that failed by a cause that may have passed.
         only_delete: leave the source alone: a removal need not wait for what is new there.
         overrides: settings as `key=value`, for this update and later ones; fixed ones are refused
             when it runs.
 
     Raises:
-        DatabaseError: the root is no database, or it has no image or patch of an id that is to be
-            deleted.
+        DatabaseError: the root is no database, or it has no image or patch of an id to delete.
         UsageError: a setting cannot be understood, or both are asked for.
     """
     if retry_failed and only_delete:
         raise UsageError(
             "retry_failed asks the source, and only_delete leaves it alone", fix="give one of them"
         )
+
     folder, removal = Folder(root), removal or Removal()
     version = VersionStore(folder).require()
     config = settings_of(version).with_overrides(overrides)
+
+    # Before the source is listed, which may take long: a typing mistake shows at once.
     check_known(Holdings(folder, version), removal)
     return DatabaseBuilder(root, config, removal, retry_failed, only_delete)
 
@@ -106,9 +107,12 @@ def check_known(held: Holdings, removal: Removal) -> None:
     """Raise DatabaseError where something is to be removed by an id that a version never had."""
     end = held.version.next_patch_id if held.version else 0
     patches = sorted(patch_id for patch_id in removal.patch_ids if not 0 <= patch_id < end)
+
+    # Reading the ledgers takes long where they are many: only a removal by id needs them.
     images = removal.image_ids
-    if images:  # a ledger is read only to look for an id
+    if images:
         images -= set(held.ledger["image_id"].to_pylist())
+
     if images or patches:
         unknown = [
             *(f"image {image_id}" for image_id in sorted(images)),
@@ -123,6 +127,5 @@ def check_known(held: Holdings, removal: Removal) -> None:
 
 
 def update_plan(builder: DatabaseBuilder) -> PlanFacts:
-    """Return what an update would do, in photographs and patches; and what a list has no more,
-    where it is one."""
+    """Return what an update would do, in photographs and patches, and what left the list."""
     return builder.plan().facts()

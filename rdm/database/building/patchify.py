@@ -1,5 +1,4 @@
-"""Patchify: coordinates of the patches of each image shard, with ids given once; what is left out
-has its reason."""
+"""Patchify: coordinates and ids of each image shard's patches, and what is left out."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -41,7 +40,7 @@ STAGE = "patchify"
 
 
 class CutConfig(Config):
-    """What decides the patches of a photograph, beside the photograph."""
+    """Settings that decide the patches of a photograph."""
 
     crop: CropConfig = CropConfig()
     boxes: BoxConfig = BoxConfig()
@@ -67,12 +66,16 @@ class CutTask:
 
     @cached_property
     def candidates(self) -> pa.Table:
-        """The patches before any filter that needs pixels: PATCH_SCHEMA, ids 0, with `label` and
-        `reason`."""
+        """The patches before any filter that needs pixels.
+
+        PATCH_SCHEMA with ids 0, and `label` and `reason` (empty: not left out so far).
+        """
         columns: dict[str, list[Any]] = {
             name: [] for name in ("image_id", "image_row", "label", "reason")
         }
         corners = [np.zeros((0, 4), np.int32)]
+
+        # Photographs in the order of the ledger, each one's patches in the order of its crops.
         left_out = frozenset(self.left_out)
         for number, row in enumerate(self._ledger.to_pylist()):
             if row["status"] != SUCCESS or row["image_id"] in left_out:
@@ -83,6 +86,8 @@ class CutTask:
             columns["image_row"] += [number] * len(patches)
             columns["label"] += labels
             columns["reason"] += self._reasons(row["image_id"], patches)
+
+        # One table; ids come later, when it is known how many patches earlier shards have.
         places = dict(zip(CORNERS, np.concatenate(corners).T, strict=True))
         shard = [self.stem] * len(columns["image_id"])
         table = pa.table(
@@ -92,6 +97,7 @@ class CutTask:
         return table.select([field.name for field in fields]).cast(pa.schema(fields))
 
     def _reasons(self, image_id: str, patches: NDArray[np.int32]) -> list[str]:
+        """Return for each patch why it is left out, as far as that takes no pixels; else ""."""
         removed = frozenset(self.removed.get(image_id, ()))
         return [
             REMOVED
@@ -101,16 +107,17 @@ class CutTask:
         ]
 
     def _cut(self, row: dict[str, Any]) -> tuple[NDArray[np.int32], list[str]]:
+        """Return a photograph's patches int32 [P, 4] and their labels."""
         size = (row["width"], row["height"])
         if self.boxes is None:
             patches = crop_boxes(row["image_id"], *size, self.config.crop)
             return patches, [""] * len(patches)
+
         corners, labels = self.boxes.of(row["image_id"])
         square = self.config.boxes.shape == "square"
         in_pixels = self.boxes.in_pixels
-        return box_patches(
-            corners, size, row["orientation"], in_pixels=in_pixels, square=square
-        ), labels
+        patches = box_patches(corners, size, row["orientation"], in_pixels=in_pixels, square=square)
+        return patches, labels
 
     @cached_property
     def _ledger(self) -> pa.Table:
@@ -128,14 +135,13 @@ class CutTask:
 
 
 class ContrastStats(Record):
-    """Which of a shard's candidates have too little contrast: `[position, contrast]`."""
+    """A shard's candidates with too little contrast: `[position, contrast]`."""
 
     blank: list[tuple[int, float]]
 
 
 class CutStats(Record):
-    """What was cut of a shard: its patches, the photographs that have any, and what was left out by
-    cause."""
+    """Counts of a shard's cut: patches, photographs that have any, and what was left out."""
 
     num_patches: int
     num_images: int
@@ -143,8 +149,7 @@ class CutStats(Record):
 
 
 def cut_shards(tasks: Sequence[CutTask], first_patch_id: int, pool: Pool) -> list[CutStats]:
-    """Cut image shards, in order, with patch ids from `first_patch_id` on; return each one's
-    counts.
+    """Cut image shards in order, with patch ids from `first_patch_id` on; return their counts.
 
     Only a look for blank patches needs pixels, and the pool; ids are given here, one shard after
     another.
@@ -152,10 +157,10 @@ def cut_shards(tasks: Sequence[CutTask], first_patch_id: int, pool: Pool) -> lis
     blank: dict[int, list[tuple[int, float]]] = {}
     if tasks and tasks[0].config.filters.min_contrast:
         names = [str(task.part) for task in tasks]
-        blank = {
-            n: stats.blank
-            for n, stats in pool.map(find_blank, tasks, stage="contrast", names=names)
-        }
+        found = pool.map(find_blank, tasks, stage="contrast", names=names)
+        blank = {number: stats.blank for number, stats in found}
+
+    # One after another: a shard's first id depends on how many patches were kept before it.
     counts: list[CutStats] = []
     with tracking("patchify", len(tasks), "shards") as tracker:
         for number, task in enumerate(tasks):
@@ -166,15 +171,17 @@ def cut_shards(tasks: Sequence[CutTask], first_patch_id: int, pool: Pool) -> lis
 
 
 def find_blank(task: CutTask) -> ContrastStats:
-    """Return which of a shard's candidates have too little contrast."""
+    """Return a shard's candidates with too little contrast."""
     shard = ShardWork(task.folder, "contrast", f"{task.part:04d}", task.key, ContrastStats)
     return resumable(shard, lambda: ([], _measure_contrast(task)))
 
 
 def _measure_contrast(task: CutTask) -> ContrastStats:
+    """Measure the contrast of the candidates that no other filter leaves out."""
     candidates = task.candidates
     positions = np.flatnonzero(pc.equal(candidates["reason"], "").to_numpy(zero_copy_only=False))
     patches = iterate_reduced_patches(task.folder, candidates.take(pa.array(positions)))
+
     measured = [
         (int(position), contrast(patch)) for position, patch in zip(positions, patches, strict=True)
     ]
@@ -189,7 +196,7 @@ def _measure_contrast(task: CutTask) -> ContrastStats:
 def patchify_shard(
     task: CutTask, first_patch_id: int, blank: Sequence[tuple[int, float]]
 ) -> CutStats:
-    """Write the patches of one image shard, and those left out; return counts.
+    """Write the patches of one image shard, and those left out; return their counts.
 
     Ids count up from `first_patch_id` in the order of the shard's rows and of each photograph's
     patches.
@@ -208,15 +215,20 @@ def _write_patches(
     task: CutTask, first_patch_id: int, blank: Sequence[tuple[int, float]]
 ) -> tuple[list[str], CutStats]:
     """Write a shard's patches and those left out; return the paths and the counts."""
+    # Those with a reason, so far or by their contrast, are left out.
     candidates = task.candidates
     reasons = candidates["reason"].to_pylist()
     for position, value in blank:
         reasons[position] = f"blank: contrast {value}"
     kept = np.array([not reason for reason in reasons], np.bool_)
+
+    # Kept patches get their ids.
     outputs = [patches_path(task.part)]
     task.folder.write_table(
         outputs[0], _numbered(candidates.filter(pa.array(kept)), first_patch_id, task.boxes)
     )
+
+    # Left-out patches keep their reasons in a file of their own.
     if not kept.all():
         dropped = candidates.set_column(
             candidates.column_names.index("reason"), "reason", pa.array(reasons)
@@ -225,7 +237,9 @@ def _write_patches(
         table = dropped.filter(pa.array(~kept)).select(DROPPED_SCHEMA.names).cast(DROPPED_SCHEMA)
         task.folder.write_table(outputs[1], table)
     else:
-        task.folder.delete(dropped_path(task.part))  # of an unfinished run with other filters
+        # An unfinished run with other filters may have left one.
+        task.folder.delete(dropped_path(task.part))
+
     stats = CutStats(
         num_patches=int(kept.sum()),
         num_images=len(set(candidates.filter(pa.array(kept))["image_row"].to_pylist())),

@@ -1,5 +1,4 @@
-"""What builds and updates tell: what is planned, what each stage did, what came of it, what it
-would take."""
+"""Results that people read: of a plan, of each stage, of a whole build, and of an estimate."""
 
 from __future__ import annotations
 
@@ -10,8 +9,7 @@ from rdm.database.neighbors.update import TableRepair
 
 
 class PlanFacts(Record):
-    """What a run would do: photographs in the source, new ones, those that go, and their
-    patches."""
+    """What a run would do: photographs of the source, new ones, those that go, their patches."""
 
     changed: bool
     photographs: int
@@ -24,8 +22,7 @@ class PlanFacts(Record):
 
 
 class IngestFacts(Record):
-    """What became of the photographs that were asked for; `causes` counts what is stored as
-    `success`."""
+    """Counts of the requested photographs; `causes` has the usable ones under `success`."""
 
     count: int
     successes: int
@@ -58,7 +55,7 @@ class RepairFacts(Record):
 
 
 class BuildResult(VersionFacts):
-    """The version that a build or an update made, or found made (`unchanged`)."""
+    """The version that a build or an update made, or left as it was (`unchanged`)."""
 
     failed: int
     causes: dict[str, int] = {}
@@ -72,8 +69,7 @@ class BuildResult(VersionFacts):
 
 
 class Estimate(Record):
-    """What a run would take, scaled from a trial; nothing is known but `trial_failed` where that
-    was not usable."""
+    """What a run would take, scaled from a trial; `trial_failed` says why nothing more is known."""
 
     trial_photographs: int
     trial_failed: str | None = absent()

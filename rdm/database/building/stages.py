@@ -1,5 +1,4 @@
-"""The stages of a build or an update, each a function of the plan or of what the last one made; and
-their one order."""
+"""The stages of a build or an update: functions of the plan or of the last result, in one order."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -7,8 +6,7 @@ their one order."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -18,6 +16,7 @@ from rdm.compute.pool import Pool
 from rdm.config import Record, digest_json
 from rdm.database.building.build_plan import BuildPlan
 from rdm.database.building.checks import check_budget, check_index_fits, check_left
+from rdm.database.building.draft import draft_version
 from rdm.database.building.embed import EmbedTask, embed_part
 from rdm.database.building.near_duplicates import find_near_duplicates
 from rdm.database.building.patch_sizes import measure_patches
@@ -29,21 +28,25 @@ from rdm.database.building.results import (
     PatchFacts,
     RepairFacts,
 )
+from rdm.database.building.stage_results import (
+    Committed,
+    Embedded,
+    Indexed,
+    Ingested,
+    Patchified,
+    Repaired,
+)
 from rdm.database.contract import (
     CHANGES_PAGE,
-    DUPLICATES_KIND,
-    INDEX_KINDS,
     REMOVED_DIGESTS,
     RUN,
-    TABLE_KINDS,
-    duplicates_path,
     image_paths,
     index_place,
     patches_path,
     version_place,
 )
 from rdm.database.embedding_parts import count_rows
-from rdm.database.facts import VersionFacts, version_facts
+from rdm.database.facts import version_facts
 from rdm.database.neighbors.table import sort_table_parts
 from rdm.database.neighbors.update import repair_tables
 from rdm.database.search.index import (
@@ -54,16 +57,14 @@ from rdm.database.search.index import (
     update_index,
 )
 from rdm.database.search.sharded_index import IndexedRows
-from rdm.database.settings import recorded, settings_of
-from rdm.database.shards import count_living_images, describe_index, describe_shard
+from rdm.database.settings import settings_of
 from rdm.encoders import weights_path
 from rdm.progress import tracking
 from rdm.sources.causes import is_passing
 from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.sources.ledger import FAILED
-from rdm.sources.source import fingerprint
 from rdm.sources.workers import require_visible
-from rdm.storage import IndexFacts, Part, Version, VersionStore
+from rdm.storage import IndexFacts, VersionStore
 
 
 class StageResult(Protocol):
@@ -86,87 +87,29 @@ class StageRunner(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Ingested:
-    """The new photographs are stored; the plan knows which could not be had."""
-
-    plan: BuildPlan
-    facts: IngestFacts
-
-
-@dataclass(frozen=True, eq=False)
-class Patchified:
-    """The new photographs are cut; the plan knows which resemble another one.
-
-    Args:
-        plan: of the run.
-        ingested: what was stored.
-        duplicates: the near-duplicates among all photographs; None: they were not looked for.
-        dropped: patches that filters left out, in this run and before, by cause.
-        facts: of this run.
-    """
-
-    plan: BuildPlan
-    ingested: IngestFacts
-    duplicates: pa.Table | None
-    dropped: dict[str, int]
-    facts: PatchFacts
-
-
-@dataclass(frozen=True, eq=False)
-class Embedded:
-    """The new patches are embedded, on a device in words; None: there were none."""
-
-    patches: Patchified
-    device: str | None
-    facts: EmbedFacts
-
-
-@dataclass(frozen=True, eq=False)
-class Indexed:
-    """There is an index of all that lives, in its folder."""
-
-    patches: Patchified
-    place: str
-    facts: IndexFacts
-
-
-@dataclass(frozen=True, eq=False)
-class Repaired:
-    """The version to commit, whole: parts, index and neighbor tables stand."""
-
-    plan: BuildPlan
-    version: Version
-    facts: RepairFacts
-
-
-@dataclass(frozen=True)
-class Committed:
-    """The new version is the current one."""
-
-    facts: VersionFacts
-
-
 def run_plainly(_name: str, work: Callable[[], ResultT]) -> ResultT:
     """Run a stage and nothing else."""
     return work()
 
 
 def run_stages(plan: BuildPlan, pool: Pool, run: StageRunner = run_plainly) -> BuildResult:
-    """Run all stages of a plan in order, under the writer's lock; return the version that they
-    make.
+    """Run all stages of a plan in order, under the writer's lock; return the version they make.
 
     Args:
         plan: of the run.
         pool: where shards are computed.
         run: runs each stage.
     """
+    # Each stage gets the last one's result, so none can run too early.
     added = add_parts(plan, pool, run)
+    # Everything new may have failed: then there is nothing to embed, index or commit.
     if isinstance(added, Ingested):
         return unchanged(plan, added.facts)
+
     indexed = run("index", partial(index_patches, added, pool))
     repaired = run("repair", partial(repair_neighbors, indexed, pool))
     committed = run("commit", partial(commit, repaired))
+
     return BuildResult(
         **dict(committed.facts),
         patch_pixels=added.patches.facts.patch_pixels,
@@ -179,8 +122,10 @@ def run_stages(plan: BuildPlan, pool: Pool, run: StageRunner = run_plainly) -> B
 
 
 def add_parts(plan: BuildPlan, pool: Pool, run: StageRunner = run_plainly) -> Embedded | Ingested:
-    """Run the stages that add parts: store, cut, embed. Where nothing new could be had, what was
-    stored is all."""
+    """Run the stages that add parts: ingest, patchify, embed.
+
+    They end after the ingest where no new photograph was usable: its result is returned.
+    """
     ingested = run("ingest", partial(ingest, plan, pool))
     if ingested.plan.is_current:
         return ingested
@@ -201,6 +146,7 @@ def ingest(plan: BuildPlan, pool: Pool) -> Ingested:
     Raises:
         FailureBudgetError: fewer than `min_success_rate` of the pictures are usable.
     """
+    # Store the new photographs, shard by shard, on the workers.
     config = plan.config
     require_visible(pool, plan.folder, source=config.source, others=(weights_path(config.encoder),))
     tasks = _ingest_tasks(plan, _write_removed_digests(plan))
@@ -208,12 +154,13 @@ def ingest(plan: BuildPlan, pool: Pool) -> Ingested:
         result for _, result in pool.map(ingest_shard, tasks, stage="ingest", names=plan.new_stems)
     ]
 
-    # What could not be had may come the next time
+    # Photographs that failed for a passing cause stay out of this version; the next run asks again.
     retryable = any(shard.retryable for shard in stats)
     after = plan.with_changes(
         plan.changes.after_ingest(_unavailable(plan) if retryable else frozenset())
     )
 
+    # Too many failures stop the run before anything is committed.
     causes = sum((Counter(shard.status_dict) for shard in stats), Counter())
     facts = IngestFacts(
         count=sum(shard.count for shard in stats),
@@ -223,7 +170,8 @@ def ingest(plan: BuildPlan, pool: Pool) -> Ingested:
     )
     check_budget(plan.folder, plan.parent, config, facts, len(after.changes.unavailable_again))
 
-    if after.is_current:  # what was asked for again cannot be had yet
+    # Everything that was requested again failed again: leave no shards of failures behind.
+    if after.is_current:
         for stem in plan.new_stems:
             for path in image_paths(stem):
                 plan.folder.delete(path)
@@ -232,6 +180,7 @@ def ingest(plan: BuildPlan, pool: Pool) -> Ingested:
 
 def patchify(ingested: Ingested, pool: Pool) -> Patchified:
     """Write the coordinates of the new photographs' patches."""
+    # Near-duplicates are found before cutting: they get no patches, and so no ids.
     plan, duplicates = ingested.plan, None
     if (max_bits := plan.config.filters.near_duplicate_bits) is not None:
         duplicates = find_near_duplicates(plan.folder, plan.changes, plan.new_ledgers, max_bits)
@@ -240,12 +189,14 @@ def patchify(ingested: Ingested, pool: Pool) -> Patchified:
     )
     plan = plan.with_changes(plan.changes.after_comparison(left_out))
 
+    # Whether the index fits is known as soon as the patches are counted, before hours of embedding.
     stats = cut_shards(_cut_tasks(plan), plan.first_new_patch, pool)
     num_patches = sum(shard.num_patches for shard in stats)
     check_index_fits(
         plan.parent, plan.config, plan.first_new_patch + num_patches - len(plan.changes.tombstones)
     )
 
+    # Counts by cause go on from version to version.
     dropped = sum((Counter(shard.dropped) for shard in stats), Counter())
     before = Counter(plan.parent.dropped_patches if plan.parent else {})
     facts = PatchFacts(
@@ -276,6 +227,7 @@ def embed(patches: Patchified, pool: Pool) -> Embedded:
         )
         for part in plan.new_parts
     ]
+
     names = [str(part) for part in plan.new_parts]
     stats = [result for _, result in pool.map(embed_part, tasks, stage="embed", names=names)]
     facts = EmbedFacts(num_patches=sum(shard.num_patches for shard in stats))
@@ -283,8 +235,7 @@ def embed(patches: Patchified, pool: Pool) -> Embedded:
 
 
 def index_patches(embedded: Embedded, pool: Pool | None = None) -> Indexed:
-    """Build the index on the workers, or bring the parent's up to date; without a pool, in this
-    process."""
+    """Build the index on the workers, or extend the parent's; without a pool, in this process."""
     plan = embedded.patches.plan
     rows = IndexedRows(plan.folder, plan.embedding_paths, plan.changes.tombstones)
     check_left(plan.folder, len(rows.living))
@@ -296,9 +247,11 @@ def index_patches(embedded: Embedded, pool: Pool | None = None) -> Indexed:
 
 def repair_neighbors(indexed: Indexed, pool: Pool) -> Repaired:
     """Repair every neighbor table for the drafted version."""
-    plan, draft = indexed.patches.plan, _draft(indexed)
+    plan, draft = indexed.patches.plan, draft_version(indexed)
     if plan.parent is None or not plan.parent.parts_of("queryset"):
         return Repaired(plan, draft, RepairFacts(query_sets={}))
+
+    # The workers open the draft as a version: the tables are repaired against what will be current.
     VersionStore(plan.folder).write_draft(draft)
     tables, counts = repair_tables(plan.folder, plan.parent, draft, pool)
     version = draft.model_copy(update={"parts": [*draft.parts, *sort_table_parts(tables)]})
@@ -311,23 +264,24 @@ def commit(repaired: Repaired) -> Committed:
     plan.folder.delete(CHANGES_PAGE)  # it may show what goes now
     plan.folder.delete(REMOVED_DIGESTS)
 
-    # The index under its public names; those of old versions go
+    # Publish the index under its public names; those of old versions go.
     place = index_place(version)
     publish_index(plan.folder, place)
     recent = store.numbers()[1 - plan.config.index.keep_versions :]
     drop_indexes(plan.folder, {place, *(index_place(store.require(number)) for number in recent)})
 
+    # The pointer moves last: a reader sees the old version or the new one, whole.
     plan.folder.write_json(RUN, version.config)
     store.commit(version)
     return Committed(version_facts(version))
 
 
 def _write_removed_digests(plan: BuildPlan) -> str:
-    """Write for the workers what they must refuse; return the path, or nothing where nothing was
-    removed."""
+    """Write the digests that workers must refuse; return the path, or "" where none are."""
     removed = plan.changes.diff.removed_digests
     if not plan.new_stems or not removed:
         return ""
+    # The name is the content's digest: a rerun with another removal does not read this one.
     path = f"{REMOVED_DIGESTS}/{digest_json(sorted(removed))}.json"
     plan.folder.write_json(path, sorted(removed))
     return path
@@ -337,7 +291,7 @@ def _ingest_tasks(plan: BuildPlan, refused: str) -> list[IngestTask]:
     config, new, size = plan.config, plan.changes.diff.new_rows, plan.config.images_per_shard
     tasks = []
     for number, stem in enumerate(plan.new_stems):
-        # A slice would travel as the whole
+        # `take` copies: a slice would be sent to the workers together with the whole table.
         rows = new.take(pa.array(range(number * size, min((number + 1) * size, len(new)))))
         tasks.append(
             IngestTask(
@@ -364,6 +318,7 @@ def _cut_tasks(plan: BuildPlan) -> list[CutTask]:
     config = CutConfig(crop=plan.config.crop, boxes=plan.config.boxes, filters=plan.config.filters)
     size, new = plan.config.images_per_shard, plan.changes.diff.new_rows["image_id"]
     removed_patches = plan.changes.diff.removed_patches
+    # Tasks carry only what concerns their shard: they are sent to the workers.
     tasks = []
     for number, (stem, part) in enumerate(zip(plan.new_stems, plan.new_parts, strict=True)):
         ids = new.slice(number * size, size).to_pylist()
@@ -375,68 +330,18 @@ def _cut_tasks(plan: BuildPlan) -> list[CutTask]:
 
 
 def _make_index(plan: BuildPlan, rows: IndexedRows, pool: Pool | None) -> tuple[str, IndexFacts]:
+    """Build the version's index, extend the parent's, or keep it; return its folder and facts."""
     config, parent, place = plan.config.index, plan.parent, version_place(plan.number)
     if parent is None:
         return place, build_index(rows, config, place, pool=pool)
     if settings_of(parent).index != config:
         return place, build_index(rows, config, place, "its settings were changed", pool)
+
+    # The same vectors live as before: the parent's index serves this version, too.
     first, before, dead = parent.next_patch_id, index_place(parent), plan.changes.newly_dead
     if count_rows(rows.parts) == first and len(dead) == 0:
         return before, parent.index
+
     return place, update_index(
         rows, config, place, ParentIndex(before, parent.index, first, dead), pool
     )
-
-
-def _draft(indexed: Indexed) -> Version:
-    """Return the version to commit, without its neighbor tables."""
-    plan, parts = indexed.patches.plan, _parts(indexed)
-    diff, tombstones = plan.changes.diff, plan.changes.tombstones
-    num_patches = sum(part.num_rows for part in parts if part.kind == "patches")
-    return Version(
-        number=plan.number,
-        parent=plan.parent.number if plan.parent else None,
-        source=plan.config.source,
-        source_fingerprint=fingerprint(plan.changes.taken),
-        num_images=count_living_images(plan.folder, parts, tombstones),
-        num_patches=num_patches,
-        next_patch_id=num_patches,
-        embedding_dim=plan.embedding_dim(),
-        encoder=plan.encoder_record(),
-        index=indexed.facts,
-        tombstones=tombstones.tolist(),
-        parts=parts,
-        deleted_image_ids=sorted(diff.removed_images),
-        deleted_patches=diff.removed_patches,
-        deleted_sha256=sorted(diff.removed_digests),
-        dropped_patches=indexed.patches.dropped,
-        config=recorded(plan.config),
-        oldest_version=plan.parent.oldest_version if plan.parent else 1,
-    )
-
-
-def _parts(indexed: Indexed) -> list[Part]:
-    """Return the parts of the version to commit, without its neighbor tables."""
-    plan = indexed.patches.plan
-    store, replaced = VersionStore(plan.folder), (*INDEX_KINDS, DUPLICATES_KIND, *TABLE_KINDS)
-    parts = [part for part in plan.parent.parts if part.kind not in replaced] if plan.parent else []
-    for number, stem in zip(plan.new_parts, plan.new_stems, strict=True):
-        parts += describe_shard(store, stem, number)
-    duplicates = _duplicates_part(plan, store, indexed.patches.duplicates)
-    return [*parts, *duplicates, *describe_index(store, indexed.place, indexed.facts)]
-
-
-def _duplicates_part(
-    plan: BuildPlan, store: VersionStore, duplicates: pa.Table | None
-) -> Sequence[Part]:
-    """Return the part of the near-duplicates, which is the parent's where they are the same; none
-    where there are none.
-    """
-    before = plan.parent.parts_of(DUPLICATES_KIND) if plan.parent else []
-    if duplicates is None or duplicates.num_rows == 0:
-        return []
-    if before and plan.folder.read_table(before[0].path).equals(duplicates):
-        return before
-    path = duplicates_path(plan.number)
-    plan.folder.write_table(path, duplicates)
-    return [store.describe_part(DUPLICATES_KIND, path, duplicates.num_rows)]

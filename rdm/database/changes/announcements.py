@@ -1,7 +1,7 @@
-"""What others were told of a database: news that a killed run did not tell is told by the next one.
+"""The last announced version of a database, so that a killed run's event is sent by the next run.
 
-Patch ids are never reused and deletions never undone, so two numbers say whether there are news;
-the tables of a query set and a compaction, which make versions too, are none.
+Patch ids are never reused and deletions never undone, so two numbers say whether there is news.
+The tables of a query set and a compaction make versions, too, and are no news.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rdm.storage import Folder, Version, VersionStore
 
 
 class Announcement(Record):
-    """`announced.json`: the state of a database that was announced last."""
+    """`announced.json`: the state of a database at its last announcement."""
 
     version: int
     next_patch_id: int
@@ -26,50 +26,53 @@ class Announcement(Record):
 
 @dataclass(frozen=True)
 class News:
-    """What was not announced yet: how many patches came and went up to the current version."""
+    """Changes that were not announced yet: patches that came and went up to the current version."""
 
     since: int
-    """The version that was announced last; 0: it cannot be read any more, since a compaction
-    dropped it."""
+    """The version announced last; 0: a compaction has dropped it, so it cannot be read."""
     version: int
     patches_added: int
     patches_removed: int
 
 
 def announce(folder: Folder, version: Version | None = None) -> None:
-    """Note a version, by default the current one, as announced."""
+    """Record a version, by default the current one, as announced."""
     version = version or VersionStore(folder).require()
     folder.write_record(ANNOUNCED, _state(version))
 
 
 def ensure_announced(folder: Folder) -> None:
-    """Note the current version as announced where none ever was; before an update, whose news are
-    then told."""
+    """Set the baseline of the first announcement: the version before an update."""
     if not folder.exists(ANNOUNCED):
         announce(folder)
 
 
 def news(folder: Folder) -> News | None:
-    """Return what came and went since the last announcement; None: nothing did, or nothing was ever
-    announced.
+    """Return what came and went since the last announcement; None if nothing did.
+
+    None also for a database that never announced anything.
 
     Raises:
         DatabaseError: the root is no database.
-        StorageError: the note is damaged.
+        StorageError: the record is damaged.
     """
     store = VersionStore(folder)
     version = store.require()
     if not folder.exists(ANNOUNCED):
         return None
+
+    # Two counts that only grow: equal ones mean that no patch came or went.
     before, now = _noted(folder), _state(version)
     added, deleted = now.next_patch_id - before.next_patch_id, now.num_deleted - before.num_deleted
     if not added and not deleted:
         return None
+
     since = before.version if before.version in store.numbers() else 0
     return News(since, version.number, added, deleted)
 
 
 def _noted(folder: Folder) -> Announcement:
+    """Read the last announcement."""
     try:
         return Announcement.model_validate(folder.read_json(ANNOUNCED))
     except ValidationError as error:

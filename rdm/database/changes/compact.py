@@ -48,17 +48,16 @@ from rdm.storage import (
 _DIRECTORIES = (
     *PART_DIRECTORIES,
     "versions",
-    # of abandoned updates: what they fetched and could not use, and digests
+    # Of abandoned updates: what they fetched and could not use, and digests.
     *("_markers/fetch", REMOVED_DIGESTS),
 )
-# the hash keeps out what looks like a removed photograph
+# The hash keeps out photographs that look like a removed one.
 _KEPT_OF_DELETED = ("key", "image_id", "phash")
 
 
 @dataclass(frozen=True)
 class ShardCompaction:
-    """One image shard to write again: its parts, the rows of its patches and of its photographs
-    that go."""
+    """One image shard to write again: its parts, dead patches' rows and gone photographs' rows."""
 
     position: int
     parts: dict[str, Part]
@@ -78,7 +77,7 @@ class CompactionPlan(Record):
 
 
 class CompactionResult(CompactionPlan):
-    """What a compaction removed, and the version that it leaves."""
+    """The numbers of a compaction, and the version that it leaves."""
 
     version: int
     num_bytes: int
@@ -105,8 +104,9 @@ def compaction_plan(root: str) -> CompactionPlan:
 
 
 def compact_database(root: str) -> CompactionResult:
-    """Compact a database and return what was removed; where there is nothing to remove, nothing is
-    written.
+    """Remove deleted photographs and older versions from the disk; return the numbers.
+
+    Where there is nothing to remove, nothing is written.
 
     Raises:
         DatabaseError: the root is no database, or one of another format.
@@ -116,10 +116,13 @@ def compact_database(root: str) -> CompactionResult:
     store = VersionStore(folder)
     store.require()
     with store.writer():
+        # Planned under the lock: no other writer can commit in between.
         version, plan = store.require(), compaction_plan(root)
+
         shards = _shards_to_compact(folder, version)
         if _needs_version(version, shards):
             version = _rewrite(store, version, shards)
+        # From here on only the new version can be read.
         delete_unnamed_files(folder, version)
     return CompactionResult(**dict(plan), version=version.number, num_bytes=version.num_bytes)
 
@@ -150,8 +153,7 @@ def blank_metadata(metadata: pa.Table, dead: NDArray[np.bool_], stem: str) -> pa
 
 
 def blank_ledger(ledger: pa.Table, gone: NDArray[np.int64]) -> pa.Table:
-    """Return ledger rows; those of deleted photographs keep their key, image id and perceptual hash
-    alone."""
+    """Return ledger rows, where deleted photographs keep key, image id and hash alone."""
     rows = ledger.to_pylist()
     for number in gone.tolist():
         kept = {name: rows[number][name] for name in _KEPT_OF_DELETED}
@@ -170,16 +172,21 @@ def _emptied(row: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def _shards_to_compact(folder: Folder, version: Version) -> list[ShardCompaction]:
+    """Return the image shards with a deleted photograph or patch that is still on the disk."""
     found: list[ShardCompaction] = []
     columns = [version.parts_of(kind) for kind in SHARD_KINDS]
     for position, (*members, of_part) in enumerate(zip(*columns, part_rows(version), strict=True)):
         parts: dict[str, Part] = dict(zip(SHARD_KINDS, members, strict=True))
         dead = ~of_part.living
+
+        # A photograph goes when all of its patches are dead, or when its removal was asked for; it
+        # stays while one patch lives. A row of -1 was emptied by an earlier compaction.
         rows = folder.read_table(parts["patches"].path, ["image_row"])["image_row"].to_numpy()
         removed = _removed_rows(folder, parts["ledger"], version)
         gone = np.setdiff1d(np.union1d(rows[dead & (rows >= 0)], removed), rows[~dead]).astype(
             np.int64
         )
+
         if len(gone) or (rows[dead] >= 0).any():
             sizes = (
                 folder.read_table(parts["ledger"].path, ["num_bytes"])["num_bytes"]
@@ -193,24 +200,26 @@ def _shards_to_compact(folder: Folder, version: Version) -> list[ShardCompaction
 def _removed_rows(folder: Folder, ledger: Part, version: Version) -> NDArray[np.int64]:
     """Return the rows, not emptied yet, of photographs that were removed on request.
 
-    Filters may have left them no patch, and a row that says why a photograph cannot be used names
-    it, too.
+    Filters may have left them no patch; and a row that says why a photograph cannot be used names
+    the photograph, too.
     """
     if not version.deleted_image_ids:
         return np.zeros(0, np.int64)
+
     columns = folder.read_table(ledger.path, ["image_id", "status"]).to_pydict()
-    deleted, pairs = (
-        set(version.deleted_image_ids),
-        zip(columns["image_id"], columns["status"], strict=True),
-    )
+    deleted = set(version.deleted_image_ids)
+    pairs = zip(columns["image_id"], columns["status"], strict=True)
+
     return np.flatnonzero([status != DELETED and image_id in deleted for image_id, status in pairs])
 
 
 def _needs_version(version: Version, shards: list[ShardCompaction]) -> bool:
+    """Return whether there is anything to write again, or an older version to drop."""
     return bool(shards) or version.oldest_version < version.number
 
 
 def _rewrite(store: VersionStore, version: Version, shards: list[ShardCompaction]) -> Version:
+    """Write the shards again, and commit the version that names the new files."""
     number, replaced = version.number + 1, {}
     with tracking("compact", len(shards), "shards") as tracker:
         for shard in shards:
@@ -219,6 +228,8 @@ def _rewrite(store: VersionStore, version: Version, shards: list[ShardCompaction
                 old = shard.parts[kind]
                 replaced[old.path] = store.describe_part(kind, path, old.num_rows)
             tracker.advance()
+
+    # Every part keeps its number of rows, so patch ids stay.
     parts = [replaced.get(part.path, part) for part in version.parts]
     update = {"number": number, "parent": version.number, "parts": parts, "oldest_version": number}
     compacted = version.model_copy(update=update)
@@ -227,6 +238,7 @@ def _rewrite(store: VersionStore, version: Version, shards: list[ShardCompaction
 
 
 def _compact_shard(folder: Folder, shard: ShardCompaction, number: int) -> dict[str, str]:
+    """Write one shard again under the new version's names; return the paths by kind."""
     outputs = {kind: compacted_path(part.path, number) for kind, part in shard.parts.items()}
     before = [part.sha256 for part in shard.parts.values()]
     gone = [np.flatnonzero(shard.dead_patches).tolist(), shard.gone_photographs.tolist()]
@@ -237,13 +249,14 @@ def _compact_shard(folder: Folder, shard: ShardCompaction, number: int) -> dict[
 
 
 def _write_compacted(folder: Folder, shard: ShardCompaction, outputs: dict[str, str]) -> list[str]:
-    """Write the parts of a shard again without what goes; return their paths, and that of the
-    counts."""
+    """Write a shard's parts again without what goes; return their paths and that of the counts."""
     stats = stats_path(outputs["images"])
     tables = {
         kind: folder.read_table(shard.parts[kind].path)
         for kind in ("ledger", "patches", "metadata")
     }
+
+    # The tar, whose members move up, and the ledger with their new offsets.
     stem = outputs["images"].removeprefix("images/").removesuffix(".tar")
     ledger = blank_ledger(tables["ledger"], shard.gone_photographs)
     with folder.writing(outputs["images"]) as path:
@@ -252,8 +265,11 @@ def _write_compacted(folder: Folder, shard: ShardCompaction, outputs: dict[str, 
     ledger = ledger.set_column(
         column, "tar_offset", pa.array(offsets, ledger.schema.field("tar_offset").type)
     )
+
     folder.write_table(outputs["ledger"], ledger)
     folder.write_record(stats, _shard_stats(folder, shard.parts["images"].path, ledger))
+
+    # Rows stay where they are: a dead patch keeps its id, and its vector becomes zero.
     folder.write_table(
         outputs["patches"], blank_patches(tables["patches"], shard.dead_patches, stem)
     )
@@ -266,8 +282,7 @@ def _write_compacted(folder: Folder, shard: ShardCompaction, outputs: dict[str, 
 
 
 def _copy_members(source: Path, target: Path, ledger: pa.Table) -> list[int | None]:
-    """Copy the pictures of the ledger's living rows; return their new offsets, None for the other
-    rows."""
+    """Copy the pictures of living ledger rows; return their new offsets, None for other rows."""
     offsets: list[int | None] = []
     with (
         open(source, "rb") as old,
@@ -281,16 +296,20 @@ def _copy_members(source: Path, target: Path, ledger: pa.Table) -> list[int | No
                 continue
             old.seek(row["tar_offset"])
             data = old.read(row["num_bytes"])
-            # time 0: equal input gives equal bytes
+
+            # Time 0, so that equal input gives equal bytes.
             member = tarfile.TarInfo(f"{row['key']}.{row['extension']}")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
+
+            # The data follow one block of header; a member fills whole blocks.
             offsets.append(offset + tarfile.BLOCKSIZE)
             offset += tarfile.BLOCKSIZE + -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     return offsets
 
 
 def _shard_stats(folder: Folder, images: str, ledger: pa.Table) -> ShardStats:
+    """Return the counts of a shard, with its photographs as they are now."""
     rows = ledger.select(["status", "error_message"]).to_pylist()
     successes = sum(row["status"] == SUCCESS for row in rows)
     causes = dict(Counter(row["error_message"].partition(":")[0] or SUCCESS for row in rows))
@@ -299,20 +318,20 @@ def _shard_stats(folder: Folder, images: str, ledger: pa.Table) -> ShardStats:
 
 
 def _unnamed_files(folder: Folder, version: Version) -> list[str]:
-    """Return the files in the database's directories that a version does not name: older versions',
-    and strays."""
+    """Return the files in the database's directories that a version does not name."""
+    # Parts name their files; counts, the published index and the version have fixed names.
     named = {part.path for part in version.parts}
     named |= {stats_path(part.path) for part in version.parts_of("images")}
     named |= {f"{PUBLISHED}/{name}" for name in (INDEX_NAME, INFOS_NAME)}
     named.add(version_path(version.number))
+
     return [
         path for directory in _DIRECTORIES for path in folder.files(directory) if path not in named
     ]
 
 
 def delete_unnamed_files(folder: Folder, version: Version) -> None:
-    """Delete what a version does not name from the database's directories: older versions' files,
-    and strays."""
+    """Delete older versions' files and strays: what a version does not name."""
     for path in _unnamed_files(folder, version):
         folder.delete(path)
     for parent in ("index", "neighbors", "_markers"):

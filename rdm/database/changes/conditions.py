@@ -1,5 +1,8 @@
-"""Conditions on the columns of a table, written as Python comparisons, parsed without ever running
-anything."""
+"""Conditions on a table's columns: Python comparisons, parsed without ever running anything.
+
+Only the syntax tree is looked at: names are columns, everything else must be a plain value. So a
+condition can do nothing but compare.
+"""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -38,11 +41,10 @@ _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 
 def matching_rows(table: pa.Table, condition: str) -> pa.Table:
-    """Return the rows for which a condition holds; an empty cell, null or "", fulfills no
-    comparison but `== ''`.
+    """Return the rows for which a condition holds.
 
-    What does not hold because of an empty cell does not hold the other way round either, with `not`
-    or `!=`.
+    An empty cell, null or "", fulfills no comparison but `== ''`: neither `author == 'A'` nor
+    `not author == 'A'`, and not `author != 'A'` either.
 
     Raises:
         UsageError: the condition cannot be understood, names an unknown column, or compares a
@@ -50,6 +52,8 @@ def matching_rows(table: pa.Table, condition: str) -> pa.Table:
     """
     expression = parse_condition(condition, table.column_names)
     try:
+        # The row number travels along, so that the rows come back as they were, empty texts
+        # included.
         holds = (
             _with_nulls(table)
             .add_column(0, _ROW, pa.array(range(table.num_rows), pa.int64()))
@@ -65,8 +69,7 @@ def matching_rows(table: pa.Table, condition: str) -> pa.Table:
 
 
 def _with_nulls(table: pa.Table) -> pa.Table:
-    """Return a table whose empty texts are null, so that a condition on them is neither true nor
-    false."""
+    """Return a table whose empty texts are null: conditions on them are neither true nor false."""
     for number, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
             column = table.column(number)
@@ -76,8 +79,9 @@ def _with_nulls(table: pa.Table) -> pa.Table:
 
 
 def parse_condition(condition: str, columns: Sequence[str]) -> pc.Expression:
-    """Return a condition as an expression: comparisons of columns with values, `in` lists, `and`,
-    `or`, `not`.
+    """Return a condition as an expression.
+
+    It may have comparisons of columns with values, `in` lists, `and`, `or` and `not`.
 
     Raises:
         UsageError: it is anything else, or names an unknown column.
@@ -93,8 +97,7 @@ def parse_condition(condition: str, columns: Sequence[str]) -> pc.Expression:
 
 
 def _inside(column: pc.Expression, listed: list[Any]) -> pc.Expression:
-    """Return whether a column's value is listed; of an empty cell it is unknown, unless '' is
-    listed."""
+    """Return whether a column's value is listed; unknown of an empty cell unless '' is listed."""
     values = [value for value in listed if value != ""]
     found = column.isin(values) if values else pc.scalar(False)
     if len(values) < len(listed):
@@ -103,21 +106,27 @@ def _inside(column: pc.Expression, listed: list[Any]) -> pc.Expression:
 
 
 class _Parser:
+    """Turns the syntax tree of one condition into an expression, node by node."""
+
     def __init__(self, condition: str, columns: Sequence[str]) -> None:
         self.condition = condition
         self.columns = columns
 
     def logical(self, node: ast.expr) -> pc.Expression:
-        """Return a node that is true or false."""
+        """Return the expression of a node that is true or false."""
         if isinstance(node, ast.BoolOp):
             first, *others = [self.logical(value) for value in node.values]
             for other in others:
                 first = first & other if isinstance(node.op, ast.And) else first | other
             return first
+
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             return ~self.logical(node.operand)
+
+        # Python's chains: `1 < x <= 3` is `1 < x and x <= 3`.
         if isinstance(node, ast.Compare):
             operands = [node.left, *node.comparators]
+
             first, *others = [
                 self._comparison(left, kind, right)
                 for left, kind, right in zip(operands, node.ops, operands[1:], strict=False)
@@ -125,23 +134,31 @@ class _Parser:
             for other in others:
                 first = first & other
             return first
+
         raise self._refusal(node)
 
     def _comparison(self, left: ast.expr, kind: ast.cmpop, right: ast.expr) -> pc.Expression:
+        """Return one comparison of a column with a value, a list or another column."""
         if isinstance(kind, ast.In | ast.NotIn):
             inside = _inside(self._column(left), self._list(right))
             return ~inside if isinstance(kind, ast.NotIn) else inside
+
+        # `3 < width` is `width > 3`.
         if isinstance(right, ast.Name) and not isinstance(left, ast.Name):
             left, kind, right = right, _MIRRORED.get(type(kind), type(kind))(), left
         if type(kind) not in _COMPARISONS:
             raise self._refusal(left)
+
+        # Only `==` and `!=` may ask for empty cells, which are null here.
         other = self._column(right) if isinstance(right, ast.Name) else self._value(right)
         if isinstance(other, str) and other == "" and isinstance(kind, ast.Eq | ast.NotEq):
             empty = self._column(left).is_null()
             return empty if isinstance(kind, ast.Eq) else ~empty
+
         return _COMPARISONS[type(kind)](self._column(left), other)
 
     def _column(self, node: ast.expr) -> pc.Expression:
+        """Return a node that names a column."""
         if not isinstance(node, ast.Name):
             raise self._refusal(node)
         if node.id not in self.columns:
@@ -153,8 +170,10 @@ class _Parser:
         return pc.field(node.id)
 
     def _value(self, node: ast.expr) -> str | int | float | bool:
+        """Return a node that is a text or a number, which may be negative."""
         negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
         constant = node.operand if isinstance(node, ast.UnaryOp) and negative else node
+
         if isinstance(constant, ast.Constant) and isinstance(constant.value, str | int | float):
             if isinstance(constant.value, int) and constant.value > _GREATEST:
                 raise self._refusal(node)

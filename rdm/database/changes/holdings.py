@@ -1,5 +1,7 @@
-"""What a version holds: the photographs in its ledgers, and the patches that live. Read when asked,
-and once."""
+"""What a version holds: its photographs, from the ledgers, and its living patches.
+
+Parts are immutable, so everything is read at most once, when it is asked for.
+"""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -26,8 +28,7 @@ _TEXTS = ("image_id", "etag", "status", "error_message", "phash", "sha256")
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """What the ledgers say last of a photograph that is stored, or that was looked at and cannot be
-    used."""
+    """The last word of the ledgers on a photograph that is stored, or that cannot be used."""
 
     image_id: str
     etag: str
@@ -38,7 +39,7 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A photograph that a version leaves out, because it resembles another one."""
+    """A photograph that a version leaves out because it resembles another one."""
 
     duplicate_of: str
     etag: str
@@ -46,8 +47,7 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class Holdings:
-    """The photographs and patches of a version; of no version there are none. Parts are immutable,
-    and so is this."""
+    """The photographs and patches of a version; without a version there are none."""
 
     folder: Folder
     version: Version | None
@@ -55,17 +55,21 @@ class Holdings:
     @cached_property
     def ledger(self) -> pa.Table:
         """The rows of all ledgers, with `was_cut`: whether the photograph ever had a patch."""
+        # An empty first table gives the columns, and their types, to a database without ledgers.
         empty = {name: pa.array([], pa.string()) for name in _TEXTS}
         tables = [pa.table({**empty, "was_cut": pa.array([], pa.bool_())})]
+
         if self.version is not None:
             pairs = zip(
                 self.version.parts_of("ledger"), self.version.parts_of("patches"), strict=True
             )
+            # A ledger's row was cut where a patch, dead or alive, names it.
             for ledger, patches in pairs:
                 table = self.folder.read_table(ledger.path, list(_TEXTS))
                 cut = self.folder.read_table(patches.path, ["image_row"])["image_row"]
                 rows = pa.array(np.arange(table.num_rows, dtype=np.int32))
                 tables.append(table.append_column("was_cut", pc.is_in(rows, cut.combine_chunks())))
+
         return pa.concat_tables(tables, promote_options="default")
 
     @cached_property
@@ -93,8 +97,7 @@ class Holdings:
 
     @cached_property
     def held_images(self) -> frozenset[str]:
-        """The photographs that the version holds: with living patches, or left out or emptied by
-        filters."""
+        """Photographs that the version holds: with living patches, or left out by filters."""
         emptied = self.ledger.filter(
             pc.and_(pc.equal(self.ledger["status"], SUCCESS), pc.invert(self.ledger["was_cut"]))
         )
@@ -102,22 +105,23 @@ class Holdings:
 
     @cached_property
     def last_rows(self) -> dict[str, LedgerRow]:
-        """The last row of each photograph; not one that tells of newer bytes that could not be had
-        yet."""
+        """The last row of each photograph, apart from rows about newer bytes that failed."""
         found: dict[str, LedgerRow] = {}
         columns = [
             self.ledger[name].to_pylist()
             for name in ("image_id", "etag", "status", "error_message", "phash")
         ]
+
         for position, (image_id, etag, status, message, phash) in enumerate(
             zip(*columns, strict=True)
         ):
             if not _waits(image_id, status, message, self.living_images):
                 found[image_id] = LedgerRow(image_id, etag, phash, position)
+
         return found
 
     def known_etags(self, *, retry_failed: bool) -> dict[str, str]:
-        """Return the etag of each photograph that need not be stored again while its etag stays."""
+        """Return the etag of each photograph that need not be stored again while it stays."""
         return known_etags(self.ledger, self.living_images, retry_failed=retry_failed)
 
     def digests(self, image_ids: Iterable[str]) -> dict[str, str]:
@@ -131,6 +135,8 @@ class Holdings:
         if not image_ids:
             return image_ids
         digests = frozenset(self.digests(image_ids).values())
+
+        # Other ids with those bytes, unless their photographs were replaced since.
         alike = self.ledger.filter(is_among(self.ledger["sha256"], digests))["image_id"].to_pylist()
         return frozenset(
             image_id for image_id, digest in self.digests(alike).items() if digest in digests
@@ -146,6 +152,8 @@ class Holdings:
         tables = [self.folder.read_table(part.path) for part in parts] or [
             self.ledger.drop_columns("was_cut")
         ]
+
+        # A condition is about the last row of each photograph that is held.
         rows = sorted(self.last_rows[image_id].position for image_id in self.held_images)
         ledger = pa.concat_tables(tables, promote_options="default").take(rows)
         return frozenset(matching_rows(ledger, condition)["image_id"].to_pylist())
@@ -154,31 +162,36 @@ class Holdings:
 def known_etags(
     ledger: pa.Table, living: Set[str], *, retry_failed: bool = False
 ) -> dict[str, str]:
-    """Return the etag of each photograph that need not be stored again while its etag stays.
+    """Return the etag of each photograph that need not be stored again while it stays.
 
     The last row of an id counts. A photograph that was deleted and is in the source again is new.
-    One whose newer bytes could not be had for a passing cause keeps the etag of those that are
-    stored, so that it is asked for again.
+    One whose newer bytes failed for a passing cause keeps the etag of the stored ones, so that it
+    is requested again.
 
     A stored photograph that never had a patch is known: filters left it out.
 
     Args:
-        ledger: rows with `image_id`, `etag`, `status`, `error_message`, and `was_cut`: whether
-            there ever was a patch.
+        ledger: rows with `image_id`, `etag`, `status`, `error_message` and `was_cut`: whether there
+            ever was a patch.
         living: the photographs that have living patches.
-        retry_failed: leave out those that failed by a cause that may have passed, such as a
-            server's error.
+        retry_failed: leave out those that failed by a cause that may have passed, such as an error
+            of the server.
     """
     known: dict[str, str] = {}
     columns = [
         ledger[name].to_pylist()
         for name in ("image_id", "etag", "status", "error_message", "was_cut")
     ]
+
+    # In the ledgers' order, so that a later row replaces what an earlier one said.
     for image_id, etag, status, message, was_cut in zip(*columns, strict=True):
         if _waits(image_id, status, message, living):
             continue
+
+        # It had patches, and has none: it was deleted, so in the source it is new.
         had_patches = status == DELETED or (status == SUCCESS and was_cut)
         lost = had_patches and image_id not in living
+
         if lost or (retry_failed and status == FAILED and is_passing(message)):
             known.pop(image_id, None)
         else:
@@ -187,8 +200,7 @@ def known_etags(
 
 
 def _waits(image_id: str, status: str, message: str, living: Set[str]) -> bool:
-    """Return whether a row tells of newer bytes that could not be had yet: the photograph keeps its
-    older ones."""
+    """Return whether a row is about newer bytes that failed: the photograph keeps its older."""
     return status == FAILED and image_id in living and is_passing(message)
 
 

@@ -1,5 +1,4 @@
-"""What an update does: a pure difference of a source and a version, and the plan that is made of
-it, as values."""
+"""What an update does, as values: the difference of source and version, and the plan from it."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -25,8 +24,7 @@ from rdm.storage import Box
 
 @dataclass(frozen=True)
 class Removal:
-    """What is asked to go for good: photographs by id or by a condition on their ledger rows, and
-    single patches."""
+    """A request to remove for good: photographs by id or condition, and single patches."""
 
     image_ids: frozenset[str] = frozenset()
     patch_ids: frozenset[int] = frozenset()
@@ -39,10 +37,10 @@ class SourceDiff:
 
     Args:
         held: the version; of none, everything in the source is new.
-        found: the source's listing. Without one the source is left alone: it counts as one that
-            lists what the version holds, and nothing is new.
-        removal: what is asked to go for good.
-        retry_failed: ask again for what failed by a cause that may have passed.
+        found: the source's listing. Without one the source is left alone: it counts as listing what
+            the version holds, and nothing is new.
+        removal: the request to remove for good.
+        retry_failed: request again what failed by a cause that may have passed.
     """
 
     held: Holdings
@@ -69,34 +67,37 @@ class SourceDiff:
     def removed_images(self) -> frozenset[str]:
         """All photographs that were removed on request, now or before.
 
-        A photograph whose last patch is removed counts: an update would bring it back otherwise. So
-        does one of the same bytes under another id: it is the same picture.
+        A photograph whose last patch is removed counts, as an update would bring it back otherwise;
+        so does one of the same bytes under another id, as it is the same picture.
         """
+        # By id, by the condition, or because every living patch was named.
         version, removal = self.held.version, self.removal
         selected = self.held.matching(removal.where) if removal.where else frozenset()
         named = removal.image_ids | selected | self._emptied_images()
         before = frozenset(version.deleted_image_ids if version else ())
+
+        # Copies of photographs that were removed before went with them.
         return named | self.held.copies_of(named - before) | before
 
     @cached_property
     def removed_digests(self) -> frozenset[str]:
-        """The SHA-256 of the photographs that were removed on request: equal bytes are refused
-        under any id."""
+        """The SHA-256 of removed photographs: equal bytes are refused under any id."""
         version = self.held.version
         before = frozenset(version.deleted_sha256 if version else ())
         return before.union(self.held.digests(self.removed_images).values())
 
     @cached_property
     def removed_patches(self) -> dict[str, list[Box]]:
-        """The boxes of all patches that were removed on request, now or before, of photographs that
-        were not."""
+        """The boxes of all patches removed on request, of photographs that were not removed."""
         version, asked = self.held.version, pa.array(sorted(self.removal.patch_ids), pa.int64())
+
+        # Boxes of earlier requests.
         boxes = {
             image_id: set(known)
             for image_id, known in (version.deleted_patches if version else {}).items()
         }
 
-        # Boxes of the patches that are asked for now
+        # Boxes of the patches that are named now.
         for part in version.parts_of("patches") if version and len(asked) else []:
             table = self.held.folder.read_table(part.path, ["patch_id", "image_id", *CORNERS])
             for row in table.filter(pc.is_in(table["patch_id"], asked)).to_pylist():
@@ -104,7 +105,8 @@ class SourceDiff:
                     (row["x0"], row["y0"], row["x1"], row["y1"])
                 )
 
-        gone = self.removed_images | {""}  # a compaction has emptied the rows of earlier removals
+        # A photograph that is removed whole needs no boxes; "" is a row that a compaction emptied.
+        gone = self.removed_images | {""}
         return {
             image_id: sorted(boxes[image_id]) for image_id in sorted(boxes) if image_id not in gone
         }
@@ -113,19 +115,22 @@ class SourceDiff:
     def new_rows(self) -> pa.Table:
         """The rows of the listing that must be stored: new photographs, and replaced ones.
 
-        So is a near-duplicate whose look-alike goes: what is left may keep it.
+        A near-duplicate is new again when its look-alike goes: what is left may keep it.
         """
         if self.found is None:
             return self.listing.slice(0, 0)
+
         known = self.held.known_etags(retry_failed=self.retry_failed)
         etags = etags_of(self.listing)
-        # by id, so each comes after what it looks like
+
+        # In the order of ids, so each comes after the photograph that it looks like.
         for image_id, left_out in self.held.left_out.items():
             like = left_out.duplicate_of
             if like in self.removed_images or known.get(like) == etags.get(like, ""):
                 known[image_id] = left_out.etag
             else:
                 known.pop(image_id, None)
+
         is_new = [known.get(image_id) != etag for image_id, etag in etags.items()]
         return self.listing.filter(pa.array(is_new, pa.bool_()))
 
@@ -136,18 +141,16 @@ class SourceDiff:
 
     @cached_property
     def vanished_images(self) -> frozenset[str]:
-        """The photographs with living patches that the source has no more, without those removed on
-        request."""
+        """Photographs with living patches that left the source, and were not removed on request."""
         return (
             self.held.living_images - set(self.source["image_id"].to_pylist()) - self.removed_images
         )
 
     @cached_property
     def is_known_source(self) -> bool:
-        """Whether the source has the fingerprint that the version was made from, and nothing else
-        is asked.
+        """Whether the source is as the version recorded it, and nothing else is requested.
 
-        Then nothing changed, whatever the ledgers hold, and they need not be read.
+        Then nothing changed, and the ledgers need not be read.
         """
         version = self.held.version
         if version is None or self.retry_failed or self.removal != Removal():
@@ -158,20 +161,21 @@ class SourceDiff:
         """Return the photographs all of whose living patches are asked to go one by one."""
         if not self.removal.patch_ids:
             return frozenset()
+
         patches = self.held.patches
         asked = pc.is_in(patches["patch_id"], pa.array(sorted(self.removal.patch_ids), pa.int64()))
+        # Photographs with a named patch, less those that keep another one.
         touched = frozenset(patches.filter(asked)["image_id"].to_pylist())
         return touched - set(patches.filter(pc.invert(asked))["image_id"].to_pylist())
 
 
 @dataclass(frozen=True, eq=False)
 class UpdatePlan:
-    """What an update adds and deletes. A stage that learns more returns another plan; none is ever
-    changed.
+    """What an update adds and deletes. A stage that learns more returns another plan.
 
     Args:
         diff: the source against the version.
-        unavailable: photographs that could not be had, new ones too, for causes that may pass: of a
+        unavailable: photographs that failed for causes that may pass, new and replaced ones; of a
             replaced one the older bytes are kept.
         near_duplicates: photographs that are left out because they resemble another one.
     """
@@ -181,7 +185,7 @@ class UpdatePlan:
     near_duplicates: frozenset[str] = frozenset()
 
     def after_ingest(self, unavailable: Set[str]) -> UpdatePlan:
-        """Return the plan with what could not be had."""
+        """Return the plan with the photographs that could not be fetched."""
         return replace(self, unavailable=frozenset(unavailable))
 
     def after_comparison(self, near_duplicates: Set[str]) -> UpdatePlan:
@@ -195,11 +199,11 @@ class UpdatePlan:
 
     @cached_property
     def taken(self) -> pa.Table:
-        """The listing with the etags of what is stored: of a photograph that was kept, the etag of
-        its older bytes."""
+        """The listing with the etags of the stored bytes: the older etag where these were kept."""
         listing = self.diff.listing
         if not self.kept:
             return listing
+
         held = {image_id: self.diff.held.last_rows[image_id].etag for image_id in self.kept}
         etags = [held.get(image_id, etag) for image_id, etag in etags_of(listing).items()]
         return listing.set_column(
@@ -208,10 +212,9 @@ class UpdatePlan:
 
     @cached_property
     def staying_hashes(self) -> dict[str, str]:
-        """The perceptual hashes of the stored photographs that stay, and of those that were removed
-        on request.
+        """Perceptual hashes of the stored photographs that stay, and of those removed on request.
 
-        What looks like a photograph whose removal was asked for stays out, too.
+        A photograph that looks like a removed one stays out, too.
         """
         diff = self.diff
         unchanged = set(diff.listing["image_id"].to_pylist()) - diff.new_etags.keys()
@@ -222,6 +225,7 @@ class UpdatePlan:
     @cached_property
     def gone_images(self) -> frozenset[str]:
         """The photographs whose living patches all go: vanished, replaced, or removed."""
+        # Replaced photographs go with their older patches, unless the new bytes failed.
         living = self.diff.held.living_images
         replaced = (living & self.diff.new_etags.keys()) - self.kept
         return (living - set(self.diff.listing["image_id"].to_pylist())) | replaced
@@ -247,15 +251,19 @@ class UpdatePlan:
     def is_empty(self) -> bool:
         """Whether the version already holds exactly this.
 
-        Photographs that were asked for again, and could not be had again, are nothing new.
+        Photographs that were requested again, and failed again, are nothing new.
         """
         version = self.diff.held.version
+        # A known source needs no look at the ledgers.
         if version is None or self.diff.is_known_source:
             return version is not None
+
+        # Removals that the version does not record yet are a change, even without living patches.
         if not self.diff.removed_images <= set(version.deleted_image_ids):
             return False
         if self.diff.removed_patches != version.deleted_patches:
             return False
+
         return not self._untold() and len(self.newly_dead) == 0
 
     @cached_property
@@ -264,23 +272,27 @@ class UpdatePlan:
         if not self.unavailable:
             return frozenset()
         ledger = self.diff.held.ledger
+        # The last row of each decides; None where it tells of something else than a passing
+        # failure.
         failed: dict[str, str | None] = {}
         for row in ledger.filter(is_among(ledger["image_id"], self.unavailable)).to_pylist():
             passing = row["status"] == FAILED and is_passing(row["error_message"])
             failed[row["image_id"]] = row["etag"] if passing else None
+
         return frozenset(
             name for name in self.unavailable if failed.get(name) == self.diff.new_etags[name]
         )
 
     def _untold(self) -> set[str]:
-        """Return the photographs of which the ledgers will tell something that they do not tell
-        yet."""
+        """Return the photographs of which the ledgers will say something new."""
+        # A near-duplicate of a photograph that was kept stays out, as before.
         new, left_out = self.diff.new_etags, self.diff.held.left_out
         stay_out = {
             name
             for name, row in left_out.items()
             if row.duplicate_of in self.kept and new.get(name) == row.etag
         }
+
         return set(new) - self.unavailable_again - stay_out
 
 

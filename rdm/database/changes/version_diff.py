@@ -1,5 +1,4 @@
-"""What changed from one version of a database to another, told from what the two versions name, at
-the cost of that."""
+"""What changed between two versions of a database, from what they name, at the cost of that."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -31,13 +30,13 @@ REQUESTED, REPLACED, LOOKS_ALIKE, PATCH_REQUESTED, VANISHED = (
     "single patch removed on request",
     "vanished from the source",
 )
-"""Why patches went."""
+"""Causes for which patches go."""
 KEPT = IndexDecision(action="kept", reason="no patch came or went")
 
 
 @dataclass(frozen=True)
 class RemovedPatch:
-    """A patch that is no longer there. Its photograph is known by its id alone."""
+    """A patch that is gone. Its photograph is known by its id alone."""
 
     patch_id: int
     image_id: str
@@ -56,7 +55,7 @@ class IndexChange(Record):
 
 
 class TableChange(Record):
-    """What became of a query set's neighbors; a table that is new has none of its rows touched."""
+    """The change of a query set's neighbors; a new table has no touched rows."""
 
     name: str
     num_rows: int
@@ -65,7 +64,7 @@ class TableChange(Record):
 
 
 class ChangeFacts(Record):
-    """The numbers of what changed from one version to another."""
+    """The numbers of a change from one version to another."""
 
     since: int
     version: int
@@ -81,8 +80,7 @@ class ChangeFacts(Record):
 
 @dataclass(frozen=True, eq=False)
 class VersionChanges:
-    """The difference between two versions. What came and went again between them is in neither
-    list."""
+    """The difference between two versions; patches that came and went between are in no list."""
 
     since: int
     version: int
@@ -92,8 +90,7 @@ class VersionChanges:
     """Photographs with a living patch now that had none before; replaced ones had."""
     removed: tuple[RemovedPatch, ...]
     failures: dict[str, int]
-    """Photographs that were asked for and could not be used, by cause; those that filters left out
-    too."""
+    """Photographs that were requested and not used, by cause; those that filters left out, too."""
     index: IndexChange
     tables: tuple[TableChange, ...]
 
@@ -127,28 +124,30 @@ class VersionChanges:
 def describe_changes(
     folder: Folder, *, since: int | None = None, version: int | None = None
 ) -> VersionChanges:
-    """Return what changed between two versions, by default from the one before to the current one.
+    """Return what changed between two versions, by default the previous and the current one.
 
     Raises:
         DatabaseError: the root is no database, or a version is not there (any more).
         UsageError: the versions are in the wrong order.
     """
+    # The first version has none before it: everything in it is new.
     store = VersionStore(folder)
     new = store.require(version)
-    old = (
-        store.require(new.number - 1 if since is None else since)
-        if new.number > 1 or since is not None
-        else None
-    )
+    old = None
+    if new.number > 1 or since is not None:
+        old = store.require(new.number - 1 if since is None else since)
     if old is not None and old.number > new.number:
         raise UsageError(
             f"version {old.number} is newer than version {new.number}",
             where=folder.url,
             fix="exchange the two",
         )
+
+    # Added before removed: a photograph that lost patches and has new ones was replaced.
     added = _added(folder, old, new)
     removed = tuple(_removed(folder, old, new, set(added["image_id"].to_pylist()))) if old else ()
     replaced = {patch.image_id for patch in removed}
+
     return VersionChanges(
         since=old.number if old else 0,
         version=new.number,
@@ -164,8 +163,8 @@ def describe_changes(
 def _rows(
     folder: Folder, version: Version, wanted: NDArray[np.int64]
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Yield `patch_id`, `image_id` of each part that holds one of the sorted ids: all its rows, and
-    those wanted."""
+    """Yield `patch_id`, `image_id` of the parts that hold sorted ids: all rows, and the wanted."""
+    # Ids are row numbers, so a part's wanted ids are one slice.
     first = 0
     for part in version.parts_of("patches"):
         low, high = np.searchsorted(wanted, [first, first + part.num_rows])
@@ -176,6 +175,7 @@ def _rows(
 
 
 def _added(folder: Folder, old: Version | None, new: Version) -> pa.Table:
+    """Return the living patches of a version that the old one did not have."""
     ids = np.arange(old.next_patch_id if old else 0, new.next_patch_id, dtype=np.int64)
     living = np.setdiff1d(ids, np.array(new.tombstones, np.int64))
     empty = pa.table({"patch_id": pa.array([], pa.int64()), "image_id": pa.array([], pa.string())})
@@ -185,13 +185,18 @@ def _added(folder: Folder, old: Version | None, new: Version) -> pa.Table:
 def _removed(
     folder: Folder, old: Version, new: Version, added_images: set[str]
 ) -> Iterator[RemovedPatch]:
+    """Yield the patches that lived in the old version and are deleted in the new, with causes."""
     dead = np.setdiff1d(np.array(new.tombstones, np.int64), np.array(old.tombstones, np.int64))
     tombstones = pa.array(new.tombstones, pa.int64())
     requested, duplicates = set(new.deleted_image_ids), _duplicates(folder, new)
+
+    # Only parts that lost a patch are read.
     for everything, gone in _rows(folder, old, dead[dead < old.next_patch_id]):
         living = everything.filter(pc.invert(pc.is_in(everything["patch_id"], tombstones)))
         surviving = set(living["image_id"].to_pylist())
+
         for row in gone.to_pylist():
+            # The first cause that holds, from the most to the least certain.
             image_id = row["image_id"]
             causes = (
                 (image_id in requested, REQUESTED),
@@ -211,6 +216,7 @@ def _duplicates(folder: Folder, version: Version) -> set[str]:
 
 
 def _failures(folder: Folder, old: Version | None, new: Version) -> dict[str, int]:
+    """Count the new ledgers' unusable photographs by cause, the most frequent first."""
     before = {part.path for part in old.parts} if old else set()
     counts: Counter[str] = Counter()
     for part in new.parts_of("ledger"):
@@ -236,14 +242,17 @@ def _index_change(old: Version | None, new: Version) -> IndexChange:
 
 
 def _table_changes(folder: Folder, old: Version | None, new: Version) -> Iterator[TableChange]:
+    """Yield the change of each table of the new version."""
     known = NeighborTable.names(folder, old) if old else []
     for name in NeighborTable.names(folder, new):
         table = NeighborTable(folder, name, new)
+        # Rows are compared only where the table is of the same crops as before.
         touched: Sequence[int] = ()
         if old is not None and name in known:
             before = NeighborTable(folder, name, old)
             if before.info.queries_digest == table.info.queries_digest:
                 touched = [_touched_rows(before, table, stem) for stem in table.info.stems]
+
         yield TableChange(
             name=name,
             num_rows=table.info.num_queries,
@@ -253,13 +262,14 @@ def _table_changes(folder: Folder, old: Version | None, new: Version) -> Iterato
 
 
 def _touched_rows(before: NeighborTable, after: NeighborTable, stem: str) -> int:
-    """Return how many rows of a shard have other neighbors than before; a shard that was carried
-    over is not read."""
+    """Return how many rows of a shard have other neighbors; a shard carried over is not read."""
     if before.paths(stem) == after.paths(stem):
         return 0
+
     old, new = (
         stored_lookup(table.table(stem), table.config.k_stored) for table in (before, after)
     )
+    # Another k: no row is the same list as before.
     if old.neighbors[0].shape != new.neighbors[0].shape:
         return len(new.neighbors[0])
     return int(_differing(old, new).sum())

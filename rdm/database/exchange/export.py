@@ -1,5 +1,4 @@
-"""Export a version's living patches: to clip-retrieval's folders, to Parquet for `datasets`, to
-RDM's npz parts.
+"""Export living patches: clip-retrieval's folders, Parquet for `datasets`, or RDM's npz parts.
 
 One output part at a time, each with a marker: killed anywhere, the same command goes on. What is
 exported holds no deleted patch, so rows move up; `patch_id` is written beside every row.
@@ -45,8 +44,7 @@ _ABOUT = (
 
 @dataclass(frozen=True, eq=False)
 class ExportPart:
-    """Living patches that become one output part: their rows, and their unit vectors float16 [N,
-    dim]."""
+    """The living patches of one output part: their rows, and unit vectors float16 [N, dim]."""
 
     number: int
     count: int
@@ -63,8 +61,7 @@ class ExportPlan(Record):
 
 
 class ExportRecord(Record):
-    """`export.json`: what a folder holds an export of, whether all of it is there, and a digest of
-    both."""
+    """`export.json`: which export a folder holds, its digest, and whether all of it is there."""
 
     format: str
     key: str
@@ -90,7 +87,7 @@ class ExportResult(Record):
 def export_plan(
     database: RetrievalDatabase, to: ExportFormat, *, images: bool = True
 ) -> ExportPlan:
-    """Return what an export would write; raises what it would of a database without pixels."""
+    """Return what an export would write. Raises as the export does if pixels are lacking."""
     _check_pixels(database, to, images)
     return ExportPlan(
         to=to, patches=database.version.num_live_patches, parts=len(_groups(database, to))
@@ -100,8 +97,7 @@ def export_plan(
 def export_database(
     database: RetrievalDatabase, to: ExportFormat, out: str, *, images: bool = True
 ) -> ExportResult:
-    """Write the living patches of a version into a folder; return what was written. A rerun resumes
-    or does nothing.
+    """Write the living patches of a version into a folder; a rerun resumes, or does nothing.
 
     Args:
         database: the version.
@@ -117,12 +113,17 @@ def export_database(
             has not.
         StorageError: a part cannot be read or written.
     """
+    # Nothing is touched before the request is known to be possible.
     _check_pixels(database, to, images)
+
     folder, key = Folder(out), digest_json([database.version.to_json(), to, images])
     description = _description(database, to, key)
+
     if _is_finished(folder, key):
         folder.delete("_markers")  # what a run that was killed on its last steps left
         return _summary(description, out, unchanged=True)
+
+    # Claim the folder: another export, or a rerun of this one, finds its record from now on.
     folder.make()
     folder.sweep_temporaries()
     folder.write_record(DESCRIPTION, description)
@@ -132,19 +133,22 @@ def export_database(
         part = _export_part(database, number, len(groups), groups[number])
         return _WRITERS[to](database, folder, part, images), NoStats()
 
+    # Write the missing parts; each leaves a marker that a rerun finds.
     with tracking("export", len(groups), "parts") as tracker:
         for number in range(len(groups)):
             resumable(
                 ShardWork(folder, "export", f"{number:05d}", key, NoStats), partial(write, number)
             )
             tracker.advance()
+
+    # Finished: the markers are of no more use.
     folder.write_record(DESCRIPTION, description.model_copy(update={"finished": True}))
     folder.delete("_markers")
     return _summary(description, out, unchanged=False)
 
 
 def _check_pixels(database: RetrievalDatabase, to: ExportFormat, images: bool) -> None:
-    """Refuse what the database has not before the folder is that of this export."""
+    """Raise if pixels are asked for that the database lacks, before the folder is claimed."""
     if to == "datasets" and images and not database.has_pixels:
         raise DatabaseError(
             "the pixels are not stored: only embeddings were imported",
@@ -179,8 +183,8 @@ def _summary(description: ExportRecord, out: str, *, unchanged: bool) -> ExportR
 
 
 def _is_finished(folder: Folder, key: str) -> bool:
-    """Return whether the folder holds this very export, finished; refuse one that holds something
-    else."""
+    """Return whether the folder holds this very export, finished; refuse any other content."""
+    # Without a description only an empty folder, or one with markers alone, is ours.
     if not folder.exists(DESCRIPTION):
         if names := [name for name in folder.names() if name != "_markers"]:
             raise DatabaseError(
@@ -189,6 +193,8 @@ def _is_finished(folder: Folder, key: str) -> bool:
                 fix="give a new or empty folder",
             )
         return False
+
+    # Another version, format or choice of pixels has another key.
     found = folder.read_record(DESCRIPTION, ExportRecord)
     if found.key != key:
         raise DatabaseError(
@@ -201,10 +207,11 @@ def _is_finished(folder: Folder, key: str) -> bool:
 
 
 def _groups(database: RetrievalDatabase, to: ExportFormat) -> list[list[int]]:
-    """Return the numbers of the database's parts that make up each output part; parts without
-    living rows are out."""
+    """Return the database's part numbers of each output part, without parts where nothing lives."""
     groups: list[list[int]] = []
     rows = NPZ_ROWS
+
+    # `rows` counts the patches of the last group; it starts full, so that a group is opened.
     for number, alive in enumerate(_living(database)):
         if not alive.any():
             continue
@@ -224,16 +231,20 @@ def _living(database: RetrievalDatabase) -> Iterator[NDArray[np.bool_]]:
 def _export_part(
     database: RetrievalDatabase, number: int, count: int, parts: Sequence[int]
 ) -> ExportPart:
+    """Collect the living rows and vectors of some of the database's parts as one output part."""
     living, version = list(_living(database)), database.version
     tables, vectors = [], []
     for part in parts:
+        # Facts of a patch come from its coordinates first, then from what was embedded.
         table = database.folder.read_table(version.parts_of("patches")[part].path)
         metadata = database.folder.read_table(version.parts_of("metadata")[part].path)
         for name in metadata.column_names:
             if name not in table.column_names:
                 table = table.append_column(name, metadata[name])
+
         if "caption" not in table.column_names:
             table = table.append_column("caption", pa.array([""] * table.num_rows))
+
         tables.append(table.filter(pa.array(living[part])))
         vectors.append(np.asarray(database.parts[part][1])[living[part]])
     return ExportPart(
@@ -254,16 +265,21 @@ def _write_clip_retrieval(
 def _write_datasets(
     database: RetrievalDatabase, folder: Folder, part: ExportPart, images: bool
 ) -> list[str]:
+    """Write one part as `datasets` loads it: `data/train-00000-of-00001.parquet`."""
     dim = part.vectors.shape[1]
     table = part.rows.select(_ABOUT)
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(part.vectors.ravel()), dim)
     table = table.add_column(0, "embedding", embedding)
+
+    # Pictures travel as PNG: the exact pixels that were embedded.
     if images:
         names = [f"{patch_id}.png" for patch_id in part.rows["patch_id"].to_pylist()]
         pictures = [_png(image) for image in iterate_patches(database.folder, part.rows)]
         table = table.add_column(
             0, "image", pa.StructArray.from_arrays([pictures, names], ["bytes", "path"])
         )
+
+    # With its features declared, `datasets` decodes the pictures without being asked to.
     table = table.replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": _features(table.schema)}})}
     )
@@ -273,7 +289,7 @@ def _write_datasets(
 
 
 def _features(schema: pa.Schema) -> dict[str, JsonValue]:
-    """Return what `datasets` reads from a Parquet file's metadata to know its columns by."""
+    """Return the Parquet metadata from which `datasets` knows its columns."""
     features: dict[str, JsonValue] = {}
     for field in schema:
         if field.name == "image":
@@ -296,8 +312,11 @@ def _features(schema: pa.Schema) -> dict[str, JsonValue]:
 def _write_npz(
     database: RetrievalDatabase, folder: Folder, part: ExportPart, images: bool
 ) -> list[str]:
+    """Write one part as the official release has them, and a table of what that cannot hold."""
     del database, images
     stem = f"{len(part.vectors)}x{part.vectors.shape[1]}-part_{part.number + 1}"
+
+    # The release stores raw embeddings, and images as numbers instead of names.
     norm = part.rows["norm"].to_numpy().astype(np.float32)
     image_ids = part.rows["image_id"].to_pylist()
     numbers = {image_id: number for number, image_id in enumerate(dict.fromkeys(image_ids))}
@@ -306,6 +325,7 @@ def _write_npz(
         "img_id": np.array([numbers[image_id] for image_id in image_ids], np.int64),
         "patch_coords": np.stack([part.rows[name].to_numpy() for name in CORNERS], axis=1),
     }
+
     with folder.writing(f"{stem}.npz") as path, open(path, "wb") as file:
         np.savez_compressed(file, **arrays)
     folder.write_table(f"{stem}.parquet", part.rows.select(_ABOUT))

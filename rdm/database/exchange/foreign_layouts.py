@@ -1,5 +1,4 @@
-"""Embeddings that were computed elsewhere: clip-retrieval's folders, and the npz parts of the
-official RDM release.
+"""Read embeddings from elsewhere: clip-retrieval's folders, and npz parts of RDM's release.
 
 Nothing that is read here can run code: arrays of Python objects are refused, and every size is
 checked before memory is taken. An error names the file, and the row where there is one.
@@ -29,7 +28,7 @@ from rdm.storage.files import read_error
 ForeignFormat = Literal["clip-retrieval", "rdm-npz"]
 TEXTS = ("image_id", "image_path", "url", "caption", "author", "license")
 UNIT_TOLERANCE = 2e-3  # what rounding to float16 can do to the length of a unit vector
-_CHUNK = 16_384
+_CHUNK = 16_384  # rows that are widened to float64 at a time
 _NPZ_ARRAYS = ("embedding", "img_id", "patch_coords")
 
 
@@ -49,8 +48,7 @@ class ForeignRows:
 
 @dataclass(frozen=True)
 class ForeignPart:
-    """One part that can be read: what it is called in messages, and its files relative to the
-    folder."""
+    """One part that can be read: its files, relative to the folder, and their reader."""
 
     folder: Folder
     files: tuple[str, ...]
@@ -65,15 +63,16 @@ class ForeignPart:
         """Read and check the part. One without rows is sound whatever the shape of its arrays.
 
         Raises:
-            DatabaseError: the file is not what it should be; the message says what, and in which
-                row.
+            DatabaseError: the file is damaged; the message says how, and in which row.
             StorageError: the file is missing, truncated, or holds Python objects.
         """
         found = self.read(self.folder, self.files)
         vectors = found.vectors
-        # numpy writes no rows as (0,) and in float64
+        # A part without rows. numpy writes no rows as (0,) and in float64.
         if vectors.shape[:1] == (0,) and found.rows.num_rows == 0:
             return found
+
+        # One vector for each row, and a name for each vector.
         if vectors.ndim != 2 or vectors.dtype.kind != "f" or vectors.shape[1] == 0:
             raise _damaged(
                 f"the embeddings are {vectors.dtype} {vectors.shape}, not rows of numbers",
@@ -84,6 +83,7 @@ class ForeignPart:
                 f"{len(vectors)} embeddings, but {found.rows.num_rows} rows describe them",
                 self.where,
             )
+
         nameless = pc.index(pc.equal(found.rows["image_id"], ""), True).as_py()
         if nameless >= 0:
             raise _damaged(f"row {nameless} has no image id, path or URL", self.where)
@@ -109,8 +109,7 @@ def foreign_parts(kind: ForeignFormat, url: str) -> list[ForeignPart]:
 
 
 def unit_vectors(found: ForeignRows, where: str) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-    """Return the unit vectors float16 [N, dim] of a part and the lengths [N] that the encoder gave
-    them.
+    """Return a part's unit vectors float16 [N, dim] and their lengths [N] before normalization.
 
     Vectors that are of unit length already stay as they are, bit for bit if they are float16.
 
@@ -120,13 +119,18 @@ def unit_vectors(found: ForeignRows, where: str) -> tuple[NDArray[np.float16], N
     count = len(found.vectors)
     recorded = found.rows["norm"].to_numpy() if "norm" in found.rows.column_names else None
     unit, norms = np.empty(found.vectors.shape, np.float16), np.ones(count, np.float32)
+
+    # In chunks: a part of the release is 2 million rows, several GB in float64.
     for start in range(0, count, _CHUNK):
         chunk = slice(start, start + _CHUNK)
         wide = np.asarray(found.vectors[chunk], np.float64)
         lengths = np.linalg.norm(wide, axis=1)
         _refuse(~np.isfinite(lengths) | (lengths == 0), start, "is zero or not finite", where)
+
         if recorded is not None:
             norms[chunk] = recorded[chunk]
+
+        # Raw vectors are divided by the recorded length, so that unit times norm gives them back.
         if found.is_raw:
             divisors = lengths if recorded is None else norms[chunk].astype(np.float64)
             wrong = ~(
@@ -138,6 +142,7 @@ def unit_vectors(found: ForeignRows, where: str) -> tuple[NDArray[np.float16], N
             is_unit = np.abs(lengths - 1) < UNIT_TOLERANCE
             divisors = np.where(is_unit, 1, lengths)
             norms[chunk] = np.where(is_unit, norms[chunk], lengths)
+
         unit[chunk] = wide / divisors[:, None]
     return unit, norms
 
@@ -160,6 +165,7 @@ def _clip_retrieval_parts(folder: Folder) -> list[ForeignPart]:
             where=folder.url,
             fix=f"first: rdm database export --root {folder.url} --to clip-retrieval --out FOLDER",
         )
+
     parts = []
     for name in sorted(folder.names("img_emb", ".npy"), key=_natural):
         metadata = f"metadata/{name.removesuffix('.npy').replace('img_emb', 'metadata')}.parquet"
@@ -186,39 +192,52 @@ def _npz_parts(folder: Folder) -> list[ForeignPart]:
 def _read_npz(folder: Folder, files: tuple[str, ...]) -> ForeignRows:
     where = folder.describe(files[0])
     arrays = _npz_arrays(folder, files[0])
+
     coordinates, image_ids = arrays["patch_coords"], _names(arrays["img_id"], where)
+
+    # Nothing can be said of the shape of no rows.
     if not image_ids and coordinates.shape[:1] == (0,):
         coordinates = np.zeros((0, 4), np.int64)
+
     if coordinates.shape != (len(image_ids), 4) or coordinates.dtype.kind not in "iuf":
         raise _damaged(
             f"patch_coords are {coordinates.dtype} {coordinates.shape}, not four numbers a row",
             where,
         )
+
+    # Some tools store pixels as floats; what does not fit into int32 is no pixel.
     rounded = np.rint(coordinates.astype(np.float64))
     bad = ~(np.abs(rounded) < 2**31).all(axis=1)
     if bad.any():
         raise _damaged(f"the coordinates in row {int(bad.argmax())} are not pixels", where)
-    # what our own export puts beside: names, lengths and ids that the arrays cannot hold
+
+    # The table that our own export writes beside has names, lengths and ids that arrays cannot.
     if len(files) == 2:
         rows = _described(folder.read_table(files[1]), folder.describe(files[1]))
     else:
         columns = {"image_id": image_ids} | dict(zip(CORNERS, rounded.T, strict=True))
         rows = _described(pa.table(columns), where)
+
     return ForeignRows(arrays["embedding"], rows, is_raw=True)
 
 
 def _npz_arrays(folder: Folder, name: str) -> dict[str, NDArray[Any]]:
+    """Read the arrays of one npz file, after a look at every header."""
     path = folder.local(name)
     try:
         with zipfile.ZipFile(path) as archive:
             members = {
                 member.filename.removesuffix(".npy"): member for member in archive.infolist()
             }
+
             missing = [array for array in _NPZ_ARRAYS if array not in members]
             if missing:
                 raise _damaged(f"there is no {', '.join(missing)} in it", folder.describe(name))
+
+            # Before numpy takes memory for whatever shape an array's header promises.
             for array in _NPZ_ARRAYS:
                 _check_size(archive, members[array], folder.describe(name))
+
         with np.load(path, allow_pickle=False) as loaded:
             return {array: loaded[array] for array in _NPZ_ARRAYS}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
@@ -226,9 +245,9 @@ def _npz_arrays(folder: Folder, name: str) -> dict[str, NDArray[Any]]:
 
 
 def _check_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> None:
-    """Refuse an array whose header promises another size than the archive does, before memory is
-    taken for it."""
+    """Refuse an array whose header and size in the archive disagree, before it takes memory."""
     with archive.open(member) as file:
+        # Parse the header alone.
         version = np.lib.format.read_magic(file)
         reader = {
             (1, 0): np.lib.format.read_array_header_1_0,
@@ -238,13 +257,17 @@ def _check_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -
             raise StorageError(
                 f"{member.filename} is of an unknown npy version {version}", where=where
             )
+
         shape, _, dtype = reader(file)
+        # Python objects are pickles: reading them runs code.
         if dtype.hasobject:
             raise StorageError(
                 f"{member.filename} holds Python objects, which can run code when they are read",
                 where=where,
                 fix="save it again as numbers or fixed-length strings",
             )
+
+        # As a Python integer: a forged shape overflows int64 and would pass.
         if file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize != member.file_size:
             raise _damaged(
                 f"{member.filename} says it has the shape {shape}, but not that size", where
@@ -258,6 +281,7 @@ def _names(values: NDArray[Any], where: str) -> list[str]:
         raise _damaged(
             f"img_id is {values.dtype} {values.shape}, not one name or number a row", where
         )
+
     flat = values.reshape(-1)
     return (
         np.char.decode(flat, "utf-8", "replace") if values.dtype.kind == "S" else flat.astype(str)
@@ -265,18 +289,24 @@ def _names(values: NDArray[Any], where: str) -> list[str]:
 
 
 def _described(table: pa.Table, where: str) -> pa.Table:
-    """Return rows with exactly the columns of ForeignRows."""
+    """Return rows with exactly the columns of `ForeignRows`, whatever the file calls them."""
     try:
         columns: dict[str, Any] = {name: _texts(table, name) for name in TEXTS}
+
+        # Without an id the path names the photograph, then the URL, then img2dataset's key.
         for name in ("image_path", "url", "key"):
             columns["image_id"] = pc.if_else(
                 pc.equal(columns["image_id"], ""), _texts(table, name), columns["image_id"]
             )
+
+        # Unknown corners are zeros: the whole photograph.
         for name in CORNERS:
             column = (
                 table[name] if name in table.column_names else pa.nulls(table.num_rows, pa.int32())
             )
             columns[name] = pc.fill_null(column.cast(pa.int32()), 0)
+
+        # Ids and lengths are optional, but all or nothing.
         for name, kind in (("patch_id", pa.int64()), ("norm", pa.float32())):
             if name in table.column_names:
                 columns[name] = table[name].cast(kind)

@@ -1,5 +1,4 @@
-"""Make a database of embeddings that were computed elsewhere: without pixels, whole in everything
-else.
+"""Make a database of embeddings from elsewhere: without pixels, whole in everything else.
 
 The encoder that made them must be named. Its fingerprint is recorded, and compared before any
 search; whether it truly made these vectors is checked on photographs where they are at hand, else
@@ -44,7 +43,8 @@ from rdm.database.exchange.foreign_layouts import (
     unit_vectors,
 )
 from rdm.database.facts import VersionFacts, version_facts
-from rdm.database.search.index import IndexConfig, build_index, publish_index
+from rdm.database.search.index import build_index, publish_index
+from rdm.database.search.index_settings import IndexConfig
 from rdm.database.search.sharded_index import IndexedRows
 from rdm.database.settings import BuildConfig
 from rdm.database.shards import describe_index
@@ -90,7 +90,7 @@ class ImportConfig(Config):
 
 
 class ImportStats(Record):
-    """What one part became: its rows, its photographs, and the patch ids that it leaves empty."""
+    """Counts of one imported part, and the patch ids that it leaves empty."""
 
     count: int
     num_images: int
@@ -99,8 +99,7 @@ class ImportStats(Record):
 
 @dataclass(frozen=True)
 class _Written:
-    """An imported part: its files in the order of the kinds, its first patch id, and what it
-    became."""
+    """An imported part: its files in the order of SHARD_KINDS, its first patch id, its counts."""
 
     outputs: list[str]
     first: int
@@ -141,12 +140,15 @@ def import_database(root: str, config: ImportConfig) -> ImportResult:
         EncoderMismatchError: a photograph encoded again is too far from its imported vector.
         ConcurrentWriterError: another process is writing the database.
     """
+    # The digest is of the files' contents: the same embeddings in another folder are the same.
     foreign = foreign_parts(config.format, config.folder)
     encoder = load_encoder(config.encoder)
     store = VersionStore(Folder(root))
     digests = [[sha256_file(part.folder.local(path)) for path in part.files] for part in foreign]
     digest = digest_json([config.model_dump(mode="json", exclude={"folder"}), digests])
+
     with store.writer():
+        # A finished import is left alone; a database of anything else is never overwritten.
         if (current := store.current()) is not None:
             if current.encoder.import_digest != digest:
                 raise DatabaseError(
@@ -155,6 +157,8 @@ def import_database(root: str, config: ImportConfig) -> ImportResult:
                     fix="give --root a new folder",
                 )
             return ImportResult(**dict(version_facts(current)), unchanged=True)
+
+        # Write the parts, with ids that count on from part to part.
         written = _import_parts(store.folder, foreign, digests, encoder.embedding_dim)
         if all(part.stats.num_images == 0 for part in written):
             raise DatabaseError(
@@ -162,6 +166,8 @@ def import_database(root: str, config: ImportConfig) -> ImportResult:
                 where=config.folder,
                 fix="check the path, and that the program that writes the embeddings has finished",
             )
+
+        # Record the encoder, checked on photographs where some were given.
         origin = _origin(store.folder, written, encoder, config)
         record = EncoderRecord(
             name=config.encoder,
@@ -171,8 +177,10 @@ def import_database(root: str, config: ImportConfig) -> ImportResult:
             origin=origin,
             import_digest=digest,
         )
+
+        # Commit. Files that the version does not name are left of an unfinished other import.
         version = _version(store, written, record, encoder.embedding_dim, config)
-        delete_unnamed_files(store.folder, version)  # of an unfinished import of something else
+        delete_unnamed_files(store.folder, version)
         publish_index(store.folder, version_place(version.number))
         store.commit(version)
     return ImportResult(**dict(version_facts(version)), unchanged=False)
@@ -184,6 +192,7 @@ def _import_parts(
     written, first = [], 0
     with tracking("import", len(foreign), "parts") as tracker:
         for number, (part, of_part) in enumerate(zip(foreign, digests, strict=True)):
+            # The first id is part of the key: where an earlier part changed, later ones move.
             key = digest_json([of_part, number, first, dim])
             written.append(_import_part(folder, part, number, first, dim, key))
             first = written[-1].first + written[-1].stats.count
@@ -210,22 +219,28 @@ def _load_and_write(
     folder: Folder, part: ForeignPart, stem: str, outputs: list[str], first: int, dim: int
 ) -> ImportStats:
     """Read a foreign part, check it, and write it as a shard of the database."""
+    # Read and check.
     found = part.load()
     if len(found.vectors) == 0:
         found = replace(found, vectors=np.zeros((0, dim), np.float16))
+
     if found.vectors.shape[1] != dim:
         raise DatabaseError(
             f"the embeddings have {found.vectors.shape[1]} dimensions, the encoder {dim}",
             where=part.where,
             fix="name the encoder that made them: --encoder",
         )
+
+    # Spread the rows over the part's patch ids; ids that no row has stay zero vectors.
     unit, norms = unit_vectors(found, part.where)
     places, count = _places(found.rows, first, part.where)
     table = _spread(found.rows.append_column("length", pa.array(norms)), places, first, count)
     vectors = np.zeros((count, dim), np.float16)
     vectors[places] = unit
+
     empty = np.setdiff1d(np.arange(count), places)
     num_images = _write_part(folder, stem, outputs, table, vectors, empty)
+
     return ImportStats(count=count, num_images=num_images, empty=(empty + first).tolist())
 
 
@@ -239,13 +254,17 @@ def _write_part(
 ) -> int:
     """Write a part's files and return the number of its photographs."""
     ledger, image_rows = _ledger(table, empty, stem)
+
+    # No pixels: a tar without members.
     with folder.writing(outputs[0]) as path, tarfile.open(path, "w", format=tarfile.USTAR_FORMAT):
-        pass  # no pixels: a tar without members
+        pass
     folder.write_table(outputs[1], ledger)
+
     counts = ShardStats(
         count=ledger.num_rows, successes=0, failed=0, status_dict={IMPORTED: ledger.num_rows}
     )
     folder.write_record(stats_path(outputs[0]), counts)
+
     folder.write_table(outputs[2], _patches(table, image_rows, stem))
     folder.write_array(outputs[3], vectors)
     folder.write_table(outputs[4], table.select(["patch_id", *TEXTS, "norm"]))
@@ -253,10 +272,11 @@ def _write_part(
 
 
 def _places(rows: pa.Table, first: int, where: str) -> tuple[NDArray[np.int64], int]:
-    """Return each row's place [N] counted from the part's first patch id, and how many places the
-    part has."""
+    """Return each row's place [N], counted from the part's first patch id, and their number."""
     if "patch_id" not in rows.column_names:
         return np.arange(rows.num_rows), rows.num_rows
+
+    # Ids ascend strictly from the first id of the part on.
     places = rows["patch_id"].to_numpy().astype(np.int64) - first
     wrong = np.diff(places, prepend=-1) <= 0
     if wrong.any():
@@ -267,6 +287,8 @@ def _places(rows: pa.Table, first: int, where: str) -> tuple[NDArray[np.int64], 
             where=where,
             fix="sort the rows, or leave the column patch_id out",
         )
+
+    # Every empty place costs a zero vector and a tombstone: a gap must not fill the disk.
     count = int(places[-1]) + 1 if len(places) else 0
     if count > 10 * rows.num_rows + _GAPS:
         raise DatabaseError(
@@ -280,9 +302,11 @@ def _places(rows: pa.Table, first: int, where: str) -> tuple[NDArray[np.int64], 
 
 def _spread(rows: pa.Table, places: NDArray[np.int64], first: int, count: int) -> pa.Table:
     """Return `count` rows, those found in their places, the others empty."""
+    # Row of the found table for each place; -1 becomes null, and null becomes empty or zero.
     taken = np.full(count, -1, np.int64)
     taken[places] = np.arange(rows.num_rows)
     picked = rows.take(pa.array(taken, mask=taken < 0))
+
     columns: dict[str, Any] = {
         "patch_id": pa.array(np.arange(first, first + count, dtype=np.int64))
     }
@@ -294,19 +318,24 @@ def _spread(rows: pa.Table, places: NDArray[np.int64], first: int, count: int) -
 def _ledger(
     table: pa.Table, empty: NDArray[np.int64], stem: str
 ) -> tuple[pa.Table, NDArray[np.int32]]:
-    """Return one ledger row for each photograph of a part, and each patch's row in it; -1 of an
-    empty place."""
+    """Return one ledger row per photograph, and each patch's row in it (-1 of an empty place)."""
     encoded = table["image_id"].combine_chunks().dictionary_encode()
     names, rows = encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int32)
-    if len(empty):  # the empty places are a photograph without a name: take it out
+
+    # All empty places look like one photograph without a name: take it out, close the gap.
+    if len(empty):
         gone = names.index("")
         names.pop(gone)
         rows = np.where(rows == gone, -1, rows - (rows > gone)).astype(np.int32)
+
+    # Facts of a photograph are those of its first patch.
     firsts = np.unique(rows[rows >= 0], return_index=True)[1]
     described = table.filter(pa.array(rows >= 0)).take(pa.array(firsts))
     columns: dict[str, Any] = {
         field.name: pa.nulls(len(names), field.type) for field in LEDGER_SCHEMA
     }
+
+    # No file was fetched, so sizes, digests and hashes of pictures stay null.
     columns |= {
         "key": [f"{stem}{number:06d}" for number in range(len(names))],
         "image_id": names,
@@ -347,6 +376,8 @@ def _version(
     dim: int,
     config: ImportConfig,
 ) -> Version:
+    """Describe all parts, build the index, and return the version to commit."""
+    # Parts, read back once: `open_embeddings` raises where a file has another shape.
     parts = [
         store.describe_part(
             kind, path, part.stats.num_images if kind in ("images", "ledger") else part.stats.count
@@ -354,8 +385,11 @@ def _version(
         for part in written
         for kind, path in zip(SHARD_KINDS, part.outputs, strict=True)
     ]
+
     embeddings = [part for part in parts if part.kind == "embeddings"]
-    open_embeddings(store.folder, embeddings, dim)  # raises where one has another shape
+    open_embeddings(store.folder, embeddings, dim)
+
+    # The index is of the living rows; empty places count as deleted from the start.
     tombstones = [patch_id for part in written for patch_id in part.stats.empty]
     place = version_place(1)
     rows = IndexedRows(
@@ -363,10 +397,13 @@ def _version(
     )
     index = build_index(rows, config.index, place)
     parts += describe_index(store, place, index)
+
     image_ids = _image_ids(store.folder, written)
+
     count = sum(part.stats.count for part in written)
     source = imported_source(config.format)
     settings = BuildConfig(source=source, encoder=config.encoder, index=config.index)
+
     return Version(
         number=1,
         parent=None,

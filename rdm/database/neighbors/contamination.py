@@ -1,4 +1,4 @@
-"""Contamination: photographs of a query set that the database holds too, the same or nearly so.
+"""Contamination: photographs of a query set that the database holds too, equal or nearly so.
 
 A network that is trained on such a crop learns to copy its first neighbor; a measurement on such a
 photograph flatters. Sameness is of the files' bytes, or of image ids where they mean the same
@@ -30,7 +30,7 @@ Match = Literal["bytes", "image id", "similarity"]
 
 
 class Pair(Record):
-    """A query photograph and one of the database, told by their most similar crop and patch."""
+    """A query photograph and one of the database, by their most similar crop and patch."""
 
     query_image: str
     image_id: str
@@ -39,8 +39,7 @@ class Pair(Record):
     crop_key: str
     patch_id: int
     excluded: bool
-    """Whether the table's options keep every such patch of the one out of the neighbors of the
-    other's crops."""
+    """Whether the table's options keep every such patch out of the neighbors of those crops."""
 
 
 class SharedCounts(Record):
@@ -56,7 +55,7 @@ class SharedCounts(Record):
     near_photographs: int
     """The others with a crop that has a near-duplicate patch."""
     near_crops: int
-    """Crops with a patch at least as similar as the threshold, whosever photograph it is of."""
+    """Crops with a patch at least as similar as the threshold, of whichever photograph."""
 
 
 class ContaminationSummary(SharedCounts):
@@ -87,8 +86,7 @@ class Contamination(SharedCounts):
 def measure_contamination(
     database: RetrievalDatabase, name: str, threshold: float = 0.95
 ) -> Contamination:
-    """Compare the photographs of a query set, whose neighbors are stored, with those of the
-    database.
+    """Compare a query set's photographs, whose neighbors are stored, with the database's.
 
     Args:
         database: the version.
@@ -103,11 +101,15 @@ def measure_contamination(
         raise UsageError(
             f"{threshold} is not a similarity", fix="give --threshold a number above 0, at most 1"
         )
+
+    # Photographs that are the same, by their bytes or ids.
     table = NeighborTable(database.folder, name, database.version)
     crops = pa.concat_tables(
         [table.table(stem).select(["key", "sha256"]) for stem in table.info.stems]
     )
     matches = photograph_matches(database, crops, table.config)
+
+    # Pairs of photographs, each by its most similar crop and patch.
     best: dict[tuple[str, str], Pair] = {}
     near_crops = 0
     with tracking("contamination", len(table.info.stems), "shards") as tracker:
@@ -117,11 +119,14 @@ def measure_contamination(
                 place = (pair.query_image, pair.image_id)
                 best[place] = _merged(best[place], pair) if place in best else pair
             tracker.advance()
+
+    # Same photographs first, then the most similar.
     pairs = sorted(
         best.values(),
         key=lambda p: (p.match == "similarity", -p.similarity, p.query_image, p.image_id),
     )
     same = {pair.query_image for pair in pairs if pair.match != "similarity"}
+
     return Contamination(
         name=name,
         version=database.version.number,
@@ -136,12 +141,13 @@ def measure_contamination(
 
 
 def _merged(one: Pair, other: Pair) -> Pair:
+    """Return the nearer of two pairs of the same photographs, excluded only if both are."""
     nearer = other if other.similarity > one.similarity else one
     return nearer.model_copy(update={"excluded": one.excluded and other.excluded})
 
 
 def _near_patches(lookup: Lookup, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return rows and patch ids of what is at least so similar, neighbors and excluded ones."""
+    """Return rows and patch ids of neighbors and excluded patches with at least this similarity."""
     ids = np.concatenate([lookup.excluded[0], lookup.neighbors[0]], axis=1)
     similarities = np.concatenate([lookup.excluded[1], lookup.neighbors[1]], axis=1)
     rows, columns = np.nonzero(similarities >= np.float32(threshold))
@@ -150,8 +156,10 @@ def _near_patches(lookup: Lookup, threshold: float) -> tuple[NDArray[np.int64], 
 
 @dataclass(frozen=True, eq=False)
 class _Shard:
-    """A shard's crops, numbered from `first`: keys [N], vectors [N, dim]; and pairs [P] of a crop's
-    row and a patch."""
+    """A shard's crops, numbered from `first`: keys [N], vectors [N, dim].
+
+    And pairs [P]: a crop's row and the patch that is the same or near.
+    """
 
     first: int
     keys: list[str]
@@ -163,10 +171,11 @@ class _Shard:
 def _shards(
     table: NeighborTable, matches: PhotographMatches, threshold: float
 ) -> Iterator[tuple[_Shard, int]]:
-    """Yield each shard with the pairs that are the same or near, and the number of its crops with a
-    near patch."""
+    """Yield each shard with its pairs, and the number of its crops that have a near patch."""
+    # `same_crops` ascends, so a shard's own pairs are one slice of it.
     same_crops, same_ids = matches.same_patches()
     first = 0
+
     for stem in table.info.stems:
         rows = table.table(stem)
         near = _near_patches(stored_lookup(rows, table.config.k_stored), threshold)
@@ -185,16 +194,24 @@ def _shards(
 def _pairs(
     database: RetrievalDatabase, shard: _Shard, matches: PhotographMatches, config: NeighborConfig
 ) -> Iterator[Pair]:
+    """Yield each pair of a shard: its similarity, how it matches, and whether it is excluded."""
     if not len(shard.rows):
         return
+
+    # The photographs are the same where the patch's group is its crop's; crops count from `first`.
     by_bytes, by_id = matches.groups(shard.patch_ids)
     same_bytes = by_bytes == matches.byte_group[shard.first + shard.rows]
     same = same_bytes | (by_id == matches.id_group[shard.first + shard.rows])
+
+    # Exact similarities, as the table's neighbors have them.
     candidates = database.embeddings(shard.patch_ids)[:, None]
     similarities = canonical_similarities(shard.vectors[shard.rows], candidates)[:, 0]
+
+    # What the table's own options leave out of the neighbors.
     excluded = same & config.exclude_self
     if config.exclude_above is not None:
         excluded |= similarities >= np.float32(config.exclude_above)
+
     image_ids = database.patch_rows(shard.patch_ids)["image_id"].to_pylist()
     for place, (row, patch_id) in enumerate(
         zip(shard.rows.tolist(), shard.patch_ids.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Patches that may not be neighbors of a crop: those of its own photograph, and near-duplicates.
+"""Exclude patches from a crop's neighbors: those of its own photograph, and near-duplicates.
 
 The neighbors of a crop are then the k nearest of the other patches. The excluded ones that rank
 before the last of these are recorded: without the exclusion they would have been in the way.
@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from rdm.errors import DatabaseError
 
 Neighbors: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Ids [N, k] and similarities [N, k], best first, ties by smaller id; id -1 and similarity -inf
-where there is none."""
+"""Ids [N, k] and similarities [N, k], best first, ties by smaller id; (-1, -inf) where none is."""
 Search: TypeAlias = Callable[[NDArray[np.float16], int], Neighbors]
-"""Given queries [N, dim] and k, their k nearest; fewer columns, or -1, where there are no more."""
+"""Given queries [N, dim] and k, their k nearest; fewer columns, or -1, where no more exist."""
 
 _EXTRA = 8  # looked up beyond k at first: few crops have more patches excluded
 
@@ -39,8 +38,7 @@ class Exclude(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """The k nearest allowed patches of crops [N, k], and those excluded that rank before the last
-    of them [N, m]."""
+    """The nearest allowed patches of crops [N, k], and the excluded ones before the last [N, m]."""
 
     neighbors: Neighbors
     excluded: Neighbors
@@ -54,8 +52,7 @@ class Lookup:
 def search_allowed(
     search: Search, queries: NDArray[np.float16], k: int, exclude: Exclude | None
 ) -> Lookup:
-    """Return the k nearest patches that are not excluded, with the excluded ones that rank before
-    the last of them.
+    """Return the k nearest allowed patches, and the excluded ones that rank before the last.
 
     Args:
         search: looks up any number of nearest patches.
@@ -66,6 +63,8 @@ def search_allowed(
     """
     if exclude is None:
         return Lookup(search(queries, k), no_neighbors(len(queries), 0))
+
+    # Look up a few more than k; rows that still lack neighbors are looked up twice as wide.
     ids, similarities = no_neighbors(len(queries), k)
     excluded, rows, width = no_neighbors(len(queries), 0), np.arange(len(queries)), k + _EXTRA
     while len(rows):
@@ -73,14 +72,21 @@ def search_allowed(
         part = split_ranking(found, exclude(rows, found), k)
         ids[rows], similarities[rows] = part.neighbors
         excluded = with_rows(excluded, rows, part.excluded)
+        # A search that has nothing more to give cannot fill the row: it stays short.
         exhausted = (found[0][:, -1] < 0) | (found[0].shape[1] < width)
         rows, width = rows[(part.neighbors[0][:, -1] < 0) & ~exhausted], 2 * width
+
     return Lookup((ids, similarities), trimmed(excluded))
 
 
 def split_ranking(candidates: Neighbors, excluded: NDArray[np.bool_], k: int) -> Lookup:
-    """Split ranked candidates [N, m] by bool [N, m] into the first k allowed and the excluded that
-    rank before them."""
+    """Split ranked candidates [N, m] into the first k allowed, and the excluded before the last.
+
+    Args:
+        candidates: ids and similarities, best first.
+        excluded: bool [N, m].
+        k: how many allowed ones are wanted.
+    """
     there = candidates[0] >= 0
     kept = there & ~excluded
     place = kept.cumsum(axis=1)  # how many are allowed up to here
@@ -95,8 +101,7 @@ def no_neighbors(count: int, width: int) -> Neighbors:
 
 
 def with_rows(neighbors: Neighbors, rows: NDArray[np.intp], found: Neighbors) -> Neighbors:
-    """Return neighbors [N, m] with some rows replaced by those found [len(rows), m'], as wide as
-    needed."""
+    """Replace some rows of neighbors [N, m] by those found [len(rows), m'], as wide as needed."""
     width = max(neighbors[0].shape[1], found[0].shape[1])
     result = no_neighbors(len(neighbors[0]), width)
     for padded, before, values, empty in zip(result, neighbors, found, (-1, -np.inf), strict=True):
@@ -107,7 +112,7 @@ def with_rows(neighbors: Neighbors, rows: NDArray[np.intp], found: Neighbors) ->
 
 
 def trimmed(neighbors: Neighbors) -> Neighbors:
-    """Return neighbors [N, m] without the last columns that nobody uses."""
+    """Return neighbors [N, m] without the last columns that no row uses."""
     width = int((neighbors[0] >= 0).sum(axis=1).max(initial=0))
     return neighbors[0][:, :width], neighbors[1][:, :width]
 
@@ -148,8 +153,9 @@ def padded_lists(ids: pa.ChunkedArray, similarities: pa.ChunkedArray) -> Neighbo
 
 
 def _picked(candidates: Neighbors, chosen: NDArray[np.bool_], width: int) -> Neighbors:
-    """Return the chosen of [N, m], at most `width` a row, moved to the left."""
+    """Return the chosen of [N, m], at most `width` in a row, moved to the left."""
     result = no_neighbors(len(chosen), width)
+    # Row by row, both masks have equally many places, so assignment keeps the order.
     there = np.arange(width) < chosen.sum(axis=1)[:, None]
     for padded, values in zip(result, candidates, strict=True):
         padded[there] = values[chosen]

@@ -44,8 +44,7 @@ from rdm.storage import Folder, ShardWork, VersionStore, resumable, sha256_file
 
 @dataclass(frozen=True)
 class NeighborTask:
-    """One shard of a query set to look up: `outputs` are the paths of its table and of its query
-    embeddings."""
+    """One shard of a query set: `outputs` are the paths of its table and query embeddings."""
 
     root: str
     version: int
@@ -59,7 +58,7 @@ class NeighborTask:
 
 
 class NeighborStats(TableSums):
-    """What was found for a shard's crops."""
+    """Counts of a shard's lookup."""
 
     num_queries: int
     failures: list[tuple[str, str]]
@@ -75,11 +74,13 @@ def neighbor_shard(task: NeighborTask) -> NeighborStats:
 
 
 def _look_up_shard(folder: Folder, task: NeighborTask) -> NeighborStats:
+    """Embed, look up and write one shard of a query set."""
     encoder = load_encoder(task.encoder, device=str(worker_device(task.device)))
     failures: list[tuple[str, str]] = []
     keys: list[str] = []
     sha256: list[str] = []
 
+    # Pictures stream through the encoder; their keys are collected on the way.
     def pixels() -> Iterator[Image]:
         for crop in QuerySet(task.config.queries).crops(task.stem, failures):
             keys.append(crop.key)
@@ -89,9 +90,12 @@ def _look_up_shard(folder: Folder, task: NeighborTask) -> NeighborStats:
     raw = encode_images(encoder, pixels(), task.config.batch_size)
     database = RetrievalDatabase.open(task.root, version=task.version)
     unit = normalize(raw).astype(np.float16)
+
+    # Look up; nothing is written of a shard whose crops lack neighbors.
     crops = pa.table({"key": pa.array(keys, pa.string()), "sha256": pa.array(sha256, pa.string())})
     lookup = look_up(database, unit, crops, task.config)
     require_full(keys, lookup, folder.describe(f"neighbors/{task.name}"))
+
     norm = np.linalg.norm(raw, axis=1).astype(np.float32)
     folder.write_table(
         task.outputs[0],
@@ -131,30 +135,32 @@ def look_up(
 def exclusion_rule(
     database: RetrievalDatabase, crops: pa.Table, config: NeighborConfig
 ) -> Exclude | None:
-    """Return which patches may not be neighbors of a shard's crops (rows of `key` and `sha256`);
-    None: all may.
+    """Return the rule of what a shard's crops may not have as neighbors; None: all is allowed.
+
+    Args:
+        database: the version to search.
+        crops: rows of `key` and `sha256`.
+        config: the exclusions.
 
     Raises:
         DatabaseError: see photograph_matches.
     """
     matches = photograph_matches(database, crops, config) if config.exclude_self else None
-    return (
-        Exclusion(matches, config.exclude_above)
-        if matches or config.exclude_above is not None
-        else None
-    )
+    if matches is None and config.exclude_above is None:
+        return None
+    return Exclusion(matches, config.exclude_above)
 
 
 def photograph_matches(
     database: RetrievalDatabase, crops: pa.Table, config: NeighborConfig
 ) -> PhotographMatches:
-    """Return the comparison of crops' photographs (rows of `key` and `sha256`) with those of the
-    database.
+    """Compare the photographs of crops (rows of `key` and `sha256`) with the database's.
 
     Raises:
         DatabaseError: the database was imported, and nobody says whether its image ids are the
             query set's.
     """
+    # Not said: then both sources must be of one kind whose ids are global.
     shared = config.shared_image_ids
     if shared is None:
         shared = share_image_ids(database.version.source, config.queries.source)
@@ -166,6 +172,7 @@ def photograph_matches(
                 fix="rdm neighbors build ... --set shared_image_ids=true, or =false to go by "
                 "similarity alone",
             )
+
     return PhotographMatches(database, crops, by_image_id=shared)
 
 
@@ -189,14 +196,20 @@ def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) ->
     check_name(name)
     store = VersionStore(Folder(root))
     store.require()
+
+    # A table that stands is returned at once, without the lock.
     queries = QuerySet(config.queries)
     table = _standing_table(RetrievalDatabase.open(root), name, queries, config)
     if table is not None and not table.lost_stems():
         return table.info
-    with store.writer():  # a writer of the database would sweep this one's temporary files away
+
+    # Under the lock: another writer would sweep this one's temporary files away.
+    with store.writer():
         database = RetrievalDatabase.open(root, device=pool.config.device)
         source, weights = config.queries.source, weights_path(database.encoder_name)
         require_visible(pool, database.folder, source=source, others=(weights,))
+
+        # Another process may have built the table while this one waited for the lock.
         table = _standing_table(database, name, queries, config)
         if table is not None and _restore(database, table, config, pool):
             return table.info
@@ -206,21 +219,19 @@ def build_neighbors(root: str, name: str, config: NeighborConfig, pool: Pool) ->
 def _standing_table(
     database: RetrievalDatabase, name: str, queries: QuerySet, config: NeighborConfig
 ) -> NeighborTable | None:
+    """Return the table of this name if it answers exactly this request; else None."""
     if name not in NeighborTable.names(database.folder, database.version):
         return None
     table = NeighborTable(database.folder, name, database.version)
     asked = (queries.digest, config, database.encoder_digest)
-    return (
-        table
-        if (table.info.queries_digest, table.config, table.info.encoder_digest) == asked
-        else None
-    )
+    stands = (table.info.queries_digest, table.config, table.info.encoder_digest)
+    return table if stands == asked else None
 
 
 def _restore(
     database: RetrievalDatabase, table: NeighborTable, config: NeighborConfig, pool: Pool
 ) -> bool:
-    """Make lost shards again in their places; return whether they came out as they were."""
+    """Make lost shards again in their places; return whether they came out bit for bit."""
     stems, digest = table.lost_stems(), table.info.queries_digest
     tasks = [_task(database, table.name, stem, config, table.paths(stem), digest) for stem in stems]
     list(pool.map(neighbor_shard, tasks, stage="neighbors", names=stems))
@@ -240,10 +251,12 @@ def _task(
     outputs: tuple[str, str],
     queries_digest: str,
 ) -> NeighborTask:
+    # The key: everything that decides the neighbors of a shard, but the shard itself.
     version = database.version
     searched: list[object] = [version.encoder.to_json(), version.tombstones]
     searched += [part.sha256 for part in version.parts if part.kind in SEARCHED_KINDS]
     key = digest_json([config.model_dump(mode="json"), queries_digest, searched, outputs])
+
     return NeighborTask(
         database.folder.url,
         version.number,
@@ -260,6 +273,7 @@ def _task(
 def _build_table(
     database: RetrievalDatabase, name: str, queries: QuerySet, config: NeighborConfig, pool: Pool
 ) -> TableFacts:
+    """Look up all shards of a query set and commit a version with the table; return its facts."""
     number = database.version.number + 1
     outputs = [neighbor_paths(name, number, stem) for stem in queries.stems]
     tasks = [
@@ -267,10 +281,12 @@ def _build_table(
         for stem, paths in zip(queries.stems, outputs, strict=True)
     ]
     finished = dict(pool.map(neighbor_shard, tasks, stage="neighbors", names=queries.stems))
-    # shards finish in any order; sums must not show it
+
+    # Shards finish in any order: sums of floats in that order would differ from run to run.
     stats = [finished[number] for number in range(len(tasks))]
     failures = [failure for shard in stats for failure in shard.failures]
     _check_budget(queries, failures, config.min_success_rate)
+
     facts = QuerySetFacts(
         name=name,
         queries=config.queries,
@@ -283,6 +299,7 @@ def _build_table(
         mean_top1_similarity=0,
         num_excluded=0,
     ).with_sums(stats)
+
     _commit_table(database, facts, tasks, [shard.num_queries for shard in stats])
     return TableFacts(database_version=number, **dict(facts))
 
@@ -293,8 +310,9 @@ def _commit_table(
     tasks: Sequence[NeighborTask],
     counts: Sequence[int],
 ) -> None:
-    """Commit a version in which a table takes the place of what was there of its name."""
+    """Commit a version in which a table replaces the one of its name, if there is any."""
     number, name = database.version.number + 1, facts.name
+    # The description first, then the table: one part for each shard and kind.
     described = queryset_path(name, number)
     database.folder.write_record(described, facts)
     store = VersionStore(database.folder)
@@ -309,18 +327,20 @@ def _commit_table(
             for task, n in zip(tasks, counts, strict=True)
         ),
     ]
+
+    # In place of the former table of that name; other tables stay as they are.
     before = table_parts(database.version, name)
     parts = sort_table_parts(
         [*(part for part in database.version.parts if part not in before), *parts]
     )
+
     store.commit(
         database.version.model_copy(update={"number": number, "parent": number - 1, "parts": parts})
     )
 
 
 def drop_neighbors(root: str, name: str) -> int:
-    """Commit a version without a query set's table and return its number; older versions keep the
-    table.
+    """Commit a version without a query set's table; return its number. Older versions keep it.
 
     Raises:
         DatabaseError: the root is no database, or has no table of that name.
@@ -328,7 +348,8 @@ def drop_neighbors(root: str, name: str) -> int:
     """
     folder = Folder(root)
     store = VersionStore(folder)
-    NeighborTable(folder, name)  # refuse an unknown name before the lock, which makes a file
+    NeighborTable(folder, name)  # raises for an unknown name before the lock makes a file
+
     with store.writer():
         version = store.require()
         dropped = NeighborTable(folder, name, version).parts

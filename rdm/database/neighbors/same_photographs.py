@@ -1,5 +1,4 @@
-"""The rule by which patches are excluded: photographs of a query set that are in the database too,
-near-duplicates."""
+"""The rule of exclusion: patches of photographs that the query set shares, and near-duplicates."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -28,8 +27,7 @@ def share_image_ids(one: str, other: str) -> bool:
 
 
 class PhotographMatches:
-    """Which patches of a database were cut from which of some photographs, part by part and read
-    when asked."""
+    """Matches each patch of a database with the photographs of some crops, part by part."""
 
     def __init__(self, database: RetrievalDatabase, crops: pa.Table, *, by_image_id: bool) -> None:
         """Prepare the comparison.
@@ -41,35 +39,42 @@ class PhotographMatches:
             by_image_id: whether an equal image id means the same photograph, besides equal bytes.
         """
         self.database = database
+        # Equal values get one number among the crops' values: a group.
         self._bytes, self.byte_group = _distinct(crops["sha256"])
         self._ids, self.id_group = _distinct(
             pc.replace_substring_regex(crops["key"], pattern="/[0-9]+$", replacement="")
         )
         self._by_image_id = by_image_id
+        # Parts are read when asked for, and kept.
         self._known: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._starts = np.array([first for first, _ in database.parts], np.int64)
 
     def groups(self, patch_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the groups [...] of patches [...] by equal bytes and by equal image id; negative:
-        of none."""
+        """Return the groups [...] of patches [...] by bytes and by image id; negative: none."""
         result = np.full((2, *patch_ids.shape), _NONE, np.int64)
         owner = np.searchsorted(self._starts, patch_ids, side="right") - 1
+
+        # One look at each part that owns some of the patches.
         for part in np.unique(owner[patch_ids >= 0]):
             inside = (owner == part) & (patch_ids >= 0)
             for values, own in zip(result, self.part(int(part)), strict=True):
                 values[inside] = own[patch_ids[inside] - self._starts[part]]
+
         return result[0], result[1]
 
     def part(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the two groups [N] of the patches of one part."""
+        """Return the groups [N] by bytes and by image id of the patches of one part."""
         if number not in self._known:
             version, folder = self.database.version, self.database.folder
             patches = folder.read_table(
                 version.parts_of("patches")[number].path, ["image_id", "image_row"]
             )
             ledger = folder.read_table(version.parts_of("ledger")[number].path, ["sha256"])
+
+            # A compacted row has no photograph. It is dead, and never asked for.
             rows = patches["image_row"].to_numpy()
-            places = pa.array(rows, mask=rows < 0)  # a compacted row is dead, and never asked for
+            places = pa.array(rows, mask=rows < 0)
             digests = ledger["sha256"].combine_chunks().take(places)
             image_ids = (
                 patches["image_id"]
@@ -80,21 +85,30 @@ class PhotographMatches:
         return self._known[number]
 
     def same_patches(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return crop numbers, ascending, and patch ids [P]: all living patches of the crops' own
-        photographs."""
+        """Return the living patches of the crops' own photographs.
+
+        Returns:
+            Crop numbers [P], ascending, and patch ids [P].
+        """
         crops, ids = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+
+        # Crops sorted by group, so that the crops of one group are a slice.
         members = [
             (group, np.argsort(group, kind="stable")) for group in (self.byte_group, self.id_group)
         ]
+
         for number, (first, vectors) in enumerate(self.database.parts):
             alive = living_rows(self.database.tombstones, first, len(vectors))
             for groups, (own, order) in zip(self.part(number), members, strict=True):
+                # Pair every patch of a group with each of its crops, which `within` counts.
                 positions = np.flatnonzero((groups >= 0) & alive)
                 starts = np.searchsorted(own, groups[positions], "left", order)
                 counts = np.searchsorted(own, groups[positions], "right", order) - starts
                 within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
                 crops.append(order[np.repeat(starts, counts) + within])
                 ids.append(np.repeat(positions + first, counts))
+
+        # A pair by bytes and by image id is one pair.
         pairs = np.unique(np.stack([np.concatenate(crops), np.concatenate(ids)], axis=1), axis=0)
         return pairs[:, 0], pairs[:, 1]
 
@@ -103,10 +117,8 @@ class Exclusion:
     """The rule for the crops of one shard of a query set.
 
     Args:
-        matches: the photographs of the crops among those of the database; None: they are not looked
-            at.
-        above: a patch this similar or more is a near-duplicate; None: however similar, it is a
-            neighbor.
+        matches: the photographs of the crops among the database's; None: they are not compared.
+        above: a patch at least this similar is a near-duplicate; None: it is a neighbor.
     """
 
     def __init__(self, matches: PhotographMatches | None, above: float | None) -> None:
@@ -133,6 +145,7 @@ def _distinct(values: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
 
 
 def _index_in(values: Any, among: pa.Array) -> NDArray[np.int64]:
+    """Return each value's position [N] among the others; `_NONE` of null and unknown values."""
     found = pc.index_in(values, value_set=among, skip_nulls=True)
     return pc.fill_null(found, _NONE).to_numpy(zero_copy_only=False).astype(np.int64)
 

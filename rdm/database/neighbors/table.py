@@ -33,7 +33,7 @@ from rdm.storage import Folder, Part, Version, VersionStore
 
 
 class NeighborConfig(Config):
-    """What is looked up for every crop."""
+    """Settings of a lookup: the crops, how many neighbors each, and what is excluded."""
 
     queries: QuerySetConfig
     k_stored: int = Field(
@@ -55,8 +55,7 @@ class NeighborConfig(Config):
     shared_image_ids: bool | None = Field(
         default=None,
         description="whether equal image ids mean the same photograph, besides equal bytes; "
-        "by default where the query "
-        "set and the database are of one source, or both of Open Images",
+        "by default where the query set and the database are of one source, or both of Open Images",
     )
     batch_size: int = Field(default=64, ge=1, description="crops encoded at once")
     min_success_rate: float = Field(
@@ -70,7 +69,7 @@ class NeighborConfig(Config):
 
 
 class TableSums(Record):
-    """What the shards of a table add up to: each has its share of it."""
+    """What the shards of a table add up to."""
 
     similarity_sum: float
     """Of the first neighbors."""
@@ -104,8 +103,7 @@ class TableFacts(QuerySetFacts):
 
 
 def mean_and_excluded(shards: Sequence[TableSums], num_queries: int) -> dict[str, float]:
-    """Return the mean first similarity of a table and how many patches were excluded, from those of
-    its shards."""
+    """Return a table's mean first similarity and number of excluded patches, from its shards'."""
     return {
         "mean_top1_similarity": sum(shard.similarity_sum for shard in shards) / max(num_queries, 1),
         "num_excluded": sum(shard.num_excluded for shard in shards),
@@ -113,36 +111,28 @@ def mean_and_excluded(shards: Sequence[TableSums], num_queries: int) -> dict[str
 
 
 def build_command(root: str, name: str, config: NeighborConfig) -> str:
-    """Return the command that builds a table with all settings of a configuration, for people to
-    type."""
-    words = [
-        "rdm",
-        "neighbors",
-        "build",
-        "--root",
-        root,
-        "--queries",
-        config.queries.source,
-        "--name",
-        name,
-    ]
-    words += ["--exclude-self"] if config.exclude_self else []
-    words += (
-        [] if config.exclude_above is None else ["--exclude-above", f"{config.exclude_above:g}"]
-    )
+    """Return the command line that builds a table with all settings of a configuration."""
+    words = ["rdm", "neighbors", "build", "--root", root]
+    words += ["--queries", config.queries.source, "--name", name]
+    if config.exclude_self:
+        words += ["--exclude-self"]
+    if config.exclude_above is not None:
+        words += ["--exclude-above", f"{config.exclude_above:g}"]
+
+    # Everything else by `--set`; crops and shards are spelled out, as presets may change them.
     fields = config.model_dump(
         mode="json", exclude_defaults=True, exclude={"queries", "exclude_self", "exclude_above"}
     )
     fields["queries.crop"] = config.queries.crop.model_dump(mode="json", exclude_defaults=True)
     fields["queries.images_per_shard"] = config.queries.images_per_shard
+
     for field, value in fields.items():
         words += ["--set", f"{field}={json.dumps(value, separators=(',', ':'))}"]
     return shlex.join(words)
 
 
 def table_parts(version: Version, name: str) -> list[Part]:
-    """Return the parts of one query set's table: what describes it, its shards, their query
-    embeddings."""
+    """Return the parts of one query set's table: description, shards, query embeddings."""
     return [
         part
         for part in version.parts
@@ -151,8 +141,7 @@ def table_parts(version: Version, name: str) -> list[Part]:
 
 
 def sort_table_parts(parts: Sequence[Part]) -> list[Part]:
-    """Return parts with those of the tables last, by name, so that the order of the work does not
-    show."""
+    """Return parts with the tables' last, by name: the order of the work does not show."""
     tables = [part for part in parts if part.kind in TABLE_KINDS]
     tables.sort(
         key=lambda p: (query_set_of(p.path), TABLE_KINDS.index(p.kind), p.path.rpartition("/")[2])
@@ -161,8 +150,7 @@ def sort_table_parts(parts: Sequence[Part]) -> list[Part]:
 
 
 class NeighborTable:
-    """The stored neighbors of one query set, in one version of a database, by default the current
-    one.
+    """The stored neighbors of one query set in a version, by default the current one.
 
     Raises:
         DatabaseError: the version has none of that name.
@@ -172,6 +160,7 @@ class NeighborTable:
         self.folder = folder
         self.name = name
         version = version or VersionStore(folder).require()
+
         self.parts = table_parts(version, name)
         if name not in self.names(folder, version):
             raise DatabaseError(
@@ -180,6 +169,7 @@ class NeighborTable:
                 fix=f"query sets here: {', '.join(self.names(folder, version)) or 'none'}; "
                 f"rdm neighbors build --root {folder.url} --queries SPEC --name {name} makes them",
             )
+
         self.info = TableFacts(
             database_version=version.number, **dict(_description(folder, self.parts))
         )
@@ -199,12 +189,10 @@ class NeighborTable:
     def of_query_set(
         cls, folder: Folder, queries_digest: str, version: Version | None = None
     ) -> NeighborTable | None:
-        """Return the table of a query set, the first by name where there are several; None where
-        there is none.
+        """Return the table of a query set, the first by name if there are several; None: none.
 
         Raises:
-            DatabaseError: there are several, and they exclude different patches: which one is meant
-                is not known.
+            DatabaseError: several exclude different patches: the one that is meant is unknown.
         """
         tables = [cls(folder, name, version) for name in cls.names(folder, version)]
         matching = [table for table in tables if table.info.queries_digest == queries_digest]
@@ -236,8 +224,7 @@ class NeighborTable:
         ).neighbors
 
     def excluded(self, stem: str) -> Neighbors:
-        """Return the ids and similarities [N, m] of what was excluded and ranks before the last
-        neighbor, padded."""
+        """Return ids and similarities [N, m] of the excluded that rank before the last neighbor."""
         return stored_lookup(self.table(stem), self.config.k_stored).excluded
 
     def table(self, stem: str) -> pa.Table:
@@ -264,7 +251,7 @@ class NeighborTable:
 
 
 def with_lookup(table: pa.Table, lookup: Lookup, config: NeighborConfig) -> pa.Table:
-    """Return a shard's table with the columns of what was found: new ones, or in their places."""
+    """Return a shard's table with the columns of a lookup: new ones, or in their places."""
     columns: dict[str, pa.Array] = dict(
         zip(("neighbor_ids", "similarities"), map(_fixed_lists, lookup.neighbors), strict=True)
     )
@@ -272,20 +259,17 @@ def with_lookup(table: pa.Table, lookup: Lookup, config: NeighborConfig) -> pa.T
         columns |= zip(
             ("excluded_ids", "excluded_similarities"), variable_lists(lookup.excluded), strict=True
         )
+
     for name, values in columns.items():
-        present = name in table.column_names
-        place = table.column_names.index(name) if present else table.num_columns
-        table = (
-            table.set_column(place, name, values)
-            if present
-            else table.add_column(place, name, values)
-        )
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, values)
+        else:
+            table = table.append_column(name, values)
     return table
 
 
 def stored_lookup(table: pa.Table, k: int) -> Lookup:
-    """Return what a shard's table holds: neighbors [N, k], and the excluded ones that rank before
-    the last of them.
+    """Return a table's neighbors [N, k], and the excluded ones that rank before the last.
 
     Raises:
         DatabaseError: the table has lists of another length.
@@ -294,12 +278,14 @@ def stored_lookup(table: pa.Table, k: int) -> Lookup:
         table.column(name).combine_chunks().flatten().to_numpy()
         for name in ("neighbor_ids", "similarities")
     ]
+    # Lists are flattened without their lengths: a list too short would shift all rows after it.
     if any(len(values) != table.num_rows * k for values in flat):
         raise DatabaseError(
             f"a neighbor table has {table.num_rows} rows with {len(flat[0])} neighbors in "
             f"all, not {k} in each",
             fix="build the neighbors again with `rdm neighbors build`",
         )
+
     ids, similarities = (values.reshape(-1, k) for values in flat)
     if "excluded_ids" not in table.column_names:
         return Lookup((ids, similarities), no_neighbors(len(ids), 0))
@@ -322,8 +308,11 @@ def _fixed_lists(values: NDArray[Any]) -> pa.Array:
 
 
 def _description(folder: Folder, parts: Sequence[Part]) -> QuerySetFacts:
-    """Return what `queryset.json` says of a table; one whose digest is not the recorded one is a
-    StorageError."""
+    """Read a table's `queryset.json`.
+
+    Raises:
+        StorageError: its digest is not the recorded one.
+    """
     described = next(part for part in parts if part.kind == "queryset")
     data = folder.read_bytes(described.path)
     if hashlib.sha256(data).hexdigest() != described.sha256:

@@ -1,4 +1,4 @@
-"""Bring the neighbor tables of a version to what an update makes of its patches, shard by shard."""
+"""Bring neighbor tables up to date with the patches of a new version, shard by shard."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ from rdm.storage import Folder, Part, ShardWork, Version, VersionStore, resumabl
 
 @dataclass(frozen=True)
 class RepairTask:
-    """One shard of a table to repair for the drafted version: where it is read and, if it changes,
-    written."""
+    """One shard of a table to repair for the draft; the output is written only if it changes."""
 
     root: str
     name: str
@@ -44,16 +43,14 @@ class RepairTask:
 
 
 class RepairStats(TableSums):
-    """What a shard's repair did: whether a neighbor changed, and how many rows were looked up
-    again."""
+    """What a shard's repair did: whether a neighbor changed, and the rows searched anew."""
 
     changed: bool
     searched: int
 
 
 class TableRepair(Record):
-    """What the repair of a table did: its rows, the shards that changed, the rows that were looked
-    up again."""
+    """What the repair of a table did: its rows, changed shards, and rows searched anew."""
 
     rows: int
     changed_shards: int
@@ -61,8 +58,7 @@ class TableRepair(Record):
 
 
 def repair_shard(task: RepairTask) -> RepairStats:
-    """Write a shard's table as a new lookup in the drafted version would; return whether it
-    changed, and counts.
+    """Write a shard's table as a new lookup in the draft would; return whether it changed.
 
     An exact table costs what changed; one that was looked up in the index is looked up again.
     """
@@ -78,10 +74,13 @@ def repair_shard(task: RepairTask) -> RepairStats:
 
 
 def _repair(folder: Folder, task: RepairTask) -> RepairStats:
+    """Repair or repeat a shard's lookup, and write it if it differs."""
     database = RetrievalDatabase(folder, VersionStore(folder).draft())
     table = folder.read_table(task.inputs[0])
     queries = np.asarray(folder.read_array(task.inputs[1]))
     stored = stored_lookup(table, task.config.k_stored)
+
+    # What the index found is no proof of what it did not: only an exact lookup can be repaired.
     if task.config.exact:
         rule = exclusion_rule(database, table, task.config)
         found, searched = repair_neighbors(
@@ -89,7 +88,9 @@ def _repair(folder: Folder, task: RepairTask) -> RepairStats:
         )
     else:
         found, searched = look_up(database, queries, table, task.config), len(queries)
+
     require_full(table["key"].to_pylist(), found, folder.describe(f"neighbors/{task.name}"))
+    # An unchanged shard keeps its file: the new version names the old one.
     changed = not found.equals(stored)
     if changed:
         folder.write_table(task.output, with_lookup(table, found, task.config))
@@ -99,11 +100,12 @@ def _repair(folder: Folder, task: RepairTask) -> RepairStats:
 def repair_tables(
     folder: Folder, parent: Version, draft: Version, pool: Pool
 ) -> tuple[list[Part], dict[str, TableRepair]]:
-    """Repair every table of the parent version; return the tables' parts in the drafted one, and
-    counts by query set.
+    """Repair every table of the parent version for the draft.
 
-    Files that need no change are carried over. Counts: rows, shards that changed, rows looked up
-    again.
+    Files that need no change are carried over.
+
+    Returns:
+        The tables' parts in the draft, and counts by query set.
 
     Raises:
         DatabaseError: a table stores more neighbors than patches are left.
@@ -112,6 +114,7 @@ def repair_tables(
     counts: dict[str, TableRepair] = {}
     for name in NeighborTable.names(folder, parent):
         table = NeighborTable(folder, name, parent)
+        # Every row must have k neighbors: ask the user to shrink the table, or to drop it, first.
         k = table.config.k_stored
         if k > draft.num_live_patches:
             fewer = table.config.model_copy(update={"k_stored": draft.num_live_patches})
@@ -123,9 +126,12 @@ def repair_tables(
                 "is not needed any more: "
                 + shlex.join(["rdm", "neighbors", "drop", "--root", folder.url, "--name", name]),
             )
+
         tasks = [_task(folder, table, stem, parent, draft) for stem in table.info.stems]
         finished = dict(pool.map(repair_shard, tasks, stage="repair", names=table.info.stems))
+        # By number, not in the order in which they finished.
         stats = [finished[number] for number in range(len(tasks))]
+
         parts += _parts(folder, table, tasks, stats, draft.number)
         counts[name] = TableRepair(
             rows=table.info.num_queries,
@@ -138,6 +144,7 @@ def repair_tables(
 def _task(
     folder: Folder, table: NeighborTable, stem: str, parent: Version, draft: Version
 ) -> RepairTask:
+    # The key: what was stored, and what the draft is searched in.
     inputs = table.paths(stem)
     output = neighbor_paths(table.name, draft.number, stem)[0]
     searched = [part.sha256 for part in draft.parts if part.kind in SEARCHED_KINDS]
@@ -145,6 +152,7 @@ def _task(
     key = digest_json(
         [table.config.model_dump(mode="json"), before, searched, draft.tombstones, output]
     )
+
     return RepairTask(
         folder.url, table.name, stem, inputs, output, table.config, parent.next_patch_id, key
     )
@@ -157,16 +165,22 @@ def _parts(
     stats: list[RepairStats],
     number: int,
 ) -> list[Part]:
+    """Return a table's parts in the draft: of shards that changed the new file, else the old."""
     store = VersionStore(folder)
     by_path = {part.path: part for part in table.parts}
+
     shards = [
         store.describe_part("neighbors", task.output, by_path[task.inputs[0]].num_rows)
         if shard.changed
         else by_path[task.inputs[0]]
         for task, shard in zip(tasks, stats, strict=True)
     ]
+
+    # Query embeddings never change: the crops are the same.
     queries = [by_path[task.inputs[1]] for task in tasks]
     described = next(part for part in table.parts if part.kind == "queryset")
+
+    # The description holds sums over the shards: it is written again only where these changed.
     before = QuerySetFacts.model_validate(table.info.model_dump(exclude={"database_version"}))
     facts = before.with_sums(stats)
     if facts != before:

@@ -1,5 +1,4 @@
-"""Exact nearest neighbors by a canonical score that does not depend on blocking, batch or worker
-count.
+"""Exact nearest neighbors, by a score that does not depend on blocking, batch or worker count.
 
 Stored vectors and queries are float16. The similarity of a pair is the float64 sum of its products,
 which are exact, in one fixed order, rounded to float32. Blocked matrix products in 8 bits, or
@@ -20,19 +19,21 @@ from rdm.compute.threads import ahead, single_threads
 from rdm.database.search.shortlist import Float16, Nearest, ShortlistPrecision, bits_of, panels
 
 BLOCK_ROWS = 262_144  # vectors of one center
-QUERY_ROWS = 256  # queries at once
+QUERY_ROWS = 256  # queries that one thread compares at once
 PANELS_AHEAD = 2  # panels that are rounded while one is compared
-FEW_QUERIES = 64  # are not divided among threads
+FEW_QUERIES = 64  # up to here queries are not divided among threads
 
 
 def quantize(embeddings: NDArray[np.floating]) -> Float16:
-    """Return queries in the precision in which stored vectors lie."""
+    """Return queries as float16, the precision of stored vectors."""
     return np.ascontiguousarray(embeddings, dtype=np.float16)
 
 
 def canonical_similarities(queries: Float16, candidates: Float16) -> NDArray[np.float32]:
-    """Return float32 [B, C], the similarity of each query [B, D] with its own candidates [B, C,
-    D]."""
+    """Return the similarity float32 [B, C] of each query [B, D] with its own candidates [B, C, D].
+
+    All queries and candidates are float16; see `kernels` for the canonical sum.
+    """
     from rdm.database.search.kernels import similarities
 
     out = np.empty(candidates.shape[:2], np.float32)
@@ -41,8 +42,9 @@ def canonical_similarities(queries: Float16, candidates: Float16) -> NDArray[np.
 
 
 def rank(ids: NDArray[np.int64], similarities: NDArray[np.float32], k: int) -> NDArray[np.intp]:
-    """Return the positions of the k best candidates of one query: by similarity, ties by smaller
-    id; id -1 is no candidate.
+    """Return the positions of one query's k best candidates: by similarity, ties by smaller id.
+
+    A candidate of id -1 is none.
     """
     order = np.lexsort((ids, -similarities))
     return order[ids[order] >= 0][:k]
@@ -56,8 +58,7 @@ def exact_search(
     excluded: NDArray[np.int64],
     precision: ShortlistPrecision | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the k nearest ids [B, k] and their similarities [B, k], equal to a full comparison bit
-    for bit.
+    """Return the k nearest ids [B, k] and similarities [B, k], bit for bit as a full comparison.
 
     Args:
         queries: float16 [B, D], unit norm.
@@ -65,30 +66,36 @@ def exact_search(
             + j.
         k: how many; where fewer exist, the rest has id -1 and similarity -inf.
         excluded: sorted ids that may not be found (tombstones).
-        precision: of the first comparison, which decides the speed alone; None: what this processor
-            does faster.
+        precision: of the first comparison, which decides the speed alone; None: the faster one
+            of this processor.
     """
     precision = precision or ("int8" if has_fast_int8() else "fp32")
     ids = np.full((len(queries), k), -1, np.int64)
     best = np.full((len(queries), k), -np.inf, np.float32)
+
+    # One pass over all vectors, a block at a time, while threads hold chunks of the queries.
     with single_threads() as pool:
         nearest = [
             Nearest(queries[some], ids[some], best[some], precision)
             for some in _chunks(len(queries))
         ]
+
         for first_id, vectors in blocks:
+            # Panels are made ahead by threads, with the tombstones that fall into the block.
             low, high = np.searchsorted(excluded, [first_id, first_id + len(vectors)])
             making = panels(first_id, vectors, excluded[low:high] - first_id, precision)
             found = ahead(pool, making, PANELS_AHEAD)
+
+            # Each chunk's best are updated panel by panel. `ahead` lets no chunk take a panel
+            # before it is done with the last one: `some.add` changes arrays in place.
             adding = (partial(some.add, panel) for panel in found for some in nearest)
-            # none takes a panel before it is done with the last
             for _ in ahead(pool, adding, len(nearest) - 1):
                 pass
     return ids, best
 
 
 def _chunks(count: int) -> list[slice]:
-    """Return the slices of `count` queries that threads compare on their own."""
+    """Return slices of `count` queries: divided among the threads, in chunks of 64 to 256."""
     import torch
 
     rows = min(max(-(-count // torch.get_num_threads()), FEW_QUERIES), QUERY_ROWS)
@@ -103,7 +110,9 @@ def blocks_of(
     Small parts that follow one another are put together: a block has its cost, however small it is.
     """
     small: list[tuple[int, Float16]] = []
+
     for first_id, vectors in parts:
+        # A small part joins those before it if it follows them directly and fits.
         room = rows - sum(len(some) for _, some in small)
         follows = small and first_id == small[-1][0] + len(small[-1][1])
         if small and not (follows and len(vectors) <= min(room, rows // 2)):
@@ -120,6 +129,6 @@ def blocks_of(
 
 def _joined(parts: list[tuple[int, Float16]]) -> tuple[int, Float16]:
     first_id, vectors = parts[0]
-    return first_id, vectors if len(parts) == 1 else np.concatenate(
-        [vectors for _, vectors in parts]
-    )
+    if len(parts) == 1:
+        return first_id, vectors
+    return first_id, np.concatenate([some for _, some in parts])

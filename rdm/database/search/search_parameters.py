@@ -22,15 +22,14 @@ def open_mapped(path: Path) -> faiss.Index:
 
 
 def set_parameters(index: faiss.Index, parameters: str) -> None:
-    """Set search parameters, as faiss writes them: `nprobe=32,quantizer_efSearch=64`; an empty
-    string changes none."""
+    """Set search parameters as faiss writes them (`nprobe=32,quantizer_efSearch=64`); "": none."""
     if parameters:
         faiss.ParameterSpace().set_index_parameters(index, parameters)
 
 
 def write_parameters(path: Path, parameters: str) -> None:
-    """Write search parameters into an index file. It is then the file that faiss writes of an index
-    that has them."""
+    """Write search parameters into an index file, as if faiss had written it with them."""
+    # Heads of equal length: the lists stay where they are.
     before, after = _heads(path, parameters)
     with open(path, "r+b") as file:
         if len(after) != len(before) or file.read(len(before)) != before:
@@ -47,13 +46,15 @@ def written_lists(inverted: Any) -> bytes:
 
 
 def _heads(path: Path, parameters: str) -> tuple[bytes, bytes]:
-    """Return all that an index file holds before its lists: as it is, and with other search
-    parameters."""
+    """Return an index file's head, before its lists: as it is, and with other search parameters."""
     index = open_mapped(path)
     ivf = faiss.extract_index_ivf(index)
+
+    # Written with empty lists: what remains in front of them is the head.
     empty = faiss.ArrayInvertedLists(ivf.nlist, ivf.code_size)
-    # not owned: the mapped lists would be written as the name of their file
+    # Not owned: the mapped lists would be written as the name of their file.
     ivf.replace_invlists(empty)
+
     tail = len(written_lists(empty))
     before = faiss.serialize_index(index).tobytes()[:-tail]
     set_parameters(index, parameters)

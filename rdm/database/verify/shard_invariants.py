@@ -1,4 +1,4 @@
-"""What must hold between the parts of one image shard, whatever their digests say."""
+"""Invariants between the parts of one image shard, whatever their digests say."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ def open_shards(database: RetrievalDatabase) -> Iterator[Shard]:
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """The parts of one image shard, its first patch id, and the rows of its patches that are not
-    deleted."""
+    """The parts of one image shard, its first patch id, and the rows of its living patches."""
 
     database: RetrievalDatabase
     parts: dict[str, Part]
@@ -54,40 +53,47 @@ class Shard:
         return self._read("patches")
 
     def findings(self) -> Iterator[str]:
-        """Yield what is wrong with these parts; of rows that cannot be matched nothing more is
-        asked."""
+        """Yield what is wrong with these parts; unmatched row counts end the search."""
         if counts := list(self._wrong_counts()):
             yield from counts
             return
+
+        # Metadata are compared with patches, so only where these are sound.
         patches = list(self._wrong_patches())
         yield from patches or self._wrong_metadata()
         yield from self._wrong_vectors()
         yield from self._wrong_pictures()
 
     def _wrong_counts(self) -> Iterator[str]:
+        """Yield the parts that have another number of rows than the version says."""
         found = {
             "ledger": self.ledger.num_rows,
             "patches": self.patches.num_rows,
             "embeddings": len(self.database.folder.read_array(self.parts["embeddings"].path)),
             "metadata": self._read("metadata").num_rows,
         }
+
+        # Embeddings and metadata have a row for each patch.
         for kind, count in found.items():
-            expected = self.parts[
-                "patches" if kind in ("embeddings", "metadata") else kind
-            ].num_rows
+            counted = "patches" if kind in ("embeddings", "metadata") else kind
+            expected = self.parts[counted].num_rows
             if count != expected:
                 yield f"{self.parts[kind].path} has {count} rows instead of {expected}"
 
     def _wrong_patches(self) -> Iterator[str]:
+        """Yield what is wrong with ids, photographs and boxes of the patches."""
         path, patches = self.parts["patches"].path, self.patches
         if not np.array_equal(
             patches["patch_id"].to_numpy(), np.arange(self.first, self.first + patches.num_rows)
         ):
             yield f"{path} does not number its patches from {self.first} on"
+
+        # Rows beyond the ledger cannot be looked up: nothing more can be said.
         rows = patches["image_row"].to_numpy()[self.living]
         if len(rows) and not (rows.min() >= 0 and rows.max() < self.ledger.num_rows):
             yield f"{path} names photographs that {self.parts['ledger'].path} has not"
             return
+
         if self._of_photographs("image_id") != self._of_living("patches", "image_id"):
             yield f"{path} and {self.parts['ledger'].path} tell of different photographs"
         if self.database.has_pixels and not self._boxes_lie_inside():
@@ -102,11 +108,14 @@ class Shard:
         return bool(inside.all())
 
     def _wrong_metadata(self) -> Iterator[str]:
+        """Yield where metadata and patches, or metadata and ledger, disagree."""
         path, own = self.parts["metadata"].path, self._read("metadata")
         for name in ("patch_id", "image_id"):
             if own[name].take(self.living).to_pylist() != self._of_living("patches", name):
                 yield f"{path} and {self.parts['patches'].path} differ in {name}"
-        if self.database.has_pixels:  # patches that were imported bring credits of their own
+
+        # Patches that were imported bring credits of their own.
+        if self.database.has_pixels:
             for name in CREDITS:
                 if own[name].take(self.living).to_pylist() != [
                     value or "" for value in self._of_photographs(name)
@@ -114,6 +123,7 @@ class Shard:
                     yield f"{path} and {self.parts['ledger'].path} differ in {name}"
 
     def _wrong_vectors(self) -> Iterator[str]:
+        """Yield what is wrong with the vectors: their type, their dimension, or a length."""
         path = self.parts["embeddings"].path
         vectors = self.database.folder.read_array(path)
         dim = self.database.version.embedding_dim
@@ -122,14 +132,16 @@ class Shard:
                 f"{path} holds {vectors.dtype} {list(vectors.shape[1:])} instead of float16 [{dim}]"
             )
             return
+
         for start in range(0, len(self.living), BLOCK_ROWS):
             block = np.asarray(vectors[self.living[start : start + BLOCK_ROWS]], np.float32)
-            # NaN is not less either
+            # Written so that NaN fails, too: it is not less than anything.
             if not np.all(np.abs(np.linalg.norm(block, axis=1) - 1) < UNIT_TOLERANCE):
                 yield f"{path} has vectors that are not unit vectors"
                 return
 
     def _wrong_pictures(self) -> Iterator[str]:
+        """Yield the first picture whose bytes are not those of its ledger row."""
         path = self.parts["images"].path
         with open(self.database.folder.local(path), "rb") as file:
             for row in self.ledger.select(
@@ -149,6 +161,7 @@ class Shard:
         return self.ledger[name].take(self.patches["image_row"].take(self.living)).to_pylist()
 
     def _of_living(self, kind: str, name: str) -> list[object]:
+        """Return a column of a part for each living patch."""
         table = self.patches if kind == "patches" else self._read(kind)
         return table[name].take(self.living).to_pylist()
 

@@ -1,5 +1,4 @@
-"""Open a checkpoint of latent-diffusion or RDM (CompVis), and save its network in diffusers'
-layout."""
+"""Open a checkpoint of latent-diffusion or RDM (CompVis) and save it in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ from rdm.models.unconditional import UnconditionalConfig, build_unconditional, s
 from rdm.models.unet import DenoiserConfig, build_denoiser
 
 _UNET, _EMA, _FIRST_STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
-# Parts of a first stage's own training checkpoint that reconstruction does not need: its losses and
-# its bookkeeping.
+# Parts of a first stage's own checkpoint that reconstruction does not need: losses, bookkeeping.
 _TRAINING_ONLY = ("loss.", "model_ema.")
 
 
@@ -51,8 +49,7 @@ def import_unet(
     head_dim: int = 32,
     num_heads: int | None = None,
 ) -> Imported:
-    """Return the U-Net of an official checkpoint; see `unet_config` for what the weights do not
-    tell.
+    """Return the U-Net of an official checkpoint; `unet_config` says what the weights do not tell.
 
     Args:
         state: parameters of a whole model (`model.diffusion_model.*`), or of the U-Net alone
@@ -66,24 +63,29 @@ def import_unet(
     Raises:
         ModelError: parameters are missing, left over, or of another shape.
     """
-    parameters = (
-        without_prefix(state, _UNET)
-        if any(name.startswith(_UNET) for name in state)
-        else dict(state)
-    )
+    # A whole model's file holds more than the U-Net; the averages have names of their own.
+    is_whole = any(name.startswith(_UNET) for name in state)
+    parameters = without_prefix(state, _UNET) if is_whole else dict(state)
     averaged = use_ema and any(name.startswith(_EMA) for name in state)
     if averaged:
         parameters = _averaged(parameters, state)
+
+    # The sizes are read off the weights.
     config = unet_config(
         parameters, sample_size=sample_size, head_dim=head_dim, num_heads=num_heads
     )
+
+    # On `meta`, since fresh weights would be thrown away: the official ones are assigned.
     with torch.device("meta"):
         unconditional = isinstance(config, UnconditionalConfig)
         unet: Any = build_unconditional(config) if unconditional else build_denoiser(config).unet
+
+    # diffusers has one layer each for q, k and v, the official unconditional U-Net one for all.
     parameters = split_attention(parameters, head_dim) if unconditional else parameters
     unet.load_state_dict(
         translate(parameters, unet.state_dict(), unet_modules(config)), assign=True
     )
+
     return Imported(unet.eval(), config, "ema" if averaged else "plain")
 
 
@@ -112,17 +114,20 @@ def import_first_stage(
     parameters = {
         name: value for name, value in parameters.items() if not name.startswith(_TRAINING_ONLY)
     }
+
     config = first_stage_config(parameters, sample_size=sample_size)
     if codebook != (config.codebook_size is not None):
         raise ModelError(
             f"the checkpoint {'has no' if codebook else 'has a'} codebook (quantize.embedding)",
             fix=f"import it with --kind {'kl' if codebook else 'vq'}-first-stage",
         )
+
     with torch.device("meta"):
         model: Any = build_autoencoder(config)
     model.load_state_dict(
         translate(parameters, model.state_dict(), first_stage_modules(config)), assign=True
     )
+
     model.register_to_config(scaling_factor=scaling_factor)
     return Imported(model.eval(), config, "plain")
 
@@ -135,8 +140,7 @@ def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 
 def _averaged(parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the moving averages of parameters; the official code stores them under names without
-    dots."""
+    """Return the moving averages of parameters, which the official code names without dots."""
     names = {name: _EMA + ("diffusion_model." + name).replace(".", "") for name in parameters}
     if missing := sorted(official for official in names.values() if official not in state):
         raise ModelError(

@@ -1,5 +1,4 @@
-"""The layout of latent-diffusion's checkpoints (CompVis): how its parameters are called, and what
-sizes they tell.
+"""The layout of latent-diffusion's checkpoints (CompVis): names of parameters, and sizes.
 
 The names follow from the order in which the official code numbers its blocks. A U-Net of L levels
 with n residual blocks each has `input_blocks` 0 (first convolution), then n blocks and a
@@ -53,21 +52,21 @@ _STAGE_SAME = (
     "quantize.embedding",
     "encoder.conv_in",
     "encoder.conv_out",
-) + (
     "decoder.conv_in",
     "decoder.conv_out",
 )
 
 
 def unet_modules(config: DenoiserConfig | UnconditionalConfig) -> dict[str, str]:
-    """Return the official name of every module of diffusers' U-Net, by a prefix that ends where the
-    two agree again.
+    """Return the official name of every module of diffusers' U-Net, by the prefix that it replaces.
 
-    A spatial transformer's parts have the same names in both, an AttentionBlock's have not (after
-    `split_attention`).
+    A spatial transformer's parts have the same names in both; those of an `AttentionBlock` have
+    not (after `split_attention`).
     """
     levels, layers = len(config.block_out_channels), config.layers_per_block
     names = dict(_UNET_ENDS)
+
+    # Down: block 0 is the first convolution, then n blocks and one downsampling a level.
     for level in range(levels):
         first = 1 + level * (layers + 1)
         for layer in range(layers):
@@ -79,23 +78,29 @@ def unet_modules(config: DenoiserConfig | UnconditionalConfig) -> dict[str, str]
             names |= _attention(
                 f"down_blocks.{level}.attentions.{layer}", f"input_blocks.{first + layer}.1"
             )
+
         names[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{first + layers}.0.op"
+
+        # Up: diffusers counts its levels from the lowest resolution, too, so the order agrees.
         attends = config.attention_levels[levels - 1 - level]
         for layer in range(layers + 1):
             block = f"output_blocks.{level * (layers + 1) + layer}"
             names |= _nested(f"up_blocks.{level}.resnets.{layer}", f"{block}.0", _UNET_RESNET)
             names |= _attention(f"up_blocks.{level}.attentions.{layer}", f"{block}.1")
+            # The upsampling follows the attention, so its number depends on whether there is any.
             names[f"up_blocks.{level}.upsamplers.0.conv"] = f"{block}.{2 if attends else 1}.conv"
+
     names |= _nested("mid_block.resnets.0", "middle_block.0", _UNET_RESNET)
     names |= _nested("mid_block.resnets.1", "middle_block.2", _UNET_RESNET)
     return names | _attention("mid_block.attentions.0", "middle_block.1")
 
 
 def first_stage_modules(config: AutoencoderConfig) -> dict[str, str]:
-    """Return the official name of every module of diffusers' `AutoencoderKL` or `VQModel`, as
-    `unet_modules`."""
+    """Return the official name of every module of diffusers' `AutoencoderKL` or `VQModel`."""
     levels, layers = len(config.block_out_channels), config.layers_per_block
     names = {name: name for name in _STAGE_SAME}
+
+    # Both halves have a middle of two residual blocks around an attention.
     for half in ("encoder", "decoder"):
         names[f"{half}.conv_norm_out"] = f"{half}.norm_out"
         names |= _nested(f"{half}.mid_block.attentions.0", f"{half}.mid.attn_1", _SELF_ATTENTION)
@@ -103,9 +108,10 @@ def first_stage_modules(config: AutoencoderConfig) -> dict[str, str]:
             names |= _nested(
                 f"{half}.mid_block.resnets.{layer}", f"{half}.mid.block_{layer + 1}", _STAGE_RESNET
             )
+
     for level in range(levels):
         # The official decoder counts its levels from the highest resolution, diffusers from the
-        # lowest.
+        # lowest. A decoder has one block more a level than the encoder.
         for ours, theirs, count in (
             (f"encoder.down_blocks.{level}", f"encoder.down.{level}", layers),
             (f"decoder.up_blocks.{level}", f"decoder.up.{levels - 1 - level}", layers + 1),
@@ -117,17 +123,19 @@ def first_stage_modules(config: AutoencoderConfig) -> dict[str, str]:
                 names |= _nested(
                     f"{ours}.attentions.{layer}", f"{theirs}.attn.{layer}", _SELF_ATTENTION
                 )
+
             names[f"{ours}.downsamplers.0.conv"] = f"{theirs}.downsample.conv"
             names[f"{ours}.upsamplers.0.conv"] = f"{theirs}.upsample.conv"
     return names
 
 
 def official_name(name: str, modules: Mapping[str, str]) -> str:
-    """Return what the official checkpoint calls a parameter of ours.
+    """Return the official checkpoint's name for one of our parameters.
 
     Raises:
         KeyError: no module of the table holds it.
     """
+    # The longest known prefix: a table may name a module and one inside it.
     parts = name.split(".")
     for end in range(len(parts) - 1, 0, -1):
         if (prefix := ".".join(parts[:end])) in modules:
@@ -151,6 +159,7 @@ def unet_config(
     Raises:
         ModelError: these are no such parameters.
     """
+    # Sizes that the weights tell.
     _require(state, "input_blocks.0.0.weight", "out.2.weight", "middle_block.0.in_layers.0.weight")
     channels, attends, layers = _unet_levels(state)
     sizes: dict[str, Any] = {
@@ -163,9 +172,12 @@ def unet_config(
         "head_dim": head_dim,
         "norm_num_groups": 32,
     }
+
+    # Only cross-attention has keys of another width: the context's.
     context = [
         value.shape[1] for name, value in state.items() if name.endswith(".attn2.to_k.weight")
     ]
+
     try:
         if context:
             return DenoiserConfig(**sizes, num_heads=num_heads, cross_attention_dim=context[0])
@@ -191,9 +203,12 @@ def first_stage_config(state: State, *, sample_size: int = 256) -> AutoencoderCo
     Raises:
         ModelError: these are no such parameters.
     """
+    # The encoder's own first layers tell which kind this is.
     _require(state, "encoder.conv_in.weight", "decoder.conv_in.weight", "post_quant_conv.weight")
+
     levels = _count(state, "encoder.down.{}.block.0.conv1.weight")
     codebook = state.get("quantize.embedding.weight")
+
     return AutoencoderConfig(
         latent_channels=state["decoder.conv_in.weight"].shape[1],
         block_out_channels=tuple(
@@ -221,6 +236,7 @@ def translate(state: State, expected: State, modules: Mapping[str, str]) -> dict
     Raises:
         ModelError: parameters are missing, left over, or of another shape; the message names them.
     """
+    # Every official parameter must be used, and every one of ours be found.
     names = {name: official_name(name, modules) for name in expected}
     missing = sorted(set(names.values()) - set(state))
     unexpected = sorted(set(state) - set(names.values()))
@@ -229,6 +245,7 @@ def translate(state: State, expected: State, modules: Mapping[str, str]) -> dict
         for name, official in names.items()
         if official in state and not _fits(state[official], expected[name])
     ]
+
     problems = [
         f"{len(found)} {what}: {_some(found)}"
         for what, found in (
@@ -238,13 +255,15 @@ def translate(state: State, expected: State, modules: Mapping[str, str]) -> dict
         )
         if found
     ]
+
     if problems:
         raise ModelError(
             "the parameters are not those of this kind of network; " + "; ".join(problems),
             fix="check --kind; networks with parts that this layout does not know cannot be "
             "imported",
         )
-    # 1x1 convolutions and linear layers of attention are the same numbers.
+
+    # 1x1 convolutions and linear layers of attention hold the same numbers in other shapes.
     return {name: state[official].reshape(expected[name].shape) for name, official in names.items()}
 
 
@@ -257,19 +276,23 @@ def _nested(ours: str, theirs: str, parts: Mapping[str, str]) -> dict[str, str]:
 
 
 def _unet_levels(state: State) -> tuple[list[int], list[bool], int]:
-    """Return channels and attention of each level, and the number of residual blocks that all
-    levels have."""
+    """Return each level's channels and attention, and the residual blocks of every level."""
     levels: list[list[int]] = [[]]
     attends: list[bool] = [False]
+
+    # A downsampling ends a level; everything else is a residual block, with attention or without.
     for number in range(1, _count(state, "input_blocks.{}.0.")):
         block = f"input_blocks.{number}"
         if f"{block}.0.op.weight" in state:
             levels.append([])
             attends.append(False)
             continue
+
         _require(state, f"{block}.0.out_layers.3.weight")
         levels[-1].append(state[f"{block}.0.out_layers.3.weight"].shape[0])
         attends[-1] |= f"{block}.1.norm.weight" in state
+
+    # diffusers has one number of blocks for all levels.
     if len({len(level) for level in levels}) != 1 or not levels[0]:
         raise ModelError(
             f"the levels have {[len(level) for level in levels]} residual blocks, which this "
@@ -297,6 +320,7 @@ def _require(state: State, *names: str) -> None:
 
 
 def _fits(have: Tensor, want: Any) -> bool:
+    """Return whether two shapes agree but for sides of 1 at the end."""
     trailing = have.shape[len(want.shape) :]
     return have.shape[: len(want.shape)] == want.shape and all(side == 1 for side in trailing)
 

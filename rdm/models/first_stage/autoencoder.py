@@ -10,8 +10,10 @@ from rdm.config import Config
 
 
 class AutoencoderConfig(Config):
-    """A convolutional autoencoder (Rombach et al. 2022) that shrinks each side by `factor`: KL, or
-    VQ by a codebook."""
+    """A convolutional autoencoder (Rombach et al. 2022): KL, or VQ if it has a codebook.
+
+    Each side shrinks by `factor`.
+    """
 
     latent_channels: int = Field(default=4, ge=1)
     block_out_channels: tuple[int, ...] = Field(
@@ -39,15 +41,18 @@ class AutoencoderConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        # Whatever diffusers would only notice while it builds, or not at all.
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups:
                 raise ValueError(
                     f"{channels} channels are no multiple of norm_num_groups {self.norm_num_groups}"
                 )
+
         if self.sample_size % self.factor:
             raise ValueError(
                 f"sample_size {self.sample_size} is no multiple of the factor {self.factor}"
             )
+
         if len(self.attention) != len(self.block_out_channels):
             raise ValueError(
                 f"{len(self.attention)} attention levels for {len(self.block_out_channels)} levels"
@@ -68,14 +73,14 @@ class AutoencoderConfig(Config):
 
 
 def autoencoder_kl_f4_lite() -> AutoencoderConfig:
-    """Return the embedded first stage: f = 4, 4 channels, 1.6M parameters, most of them at the low
-    resolution."""
+    """Return the embedded first stage: f = 4, 4 channels, 1.6M parameters."""
     return AutoencoderConfig()
 
 
 def official_autoencoder(factor: int, codebook_size: int | None = None) -> AutoencoderConfig:
-    """Return the sizes of latent-diffusion's first stages (Rombach et al. 2022, table 8); for an
-    accelerator.
+    """Return the sizes of latent-diffusion's first stages (Rombach et al. 2022, table 8).
+
+    They are for an accelerator.
 
     Args:
         factor: f, of 4, 8 and 16, with 3, 4 and 16 latent channels (f16 with a codebook: 8).
@@ -84,16 +89,19 @@ def official_autoencoder(factor: int, codebook_size: int | None = None) -> Autoe
     Raises:
         ValueError: there is no such first stage.
     """
+    # Latent channels, and channels of each level, by factor.
     vq = codebook_size is not None
     sizes: dict[int, tuple[int, tuple[int, ...]]] = {
         4: (3, (128, 256, 512)),
         8: (4, (128, 256, 256, 512) if vq else (128, 256, 512, 512)),
         16: (8 if vq else 16, (128, 128, 256, 256, 512)),
     }
+
     if factor not in sizes:
         raise ValueError(
             f"there are first stages of factors {', '.join(map(str, sizes))}, not {factor}"
         )
+
     latent_channels, channels = sizes[factor]
     attends = factor == 16 or (factor == 8 and vq)  # at the lowest resolution
     return AutoencoderConfig(
@@ -109,13 +117,12 @@ def official_autoencoder(factor: int, codebook_size: int | None = None) -> Autoe
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Any:
-    """Return diffusers' `AutoencoderKL`, or `VQModel` where there is a codebook, with fresh
-    weights."""
-    # takes seconds to import
+    """Return diffusers' `AutoencoderKL`, or `VQModel` for a codebook, with fresh weights."""
+    # The imports take seconds.
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.vq_model import VQModel
 
-    # a dictionary, because diffusers annotates its tuples as having one element
+    # A dictionary, because diffusers annotates its tuples as having one element.
     arguments: dict[str, Any] = {
         "in_channels": 3,
         "out_channels": 3,
@@ -133,11 +140,13 @@ def build_autoencoder(config: AutoencoderConfig) -> Any:
         "scaling_factor": 1.0,
         "mid_block_add_attention": config.mid_attention,
     }
+
     if config.codebook_size is None:
         return AutoencoderKL(**arguments)
     model = VQModel(
         num_vq_embeddings=config.codebook_size, vq_embed_dim=config.codebook_dim, **arguments
     )
-    # diffusers does not say so, but both halves are AutoencoderKL's
+
+    # diffusers does not say so, but both halves are AutoencoderKL's.
     model._supports_gradient_checkpointing = True
     return model

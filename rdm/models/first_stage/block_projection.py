@@ -1,5 +1,4 @@
-"""The linear autoencoder: principal components of pixel blocks. A baseline, and where a first stage
-starts."""
+"""The linear autoencoder: principal components of pixel blocks; a baseline, and a first start."""
 
 from __future__ import annotations
 
@@ -33,6 +32,7 @@ class BlockProjection:
         Raises:
             ValueError: H or W is no multiple of `block`.
         """
+        # `eigh` sorts ascending, so the largest components come last.
         blocks = to_blocks(images, block).reshape(-1, 3 * block * block).double()
         values, vectors = torch.linalg.eigh(torch.cov(blocks.T))
         return cls(
@@ -49,17 +49,21 @@ class BlockProjection:
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return pictures float [N, 3, H, W] as the projection keeps them."""
+        # Orthonormal columns: the transpose is the inverse on what is kept.
         blocks = to_blocks(images, self.block)
         kept = (blocks - self.mean) @ self.components @ self.components.T + self.mean
         return from_blocks(kept, self.block)
 
 
 def to_blocks(images: Tensor, block: int) -> Tensor:
-    """Return pictures [N, 3, H, W] as blocks [N, H/block, W/block, 3 * block^2], in the order (y,
-    x, color)."""
+    """Return pictures [N, 3, H, W] as blocks [N, H/block, W/block, 3 * block^2].
+
+    A block's numbers are in the order (y, x, color).
+    """
     count, colors, height, width = images.shape
     if height % block or width % block:
         raise ValueError(f"{width}x{height} pixels cannot be cut into blocks of {block}")
+
     cut = images.reshape(count, colors, height // block, block, width // block, block)
     return cut.permute(0, 2, 4, 3, 5, 1).reshape(count, height // block, width // block, -1)
 

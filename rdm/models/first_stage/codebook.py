@@ -1,5 +1,4 @@
-"""Vector quantization: straight-through rows, the codebook's losses, its usage, and how unused rows
-come back."""
+"""Vector quantization: straight-through rows, losses, usage, and the return of unused rows."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from rdm.models.first_stage.first_stage import nearest_rows
 
-_LLOYD_STEPS = 10
+_LLOYD_STEPS = 10  # of k-means
 _NUM_DRAWS = 1024  # encoder outputs to which unused rows may be pulled in a step
 
 
@@ -33,8 +32,7 @@ class Quantized:
 
 
 def quantize(outputs: Tensor, codebook: Tensor) -> Quantized:
-    """Return the nearest codebook rows of an encoder's outputs (van den Oord et al. 2017, equations
-    1 to 3).
+    """Return the nearest codebook rows of an encoder's outputs (van den Oord et al. 2017, eq. 1-3).
 
     Args:
         outputs: z, float32 [B, D, H, W].
@@ -44,6 +42,7 @@ def quantize(outputs: Tensor, codebook: Tensor) -> Quantized:
     """
     indices = nearest_rows(outputs.detach(), codebook.detach())
     rows = codebook[indices].permute(0, 3, 1, 2)
+    # Forward the rows, backward the identity: the straight-through estimator.
     return Quantized(
         latents=outputs + (rows - outputs).detach(),
         indices=indices,
@@ -63,8 +62,7 @@ def used_share(counts: Tensor) -> Tensor:
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """Return exp(-sum p log p) of the rows' frequencies, a scalar in [1, Z]: how many rows are in
-    use in effect."""
+    """Return exp(-sum p log p) of the rows' frequencies, in [1, Z]: the rows in use in effect."""
     p = counts / counts.sum()
     return torch.special.entr(p).sum().exp()
 
@@ -72,8 +70,7 @@ def perplexity(counts: Tensor) -> Tensor:
 def revival_loss(
     quantized: Quantized, outputs: Tensor, codebook: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Return the pull that brings unused rows back, a scalar: the mean over rows of u_k |e_k -
-    sg[t_k]|^2.
+    """Return the pull that brings unused rows back: the mean over rows of u_k |e_k - sg[t_k]|^2.
 
     u_k is 1 for a row that none of these outputs took, else 0. Its target t_k is an encoder output:
     some are drawn in proportion to their squared distance from the codebook, as k-means++ draws new
@@ -96,20 +93,26 @@ def revival_loss(
         codebook: e, float32 [Z, D].
         generator: draws the outputs.
     """
+    # Unused rows; without any the loss is zero, with a graph, so that ranks agree on its gradient.
     vectors = outputs.detach().permute(0, 2, 3, 1).flatten(0, 2)
     rows = (row_counts(quantized.indices, len(codebook)) == 0).nonzero().flatten()
     if not len(rows):
         return codebook.sum() * 0
+
+    # Draw encoder outputs in proportion to their squared distance from their rows.
     distances = (vectors - codebook.detach()[quantized.indices.flatten()]).square().sum(1)
     # A draw refuses weights that are not finite. Outputs that are not must reach the loss, where
     # they are noticed.
     weights = distances.nan_to_num(0.0, 0.0) + 1e-12
     drawn = vectors[torch.multinomial(weights, _NUM_DRAWS, replacement=True, generator=generator)]
+
+    # Each row's place among them: fixed random quantiles, then the drawn output nearest to them.
     places = torch.rand(codebook.shape, generator=torch.Generator().manual_seed(0)).to(
         drawn.device
     )[rows]
     wanted = drawn.sort(dim=0).values.gather(0, (places * _NUM_DRAWS).long())
     targets = drawn[nearest_rows(wanted.T[None, :, :, None], drawn).flatten()]
+
     return (codebook[rows] - targets).square().sum() / len(codebook)
 
 
@@ -123,9 +126,12 @@ def fit_codebook(vectors: Tensor, size: int, generator: torch.Generator) -> Tens
     if len(vectors) < size:
         raise ValueError(f"{len(vectors)} vectors cannot fill a codebook of {size} rows")
     codebook = vectors[torch.randperm(len(vectors), generator=generator)[:size]].clone()
+
+    # Lloyd's algorithm. A row without members stays where it is.
     for _ in range(_LLOYD_STEPS):
         rows = nearest_rows(vectors.T[None, :, :, None], codebook).flatten()
         sums = torch.zeros_like(codebook).index_add_(0, rows, vectors)
         counts = row_counts(rows, size)[:, None]
         codebook = torch.where(counts > 0, sums / counts.clamp(min=1), codebook)
+
     return codebook

@@ -26,12 +26,13 @@ ENCODED_AT_ONCE = 64  # pictures in flight: bounds the activations at full resol
 
 
 class FirstStage:
-    """A trained autoencoder between pictures and latents of about unit variance: `(mean - shift) *
-    scale`.
+    """A trained autoencoder between pictures and latents, `(mean - shift) * scale`.
+
+    The latents have about unit variance.
 
     A VQ autoencoder's latents are the encoder's output before the codebook, as in latent diffusion:
-    `decode` takes the nearest codebook vectors first. `encode_indices` and `decode_indices` speak
-    of the codebook's rows themselves.
+    `decode` takes the nearest codebook vectors first. `encode_indices` and `decode_indices` take
+    and give the codebook's rows themselves.
 
     It never trains: its weights are frozen and nothing here records gradients.
 
@@ -42,7 +43,7 @@ class FirstStage:
 
     def __init__(self, model: AutoencoderKL | VQModel, name: str) -> None:
         frozen: Any = model.eval().requires_grad_(False)
-        # a CPU computes this layout faster
+        # A CPU computes this layout faster.
         self.model: Any = frozen.to(memory_format=torch.channels_last)
         self.name = name
 
@@ -53,8 +54,7 @@ class FirstStage:
 
     @cached_property
     def latents_digest(self) -> str:
-        """The same of what encodes: latents of equal digests are interchangeable, whatever decodes
-        them."""
+        """The digest of what encodes: latents of equal digests are interchangeable."""
         return digest_of_latents(self.model.config, self.model.state_dict().items())
 
     @property
@@ -65,11 +65,9 @@ class FirstStage:
     @property
     def latent_channels(self) -> int:
         """Channels of a latent."""
-        return (
-            self.model.config["latent_channels"]
-            if self.codebook is None
-            else self.codebook.shape[1]
-        )
+        if self.codebook is not None:
+            return self.codebook.shape[1]
+        return self.model.config["latent_channels"]
 
     @property
     def codebook(self) -> Tensor | None:
@@ -78,17 +76,17 @@ class FirstStage:
 
     @property
     def shift(self) -> float:
-        """What is subtracted from a posterior mean before scaling."""
+        """The number that is subtracted from a posterior mean before scaling."""
         return float(self.model.config.get("shift_factor") or 0.0)
 
     @property
     def scale(self) -> float:
-        """diffusers' `scaling_factor`: what gives the latents unit variance."""
+        """diffusers' `scaling_factor`, which gives the latents unit variance."""
         return float(self.model.config["scaling_factor"])
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
     def to(self, device: torch.device | str) -> FirstStage:
@@ -97,8 +95,9 @@ class FirstStage:
         return self
 
     def encode_moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of a KL autoencoder's posterior, unscaled, float32 [B, C,
-        H/f, W/f] each.
+        """Return mean and log-variance of a KL autoencoder's posterior, unscaled.
+
+        Each is float32 [B, C, H/f, W/f].
 
         Args:
             images: [B, 3, H, W], uint8, or float in [-1, 1]; H and W are multiples of f.
@@ -112,12 +111,13 @@ class FirstStage:
                 where=self.name,
                 fix="use encode or encode_indices",
             )
+
+        # Clamped as in diffusers, so that its exponential stays finite.
         mean, logvar = self._moments(images).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return scaled latents, float32 [B, C, H/f, W/f]; arguments and errors as
-        `encode_moments`.
+        """Return scaled latents float32 [B, C, H/f, W/f]; arguments and errors as `encode_moments`.
 
         Of a KL autoencoder these are the posterior means, of a VQ autoencoder the vectors before
         the codebook.
@@ -161,8 +161,8 @@ class FirstStage:
 
     @torch.no_grad()
     def _moments(self, images: Tensor) -> Tensor:
-        """Return what the encoder says: [mean, log-variance] along the channels, or latents before
-        the codebook."""
+        """Return [mean, log-variance] along the channels, or latents before the codebook."""
+        # In slices, because activations at full resolution are many times the picture.
         check_sides(images, self.factor, self.name)
         parts = [
             encoder_output(self.model, self._input(to_signed(part)))
@@ -188,19 +188,20 @@ def check_sides(images: Tensor, factor: int, name: str) -> None:
 
 
 def encoder_output(model: Any, images: Tensor) -> Tensor:
-    """Return what an autoencoder's encoder says of pictures: [mean, log-variance], or latents
-    before the codebook."""
+    """Return an encoder's [mean, log-variance] of pictures, or latents before the codebook."""
     moments = model.encoder(images)
     return moments if model.quant_conv is None else model.quant_conv(moments)
 
 
 def nearest_rows(latents: Tensor, codebook: Tensor) -> Tensor:
-    """Return the row of the codebook [Z, D] nearest to each latent of [B, D, H, W], int64 [B, H,
-    W]; ties: the first.
+    """Return the codebook row nearest to each latent of [B, D, H, W]: int64 [B, H, W].
+
+    Of equally near rows it is the first.
 
     argmin |z - e|^2 (van den Oord et al. 2017, eq. 1), without |z|^2, in slices that bound the
     memory.
     """
+    # |z - e|^2 / 2 = |z|^2 / 2 + |e|^2 / 2 - z.e, where |z|^2 is the same for all rows.
     flat = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
     half_squares = 0.5 * codebook.square().sum(1)
     rows = [(half_squares - part @ codebook.T).argmin(1) for part in flat.split(4096)]
@@ -208,8 +209,7 @@ def nearest_rows(latents: Tensor, codebook: Tensor) -> Tensor:
 
 
 def to_signed(images: Tensor) -> Tensor:
-    """Return pictures as float in [-1, 1]; uint8 is converted, floats are taken to be so
-    already."""
+    """Return pictures as float in [-1, 1]; floats are taken to be in that range already."""
     return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
 
 
@@ -231,10 +231,12 @@ def load_autoencoder(name_or_dir: str) -> FirstStage:
         ModelError: it does not exist, is neither of the two, has no safetensors weights, or is
             damaged.
     """
+    # diffusers takes seconds to import: only after the folder turned out to hold one of the two.
     directory, kind = first_stage_folder(name_or_dir)
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.vq_model import VQModel
 
+    # Complete weights in float32, or an error: diffusers alone would fill gaps with random numbers.
     try:
         loaded: Any = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}[kind].from_pretrained(
             str(directory),
@@ -246,6 +248,7 @@ def load_autoencoder(name_or_dir: str) -> FirstStage:
         )
     except Exception as error:  # safetensors, json and torch each raise their own on a damaged file
         raise cannot_be_opened(directory, error) from error
+
     model, info = loaded
     if wrong := sorted({*info["missing_keys"], *info["unexpected_keys"]}):
         raise ModelError(

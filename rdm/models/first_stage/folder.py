@@ -1,5 +1,4 @@
-"""A first stage's folder, without its network: where a name leads to, and what decides its
-latents."""
+"""A first stage's folder, without its network: where a name leads, and a digest of its latents."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 CLASSES = ("AutoencoderKL", "VQModel")
-# What of a configuration decides a latent, with what diffusers takes where a field is absent: newer
-# versions add some.
+# Settings that decide a latent, with diffusers' value where a field is absent: newer versions add
+# some.
 _DECIDING = {
     "act_fn": "silu",
     "block_out_channels": [64],
@@ -43,7 +42,7 @@ def first_stage_folder(name_or_dir: str) -> tuple[Path, str]:
 
 
 def latents_digest(name_or_dir: str) -> str:
-    """Return 16 hexadecimal digits of what decides a first stage's latents, from its files.
+    """Return 16 hexadecimal digits of a first stage's latents: of its encoding files and settings.
 
     First stages of equal digests differ in their decoders alone: latents of one can be decoded by
     the other.
@@ -67,6 +66,7 @@ def digest_of_latents(config: Mapping[str, Any], weights: Iterable[tuple[str, Te
     Names and shapes do not count: versions of diffusers call and shape the same attention weights
     differently.
     """
+    # Of each tensor its own digest, sorted, so that neither names nor order count.
     digest = hashlib.sha256(_deciding(config))
     encoding = [tensor for name, tensor in weights if name.startswith(_ENCODING)]
     for line in sorted(hashlib.sha256(_bytes(tensor)).hexdigest() for tensor in encoding):
@@ -75,8 +75,7 @@ def digest_of_latents(config: Mapping[str, Any], weights: Iterable[tuple[str, Te
 
 
 def digest_of_all(config: Mapping[str, Any], weights: Iterable[tuple[str, Tensor]]) -> str:
-    """Return the digest of a configuration and of every weight: pictures of equal digests are equal
-    too."""
+    """Return the digest of a configuration and every weight: equal digests make equal pictures."""
     digest = hashlib.sha256(_deciding(config))
     for name, tensor in sorted(weights, key=lambda item: item[0]):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -100,11 +99,13 @@ def cannot_be_opened(directory: Path, error: Exception) -> ModelError:
 
 
 def _bytes(tensor: Tensor) -> bytes:
+    """Return a tensor's numbers as float32: a file of 16 bits and its widened copy are the same."""
     return tensor.detach().float().cpu().contiguous().numpy().tobytes()
 
 
 def _class_in(directory: Path) -> str:
     """Return the class of the network in a directory that has all files."""
+    # A folder of diffusers says its own class.
     config = directory / "config.json"
     if not config.is_file():
         raise ModelError(
@@ -113,6 +114,7 @@ def _class_in(directory: Path) -> str:
             fix="name assets://autoencoder-kl-f4 or -vq-f4, or the folder of a diffusers "
             "AutoencoderKL or VQModel",
         )
+
     try:
         kind = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
@@ -121,12 +123,15 @@ def _class_in(directory: Path) -> str:
             where=config,
             fix="restore it, or export the autoencoder again",
         ) from error
+
     if kind not in CLASSES:
         raise ModelError(
             f"this is a {kind}, not an AutoencoderKL or VQModel",
             where=config,
             fix="name an autoencoder's folder",
         )
+
+    # Only safetensors: other formats can run code.
     if not (directory / WEIGHTS_NAME).is_file():
         raise ModelError(
             f"there is no {WEIGHTS_NAME}; other weights are not read, because a pickle can "
@@ -134,4 +139,5 @@ def _class_in(directory: Path) -> str:
             where=directory,
             fix="save the autoencoder again with safe_serialization=True",
         )
+
     return kind

@@ -1,5 +1,4 @@
-"""Weights that make an autoencoder start as the linear one, so that training only has to improve on
-it.
+"""Weights by which an autoencoder starts as the linear one, so training only has to improve on it.
 
 A fresh autoencoder spends most of a short training on finding latents that say anything. Here some
 channels, the carriers, take the pixels of each block to its principal components and back through
@@ -40,8 +39,9 @@ _LOG_VARIANCE = -4.6  # the posterior starts with a standard deviation of 0.1
 def start_from_projection(
     model: AutoencoderKL | VQModel, projection: BlockProjection, images: Tensor
 ) -> None:
-    """Set the weights of a fresh autoencoder so that its latents are a projection's coordinates, of
-    unit variance.
+    """Set a fresh autoencoder's weights so that its latents are a projection's coordinates.
+
+    These have unit variance.
 
     Args:
         model: `latent_channels` equals the projection's components, and its factor the projection's
@@ -52,6 +52,7 @@ def start_from_projection(
     Raises:
         ValueError: the network has no room (see `start_problem`), or the projection another shape.
     """
+    # There must be room for the carriers in every level and group.
     channels, latent_channels = model.config["block_out_channels"], model.config["latent_channels"]
     if problem := start_problem(channels, latent_channels, model.config["norm_num_groups"]):
         raise ValueError(problem)
@@ -60,16 +61,21 @@ def start_from_projection(
             f"blocks of {projection.block} with {projection.num_components} components do not fit "
             f"{len(channels)} levels with {latent_channels} latent channels"
         )
+
+    # Carriers through both halves; the 1x1 convolutions between them become the identity.
     _start_encoder(model.encoder, projection)
     _start_decoder(model.decoder, projection)
     for convolution in (model.quant_conv, model.post_quant_conv):
         if convolution is not None:
             nn.init.dirac_(convolution.weight)
             nn.init.zeros_(_bias(convolution))
-    # Only now do the norms see what they will see: first the encoder's, then, through it, the
+
+    # Only now the norms see what they will see: first the encoder's, then, through it, the
     # decoder's.
     count = projection.num_components
     _calibrate(_norm(model.encoder), 2 * count, lambda: encoder_output(model, images))
+
+    # Of [mean, log-variance] the decoder gets the mean; a convolution before it may be absent.
     post_quant: Any = model.post_quant_conv
     latents = encoder_output(model, images)[
         :, : count if post_quant is None else post_quant.in_channels
@@ -82,35 +88,43 @@ def start_from_projection(
 
 
 def start_problem(channels: Sequence[int], latent_channels: int, num_groups: int) -> str | None:
-    """Return why an autoencoder of these `block_out_channels` has no room for the carriers, or None
-    where it has."""
+    """Return why these `block_out_channels` have no room for the carriers; None if they have."""
     if len(channels) < 2 or channels[0] == channels[1] or channels[-1] == channels[-2]:
         return (
             "the first two and the last two levels must differ in width: pairs are made "
             "in a shortcut that projects"
         )
-    # Level i takes in blocks of 2^i pixels a side, hands on those of twice the side, the last but
-    # one components. The encoder ends with pairs of components, the decoder with pairs of colors.
+
+    # Level i takes in blocks of 2^i pixels a side, and hands on those of twice the side; the last
+    # but one hands on components. The encoder ends with pairs of components, the decoder with
+    # pairs of colors.
     last = len(channels) - 1
     needed = [
         max(8, 3 * 4**level, latent_channels if level == last - 1 else 3 * 4 ** (level + 1))
         for level in range(last)
     ] + [2 * latent_channels + 2]
+
     if any(have < need for have, need in zip(channels, needed, strict=True)):
         return f"the levels have {tuple(channels)} channels and carry {tuple(needed)}"
+
+    # All pairs must lie in the first group of their norm, which the constants dominate.
     group = min(channels[0] // num_groups - 8, channels[-1] // num_groups - needed[-1])
     return f"groups are {-group} channels too small: lower norm_num_groups" if group < 0 else None
 
 
 def _start_encoder(encoder: Any, projection: BlockProjection) -> None:
+    """Take each block's pixels to its components, and end with pairs that the last norm spares."""
     count, last = projection.num_components, len(encoder.down_blocks) - 1
     _pass_on(encoder.conv_in, 3)
+
+    # Each level packs four blocks into one of twice the side; the last but one makes components.
     for level, block in enumerate(encoder.down_blocks[:last]):
         side = 2**level
         for resnet in block.resnets:
             _silence(resnet, 3 * side * side)
             if resnet.conv_shortcut is not None:
                 _pass_on(resnet.conv_shortcut, 3 * side * side)
+
         if level < last - 1:
             _gather(
                 block.downsamplers[0].conv,
@@ -121,34 +135,46 @@ def _start_encoder(encoder: Any, projection: BlockProjection) -> None:
         else:
             whitening = (projection.components / projection.std).T
             _gather(block.downsamplers[0].conv, whitening, -whitening @ projection.mean, side)
+
+    # The lowest level carries the components as pairs of opposite sign.
     resnets = [*encoder.down_blocks[last].resnets, *encoder.mid_block.resnets]
     for resnet in resnets:
         _silence(resnet, 2 * count + 2)
+
     _pair_up(resnets[0].conv_shortcut, count, _ENCODER_CONSTANT)
     _join_pairs(encoder.conv_out, count)
+    # A KL autoencoder's log-variances start as a constant.
     _bias(encoder.conv_out)[count:] = _LOG_VARIANCE
 
 
 def _start_decoder(decoder: Any, projection: BlockProjection) -> None:
-    # Components to the mean color of their block.
+    """Take components to the mean color of their block, and smooth it up to full resolution."""
+    # [3, K]: the mean of the block's colors for each component.
     synthesis = (
         (projection.components * projection.std).reshape(-1, 3, projection.num_components).mean(0)
     )
+
     _clear(decoder.conv_in, 3)
     decoder.conv_in.weight[:3, :, 1, 1] = synthesis
     _bias(decoder.conv_in)[:3] = projection.mean.reshape(-1, 3).mean(0)
+
     for resnet in decoder.mid_block.resnets:
         _silence(resnet, 3)
-    tent = torch.tensor([0.25, 0.5, 0.25])  # on doubled pixels: bilinear interpolation
+
+    # Every upsampling doubles pixels, and a tent over them is bilinear interpolation.
+    tent = torch.tensor([0.25, 0.5, 0.25])
     for block in decoder.up_blocks[:-1]:
         for resnet in block.resnets:
             _silence(resnet, 3)
             if resnet.conv_shortcut is not None:
                 _pass_on(resnet.conv_shortcut, 3)
+
         convolution = block.upsamplers[0].conv
         _clear(convolution, 3)
         for color in range(3):
             convolution.weight[color, color] = tent[:, None] * tent
+
+    # At full resolution the colors are pairs, which the last convolution joins.
     for resnet in decoder.up_blocks[-1].resnets:
         _silence(resnet, 8)
     _pair_up(decoder.up_blocks[-1].resnets[0].conv_shortcut, 3, _DECODER_CONSTANT)
@@ -174,14 +200,16 @@ def _silence(resnet: Any, count: int) -> None:
 
 
 def _gather(convolution: Any, matrix: Tensor, bias: Tensor, side: int) -> None:
-    """Make the first K outputs of a strided convolution `matrix` [K, 12 * side^2] times the block
-    of twice the side.
+    """Make a strided convolution's first K outputs `matrix` [K, 12 * side^2] times a block.
+
+    The block has twice the side of those that the inputs carry.
 
     diffusers pads at the right and at the bottom, so taps 0 and 1 are the two halves of a block,
     and tap 2 is the next.
     """
     count = len(matrix)
     _clear(convolution, count)
+    # [K, y half, y, x half, x, color] to [K, y, x, color, y half, x half]: halves become taps.
     taps = matrix.reshape(count, 2, side, 2, side, 3).permute(0, 2, 4, 5, 1, 3)
     convolution.weight[:count, : 3 * side * side, :2, :2] = taps.reshape(
         count, 3 * side * side, 2, 2
@@ -209,9 +237,9 @@ def _join_pairs(convolution: Any, count: int) -> None:
 
 
 def _calibrate(norm: nn.GroupNorm, count: int, run: Callable[[], object]) -> None:
-    """Let a norm give back its first `count` channels, which lie in its first group, at their own
-    scale."""
+    """Let a norm give back the first `count` channels, all in its first group, at their scale."""
 
+    # The norm divides by this deviation, so the weight is set to it.
     def undo(_: nn.Module, inputs: tuple[Tensor]) -> None:
         grouped = inputs[0].reshape(len(inputs[0]), norm.num_groups, -1)[:, 0]
         norm.weight[:count] = grouped.var(-1, unbiased=False).sqrt().mean()

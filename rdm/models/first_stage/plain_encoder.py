@@ -1,5 +1,4 @@
-"""The encoder of a KL autoencoder in plain PyTorch, under the parameter names of diffusers'
-`AutoencoderKL`.
+"""The encoder of a KL autoencoder in plain PyTorch, under diffusers' parameter names.
 
 Importing diffusers takes four seconds of processor time, longer than a small cache takes to encode,
 and every worker would pay it. The moments are those of `AutoencoderKL` to the bit, which
@@ -69,8 +68,7 @@ class PlainEncoder(nn.Module):
 
 
 def open_plain_encoder(directory: Path, name: str) -> PlainEncoder | None:
-    """Open the encoder of an autoencoder's folder; None where it is one that this file does not
-    know.
+    """Open the encoder of an autoencoder's folder; None if this file does not know its kind.
 
     Args:
         directory: `config.json` and the weights, as diffusers saves them.
@@ -79,6 +77,7 @@ def open_plain_encoder(directory: Path, name: str) -> PlainEncoder | None:
     Raises:
         ModelError: the folder is damaged.
     """
+    # A configuration that is readable but of other blocks is for the library.
     try:
         found: Any = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         config = PlainConfig.model_validate(
@@ -88,10 +87,14 @@ def open_plain_encoder(directory: Path, name: str) -> PlainEncoder | None:
         return None
     except (OSError, ValueError) as error:
         raise cannot_be_opened(directory, error) from error
-    with torch.device("meta"):  # fresh weights would be thrown away
+
+    # On `meta`, since fresh weights would be thrown away.
+    with torch.device("meta"):
         encoder = PlainEncoder(config, name)
+
     try:
         state = load_file(directory / WEIGHTS_NAME)
+        # The decoder's weights are not needed.
         encoding = {
             key: value.float()
             for key, value in state.items()
@@ -100,6 +103,7 @@ def open_plain_encoder(directory: Path, name: str) -> PlainEncoder | None:
         encoder.load_state_dict(encoding, assign=True)
     except Exception as error:  # safetensors and torch each raise their own on a damaged file
         raise cannot_be_opened(directory, error) from error
+
     return encoder.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
@@ -109,19 +113,21 @@ class _Encoder(nn.Module):
     def __init__(self, config: PlainConfig, out_channels: int) -> None:
         super().__init__()
         widths, groups = config.block_out_channels, config.norm_num_groups
+        # Widths and names as diffusers has them, so that its weights fit.
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
         before = (widths[0], *widths[:-1])
         self.down_blocks = nn.ModuleList(
             _Level(before[level], widths[level], config, is_last=level == len(widths) - 1)
             for level in range(len(widths))
         )
+
         middle = [_Residual(widths[-1], widths[-1], groups) for _ in range(2)]
         self.mid_block = nn.ModuleDict({"resnets": nn.ModuleList(middle)})
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the encoder says of pictures [B, 3, H, W]."""
+        """Return the moments [B, 2 C, H/f, W/f] of pictures [B, 3, H, W]."""
         x = self.conv_in(x)
         for level in self.down_blocks:
             x = level(x)
@@ -131,6 +137,8 @@ class _Encoder(nn.Module):
 
 
 class _Level(nn.Module):
+    """Residual blocks of one resolution, and the step to half of it."""
+
     def __init__(self, channels: int, width: int, config: PlainConfig, *, is_last: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
@@ -144,12 +152,14 @@ class _Level(nn.Module):
         for block in self.resnets:
             x = block(x)
         for halving in self.downsamplers:
-            # Half a picture has no middle: the one column and row that are missing lie at the end.
+            # diffusers pads at the right and at the bottom only.
             x = halving["conv"](F.pad(x, (0, 1, 0, 1)))  # pyright: ignore[reportIndexIssue]
         return x
 
 
 class _Residual(nn.Module):
+    """Two convolutions, each after a norm and SiLU, added to the input."""
+
     def __init__(self, channels: int, width: int, groups: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, channels, eps=1e-6)

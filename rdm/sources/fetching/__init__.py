@@ -1,1 +1,1 @@
-"""Photographs behind URLs: rounds of img2dataset over a shard, and what they brought."""
+"""Photographs behind URLs: rounds of img2dataset over a shard, and their results."""

@@ -1,5 +1,4 @@
-"""What has been fetched of one shard and what has failed, on a local disk, so that a killed run can
-go on."""
+"""Fetched photographs of one shard and failures, on a local disk, so that a killed run goes on."""
 
 from __future__ import annotations
 
@@ -13,8 +12,7 @@ from rdm.storage.files import storage_errors
 
 
 class Shelf:
-    """Photographs by their number in the shard, each with its ledger row; and the failures of those
-    not there.
+    """Photographs by number in the shard, each with its ledger row; and failures of the others.
 
     A photograph stands once its row does, which is written last. Files are renamed into place but
     not flushed to disk: after a loss of power those that do not have their size are fetched again.
@@ -51,30 +49,30 @@ class Shelf:
         return row, (self.folder / f"{number:06d}").read_bytes()
 
     def fail(self, number: int, candidate: int, message: str) -> None:
-        """Note why a photograph's candidate of this number failed; noting it a second time changes
-        nothing."""
+        """Note why a photograph's candidate failed; a second note of the same changes nothing."""
         messages = self._tried.setdefault(number, [])
         if len(messages) == candidate:
             messages.append(message)
 
     def settle(self, number: int, message: str) -> None:
-        """Note why a photograph cannot be had, whatever other candidates it has."""
+        """Note why a photograph cannot be used, whatever other candidates it has."""
         self._final[number] = message
 
     def next_candidate(self, number: int) -> int | None:
-        """Return the number of the candidate that is to be tried, or None where the photograph
-        cannot be had."""
+        """Return the number of the next candidate; None if the photograph cannot be used."""
         return None if number in self._final else len(self._tried.get(number, []))
 
     def message(self, number: int) -> str:
-        """Return why a photograph is not there; of several failures, one that may pass, else the
-        last; or nothing."""
+        """Return why a photograph is not there, or "".
+
+        Of several failures it is one that may pass, else the last.
+        """
         messages = self._tried.get(number, [])
         passing = [message for message in messages if is_passing(message)]
         return self._final.get(number) or (passing or messages or [""])[-1]
 
     def save(self) -> None:
-        """Write the failures down.
+        """Write the failures to the disk.
 
         Raises:
             StorageError: the disk is full or cannot be written.
@@ -94,6 +92,6 @@ class Shelf:
 def _read_json(path: Path) -> Row | None:
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):  # not there, or cut short by a loss of power: it is done again
+    except (OSError, ValueError):  # not there, or cut short by a loss of power: fetched again
         return None
     return value if isinstance(value, dict) else None

@@ -15,7 +15,7 @@ from rdm.errors import RdmError
 from rdm.sources.http.client import FetchConfig
 
 ROWS, JOB, LOG, OUTPUT = "rows.parquet", "job.json", "img2dataset.log", "out"
-# `none` is short for noindex, nofollow
+# `none` is short for noindex and nofollow.
 OPT_OUTS = ["noai", "noimageai", "noindex", "noimageindex", "none"]
 START_SECONDS = 300  # a loaded machine takes its time to import
 _POLL_SECONDS = 5
@@ -23,29 +23,29 @@ _ROWS_PER_FLUSH = 100  # img2dataset's ledger grows by so many rows at once
 
 
 def run_img2dataset(directory: Path, config: FetchConfig, num_rows: int) -> None:
-    """Fetch the URLs of `directory/rows.parquet` (columns `row`, `url`) into `directory/out`, as
-    one shard.
+    """Fetch the URLs of `directory/rows.parquet` (`row`, `url`) into `directory/out`, as one shard.
 
-    Every download is written at once, so that one which is cut off leaves what it had. One that
+    Every download is written at once, so one that is cut off leaves what it had. A process that
     stops moving is ended.
 
     Raises:
         RdmError: img2dataset cannot run.
     """
+    # The job goes through a file: URLs on a command line are seen by every user of the machine.
     (directory / JOB).write_text(
         json.dumps({"fetch": config.model_dump(), "img2dataset": _options(directory, config)})
     )
+
     environment = os.environ | {
         "NO_ALBUMENTATIONS_UPDATE": "1",
         "WANDB_MODE": "disabled",
         "OMP_NUM_THREADS": "1",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "rdm.sources.fetching.img2dataset_process",
-        str(directory / JOB),
-    ]
+    module = "rdm.sources.fetching.img2dataset_process"
+    command = [sys.executable, "-m", module, str(directory / JOB)]
+
+    # A session of its own, so that the whole group can be ended; the open pipe on standard input
+    # ends it when this process dies.
     with open(directory / LOG, "wb") as log:
         process = subprocess.Popen(
             command,
@@ -59,6 +59,7 @@ def run_img2dataset(directory: Path, config: FetchConfig, num_rows: int) -> None
             code = wait_while_moving(process, directory / OUTPUT, _stall_seconds(config, num_rows))
         finally:
             _end(process)
+
     if code:
         raise RdmError(
             f"img2dataset ended with code {code}: {_last_line(directory / LOG)}",
@@ -69,6 +70,7 @@ def run_img2dataset(directory: Path, config: FetchConfig, num_rows: int) -> None
 
 
 def _options(directory: Path, config: FetchConfig) -> dict[str, object]:
+    """Return img2dataset's arguments: plain files, no resizing, one attempt at a time."""
     return {
         "url_list": str(directory / ROWS),
         "input_format": "parquet",
@@ -80,14 +82,14 @@ def _options(directory: Path, config: FetchConfig) -> dict[str, object]:
         "disable_all_reencoding": True,  # pictures are decoded within our own limits
         "compute_hash": None,
         "extract_exif": False,
-        "retries": 0,  # see transfer
+        "retries": 0,  # the opener retries, see `http.client`
         "user_agent_token": config.user_agent,
         "disallowed_header_directives": OPT_OUTS,
     }
 
 
 def _stall_seconds(config: FetchConfig, num_rows: int) -> float:
-    # No file may appear for as long as this many downloads fail one after another in each thread.
+    """Return how long no file may appear: as many downloads in a row as may fail in each thread."""
     turns = -(-min(num_rows, _ROWS_PER_FLUSH) // config.num_threads)
     return START_SECONDS + turns * config.attempts * (
         config.max_seconds + config.max_backoff_seconds
@@ -95,8 +97,8 @@ def _stall_seconds(config: FetchConfig, num_rows: int) -> float:
 
 
 def wait_while_moving(process: subprocess.Popen[bytes], output: Path, stall_seconds: float) -> int:
-    """Return the process's exit code; 0 too for one that stopped moving: what it fetched is still
-    of use."""
+    """Return the process's exit code; 0 also if it stopped moving: its files are still of use."""
+    # Files and the ledger's size move while anything is fetched.
     seen, since = (0, 0), time.monotonic()
     while True:
         try:
@@ -110,20 +112,23 @@ def wait_while_moving(process: subprocess.Popen[bytes], output: Path, stall_seco
 
 
 def _progress(output: Path) -> tuple[int, int]:
+    """Return the number of files, and the size of the ledger."""
     files = sum(1 for _ in (output / "00000").iterdir()) if (output / "00000").is_dir() else 0
     ledger = output / "00000.parquet"
     return files, ledger.stat().st_size if ledger.exists() else 0
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process with those that it started."""
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if process.stdin is not None:
         process.stdin.close()
 
 
 def _last_line(log: Path) -> str:
+    """Return the last line of a log, without URLs, which may hold secrets."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
     return re.sub(r"\S*://\S*", "(a URL)", last)[:200]

@@ -1,5 +1,7 @@
-"""The process in which img2dataset runs: `python -m rdm.sources.fetching.img2dataset_process
-JOB.json`; see `bulk`."""
+"""img2dataset's process: `python -m rdm.sources.fetching.img2dataset_process JOB.json`.
+
+`img2dataset.run_img2dataset` starts it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from rdm.sources.http.client import FetchConfig, PatientOpener
 
 
 def main() -> None:
-    """Run the job, and end with whoever holds the other end of standard input."""
+    """Run the job, and end when the other end of standard input closes."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from img2dataset import download
 
@@ -29,7 +31,7 @@ def _job() -> dict[str, Any]:
 
 def _end_with_parent() -> None:
     # The parent never writes: the read ends when it is gone, killed or not. img2dataset's own
-    # processes outlive it.
+    # processes would outlive it.
     os.read(sys.stdin.fileno(), 1)
     os.killpg(0, signal.SIGKILL)
 

@@ -1,5 +1,8 @@
-"""Fetch the photographs of one shard: candidate after candidate, each round by img2dataset,
-resumable at any moment."""
+"""Fetch the photographs of one shard: candidate after candidate, in rounds of img2dataset.
+
+A killed run goes on where it was: finished photographs lie on the shelf, and a round that was under
+way is collected first.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +41,7 @@ LOCK_SECONDS = 30  # a worker that was given up may still be about to end
 
 @dataclass(frozen=True)
 class Candidate:
-    """One place where a photograph may be had; `checksum` is the base64 of its MD5, or empty where
-    it is not known."""
+    """One place of a photograph; `checksum` is the base64 of its MD5, or empty if not known."""
 
     url: str
     checksum: str = ""
@@ -51,11 +53,10 @@ def fetch_photographs(
     scratch: Path,
     config: FetchConfig,
 ) -> Iterator[tuple[Row, bytes]]:
-    """Yield the ledger row of every listed photograph, in order, and its bytes (none where it
-    cannot be had).
+    """Yield the ledger row of every listed photograph, in order, and its bytes (none if it failed).
 
-    What failed at one candidate is tried at the next, unless its owner opted out. What a killed run
-    left in `scratch` is not fetched again.
+    A photograph that failed at one candidate is tried at the next, unless its owner opted out. What
+    a killed run left in `scratch` is not fetched again.
 
     Raises:
         RdmError: img2dataset cannot run, or another process works in the same folder.
@@ -72,8 +73,7 @@ def fetch_photographs(
 
 
 class _Fetching:
-    """The rounds over one shard. A round asks for one candidate of every photograph that is still
-    missing."""
+    """The rounds over one shard, each with one candidate of every photograph still missing."""
 
     def __init__(
         self,
@@ -87,10 +87,13 @@ class _Fetching:
 
     def run(self) -> None:
         """Fetch until nothing is left to try."""
+        # Take over rounds of a killed run.
         for left in sorted(self.scratch.glob("round-*")):
             self._collect(left, ended=False)
         for left in self.scratch.glob("done-*"):
             shutil.rmtree(left)
+
+        # A round of the next candidates, until every photograph is there or has none left.
         while wanted := self._wanted():
             directory = self.scratch / f"round-{uuid.uuid4().hex[:8]}"
             with storage_errors(directory):
@@ -103,34 +106,43 @@ class _Fetching:
         """Return one photograph's ledger row and bytes."""
         if self.shelf.has(number):
             return self.shelf.get(number)
+
+        # Refusals by the owner, by request or by a filter are no failures.
         message = self.shelf.message(number) or "not known to the source"
-        status = (
-            SKIPPED if cause_of(message) in (OPTED_OUT, REMOVED, TOO_SMALL, TOO_LONG) else FAILED
-        )
+        is_skipped = cause_of(message) in (OPTED_OUT, REMOVED, TOO_SMALL, TOO_LONG)
+        status = SKIPPED if is_skipped else FAILED
         return unusable_row(self.entries[number], message, status), b""
 
     def _wanted(self) -> list[dict[str, Any]]:
+        """Return the next round: a row and URL for each photograph that has a candidate left."""
         wanted = []
         for number, options in enumerate(self.options):
             if self.shelf.has(number):
                 continue
-            while (candidate := self.shelf.next_candidate(number)) is not None and candidate < len(
-                options
-            ):
+
+            # Candidates whose URL nothing can fetch fail here, without a round.
+            while (candidate := self.shelf.next_candidate(number)) is not None:
+                if candidate >= len(options):
+                    break
                 if (url := fetchable_url(options[candidate].url)) is not None:
                     wanted.append({"row": number, "url": url, "candidate": candidate})
                     break
                 self.shelf.fail(number, candidate, "not a usable URL")
+
         return wanted
 
     def _collect(self, directory: Path, *, ended: bool) -> None:
-        """Take over what a round fetched and what failed in it; `ended`: what it does not tell of
-        has failed too."""
+        """Take over a round's pictures and failures; `ended`: photographs without a result failed.
+
+        A round that was killed says nothing of those that it did not come to.
+        """
         asked = _read_rows(directory)
         failures = dict(_read_failures(directory / OUTPUT))
         for number, path in _read_successes(directory / OUTPUT):
             if (message := self._keep(number, asked[number], path.read_bytes())) is not None:
                 failures[number] = message
+
+        # A round without a single result did not run: its photographs must not count as failed.
         missing = [
             number for number in asked if number not in failures and not self.shelf.has(number)
         ]
@@ -140,22 +152,27 @@ class _Fetching:
                 where=directory / LOG,
                 fix="read its log, and run the same command again",
             )
+
+        # Every failure is of one candidate; the next round asks for the next.
         for number, candidate in asked.items():
             if number in failures:
                 self._fail(number, candidate, failures[number])
             elif ended and number in missing:
                 self._fail(number, candidate, "no result")
+
         self.shelf.save()
-        # half deleted it could not be read
+
+        # Renamed first: half deleted, the round could not be read.
         done = directory.rename(directory.with_name(f"done-{directory.name}"))
         shutil.rmtree(done)
 
     def _keep(self, number: int, candidate: int, data: bytes) -> str | None:
-        """Put a picture on the shelf; return why not, where it cannot be used."""
+        """Put a picture on the shelf, or return why it cannot be used."""
         option = self.options[number][candidate]
         digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         if option.checksum and option.checksum != digest:
             return "checksum differs"
+
         try:
             row = usable_row(self.entries[number], data, option.url)
         except ImageDecodeError as error:
@@ -164,6 +181,7 @@ class _Fetching:
         return None
 
     def _fail(self, number: int, candidate: int, message: str) -> None:
+        """Note a failure; an owner's refusal is final, whatever other candidates there are."""
         if cause_of(message) == OPTED_OUT:
             self.shelf.settle(number, message)
         else:
@@ -171,8 +189,7 @@ class _Fetching:
 
 
 def _read_rows(directory: Path) -> dict[int, int]:
-    """Return the candidate asked for by photograph; nothing where the round was killed before it
-    began."""
+    """Return the requested candidate by photograph; nothing of a round killed before it began."""
     try:
         table = pq.read_table(directory / ROWS)
     except (OSError, pa.ArrowException):
@@ -181,7 +198,7 @@ def _read_rows(directory: Path) -> dict[int, int]:
 
 
 def _read_successes(output: Path) -> Iterator[tuple[int, Path]]:
-    # written after the picture that it tells of
+    """Yield number and path of each picture; its JSON is written after it, so it is whole."""
     for path in sorted((output / _SHARD).glob("*.json")):
         try:
             yield json.loads(path.read_bytes())["row"], path.with_suffix(".jpg")
@@ -190,7 +207,9 @@ def _read_successes(output: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _read_failures(output: Path) -> Iterator[tuple[int, str]]:
-    if not (output / f"{_SHARD}_stats.json").exists():  # written after the ledger is whole
+    """Yield number and message of each failure, once img2dataset's ledger is whole."""
+    # The statistics are written last.
+    if not (output / f"{_SHARD}_stats.json").exists():
         return
     for row in pq.read_table(
         output / f"{_SHARD}.parquet", columns=["row", "status", "error_message"]
@@ -202,6 +221,7 @@ def _read_failures(output: Path) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def _alone(scratch: Path) -> Iterator[None]:
+    """Hold the folder's lock, as a given-up worker may still be about to end."""
     deadline = time.monotonic() + LOCK_SECONDS
     with open(scratch / ".lock", "w") as lock:
         while True:
@@ -216,4 +236,5 @@ def _alone(scratch: Path) -> Iterator[None]:
                         fix="wait for it, or end it",
                     ) from error
             time.sleep(0.2)
+
         yield

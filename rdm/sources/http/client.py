@@ -1,6 +1,6 @@
-"""HTTP within limits: one URL, its errors sorted by cause, tried again where that helps.
+"""HTTP within limits: one URL, errors sorted by cause, tried again where that helps.
 
-This is the opener that img2dataset's own downloads go through (`bulk_process` installs it), because
+img2dataset's own downloads go through this opener (`img2dataset_process` installs it), because
 img2dataset has no limit to a picture's size or time, retries everything alike and without a pause,
 and opens `file:` URLs.
 """
@@ -40,7 +40,7 @@ ResultT = TypeVar("ResultT")
 
 
 class FetchConfig(Config):
-    """How URLs are fetched."""
+    """Limits of fetching URLs: attempts, pauses, times, sizes."""
 
     attempts: int = Field(default=4, ge=1, description="attempts per URL, for errors that may pass")
     backoff_seconds: float = Field(
@@ -67,7 +67,7 @@ class FetchConfig(Config):
 
 
 class TransferError(OSError):
-    """A URL that could not be fetched: `cause: detail`, in words that hold nothing of the URL."""
+    """A URL that could not be fetched: `cause: detail`, in words that say nothing of the URL."""
 
     def __init__(self, cause: str, detail: str = "", retry_after: float = 0) -> None:
         self.retry_after = retry_after
@@ -80,7 +80,7 @@ class TransferError(OSError):
 
 
 class Response(Protocol):
-    """What is read of an answer."""
+    """The part of an answer that is read here."""
 
     headers: Message
 
@@ -90,7 +90,7 @@ class Response(Protocol):
 
 
 class _RedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to whatever URL a list may hold, in raw UTF-8, too."""
+    """Follows redirects to any URL that a list may hold, also in raw UTF-8."""
 
     def http_error_302(
         self, req: Any, fp: Any, code: int, msg: str, headers: http.client.HTTPMessage
@@ -98,19 +98,21 @@ class _RedirectHandler(urllib.request.HTTPRedirectHandler):
         """Follow a redirect whose target can be fetched.
 
         Raises:
-            HTTPError: it cannot, or the redirects lead in a circle.
+            HTTPError: it cannot be fetched, or the redirects lead in a circle.
         """
         if (target := headers.get("Location", headers.get("URI"))) is not None:
             try:
-                # http.client reads headers as Latin-1
+                # http.client reads headers as Latin-1.
                 target = target.encode("latin-1").decode("utf-8")
             except UnicodeError:  # another encoding: its bytes are sent back as they came
                 target = urllib.parse.quote(target, encoding="latin-1", safe=string.punctuation)
+
             url = fetchable_url(urllib.parse.urljoin(req.full_url, target.strip()))
             if url is None:
                 raise urllib.error.HTTPError(
                     req.full_url, code, "the target cannot be fetched", headers, fp
                 )
+
             del headers["Location"], headers["URI"]
             headers["Location"] = url
         return super().http_error_302(req, fp, code, msg, headers)
@@ -137,23 +139,21 @@ class PatientOpener:
             self._director.add_handler(handler())
 
     def open(self, request: Any, data: object = None, timeout: object = None) -> addinfourl:
-        """Return the answer with its whole body in memory; `data` and `timeout` are urllib's and
-        not used.
+        """Return the answer with its whole body in memory; `data` and `timeout` are not used.
 
         Raises:
-            TransferError: it could not be had within the limits and the attempts.
+            TransferError: it could not be fetched within the limits and the attempts.
         """
         del data, timeout
         return retrying(lambda: self._receive(request), self.config)
 
     def stream(self, request: urllib.request.Request, write: Callable[[bytes], object]) -> Message:
-        """Pass an answer's body on piece by piece, without a limit to its size or time; return its
-        headers.
+        """Pass an answer's body on piece by piece, without a limit; return its headers.
 
-        One attempt only: what was written before an error cannot be taken back here.
+        One attempt only: pieces that were passed on before an error cannot be taken back here.
 
         Raises:
-            TransferError: it could not be had.
+            TransferError: it could not be fetched.
         """
         try:
             with self._director.open(request, timeout=self.config.timeout_seconds) as response:
@@ -166,9 +166,11 @@ class PatientOpener:
             raise failure_of(error) from None
 
     def _receive(self, request: Any) -> addinfourl:
+        """Fetch once, within the limits of one picture."""
         deadline = time.monotonic() + self.config.max_seconds
         try:
             with self._director.open(request, timeout=self.config.timeout_seconds) as response:
+                # A reservation of rights is an owner's refusal.
                 if response.headers.get("TDM-Reservation", "").strip() == "1":
                     raise TransferError("opted out", "TDM-Reservation")
                 body = self._body(response, deadline)
@@ -181,9 +183,11 @@ class PatientOpener:
             raise failure_of(error) from None
 
     def _body(self, response: Response, deadline: float) -> bytes:
+        """Return an answer's decoded body; the limits hold for what it inflates to, too."""
         limit, body = self.config.max_bytes, bytearray()
         if (_declared_bytes(response) or 0) > limit:
             raise TransferError("too large", f"over {limit} bytes")
+
         for piece in _decoded(response):
             body += piece
             if len(body) > limit:
@@ -194,7 +198,7 @@ class PatientOpener:
 
 
 def retrying(action: Callable[[], ResultT], config: FetchConfig) -> ResultT:
-    """Return the action's result; attempt it again, after a pause, where its error may pass.
+    """Return an action's result; attempt it again after a pause if its error may pass.
 
     Raises:
         TransferError: of the last attempt, or one that does not pass.
@@ -211,24 +215,29 @@ def retrying(action: Callable[[], ResultT], config: FetchConfig) -> ResultT:
 
 
 def failure_of(error: BaseException) -> TransferError:
-    """Return any error of a transfer, other than an HTTP status, in the ledger's words."""
+    """Return any error of a transfer but an HTTP status as a cause of the ledger."""
     if isinstance(error, TransferError):
         return error
+
+    # urllib wraps the error that counts.
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
         return failure_of(error.reason)
+
     if isinstance(error, EncodingError):
         return TransferError(error.cause, error.detail)
+
     if isinstance(error, socket.gaierror):
         return TransferError(
             "host not reached" if error.errno == socket.EAI_AGAIN else "unknown host"
         )
+
     for kinds, cause in _CAUSES:
         if isinstance(error, kinds):
             return TransferError(cause, type(error).__name__)
     return TransferError("download failed", type(error).__name__)
 
 
-# The first that fits: subclasses before their bases.
+# The first that fits counts: subclasses before their bases.
 _CAUSES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((PrivateAddressError,), "private address"),
     ((TimeoutError,), "timed out"),
@@ -242,8 +251,10 @@ _CAUSES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
 
 
 def _http_failure(error: urllib.error.HTTPError) -> TransferError:
+    """Return the cause that an HTTP status stands for, and the server's pause."""
     code, wait = error.code, error.headers.get("Retry-After", "") if error.headers else ""
     error.close()
+
     if code in (404, 410):
         cause = "not found"
     elif code == 304:
@@ -256,12 +267,12 @@ def _http_failure(error: urllib.error.HTTPError) -> TransferError:
         cause = "timed out"
     else:
         cause = "server error" if code >= 500 else "refused by the server"
+
     return TransferError(cause, f"HTTP {code}", _seconds_of(wait))
 
 
 def _seconds_of(wait: str) -> float:
-    """Return the seconds that a Retry-After asks for: a number, or what is left until a date; 0
-    where it is neither."""
+    """Return the seconds of a Retry-After: a number, or the time until a date; else 0."""
     if wait.isascii() and wait.isdigit() and len(wait) < 6:
         return float(wait)
     try:
@@ -272,8 +283,8 @@ def _seconds_of(wait: str) -> float:
 
 
 def _chunks(response: Response) -> Iterator[bytes]:
-    # HTTPResponse.read1 does not count down the declared length on every Python version, so it is
-    # counted here.
+    """Yield an answer's body in pieces; raise if it ends before its declared length."""
+    # HTTPResponse.read1 does not count the declared length down on every Python version.
     declared, received = _declared_bytes(response), 0
     while declared is None or received < declared:
         size = CHUNK_BYTES if declared is None else min(CHUNK_BYTES, declared - received)
@@ -287,8 +298,7 @@ def _chunks(response: Response) -> Iterator[bytes]:
 
 
 def _decoded(response: Response) -> Iterator[bytes]:
-    """Yield the body without its Content-Encoding: servers compress pictures, too, although nobody
-    asked them to."""
+    """Yield the body without its Content-Encoding, which servers use without being asked to."""
     decoder = BodyDecoder(",".join(response.headers.get_all("Content-Encoding", [])))
     for chunk in _chunks(response):
         yield from decoder.feed(chunk)
@@ -296,9 +306,9 @@ def _decoded(response: Response) -> Iterator[bytes]:
 
 
 def _declared_bytes(response: Response) -> int | None:
+    """Return the length that an answer declares; None if it is unknown or chunked."""
     length = response.headers.get("Content-Length", "")
-    if response.headers.get("Transfer-Encoding", "").lower() == "chunked" or not (
-        length.isascii() and length.isdigit()
-    ):
+    is_chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
+    if is_chunked or not (length.isascii() and length.isdigit()):
         return None
     return int(length)

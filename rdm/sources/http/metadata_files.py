@@ -1,5 +1,4 @@
-"""Files of metadata from the web, kept in the user's cache and asked for again only when they have
-changed."""
+"""Files of metadata from the web, in the user's cache, fetched again only if they have changed."""
 
 from __future__ import annotations
 
@@ -19,18 +18,20 @@ from rdm.storage.local_places import cache_path
 
 
 def download(url: str, config: FetchConfig | None = None) -> Path:
-    """Return a local copy of a file, of which the server was asked whether it is still the same.
+    """Return a local copy of a file; the server is asked whether it is still the same.
 
     Raises:
-        SourceError: the server does not give it. A copy that cannot be checked is not used in its
-            place.
+        SourceError: the server does not give it. A copy that cannot be checked is not used.
         StorageError: the cache cannot be written.
     """
-    # the user has named this URL, no list from outside
+    # The user has named this URL, no list from outside.
     config = config or FetchConfig(allow_private_addresses=True)
-    ending = "".join(PurePosixPath(urlsplit(url).path).suffixes[-2:])  # tells the kind of a list
+
+    # The ending is kept, because it tells the kind of a list; a strange one is dropped.
+    ending = "".join(PurePosixPath(urlsplit(url).path).suffixes[-2:])
     ending = ending if re.fullmatch(r"(\.[a-z0-9]{1,8})+", ending) else ""
     target = cache_path(f"downloads/{hashlib.sha256(url.encode()).hexdigest()[:24]}{ending}")
+
     try:
         return retrying(lambda: _fetch(url, target, config), config)
     except TransferError as error:
@@ -42,9 +43,11 @@ def download(url: str, config: FetchConfig | None = None) -> Path:
 
 
 def _fetch(url: str, target: Path, config: FetchConfig) -> Path:
+    """Fetch a file, unless the server says that the copy is still the same."""
     request = urllib.request.Request(
         fetchable_url(url) or url, headers={"User-Agent": config.user_agent, **_conditions(target)}
     )
+
     try:
         with atomic_path(target) as temporary, open(temporary, "wb") as file:
             headers = PatientOpener(config).stream(request, file.write)
@@ -52,11 +55,14 @@ def _fetch(url: str, target: Path, config: FetchConfig) -> Path:
         if str(error).startswith("not modified"):
             return target
         raise
+
+    # Tags last: without them the next call fetches the file again.
     _write_tags(target, headers)
     return target
 
 
 def _write_tags(target: Path, headers: Message) -> None:
+    """Record what the server said of the file, and its size."""
     tags = {name: headers[name] for name in ("ETag", "Last-Modified") if headers[name]}
     with atomic_path(_tags_path(target)) as temporary:
         temporary.write_text(
@@ -65,12 +71,14 @@ def _write_tags(target: Path, headers: Message) -> None:
 
 
 def _conditions(target: Path) -> dict[str, str]:
+    """Return the request headers that ask whether the copy is still the same."""
     try:
         tags = json.loads(_tags_path(target).read_text(encoding="utf-8"))
         if target.stat().st_size != tags.pop("num_bytes"):
             return {}
-    except (OSError, ValueError, KeyError):  # no copy, or one of which nothing is known
+    except (OSError, ValueError, KeyError):  # no copy, or one without tags
         return {}
+
     names = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
     return {names[name]: value for name, value in tags.items() if name in names}
 

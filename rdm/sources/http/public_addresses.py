@@ -1,9 +1,8 @@
-"""Connections to public addresses alone: what a list of URLs names cannot reach this machine or a
-private network.
+"""Connections to public addresses alone: a list of URLs cannot reach this machine or network.
 
-The address is looked at that a connection is made to, so neither a redirect nor a name that
-resolves to something else the next time leads past it. Behind a proxy the proxy makes the
-connections, and decides.
+The address of the connection itself is checked, so neither a redirect nor a name that resolves to
+something else the next time leads past it. Behind a proxy the proxy makes the connections, and
+decides.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from typing import Any
 
 
 class PrivateAddressError(OSError):
-    """A host whose address is not one of the public internet."""
+    """A host with an address that is not of the public internet."""
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is one of the public internet: not private, loopback, link-local
-    or multicast."""
+    """Return whether an IP address is public: not private, loopback, link-local or multicast."""
+    # A zone (`%eth0`) is no part of the address, and IPv4 within IPv6 is judged as IPv4.
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
         found = found.ipv4_mapped
@@ -38,9 +37,11 @@ def connect_publicly(
         PrivateAddressError: one of the host's addresses is not public.
         OSError: none answers.
     """
+    # Resolved once: the checked addresses are those that are connected to.
     places = [str(found[4][0]) for found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM)]
     if not all(map(is_public, places)):
         raise PrivateAddressError("the address is private")
+
     failure = OSError("the host has no address")
     for place in places:
         try:
@@ -51,12 +52,16 @@ def connect_publicly(
 
 
 class _PublicConnection(http.client.HTTPConnection):
+    """An http connection to a public address."""
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._create_connection = connect_publicly  # http.client sets it on each connection
 
 
 class _PublicTLSConnection(http.client.HTTPSConnection):
+    """A https connection to a public address."""
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._create_connection = connect_publicly

@@ -1,4 +1,4 @@
-"""URLs from outside: which may be fetched, and what of them may be shown."""
+"""URLs from outside: which may be fetched, and what of them may be shown to people."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ _SECRET = re.compile(r"token|key|sig|secret|passw|pwd|auth|credential|session|jw
 
 
 def public_url(url: str) -> str:
-    """Return a URL without what may be a secret: user and password, and the values of parameters
-    named like one.
+    """Return a URL without user, password, and values of parameters that may be secrets.
 
-    What is no URL (a path in a folder) is returned as it is.
+    A text that is no URL (a path in a folder) is returned unchanged.
     """
     if "://" not in url:
         return url
     try:
         parts = urlsplit(url)
         pairs = parse_qsl(parts.query, keep_blank_values=True)
-    except ValueError:  # such as an open bracket in the host: nothing can be said of it
+    except ValueError:  # such as an open bracket in the host: nothing more can be said of it
         return url.partition("?")[0].rpartition("@")[2]
+
     query = parts.query
     if any(_SECRET.search(name) for name, _ in pairs):
         query = urlencode(
@@ -30,32 +30,29 @@ def public_url(url: str) -> str:
 
 
 def fetchable_url(url: str) -> str | None:
-    """Return a URL as it goes over the wire, or None where it is not one of http or https with a
-    host.
+    """Return a URL as it goes over the wire; None if it is not http or https with a host.
 
-    Spaces and letters beyond ASCII are escaped. A password in the URL is refused: nothing would
+    Spaces and letters beyond ASCII are escaped. A URL with a password is refused: nothing would
     send it.
     """
     try:
         parts = urlsplit(url.strip())
         host = parts.hostname
-        _ = parts.port  # raises where it is no number
+        _ = parts.port  # raises where it is not a number
     except ValueError:
         return None
-    if (
-        parts.scheme not in ("http", "https")
-        or not host
-        or "@" in parts.netloc
-        or not host.isprintable()
-    ):
+    if parts.scheme not in ("http", "https") or "@" in parts.netloc:
         return None
+    if not host or not host.isprintable():
+        return None
+
+    # Hosts go as punycode, paths and queries percent-encoded; what is escaped stays so.
+    netloc = parts.netloc
     try:
-        netloc = (
-            parts.netloc.encode("idna").decode("ascii")
-            if not parts.netloc.isascii()
-            else parts.netloc
-        )
+        if not netloc.isascii():
+            netloc = netloc.encode("idna").decode("ascii")
     except UnicodeError:
         return None
+
     escaped = [quote(part, safe="%/:=&?~+!$,;'@()*[]") for part in (parts.path, parts.query)]
     return urlunsplit((parts.scheme, netloc, escaped[0], escaped[1], ""))

@@ -1,5 +1,4 @@
-"""`database:///DB`: the photographs that a retrieval database holds now, read from its tars by
-offset."""
+"""`database:///DB`: a retrieval database's living photographs, read from its tars by offset."""
 
 from __future__ import annotations
 
@@ -27,8 +26,8 @@ _LEDGER_COLUMNS = [
 class DatabaseSource(LocalSource):
     """The photographs with patches in the current version.
 
-    The tars themselves hold more: what was removed stays in them until a compaction, what was
-    replaced beside what replaced it, and what a killed update left behind.
+    The tars themselves hold more: removed photographs until a compaction, replaced ones, and
+    leftovers of killed updates.
     """
 
     def __init__(self, rest: str) -> None:
@@ -51,10 +50,13 @@ class DatabaseSource(LocalSource):
         version = VersionStore(self._folder).current()
         assert version is not None
         rows = []
+
+        # Only living photographs, at their places in the tars.
         for shard, numbers in self._places(version).items():
             ledger = self._folder.read_table(f"images/{shard}.parquet", _LEDGER_COLUMNS)
             for row in ledger.take(pa.array(sorted(numbers))).to_pylist():
                 offset, size = row.pop("tar_offset"), row.pop("num_bytes")
+                # Imported photographs have no place.
                 if offset is None:
                     raise SourceError(
                         "the database has embeddings alone",
@@ -64,6 +66,7 @@ class DatabaseSource(LocalSource):
                 rows.append(
                     {**row, "etag": row.pop("sha256"), "location": f"{shard}.tar:{offset}:{size}"}
                 )
+
         return make_listing(rows)
 
     def read(self, location: str, limit: int | None = None) -> bytes:

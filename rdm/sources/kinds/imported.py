@@ -1,7 +1,6 @@
-"""`import://FORMAT`: what a database says its source is that was made of embeddings computed
-elsewhere.
+"""`import://FORMAT`: the source of a database that was made of embeddings from elsewhere.
 
-Such a database has no photographs to go back to. What it holds is its own listing: updates delete,
+Such a database has no photographs to go back to. Its content is its own listing: updates delete,
 and add nothing.
 """
 
@@ -17,16 +16,16 @@ _SCHEME = "import://"
 
 
 def imported_source(kind: str) -> str:
-    """Return the specification that such a database records."""
+    """Return the specification that an imported database records."""
     return f"{_SCHEME}{kind}"
 
 
 def is_imported(spec: str) -> bool:
-    """Return whether a specification is of such a database."""
+    """Return whether a specification is of an imported database."""
     return spec.startswith(_SCHEME)
 
 
 def imported_listing(image_ids: Iterable[str]) -> pa.Table:
-    """Return what such a database holds as a listing."""
+    """Return the content of an imported database as a listing."""
     rows = [{"image_id": image_id, "location": ""} for image_id in image_ids]
     return make_listing(rows) if rows else LISTING_SCHEMA.empty_table()

@@ -1,4 +1,4 @@
-"""What the sources have in common whose photographs are files at hand."""
+"""The base of sources whose photographs are files at hand."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ LINKED_FOLDER = "linked folder"  # cause
 
 
 class RefusedFileError(OSError):
-    """A file that is not read, whatever it holds: `cause: detail`, and the status of its ledger
-    row."""
+    """A file that is not read, whatever it holds: `cause: detail`, and its ledger row's status."""
 
     def __init__(self, message: str, status: str = FAILED) -> None:
         self.status = status
@@ -55,17 +54,21 @@ def read_file(
         RefusedFileError: it is no regular file (a pipe would never end), or over MAX_BYTES.
         OSError: it cannot be read.
     """
+    # A link to nothing says so; a missing file is another cause.
     try:
         status = path.stat()
     except FileNotFoundError:
         if path.is_symlink():
             raise FileNotFoundError(errno.ENOENT, "the link leads to nothing", str(path)) from None
         raise
+
+    # Opening a pipe would wait for a writer, and a device may never end.
     if not stat.S_ISREG(status.st_mode):
         raise RefusedFileError("not a regular file", SKIPPED)
     size = status.st_size if size is None else size
     if size > MAX_BYTES:
         raise RefusedFileError(f"too large: over {MAX_BYTES} bytes")
+
     with open(path, "rb") as file:
         file.seek(start)
         return file.read(size if limit is None else min(size, limit))
@@ -81,7 +84,7 @@ class LocalSource(ABC):
     def take(
         self, entries: Sequence[Row], scratch: Path, fetch: FetchConfig
     ) -> Iterator[tuple[Row, bytes]]:
-        """See Source. What an earlier run has stored is on the shelf, and not read again."""
+        """See Source. Photographs that an earlier run has stored are not read again."""
         del fetch
         shelf = Shelf(scratch)
         return (
@@ -90,23 +93,27 @@ class LocalSource(ABC):
         )
 
     def _take_one(self, entry: Row) -> tuple[Row, bytes]:
+        """Return one photograph's ledger row and bytes; a failure becomes a row, never an error."""
         location = entry["location"]
+        # A linked folder: see `FolderSource.listing`.
         if location.endswith("/"):
-            return unusable_row(
-                entry, f"{LINKED_FOLDER}: name its target as a source of its own", SKIPPED
-            ), b""
+            message = f"{LINKED_FOLDER}: name its target as a source of its own"
+            return unusable_row(entry, message, SKIPPED), b""
+
         if not names_picture(location):
             return unusable_row(entry, "not a picture by its name", SKIPPED), b""
+
         try:
             data = self.read(location)
         except RefusedFileError as error:
             return unusable_row(entry, str(error), error.status), b""
         except OSError as error:
             return unusable_row(entry, f"{CANNOT_BE_READ}: {error.strerror or error}"), b""
+
         except RdmError:
             raise
-        except (
-            Exception
-        ) as error:  # whatever it is, it is one photograph's, and no reason to lose the others
+        except Exception as error:
+            # Whatever it is, it is one photograph's, and no reason to lose the others.
             return unusable_row(entry, f"{CANNOT_BE_READ}: {type(error).__name__}: {error}"), b""
+
         return examined(entry, data, location)

@@ -1,5 +1,4 @@
-"""`openimages://SPLIT`: photographs of Open Images, from a mirror first and from where they were
-published second."""
+"""`openimages://SPLIT`: photographs of Open Images, first from a mirror, then from their origin."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -54,7 +53,7 @@ _METADATA_NAMES = frozenset({*(title.lower() for title in _COLUMNS.values()), "s
 
 
 class OpenImagesOptions(Config):
-    """What may follow the split in a specification, as `?name=value&name=value`."""
+    """Options that may follow the split in a specification, as `?name=value&name=value`."""
 
     metadata: str = Field(
         default="https://storage.googleapis.com/openimages",
@@ -92,28 +91,34 @@ class OpenImagesSource(RemoteSource):
         self.options = _options(query)
 
     def listing(self) -> pa.Table:
-        """See Source. Of an id that was asked for and is not in the metadata the location is empty.
+        """See Source. The location of a requested id that the metadata lack is empty.
 
         Raises:
-            SourceError: the metadata or the list of ids cannot be had or read.
+            SourceError: the metadata or the list of ids cannot be read.
         """
         table = self._metadata()
+
+        # Requested ids stay rows, known or not, so that the ledger can say which are unknown.
         if self.options.ids:
             wanted = pa.table({"image_id": pa.array(sorted(self._ids()), pa.string())})
             table = wanted.join(table, "image_id").sort_by("image_id")
+
         if self.options.limit:
             table = table.sort_by("image_id").slice(0, self.options.limit)
+
         columns: dict[str, Any] = {
             name: pc.fill_null(table[name].combine_chunks(), "") for name in (*_COLUMNS, "rotation")
         }
+
+        # A new rotation makes other pixels of the same file, so it is part of the etag.
         parts = [columns[name] for name in ("location", "checksum", "rotation")]
         columns["etag"] = pc.binary_join_element_wise(*parts, " ")
         columns["rotation"] = _quarter_turns(columns["rotation"])
+
         return listing_of(columns)
 
     def candidates(self, entry: Row) -> Sequence[Candidate]:
-        """See RemoteSource. Without a row in the metadata there is no license to use a photograph,
-        so no candidate."""
+        """See RemoteSource. Without metadata there is no license, and so no candidate."""
         if not entry["location"]:
             return ()
         original = Candidate(entry["location"], entry["checksum"])
@@ -123,10 +128,10 @@ class OpenImagesSource(RemoteSource):
         return Candidate(f"{self.options.mirror.rstrip('/')}/{self.split}/{name}.jpg"), original
 
     def boxes_path(self) -> Path:
-        """Return the CSV of the boxes that people drew, downloaded where it is not at hand.
+        """Return the CSV of the boxes that people drew, downloaded if it is not at hand.
 
         Raises:
-            SourceError: it cannot be had.
+            SourceError: it cannot be fetched.
         """
         base = self.options.metadata
         if not self.options.boxes and base.endswith(".csv"):
@@ -139,6 +144,7 @@ class OpenImagesSource(RemoteSource):
         return download(place) if "://" in place else Path(os.path.expanduser(place))
 
     def _metadata(self) -> pa.Table:
+        """Return the rows of this split with the columns that a listing needs."""
         path = self._metadata_path()
         found = read_list(path, _METADATA_NAMES).columns
         missing = [title for title in _COLUMNS.values() if title.lower() not in found]
@@ -149,16 +155,19 @@ class OpenImagesSource(RemoteSource):
                 fix="metadata= must lead to an image CSV of Open Images, such as "
                 "validation-images-with-rotation.csv",
             )
+
+        # The rotation, and a column that tells the split, are not in every release.
         nothing = pa.chunked_array([pa.repeat("", len(found["imageid"]))])
         columns = {name: found[title.lower()] for name, title in _COLUMNS.items()}
         table = pa.table({**columns, "rotation": found.get("rotation", nothing)})
         if "subset" not in found:
             return table
         self._check_subsets(found["subset"], path)
-        # the CSV of all images has every split
+        # The CSV of all images has every split.
         return table.filter(pc.equal(found["subset"], self.split))
 
     def _check_subsets(self, subsets: pa.ChunkedArray, path: Path) -> None:
+        """Raise SourceError for rows of no known split: the file is cut short or damaged."""
         unknown = set(subsets.unique().to_pylist()) - METADATA.keys()
         if unknown:
             count = pc.sum(pc.is_in(subsets, pa.array(sorted(unknown), pa.string()))).as_py()
@@ -181,22 +190,20 @@ class OpenImagesSource(RemoteSource):
 
 
 def _options(query: str) -> OpenImagesOptions:
+    """Parse and check the options of a specification."""
+    if query == "":
+        return OpenImagesOptions()
+
     try:
-        options = OpenImagesOptions.model_validate(
-            dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True))
-        )
-    except (ValidationError, ValueError) as error:
-        if query == "":
-            return OpenImagesOptions()
-        what = (
-            error.errors()[0]
-            if isinstance(error, ValidationError)
-            else {"loc": ("?",), "msg": "write name=value"}
-        )
-        raise UsageError(
-            f"openimages:// does not understand {what['loc'][0]}: {what['msg']}",
-            fix=f"options: {', '.join(OpenImagesOptions.model_fields)}, as ?limit=500&ids=FILE",
-        ) from None
+        pairs = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True))
+        options = OpenImagesOptions.model_validate(pairs)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _not_understood(first["loc"][0], first["msg"]) from None
+    except ValueError:
+        raise _not_understood("?", "write name=value") from None
+
+    # A URL that nothing would fetch is an error now, not in every row of the ledger.
     for name in ("metadata", "mirror", "boxes"):
         value = getattr(options, name)
         if "://" in value and fetchable_url(value) is None:
@@ -207,8 +214,15 @@ def _options(query: str) -> OpenImagesOptions:
     return options
 
 
+def _not_understood(name: object, message: str) -> UsageError:
+    return UsageError(
+        f"openimages:// does not understand {name}: {message}",
+        fix=f"options: {', '.join(OpenImagesOptions.model_fields)}, as ?limit=500&ids=FILE",
+    )
+
+
 def _quarter_turns(rotation: pa.Array) -> pa.Array:
-    # "0.0", "90.0", ... or nothing, where nobody knows.
+    """Return rotations as degrees; "0.0", "90.0", ..., or nothing where nobody knows."""
     turns = {"90": 90, "180": 180, "270": 270}
     return pa.array(
         [turns.get(text.removesuffix(".0"), 0) for text in rotation.to_pylist()], pa.int16()

@@ -1,4 +1,4 @@
-"""What the sources have in common whose photographs are fetched from URLs."""
+"""The base of sources whose photographs are fetched from URLs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RemoteSource(ABC):
 
     @abstractmethod
     def candidates(self, entry: Row) -> Sequence[Candidate]:
-        """Return where the photograph of a listing's row may be had, best first."""
+        """Return the places of the photograph of a listing's row, best first."""
 
     def take(
         self, entries: Sequence[Row], scratch: Path, fetch: FetchConfig

@@ -1,5 +1,4 @@
-"""What stands beside the pictures of a tar: a class in `KEY.cls`, captions in `KEY.json` or
-`KEY.txt`."""
+"""Files beside the pictures of a tar: a class in `KEY.cls`, captions in `KEY.json`, `KEY.txt`."""
 
 from __future__ import annotations
 
@@ -35,12 +34,13 @@ def class_labels(tar: Path, members: Members) -> dict[str, int]:
 
 
 def tar_captions(tar: Path, members: Members) -> dict[str, tuple[str, ...]]:
-    """Return the captions by key: those of `KEY.json` where it has any, else those of `KEY.txt`.
+    """Return the captions by key: those of `KEY.json` if it has any, else those of `KEY.txt`.
 
     Raises:
         SourceError: a JSON file is damaged, its captions are no texts, or a file is too long.
     """
     found: dict[str, tuple[str, ...]] = {}
+    # JSON comes last: its captions replace those of the text.
     for ending, read in ((".txt", captions_of_text), (".json", captions_of_json)):
         for name, member in _ending(members, ending):
             where = f"{tar}: {text_of_name(os.fsencode(member.name))}"
@@ -56,6 +56,7 @@ def _ending(members: Members, ending: str) -> Iterator[tuple[str, tarfile.TarInf
 
 
 def _label(tar: Path, member: tarfile.TarInfo) -> int:
+    """Read one label; a file that is longer than any number is not read whole."""
     size = min(member.size, _MOST_DIGITS + 1)
     data = read_file(tar, start=member.offset_data, size=size)
     if size > _MOST_DIGITS or re.fullmatch(rb"\s*[0-9]+\s*", data) is None:
@@ -68,6 +69,6 @@ def _label(tar: Path, member: tarfile.TarInfo) -> int:
 
 
 def _bytes_of(tar: Path, member: tarfile.TarInfo) -> bytes:
-    """Return the bytes of a member, one more than captions may have where it is too long."""
+    """Return a member's bytes, cut one byte over the limit: the reader then refuses it."""
     size = min(member.size, MAX_CAPTION_BYTES + 1)
     return read_file(tar, start=member.offset_data, size=size)

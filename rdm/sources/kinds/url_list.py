@@ -26,7 +26,7 @@ COLUMNS = {
     "license": ("licence", "license"),
     "landing_page": ("landing_page",),
 }
-"""Columns of a listing, and what a list may call them, the preferred name first."""
+"""Columns of a listing, and their names in lists, the preferred name first."""
 
 
 class UrlListSource(RemoteSource):
@@ -47,6 +47,7 @@ class UrlListSource(RemoteSource):
         Raises:
             SourceError: the list cannot be read, has no column `url`, or gives two URLs one id.
         """
+        # Read all known columns; of two names for one column the preferred one wins.
         titles = {name for names in COLUMNS.values() for name in names}
         found = read_list(self.path, titles, url=COLUMNS["location"]).columns
         columns = {
@@ -55,18 +56,21 @@ class UrlListSource(RemoteSource):
             for name in reversed(names)
             if name in found
         }
+
+        # Ids and etags never hold a secret, so a new signature changes nothing.
         urls = [public_url(url) for url in columns["location"]]
         digests = [hashlib.sha256(url.encode()).hexdigest()[:16] for url in urls]
         for name, defaults in (("image_id", urls), ("etag", digests)):
             own = columns.get(name, defaults)
             columns[name] = [value or default for value, default in zip(own, defaults, strict=True)]
+
         lines = self._without_repeats(columns["image_id"], urls)
         return listing_of(
             {name: pa.array(values, pa.string()).take(lines) for name, values in columns.items()}
         )
 
     def _without_repeats(self, ids: Sequence[str], urls: Sequence[str]) -> pa.Array:
-        """Return the numbers of the lines that are the first to name their photograph."""
+        """Return the numbers of the lines that name their photograph first."""
         first: dict[tuple[str, str], int] = {}
         for number, pair in enumerate(zip(ids, urls, strict=True)):
             first.setdefault(pair, number)

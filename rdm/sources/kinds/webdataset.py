@@ -35,8 +35,7 @@ _COMPRESSED = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.
 
 
 class WebDatasetSource(LocalSource):
-    """The pictures of one tar, of every tar in a folder and below, or of those that a pattern
-    names.
+    """The pictures of one tar, of all tars in a folder and below, or of a pattern's tars.
 
     The image id is the member's key. Tars may number their members alike: the key belongs to the
     first tar by name, those of folders below last, and `TAR/MEMBER` to the others.
@@ -62,6 +61,7 @@ class WebDatasetSource(LocalSource):
         Raises:
             SourceError: a pattern names tars that do not exist.
         """
+        # Tars in the folder itself come first, so that their keys stay the ids.
         if self.root.is_file():
             return [self.root]
         found = self._named() if self._is_pattern else files_below(self.root)
@@ -84,10 +84,10 @@ class WebDatasetSource(LocalSource):
         return text_of_name(os.fsencode(name))
 
     def _check_found(self, tars: list[Path]) -> None:
-        """Raise SourceError where there is no tar, or one beside others that is compressed or not
-        whole."""
+        """Raise SourceError where there is no tar, or where one is compressed or unfinished."""
         files = [] if self._is_pattern or self.root.is_file() else files_below(self.root)
         check_finished(files)
+
         compressed = [file for file in files if file.name.lower().endswith(_COMPRESSED)]
         if compressed:
             raise SourceError(
@@ -95,6 +95,7 @@ class WebDatasetSource(LocalSource):
                 where=compressed[0],
                 fix="unpack them to plain tars: gunzip; or move them elsewhere",
             )
+
         if not tars:
             raise SourceError(
                 f"there is no .tar in the folder or below, which hold {count_suffixes(files)}",
@@ -103,12 +104,13 @@ class WebDatasetSource(LocalSource):
             )
 
     def listing(self) -> pa.Table:
-        """See Source. A location is `TAR:OFFSET:SIZE`, of a sparse file `TAR:HEADER:SIZE:sparse`.
+        """See Source. A location is `TAR:OFFSET:SIZE`, or `TAR:HEADER:SIZE:sparse`.
 
-        What counts is what `tar` would extract, without hidden files: see `tar_members`.
+        Only members count that `tar` would extract, without hidden files: see `tar_members`.
         """
+        # The first tar with a key has the key as id; further ones need the tar's name, too.
         rows: dict[str, dict[str, str]] = {}
-        repeats = []
+        repeats: list[dict[str, str]] = []
         tars = self.tars
         self._check_found(tars)
         for path in tars:
@@ -120,11 +122,11 @@ class WebDatasetSource(LocalSource):
                     repeats.append({"image_id": f"{tar}/{picture.name}", **row})
                 else:
                     rows[key] = {"image_id": key, **row}
+
         return make_listing([*rows.values(), *repeats])
 
     def labels(self) -> dict[str, int]:
-        """Return the class of each picture that has one, by location: the number in `KEY.cls`
-        beside `KEY.jpg`.
+        """Return the class of each picture that has one, by location, from `KEY.cls`.
 
         Raises:
             SourceError: a tar is damaged, or such a file holds something else.
@@ -132,8 +134,7 @@ class WebDatasetSource(LocalSource):
         return self._beside(class_labels)
 
     def captions(self) -> dict[str, tuple[str, ...]]:
-        """Return the captions of each picture that has any, by location: those of `KEY.json`, else
-        of `KEY.txt`.
+        """Return the captions of pictures, by location, from `KEY.json`, else from `KEY.txt`.
 
         Raises:
             SourceError: a tar is damaged, or such a file is.
@@ -141,7 +142,7 @@ class WebDatasetSource(LocalSource):
         return self._beside(tar_captions)
 
     def _beside(self, read: Callable[[Path, Members], dict[str, _Said]]) -> dict[str, _Said]:
-        """Return what is said of pictures, by location, where a tar says it by key."""
+        """Return by location what a tar says of its pictures by key."""
         found: dict[str, _Said] = {}
         for path in self.tars:
             files = visible_files(_members(path))
@@ -153,18 +154,20 @@ class WebDatasetSource(LocalSource):
 
     def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
+        # The location of a link to nothing is its name alone.
         place = re.fullmatch(r"(.*):(\d+):(\d+)(:sparse)?", location, re.DOTALL)
         if place is None:
             raise RefusedFileError(LINK_TO_NOTHING)
+
         path = self._tar(place[1])
         if place[4] is None:
             return read_file(path, limit, start=int(place[2]), size=int(place[3]))
-        read_file(path, 0, size=int(place[3]))  # refused where it is too large
+        # A sparse file's size counts with its holes, so it is checked before it is filled.
+        read_file(path, 0, size=int(place[3]))
         return read_sparse(path, int(place[2]))[:limit]
 
     def _tar(self, name: str) -> Path:
-        """Return the tar of a name in a location; whatever the name says, it lies below the
-        folder."""
+        """Return the tar of a name in a location; it always lies below the folder."""
         if self.root.is_file():
             return self.root
         inside = PurePosixPath(
@@ -187,12 +190,13 @@ class _Picture:
 
 
 def _pictures(path: Path, files: TarFiles) -> Iterator[_Picture]:
-    """Yield the pictures of a tar. The etag of each is its size and time, or without a time those
-    of the tar too."""
+    """Yield the pictures of a tar; an etag is size and time, without a time also the tar's."""
     status = path.stat()
+    # A later member of the same name wins when a tar is extracted.
     if replaced := [name for name in files.replaced if _names_picture(name)]:
         message = "%s: members that a later one of the same name replaces, left out: %d, such as %s"
         logger.warning(message, path, len(replaced), replaced[0])
+
     for name, member in files.members.items():
         if _names_picture(name):
             tar = "" if member.mtime else f"-{status.st_size}-{status.st_mtime_ns}"
@@ -200,6 +204,8 @@ def _pictures(path: Path, files: TarFiles) -> Iterator[_Picture]:
             start = member.offset if sparse else member.offset_data
             place = f"{start}:{member.size}{':sparse' if sparse else ''}"
             yield _Picture(name, place, f"{member.size}-{member.mtime}{tar}")
+
+    # Links to nothing are listed, so that the ledger can say so.
     yield from (
         _Picture(name, name, LINK_TO_NOTHING) for name in files.lost if _names_picture(name)
     )
@@ -210,13 +216,15 @@ def _names_picture(name: str) -> bool:
 
 
 def _members(path: Path) -> list[tarfile.TarInfo]:
+    """Return the members of a tar that is whole, plain and a regular file."""
     try:
         if not path.is_file():
-            raise tarfile.ReadError("not a regular file")  # a pipe would be waited for
+            raise tarfile.ReadError("not a regular file")  # reading a pipe would wait forever
+
         with open_tar(path, is_plain=True) as tar:  # compressed ones have no offsets
             members = tar.getmembers()
-            # At a damaged header tarfile ends as at the end of the archive, and what follows would
-            # vanish in silence.
+            # At a damaged header tarfile ends as at the end of the archive: the rest would vanish
+            # in silence.
             with open(path, "rb") as file:
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

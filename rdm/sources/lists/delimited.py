@@ -1,5 +1,4 @@
-"""CSV and TSV, read strictly: each row of the file is returned, or the line is named that hides
-one."""
+"""CSV and TSV, read strictly: every row of a file is returned, or the line that hides one named."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -40,8 +39,7 @@ Row = tuple[int, Sequence[str]]
 
 @dataclass(frozen=True)
 class Table:
-    """The wanted columns of a list, as text without nulls, by name; and the titles of all of its
-    columns."""
+    """The wanted columns of a list by name, as text without nulls; and all of its titles."""
 
     columns: dict[str, pa.ChunkedArray]
     titles: tuple[str, ...]
@@ -55,9 +53,9 @@ def read_delimited(
 ) -> Table:
     """Return the wanted columns of a CSV or TSV.
 
-    Where cells are kept apart by tabs, a line is a row as long as each has as many cells as the
-    first: many lists of captions use quotes as ordinary characters. Everything else is read with
-    quotes.
+    In a table whose cells are kept apart by tabs a line is a row, as long as each has as many cells
+    as the first: many lists of captions use quotes as ordinary characters. Everything else is read
+    with quotes.
 
     Args:
         open_text: opens the file, with its line ends as they are.
@@ -76,6 +74,7 @@ def read_delimited(
 
     if layout.delimiter != "\t":
         return _collect(open_text, layout, quoted_rows, wanted)
+    # First each line as a row; if that is ragged, with quotes. Of two failures both are told.
     try:
         return _collect(open_text, layout, plain_rows, wanted)
     except ListFormatError as plain:
@@ -87,8 +86,7 @@ def read_delimited(
 
 
 def plain_rows(lines: Lines, layout: Layout) -> Iterator[Row]:
-    """Yield each line as a row. A cell in quotes, with those inside doubled, loses them; other
-    quotes are characters.
+    """Yield each line as a row; only quotes around a whole cell are removed.
 
     Raises:
         ListFormatError: a row is ragged.
@@ -97,16 +95,17 @@ def plain_rows(lines: Lines, layout: Layout) -> Iterator[Row]:
         lines.take_record()
         if not line.strip():
             continue
+
         cells = line.rstrip("\r\n").split(layout.delimiter)
         _check_count(cells, layout, lines.number)
-        if (
-            '"' in line
-            and layout.url_column is not None
-            and not _LIKE_A_URL.search(cells[layout.url_column])
-        ):
+
+        # Unbalanced quotes would shift the columns: then no URL is where the URLs are.
+        url = layout.url_column if '"' in line else None
+        if url is not None and not _LIKE_A_URL.search(cells[url]):
             raise ListFormatError(
                 f"line {lines.number} has a quote, and no URL in the column of URLs"
             )
+
         yield lines.number, [_without_quotes(cell) for cell in cells] if '"' in line else cells
 
 
@@ -117,8 +116,7 @@ def quoted_rows(lines: Lines, layout: Layout) -> Iterator[Row]:
         ListFormatError: a row is ragged, text follows a closing quote, a quote is open at the end
             of the file, or a cell in quotes holds lines that look like rows.
     """
-    # The limit is one of the process: it is only ever raised, so that no other reader is in the
-    # way.
+    # The limit is the process's own: it is only ever raised, so that no other reader is in the way.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARS))
     reader = csv.reader(lines, delimiter=layout.delimiter, strict=True)
     while True:
@@ -129,12 +127,14 @@ def quoted_rows(lines: Lines, layout: Layout) -> Iterator[Row]:
         except csv.Error as error:
             raise _quote_error(lines, layout.delimiter, error) from None
 
+        # A quoted cell may span lines, unless they look like rows that a stray quote has swallowed.
         record = lines.take_record()
         number = lines.number - len(record) + 1
         if len(record) > 1:
             _check_swallowed(record, layout, number)
         if not "".join(record).strip():
             continue
+
         if layout.delimiter == SINGLE and not record[0].startswith('"'):
             _check_single(record[0].strip(), number)
         _check_count(cells, layout, number)
@@ -142,6 +142,7 @@ def quoted_rows(lines: Lines, layout: Layout) -> Iterator[Row]:
 
 
 def _check_single(cell: str, number: int) -> None:
+    """Raise ListFormatError where the only cell of a row looks like several."""
     if _SEVERAL_CELLS.search(cell):
         raise ListFormatError(
             f"line {number} has several cells, the first line one (a URL with spaces needs quotes)"
@@ -158,36 +159,41 @@ def _check_count(cells: Sequence[str], layout: Layout, number: int) -> None:
 
 
 def _check_swallowed(record: Sequence[str], layout: Layout, number: int) -> None:
-    """Raise ListFormatError where one record of several lines looks like several rows: between two
-    stray quotes."""
+    """Raise ListFormatError where a record of several lines looks like rows, by a stray quote."""
     if sum(_looks_like_row(line, layout) for line in record) > 1:
+        opened = _open_line(record, layout.delimiter, number)
         raise ListFormatError(
-            f"the quote that opens in line {_open_line(record, layout.delimiter, number)} "
-            "closes in line "
-            f"{number + len(record) - 1}, and the lines of this cell look like rows"
+            f"the quote that opens in line {opened} closes in line {number + len(record) - 1}, "
+            "and the lines of this cell look like rows"
         )
 
 
 def _looks_like_row(line: str, layout: Layout) -> bool:
+    """Return whether a line could be a row: enough cells, and a URL where the URLs are."""
     cells = line.rstrip("\r\n").split(layout.delimiter)
+
     if layout.url_column is None:
         return len(cells) == layout.num_columns
     if len(cells) < layout.num_columns:
         return False
+
     # Other cells may hold delimiters: the column is counted from either end.
     places = (layout.url_column, layout.url_column - layout.num_columns)
     return any(_LIKE_A_URL.search(cells[place]) for place in places)
 
 
 def _quote_error(lines: Lines, delimiter: str, error: csv.Error) -> ListFormatError:
+    """Return csv's error with the line in which the offending quote opens."""
     record = lines.take_record()
     opened = _open_line(record, delimiter, lines.number - len(record) + 1)
+
     if "unexpected end" in str(error):
         return ListFormatError(f"the quote that opens in line {opened} is not closed")
     if "field limit" in str(error):
         return ListFormatError(
             f"the cell that begins in line {opened} has over {MAX_CELL_CHARS} characters"
         )
+
     where = "there" if opened == lines.number else f"in line {lines.number}"
     return ListFormatError(
         f"the quote that opens in line {opened} closes {where} before the cell ends"
@@ -195,16 +201,18 @@ def _quote_error(lines: Lines, delimiter: str, error: csv.Error) -> ListFormatEr
 
 
 def _open_line(record: Sequence[str], delimiter: str, first: int) -> int:
-    """Return the line in which the last cell in quotes of a record opens that is unclosed, damaged,
-    or multi-line."""
+    """Return the line in which a record's last unclosed, damaged or multi-line quote opens."""
     text, position, opened = "".join(record), 0, 0
     while position < len(text):
+        # A cell without quotes ends at the next delimiter.
         if text[position] != '"':
             end = text.find(delimiter, position)
             if end < 0:
                 break
             position = end + 1
             continue
+
+        # A cell in quotes is sound if it closes in its line, right before a delimiter.
         closed = _QUOTED.match(text, position)
         if (
             closed is None
@@ -213,9 +221,11 @@ def _open_line(record: Sequence[str], delimiter: str, first: int) -> int:
             or text[closed.end() :][:1] not in (delimiter, "")
         ):
             opened = position
+
         if closed is None or text[closed.end() : closed.end() + 1] != delimiter:
             break
         position = closed.end() + 1
+
     return first + len(re.findall(r"\r\n|\r|\n", text[:opened]))
 
 
@@ -230,18 +240,21 @@ def _collect(
     read_rows: Callable[[Lines, Layout], Iterator[Row]],
     wanted: Collection[str],
 ) -> Table:
+    """Read all rows into a table of the wanted columns, in batches."""
     names = list(map(column_name, layout.titles))
     places = [number for number, name in enumerate(names) if name in wanted]
     pick = itemgetter(*places) if len(places) > 1 else lambda cells: (cells[places[0]],)
     schema = pa.schema([(names[place], pa.string()) for place in places])
     url = names[layout.url_column] if layout.url_column is not None else ""
 
+    # The header's lines are skipped; batches keep no Python objects of rows that are done.
     batches: list[pa.RecordBatch] = []
     with open_text() as file:
         lines = Lines(file)
         for _ in range(layout.header_lines):
             next(lines)
         lines.take_record()
+
         rows: list[Sequence[str]] = []
         numbers: list[int] = []
         for number, cells in read_rows(lines, layout):
@@ -253,6 +266,7 @@ def _collect(
         if rows:
             batches.append(_batch(rows, numbers, schema, url))
 
+    # Spellings of a missing value become empty texts.
     table = pa.Table.from_batches(batches, schema)
     nulls = pa.array(_NULLS, pa.string())
     columns = {
@@ -264,6 +278,7 @@ def _collect(
 def _batch(
     rows: Sequence[Sequence[str]], numbers: Sequence[int], schema: pa.Schema, url: str
 ) -> pa.RecordBatch:
+    """Return rows as columns of text, after a look at their URLs."""
     columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
     batch = pa.RecordBatch.from_arrays(columns, schema=schema)
     if url:
@@ -272,11 +287,11 @@ def _batch(
 
 
 def check_urls(urls: pa.Array, numbers: Sequence[int]) -> None:
-    """Raise ListFormatError where a cell of URLs holds a line end, or two URLs: a row that lost its
-    line end.
+    """Raise ListFormatError where a URL cell holds a line end or two URLs: a lost line end.
 
-    A URL within a URL, as an archive or a proxy has it, stands after one of `/ = ? : & #`.
+    A URL within a URL, such as an archive's or a proxy's, stands after one of `/ = ? : & #`.
     """
+    # One pass in Arrow finds the few suspects; only these are looked at one by one.
     suspects = pc.match_substring_regex(urls, r"(?i)[\r\n]|\S\s*https?://")
     for place in pc.indices_nonzero(suspects).to_pylist():
         text = urls[place].as_py().strip()

@@ -1,5 +1,4 @@
-"""The way in which a CSV or TSV is written, as its first line tells it: delimiter, columns, header
-or none."""
+"""How a CSV or TSV is written, by its first line: delimiter, columns, with a header or without."""
 
 from __future__ import annotations
 
@@ -9,22 +8,21 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-SINGLE = "\x1f"  # delimiter of a table of one column: commas and semicolons belong to its cells
+SINGLE = "\x1f"  # delimiter of a table of one column: commas are part of its cells
 _CLEAN_URL = re.compile(r"https?://\S+", re.IGNORECASE)
 
 
 class ListFormatError(ValueError):
-    """A list in which rows may hide: the message names the line and quotes none of it."""
+    """A list in which rows may hide; the message names the line and quotes none of it."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The way in which a table is written.
+    """How a table is written: its delimiter, its columns, and where its rows begin.
 
     Args:
         delimiter: between the cells of a row.
-        titles: what the header calls the columns; of a table without a header, `url` and empty
-            names.
+        titles: the header's names of the columns; without a header, `url` and empty names.
         header_lines: lines before the first row.
         url_column: index of the column of URLs, where there is one.
     """
@@ -68,7 +66,7 @@ class Lines:
         return line
 
     def take_record(self) -> list[str]:
-        """Return the lines that were read since this was asked for the last time."""
+        """Return the lines that were read since the last call."""
         record, self._record = self._record, []
         return record
 
@@ -76,7 +74,7 @@ class Lines:
 def find_layout(
     file: TextIO, delimiters: str, wanted: Collection[str], url: Sequence[str]
 ) -> Layout:
-    """Return the layout that the first line tells.
+    """Return the layout that the first line shows.
 
     Raises:
         ListFormatError: the header runs over several lines, or the file is empty, or has no header
@@ -86,26 +84,29 @@ def find_layout(
     first = next(filter(str.strip, lines), None)
     if first is None:
         raise ListFormatError("it is empty")
-    if (
-        sep := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE)
-    ) is not None:  # Excel's way to tell it
+
+    # Excel's way to name the delimiter.
+    if (sep := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE)) is not None:
         delimiters = sep[1]
         first = next(filter(str.strip, lines), "")
 
-    # The header is the line that names wanted columns; the delimiter that parts most of them is the
-    # one.
+    # The header is the line with wanted columns; the delimiter that separates most of them counts.
     options = {
         delimiter: cells
         for delimiter in delimiters
         if (cells := _cells_of(first, delimiter)) is not None
     }
+
     names = {delimiter: list(map(column_name, cells)) for delimiter, cells in options.items()}
     known = {delimiter: sum(name in wanted for name in found) for delimiter, found in names.items()}
     delimiter = max(options, key=lambda option: (known[option], len(options[option])), default="")
+
     if not any(known.values()) and delimiters[0] not in options:
         raise ListFormatError(
             f"the quote that opens in line {lines.number}, the first one, is not closed there"
         )
+
+    # Without a header the first line is a row already: the URL in it tells the column.
     if known[delimiter] == 0 and url and _CLEAN_URL.search(first):
         return _headerless(options, first, url[0], lines.number)
 
@@ -116,15 +117,18 @@ def find_layout(
 
 
 def _headerless(options: dict[str, list[str]], first: str, name: str, line: int) -> Layout:
-    """Return the layout of a table that begins with a row: the cell that is a URL tells the
-    column."""
+    """Return the layout of a table that begins with a row; its URL tells the column."""
+    # A line of one URL: commas are part of it, unless a delimiter makes several cells.
     if _CLEAN_URL.fullmatch(first.strip().strip('"')):
         if next(iter(options)) != "\t" and any(len(cells) > 1 for cells in options.values()):
             raise ListFormatError(
                 f"without a header, line {line} may be a URL or several cells: add a first "
                 "line such as url,caption"
             )
+
         return Layout(SINGLE, (name,), line - 1, 0)
+
+    # Several cells, of which exactly one is a URL.
     for delimiter, cells in options.items():
         places = [number for number, cell in enumerate(cells) if _CLEAN_URL.fullmatch(cell.strip())]
         if len(places) > 1:
@@ -134,6 +138,7 @@ def _headerless(options: dict[str, list[str]], first: str, name: str, line: int)
         if places:
             titles = tuple(name if number == places[0] else "" for number in range(len(cells)))
             return Layout(delimiter, titles, line - 1, places[0])
+
     raise ListFormatError(
         f"line {line} is no header, and none of its cells is a URL: add a header such as "
         "url,caption"

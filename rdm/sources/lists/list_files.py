@@ -1,5 +1,4 @@
-"""Lists as people have them: text, CSV, TSV and Parquet, one file or a folder of parts. No row is
-lost in silence."""
+"""Lists as people have them: text, CSV, TSV and Parquet, one file or many; no row is lost."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -29,7 +28,7 @@ ResultT = TypeVar("ResultT")
 SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
 TAKEN = ".txt, .csv, .tsv (or these as .gz) and .parquet, or a folder of them"
 _DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
-_MARKS = {  # UTF-32 before UTF-16, whose mark is the beginning of its own
+_MARKS = {  # UTF-32 before UTF-16, whose mark begins like its own
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -39,22 +38,22 @@ _MARKS = {  # UTF-32 before UTF-16, whose mark is the beginning of its own
 
 
 def read_list(path: Path, wanted: Collection[str], *, url: Sequence[str] = ()) -> Table:
-    """Return the wanted columns that a list has, as text without nulls; the rows of all of its
-    parts, one by one.
+    """Return the wanted columns that a list has, as text without nulls, of all its parts in order.
 
     Column names are compared in lower case, `-` and space as `_`.
 
     Args:
         path: a file, a folder of parts, or a pattern with `{000..003}` or `*`.
         wanted: names of columns.
-        url: what the column of URLs may be called, the preferred name first; then each part must
-            have it.
+        url: names for the column of URLs, the preferred one first; each part must then have it.
 
     Raises:
         SourceError: there is no such list, it is damaged, or a line of it hides rows.
     """
     parts = list_parts(path)
     tables = [_read_part(part, wanted, url) for part in parts]
+
+    # Parts of one list have the same columns; anything else is another list.
     for part, table in zip(parts, tables, strict=True):
         if table.columns.keys() != tables[0].columns.keys():
             raise SourceError(
@@ -63,6 +62,7 @@ def read_list(path: Path, wanted: Collection[str], *, url: Sequence[str] = ()) -
                 where=part,
                 fix="name a folder whose parts belong to one list",
             )
+
     columns = {
         name: pa.chunked_array(
             [chunk for table in tables for chunk in table.columns[name].chunks], pa.string()
@@ -73,8 +73,7 @@ def read_list(path: Path, wanted: Collection[str], *, url: Sequence[str] = ()) -
 
 
 def list_parts(path: Path) -> list[Path]:
-    """Return the files of a list, sorted: itself, the parts in a folder and below, or those of a
-    pattern.
+    """Return the files of a list, sorted: itself, a folder's parts, or those of a pattern.
 
     Raises:
         SourceError: there is none, or a part is not whole yet.
@@ -83,12 +82,15 @@ def list_parts(path: Path) -> list[Path]:
         return _pattern_parts(path)
     if not path.is_dir():
         return [path]
-    # Names with `_` are the notes of Spark and others beside their parts: _SUCCESS, _temporary.
+
+    # Names with `_` are notes of Spark and others beside their parts: _SUCCESS, _temporary.
     visible = files_below(path)
     files = [file for file in visible if "/_" not in f"/{file.relative_to(path).as_posix()}"]
     check_finished(files)
+
     parts = [file for file in files if _kind(file)]
     kinds = Counter(_kind(part) for part in parts)
+
     if len(kinds) != 1:
         what = "the folder holds lists of several kinds" if kinds else "the folder holds no list"
         raise SourceError(
@@ -111,21 +113,21 @@ def _pattern_parts(path: Path) -> list[Path]:
 
 
 def _kind(path: Path) -> str:
+    """Return the ending that says how a file is read; "" if it is not a list."""
     name = path.name.lower().removesuffix(".gz")
     suffix = Path(name).suffix
-    return (
-        suffix
-        if suffix in SUFFIXES and (suffix != ".parquet" or not path.name.lower().endswith(".gz"))
-        else ""
-    )
+    is_zipped_parquet = suffix == ".parquet" and path.name.lower().endswith(".gz")
+    return suffix if suffix in SUFFIXES and not is_zipped_parquet else ""
 
 
 def _read_part(path: Path, wanted: Collection[str], url: Sequence[str]) -> Table:
+    """Read one file of a list by its ending."""
     kind = _kind(path)
     if not kind:
         raise SourceError(
             f"a list ends with one of {', '.join(SUFFIXES)}", where=path, fix="rename or convert it"
         )
+
     opened = partial(open_text, path)
     readers: dict[str, Callable[[], Table]] = {
         ".txt": lambda: _read_urls(opened, frozenset(wanted)),
@@ -133,6 +135,7 @@ def _read_part(path: Path, wanted: Collection[str], url: Sequence[str]) -> Table
         ".tsv": lambda: read_delimited(opened, _DELIMITERS[kind], wanted, url),
         ".parquet": lambda: _read_parquet(path, wanted),
     }
+
     table = _reading(path, readers[kind])
     if url and not any(name in table.columns for name in url):
         raise SourceError(
@@ -145,34 +148,35 @@ def _read_part(path: Path, wanted: Collection[str], url: Sequence[str]) -> Table
 
 
 def _reading(path: Path, read: Callable[[], ResultT]) -> ResultT:
-    """Return what a reader gives, with its errors in words that quote nothing of the file: it may
-    hold secrets."""
+    """Return a reader's result, or raise SourceError in words that quote nothing of the file.
+
+    The file may hold secrets.
+    """
     fix = "mend the file"
+
     try:
         return read()
+
     except ListFormatError as error:
-        reason, fix = (
-            str(error),
-            "mend that line: a cell in quotes ends with one, and doubles those inside it",
-        )
+        reason = str(error)
+        fix = "mend that line: a cell in quotes ends with one, and doubles those inside it"
     except UnicodeDecodeError as error:
         reason, fix = f"{_undecodable(path)} is not {error.encoding.upper()}", "save it as UTF-8"
     except (EOFError, zlib.error, gzip.BadGzipFile):
         reason, fix = "the gzip file is damaged or cut short", "fetch it again"
     except pa.ArrowException as error:
-        reason = (
-            f"the Parquet file is damaged or of a kind that is not read ({type(error).__name__})"
-        )
+        kind = type(error).__name__
+        reason = f"the Parquet file is damaged or of a kind that is not read ({kind})"
     except OSError as error:
         reason, fix = error.strerror or type(error).__name__, "check the file"
     raise SourceError(f"the list cannot be read: {reason}", where=path, fix=fix) from None
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text that hold something, without the space around them.
+    """Return the lines of a text that are not blank, stripped.
 
     Raises:
-        SourceError: the text cannot be read: it is no UTF-8, or UTF-16 without a mark, or damaged.
+        SourceError: the text is damaged, not UTF-8, or UTF-16 without a mark.
     """
 
     def read() -> list[str]:
@@ -183,8 +187,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def open_text(path: Path) -> TextIO:
-    """Open a text, gzipped or not, with its line ends as they are: UTF-8, or what the mark at its
-    beginning says.
+    """Open a text, gzipped or not, with its own line ends: UTF-8, or as its mark says.
 
     Raises:
         OSError: it cannot be opened.
@@ -196,7 +199,7 @@ def open_text(path: Path) -> TextIO:
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """Open a file; a gzipped one gives its contents, whatever it is called."""
+    """Open a file; a gzipped one gives its contents, whatever its name."""
     file = open(path, "rb")  # noqa: SIM115
     if file.peek(2)[:2] != b"\x1f\x8b":
         return file
@@ -206,6 +209,7 @@ def open_binary(path: Path) -> BinaryIO:
 
 def _undecodable(path: Path) -> str:
     """Return the first line whose bytes are no UTF-8, in words."""
+    # Lines are counted as the reader counts them: by any of the three line ends.
     number, line_end = 1, re.compile(rb"\r\n|\r|\n")
     with open_binary(path) as file:
         for chunk in file:
@@ -218,8 +222,7 @@ def _undecodable(path: Path) -> str:
 
 
 def _read_urls(opened: Callable[[], TextIO], wanted: Set[str]) -> Table:
-    """Return the URLs of a text list, one to a line; `#` begins a comment, and quotes around a line
-    are left out."""
+    """Return the URLs of a text list: one a line, `#` for comments, quotes around it removed."""
     urls: list[str] = []
     numbers: list[int] = []
     with opened() as file:
@@ -228,21 +231,26 @@ def _read_urls(opened: Callable[[], TextIO], wanted: Set[str]) -> Table:
             lines.take_record()
             text = line.strip()
             if not text or text.startswith("#") or (not urls and column_name(text) in wanted):
-                continue  # a blank line, a comment, or a header
+                continue  # blank, a comment, or a header
+
+            # A table would give URLs with captions in them.
             if "\t" in text or (not urls and _is_header(text, wanted)):
                 raise ListFormatError(
                     f"line {lines.number} is one of a table: call the file .tsv or .csv"
                 )
+
             if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
                 text = text[1:-1].strip()
             urls.append(text)
             numbers.append(lines.number)
+
     column = pa.array(urls, pa.string())
     check_urls(column, numbers)
     return Table({"url": pa.chunked_array([column])}, ("url",))
 
 
 def _is_header(text: str, wanted: Set[str]) -> bool:
+    """Return whether a line names a wanted column among several cells."""
     return any(
         wanted & {column_name(cell) for cell in text.split(delimiter)} for delimiter in ",;|"
     )
@@ -265,11 +273,11 @@ def _read_parquet(path: Path, wanted: Collection[str]) -> Table:
             raise ListFormatError(
                 f"the column {name} holds {column.type}, which is no text"
             ) from None
-        columns[name].validate(full=True)  # Parquet does not look whether texts are UTF-8
+        columns[name].validate(full=True)  # Parquet does not check that texts are UTF-8
     return Table(columns, tuple(titles))
 
 
 def _listed(titles: Sequence[str]) -> str:
-    """Return the titles that look like some: anything else may be a row, and hold a secret."""
+    """Return those titles that look like titles: any other may be a row, and hold a secret."""
     names = [title.strip() for title in titles if re.fullmatch(r"[\w .-]{1,40}", title.strip())]
     return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "no titles"

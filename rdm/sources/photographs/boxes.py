@@ -1,5 +1,4 @@
-"""Boxes that people drew on photographs: read from a table, and turned with the photograph that
-they lie on."""
+"""Boxes that people drew on photographs: read from a table, and turned with their photograph."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -35,7 +34,7 @@ def _absolute(path: str) -> str:
 
 
 class BoxConfig(Config):
-    """Which boxes become patches, where the crop mode is `boxes`."""
+    """Settings of the crop mode `boxes`: which boxes become patches, and in which shape."""
 
     path: Annotated[str, AfterValidator(_absolute)] = Field(
         default="",
@@ -68,10 +67,12 @@ class Boxes:
     """
 
     def __init__(self, path: Path, config: BoxConfig) -> None:
+        # Pixels go before shares where a table has both.
         attributes = {name.lower() for name in get_args(Attribute)}
         found = read_list(path, {*_SHARES, *_PIXELS, *_IDS, *_LABELS, *attributes}).columns
         self.in_pixels = all(name in found for name in _PIXELS)
         corners = _PIXELS if self.in_pixels else _SHARES
+
         ids = next((found[name] for name in _IDS if name in found), None)
         if ids is None or any(name not in found for name in corners):
             raise SourceError(
@@ -80,16 +81,21 @@ class Boxes:
                 fix="columns ImageID, XMin, XMax, YMin, YMax (shares of width and height), "
                 "or image_id, x0, y0, x1, y1",
             )
+
         nothing = pa.chunked_array([pa.repeat("", len(ids))])
         label = next((found[name] for name in _LABELS if name in found), nothing)
         table = pa.table({"image_id": ids, **_numbers(path, found, corners), "label": label})
         self._index(table.filter(_wanted(found, label, config)))
 
     def _index(self, table: pa.Table) -> None:
+        """Sort the boxes by photograph, without repeats, and note where each one's begin."""
         table = table.sort_by([(name, "ascending") for name in table.column_names]).combine_chunks()
         is_new = {name: _differs_from_last(table[name]) for name in table.column_names}
-        # without repeats
+
+        # In the sorted order a repeat equals the row before it in every column.
         table = table.filter(pa.array(np.logical_or.reduce(list(is_new.values()))))
+
+        # Photographs are ranges of rows.
         starts = np.flatnonzero(_differs_from_last(table["image_id"]))
         ends = np.r_[starts[1:], table.num_rows]
         names = table["image_id"].take(pa.array(starts)).to_pylist()
@@ -100,8 +106,7 @@ class Boxes:
         self._labels = table["label"].combine_chunks()
 
     def of(self, image_id: str) -> tuple[NDArray[np.float64], list[str]]:
-        """Return a photograph's boxes [P, 4] as (x0, y0, x1, y1), sorted, without repeats; and
-        their labels."""
+        """Return a photograph's boxes [P, 4] (x0, y0, x1, y1) and their labels, without repeats."""
         start, end = self._places.get(image_id, (0, 0))
         return self._corners[start:end].astype(np.float64), self._labels[start:end].to_pylist()
 
@@ -111,6 +116,7 @@ class Boxes:
         ranges = [np.arange(*self._places[image_id]) for image_id in known]
         rows = np.concatenate([np.zeros(0, np.int64), *ranges])
         ends = np.cumsum([0, *map(len, ranges)]).tolist()
+
         part = copy(self)
         part._places = dict(zip(known, itertools.pairwise(ends), strict=True))
         part._corners = self._corners[rows]
@@ -118,10 +124,10 @@ class Boxes:
         return part
 
     def annotate(self, listing: pa.Table) -> pa.Table:
-        """Return those rows of a listing that have boxes; a photograph's etag then changes with its
-        boxes, too."""
+        """Return the rows of a listing that have boxes, with etags that change with their boxes."""
         known = pc.is_in(listing["image_id"], pa.array(list(self._places), pa.string()))
         listing = listing.filter(known)
+
         etags = [
             f"{etag} boxes:{self._digest(image_id)}"
             for image_id, etag in zip(
@@ -144,8 +150,9 @@ def box_patches(
     in_pixels: bool,
     square: bool,
 ) -> NDArray[np.int32]:
-    """Return patches [P, 4] int32 (x0, y0, x1, y1) in pixels of the upright photograph; an empty
-    one has no area.
+    """Return patches [P, 4] int32 (x0, y0, x1, y1) in pixels of the upright photograph.
+
+    A box that is empty or not finite becomes a patch without area.
 
     Args:
         corners: boxes [P, 4] of the photograph as it is stored.
@@ -155,27 +162,34 @@ def box_patches(
         square: whether a patch is the smallest square around its box, no larger than the
             photograph's shortest side and shifted to lie in it.
     """
+    # As shares of the stored photograph, whose sides are swapped from orientation 5 on.
     stored = np.array(size if orientation < 5 else size[::-1], np.float64)
     shares = corners / np.tile(stored, 2) if in_pixels else corners
+
     sound = (
         np.isfinite(shares).all(axis=1)
         & (shares[:, 0] < shares[:, 2])
         & (shares[:, 1] < shares[:, 3])
     )
+
+    # Turned with the photograph, then to whole pixels.
     shares = np.clip(np.where(sound[:, None], shares, 0), 0, 1)
     pixels = np.floor(_turned(shares, orientation) * np.tile(np.array(size, np.float64), 2) + 0.5)
+
     if not square:
         return pixels.astype(np.int32)
+
+    # The smallest square around the box, no larger than the photograph, moved inside.
     extent = pixels[:, 2:] - pixels[:, :2]
-    side = np.minimum(extent.max(axis=1, keepdims=True), min(size)) * (
-        extent.min(axis=1, keepdims=True) > 0
-    )
+    side = np.minimum(extent.max(axis=1, keepdims=True), min(size))
+    side = side * (extent.min(axis=1, keepdims=True) > 0)
     low = np.floor((pixels[:, :2] + pixels[:, 2:] - side) / 2 + 0.5)
     low = np.clip(low, 0, np.array(size) - side)
     return np.concatenate([low, low + side], axis=1).astype(np.int32)
 
 
 def _turned(boxes: NDArray[np.float64], orientation: int) -> NDArray[np.float64]:
+    """Return boxes [P, 4], shares of the stored photograph, as shares of the upright one."""
     x, y = boxes[:, 0::2], boxes[:, 1::2]  # [P, 2] each
     turned = {
         1: (x, y),
@@ -187,6 +201,8 @@ def _turned(boxes: NDArray[np.float64], orientation: int) -> NDArray[np.float64]
         7: (1 - y, 1 - x),
         8: (y, 1 - x),
     }[orientation]
+
+    # A flip exchanges the ends of an interval.
     across, down = (np.sort(axis, axis=1) for axis in turned)
     return np.stack([across[:, 0], down[:, 0], across[:, 1], down[:, 1]], axis=1)
 

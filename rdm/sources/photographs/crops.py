@@ -26,8 +26,7 @@ class CropConfig(Config):
     mode: Literal["random", "grid", "whole", "boxes"] = Field(
         default="random",
         description="random crops, an aligned grid, whole: one patch, the central square "
-        "(for small photographs), or "
-        "boxes that people drew (of a database only)",
+        "(for small photographs), or boxes that people drew (of a database only)",
     )
     frame_size: int = Field(
         default=1200,
@@ -74,21 +73,29 @@ def crop_boxes(image_id: str, width: int, height: int, config: CropConfig) -> ND
     """
     if config.mode == "boxes":
         raise ValueError("boxes are read from a file: see BoxConfig")
+    # The whole centre square is one patch of a frame of one pixel.
     if config.mode == "whole":
         config = config.model_copy(update={"mode": "grid", "frame_size": 1, "patch_size": 1})
+
+    # From the frame to the photograph: its shortest side is the frame's side, its centre the
+    # centre.
     corners = _grid_corners(config) if config.mode == "grid" else _random_corners(image_id, config)
     scale = min(width, height) / config.frame_size
     offset = np.array(
         [(width - config.frame_size * scale) / 2, (height - config.frame_size * scale) / 2]
     )
+
+    # Rounded to whole pixels, and kept inside.
     low = np.floor(corners * scale + offset + 0.5)
     side = max(1, round(config.patch_size * scale))
     limit = np.array([width - side, height - side])
+
     low = np.clip(low, 0, limit)
     return np.concatenate([low, low + side], axis=1).astype(np.int32)
 
 
 def _grid_corners(config: CropConfig) -> NDArray[np.float64]:
+    """Return corners [P, 2] of the patches that fill the frame, with equal margins."""
     steps = np.arange(config.frame_size // config.patch_size) * config.patch_size
     margin = (config.frame_size % config.patch_size) / 2
     y, x = np.meshgrid(steps, steps, indexing="ij")
@@ -96,6 +103,7 @@ def _grid_corners(config: CropConfig) -> NDArray[np.float64]:
 
 
 def _random_corners(image_id: str, config: CropConfig) -> NDArray[np.float64]:
+    """Return corners [P, 2] of random patches: whole pixels, by 32 bits of a hash each."""
     spread = config.max_patches - config.min_patches + 1
     count = config.min_patches + _hash(image_id, "count", config.seed) % spread
     free = config.frame_size - config.patch_size + 1

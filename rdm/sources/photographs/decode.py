@@ -19,8 +19,8 @@ from rdm.sources.photographs.metadata import Parts
 
 MAX_PIXELS = 120_000_000
 MAX_ASPECT = 200
-_BAND_PIXELS = 4_000_000
-_MAX_DECODED_BYTES = 10 * MAX_PIXELS
+_BAND_PIXELS = 4_000_000  # converted at a time
+_MAX_DECODED_BYTES = 10 * MAX_PIXELS  # of the decoders, beside the picture's file
 _BITS_PER_SAMPLE, _TILE_SIDES = 258, (322, 323)  # TIFF tags
 _EXTENSIONS = {
     "JPEG": "jpg",
@@ -31,7 +31,7 @@ _EXTENSIONS = {
     "TIFF": "tif",
 }
 _ORIENTATION_OF_TURN = {90: 8, 180: 3, 270: 6}  # counter-clockwise degrees as an EXIF orientation
-_UPRIGHT = {  # what makes a picture of each EXIF orientation upright
+_UPRIGHT = {  # the transposition that makes each EXIF orientation upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -47,8 +47,7 @@ IMAGE_SUFFIXES = frozenset(
 
 
 DECODING_REVISION = 2
-"""Raised whenever a picture that decoded before gets other pixels. 1: color profiles were passed
-over."""
+"""Raised whenever a decodable picture gets other pixels. 1: color profiles were passed over."""
 
 
 class ImageDecodeError(ValueError):
@@ -63,8 +62,7 @@ class ImageDecodeError(ValueError):
 
 
 def image_extension(data: bytes) -> str:
-    """Return the file ending that belongs to a picture's bytes (`jpg`, `png`, ...); no pixel is
-    decoded.
+    """Return the file ending of a picture's bytes (`jpg`, `png`, ...), without decoding a pixel.
 
     Raises:
         ImageDecodeError: the bytes are no picture of a supported format.
@@ -74,8 +72,7 @@ def image_extension(data: bytes) -> str:
 
 
 def image_orientation(data: bytes, *, rotation: int = 0) -> int:
-    """Return the turn and flip that `decode_image` makes a picture upright by, as an EXIF
-    orientation, 1 to 8.
+    """Return the turn and flip of `decode_image` as an EXIF orientation, 1 to 8.
 
     Raises:
         ImageDecodeError: the bytes are no picture of a supported format.
@@ -88,8 +85,7 @@ def image_orientation(data: bytes, *, rotation: int = 0) -> int:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Return width and height in pixels, as they are stored; the first bytes of a file are enough
-    for most formats.
+    """Return the stored width and height in pixels; mostly the first bytes of a file are enough.
 
     Raises:
         ImageDecodeError: the bytes are not the beginning of a picture of a supported format.
@@ -99,8 +95,9 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_image(data: bytes, *, rotation: int = 0, reduction: int = 1) -> Image.Image:
-    """Return an upright RGB picture in sRGB; of an animation, the first frame; transparency is laid
-    on white.
+    """Return an upright RGB picture in sRGB, of an animation the first frame.
+
+    Transparent pixels are laid on white.
 
     Args:
         data: an encoded JPEG, PNG, WebP, GIF, BMP or TIFF.
@@ -111,21 +108,24 @@ def decode_image(data: bytes, *, rotation: int = 0, reduction: int = 1) -> Image
             1/reduction; other formats always have their full size.
 
     Raises:
-        ImageDecodeError: empty, not a picture, truncated, or over `MAX_PIXELS`, of a kind that is
-            decoded in more memory than others over a part of it (checked before decoding).
+        ImageDecodeError: empty, not a picture, truncated, or over `MAX_PIXELS`; formats whose
+            decoders take more memory have a lower limit. Sizes are checked before decoding.
     """
     if not data:
         raise ImageDecodeError("empty file")
     parts = take_apart(data)
     orientation = _ORIENTATION_OF_TURN[rotation] if rotation else parts.metadata.orientation
+
     with _translated_errors():
         image = _opened(data, parts)
+        # Limits before a pixel is decoded: a small file may hold a huge picture.
         _check_size(image, parts.num_copied)
         if reduction > 1:
             width, height = image.size
             image.draft(None, (-(-width // reduction), -(-height // reduction)))
+
         image = _to_rgb(image, conversion(parts.metadata, image.mode))
-        # What was decoded is gone before the turned copy is made.
+        # The decoded picture is freed before the turned copy is made.
         return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
@@ -134,11 +134,13 @@ def _opened(data: bytes, parts: Parts) -> Image.Image:
 
 
 def _check_size(image: Image.Image, num_copied: int) -> None:
+    """Raise ImageDecodeError where a picture is too large to decode, or too narrow to be one."""
     width, height = image.size
     sides = getattr(image, "tag_v2", {})
-    # a whole one is decoded
+    # A tile is decoded whole, however little of it is shown.
     tile = [side for side in map(sides.get, _TILE_SIDES) if isinstance(side, int)]
     pixels = max(width * height, math.prod(tile) if len(tile) == len(_TILE_SIDES) else 0)
+
     if pixels > MAX_PIXELS or pixels * _bytes_per_pixel(image) + num_copied > _MAX_DECODED_BYTES:
         raise ImageDecodeError("too many pixels", f"{width}x{height}")
     if max(width, height) > MAX_ASPECT * max(min(width, height), 1):
@@ -146,13 +148,12 @@ def _check_size(image: Image.Image, num_copied: int) -> None:
 
 
 def _bytes_per_pixel(image: Image.Image) -> float:
-    """Return how much memory the decoders take at most, as measured, Pillow's own four bytes of a
-    pixel included."""
+    """Return the decoders' memory at most, measured, with Pillow's own four bytes a pixel."""
     if image.format == "WEBP":
         return 16
     if image.format == "TIFF":  # one strip may hold the whole picture
         return 4 + sum(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) / 8  # type: ignore[attr-defined]
-    # a progressive JPEG's coefficients: two bytes of each component
+    # A progressive JPEG's coefficients: two bytes of each component.
     return 12 if image.mode == "CMYK" else 10
 
 
@@ -171,30 +172,34 @@ def _to_rgb(image: Image.Image, to_srgb: ToSrgb | None) -> Image.Image:
 
 
 def _band_to_rgb(image: Image.Image, to_srgb: ToSrgb | None) -> Image.Image:
+    """Return a band as RGB in sRGB, by its mode."""
     if image.mode.startswith("I;16") and (to_srgb is not None or "transparency" in image.info):
         return _deep_gray_to_rgb(np.asarray(image), to_srgb, image.info.get("transparency"))
-    # 16 and 32 bits: scale to 8, where PIL's own conversion would clip
+
+    # 16 and 32 bits: scale to 8, where Pillow's own conversion would clip.
     if image.mode.startswith(("I", "F")):
         high = 65535 if image.mode.startswith("I") else 1
         image = image.convert("F").point(lambda value: value * (255 / high) + 0).convert("L")
         image = image if to_srgb is None else to_srgb(image)
     elif image.mode in ("RGBA", "RGBa", "LA", "PA", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        # colors first: white is white in every space, but half of it is not
+        # Colors first: white is white in every space, but half of it is not.
         if to_srgb is not None:
             colors = to_srgb(rgba.convert("RGB").convert(to_srgb.mode))
             colors.putalpha(rgba.getchannel("A"))
             rgba = colors
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+
     elif to_srgb is not None:
         return to_srgb(image.convert("RGB") if image.mode == "P" else image)
+
     return image.convert("RGB")
 
 
 def _deep_gray_to_rgb(
     values: NDArray[np.uint16], to_srgb: ToSrgb | None, transparent: object
 ) -> Image.Image:
-    """Return 16-bit gray as RGB; the value that counts as transparent is white."""
+    """Return 16-bit gray as RGB; the transparent value becomes white."""
     levels = np.repeat(np.arange(65_536)[:, None] // 257, 3, axis=1).astype(np.uint8)
     if to_srgb is not None:
         levels = to_srgb.curve()

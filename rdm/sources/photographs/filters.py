@@ -1,5 +1,4 @@
-"""What is left out of a database although it decodes: photographs and patches that nobody would
-look for."""
+"""Filters: photographs and patches that decode, but that nobody would look for."""
 
 from __future__ import annotations
 
@@ -11,13 +10,12 @@ from rdm.config import Config
 
 TOO_SMALL, TOO_LONG = "too small", "too long"  # causes, of photographs in the ledger and of patches
 _SIDE = 8  # of the grid of a perceptual hash
-# a patch is reduced to this before its contrast is measured: grain is no content
+# A patch is reduced to this side before its contrast is measured: grain is no content.
 _CONTRAST_SIDE = 32
 
 
 class FilterConfig(Config):
-    """Which photographs and patches are left out. Every filter is off by default, as in RDM's
-    database."""
+    """Limits for photographs and patches. All are off by default, as in RDM's database."""
 
     min_image_side: int = Field(
         default=0, ge=0, description="least shortest side of a photograph, pixels"
@@ -46,19 +44,17 @@ class FilterConfig(Config):
         ge=0,
         le=15,
         description="of two photographs whose 128-bit perceptual hashes differ in at most so "
-        "many bits only the first "
-        "by image id is kept; None: all are",
+        "many bits only the first by image id is kept; None: all are",
     )
 
 
 def image_reason(width: int, height: int, config: FilterConfig) -> str:
-    """Return why a photograph of this upright size is left out, as `cause: detail`; nothing where
-    it is kept."""
+    """Return why a photograph of this upright size is left out (`cause: detail`); "" if kept."""
     return _size_reason(width, height, config.min_image_side, config.max_image_aspect)
 
 
 def patch_reason(width: int, height: int, config: FilterConfig) -> str:
-    """Return why a patch of this size is left out, as `cause: detail`; nothing where it is kept."""
+    """Return why a patch of this size is left out (`cause: detail`); "" if it is kept."""
     if min(width, height) < 1:
         return "empty box"
     return _size_reason(width, height, config.min_patch_side, config.max_patch_aspect)
@@ -73,11 +69,11 @@ def _size_reason(width: int, height: int, min_side: int, max_aspect: float) -> s
 
 
 def contrast(patch: Image.Image) -> float:
-    """Return the standard deviation of a patch's luminance, 0 to 127.5, after a reduction to 32 x
-    32.
+    """Return the standard deviation (0 to 127.5) of a patch's luminance, reduced to 32 x 32.
 
     Whole numbers until the last step, so that every machine gives the same.
     """
+    # In whole numbers, n sum(v^2) - (sum v)^2 is n^2 times the variance, without rounding.
     small = patch.convert("L").resize((_CONTRAST_SIDE, _CONTRAST_SIDE), Image.Resampling.BOX)
     values = np.asarray(small, np.int64)
     return float(np.sqrt(values.size * (values**2).sum() - values.sum() ** 2) / values.size)

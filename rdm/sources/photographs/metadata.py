@@ -1,5 +1,4 @@
-"""What in a picture's file decides how its pixels are shown: orientation and color space, whatever
-else is damaged.
+"""Metadata that decide how a picture is shown: orientation and color space, if they are legible.
 
 Pillow refuses a picture for much of its metadata: text that inflates over a limit, an APP segment
 that is too short, a wrong checksum. So it never sees any: it is given a view of the file that holds
@@ -21,38 +20,24 @@ Buffer = bytes | memoryview
 
 EXIF_HEAD = b"Exif\0\0"
 MAX_TEXT_BYTES = 2**20
-"""So much of a compressed text is inflated, and searched for an orientation."""
+"""Bytes of a compressed text that are inflated, and searched for an orientation."""
 MAX_PROFILE_BYTES = 2**22
 """Profiles over this size are passed over: printers' have 3 MB, decompression bombs much more."""
 _ORIENTATION, _EXIF_IFD, _INTEROP_IFD, _INTEROP_INDEX = 0x0112, 0x8769, 0xA005, 0x0001  # EXIF tags
 _XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|>)\s*([1-8])""")
+# Bytes of a value, by EXIF's kinds of numbers and texts.
 _SIZE_OF_KIND = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
-}
+    1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
+    16: 8, 17: 8, 18: 8,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Primaries:
-    """The color space of a picture without a profile: x and y of white, red, green and blue, and
-    its curve.
+    """The color space of a picture without a profile: its chromaticities and its curve.
 
     Attributes:
-        chromaticities: eight numbers, or nothing for those of sRGB.
+        chromaticities: x and y of white, red, green and blue; empty for those of sRGB.
         curve: the exponent that makes stored values linear light; or a name: `srgb`, `bt709`.
     """
 
@@ -67,7 +52,7 @@ class Metadata:
     Attributes:
         orientation: as EXIF numbers it, 1 to 8; 1 where the file does not say, or not legibly.
         profile: an embedded ICC profile; nothing where there is none.
-        primaries: what the file says of its colors in other words, where it has no profile.
+        primaries: the colors in other words, where the file has no profile.
     """
 
     orientation: int = 1
@@ -80,10 +65,10 @@ class Parts:
     """A picture's file taken apart.
 
     Attributes:
-        spans: the pieces that make a file of the pixels alone, in order; nothing where the file is
+        spans: the pieces that make a file of the pixels alone, in order; empty where the file is
             best read as it is.
-        metadata: the rest, as far as it counts.
-        num_copied: bytes of the file that its decoder copies, beside what it copies of any file.
+        metadata: what else of the file counts.
+        num_copied: bytes of the file that its decoder copies, beyond what it copies of any file.
     """
 
     spans: tuple[Buffer, ...] = ()
@@ -117,11 +102,12 @@ class SplicedBytes(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer from the piece at this place; return how many bytes there were."""
+        """Fill a buffer from the piece at this place; return the number of bytes."""
         while self._number < len(self._spans) and self._ends[self._number] <= self._position:
             self._number += 1
         if self._number == len(self._spans):
             return 0
+
         span = self._spans[self._number]
         start = self._position - (self._ends[self._number] - len(span))
         target = memoryview(buffer).cast("B")
@@ -132,8 +118,10 @@ class SplicedBytes(io.RawIOBase):
 
 
 def inflated(data: Buffer, limit: int) -> tuple[bytes, bool]:
-    """Return the first `limit` bytes that zlib data inflates to, and whether that is all; of
-    damaged data, nothing."""
+    """Return zlib data inflated to at most `limit` bytes, and whether that is all.
+
+    Damaged data give nothing.
+    """
     inflater = zlib.decompressobj()
     try:
         found = inflater.decompress(data, limit)
@@ -158,13 +146,14 @@ class Exif:
     """
 
     def __init__(self, data: Buffer) -> None:
-        """Read the header; of what is none, there are no tags."""
+        """Read the header; without a legible one there are no tags."""
         self.data = memoryview(data)
         head = bytes(self.data[:16])
         self.order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
-        version = (
-            struct.unpack(f"{self.order}H", head[2:4])[0] if self.order and len(head) >= 4 else 0
-        )
+        has_version = self.order and len(head) >= 4
+        version = struct.unpack(f"{self.order}H", head[2:4])[0] if has_version else 0
+
+        # 42 is TIFF with offsets of 32 bits, 43 BigTIFF with 64.
         self.is_big = version == 43
         self.first = 0
         if version in (42, 43) and len(head) >= (16 if self.is_big else 8):
@@ -177,15 +166,17 @@ class Exif:
         return self.order + ("HHQ8s" if self.is_big else "HHI4s")
 
     def entries(self, place: int) -> dict[int, bytes]:
-        """Return the entries of a directory by their number, as they lie in the file; of two of one
-        number the first.
+        """Return a directory's entries by tag, as they lie in the file; the first of each tag.
 
-        A directory that ends before its last entry has those that are there.
+        A directory that is cut short has the entries that are there.
         """
         head = "Q" if self.is_big else "H"
         size, start = struct.calcsize(self.entry_format), place + struct.calcsize(self.order + head)
+
         if not self.order or place <= 0 or start > len(self.data):
             return {}
+
+        # The count is not believed beyond what the file can hold.
         count = struct.unpack(self.order + head, self.data[place:start])[0]
         found: dict[int, bytes] = {}
         for number in range(min(count, (len(self.data) - start) // size, 65_536)):
@@ -194,19 +185,21 @@ class Exif:
         return found
 
     def value(self, entry: bytes) -> memoryview | None:
-        """Return an entry's bytes; None where they are of no known kind or lie outside of the
-        file."""
+        """Return an entry's bytes; None if it is of no known kind or lies outside of the file."""
         _, kind, count, inline = struct.unpack(self.entry_format, entry)
         size = _SIZE_OF_KIND.get(kind, 0) * count
         if kind not in _SIZE_OF_KIND:
             return None
+
+        # Small values stand in the entry itself, in place of their offset.
         if size <= len(inline):
             return memoryview(inline)[:size]
+
         place = struct.unpack(self.order + ("Q" if self.is_big else "I"), inline)[0]
         return self.data[place : place + size] if place + size <= len(self.data) else None
 
     def number(self, entries: dict[int, bytes], tag: int) -> int:
-        """Return the first whole number of a tag; 0 where there is none."""
+        """Return the first whole number of a tag, or 0."""
         value = self.value(entries[tag]) if tag in entries else None
         kind = struct.unpack_from(f"{self.order}H", entries[tag], 2)[0] if value else 0
         letter = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}.get(kind)
@@ -222,8 +215,7 @@ class Exif:
 
     @property
     def is_adobe_rgb(self) -> bool:
-        """Whether a camera says Adobe RGB, as cameras do that embed no profile: interoperability
-        index R03."""
+        """Whether a camera says Adobe RGB without a profile: interoperability index R03."""
         details = self.entries(self.number(self.entries(self.first), _EXIF_IFD))
         interop = self.entries(self.number(details, _INTEROP_IFD))
         value = self.value(interop[_INTEROP_INDEX]) if _INTEROP_INDEX in interop else None
@@ -236,8 +228,7 @@ ADOBE_RGB = Primaries((0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06), 2.199
 def described(
     exif: Buffer, xmp: Buffer, profile: bytes = b"", primaries: Primaries | None = None
 ) -> Metadata:
-    """Return how to show a picture from its EXIF block (from the byte order on), its XMP packet and
-    its profile.
+    """Return how to show a picture, from its EXIF block (from the byte order on), XMP and profile.
 
     EXIF goes before XMP, and a profile before what EXIF says of colors.
     """

@@ -1,4 +1,4 @@
-"""PNG: the chunks that make the pixels, and what the others say of orientation and colors."""
+"""PNG: the chunks of the pixels, and what the others say of orientation and colors."""
 
 from __future__ import annotations
 
@@ -29,20 +29,12 @@ _CICP_PRIMARIES = {
     12: (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),  # Display P3
 }
 _CICP_CURVES = {
-    1: "bt709",
-    4: 2.2,
-    5: 2.8,
-    6: "bt709",
-    8: 1.0,
-    13: "srgb",
-    14: "bt709",
-    15: "bt709",
-}
+    1: "bt709", 4: 2.2, 5: 2.8, 6: "bt709", 8: 1.0, 13: "srgb", 14: "bt709", 15: "bt709",
+}  # fmt: skip
 
 
 class PngFile:
-    """A PNG: critical chunks and transparency are kept. Of an animation they make the picture that
-    comes first."""
+    """A PNG; its critical chunks and transparency are kept: of an animation, the first picture."""
 
     def __init__(self, data: bytes) -> None:
         self.view = memoryview(data)
@@ -51,18 +43,19 @@ class PngFile:
         self.exif: bytes | memoryview = b""
         self.xmp: bytes | memoryview = b""
         self.profile = b""
-        # bytes of possible chunks: bounds the work on a hostile file
+        # Bytes of possible chunks that may be checked: bounds the work on a hostile file.
         self.num_to_check = 4 * len(data)
 
     def parts(self) -> Parts:
         """Return the file taken apart."""
         kept: list[tuple[int, int]] = []
+
+        # Chunks that follow one another make one span.
         for start, end, kind in self._pieces():
             body = self.view[start + 8 : end - 4]
             is_needed = kind == b"tRNS" and len(body) >= _TRANSPARENCY_BYTES.get(self.color_type, 0)
-            if (
-                not kind or kind[0] & 0x20 == 0 or is_needed
-            ):  # critical, or illegible: Pillow says what is wrong
+            # Critical chunks have a capital first letter; Pillow says what is wrong with others.
+            if not kind or kind[0] & 0x20 == 0 or is_needed:
                 if kept and kept[-1][1] == start:
                     start = kept.pop()[0]
                 kept.append((start, end))
@@ -70,22 +63,26 @@ class PngFile:
                 self._read_text(kind, body)
             else:
                 self.chunks.setdefault(kind, body)
+
         spans = (self.view[:8], *(self.view[start:end] for start, end in kept))
         exif = without_exif_head(memoryview(self.chunks.get(b"eXIf", self.exif)))
         return Parts(spans, described(exif, self.xmp, *self._colors()))
 
     def _pieces(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield begin, end and kind of each chunk; what cannot be understood is a last one without
-        a kind."""
+        """Yield begin, end and kind of each chunk; an illegible rest is a last one without kind."""
         start, size = 8, len(self.view)
         while start + 8 <= size:
             length, kind = struct.unpack(">I4s", self.view[start : start + 8])
             end = start + 12 + length
+
             if not kind.isalpha():
                 break
+
+            # A chunk of metadata may lie about its length; then the next sound chunk is looked for.
             if kind[0] & 0x20 and not self._is_chunk(end):
-                start = self._next_chunk(start + 8)  # a damaged length
+                start = self._next_chunk(start + 8)
                 continue
+
             yield start, min(end, size), kind
             if kind == b"IEND":
                 return
@@ -94,38 +91,42 @@ class PngFile:
             yield start, size, b""
 
     def _is_chunk(self, place: int) -> bool:
+        """Return whether a chunk may begin here, or the file ends."""
         return place == len(self.view) or bytes(self.view[place + 4 : place + 8]).isalpha()
 
     def _next_chunk(self, place: int) -> int:
-        """Return where the next chunk begins whose checksum is right."""
+        """Return the place of the next chunk with the right checksum."""
         for found in _PNG_CHUNK.finditer(self.view, place + 4):
             start = found.start() - 4
             end = found.end() + struct.unpack(">I", self.view[start : start + 4])[0]
             if end + 4 > len(self.view):
                 continue
+
             self.num_to_check -= end - start
             if self.num_to_check < 0:
                 break
-            if (
-                zlib.crc32(self.view[start + 4 : end])
-                == struct.unpack(">I", self.view[end : end + 4])[0]
-            ):
+            checksum = struct.unpack(">I", self.view[end : end + 4])[0]
+            if zlib.crc32(self.view[start + 4 : end]) == checksum:
                 return start
         return len(self.view)
 
     def _read_text(self, kind: bytes, body: memoryview) -> None:
+        """Read a text chunk whose keyword means something here."""
         keyword, separator, _ = bytes(body[:80]).partition(b"\0")
         if not separator or keyword not in _TEXT_READERS:
             return
+
         rest = body[len(keyword) + 1 :]
         is_compressed = kind == b"zTXt" or (kind == b"iTXt" and rest[:1] == b"\1")
+
+        # iTXt has two flags, a language and a translated keyword, the last two ended by a zero
+        # each.
         if kind == b"zTXt":
             rest = rest[1:]
-        elif (
-            kind == b"iTXt"
-        ):  # two flags, a language and a translated keyword, each ended by a zero
+        elif kind == b"iTXt":
             head = bytes(rest[2:4096]).split(b"\0", 2)
             rest = rest[2 + len(head[0]) + len(head[1]) + 2 :] if len(head) == 3 else rest[:0]
+
         text = inflated(rest, MAX_TEXT_BYTES)[0] if is_compressed else rest
         _TEXT_READERS[keyword](self, text)
 
@@ -133,12 +134,13 @@ class PngFile:
         self.xmp = text
 
     def _read_raw_profile(self, text: bytes | memoryview) -> None:
-        """Read what ImageMagick writes: a name, a length, and hexadecimal digits."""
+        """Read ImageMagick's raw profile: a name, a length, and hexadecimal digits."""
         digits = b"".join(bytes(text[: 2 * MAX_TEXT_BYTES]).split(b"\n")[3:])
         try:
             block = bytes.fromhex(re.sub(rb"\s", b"", digits).decode("ascii"))
         except ValueError:
             return
+
         if block.startswith((EXIF_HEAD, b"II", b"MM")):
             self.exif = block
         elif block[36:40] == b"acsp":
@@ -147,28 +149,25 @@ class PngFile:
             self.xmp = block
 
     def _colors(self) -> tuple[bytes, Primaries | None]:
-        """Return a profile, or what other chunks say: the more exact first, as the third edition
-        orders them."""
+        """Return a profile, or what stands for it: the most exact, in the third edition's order."""
         found = self.chunks.get(b"cICP", b"")
-        if (
-            len(found) == 4
-            and found[0] in _CICP_PRIMARIES
-            and found[1] in _CICP_CURVES
-            and found[2:4] == b"\0\1"
-        ):
+        is_known = len(found) == 4 and found[0] in _CICP_PRIMARIES and found[1] in _CICP_CURVES
+        if is_known and found[2:4] == b"\0\1":
             return b"", Primaries(_CICP_PRIMARIES[found[0]], _CICP_CURVES[found[1]])
+
+        # iCCP: a name, which a zero ends, a byte for the compression, and the profile.
         packed = memoryview(self.chunks.get(b"iCCP", b""))
-        name = bytes(packed[:80]).partition(b"\0")[
-            0
-        ]  # a zero ends it, and another says how it is compressed
+        name = bytes(packed[:80]).partition(b"\0")[0]
         profile, is_whole = inflated(packed[len(name) + 2 :], MAX_PROFILE_BYTES)
         if is_whole and profile:
             return profile, None
+
         if self.profile or b"sRGB" in self.chunks:
             return self.profile, None
         return b"", self._calibration()
 
     def _calibration(self) -> Primaries | None:
+        """Return the primaries that gAMA and cHRM tell; None without a plausible gamma."""
         gamma, chromaticities = self.chunks.get(b"gAMA", b""), self.chunks.get(b"cHRM", b"")
         if len(gamma) != 4:
             return None  # chromaticities alone do not say what the values mean

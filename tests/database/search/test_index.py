@@ -1,28 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
 
-from rdm.database.search.exact import exact_search, quantize
-from rdm.database.search.index import (
-    IndexConfig,
-    ParentIndex,
-    Recall,
-    approximate_candidates,
-    audit_recall,
-    audit_sample,
-    build_index,
-    choose_key,
-    open_index,
-    rebuild_reason,
-    update_index,
-)
+from rdm.database.search.approximate import approximate_candidates, open_index
+from rdm.database.search.exact import quantize
+from rdm.database.search.index import ParentIndex, build_index, rebuild_reason, update_index
+from rdm.database.search.index_settings import IndexConfig
 from rdm.database.search.sharded_index import IndexedRows
-from rdm.errors import DatabaseError, StorageError, UsageError
+from rdm.errors import DatabaseError
 from rdm.storage import Folder, IndexDecision, IndexFacts
 
 NONE = np.zeros(0, np.int64)
@@ -34,22 +22,6 @@ def stored(folder: Folder, *parts: np.ndarray, dead: np.ndarray = NONE) -> Index
     for path, vectors in zip(paths, parts, strict=True):
         folder.write_array(path, vectors)
     return IndexedRows(folder, paths, dead)
-
-
-@pytest.fixture(scope="module")
-def vectors() -> np.ndarray:
-    """Six hundred unit vectors in eight clusters."""
-    rng = np.random.default_rng(0)
-    points = rng.standard_normal((8, 16)).repeat(75, axis=0) + 0.3 * rng.standard_normal((600, 16))
-    return quantize((points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32))
-
-
-@pytest.fixture(scope="module")
-def built(
-    vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Folder, IndexFacts]:
-    folder = Folder(tmp_path_factory.mktemp("index"))
-    return folder, build_index(stored(folder, vectors), IndexConfig())
 
 
 def test_infos_are_written_and_measured(built: tuple[Folder, IndexFacts]) -> None:
@@ -65,38 +37,6 @@ def test_two_builds_give_equal_bytes(
     build_index(stored(Folder(tmp_path), vectors), IndexConfig())
     for name in ("index/knn.index", "index/index_infos.json"):
         assert Folder(tmp_path).read_bytes(name) == built[0].read_bytes(name)
-
-
-def test_opened_index_finds_what_it_was_audited_for(
-    built: tuple[Folder, IndexFacts], vectors: np.ndarray
-) -> None:
-    audit = audit_recall(open_index(built[0]), [(0, vectors)], NONE, 500, IndexConfig().seed)
-    assert audit["recall_at_20"] == built[1]["recall_at_20"]
-
-
-def test_recall_of_a_complete_index_is_one(vectors: np.ndarray) -> None:
-    index = faiss.IndexFlatIP(16)
-    index.add(vectors.astype(np.float32))
-    assert audit_recall(index, [(0, vectors)], NONE, 500, 0) == Recall(
-        recall_at_20=1, recall_ci95=0, audit_queries=500
-    )
-
-
-def test_recall_of_an_index_over_half_the_rows_is_the_share_of_neighbors_there(
-    vectors: np.ndarray,
-) -> None:
-    index = faiss.IndexFlatIP(16)
-    index.add(vectors[:300].astype(np.float32))
-    truth, _ = exact_search(vectors, [(0, vectors)], 20, excluded=NONE)
-    audit = audit_recall(index, [(0, vectors)], NONE, 600, 0)
-    assert audit["recall_at_20"] == pytest.approx((truth < 300).mean())
-    assert audit["recall_ci95"] > 0
-
-
-def test_audit_with_few_living_rows_lowers_k(vectors: np.ndarray) -> None:
-    index = faiss.IndexFlatIP(16)
-    index.add(vectors[:3].astype(np.float32))
-    assert audit_recall(index, [(0, vectors)], np.arange(3, 600), 500, 0)["recall_at_20"] == 1.0
 
 
 def infos(**fields: float) -> IndexFacts:
@@ -211,19 +151,6 @@ def test_update_under_which_the_recall_falls_builds_the_index_anew(tmp_path: Pat
     assert folder.read_record("index/2/index_infos.json", IndexFacts) == after
 
 
-def test_audit_sample_changes_by_what_an_update_changes_alone() -> None:
-    before = audit_sample(np.arange(1000), 100, seed=0)
-    dead = before[:5]
-    after = audit_sample(np.setdiff1d(np.arange(1010), dead), 100, seed=0)
-    assert len(np.intersect1d(before, after)) >= 90
-    assert not np.isin(after, dead).any()
-
-
-def test_audit_sample_is_another_with_another_seed() -> None:
-    first, second = (audit_sample(np.arange(1000), 100, seed=seed) for seed in (0, 1))
-    assert len(np.intersect1d(first, second)) < 30
-
-
 def test_recall_under_the_least_is_an_error(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).standard_normal((3000, 16))
     unit = quantize((noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32))
@@ -257,47 +184,3 @@ def test_part_without_rows_changes_nothing_in_the_index(
 def test_too_little_memory_is_an_error(vectors: np.ndarray, tmp_path: Path, field: str) -> None:
     with pytest.raises(DatabaseError, match="too little memory"):
         build_index(stored(Folder(tmp_path), vectors), IndexConfig.model_validate({field: "10B"}))
-
-
-@pytest.mark.parametrize("field", ["build_memory", "max_index_memory"])
-def test_memory_that_is_no_size_is_a_usage_error(field: str) -> None:
-    with pytest.raises(UsageError, match=f"{field}: Value error, 'lots' is not a size"):
-        IndexConfig().with_overrides([f"{field}=lots"])
-
-
-@pytest.mark.parametrize(
-    ("rows", "memory", "key"),
-    [
-        (600, "8GB", "IVF1,Flat"),
-        (5000, "8GB", "IVF256,Flat"),
-        (100_000, "8GB", "IVF1024,Flat"),
-        (1_000_000, "8GB", "IVF4096_HNSW32,Flat"),
-        (1_000_000, "2GB", "IVF4096_HNSW32,SQfp16"),
-        (20_900_000, "12GB", "IVF16384_HNSW32,SQ8"),
-        (20_900_000, "8GB", "OPQ256_768,IVF65536_HNSW32,PQ256x8"),
-    ],
-)
-def test_kind_of_index_is_the_most_exact_that_fits(rows: int, memory: str, key: str) -> None:
-    assert choose_key(rows, 512, IndexConfig(max_index_memory=memory)) == key
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[:-1], lambda data: data[:90] + b"\xff" + data[91:]]
-)
-def test_damaged_head_is_a_storage_error(
-    damage: Callable[[bytes], bytes], vectors: np.ndarray, tmp_path: Path
-) -> None:
-    folder = Folder(tmp_path)
-    build_index(stored(folder, vectors), IndexConfig())
-    folder.write_bytes("index/knn.index", damage(folder.read_bytes("index/knn.index")))
-    with pytest.raises(StorageError, match="the index is damaged"):
-        open_index(folder)
-
-
-@pytest.mark.parametrize("content", [None, b"", b"nonsense" * 10])
-def test_missing_or_damaged_index_is_a_storage_error(content: bytes | None, tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    if content is not None:
-        folder.write_bytes("index/knn.index", content)
-    with pytest.raises(StorageError):
-        open_index(folder)

@@ -7,16 +7,11 @@ import numpy as np
 import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
+from rdm.database.search.approximate import open_index
 from rdm.database.search.exact import quantize
-from rdm.database.search.index import (
-    IndexConfig,
-    ParentIndex,
-    audit_recall,
-    build_index,
-    open_index,
-    publish_index,
-    update_index,
-)
+from rdm.database.search.index import ParentIndex, build_index, publish_index, update_index
+from rdm.database.search.index_settings import IndexConfig
+from rdm.database.search.recall import audit_recall
 from rdm.database.search.search_parameters import set_parameters, write_parameters
 from rdm.database.search.sharded_index import (
     IndexedRows,
