@@ -23,6 +23,7 @@ from rdm.report.data import Command
 from rdm.report.quickstart.assemble import ReportInputs, assemble_report
 from rdm.report.quickstart.report import write_report
 from rdm.report.quickstart.showcase import ShowcaseInputs, draw_showcase
+from rdm.report.run_card import write_run_card
 from rdm.training.config import TrainInputs
 from rdm.training.job.hostfile import Cluster
 from rdm.training.presets import cache_config, query_config
@@ -61,7 +62,7 @@ def showcase_task(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
 
 @task(name="report", cache_policy=NO_CACHE)
 def report_task(layout: Layout, config: QuickstartConfig, evaluation: dict[str, Any]) -> None:
-    """Write report.html."""
+    """Write report.html, and what was measured into the model's card."""
     log = StageLog(str(layout.stages))
     written = {
         "ingest": layout.database / "images",
@@ -75,34 +76,32 @@ def report_task(layout: Layout, config: QuickstartConfig, evaluation: dict[str, 
         "sample": layout.samples,
         "evaluate": layout.evaluation,
     }
-    write_report(
-        assemble_report(
-            ReportInputs(
-                database=str(layout.database),
-                swapped=str(layout.swapped),
-                run=layout.run,
-                samples=layout.samples,
-                queries=query_config(QUERY_HALF),
-                showcase=config.showcase,
-                evaluation=evaluation,
-                stages=[record for name in STAGES if (record := log.read(name)) is not None],
-                bytes_written={name: folder_bytes(path) for name, path in written.items()},
-                commands=[
-                    Command(f"rdm quickstart --root {layout.root}", "everything on this page"),
-                    Command(
-                        f"rdm sample --model {layout.run}/model --database {layout.database} "
-                        '--text "an owl"',
-                        "more pictures",
-                    ),
-                    Command(
-                        f'rdm database search --root {layout.database} --text "an owl" -k 8',
-                        "what the network sees",
-                    ),
-                ],
-            )
-        ),
-        layout.report,
+    inputs = ReportInputs(
+        database=str(layout.database),
+        swapped=str(layout.swapped),
+        run=layout.run,
+        samples=layout.samples,
+        queries=query_config(QUERY_HALF),
+        showcase=config.showcase,
+        evaluation=evaluation,
+        stages=[record for name in STAGES if (record := log.read(name)) is not None],
+        bytes_written={name: folder_bytes(path) for name, path in written.items()},
+        commands=[
+            Command(f"rdm quickstart --root {layout.root}", "everything on this page"),
+            Command(
+                f"rdm sample --model {layout.run}/model --database {layout.database} "
+                '--text "an owl"',
+                "more pictures",
+            ),
+            Command(
+                f'rdm database search --root {layout.database} --text "an owl" -k 8',
+                "what the network sees",
+            ),
+        ],
     )
+    report = assemble_report(inputs)
+    write_report(report, layout.report)
+    write_run_card(layout.run, report.held_out, report.metrics)
 
 
 @flow(name="quickstart", validate_parameters=True)

@@ -19,6 +19,7 @@ from rdm.compute.pool import Pool
 from rdm.database.neighbors.lookup import build_neighbors
 from rdm.errors import JobError, RdmError, StorageError
 from rdm.recipes import recipe_config
+from rdm.report.run_card import write_run_card
 from rdm.training.assemble import check_inputs, is_on_pixels, needed_inputs, reads_photographs
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.data.latent_cache import CacheConfig, build_cache
@@ -57,6 +58,7 @@ def train_task(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> di
     """Train under the deepspeed launcher; a retry resumes from the last checkpoint."""
     artifacts = TrainingArtifacts(Path(inputs.out))
     result = run_training(config, inputs, cluster, artifacts.update)
+    write_run_card(Path(inputs.out))
     artifacts.publish()
     return result
 

@@ -181,11 +181,10 @@ def test_cluster_maps_in_other_processes_and_carries_errors_home() -> None:
             "free space",
         )
 
-    with (
-        compute_pool(LOCAL) as outer,
-        compute_pool(ComputeConfig(dask=outer.client.scheduler.address)) as pool,
-    ):  # type: ignore[union-attr]
-        assert dict(pool.map(work, [5], stage="square"))[0][0] == 25
+    with compute_pool(LOCAL) as outer:
+        address = outer.client.scheduler.address  # type: ignore[union-attr]
+        with compute_pool(ComputeConfig(dask=address)) as pool:
+            assert dict(pool.map(work, [5], stage="square"))[0][0] == 25
 
 
 @pytest.mark.slow

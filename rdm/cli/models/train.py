@@ -58,6 +58,7 @@ def train(
         max_steps=200
     """
     from rdm.recipes import recipe_config
+    from rdm.report.run_card import write_run_card
     from rdm.training.assemble import check_inputs
     from rdm.training.config import TrainInputs
     from rdm.training.job.launch import launch_commands, num_ranks, run_training, settled
@@ -86,8 +87,10 @@ def train(
             as_json=json,
         )
         return
+    trained = run_training(settings, inputs, cluster)
+    write_run_card(Path(out))
     show(
-        {"model": f"{out}/model", **run_training(settings, inputs, cluster).to_json()},
+        {"model": f"{out}/model", **trained.to_json()},
         as_json=json,
         title="trained",
     )

@@ -11,6 +11,7 @@ from rdm.errors import EncoderMismatchError, SourceError, UsageError
 from rdm.evaluation.recognition.labelled import read_classes
 from rdm.evaluation.recognition.recognition import GRID, RESULT, evaluate_recognition
 from rdm.evaluation.recognition.recognition_record import (
+    JudgeName,
     Recognition,
     RecognitionConfig,
     RecognitionInputs,
@@ -126,13 +127,13 @@ def test_probe_is_fitted_to_other_pictures(
 
 @pytest.mark.parametrize("judge", ["imagenet", "probe"])
 def test_judge_that_lacks_what_it_needs_is_a_usage_error(
-    judge: str, random_model: Path, tar: Path, tmp_path: Path, tiny_encoder: str
+    judge: JudgeName, random_model: Path, tar: Path, tmp_path: Path, tiny_encoder: str
 ) -> None:
     (tmp_path / "c.json").write_text(json.dumps(["daisy", "rose"]))
     classes = read_classes(tmp_path / "c.json")
     inputs = RecognitionInputs(
         random_model, f"webdataset://{tar}", classes, judge, encoder=tiny_encoder
-    )  # type: ignore[arg-type]
+    )
     with pytest.raises(UsageError) as error:
         evaluate_recognition(inputs, CONFIG, tmp_path / "out")
     assert "--probe-pictures" in error.value.fix
