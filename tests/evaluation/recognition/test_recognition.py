@@ -131,8 +131,12 @@ def test_judge_that_lacks_what_it_needs_is_a_usage_error(
     (tmp_path / "c.json").write_text(json.dumps(["daisy", "rose"]))
     classes = read_classes(tmp_path / "c.json")
     inputs = RecognitionInputs(
-        random_model, f"webdataset://{tar}", classes, judge, encoder=tiny_encoder
-    )  # type: ignore[arg-type]
+        random_model,
+        f"webdataset://{tar}",
+        classes,
+        judge,  # type: ignore[arg-type]
+        encoder=tiny_encoder,
+    )
     with pytest.raises(UsageError) as error:
         evaluate_recognition(inputs, CONFIG, tmp_path / "out")
     assert "--probe-pictures" in error.value.fix
