@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
@@ -30,7 +29,7 @@ def build_database(
     dask: str = "local",
     stage_log: str | None = None,
     device: DeviceName = "auto",
-) -> dict[str, Any]:
+) -> BuildResult:
     """Build a retrieval database, or finish one that was interrupted; a finished one is left as it
     is.
 
@@ -45,7 +44,7 @@ def build_database(
     """
     builder = DatabaseBuilder(root, build_config(source, preset).with_overrides(overrides or []))
     log = StageLog(stage_log or f"{root.rstrip('/')}.stages")
-    return run_builder(builder, ComputeConfig(dask=dask, device=device), log).to_json()
+    return run_builder(builder, ComputeConfig(dask=dask, device=device), log)
 
 
 def run_builder(

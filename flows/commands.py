@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
@@ -15,6 +15,7 @@ from rdm.errors import StorageError
 
 if TYPE_CHECKING:
     from flows.quickstart_layout import Layout, QuickstartConfig
+    from flows.quickstart_result import QuickstartResult
 
 DONE = "quickstart.json"
 LOCK = ".quickstart.lock"
@@ -54,6 +55,7 @@ def quickstart(
     Example: rdm quickstart --root quickstart
     """
     from flows.quickstart_layout import OF_FINE_TUNED, Layout, QuickstartConfig
+    from flows.quickstart_result import QuickstartResult
     from rdm.config import digest_json
     from rdm.recipes import recipe_config
     from rdm.report.quickstart.showcase import ShowcaseConfig
@@ -78,13 +80,14 @@ def quickstart(
     if not (
         folder.exists(DONE) and folder.read_json(DONE)["key"] == key and layout.report.is_file()
     ):
-        folder.write_json(DONE, {"key": key, **_run_quickstart(layout, config)})
-    show(_summary(layout, folder.read_json(DONE)), as_json=json, title="quickstart")
+        folder.write_json(DONE, _run_quickstart(layout, config, key).to_json())
+    done = QuickstartResult.model_validate(folder.read_json(DONE))
+    show(_summary(layout, done), as_json=json, title="quickstart")
 
 
-def _run_quickstart(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
-    """Run the flow on a server of its own below an absolute root; return what it took and what came
-    of it."""
+def _run_quickstart(layout: Layout, config: QuickstartConfig, key: str) -> QuickstartResult:
+    """Run the flow on a server of its own below an absolute root."""
+    from flows.quickstart_result import QuickstartResult
     from flows.server import own_server
     from rdm.storage.locks import lock_file
 
@@ -102,11 +105,12 @@ def _run_quickstart(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
         from flows.quickstart import quickstart as quickstart_flow
 
         result = quickstart_flow(root=root, config=config)
-    return {
-        "seconds": time.monotonic() - started,
-        "held_out": result["held_out"],
-        "metrics": result["metrics"],
-    }
+    return QuickstartResult(
+        key=key,
+        seconds=time.monotonic() - started,
+        held_out=result.held_out,
+        metrics=result.metrics,
+    )
 
 
 def deploy(
@@ -175,10 +179,12 @@ def _check_flows() -> tuple[bool, str, str]:
     return check_flows()
 
 
-def _summary(layout: Any, done: dict[str, Any]) -> dict[str, Any]:
+def _summary(layout: Layout, done: QuickstartResult) -> dict[str, object]:
+    """Return what people are told of a finished quickstart."""
+    held_out = done.held_out.losses if done.held_out is not None else {}
     losses = {
-        name: f"{interval['mean']:.4f} +- {interval['half_width']:.4f}"
-        for name, interval in done["held_out"]["losses"].items()
+        name: f"{interval.mean:.4f} +- {interval.half_width:.4f}"
+        for name, interval in held_out.items()
     }
     return {
         "report": layout.report.resolve(),
@@ -186,5 +192,5 @@ def _summary(layout: Any, done: dict[str, Any]) -> dict[str, Any]:
         "model": layout.run / "model",
         "samples": layout.samples,
         "held_out_loss": losses,
-        "seconds": round(done["seconds"], 1),
+        "seconds": round(done.seconds, 1),
     }

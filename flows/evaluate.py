@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
@@ -11,14 +10,14 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.progress import artifact_progress
 from rdm.compute.device import DeviceName
-from rdm.evaluation.run import EvaluationConfig, EvaluationInputs, evaluate_model
+from rdm.evaluation.run import Evaluation, EvaluationConfig, EvaluationInputs, evaluate_model
 from rdm.training.presets import query_config
 
 
 @task(name="measure", cache_policy=NO_CACHE)
 def measure_task(
     inputs: EvaluationInputs, config: EvaluationConfig, out: str, device: DeviceName
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure the model."""
     return evaluate_model(inputs, config, Path(out), device)
 
@@ -32,7 +31,7 @@ def evaluate(
     cache: str | None = None,
     overrides: list[str] | None = None,
     device: DeviceName = "auto",
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure a model.
 
     Args:
@@ -49,15 +48,16 @@ def evaluate(
     with artifact_progress():
         result = measure_task(inputs, config, out, device)
     rows = [
-        {"metric": row["name"], "value": row["value"], "reference": row["reference"]}
-        for row in result["metrics"]
+        {"metric": metric.name, "value": metric.value, "reference": metric.reference}
+        for metric in result.metrics
     ]
-    for name, interval in (result["held_out"] or {"losses": {}})["losses"].items():
+    losses = result.held_out.losses if result.held_out is not None else {}
+    for name, interval in losses.items():
         rows.append(
             {
                 "metric": f"held-out loss, {name}",
-                "value": interval["mean"],
-                "reference": f"+- {interval['half_width']:.4f}",
+                "value": interval.mean,
+                "reference": f"+- {interval.half_width:.4f}",
             }
         )
     create_table_artifact(key="evaluation", table=rows, description=f"{model} with {database}")

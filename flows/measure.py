@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psutil
 
+from rdm.progress import StageFacts, StageRecord
 from rdm.storage import Folder
 
 SAMPLE_SECONDS = 0.5
@@ -23,27 +23,27 @@ class StageLog:
         self.folder = Folder(url)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+    def stage(self, name: str) -> Iterator[StageFacts]:
         """Measure a stage; what the body puts into the yielded dict is recorded with it.
 
         A stage that finished before keeps its record when this time it only found its work done.
         """
-        facts: dict[str, Any] = {}
+        facts: StageFacts = {}
         with _PeakMemory() as memory:
             started = time.monotonic()
             yield facts
             seconds = time.monotonic() - started
         previous = self.read(name)
-        if previous is not None and previous["facts"] == facts and previous["seconds"] >= seconds:
+        if previous is not None and previous.facts == facts and previous.seconds >= seconds:
             return
-        self.folder.write_json(
-            f"{name}.json",
-            {"name": name, "seconds": seconds, "peak_memory_bytes": memory.peak, "facts": facts},
-        )
+        record = StageRecord(name=name, seconds=seconds, peak_memory_bytes=memory.peak, facts=facts)
+        self.folder.write_json(f"{name}.json", record.to_json())
 
-    def read(self, name: str) -> dict[str, Any] | None:
-        """Return a stage's record."""
-        return self.folder.read_json(f"{name}.json") if self.folder.exists(f"{name}.json") else None
+    def read(self, name: str) -> StageRecord | None:
+        """Return a stage's record; None where it has not finished yet."""
+        if not self.folder.exists(f"{name}.json"):
+            return None
+        return StageRecord.model_validate(self.folder.read_json(f"{name}.json"))
 
 
 class _PeakMemory:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -18,6 +17,8 @@ from flows.train import TrainRequest, run_train
 from rdm.compute import Clusters, ComputeConfig
 from rdm.database.building.builder import DatabaseBuilder
 from rdm.database.building.jobs import build_config
+from rdm.database.building.results import BuildResult
+from rdm.evaluation.run import Evaluation
 from rdm.recipes import recipe_config
 from rdm.report.data import Command
 from rdm.report.quickstart.assemble import ReportInputs, assemble_report
@@ -27,6 +28,7 @@ from rdm.report.run_card import write_run_card
 from rdm.training.config import TrainInputs
 from rdm.training.job.hostfile import Cluster
 from rdm.training.presets import cache_config, query_config
+from rdm.training.stats import StatsRow
 
 DATABASE_HALF = "samples://openimages-birds/database"
 QUERY_HALF = "samples://openimages-birds/queries"
@@ -46,8 +48,8 @@ STAGES = (
 
 
 @task(name="showcase", cache_policy=NO_CACHE)
-def showcase_task(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
-    """Draw the pictures of the report."""
+def showcase_task(layout: Layout, config: QuickstartConfig) -> int:
+    """Draw the pictures of the report; return how many there are."""
     objective = recipe_config(config.recipe).with_overrides(config.overrides).objective
     assert objective.kind == "generative"
     inputs = ShowcaseInputs(
@@ -57,11 +59,11 @@ def showcase_task(layout: Layout, config: QuickstartConfig) -> dict[str, Any]:
         query_config(QUERY_HALF),
         objective.held_out_fraction,
     )
-    return {"pictures": draw_showcase(inputs, config.showcase, layout.samples)}
+    return draw_showcase(inputs, config.showcase, layout.samples)
 
 
 @task(name="report", cache_policy=NO_CACHE)
-def report_task(layout: Layout, config: QuickstartConfig, evaluation: dict[str, Any]) -> None:
+def report_task(layout: Layout, config: QuickstartConfig, evaluation: Evaluation) -> None:
     """Write report.html, and what was measured into the model's card."""
     log = StageLog(str(layout.stages))
     written = {
@@ -105,7 +107,7 @@ def report_task(layout: Layout, config: QuickstartConfig, evaluation: dict[str, 
 
 
 @flow(name="quickstart", validate_parameters=True)
-def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
+def quickstart(root: Path, config: QuickstartConfig) -> Evaluation:
     """Build, fine-tune, sample, measure and report. A stage that is complete is found so and passed
     over."""
     layout = Layout(root)
@@ -120,9 +122,8 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
                 source=PAINTINGS,
                 stage_log=str(layout.stages / "swapped"),
             )
-            facts["patches"] = (
-                StageLog(str(layout.stages / "swapped")).read("embed") or {"facts": {}}
-            )["facts"].get("num_patches")
+            embedded = StageLog(str(layout.stages / "swapped")).read("embed")
+            facts["patches"] = embedded and embedded.facts.get("num_patches")
         train(
             inputs=TrainInputs(
                 database=str(layout.database),
@@ -134,7 +135,7 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
             stage_log=stages,
         )
     with artifact_progress(), log.stage("sample") as facts:
-        facts.update(showcase_task(layout, config))
+        facts["pictures"] = showcase_task(layout, config)
     with log.stage("evaluate") as facts:
         evaluation = evaluate(
             model=str(layout.run / "model"),
@@ -144,14 +145,14 @@ def quickstart(root: Path, config: QuickstartConfig) -> dict[str, Any]:
             cache=str(layout.cache),
             overrides=list(config.evaluate),
         )
-        facts["pictures"] = evaluation["config"]["num_samples"]
+        facts["pictures"] = evaluation.config.num_samples
     report_task(layout, config, evaluation)
     return evaluation
 
 
 def _flows_on(
     clusters: Clusters,
-) -> tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Any]]]:
+) -> tuple[Callable[..., BuildResult], Callable[..., StatsRow]]:
     """Return the flows that build a database and train, whose stages share clusters.
 
     Clusters are no parameter of a flow: Prefect would store them, and offer them to whoever starts
@@ -159,14 +160,12 @@ def _flows_on(
     """
 
     @flow(name="build-database", validate_parameters=False)
-    def build(root: str, source: str, stage_log: str) -> dict[str, Any]:
+    def build(root: str, source: str, stage_log: str) -> BuildResult:
         builder = DatabaseBuilder(root, build_config(source))
-        return run_builder(
-            builder, ComputeConfig(), StageLog(stage_log), clusters=clusters
-        ).to_json()
+        return run_builder(builder, ComputeConfig(), StageLog(stage_log), clusters=clusters)
 
     @flow(name="train", validate_parameters=False)
-    def train(inputs: TrainInputs, config: QuickstartConfig, stage_log: str) -> dict[str, Any]:
+    def train(inputs: TrainInputs, config: QuickstartConfig, stage_log: str) -> StatsRow:
         request = TrainRequest(
             config=recipe_config(config.recipe).with_overrides(config.overrides),
             inputs=inputs,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact
@@ -11,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.progress import artifact_progress
 from rdm.compute.device import DeviceName, compute_device, describe_device
+from rdm.config import Record
 from rdm.database import RetrievalDatabase
 from rdm.report.html.database_pages import write_sample_gallery
 from rdm.sampling import SampleSettings, open_model
@@ -18,21 +18,31 @@ from rdm.sampling.request import SampleRequest
 from rdm.sampling.run import draw_request
 
 
+class DrawnPictures(Record):
+    """What the flow drew, and where it is shown."""
+
+    pictures: int
+    drawn: int
+    """Of these, what was missing."""
+    gallery: str
+    """Path of the page."""
+    device: str
+    """What drew them, in words."""
+
+
 @task(name="draw", cache_policy=NO_CACHE)
 def draw_task(
     model: str, database: str, out: str, request: SampleRequest, device: DeviceName
-) -> dict[str, Any]:
+) -> DrawnPictures:
     """Draw and write the pictures that are missing; return how many there are, and what drew
     them."""
     used = compute_device(device)
     opened, source = open_model(model, used), RetrievalDatabase.open(database, device=device)
     counts = draw_request(request, opened, source, Path(out))
     gallery = write_sample_gallery(Path(out), source, counts.pictures)
-    return {
-        **counts.model_dump(),
-        "gallery": str(gallery.resolve()),
-        "device": describe_device(used),
-    }
+    return DrawnPictures(
+        **counts.model_dump(), gallery=str(gallery.resolve()), device=describe_device(used)
+    )
 
 
 @flow(name="sample", validate_parameters=True)
@@ -45,7 +55,7 @@ def sample(
     top_m: float = 0.01,
     overrides: list[str] | None = None,
     device: DeviceName = "auto",
-) -> dict[str, Any]:
+) -> DrawnPictures:
     """Draw pictures for texts, or unconditional ones where there are none.
 
     Args:
@@ -67,6 +77,6 @@ def sample(
     )
     with artifact_progress():
         result = draw_task(model, database, out, request, device)
-    link = Path(result["gallery"]).as_uri()
-    create_link_artifact(key="gallery", link=link, description=f"{result['pictures']} pictures")
+    link = Path(result.gallery).as_uri()
+    create_link_artifact(key="gallery", link=link, description=f"{result.pictures} pictures")
     return result

@@ -16,6 +16,7 @@ from flows.training_artifacts import TrainingArtifacts
 from rdm.compute import Clusters, ComputeConfig, compute_pool
 from rdm.compute.device import DeviceName
 from rdm.compute.pool import Pool
+from rdm.config import Record
 from rdm.database.neighbors.lookup import build_neighbors
 from rdm.errors import JobError, RdmError, StorageError
 from rdm.recipes import recipe_config
@@ -26,24 +27,40 @@ from rdm.training.data.latent_cache import CacheConfig, build_cache
 from rdm.training.job.hostfile import REMOTE_SHELL, Cluster
 from rdm.training.job.launch import run_training, settled
 from rdm.training.presets import cache_config, neighbor_config
+from rdm.training.stats import StatsRow
+
+
+class NeighborCounts(Record):
+    """What became of a query set's crops, and how near their neighbors are."""
+
+    num_queries: int
+    failures: int
+    mean_top1_similarity: float
+
+
+class CacheCounts(Record):
+    """How many latents there are, and of how many photographs there are none."""
+
+    num_latents: int
+    failures: int
 
 
 @task(name="neighbors", cache_policy=NO_CACHE)
-def neighbors_task(database: str, queries: str, name: str, pool: Pool) -> dict[str, Any]:
+def neighbors_task(database: str, queries: str, name: str, pool: Pool) -> NeighborCounts:
     """Precompute the neighbors of the query set."""
     info = build_neighbors(database, name, neighbor_config(queries), pool)
-    return {
-        "num_queries": info.num_queries,
-        "failures": len(info.failures),
-        "mean_top1_similarity": info.mean_top1_similarity,
-    }
+    return NeighborCounts(
+        num_queries=info.num_queries,
+        failures=len(info.failures),
+        mean_top1_similarity=info.mean_top1_similarity,
+    )
 
 
 @task(name="cache", cache_policy=NO_CACHE)
-def cache_task(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
+def cache_task(out: str, config: CacheConfig, pool: Pool) -> CacheCounts:
     """Encode the query set into latents."""
     info = build_cache(out, config, pool)
-    return {"num_latents": info["num_latents"], "failures": len(info["failures"])}
+    return CacheCounts(num_latents=info.num_latents, failures=len(info.failures))
 
 
 def may_succeed_again(_task: Task[..., Any], _run: TaskRun, state: State) -> bool:
@@ -54,7 +71,7 @@ def may_succeed_again(_task: Task[..., Any], _run: TaskRun, state: State) -> boo
 
 
 @task(name="train", cache_policy=NO_CACHE, retry_condition_fn=may_succeed_again)
-def train_task(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> dict[str, Any]:
+def train_task(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> StatsRow:
     """Train under the deepspeed launcher; a retry resumes from the last checkpoint."""
     artifacts = TrainingArtifacts(Path(inputs.out))
     result = run_training(config, inputs, cluster, artifacts.update)
@@ -82,7 +99,7 @@ def train(
     autoencoder: str = "assets://autoencoder-kl-f4",
     cache_overrides: list[str] | None = None,
     prepare_device: DeviceName = "auto",
-) -> dict[str, Any]:
+) -> StatsRow:
     """Prepare neighbors and latents of a query set where they are missing, and train on them.
 
     A first stage and `clip-lite` train on the photographs themselves: nothing is prepared for them.
@@ -150,9 +167,7 @@ class TrainRequest:
     retries: int = 1
 
 
-def run_train(
-    request: TrainRequest, log: StageLog, clusters: Clusters | None = None
-) -> dict[str, Any]:
+def run_train(request: TrainRequest, log: StageLog, clusters: Clusters | None = None) -> StatsRow:
     """Prepare what is missing and train, as tasks, measured. Clusters that stages share end before
     the training."""
     config, inputs = request.config, request.inputs
@@ -169,7 +184,7 @@ def run_train(
             result = train_task.with_options(retries=request.retries)(
                 config, inputs, request.cluster
             )
-            facts["steps"] = result["step"]
+            facts["steps"] = result.step
     return result
 
 
@@ -181,6 +196,7 @@ def _prepare(request: TrainRequest, log: StageLog, clusters: Clusters | None) ->
     with compute_pool(request.compute, clusters) as pool:
         if "database" in needed:
             with log.stage("neighbors") as facts:
-                facts.update(neighbors_task(needed["database"], queries, request.name, pool))
+                found = neighbors_task(needed["database"], queries, request.name, pool)
+                facts.update(found.to_json())
         with log.stage("cache") as facts:
-            facts.update(cache_task(cache, request.latents, pool))
+            facts.update(cache_task(cache, request.latents, pool).to_json())

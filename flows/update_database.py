@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
@@ -15,19 +14,37 @@ from flows.build_database import run_builder
 from flows.measure import StageLog
 from rdm.compute import ComputeConfig
 from rdm.compute.device import DeviceName
+from rdm.config import Record
 from rdm.database import RetrievalDatabase
 from rdm.database.building.jobs import update_builder
+from rdm.database.building.results import BuildResult, PlanFacts
 from rdm.database.changes.announcements import News, announce, ensure_announced, news
 from rdm.database.changes.plan import Removal
-from rdm.database.changes.version_diff import describe_changes
+from rdm.database.changes.version_diff import ChangeFacts, describe_changes
 from rdm.database.contract import CHANGES_PAGE
 from rdm.report.html.changes import change_rows, write_changes_page
 
 UPDATED_EVENT = "rdm.database.updated"
 
 
+class PublishedChanges(ChangeFacts):
+    """What changed, and the page that shows it."""
+
+    gallery: str
+
+
+class UpdateResult(Record):
+    """What an update planned and did."""
+
+    planned: PlanFacts
+    built: BuildResult | None
+    """None: nothing had changed."""
+    changes: PublishedChanges | None
+    """None where none were published: all were already, or this is the first version."""
+
+
 @task(cache_policy=NO_CACHE)
-def publish_changes(root: str, since: int) -> dict[str, Any]:
+def publish_changes(root: str, since: int) -> PublishedChanges:
     """Publish a table of what changed, and a link to a page that shows what is new."""
     database = RetrievalDatabase.open(root)
     changes = describe_changes(database.folder, since=since)
@@ -40,7 +57,7 @@ def publish_changes(root: str, since: int) -> dict[str, Any]:
         link=page.as_uri(),
         description=f"new and removed patches of {about}",
     )
-    return {**changes.facts().to_json(), "gallery": str(page)}
+    return PublishedChanges(**changes.facts().model_dump(), gallery=str(page))
 
 
 @flow(name="update-database", validate_parameters=True)
@@ -55,7 +72,7 @@ def update_database(
     dask: str = "local",
     stage_log: str | None = None,
     device: DeviceName = "auto",
-) -> dict[str, Any]:
+) -> UpdateResult:
     """Bring a database up to date with its source: add what is new, delete what is gone or asked to
     go.
 
@@ -78,27 +95,26 @@ def update_database(
     )
     plan = builder.plan()
     facts = plan.facts()
-    result = facts.to_json()
+    built, changes = None, None
     if facts.changed:
         ensure_announced(builder.folder)
         log = StageLog(stage_log or f"{root.rstrip('/')}.stages")
-        result |= run_builder(
-            builder, ComputeConfig(dask=dask, device=device), log, planned=plan
-        ).to_json()
+        compute = ComputeConfig(dask=dask, device=device)
+        built = run_builder(builder, compute, log, planned=plan)
     else:
         get_run_logger().info(
             "nothing changed: %d photographs in %s", facts.photographs, builder.config.source
         )
     if (untold := news(builder.folder)) is not None:
-        result["changes"] = _tell(root, untold)
+        changes = _announce_changes(root, untold)
         announce(builder.folder)
-    return result
+    return UpdateResult(planned=facts, built=built, changes=changes)
 
 
-def _tell(root: str, untold: News) -> dict[str, Any]:
-    """Publish what changed, and let what depends on the database start: of this run, or of one that
-    was killed."""
-    changes = publish_changes(root, untold.since) if untold.since else {}
+def _announce_changes(root: str, untold: News) -> PublishedChanges | None:
+    """Publish the changes of this run, or of one that was killed, and send the event on which
+    dependent flows start."""
+    changes = publish_changes(root, untold.since) if untold.since else None
     emit_event(
         UPDATED_EVENT,
         resource={"prefect.resource.id": f"rdm.database.{root}"},

@@ -3,16 +3,23 @@ it."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.progress import artifact_progress
+from rdm.config import Record
 from rdm.database import RetrievalDatabase
 from rdm.database.verify.verify import require_sound
 from rdm.database.verify.verify import verify_database as find_damage
+
+
+class Verification(Record):
+    """Which version was found sound."""
+
+    version: int
+    since: int | None
+    """What this older version has too was not read again; None: all was read."""
 
 
 @task(name="verify", cache_policy=NO_CACHE)
@@ -22,7 +29,7 @@ def verify_task(root: str, since: int | None) -> list[str]:
 
 
 @flow(name="verify-database", validate_parameters=True)
-def verify_database(root: str, since: int | None = None) -> dict[str, Any]:
+def verify_database(root: str, since: int | None = None) -> Verification:
     """Recompute every digest and invariant of a database; fail where one does not hold, and name
     the part.
 
@@ -40,4 +47,4 @@ def verify_database(root: str, since: int | None = None) -> dict[str, Any]:
     table = [{"finding": finding} for finding in findings or ["all is well"]]
     create_table_artifact(key="verification", table=table, description=about)
     require_sound(root, findings)
-    return {"version": version, "since": since}
+    return Verification(version=version, since=since)

@@ -10,8 +10,24 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
+from pydantic import JsonValue
+
+from rdm.config import Record
+
 logger = logging.getLogger(__name__)
 LOG_EVERY_SECONDS = 30.0
+StageFacts = dict[str, JsonValue]
+
+
+class StageRecord(Record):
+    """What a finished stage took."""
+
+    name: str
+    seconds: float
+    peak_memory_bytes: int
+    """Of its process with all children."""
+    facts: StageFacts
+    """What the stage said of its result."""
 
 
 class ProgressSink(Protocol):

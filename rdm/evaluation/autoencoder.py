@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rdm.config import Record, absent
 from rdm.evaluation.metrics.fid import FEATURE_NETWORK, RESIZE, InceptionFeatures, frechet_distance
-from rdm.evaluation.metrics.fidelity import LEAST, halves_fidelity
+from rdm.evaluation.metrics.fidelity import LEAST, Fidelity, halves_fidelity
 from rdm.models.first_stage.block_projection import BlockProjection
 from rdm.models.first_stage.codebook import perplexity, row_counts, used_share
 from rdm.models.first_stage.first_stage import FirstStage, to_signed
@@ -20,6 +21,43 @@ from rdm.training.data.photographs import PhotoConfig, PhotoShards
 
 _NUM_BASELINE = 2000  # photographs that the linear baseline is fitted to
 _BATCH = 32
+
+
+class AutoencoderEvaluation(Record):
+    """What was measured of a first stage; what was not asked for, or does not apply, is None."""
+
+    source: str | None = absent()
+    """Of the photographs."""
+    image_size: int | None = absent()
+    """Their side, pixels."""
+    num_images: int
+    psnr_db: float
+    """Mean over the pictures."""
+    psnr_db_5_percent: float
+    """One picture in twenty is worse."""
+    noisy_psnr_db: float
+    """With Gaussian noise of standard deviation 0.1 on the scaled latents: how a small error of a
+    diffusion model shows."""
+    latent_mean: list[float]
+    """Per channel of the scaled latents."""
+    latent_std: list[float]
+    """Likewise."""
+    linear_psnr_db: float | None = absent()
+    """Of the linear baseline."""
+    codebook_size: int | None = absent()
+    codebook_used: float | None = absent()
+    """Share of the rows that occur."""
+    codebook_perplexity: float | None = absent()
+    perceptual: float | None = absent()
+    """Mean distance of picture and reconstruction."""
+    perceptual_network: str | None = absent()
+    rfid: float | None = absent()
+    """Frechet distance of all reconstructions to all pictures."""
+    rfid_network: str | None = absent()
+    rfid_resize: str | None = absent()
+    fidelity: Fidelity | None = absent()
+    """Of four pictures or more: KID with its interval and FID above that of real pictures, of the
+    reconstructions of one half of the pictures to the other half."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +95,7 @@ def evaluate_autoencoder(
     images: Tensor,
     baseline: BlockProjection | None = None,
     judges: Judges | None = None,
-) -> dict[str, Any]:
+) -> AutoencoderEvaluation:
     """Measure a first stage on pictures it has not seen.
 
     Args:
@@ -67,38 +105,32 @@ def evaluate_autoencoder(
         baseline: a linear projection fitted on training pictures, float in [-1, 1]; None: no linear
             baseline.
         judges: for `perceptual` and `rfid`; None: neither.
-
-    Returns:
-        `psnr_db` (mean over pictures), `psnr_db_5_percent` (one picture in twenty is worse),
-        `linear_psnr_db`, `noisy_psnr_db` (with Gaussian noise of standard deviation 0.1 on the
-        scaled latents: how a small error of a diffusion model shows), `latent_mean` and
-        `latent_std` per channel of the scaled latents; `codebook_used` and `codebook_perplexity` of
-        a VQ autoencoder; `perceptual` (mean distance), `rfid`, and what both were measured with;
-        `fidelity`, of four pictures or more: KID with its interval and FID above that of real
-        pictures, of the reconstructions of one half of the pictures to the other half.
     """
     latents = first_stage.encode(images).cpu()
     reconstructions = to_8_bit(first_stage.decode(latents).cpu())
     values = psnr(images, reconstructions)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     noisy = first_stage.decode(latents + 0.1 * noise).cpu()
-    result = {
-        "num_images": len(images),
-        "psnr_db": float(values.mean()),
-        "psnr_db_5_percent": float(values.quantile(0.05)),
-        "noisy_psnr_db": float(psnr(images, to_8_bit(noisy)).mean()),
-        "latent_mean": latents.mean((0, 2, 3)).tolist(),
-        "latent_std": latents.std((0, 2, 3)).tolist(),
-    }
+    result = AutoencoderEvaluation(
+        num_images=len(images),
+        psnr_db=float(values.mean()),
+        psnr_db_5_percent=float(values.quantile(0.05)),
+        noisy_psnr_db=float(psnr(images, to_8_bit(noisy)).mean()),
+        latent_mean=latents.mean((0, 2, 3)).tolist(),
+        latent_std=latents.std((0, 2, 3)).tolist(),
+    )
+
+    # Beside the linear baseline, and for a codebook how much of it is used.
+    more: dict[str, Any] = {}
     if baseline is not None:
         linear = to_8_bit(baseline.reconstruct(to_signed(images)))
-        result["linear_psnr_db"] = float(psnr(images, linear).mean())
+        more["linear_psnr_db"] = float(psnr(images, linear).mean())
     if first_stage.codebook is not None:
         counts = row_counts(first_stage.encode_indices(images).cpu(), len(first_stage.codebook))
-        result["codebook_size"] = len(counts)
-        result["codebook_used"] = float(used_share(counts))
-        result["codebook_perplexity"] = float(perplexity(counts))
-    return {**result, **_judged(images, reconstructions, judges or Judges())}
+        more["codebook_size"] = len(counts)
+        more["codebook_used"] = float(used_share(counts))
+        more["codebook_perplexity"] = float(perplexity(counts))
+    return _judged(result.model_copy(update=more), images, reconstructions, judges or Judges())
 
 
 def evaluate_on_source(
@@ -107,7 +139,7 @@ def evaluate_on_source(
     config: PhotoConfig,
     num_images: int = 512,
     judges: Judges | None = None,
-) -> dict[str, Any]:
+) -> AutoencoderEvaluation:
     """Measure a first stage on a source's held-out photographs, beside the linear baseline of its
     other photographs.
 
@@ -125,16 +157,17 @@ def evaluate_on_source(
             block=first_stage.factor,
             num_components=first_stage.latent_channels,
         )
-    return {
-        "source": source,
-        "image_size": config.image_size,
-        **evaluate_autoencoder(first_stage, held_out, baseline, judges),
-    }
+    result = evaluate_autoencoder(first_stage, held_out, baseline, judges)
+    return result.model_copy(update={"source": source, "image_size": config.image_size})
 
 
 @torch.no_grad()
-def _judged(images: Tensor, reconstructions: Tensor, judges: Judges) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def _judged(
+    result: AutoencoderEvaluation, images: Tensor, reconstructions: Tensor, judges: Judges
+) -> AutoencoderEvaluation:
+    """Return the result with what the judges say of pictures and reconstructions uint8
+    [N, 3, H, W]."""
+    more: dict[str, Any] = {}
     if judges.perceptual is not None:
         parts = zip(images.split(_BATCH), reconstructions.split(_BATCH), strict=True)
         device = next(judges.perceptual.parameters()).device
@@ -142,8 +175,9 @@ def _judged(images: Tensor, reconstructions: Tensor, judges: Judges) -> dict[str
             judges.perceptual(to_signed(one).to(device), to_signed(other).to(device)).cpu()
             for one, other in parts
         ]
-        result["perceptual"] = float(torch.cat(distances).mean())
-        result["perceptual_network"] = judges.perceptual.description
+        more["perceptual"] = float(torch.cat(distances).mean())
+        more["perceptual_network"] = judges.perceptual.description
+
     if judges.inception is not None:
         features = []
         with tracking("FID features", 2, "sets") as tracker:
@@ -151,7 +185,7 @@ def _judged(images: Tensor, reconstructions: Tensor, judges: Judges) -> dict[str
                 features.append(judges.inception(pictures.permute(0, 2, 3, 1).contiguous().numpy()))
                 tracker.advance()
         rfid = frechet_distance(features[1], features[0])
-        result |= {"rfid": rfid, "rfid_network": FEATURE_NETWORK, "rfid_resize": RESIZE}
+        more |= {"rfid": rfid, "rfid_network": FEATURE_NETWORK, "rfid_resize": RESIZE}
         if len(images) >= 2 * LEAST:
-            result["fidelity"] = halves_fidelity(features[0], features[1]).model_dump()
-    return result
+            more["fidelity"] = halves_fidelity(features[0], features[1])
+    return result.model_copy(update=more)

@@ -7,7 +7,7 @@ Paired: every condition sees the same samples, noise and times.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rdm.config import Record
 from rdm.context import Context
 from rdm.errors import CacheError
 from rdm.evaluation.metrics.intervals import Interval, mean_interval, within_subject_intervals
@@ -26,6 +27,20 @@ from rdm.training.data.rows import RowSettings, TrainingRows
 Changed = Callable[[Context, Tensor], Context]
 """(the true context, whose place each sample takes in the shuffle [N]) -> the context of a
 condition."""
+
+
+class HeldOutLosses(Record):
+    """Held-out losses as `evaluation.json` has them: means with 95% intervals, by condition."""
+
+    num_photographs: int
+    num_draws: int
+    """Of noise and time per crop, the same for every condition."""
+    conditioning_dropout: dict[str, float]
+    """By source, with which the model was trained."""
+    loss_kind: LossKind
+    losses: dict[str, Interval]
+    differences: dict[str, Interval]
+    """Paired, to the true context."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +82,16 @@ class HeldOutResult:
             if column
         }
 
-    def summary(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return {
-            "num_photographs": len(self.losses),
-            "num_draws": self.num_draws,
-            "conditioning_dropout": dict(self.conditioning_dropout),
-            "loss_kind": self.loss_kind,
-            "losses": {name: asdict(interval) for name, interval in self.intervals.items()},
-            "differences": {name: asdict(interval) for name, interval in self.differences.items()},
-        }
+    def summary(self) -> HeldOutLosses:
+        """Return means and intervals, without the single photographs."""
+        return HeldOutLosses(
+            num_photographs=len(self.losses),
+            num_draws=self.num_draws,
+            conditioning_dropout=dict(self.conditioning_dropout),
+            loss_kind=self.loss_kind,
+            losses=self.intervals,
+            differences=self.differences,
+        )
 
 
 def held_out_rows(model: Model, cache: str, database: str | None) -> TrainingRows:
@@ -88,7 +103,7 @@ def held_out_rows(model: Model, cache: str, database: str | None) -> TrainingRow
     """
     settings = RowSettings(model.config.conditions, model.info.held_out_fraction or 0.0)
     rows = TrainingRows.open(cache, database, settings, held_out=True)
-    found, wanted = rows.cache.info["latents_digest"], model.info.latents_digest
+    found, wanted = rows.cache.info.latents_digest, model.info.latents_digest
     contents = model.generator.space.contents
     if found != wanted or rows.cache.content not in contents:
         raise CacheError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,10 @@ from PIL import Image
 from pydantic import Field
 
 from rdm.compute.device import DeviceName, compute_device, describe_device
-from rdm.config import Config, digest_json
+from rdm.config import Config, Record, digest_json
 from rdm.database import RetrievalDatabase
-from rdm.evaluation.heldout import held_out_losses, held_out_rows
-from rdm.evaluation.metrics.fid import InceptionFeatures, compare
+from rdm.evaluation.heldout import HeldOutLosses, held_out_losses, held_out_rows
+from rdm.evaluation.metrics.fid import InceptionFeatures, Metric, compare
 from rdm.generators.model_folder import INFO, Model, open_model
 from rdm.generators.settings import SampleSettings
 from rdm.progress import tracking
@@ -40,6 +39,19 @@ class EvaluationConfig(Config):
     seed: int = 0
 
 
+class Evaluation(Record):
+    """`evaluation.json`: what was measured of a model."""
+
+    key: str
+    """Changes whenever anything does that the results depend on."""
+    config: EvaluationConfig
+    device: str
+    """What networks computed on, in words."""
+    held_out: HeldOutLosses | None
+    """None where no cache was given."""
+    metrics: list[Metric]
+
+
 @dataclass(frozen=True)
 class EvaluationInputs:
     """What is measured with what.
@@ -59,7 +71,7 @@ class EvaluationInputs:
 
 def evaluate_model(
     inputs: EvaluationInputs, config: EvaluationConfig, out: Path, device: DeviceName = "auto"
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure and write `evaluation.json`; a finished measurement of the same things is read, not
     repeated.
 
@@ -92,16 +104,22 @@ def evaluate_model(
         ]
     )
     if folder.exists(RESULT) and (found := folder.read_json(RESULT)).get("key") == key:
-        return found
-    facts = {"config": config.model_dump(mode="json"), "device": describe_device(used)}
-    result: dict[str, Any] = {"key": key, **facts, "held_out": None}
+        return Evaluation.model_validate(found)
+
+    # Measure.
+    held_out = None
     if inputs.cache is not None:
         rows = held_out_rows(model, inputs.cache, inputs.database)
-        result["held_out"] = held_out_losses(
-            model, rows, num_draws=config.num_draws, seed=config.seed
-        ).summary()
-    result["metrics"] = _feature_metrics(model, database, inputs.reference, config)
-    folder.write_json(RESULT, result)
+        losses = held_out_losses(model, rows, num_draws=config.num_draws, seed=config.seed)
+        held_out = losses.summary()
+    result = Evaluation(
+        key=key,
+        config=config,
+        device=describe_device(used),
+        held_out=held_out,
+        metrics=_feature_metrics(model, database, inputs.reference, config),
+    )
+    folder.write_json(RESULT, result.to_json())
     return result
 
 
@@ -110,7 +128,7 @@ def _feature_metrics(
     database: RetrievalDatabase | None,
     reference: QuerySetConfig,
     config: EvaluationConfig,
-) -> list[dict[str, Any]]:
+) -> list[Metric]:
     seeds = [1_000_000 + config.seed + number for number in range(config.num_samples)]
     queries = proposed_queries(model, database, seeds, top_m=config.top_m, k=config.settings.k)
     resolution = model.info.resolution or 0

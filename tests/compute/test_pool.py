@@ -183,7 +183,7 @@ def test_cluster_maps_in_other_processes_and_carries_errors_home() -> None:
 
     with compute_pool(LOCAL) as outer:
         address = outer.client.scheduler.address  # type: ignore[union-attr]
-        with compute_pool(ComputeConfig(dask=address)) as pool:
+        with compute_pool(ComputeConfig(dask=str(address))) as pool:
             assert dict(pool.map(work, [5], stage="square"))[0][0] == 25
 
 

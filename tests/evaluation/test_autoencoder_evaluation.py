@@ -56,26 +56,24 @@ def test_8_bit_rounds_and_clips() -> None:
 def test_evaluation_names_every_figure() -> None:
     images = pictures()
     result = evaluate_autoencoder(started(images), images)
-    assert result["num_images"] == 4
-    assert result["psnr_db_5_percent"] <= result["psnr_db"]
-    assert result["noisy_psnr_db"] < result["psnr_db"]
-    assert len(result["latent_std"]) == len(result["latent_mean"]) == 4
-    assert "linear_psnr_db" not in result
+    assert result.num_images == 4
+    assert result.psnr_db_5_percent <= result.psnr_db
+    assert result.noisy_psnr_db < result.psnr_db
+    assert len(result.latent_std) == len(result.latent_mean) == 4
+    assert result.linear_psnr_db is None
 
 
 def test_psnr_is_that_of_the_decoded_posterior_mean() -> None:
     images = pictures()
     stage = started(images)
     expected = psnr(images, to_8_bit(stage.decode(stage.encode(images)))).mean()
-    assert evaluate_autoencoder(stage, images)["psnr_db"] == pytest.approx(float(expected))
+    assert evaluate_autoencoder(stage, images).psnr_db == pytest.approx(float(expected))
 
 
 def test_linear_baseline_on_all_components_loses_only_the_rounding() -> None:
     images = pictures()
     everything = BlockProjection.fit(to_signed(images), block=2, num_components=12)
-    assert evaluate_autoencoder(started(images), images, everything)["linear_psnr_db"] == float(
-        "inf"
-    )
+    assert evaluate_autoencoder(started(images), images, everything).linear_psnr_db == float("inf")
 
 
 def test_evaluation_on_a_source_uses_what_is_held_out(tmp_path: Path) -> None:
@@ -84,8 +82,8 @@ def test_evaluation_on_a_source_uses_what_is_held_out(tmp_path: Path) -> None:
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
     config = PhotoConfig(image_size=16, held_out_fraction=0.3)
     result = evaluate_on_source(started(images), f"folder://{tmp_path}", config)
-    assert 3 <= result["num_images"] <= 15
-    assert result["linear_psnr_db"] > 15
+    assert 3 <= result.num_images <= 15
+    assert (result.linear_psnr_db or 0) > 15
 
 
 def test_codebook_usage_is_that_of_the_pictures() -> None:
@@ -93,9 +91,9 @@ def test_codebook_usage_is_that_of_the_pictures() -> None:
     stage = FirstStage(build_autoencoder(AutoencoderConfig(sample_size=16, codebook_size=8)), "vq")
     torch.nn.init.constant_(stage.model.quantize.embedding.weight, 5.0)
     result = evaluate_autoencoder(stage, pictures())
-    assert (result["codebook_size"], result["codebook_used"]) == (8, 1 / 8)
-    assert result["codebook_perplexity"] == pytest.approx(1)
-    assert "codebook_used" not in evaluate_autoencoder(started(pictures()), pictures())
+    assert (result.codebook_size, result.codebook_used) == (8, 1 / 8)
+    assert result.codebook_perplexity == pytest.approx(1)
+    assert evaluate_autoencoder(started(pictures()), pictures()).codebook_used is None
 
 
 def test_perceptual_distance_is_the_mean_over_reconstructions() -> None:
@@ -103,11 +101,11 @@ def test_perceptual_distance_is_the_mean_over_reconstructions() -> None:
     stage = started(images)
     decoded = to_signed(to_8_bit(stage.decode(stage.encode(images))))
     result = evaluate_autoencoder(stage, images, judges=Judges(perceptual=distance))
-    assert result["perceptual"] == pytest.approx(
+    assert result.perceptual == pytest.approx(
         float(distance(to_signed(images), decoded).mean()), rel=1e-5
     )
-    assert "not LPIPS" in result["perceptual_network"]
-    assert "rfid" not in result
+    assert "not LPIPS" in (result.perceptual_network or "")
+    assert result.rfid is None
 
 
 @pytest.mark.slow
@@ -119,7 +117,8 @@ def test_rfid_is_the_frechet_distance_of_reconstructions_and_pictures() -> None:
     features = [
         inception(part.permute(0, 2, 3, 1).contiguous().numpy()) for part in (decoded, images)
     ]
-    assert result["rfid"] == pytest.approx(frechet_distance(*features), rel=1e-6)
-    assert "299 px" in result["rfid_resize"]
-    assert result["fidelity"] == halves_fidelity(features[1], features[0]).model_dump()
-    assert result["fidelity"]["num_pictures"] == 3
+    assert result.rfid == pytest.approx(frechet_distance(*features), rel=1e-6)
+    assert "299 px" in (result.rfid_resize or "")
+    assert result.fidelity == halves_fidelity(features[1], features[0])
+    assert result.fidelity is not None
+    assert result.fidelity.num_pictures == 3

@@ -37,7 +37,7 @@ def test_the_summary_names_the_conditions():
     result = HeldOutResult(
         losses, num_draws=4, conditioning_dropout={"neighbors": 0.1}, loss_kind="v"
     )
-    assert set(result.summary()["losses"]) == {"true", "shuffled", "none"}
+    assert set(result.summary().losses) == {"true", "shuffled", "none"}
 
 
 def contexts_of(*sources: str) -> dict[str, dict[str, list[float]]]:

@@ -43,4 +43,4 @@ def evaluate(
 
     inputs = EvaluationInputs(model, database, cache, query_config(reference))
     result = evaluate_model(inputs, EvaluationConfig().with_overrides(set_ or []), out, device)
-    show(result, as_json=json, title="measured")
+    show(result.to_json(), as_json=json, title="measured")

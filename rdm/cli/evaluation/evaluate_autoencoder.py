@@ -79,7 +79,7 @@ def evaluate_autoencoder(
     )
     result = evaluate_on_source(first_stage, source, config, num_images, judges)
     show(
-        {"autoencoder": autoencoder, **result, "device": describe_device(used)},
+        {"autoencoder": autoencoder, **result.to_json(), "device": describe_device(used)},
         as_json=json,
         title="measured",
     )

@@ -78,10 +78,10 @@ def build(
         return 0
     with compute_pool(ComputeConfig(dask=dask, device=device)) as pool:
         info = build_cache(out, config, pool)
-        causes = Counter(cause_of(reason) for _, reason in info["failures"])
-        result = {"out": out, "latents": info["num_latents"], "shards": len(info["stems"])}
+        causes = Counter(cause_of(reason) for _, reason in info.failures)
+        result = {"out": out, "latents": info.num_latents, "shards": len(info.stems)}
         result |= {
-            "failures": len(info["failures"]),
+            "failures": len(info.failures),
             "causes": dict(causes),
             "device": pool.describe_device(),
         }
@@ -92,7 +92,7 @@ def build(
                 "database_version": inlined.database_version,
             }
     show(result, as_json=json, title="cache")
-    return 3 if info["failures"] else 0
+    return 3 if info.failures else 0
 
 
 def annotate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rdm.config import format_bytes
 from rdm.errors import UsageError
@@ -101,7 +101,7 @@ def throughput_figures(
     ]
 
 
-def as_values(figures: Sequence[Figure]) -> dict[str, Any]:
+def as_values(figures: Sequence[Figure]) -> dict[str, float]:
     """Return the numbers by name."""
     return {figure.name: figure.value for figure in figures}
 

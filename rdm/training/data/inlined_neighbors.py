@@ -204,7 +204,7 @@ def _key(
     cache: LatentCache, database: RetrievalDatabase, stem: str, table_sha256: str | None
 ) -> str:
     # The rows of a shard change where a photograph can be read that could not be before.
-    rows = cache.info["files"][f"{stem}.parquet"]
+    rows = cache.info.files[f"{stem}.parquet"].model_dump()
     return digest_json(
         [FORMAT_VERSION, cache.digest, database.encoder_digest, table_sha256, stem, rows]
     )

@@ -10,7 +10,7 @@ digest of every file.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -95,6 +95,43 @@ class CacheStats(Record):
     files: dict[str, FileDigest]
 
 
+class CacheIdentity(Record):
+    """What decides the latents: neither the place of the first stage nor the number of crops
+    encoded at once."""
+
+    resolution: int
+    flips: bool
+    queries_digest: str
+    latents_digest: str | None
+    """Of the first stage's encoder; None where the cache holds pictures."""
+    content: Content
+
+    def differences(self, other: CacheIdentity) -> list[str]:
+        """Return the names, in words, of the facts in which another cache differs."""
+        mine, others = self.to_json(), other.to_json()
+        return [words for name, words in _FACTS.items() if mine[name] != others[name]]
+
+
+class CacheInfo(Record):
+    """`cache.json`: what a finished cache holds, and the size and digest of every file."""
+
+    format: str
+    format_version: int
+    config: CacheConfig
+    queries_digest: str
+    latents_digest: str | None
+    content: Content
+    identity: CacheIdentity
+    stems: list[str]
+    """Of the shards, in order."""
+    num_latents: int
+    counts: list[int]
+    """Latents of each shard."""
+    failures: list[tuple[str, str]]
+    """(image_id, "cause: detail") of every photograph that was not usable."""
+    files: dict[str, FileDigest]
+
+
 def cache_shard(task: CacheTask) -> CacheStats:
     """Encode the crops of one query shard; return counts, and why photographs were not usable.
 
@@ -157,11 +194,8 @@ def _latents(
         yield from pixels if first_stage is None else _encode(first_stage, pixels, content)
 
 
-def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
-    """Encode a query set into a folder and describe it in `cache.json`; return that description. A
-    rerun resumes.
-
-    `failures` lists `[image_id, "cause: detail"]` of every photograph that was not usable.
+def build_cache(out: str, config: CacheConfig, pool: Pool) -> CacheInfo:
+    """Encode a query set into a folder and describe it in `cache.json`. A rerun resumes.
 
     Raises:
         CacheError: the folder holds another cache.
@@ -170,53 +204,52 @@ def build_cache(out: str, config: CacheConfig, pool: Pool) -> dict[str, Any]:
     queries = QuerySet(config.queries)
     name = config.autoencoder and absolute_name(config.autoencoder)
     config = config.model_copy(update={"autoencoder": name})
-    described = {
-        "config": config.model_dump(mode="json"),
-        "queries_digest": queries.digest,
-        "latents_digest": name and latents_digest(name),
-        "content": content_of(config),
-    }
-    identity = _identity(folder, described)
-    key = digest_json([FORMAT_VERSION, identity])
+    identity = CacheIdentity(
+        resolution=config.resolution,
+        flips=config.flips,
+        queries_digest=queries.digest,
+        latents_digest=name and latents_digest(name),
+        content=content_of(config),
+    )
+    _require_same(folder, identity)
+
+    # Encode the shards.
+    key = digest_json([FORMAT_VERSION, identity.to_json()])
     require_visible(pool, folder, source=config.queries.source, others=(name,) if name else ())
     tasks = [CacheTask(folder, stem, config, key, pool.config.device) for stem in queries.stems]
     finished = dict(pool.map(cache_shard, tasks, stage="cache", names=queries.stems))
     stats = [finished[number] for number in range(len(tasks))]
-    info = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        **described,
-        "identity": identity,
-        "stems": queries.stems,
-        "num_latents": sum(shard.num_latents for shard in stats),
-        "counts": [shard.num_latents for shard in stats],
-        "failures": [list(failure) for shard in stats for failure in shard.failures],
-        "files": {
-            name: digest.model_dump() for shard in stats for name, digest in shard.files.items()
-        },
-    }
-    folder.write_json(CONFIG_PATH, info)
+
+    # Describe them.
+    info = CacheInfo(
+        format=FORMAT,
+        format_version=FORMAT_VERSION,
+        config=config,
+        queries_digest=identity.queries_digest,
+        latents_digest=identity.latents_digest,
+        content=identity.content,
+        identity=identity,
+        stems=queries.stems,
+        num_latents=sum(shard.num_latents for shard in stats),
+        counts=[shard.num_latents for shard in stats],
+        failures=[failure for shard in stats for failure in shard.failures],
+        files={name: digest for shard in stats for name, digest in shard.files.items()},
+    )
+    folder.write_json(CONFIG_PATH, info.to_json())
     return info
 
 
-def _identity(folder: Folder, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the latents: neither the place of the first stage nor the number of crops
-    encoded at once.
-
-    Raises:
-        CacheError: the folder holds a cache that something else decided.
-    """
-    facts = {name: described.get(name, described["config"].get(name)) for name in _FACTS}
+def _require_same(folder: Folder, identity: CacheIdentity) -> None:
+    """Raise CacheError if the folder holds a cache that something else decided."""
     if not folder.exists(CONFIG_PATH):
-        return facts
-    found = LatentCache(folder.url).info["identity"]
-    if differing := [words for name, words in _FACTS.items() if found[name] != facts[name]]:
+        return
+    found = LatentCache(folder.url).info.identity
+    if differing := identity.differences(found):
         raise CacheError(
             f"the folder holds latents of another {' and another '.join(differing)}",
             where=folder.url,
             fix="give --out a new folder, or delete this one",
         )
-    return facts
 
 
 class LatentCache:
@@ -236,37 +269,32 @@ class LatentCache:
                 where=url,
                 fix="rdm cache build --queries SPEC --out DIR",
             )
-        self.info: dict[str, Any] = self.folder.read_json(CONFIG_PATH)
-        if (found := self.info.get("format_version")) != FORMAT_VERSION:
+        values = self.folder.read_json(CONFIG_PATH)
+        if (found := values.get("format_version")) != FORMAT_VERSION:
             raise CacheError(
                 f"the latent cache has format {found}, this release reads format {FORMAT_VERSION}",
                 where=url,
                 fix="delete the folder, and run `rdm cache build` again",
             )
-        self.config = CacheConfig.model_validate(self.info["config"])
-        self.stems: list[str] = self.info["stems"]
+        self.info = CacheInfo.model_validate(values)
+        self.config = self.info.config
+        self.stems = self.info.stems
 
     @property
     def content(self) -> Content:
         """What the members are, see `CacheConfig.content`."""
-        return self.info["content"]
+        return self.info.content
 
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of what the latents are: query set, first stage, and how it was
         applied."""
-        return digest_json(self.info["identity"])
+        return digest_json(self.info.identity.to_json())
 
     @cached_property
     def counts(self) -> dict[str, int]:
         """How many latents each shard has."""
-        return dict(zip(self.stems, self.info["counts"], strict=True))
-
-    @cached_property
-    def _files(self) -> Mapping[str, FileDigest]:
-        return {
-            name: FileDigest.model_validate(values) for name, values in self.info["files"].items()
-        }
+        return dict(zip(self.stems, self.info.counts, strict=True))
 
     def rows(self, stem: str) -> pa.Table:
         """Return key, image_id and flipped of each latent of a shard.
@@ -274,7 +302,7 @@ class LatentCache:
         Raises:
             CacheError: the table is missing or damaged.
         """
-        data = self.read(f"{stem}.parquet", self._files[f"{stem}.parquet"])
+        data = self.read(f"{stem}.parquet", self.info.files[f"{stem}.parquet"])
         return pq.read_table(pa.BufferReader(data))
 
     def latents(self, stem: str) -> NDArray[Any]:
@@ -286,7 +314,7 @@ class LatentCache:
         """
         name = f"{stem}.tar"
         try:
-            return tar_rows(self.read(name, self._files[name]), self.counts[stem])
+            return tar_rows(self.read(name, self.info.files[name]), self.counts[stem])
         except ValueError as error:
             raise self._unreadable(str(error), self.folder.describe(name)) from error
 

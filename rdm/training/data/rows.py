@@ -163,12 +163,12 @@ class TrainingRows:
         info, config = self.cache.info, self.cache.config
         found = Provenance(
             autoencoder=config.autoencoder,
-            latents_digest=info["latents_digest"],
+            latents_digest=info.latents_digest,
             resolution=config.resolution,
             held_out_fraction=self.config.held_out_fraction,
-            queries_digest=info["queries_digest"],
+            queries_digest=info.queries_digest,
             cache_digest=self.cache.digest,
-            cache_rows=digest_json(info["counts"]),
+            cache_rows=digest_json(info.counts),
             text_encoder_digest=self.text and self.text.info.encoder_digest,
         )
         if self.neighbors is None:

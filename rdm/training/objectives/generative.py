@@ -164,7 +164,7 @@ def _first_stage_of(rows: TrainingRows) -> FirstStage | None:
     if name is None:
         return None
     first_stage = load_autoencoder(name)
-    if first_stage.latents_digest != rows.cache.info["latents_digest"]:
+    if first_stage.latents_digest != rows.cache.info.latents_digest:
         raise CacheError(
             "the latents were made by another first stage",
             where=rows.cache.folder.url,

@@ -47,6 +47,6 @@ def test_the_kernel_distance_grows_with_a_shift(features):
 
 def test_a_comparison_states_its_protocol(features):
     rows = compare(features[0], features[1], "half")
-    assert [row["name"] for row in rows] == ["FID", "KID"]
-    assert rows[0]["num_samples"] == 400
-    assert rows[0]["reference"] == "half, 300 pictures"
+    assert [row.name for row in rows] == ["FID", "KID"]
+    assert rows[0].num_samples == 400
+    assert rows[0].reference == "half, 300 pictures"

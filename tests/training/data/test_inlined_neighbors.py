@@ -60,7 +60,7 @@ def found_in_one_shard_alone(database, stem):
     table = NeighborTable(Folder(str(database)), "train")
     others = {
         i
-        for other in table.info["stems"]
+        for other in table.info.stems
         if other != stem
         for i in table.shard(other)[1].ravel().tolist()
     }

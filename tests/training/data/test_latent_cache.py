@@ -131,9 +131,9 @@ def test_photographs_that_are_not_usable_are_listed_with_their_causes(
     (photos / "p02.jpg").write_bytes(b"")
     build(tmp_path / "cache", photo_cache)
     cache = LatentCache(str(tmp_path / "cache"))
-    assert cache.info["failures"] == [
-        ["p02.jpg", "empty file"],
-        ["p05.jpg", "cannot be read: Input/output error"],
+    assert cache.info.failures == [
+        ("p02.jpg", "empty file"),
+        ("p05.jpg", "cannot be read: Input/output error"),
     ]
     images = {
         image for stem in cache.stems for image in cache.rows(stem).column("image_id").to_pylist()
@@ -151,7 +151,7 @@ def test_what_can_be_read_again_is_encoded_by_the_same_command_and_nothing_else(
     out_of_reach.clear()
     info = build(tmp_path / "cache", photo_cache)
     after = written(tmp_path / "cache")
-    assert (info["failures"], info["num_latents"]) == ([], 12 * 2 * 2)
+    assert (info.failures, info.num_latents) == ([], 12 * 2 * 2)
     assert {name for name in after if after[name] != before[name]} == {"00001.tar", "00001.parquet"}
 
 
@@ -184,6 +184,23 @@ def test_a_cache_on_another_filesystem_holds_the_same_bytes(prepared):
     second = LatentCache("memory://latents/cache")
     assert second.info == first.info
     assert all(np.array_equal(first.latents(stem), second.latents(stem)) for stem in first.stems)
+
+
+def test_the_description_names_every_fact_of_the_cache(prepared):
+    values = Folder(prepared.cache).read_json("cache.json")
+    info = LatentCache(prepared.cache).info
+    assert sorted(values) == [
+        *("config", "content", "counts", "failures", "files", "format", "format_version"),
+        *("identity", "latents_digest", "num_latents", "queries_digest", "stems"),
+    ]
+    assert info.to_json() == values
+    assert values["identity"] == {
+        "resolution": info.config.resolution,
+        "flips": info.config.flips,
+        "queries_digest": info.queries_digest,
+        "latents_digest": info.latents_digest,
+        "content": info.content,
+    }
 
 
 def test_an_empty_folder_is_no_cache(tmp_path):
