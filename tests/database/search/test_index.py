@@ -55,7 +55,7 @@ def built(
 def test_infos_are_written_and_measured(built: tuple[Folder, IndexFacts]) -> None:
     folder, infos = built
     assert folder.read_record("index/index_infos.json", IndexFacts) == infos
-    assert (infos["num_vectors"], infos["dim"], infos["audit_queries"]) == (600, 16, 500)
+    assert (infos.num_vectors, infos.dim, infos.audit_queries) == (600, 16, 500)
     assert 0.8 <= infos["recall_at_20"] <= 1  # type: ignore[operator]
 
 
@@ -71,7 +71,7 @@ def test_opened_index_finds_what_it_was_audited_for(
     built: tuple[Folder, IndexFacts], vectors: np.ndarray
 ) -> None:
     audit = audit_recall(open_index(built[0]), [(0, vectors)], NONE, 500, IndexConfig().seed)
-    assert audit["recall_at_20"] == built[1]["recall_at_20"]
+    assert audit.recall_at_20 == built[1].recall_at_20
 
 
 def test_recall_of_a_complete_index_is_one(vectors: np.ndarray) -> None:
@@ -89,14 +89,14 @@ def test_recall_of_an_index_over_half_the_rows_is_the_share_of_neighbors_there(
     index.add(vectors[:300].astype(np.float32))
     truth, _ = exact_search(vectors, [(0, vectors)], 20, excluded=NONE)
     audit = audit_recall(index, [(0, vectors)], NONE, 600, 0)
-    assert audit["recall_at_20"] == pytest.approx((truth < 300).mean())
-    assert audit["recall_ci95"] > 0
+    assert audit.recall_at_20 == pytest.approx((truth < 300).mean())
+    assert audit.recall_ci95 > 0
 
 
 def test_audit_with_few_living_rows_lowers_k(vectors: np.ndarray) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors[:3].astype(np.float32))
-    assert audit_recall(index, [(0, vectors)], np.arange(3, 600), 500, 0)["recall_at_20"] == 1.0
+    assert audit_recall(index, [(0, vectors)], np.arange(3, 600), 500, 0).recall_at_20 == 1.0
 
 
 def infos(**fields: float) -> IndexFacts:
@@ -154,7 +154,7 @@ def test_updated_index_finds_what_was_added_and_not_what_was_deleted(
         "index/2",
         ParentIndex("index/1", before, 500, dead),
     )
-    assert (after["decision"]["action"], after["num_vectors"]) == ("extended", 600 - len(dead))
+    assert (after.decision.action, after.num_vectors) == ("extended", 600 - len(dead))
     index = open_index(folder, "index/2")
     found = approximate_candidates(index, vectors, 20)
     assert not np.isin(found, dead).any()
@@ -206,8 +206,8 @@ def test_update_under_which_the_recall_falls_builds_the_index_anew(tmp_path: Pat
     after = update_index(
         stored(folder, *parts), config, "index/2", ParentIndex("index/1", infos, 4000, NONE)
     )
-    assert after["decision"]["action"] == "built"
-    assert after["decision"]["reason"].startswith("recall@20 fell from ")
+    assert after.decision.action == "built"
+    assert after.decision.reason.startswith("recall@20 fell from ")
     assert folder.read_record("index/2/index_infos.json", IndexFacts) == after
 
 
