@@ -81,7 +81,7 @@ def measure() -> dict[str, float]:
 def _report(engine: Engine, stats: StatsLog, result: StepResult) -> None:
     values = engine.average({name: float(value) for name, value in result.metrics.items()})
     finite = all(np.isfinite(value) for value in values.values())
-    stats.log(StatsRow.model_validate({"step": 0, **values, "finite": finite}))
+    stats.log(StatsRow.model_validate({"step": 0, **values, "finite": float(finite)}))
 
 
 def _seconds(work: Callable[[], object]) -> float:

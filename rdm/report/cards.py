@@ -90,11 +90,13 @@ def dataset_card(card: DatasetCard) -> str:
         "Fingerprint of the source": _code(version.source_fingerprint),
         "Recall@20, 95% interval": f"{number(recall.mean)} ({interval(recall)})",
     }
+
     left_out = [(_text(reason), f"{count:,}") for reason, count in sorted(card.ledger.items())]
     dropped = [
         (f"patch: {_text(reason)}", f"{count:,}")
         for reason, count in sorted(version.dropped_patches.items())
     ]
+
     return _document(
         header,
         card.name,
@@ -140,6 +142,7 @@ def model_card(card: ModelCard) -> str:
         "Encoder fingerprint": _code(card.encoder_fingerprint),
         "Conditioning dropout": f"{card.conditioning_dropout:.3g}",
     }
+
     sections = [("Training", _facts(facts))]
     if card.usage:
         lines = "\n".join(_comment(command) + command.line for command in card.usage)
@@ -176,6 +179,7 @@ def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> st
             f"{_text(held_out.protocol)}".rstrip()
         )
         parts.append(_table(("Context", "Mean", "95% interval"), rows))
+
     if metrics:
         rows = [
             (
@@ -195,6 +199,7 @@ def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> st
                 rows,
             )
         )
+
     return "\n\n".join(parts) or "Nothing was measured."
 
 

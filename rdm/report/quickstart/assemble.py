@@ -100,6 +100,8 @@ def assemble_report(inputs: ReportInputs) -> QuickstartReport:
     config, _ = read_run(inputs.run)
     objective = config.objective
     assert objective.kind == "generative"
+
+    # Pictures that training never saw, as queries and as what samples are shown beside.
     pictures = held_out_pictures(
         inputs.queries, objective.held_out_fraction, inputs.showcase.num_images
     )
@@ -113,6 +115,7 @@ def assemble_report(inputs: ReportInputs) -> QuickstartReport:
             pictures,
         )
     ]
+
     return QuickstartReport(
         created=date.today().strftime("%d %B %Y"),
         stages=tuple(_stage(record, inputs.bytes_written) for record in inputs.stages),
