@@ -86,7 +86,7 @@ def _run_stages(base: Path) -> dict[str, tuple[int, float]]:
                 )
             with _measured(stages, "cache") as count:
                 count.append(
-                    build_cache(str(base / "cache"), cache_config(QUERY_HALF), pool)["num_latents"]
+                    build_cache(str(base / "cache"), cache_config(QUERY_HALF), pool).num_latents
                 )
     return stages
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.training_ranks import build_engine, micro_batches, run_ranks, tiny_config
-from rdm.training.checkpoints import Checkpoints
+from rdm.training.checkpoints import Checkpoints, RunFacts
 from rdm.training.engine.deepspeed_engine import Engine, StepResult
 from rdm.training.engine.ema import Ema
-from rdm.training.stats import StatsLog
+from rdm.training.stats import StatsLog, StatsRow
 
 ROUNDS = 25
 
@@ -63,7 +63,7 @@ def measure() -> dict[str, float]:
                 "statistics": _seconds(lambda results=results: _report(engine, stats, results[0])),
             }
             if number % 5 == 0:
-                facts = {"step": number, "mean_loss": 1.0, "micro_batch_size": 32, "provenance": {}}
+                facts = RunFacts(step=number, mean_loss=1.0, micro_batch_size=32, provenance={})
                 seconds["checkpoint"] = _seconds(
                     lambda facts=facts: checkpoints.save(engine, ema, facts)
                 )
@@ -81,7 +81,7 @@ def measure() -> dict[str, float]:
 def _report(engine: Engine, stats: StatsLog, result: StepResult) -> None:
     values = engine.average({name: float(value) for name, value in result.metrics.items()})
     finite = all(np.isfinite(value) for value in values.values())
-    stats.log({"step": 0, **values, "finite": finite})
+    stats.log(StatsRow.model_validate({"step": 0, **values, "finite": float(finite)}))
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -113,6 +113,8 @@ def quickstart(root: Path, config: QuickstartConfig) -> Evaluation:
     layout = Layout(root)
     stages = str(layout.stages)
     log = StageLog(stages)
+
+    # Databases, latents and training share clusters, whose workers stay warm.
     with Clusters() as clusters:
         build, train = _flows_on(clusters)
         build(root=str(layout.database), source=DATABASE_HALF, stage_log=stages)
@@ -124,6 +126,7 @@ def quickstart(root: Path, config: QuickstartConfig) -> Evaluation:
             )
             embedded = StageLog(str(layout.stages / "swapped")).read("embed")
             facts["patches"] = embedded and embedded.facts.get("num_patches")
+
         train(
             inputs=TrainInputs(
                 database=str(layout.database),
@@ -134,6 +137,8 @@ def quickstart(root: Path, config: QuickstartConfig) -> Evaluation:
             config=config,
             stage_log=stages,
         )
+
+    # Pictures and measurements of the trained model.
     with artifact_progress(), log.stage("sample") as facts:
         facts["pictures"] = showcase_task(layout, config)
     with log.stage("evaluate") as facts:
@@ -146,6 +151,7 @@ def quickstart(root: Path, config: QuickstartConfig) -> Evaluation:
             overrides=list(config.evaluate),
         )
         facts["pictures"] = evaluation.config.num_samples
+
     report_task(layout, config, evaluation)
     return evaluation
 

@@ -109,8 +109,11 @@ def _running(home: Path) -> Iterator[str]:
             # Ctrl-C is for the command, which needs the server until it has ended
             start_new_session=True,
         )
+
+        # The server ends when its standard input does, so it never outlives this process.
         assert server.stdin is not None
         assert server.stdout is not None
+
         try:
             port = server.stdout.readline().decode().strip()
             url = f"http://127.0.0.1:{port}/api"

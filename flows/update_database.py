@@ -93,6 +93,7 @@ def update_database(
     builder = update_builder(
         root, removal, retry_failed=retry_failed, only_delete=only_delete, overrides=overrides or []
     )
+
     plan = builder.plan()
     facts = plan.facts()
     built, changes = None, None
@@ -105,6 +106,8 @@ def update_database(
         get_run_logger().info(
             "nothing changed: %d photographs in %s", facts.photographs, builder.config.source
         )
+
+    # Also what a killed run did not announce any more.
     if (untold := news(builder.folder)) is not None:
         changes = _announce_changes(root, untold)
         announce(builder.folder)

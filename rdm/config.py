@@ -89,8 +89,7 @@ class Record(BaseModel):
     """What a JSON file holds, or a command prints with `--json`: typed fields, and `to_json` as the
     door to the file.
 
-    Frozen, as configurations are, but nothing that a user sets. A field is also read by the name
-    that it has in the file, `record["name"]`, by what knows the JSON alone.
+    Frozen, as configurations are, but nothing that a user sets.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -98,14 +97,6 @@ class Record(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """Return the values as the file holds them."""
         return self.model_dump(mode="json")
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in type(self).model_fields:
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.model_dump()
 
 
 def _given(value: object) -> str:

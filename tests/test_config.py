@@ -163,13 +163,6 @@ def test_record_leaves_absent_fields_out_of_its_file() -> None:
     assert Size(width=3, unit="px").to_json() == {"width": 3, "unit": "px"}
 
 
-def test_record_is_read_by_name() -> None:
-    size = Size(width=3)
-    assert (size["width"], "width" in size, "unit" in size) == (3, True, False)
-    with pytest.raises(KeyError, match="height"):
-        size["height"]
-
-
 @pytest.mark.parametrize("value", [{}, {"width": "wide"}, {"width": 3, "height": 4}])
 def test_record_of_another_shape_is_refused(value: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

@@ -96,6 +96,7 @@ def console_progress() -> Iterator[None]:
         with nullcontext():
             yield
         return
+
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
@@ -106,6 +107,7 @@ def console_progress() -> Iterator[None]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
+
     with (
         Progress(*columns, console=console, transient=False) as progress,
         progress_to(RichSink(progress)),

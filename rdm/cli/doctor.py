@@ -56,8 +56,11 @@ def doctor(*, json: JsonFlag = False) -> int:
         "accelerator": _accelerator,
         **_ADDED,
     }
+
+    # A check that raises has failed: the others are still made.
     found = {name: _guarded(check) for name, check in checks.items()}
     healthy = all(ok for ok, _, _ in found.values())
+
     if json:
         show(
             {
@@ -129,12 +132,14 @@ def _packages() -> Finding:
         "webdataset",
         "prefect",
     )
+
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     found = (
         f"torch {version('torch')}, diffusers {version('diffusers')}"
         if "torch" not in missing
         else ""
     )
+
     return (
         not missing,
         f"missing: {', '.join(missing)}" if missing else found,

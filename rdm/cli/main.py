@@ -75,6 +75,7 @@ def run(arguments: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # names of every script, in a terminal of one
         sys.stdout.reconfigure(errors="backslashreplace")
+
     try:
         with console_progress():
             code = build_app()(arguments, exit_on_error=False, print_error=True)

@@ -43,12 +43,15 @@ def evaluate_encoder(
             f"{len(missing)} photographs are in no tar, the first is {missing[0]!r}",
             fix="name the tars that the keys were taken from",
         )
+
+    # Several captions may belong to one photograph: `relevant` [captions, photographs].
     images = _embed_images(encoder, (photo.image for photo in photos))
     texts = normalize(
         encoder.encode_texts([caption for photo in photos for caption in photo.captions])
     )
     owners = np.repeat(np.arange(len(photos)), [len(photo.captions) for photo in photos])
     relevant = owners[:, None] == np.arange(len(photos))[None]
+
     similarities = texts @ images.T
     forward, backward = recall_at_k(similarities, relevant), recall_at_k(similarities.T, relevant.T)
     return {

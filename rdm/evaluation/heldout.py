@@ -134,6 +134,8 @@ def held_out_losses(
     true, conditions = generator.context_of(batch), _conditions(sources)
     fixed = generator.head.deterministic_loss
     count = len(images)
+
+    # Sum each condition over draws of noise and time, which all conditions share.
     totals, counts = np.zeros((count, len(conditions))), np.zeros(len(conditions))
     with tracking("held-out loss", num_draws, "draws") as tracker:
         for draw, losses_of in enumerate(generator.draws(batch, num_draws, seed)):
@@ -192,12 +194,15 @@ def _held_out(rows: TrainingRows) -> tuple[dict[str, Tensor], NDArray[Any]]:
         images += [
             image for image, mirror in zip(rows.image_ids(stem), flipped, strict=True) if not mirror
         ]
+
+    # A derangement of photographs needs three for its draws to differ.
     if not images or len(set(images)) < 3:
         raise CacheError(
             "too few photographs are held out to measure on",
             where=rows.cache.folder.url,
             fix="train with a larger objective.held_out_fraction",
         )
+
     batch = {
         name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]
     }

@@ -54,6 +54,8 @@ class GeneratorConfig(Config):
                 f"{self.head.kind} do not "
                 "belong together"
             )
+
+        # What the network reads is what the conditions give.
         reads_tokens = self.network.cross_attention_dim is not None
         if reads_tokens != bool(self.conditions.sources):
             raise ValueError(
@@ -61,12 +63,15 @@ class GeneratorConfig(Config):
                 f"{'tokens' if reads_tokens else 'no context'}, but the conditions are: "
                 f"{', '.join(self.conditions.sources) or 'none'}"
             )
+
         text, dim = self.conditions.text, self.network.cross_attention_dim
         if text is not None and dim != TEXT_DIMS[text.encoder]:
             raise ValueError(
                 f"states of {text.encoder} have {TEXT_DIMS[text.encoder]} dimensions, the "
                 f"{self.network.kind} reads {dim}: set network.cross_attention_dim"
             )
+
+        # Only the U-Net reads a vector.
         neighbors = self.conditions.neighbors
         mean_vector = neighbors is not None and neighbors.mean_vector
         if mean_vector and self.network.kind != "unet":

@@ -174,6 +174,7 @@ class DiffusionHead:
                 f"{settings.num_steps} steps, but the model has {most} timesteps",
                 fix=f"num_steps={most}",
             )
+
         told = None if on_step is None else _denoising(on_step)
         if settings.sampler == "ddim":
             return self.process.sample(
@@ -187,6 +188,8 @@ class DiffusionHead:
                 guidance_interval=settings.guidance_interval,
                 on_step=told,
             )
+
+        # What ancestral sampling cannot do is refused, not left out.
         if settings.num_steps < 2:
             raise UsageError(
                 "ancestral sampling takes at least two steps", fix="num_steps=2 or more"
@@ -195,6 +198,7 @@ class DiffusionHead:
             raise UsageError(
                 "a guidance interval is for DDIM", fix="sampler=ddim, or no guidance_interval"
             )
+
         return self.process.sample_ancestral(
             network,
             context,

@@ -27,6 +27,7 @@ def ddpm_tiny() -> TrainConfig:
         layers_per_block=1,
         norm_num_groups=16,
     )
+
     return TrainConfig(
         recipe="ddpm-tiny",
         objective=_on_pixels(network, held_out_fraction=0.25),
@@ -53,6 +54,7 @@ def ddpm_cifar() -> TrainConfig:
         dropout=0.1,
         ddpm_details=True,
     )
+
     return TrainConfig(
         recipe="ddpm-cifar",
         objective=_on_pixels(network, held_out_fraction=0.0),

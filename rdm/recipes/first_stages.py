@@ -80,6 +80,7 @@ def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:
     adversarial = AdversarialConfig(
         weight=0.75 if vq else 0.5, start_step=250_001 if vq else 50_001, num_layers=2 if vq else 3
     )
+
     objective = AutoencoderObjectiveConfig(
         network=network,
         photographs=PhotoConfig(image_size=256, photographs_per_shard=1000),
@@ -94,6 +95,8 @@ def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:
         ),
         start="random",
     )
+
+    # The released configurations scale their base rate of 4.5e-6 by the batch.
     name = f"autoencoder-{'vq' if vq else 'kl'}-f{factor}-official"
     return TrainConfig(
         recipe=name,

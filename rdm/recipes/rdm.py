@@ -61,6 +61,7 @@ def rdm_32() -> TrainConfig:
         head_dim=32,
         norm_num_groups=32,
     )
+
     return TrainConfig(
         recipe="rdm-32",
         objective=GenerativeConfig(
@@ -96,6 +97,7 @@ def rdm_64() -> TrainConfig:
         time_scale_shift=True,
         vector_dim=512,
     )
+
     return TrainConfig(
         recipe="rdm-64",
         objective=GenerativeConfig(

@@ -83,11 +83,13 @@ def dataset_card(card: DatasetCard) -> str:
         "Fingerprint of the source": _code(version.source_fingerprint),
         "Recall@20, 95% interval": f"{number(recall.mean)} ({interval(recall)})",
     }
+
     left_out = [(_text(reason), f"{count:,}") for reason, count in sorted(card.ledger.items())]
     dropped = [
         (f"patch: {_text(reason)}", f"{count:,}")
         for reason, count in sorted(version.dropped_patches.items())
     ]
+
     return _document(
         header,
         card.name,
@@ -156,6 +158,7 @@ def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> st
             f"{_text(held_out.protocol)}".rstrip()
         )
         parts.append(_table(("Context", "Mean", "95% interval"), rows))
+
     if metrics:
         rows = [
             (
@@ -175,6 +178,7 @@ def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> st
                 rows,
             )
         )
+
     return "\n\n".join(parts) or "Nothing was measured."
 
 

@@ -87,6 +87,8 @@ class SampleFolder:
                     fix="give --out a new folder, or delete this one",
                 )
             return
+
+        # Never replace files that no request of ours describes.
         known = {INDEX, JOURNAL, GALLERY}
         if taken := [
             name for name in self.folder.names() if name in known or _PICTURE.fullmatch(name)
@@ -162,6 +164,8 @@ def write_samples(
     folder.make()
     for name in (INDEX, JOURNAL):
         folder.delete(name)
+
+    # A record is in the journal only after its picture is on the disk.
     lines: list[tuple[str, int]] = []
     iterator = iter(samples)
     with storage_errors(out), open(out / JOURNAL, "ab") as journal:
@@ -172,6 +176,8 @@ def write_samples(
             ):
                 write_picture(folder, item, record)
                 lines.append((JOURNAL, _append_line(journal, record)))
+
+    # Pictures of an earlier call have no record any more.
     _write_index(out, lines)
     described = {picture_name(number) for number in range(len(lines))}
     for name in folder.names():

@@ -64,6 +64,7 @@ def records_of(
             database, [q.neighbor_ids for q in queries], [q.similarities for q in queries]
         )
         reference = DatabaseReference(root=database.folder.url, version=database.version.number)
+
     return [
         SampleRecord(
             file=file,

@@ -131,6 +131,7 @@ def read_png_record(path: Path) -> SampleRecord:
     Raises:
         SourceError: there is no such picture, or it carries no record.
     """
+
     try:
         with Image.open(path, formats=["PNG"]) as image:
             # texts may follow the pixels where another program saved the picture again
@@ -144,6 +145,7 @@ def read_png_record(path: Path) -> SampleRecord:
         raise SourceError(
             f"the picture cannot be read as a PNG: {error}", where=path, fix="give a PNG"
         ) from error
+
     if text is None:
         raise SourceError(
             "the picture carries no record of what it was drawn from",

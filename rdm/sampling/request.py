@@ -172,10 +172,13 @@ def parse_seeds(text: str) -> Sequence[int]:
         raise UsageError(
             f"{text!r} is no list of seeds", where="--seeds", fix="write 0-7 or 3,5,9"
         ) from error
+
     if not all(ranges):
         raise UsageError(
             f"{text!r}: a range of seeds is empty", where="--seeds", fix="write 0-7 or 3,5,9"
         )
+
+    # Checked by the ends of ranges: a list of 10^18 seeds is never made.
     if max(piece[-1] for piece in ranges) > MAX_SEED or sum(map(len, ranges)) > _MAX_PICTURES:
         raise UsageError(
             f"{text!r}: seeds go up to 2^63 - 1, and {_MAX_PICTURES:,} at once",

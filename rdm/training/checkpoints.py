@@ -199,6 +199,8 @@ class Checkpoints:
             if engine.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
+
+            # Every rank sends its part of each file; rank 0 hashes one while it writes the next.
             described = {}
             for name, tensors in _contents(engine, ema):
                 if engine.rank == 0:
@@ -206,6 +208,8 @@ class Checkpoints:
                     # while the next file is written
                     described[name] = hashers.submit(_describe, temporary / name)
                 del tensors
+
+            # The rename makes the checkpoint complete, so it comes last.
             counts = engine.optimizer_counts()
             if engine.rank == 0:
                 state = CheckpointState(
@@ -233,6 +237,8 @@ class Checkpoints:
             TrainingError: a parameter is missing, or has another shape.
         """
         kinds = [name for name in checkpoint.state.files if name.startswith("optimizer-")]
+
+        # Read a tensor at a time: a rank never holds a whole file.
         with contextlib.ExitStack() as stack:
             try:
                 read = {
@@ -254,6 +260,7 @@ class Checkpoints:
                     where=checkpoint.path,
                     fix="delete this checkpoint: the one before it is then used",
                 ) from error
+
         ema.num_updates = checkpoint.state.ema_updates
         engine.loss_scale = checkpoint.state.loss_scale
 
@@ -310,8 +317,11 @@ def _write_verified(path: Path, tensors: Mapping[str, Tensor], step: int) -> Non
         SafetensorError
     ) as error:  # the library wraps the cause: say it as any other failed write
         _raise_write_error(path, error)
+
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
+
+    # Compare bits, as whole numbers: no number equals nan.
     with safe_open(path, framework="pt") as stored:
         same = set(stored.keys()) == set(tensors) and all(
             torch.equal(

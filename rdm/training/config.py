@@ -125,16 +125,19 @@ class TrainConfig(Config):
             raise ValueError(
                 "precision=fp16 needs a zero_stage of 1 or more, which keeps the fp32 weights"
             )
+
         if self.optimizer == "muon" and self.weight_decay not in (
             0,
             TrainConfig.model_fields["weight_decay"].default,
         ):
             raise ValueError("optimizer=muon has no weight decay: leave weight_decay out")
+
         if self.compile and self.zero_stage == 3:
             raise ValueError(
                 "compile=true needs a zero_stage below 3, whose hooks on every module undo "
                 "most of it"
             )
+
         if not all(0 <= decay < 1 for decay in self.more_ema_decays):
             raise ValueError(f"more_ema_decays lie in [0, 1), not {self.more_ema_decays}")
         return self

@@ -111,6 +111,7 @@ class LossGuard:
                 zip(self._reader.keys(seen.positions), seen.positions, strict=True)
             )
         ]
+
         record = {
             "step": seen.step,
             "rank": self._engine.rank,
@@ -120,6 +121,8 @@ class LossGuard:
             "metrics": {name: _number(float(value)) for name, value in seen.result.metrics.items()},
             "samples": rows,
         }
+
+        # The batch itself lies beside the record, so that the step can be repeated.
         with storage_errors(path):
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

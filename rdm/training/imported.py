@@ -40,6 +40,7 @@ def describe_imported_model(
             "this U-Net has no cross-attention, so no neighbors can condition it",
             fix="--kind ldm-unet",
         )
+
     if autoencoder is None and database is None:
         return None
     if autoencoder is None or database is None or kind != "rdm-unet":
@@ -47,6 +48,8 @@ def describe_imported_model(
             "a model folder is made of an RDM's U-Net, a first stage and a database",
             fix="give --kind rdm-unet, --autoencoder and --database, or neither of the last two",
         )
+
+    # The U-Net must fit what it is put together with.
     config = imported.config
     assert isinstance(config, DenoiserConfig)
     first_stage, opened = load_autoencoder(autoencoder), RetrievalDatabase.open(database)
@@ -64,6 +67,8 @@ def describe_imported_model(
                 where=autoencoder if "channels" in what else database,
                 fix="name what the model was trained with",
             )
+
+    # The released 768-dimensional models read unit vectors, the others raw ones.
     is_768 = config.cross_attention_dim == 768
     neighbors = NeighborsConfig(embedding="unit" if is_768 else "raw", scale=1.0, dropout=0.0)
     generator = GeneratorConfig(

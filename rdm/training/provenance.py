@@ -49,9 +49,12 @@ def resumed_provenance(recorded: Provenance, opened: Provenance, where: object) 
             fix="give the --cache and --database, or the --source, that the run began with, "
             "or --out a new folder",
         )
+
+    # The database alone may have changed; weights keep what earlier versions taught them.
     before, now = recorded.database, opened.database
     if before is None or now is None:
         return opened
+
     seen = before.earlier_versions
     if before.version != now.version:
         logger.warning(

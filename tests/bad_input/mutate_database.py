@@ -56,7 +56,7 @@ def read_neighbors(root: Path) -> None:
     version = VersionStore(folder).require()
     for name in NeighborTable.names(folder, version):
         table = NeighborTable(folder, name, version)
-        for stem in table.info["stems"]:
+        for stem in table.info.stems:
             table.shard(stem)
             table.embeddings(stem)
 

@@ -81,7 +81,7 @@ def try_pictures(base: Path, count: int, seed: int) -> Outcomes:
             row["status"] == SUCCESS or (row["status"] == FAILED and row["error_message"])
             for row in ledger
         )
-        assert stats["count"] == len(ledger)
+        assert stats.count == len(ledger)
         outcomes.update(cause_of(row["error_message"]) or SUCCESS for row in ledger)
     return outcomes
 

@@ -50,10 +50,10 @@ def told(root: Path) -> dict[str, Any]:
     ids = database.living_ids()
     names = {record.patch_id: (record.image_id, record.box) for record in database.records(ids)}
     table = NeighborTable(database.folder, "train")
-    proposal = query_set_proposal(database, table.info["queries_digest"])
-    shards = [table.shard(stem) for stem in table.info["stems"]]
+    proposal = query_set_proposal(database, table.info.queries_digest)
+    shards = [table.shard(stem) for stem in table.info.stems]
     found = database.search_vectors(
-        np.concatenate([table.embeddings(stem) for stem in table.info["stems"]]), K
+        np.concatenate([table.embeddings(stem) for stem in table.info.stems]), K
     )
     return {
         "vectors": {

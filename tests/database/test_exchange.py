@@ -74,9 +74,9 @@ def test_finished_export_is_left_alone_and_another_one_refused(
     built: Path, tmp_path: Path, contents: Callable[[Path], dict[str, bytes]], to: Any
 ) -> None:
     database = RetrievalDatabase.open(str(built / "db"))
-    assert not export_database(database, to, str(tmp_path / "out"))["unchanged"]
+    assert not export_database(database, to, str(tmp_path / "out")).unchanged
     before = contents(tmp_path / "out")
-    assert export_database(database, to, str(tmp_path / "out"))["unchanged"]
+    assert export_database(database, to, str(tmp_path / "out")).unchanged
     assert contents(tmp_path / "out") == before
     other = "npz" if to != "npz" else "datasets"
     with pytest.raises(DatabaseError, match=f"export of version 1 to {to}"):
@@ -165,7 +165,7 @@ def test_folder_of_clip_retrieval_itself_becomes_a_database(
         f"/data/{r.image_id}" for r in database.records(ids)
     ]
     assert again.version.num_images == 12
-    assert (again.status()["encoder_origin"], again.status()["has_pixels"]) == (NOT_CHECKED, False)
+    assert (again.status().encoder_origin, again.status().has_pixels) == (NOT_CHECKED, False)
     assert "import://clip-retrieval" in database_card(again, "")
 
 
@@ -249,7 +249,7 @@ def test_refused_export_with_pixels_leaves_the_folder_to_one_without(
         export_database(database, "datasets", str(tmp_path / "out"))
     assert caught.value.fix == "--no-images"
     assert (
-        export_database(database, "datasets", str(tmp_path / "out"), images=False)["unchanged"]
+        export_database(database, "datasets", str(tmp_path / "out"), images=False).unchanged
         is False
     )
 
@@ -259,7 +259,7 @@ def test_import_can_be_deleted_from_and_compacted(
 ) -> None:
     root = tmp_path / "again"
     imported(clip_folder, root, "clip-retrieval", tiny_encoder)
-    assert run_build(update_builder(str(root)), inline())["unchanged"]
+    assert run_build(update_builder(str(root)), inline()).unchanged
     run_build(update_builder(str(root), Removal(frozenset(["/data/p03.jpg"]))), inline())
     compact_database(str(root))
     database = RetrievalDatabase.open(str(root))
@@ -267,7 +267,7 @@ def test_import_can_be_deleted_from_and_compacted(
     assert "/data/p03.jpg" not in {
         record.image_id for record in database.records(database.living_ids())
     }
-    assert database.status()["encoder_origin"] == NOT_CHECKED
+    assert database.status().encoder_origin == NOT_CHECKED
     assert verify_database(str(root)) == []
 
 
@@ -327,7 +327,7 @@ def test_own_photographs_are_excluded_from_an_import_by_image_id_where_that_is_s
             queries=queries, k_stored=5, exclude_self=True, shared_image_ids=shared
         )
         with compute_pool(inline()) as pool:
-            return build_neighbors(str(root), "train", config, pool)["num_excluded"]
+            return build_neighbors(str(root), "train", config, pool).num_excluded
 
     with pytest.raises(DatabaseError, match="image id alone"):
         excluded(None)
@@ -349,9 +349,7 @@ def test_declared_encoder_is_checked_on_photographs(
     again = imported(
         tmp_path / "out", tmp_path / "a", "clip-retrieval", tiny_encoder, photographs=photographs
     )
-    assert again.status()["encoder_origin"].startswith(
-        "declared at import; 28 pictures encoded again"
-    )
+    assert again.status().encoder_origin.startswith("declared at import; 28 pictures encoded again")
     with pytest.raises(EncoderMismatchError, match="declared encoder"):
         imported(
             tmp_path / "out",

@@ -113,7 +113,7 @@ def test_blank_patches_are_left_out_with_their_reason(
         (row["image_id"], row["x0"], row["y0"], row["x1"], row["y1"]) for row in dropped
     } & set(kept)
     status = RetrievalDatabase.open(str(root)).status()
-    assert status["dropped_patches"] == {"blank": len(dropped)}
+    assert status.dropped_patches == {"blank": len(dropped)}
     assert f"patch: blank | {len(dropped)}" in database_card(RetrievalDatabase.open(str(root)), "")
     assert not verify_database(str(root))
     assert not update_builder(str(root)).plan().facts().new, (

@@ -48,19 +48,18 @@ def test_condition_on_numbers(tabled: Any, encoded: Any) -> None:
 
 def test_image_that_a_condition_deleted_does_not_come_back(tabled: Any) -> None:
     tabled.update(Removal(where="image_id == 'p02.jpg'"))
-    assert not update_plan(update_builder(str(tabled.root)))["changed"]
+    assert not update_plan(update_builder(str(tabled.root))).changed
 
 
 def test_condition_that_nothing_fulfills_changes_nothing(tabled: Any) -> None:
-    assert not update_plan(update_builder(str(tabled.root), Removal(where="author == 'Nobody'")))[
-        "changed"
-    ]
+    nobodys = Removal(where="author == 'Nobody'")
+    assert not update_plan(update_builder(str(tabled.root), nobodys)).changed
 
 
 def test_condition_looks_at_the_newest_row_of_a_replaced_image(tabled: Any, encoded: Any) -> None:
     (tabled.photos / "p03.jpg").write_bytes(encoded(33, size=(96, 80)))
     tabled.update()
-    assert update_plan(update_builder(str(tabled.root), Removal(where="width == 48")))["gone"] == 11
+    assert update_plan(update_builder(str(tabled.root), Removal(where="width == 48"))).gone == 11
 
 
 def test_unknown_column_is_an_error_that_lists_the_columns(tabled: Any) -> None:
@@ -74,7 +73,7 @@ def test_unknown_column_is_an_error_that_lists_the_columns(tabled: Any) -> None:
 def test_plan_counts_images_and_patches_that_would_go(tabled: Any) -> None:
     patches = patches_of(tabled.root, "p02.jpg")
     plan = update_plan(update_builder(str(tabled.root), Removal(frozenset(["p02.jpg"]))))
-    assert (plan["gone"], plan["gone_patches"], plan["photographs"]) == (1, len(patches), 11)
+    assert (plan.gone, plan.gone_patches, plan.photographs) == (1, len(patches), 11)
 
 
 def test_single_patch_goes_and_its_siblings_stay(tabled: Any) -> None:
@@ -90,13 +89,13 @@ def test_image_goes_with_its_last_patch_and_does_not_come_back(tabled: Any) -> N
     tabled.update(Removal(patch_ids=frozenset(others)))
     assert images_of(tabled.root) == ALL - {"p02.jpg"}
     assert RetrievalDatabase.open(str(tabled.root)).version.deleted_image_ids == ["p02.jpg"]
-    assert not update_plan(update_builder(str(tabled.root)))["changed"]
+    assert not update_plan(update_builder(str(tabled.root))).changed
 
 
 def test_patch_that_is_deleted_already_changes_nothing(tabled: Any) -> None:
     removal = Removal(patch_ids=frozenset(patches_of(tabled.root, "p02.jpg")[:1]))
     tabled.update(removal)
-    assert not update_plan(update_builder(str(tabled.root), removal))["changed"]
+    assert not update_plan(update_builder(str(tabled.root), removal)).changed
 
 
 @pytest.mark.parametrize("patch_id", [-1, 10_000, 2**70])
@@ -149,7 +148,7 @@ def test_removal_alone_keeps_near_duplicates_out(
     build(tmp_path / "db", photos, filters=FilterConfig(near_duplicate_bits=4))
     only_delete(tmp_path / "db", "p02.jpg")
     assert RetrievalDatabase.open(str(tmp_path / "db")).status().near_duplicates == 1
-    assert not update_plan(update_builder(str(tmp_path / "db")))["changed"]
+    assert not update_plan(update_builder(str(tmp_path / "db"))).changed
 
 
 def test_removal_alone_knows_photographs_that_have_no_patch(
@@ -164,7 +163,7 @@ def test_removal_alone_knows_photographs_that_have_no_patch(
     assert (facts.new, facts.photographs) == (0, 13)
     run_build(builder, ComputeConfig(dask="inline"))
     assert RetrievalDatabase.open(str(root)).status().near_duplicates == 1
-    assert not update_plan(update_builder(str(root)))["changed"]
+    assert not update_plan(update_builder(str(root))).changed
 
 
 def test_retrying_and_leaving_the_source_alone_exclude_each_other(tabled: Any) -> None:

@@ -72,7 +72,7 @@ def test_patch_that_is_left_out_has_its_reason(tabled: Any) -> None:
     tabled.update(Removal(patch_ids=frozenset([patches_of(tabled.root, "p02.jpg")[0][0]])))
     touch(tabled.photos / "p02.jpg")
     tabled.update()
-    assert RetrievalDatabase.open(str(tabled.root)).status()["dropped_patches"] == {
+    assert RetrievalDatabase.open(str(tabled.root)).status().dropped_patches == {
         "removed on request": 1
     }
 
@@ -89,7 +89,7 @@ def test_photograph_does_not_come_back_under_another_name(
     tabled.update()
     assert "renamed.jpg" not in images_of(tabled.root)
     assert ledger_rows(tabled.root, "renamed.jpg") == [("skipped", "removed on request")]
-    assert not update_plan(update_builder(str(tabled.root)))["changed"]
+    assert not update_plan(update_builder(str(tabled.root))).changed
 
 
 def test_pixels_of_a_refused_photograph_are_not_stored(
@@ -151,4 +151,4 @@ def test_removal_needs_no_encoder(tabled: Any, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("rdm.database.building.builder.load_encoder", refuse)
     builder = update_builder(str(tabled.root), GONE, only_delete=True)
-    assert run_build(builder, ComputeConfig(dask="inline"))["photographs"] == 11
+    assert run_build(builder, ComputeConfig(dask="inline")).photographs == 11

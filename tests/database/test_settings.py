@@ -80,7 +80,7 @@ def test_build_with_another_index_setting_builds_the_index_anew(
 ) -> None:
     result = build(living_root, living_root.parent / "photos", index=IndexConfig(audit_queries=3))
     version = RetrievalDatabase.open(str(living_root)).version
-    assert (result["unchanged"], version.number, version.index["audit_queries"]) == (False, 2, 3)
+    assert (result["unchanged"], version.number, version.index.audit_queries) == (False, 2, 3)
     assert result["index_decision"]["reason"] == "its settings were changed"
     assert version.config == run_json(living_root)
 
@@ -112,9 +112,9 @@ def test_update_takes_settings_and_keeps_them(living_root: Path) -> None:
     for path in broken:
         path.write_bytes(b"words")
     result = run_build(update_builder(str(living_root), overrides=["min_success_rate=0"]), INLINE)
-    assert result["failed"] == 11
+    assert result.failed == 11
     assert VersionStore(Folder(living_root)).require().config["min_success_rate"] == 0
-    assert not update_plan(update_builder(str(living_root)))["changed"]
+    assert not update_plan(update_builder(str(living_root))).changed
 
 
 def test_update_refuses_fixed_and_unknown_settings(living_root: Path) -> None:

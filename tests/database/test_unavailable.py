@@ -57,7 +57,7 @@ def test_photograph_whose_newer_bytes_cannot_be_had_stays(
 ) -> None:
     touch(living_root)
     unavailable["p03.jpg"] = "timed out"
-    assert update(living_root)["failed"] == 1
+    assert update(living_root).failed == 1
     assert images_of(living_root) == ALL
     assert RetrievalDatabase.open(str(living_root)).version.tombstones == []
     assert verify_database(str(living_root)) == []
@@ -70,7 +70,7 @@ def test_newer_bytes_are_asked_for_by_the_next_update(
     unavailable["p03.jpg"] = "timed out"
     update(living_root)
     unavailable.clear()
-    assert update(living_root)["version"] == 3
+    assert update(living_root).version == 3
     database = RetrievalDatabase.open(str(living_root))
     newest = max(
         row.patch_id for row in database.records(database.living_ids()) if row.image_id == "p03.jpg"
@@ -95,7 +95,7 @@ def test_second_attempt_that_fails_commits_nothing(
     update(living_root)
     before = contents(living_root / "images")
     result = update(living_root)
-    assert (result["unchanged"], result["version"], result["failed"]) == (True, 2, 1)
+    assert (result.unchanged, result.version, result.failed) == (True, 2, 1)
     assert contents(living_root / "images") == before
 
 
@@ -139,7 +139,7 @@ def test_retry_that_gains_nothing_commits_nothing(
     update(living_root)
     unavailable["p20.jpg"] = "server error: 503"
     result = update(living_root, retry_failed=True)
-    assert (result["unchanged"], result["version"]) == (True, 2)
+    assert (result.unchanged, result.version) == (True, 2)
     assert VersionStore(Folder(living_root)).numbers() == [1, 2]
 
 
@@ -151,9 +151,9 @@ def test_retry_that_learns_of_another_cause_or_succeeds_is_a_version(
         unavailable[name] = "timed out"
     update(living_root)
     unavailable["p20.jpg"] = "not found: 404"
-    assert update(living_root, retry_failed=True)["version"] == 3
+    assert update(living_root, retry_failed=True).version == 3
     unavailable.clear()
-    assert update(living_root, retry_failed=True)["version"] == 4
+    assert update(living_root, retry_failed=True).version == 4
     assert images_of(living_root) == ALL | {"p21.jpg"}
 
 

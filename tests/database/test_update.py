@@ -56,7 +56,7 @@ def test_unchanged_source_needs_nothing(living_root: Path) -> None:
     assert plan(living_root) == PlanFacts(
         changed=False, photographs=12, new=0, gone=0, gone_patches=0
     )
-    assert update(living_root)["unchanged"]
+    assert update(living_root).unchanged
 
 
 def test_unchanged_source_is_known_by_its_fingerprint_and_no_ledger_is_read(
@@ -64,8 +64,8 @@ def test_unchanged_source_is_known_by_its_fingerprint_and_no_ledger_is_read(
 ) -> None:
     for path in (living_root / "images").iterdir():
         path.unlink()
-    assert not plan(living_root)["changed"]
-    assert update(living_root)["unchanged"]
+    assert not plan(living_root).changed
+    assert update(living_root).unchanged
 
 
 def test_few_broken_photographs_do_not_stop_an_update(living_root: Path, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_few_broken_photographs_do_not_stop_an_update(living_root: Path, tmp_pat
         (tmp_path / "photos" / f"x{number}.jpg").write_bytes(b"no picture")
     (tmp_path / "photos" / "p11.jpg").unlink()
     result = update(living_root, "p00.jpg")
-    assert (result["failed"], result["photographs"]) == (10, 10)
+    assert (result.failed, result.photographs) == (10, 10)
 
 
 def test_many_broken_photographs_stop_an_update(living_root: Path, tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_new_photographs_get_new_parts_and_old_ones_stay(
     before = contents(living_root)
     for number in (20, 21):
         (tmp_path / "photos" / f"p{number}.jpg").write_bytes(encoded(number))
-    assert plan(living_root)["new"] == 2
-    assert update(living_root)["photographs"] == 14
+    assert plan(living_root).new == 2
+    assert update(living_root).photographs == 14
     after = contents(living_root)
     changed = {name for name in before if after.get(name) != before[name]}
     assert changed == {"manifest.json", "image.index", "index/knn.index", "index/index_infos.json"}
@@ -107,8 +107,8 @@ def test_new_photographs_get_new_parts_and_old_ones_stay(
 def test_vanished_photographs_are_found_no_more(living_root: Path, tmp_path: Path) -> None:
     for number in (0, 7):
         (tmp_path / "photos" / f"p{number:02d}.jpg").unlink()
-    assert plan(living_root)["gone"] == 2
-    assert update(living_root)["photographs"] == 10
+    assert plan(living_root).gone == 2
+    assert update(living_root).photographs == 10
     kept = {f"p{number:02d}.jpg" for number in range(12)} - {"p00.jpg", "p07.jpg"}
     assert images_of(living_root) == found_everywhere(living_root) == kept
     assert verify_database(str(living_root)) == []
@@ -149,7 +149,7 @@ def test_replaced_photograph_gets_new_patches(
         row["patch_id"] >= before.next_patch_id for row in rows if row["image_id"] == "p03.jpg"
     )
     assert images_of(living_root) == {f"p{number:02d}.jpg" for number in range(12)}
-    assert not plan(living_root)["changed"]
+    assert not plan(living_root).changed
 
 
 def test_photograph_that_comes_back_is_in_again(living_root: Path, tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_deleted_images_stay_out_although_the_source_has_them(
 ) -> None:
     update(living_root, "p02.jpg", "p09.jpg")
     assert not {"p02.jpg", "p09.jpg"} & found_everywhere(living_root)
-    assert not plan(living_root)["changed"]
-    assert update(living_root)["unchanged"]
+    assert not plan(living_root).changed
+    assert update(living_root).unchanged
     (tmp_path / "photos" / "p20.jpg").write_bytes(encoded(20))
     update(living_root)
     assert not {"p02.jpg", "p09.jpg"} & found_everywhere(living_root)
@@ -186,7 +186,7 @@ def test_deletion_of_an_image_that_vanished_before_is_remembered(
     update(living_root)
     update(living_root, "p05.jpg")
     (tmp_path / "aside.jpg").rename(path)
-    assert not plan(living_root)["changed"]
+    assert not plan(living_root).changed
     assert "p05.jpg" not in images_of(living_root)
 
 
@@ -203,8 +203,8 @@ def test_last_photograph_cannot_be_deleted(living_root: Path) -> None:
 
 def test_file_that_is_no_picture_does_not_stop_updates(living_root: Path, tmp_path: Path) -> None:
     (tmp_path / "photos" / "notes.txt").write_text("x")
-    assert update(living_root)["photographs"] == 12
-    assert not plan(living_root)["changed"]
+    assert update(living_root).photographs == 12
+    assert not plan(living_root).changed
     assert found_everywhere(living_root) == images_of(living_root)
 
 
@@ -213,9 +213,9 @@ def test_broken_photograph_is_not_tried_again_until_it_changes(
 ) -> None:
     (tmp_path / "photos" / "q.jpg").write_bytes(b"words")
     assert build(living_root, tmp_path / "photos", min_success_rate=0)["failed"] == 1
-    assert not plan(living_root)["changed"]
+    assert not plan(living_root).changed
     (tmp_path / "photos" / "q.jpg").write_bytes(encoded(50))
-    assert plan(living_root)["new"] == 1
+    assert plan(living_root).new == 1
     update(living_root)
     assert "q.jpg" in images_of(living_root)
 
@@ -266,7 +266,7 @@ def test_photographs_that_wait_for_their_newer_bytes_stop_no_later_update(
         break_photographs(tmp_path / "photos", names)
         run_build(update_builder(str(living_root), overrides=["tolerated_failures=2"]), INLINE)
     (tmp_path / "photos" / "p20.jpg").write_bytes(encoded(20))
-    assert update(living_root)["causes"] == {"success": 1, "cannot be read": 4}
+    assert update(living_root).causes == {"success": 1, "cannot be read": 4}
 
 
 def test_look_alike_of_a_photograph_that_waits_is_stored_once(
@@ -280,5 +280,5 @@ def test_look_alike_of_a_photograph_that_waits_is_stored_once(
         image.save(photos / "q.jpg", quality=70)
     build(tmp_path / "db", photos, filters=FilterConfig(near_duplicate_bits=4))
     break_photographs(photos, ["p0.jpg"])
-    assert not update(tmp_path / "db")["unchanged"]
-    assert update(tmp_path / "db")["unchanged"]
+    assert not update(tmp_path / "db").unchanged
+    assert update(tmp_path / "db").unchanged

@@ -71,8 +71,7 @@ def test_small_change_extends_the_index_and_the_version_says_so(tabled: Any) -> 
     result = tabled.update(Removal(frozenset(["p01.jpg"])))
     assert result["index_decision"]["action"] == "extended"
     assert (
-        RetrievalDatabase.open(str(tabled.root)).version.index["decision"]
-        == result["index_decision"]
+        RetrievalDatabase.open(str(tabled.root)).version.index.decision == result["index_decision"]
     )
 
 

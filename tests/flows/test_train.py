@@ -26,7 +26,7 @@ with prefect_test_harness(server_startup_timeout=120):
     from prefect.artifacts import Artifact
     result = train(**json.loads(sys.argv[1]))
     shown = {key: Artifact.get(key) for key in ("training", "training-samples")}
-    print(json.dumps({"step": result["step"], **{key: found.data for key, found in shown.items()}}))
+    print(json.dumps({"step": result.step, **{key: found.data for key, found in shown.items()}}))
 """
 SETTINGS = [
     "checkpoint_every=5",

@@ -221,9 +221,7 @@ def test_back_finds_in_an_index_of_many_lists_what_the_index_was_audited_for(
     recalls = [len(np.intersect1d(*pair)) / 20 for pair in zip(truth, ids, strict=True)]
     half = 1.96 * np.std(recalls, ddof=1) / np.sqrt(len(recalls))
     audited = database.version.index
-    assert np.mean(recalls) == pytest.approx(
-        audited["recall_at_20"], abs=half + audited["recall_ci95"]
-    )
+    assert np.mean(recalls) == pytest.approx(audited.recall_at_20, abs=half + audited.recall_ci95)
 
 
 def test_texts_are_embedded_by_the_same_model_and_find_the_same(

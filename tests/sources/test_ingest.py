@@ -54,8 +54,8 @@ def test_every_file_has_a_ledger_row(mixed: Path, tmp_path: Path) -> None:
         "p02.jpg",
     }
     assert status["notes.txt"] == "skipped"
-    assert (stats["count"], stats["successes"], stats["failed"]) == (13, 10, 2)
-    assert stats["status_dict"] == {
+    assert (stats.count, stats.successes, stats.failed) == (13, 10, 2)
+    assert stats.status_dict == {
         "success": 10,
         "empty file": 1,
         "broken picture": 1,
@@ -122,7 +122,7 @@ def test_file_that_vanished_after_listing_gets_a_row(photos: Path, tmp_path: Pat
     task = task_of(photos, tmp_path / "db")
     (photos / "p05.jpg").unlink()
     stats = ingest_shard(task)
-    assert stats["status_dict"] == {"success": 11, "cannot be read": 1}
+    assert stats.status_dict == {"success": 11, "cannot be read": 1}
 
 
 def rows_of(root: Path) -> dict[str, tuple[str, str]]:
@@ -137,10 +137,10 @@ def test_file_that_can_be_read_again_is_stored_by_the_same_task(
     link.rename(tmp_path / "p05.jpg")
     link.symlink_to(photos / "target.jpg")
     task = task_of(photos, tmp_path / "db")
-    assert ingest_shard(task)["retryable"] == 1
+    assert ingest_shard(task).retryable == 1
     (tmp_path / "p05.jpg").rename(photos / "target.jpg")
     (photos / "p06.jpg").unlink()
-    assert ingest_shard(task)["successes"] == 12  # what was stored is not read again
+    assert ingest_shard(task).successes == 12  # what was stored is not read again
 
 
 def test_pipe_named_like_a_picture_is_skipped(photos: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_link_to_nothing_is_told_from_one_that_leads_out(photos: Path, tmp_path:
 
 def test_name_with_a_colon_is_a_picture(photos: Path, tmp_path: Path) -> None:
     (photos / "p00.jpg").rename(photos / "12:30.jpg")
-    assert ingest_shard(task_of(photos, tmp_path / "db"))["successes"] == 12
+    assert ingest_shard(task_of(photos, tmp_path / "db")).successes == 12
 
 
 def test_members_of_a_webdataset_are_laid_down(photos: Path, tmp_path: Path) -> None:
@@ -187,8 +187,7 @@ def test_members_of_a_webdataset_are_laid_down(photos: Path, tmp_path: Path) -> 
     source = f"webdataset://{tmp_path}/a.tar"
     listing = open_source(source).listing()
     assert (
-        ingest_shard(IngestTask(Folder(tmp_path / "db"), "00000", source, listing))["successes"]
-        == 12
+        ingest_shard(IngestTask(Folder(tmp_path / "db"), "00000", source, listing)).successes == 12
     )
 
 
@@ -196,5 +195,5 @@ def test_bytes_of_a_removed_photograph_are_refused(tmp_path: Path, photos: Path)
     folder, data = Folder(tmp_path / "db"), (photos / "p03.jpg").read_bytes()
     folder.write_json("removed.json", [hashlib.sha256(data).hexdigest()])
     stats = ingest_shard(replace(task_of(photos, tmp_path / "db"), refused="removed.json"))
-    assert stats["status_dict"] == {"success": 11, "removed on request": 1}
+    assert stats.status_dict == {"success": 11, "removed on request": 1}
     assert data[-200:] not in (tmp_path / "db" / "images" / "00000.tar").read_bytes()

@@ -148,9 +148,9 @@ def test_a_rarm_is_measured_on_held_out_photographs(rarm, prepared, token_cache)
     model = open_model(rarm / "model")
     data = held_out_rows(model, token_cache, prepared.database)
     found = held_out_losses(model, data, num_draws=2).summary()
-    assert found["loss_kind"] == "tokens"
-    assert set(found["losses"]) == {"true", "shuffled", "none"}
-    assert all(0 < interval["mean"] < 2 * np.log(64) for interval in found["losses"].values())
+    assert found.loss_kind == "tokens"
+    assert set(found.losses) == {"true", "shuffled", "none"}
+    assert all(0 < interval.mean < 2 * np.log(64) for interval in found.losses.values())
 
 
 def test_a_rarm_needs_a_cache_of_indices_and_says_how_to_make_one(prepared, tmp_path):
@@ -214,8 +214,8 @@ def test_an_ldm_has_one_held_out_loss(ldm, prepared):
     model = open_model(ldm / "model")
     data = held_out_rows(model, prepared.cache, prepared.database)
     found = held_out_losses(model, data, num_draws=2).summary()
-    assert list(found["losses"]) == ["none"]
-    assert found["differences"] == {}
+    assert list(found.losses) == ["none"]
+    assert found.differences == {}
 
 
 @pytest.mark.parametrize(

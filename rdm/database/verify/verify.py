@@ -149,7 +149,7 @@ def _check_index(database: RetrievalDatabase) -> list[str]:
     path = version.parts_of("index")[0].path
     if version.index.num_vectors != version.num_live_patches:
         findings.append(
-            f"{path} has {version.index['num_vectors']} rows for {version.num_live_patches} patches"
+            f"{path} has {version.index.num_vectors} rows for {version.num_live_patches} patches"
         )
     elif not np.array_equal(_indexed_ids(database), database.living_ids()):
         findings.append(f"{path} holds other patches than the living ones")

@@ -56,11 +56,14 @@ def fidelity(
     count = min(len(pictures), len(real), len(reference))
     if count < LEAST:
         raise ValueError(f"distances of {count} pictures")
+
+    # Equal sizes: the bias of FID depends on the number of pictures.
     taken = [
         np.random.default_rng(seed).permutation(part)[:count]
         for part in (pictures, real, reference)
     ]
     fid, floor = frechet_distance(taken[0], taken[2]), frechet_distance(taken[1], taken[2])
+
     block = block_size(count)
     interval = None if block is None else kernel_interval(taken[0], taken[2], block)
     return Fidelity(

@@ -69,6 +69,8 @@ def read_classes(path: Path) -> tuple[PictureClass, ...]:
         raise UsageError(what, where=path, fix=fix) from error
     except ValueError as error:  # no JSON, or no UTF-8
         raise UsageError(f"the classes are no JSON: {error}", where=path, fix=fix) from error
+
+    # The label is the row of a judge's output, so labels must be dense.
     classes = tuple(sorted(found, key=lambda item: item.label))
     if len(classes) < 2 or [item.label for item in classes] != list(range(len(classes))):
         raise UsageError("labels must be 0, 1, 2, ..., each once, two or more", where=path, fix=fix)

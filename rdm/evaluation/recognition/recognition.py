@@ -212,11 +212,14 @@ class _Bench:
                     f"{len(unnamed)} classes have no `wnid`, first {unnamed[0]!r}", fix=fix
                 )
             return ImageNetJudge([item.wnid or "" for item in classes])
+
         if self.probe_pictures is None:
             fix = (
                 "--probe-pictures webdataset://TRAINING, labelled pictures that are not measured on"
             )
             raise UsageError("a probe needs labelled pictures to be fitted to", fix=fix)
+
+        # A probe that saw what it judges would flatter every picture.
         probe, side = self.probe_pictures, self.side
         if shared := set(probe.image_ids) & set(self.pictures.image_ids):
             raise SourceError(
@@ -225,6 +228,7 @@ class _Bench:
                 where=probe.spec,
                 fix="give --probe-pictures others than --pictures",
             )
+
         rows = _drawn_rows(
             probe.rows_of_classes(len(classes)), self.config.probe_per_class, self.config.seed
         )
@@ -290,6 +294,8 @@ class _Bench:
             raise SourceError(
                 "distances need four pictures", where=self.pictures.spec, fix="--no-distances"
             )
+
+        # One half is drawn and reconstructed, the other is the reference of all.
         key, real = self._photographs(order[:count])
         other, reference = self._photographs(order[count : 2 * count])
         restored_key, restored = self._reconstructions(key, real)
@@ -299,6 +305,7 @@ class _Bench:
             "reconstructed-half": (restored_key, restored),
             "samples": (digest, samples),
         }
+
         found = {
             name: self.features.features("inception", name, own, images).astype(np.float64)
             for name, (own, images) in sets.items()

@@ -49,6 +49,7 @@ def change_rows(changes: VersionChanges) -> list[ChangeRow]:
     index = changes.index
     recall = f"recall@20 {_recall(index.recall_before)} before, {index.recall_after:.4f} now"
     decision = index.action if index.action == "extended" else f"{index.action}: {index.reason}"
+
     rows = [
         _row("photographs added", changes.num_new_photographs),
         _row("patches added", changes.added.num_rows),
@@ -63,6 +64,7 @@ def change_rows(changes: VersionChanges) -> list[ChangeRow]:
         *(_row(f"not usable: {cause}", count) for cause, count in changes.failures.items()),
         _row("patches in the index", index.num_vectors_after, f"{decision}; {recall}"),
     ]
+
     for table in changes.tables:
         detail = (
             f"of {table.num_rows:,} rows have other neighbors now, in {table.changed_shards} shards"

@@ -31,6 +31,8 @@ def write_contamination_page(
     crops = (
         QuerySet(table.config.queries).picked({pair.crop_key for pair in chosen}) if chosen else {}
     )
+
+    # What can become a neighbor comes first: it is what a user may have to act on.
     sections = []
     for title, excluded in (("Can become neighbors", False), ("Excluded from the neighbors", True)):
         pairs = [pair for pair in chosen if pair.excluded == excluded]
@@ -47,6 +49,7 @@ def write_contamination_page(
                 title, _note(found, pairs, len(lookups), excluded), lookups=tuple(lookups)
             )
         )
+
     write_gallery(sections, path, f"Contamination of the database by {found.name}")
 
 

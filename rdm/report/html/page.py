@@ -105,6 +105,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
     environment.filters.update(
         data_uri=images.data_uri,
         is_pixel_art=images.is_pixel_art,

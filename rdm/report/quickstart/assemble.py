@@ -106,6 +106,8 @@ def assemble_report(inputs: ReportInputs) -> QuickstartReport:
     config, _ = read_run(inputs.run)
     objective = config.objective
     assert objective.kind == "generative"
+
+    # Pictures that training never saw, as queries and as what samples are shown beside.
     pictures = held_out_pictures(
         inputs.queries, objective.held_out_fraction, inputs.showcase.num_images
     )

@@ -99,6 +99,8 @@ def inline_neighbors(cache: str, root: str, pool: Pool) -> InlinedInfo:
     table, database = table_of(latents, root)
     digests = table_digests(table)
     require_visible(pool, latents.folder, others=(database.folder.url,))
+
+    # Write a file for each shard whose rows or neighbors changed.
     tasks = [
         InlineTask(
             latents.folder.url,
@@ -111,6 +113,8 @@ def inline_neighbors(cache: str, root: str, pool: Pool) -> InlinedInfo:
         for stem in latents.stems
     ]
     written = dict(pool.map(inline_shard, tasks, stage="inline neighbors", names=latents.stems))
+
+    # Describe them last: readers compare the table with this.
     info = InlinedInfo(
         cache_digest=latents.digest,
         encoder_digest=database.encoder_digest,
@@ -144,6 +148,8 @@ class InlinedNeighbors:
             f"shards that changed. Or delete {INFO_PATH}, and the database's own embeddings "
             "are used"
         )
+
+        # Refuse what belongs to other latents or another encoder.
         for what, have, want in (
             ("format", self.info.format_version, FORMAT_VERSION),
             ("latents", self.info.cache_digest, cache.digest),
@@ -156,6 +162,8 @@ class InlinedNeighbors:
                     where=cache.folder.describe(INFO_PATH),
                     fix=again,
                 )
+
+        # Refuse shards whose neighbors an update of the database has changed since.
         digests = table_digests(table)
         stale = [
             stem for stem in cache.stems if self.info.table_sha256.get(stem) != digests.get(stem)

@@ -177,6 +177,8 @@ def _latents(
     first_stage = None
     if config.autoencoder is not None:
         first_stage = _open_encoder(config.autoencoder, content).to(worker_device(task.device))
+
+    # Encode a batch of crops at a time; a mirror image follows its crop.
     crops = QuerySet(config.queries).crops(task.stem, failures)
     while batch := list(itertools.islice(crops, config.batch_size)):
         views = [

@@ -163,11 +163,14 @@ class PhotoShards:
                 *(listing[name].to_pylist() for name in ("image_id", "location", "rotation")),
                 strict=True,
             )
+
+            # Which photographs are held out depends on their ids alone, so that it is stable.
             kept = [
                 row
                 for row in rows
                 if is_held_out(row[0], self.config.held_out_fraction) == self.held_out
             ]
+
             with tracking("list photographs", len(kept), "photographs") as tracker:
                 for image_id, location, rotation in kept:
                     try:
@@ -179,6 +182,7 @@ class PhotoShards:
                     ) as error:  # what cannot be decoded, too, and strange names
                         broken.append(f"{source.spec} {image_id}: {error}")
                     tracker.advance()
+
         _raise_broken(broken)
 
     def _num_squares(self, size: tuple[int, int]) -> int:

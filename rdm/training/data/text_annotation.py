@@ -106,9 +106,13 @@ def annotate_text(cache: str, config: TextAnnotationConfig, pool: Pool) -> TextI
     captions = QuerySet(latents.config.queries).captions()
     digest = load_text_states(config.encoder, config.length).digest
     require_visible(pool, latents.folder)
+
+    # Encode the captions of each shard.
     tasks = [_task(latents, stem, config, captions, digest) for stem in latents.stems]
     done = dict(pool.map(annotate_shard, tasks, stage="annotate text", names=latents.stems))
     stats = [done[number] for number in range(len(tasks))]
+
+    # Describe the files last: an annotation without this does not exist for readers.
     info = TextInfo(
         config=config,
         cache_digest=latents.digest,
@@ -117,6 +121,7 @@ def annotate_text(cache: str, config: TextAnnotationConfig, pool: Pool) -> TextI
         num_captioned=sum(shard.num_captioned for shard in stats),
         files={text_file(task.stem): shard.file for task, shard in zip(tasks, stats, strict=True)},
     )
+
     if not info.num_captioned:
         raise CacheError(
             "none of the cache's photographs has a caption",

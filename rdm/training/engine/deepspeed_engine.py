@@ -119,6 +119,8 @@ class Engine:
         deepspeed.init_distributed(
             dist_backend="nccl" if self.device.type == "cuda" else "gloo", verbose=False
         )
+
+        # The optimizer sees only weights that train: frozen ones have no place in ZeRO.
         prepare_networks(objective.networks, config)
         self.objective = objective.to(self.device)
         trainable = {name: p for name, p in objective.named_parameters() if p.requires_grad}
@@ -128,6 +130,7 @@ class Engine:
             model_parameters=list(trainable.values()),
             config=deepspeed_config(config, micro_batch_size, self.accumulation, trainable),
         )
+
         self._parameters = trainable
         self._norm: Tensor | None = None
         self.layout = self._find_layout()

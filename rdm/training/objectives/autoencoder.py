@@ -194,6 +194,7 @@ class AutoencoderObjective(Objective):
         settings = self.config.adversarial
         if self.discriminator is None or self.step < settings.start_step:
             return self._reconstruction(images, decoded, generator)
+
         # Both terms are differentiated by the pictures here, once, and the decoder gets their
         # weighted sum.
         pictures = decoded.detach().requires_grad_()
@@ -206,6 +207,8 @@ class AutoencoderObjective(Objective):
             last_layer_gradient(layer, last_input, pull),
             last_layer_gradient(layer, last_input, push),
         )
+
+        # The discriminator judges detached pictures: its loss must not train the decoder.
         real, fake = self.discriminator(torch.cat([images, decoded.detach()])).float().chunk(2)
         discriminator = discriminator_hinge_loss(real, fake)
         metrics |= {

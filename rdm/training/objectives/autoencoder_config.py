@@ -140,6 +140,8 @@ class AutoencoderObjectiveConfig(Config):
                 f"crop_size {self.crop_size} exceeds photographs.image_size "
                 f"{self.photographs.image_size}"
             )
+
+        # Sizes: crops fit into photographs, and both into the network.
         sides = {"crop_size": self.crop_size, "photographs.image_size": self.photographs.image_size}
         for name, side in sides.items():
             if side % self.network.factor:
@@ -151,6 +153,8 @@ class AutoencoderObjectiveConfig(Config):
                 f"adversarial.num_layers {self.adversarial.num_layers} needs a crop_size of "
                 f"{smallest_side(self.adversarial.num_layers)} or more"
             )
+
+        # What only one kind of autoencoder can do.
         network = self.network
         if network.codebook_size and (self.equivariance.probability or self.latent_noise):
             raise ValueError(
@@ -164,6 +168,7 @@ class AutoencoderObjectiveConfig(Config):
                 "trained=decoder needs a KL autoencoder to start from: set objective.start "
                 "to its folder"
             )
+
         problem = start_problem(
             network.block_out_channels, network.latent_channels, network.norm_num_groups
         )

@@ -213,6 +213,8 @@ def _check_shape(rows: TrainingRows, config: GenerativeConfig, space: Space) -> 
     found, wanted = space.shape(rows.cache.config.resolution), config.network.sample_shape
     if found == wanted:
         return
+
+    # Say which setting mends it: sequences have a side, pictures channels and a side.
     where = rows.cache.folder.url
     if config.network.kind == "token-predictor":
         side = round(found[0] ** 0.5)
@@ -221,12 +223,14 @@ def _check_shape(rows: TrainingRows, config: GenerativeConfig, space: Space) -> 
             where=where,
             fix=f"--set objective.network.side={side}",
         )
+
     if found[0] != wanted[0]:
         raise CacheError(
             f"the {config.space.kind} have {found[0]} channels, the network draws {wanted[0]}",
             where=where,
             fix="set objective.network.in_channels and .out_channels",
         )
+
     side = found[1]
     resolution = rows.cache.config.resolution * wanted[1] // side
     raise CacheError(

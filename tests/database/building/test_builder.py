@@ -127,7 +127,7 @@ def test_builder_that_was_read_before_another_build_sees_its_version(
         changed=True, photographs=12, new=12, gone=0, gone_patches=0
     )
     build(root, tmp_path / "photos")
-    assert run_build(early, INLINE)["unchanged"]
+    assert run_build(early, INLINE).unchanged
 
 
 def test_other_encoder_is_refused(
@@ -272,12 +272,12 @@ def test_all_vectors_of_a_database_are_made_in_its_first_precision(
 ) -> None:
     root = tmp_path / "db"
     build(root, photos, precision="bfloat16")
-    assert RetrievalDatabase.open(str(root)).status()["precision"] == "bfloat16"
+    assert RetrievalDatabase.open(str(root)).status().precision == "bfloat16"
     (photos / "p99.jpg").write_bytes(encoded(99))
     with pytest.raises(DatabaseError, match="built with another precision"):
         build(root, photos, precision="float32")
     build(root, photos, precision="auto")
-    assert RetrievalDatabase.open(str(root)).status()["precision"] == "bfloat16"
+    assert RetrievalDatabase.open(str(root)).status().precision == "bfloat16"
     build(tmp_path / "fresh", photos, precision="bfloat16")
     last = np.load(root / "img_emb" / "img_emb_0003.npy")
     fresh = np.load(tmp_path / "fresh" / "img_emb" / "img_emb_0002.npy")

@@ -32,19 +32,19 @@ def test_source_that_lost_most_photographs_is_refused_by_plan_and_update(living_
 def test_losing_most_photographs_can_be_meant_and_is_asked_each_time(living_root: Path) -> None:
     lose(living_root, 10)
     builder = update_builder(str(living_root), overrides=["max_vanished_share=1"])
-    assert run_build(builder, ComputeConfig(dask="inline"))["photographs"] == 2
+    assert run_build(builder, ComputeConfig(dask="inline")).photographs == 2
     assert update_builder(str(living_root)).config.max_vanished_share == 0.5
 
 
 def test_few_photographs_may_all_vanish_beside_new_ones(living_root: Path) -> None:
     lose(living_root, 9)
-    assert update_plan(update_builder(str(living_root)))["gone"] == 9
+    assert update_plan(update_builder(str(living_root))).gone == 9
 
 
 def test_photographs_removed_on_request_have_not_vanished(living_root: Path) -> None:
     asked = Removal(frozenset(f"p{number:02d}.jpg" for number in range(2)))
     lose(living_root, 11)
-    assert update_plan(update_builder(str(living_root), asked))["gone"] == 11
+    assert update_plan(update_builder(str(living_root), asked)).gone == 11
 
 
 def test_half_of_the_photographs_may_vanish(
@@ -54,7 +54,7 @@ def test_half_of_the_photographs_may_vanish(
         (root.parent / "photos" / f"p{number}.jpg").write_bytes(encoded(number))
     build(root, root.parent / "photos")
     lose(root, 10)
-    assert update_plan(update_builder(str(root)))["gone"] == 10
+    assert update_plan(update_builder(str(root))).gone == 10
 
 
 def test_removal_of_everything_is_refused_by_the_plan(living_root: Path) -> None:
@@ -81,9 +81,9 @@ def drop_rows(path: Path, count: int) -> None:
 def test_few_rows_of_a_list_may_go_and_the_plan_names_them(root: Path, boxes: Path) -> None:
     drop_rows(boxes, 3)
     plan = update_plan(update_builder(str(root)))
-    assert (plan["gone"], plan["delisted"]) == (3, 3)
-    assert plan["first_delisted"] == ["p09.jpg", "p10.jpg", "p11.jpg"]
-    assert run_build(update_builder(str(root)), ComputeConfig(dask="inline"))["photographs"] == 9
+    assert (plan.gone, plan.delisted) == (3, 3)
+    assert plan.first_delisted == ["p09.jpg", "p10.jpg", "p11.jpg"]
+    assert run_build(update_builder(str(root)), ComputeConfig(dask="inline")).photographs == 9
 
 
 def test_list_that_lost_more_than_a_few_rows_is_refused_by_plan_and_update(
@@ -109,7 +109,7 @@ def test_lost_rows_of_a_list_can_be_meant_and_are_asked_about_each_time(
     with pytest.raises(SourceError, match="7 of the 12"):
         update_plan(update_builder(str(root), overrides=["max_delisted_share=0.5"]))
     builder = update_builder(str(root), overrides=["max_delisted_share=0.6"])
-    assert run_build(builder, ComputeConfig(dask="inline"))["photographs"] == 5
+    assert run_build(builder, ComputeConfig(dask="inline")).photographs == 5
     assert update_builder(str(root)).config.max_delisted_share == 0.05
 
 
@@ -132,7 +132,7 @@ def test_large_list_may_lose_one_row_in_twenty(
         images_per_shard=50,
     )
     drop_rows(path, 5)
-    assert update_plan(update_builder(str(root)))["delisted"] == 5
+    assert update_plan(update_builder(str(root))).delisted == 5
     drop_rows(path, 1)
     with pytest.raises(SourceError, match="6 of the 100 photographs"):
         update_plan(update_builder(str(root)))
@@ -151,4 +151,4 @@ def test_damaged_table_changes_nothing(root: Path, boxes: Path) -> None:
 def test_photographs_removed_on_request_are_not_missed_in_the_list(root: Path, boxes: Path) -> None:
     asked = Removal(frozenset(f"p{number:02d}.jpg" for number in range(8, 12)))
     drop_rows(boxes, 4)
-    assert "delisted" not in update_plan(update_builder(str(root), asked))
+    assert update_plan(update_builder(str(root), asked)).delisted is None

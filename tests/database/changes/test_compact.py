@@ -130,7 +130,7 @@ def test_photograph_that_vanished_and_was_compacted_can_come_back(tabled: Any) -
     tabled.update()
     compact_database(str(tabled.root))
     (tabled.photos.parent / "aside.jpg").rename(path)
-    assert update_plan(update_builder(str(tabled.root)))["new"] == 1
+    assert update_plan(update_builder(str(tabled.root))).new == 1
     tabled.update()
     assert rows_of(tabled.root, "p05.jpg")
 
@@ -148,14 +148,14 @@ def test_photograph_of_a_source_without_etags_can_come_back_after_a_compaction(t
 def test_photograph_that_was_removed_on_request_stays_out_after_a_compaction(tabled: Any) -> None:
     tabled.update(GONE)
     compact_database(str(tabled.root))
-    assert not update_plan(update_builder(str(tabled.root)))["changed"]
+    assert not update_plan(update_builder(str(tabled.root))).changed
 
 
 def test_photograph_with_a_living_patch_keeps_its_pixels(tabled: Any) -> None:
     first, *others = (row["patch_id"] for row in rows_of(tabled.root, "p02.jpg"))
     tabled.update(Removal(patch_ids=frozenset([first])))
     before = RetrievalDatabase.open(str(tabled.root)).photograph(others[0])
-    assert compact_database(str(tabled.root))["photographs"] == 0
+    assert compact_database(str(tabled.root)).photographs == 0
     after = RetrievalDatabase.open(str(tabled.root))
     np.testing.assert_array_equal(np.asarray(after.photograph(others[0])), np.asarray(before))
     assert not after.embeddings(np.array([first])).any()
@@ -175,7 +175,7 @@ def test_tar_stays_one_that_tar_can_read_with_statistics_beside(
 
 def test_untouched_shards_keep_their_files(tabled: Any) -> None:
     tabled.update(Removal(frozenset(["p01.jpg"])))
-    assert compact_database(str(tabled.root))["shards"] == 1
+    assert compact_database(str(tabled.root)).shards == 1
     assert Folder(tabled.root).names("images", ".tar") == [
         "00000_c000005.tar",
         "00001.tar",
@@ -200,7 +200,7 @@ def test_names_in_use_sort_as_the_rows_do(tabled: Any) -> None:
 def test_older_versions_are_dropped_and_a_reader_is_told(tabled: Any) -> None:
     tabled.update(GONE)
     result = compact_database(str(tabled.root))
-    assert (result["version"], result["dropped_versions"]) == (5, [1, 2, 3, 4])
+    assert (result.version, result.dropped_versions) == (5, [1, 2, 3, 4])
     assert VersionStore(Folder(tabled.root)).numbers() == [5]
     with pytest.raises(DatabaseError, match="no version 4: a compaction dropped it"):
         RetrievalDatabase.open(str(tabled.root), version=4)
@@ -211,7 +211,7 @@ def test_plan_tells_what_would_go_and_writes_nothing(tabled: Any, contents: Cont
     patches = len(RetrievalDatabase.open(str(tabled.root)).tombstones)
     before = contents(tabled.root)
     plan = compaction_plan(str(tabled.root))
-    assert (plan["photographs"], plan["patches"], plan["shards"]) == (2, patches, 2)
+    assert (plan.photographs, plan.patches, plan.shards) == (2, patches, 2)
     assert contents(tabled.root) == before
 
 
@@ -220,14 +220,14 @@ def test_second_compaction_finds_nothing_to_do(tabled: Any, contents: Contents) 
     compact_database(str(tabled.root))
     before = contents(tabled.root)
     result = compact_database(str(tabled.root))
-    assert (result["patches"], result["freed_bytes"], result["version"]) == (0, 0, 5)
+    assert (result.patches, result.freed_bytes, result.version) == (0, 0, 5)
     assert contents(tabled.root) == before
 
 
 def test_what_an_abandoned_update_left_is_removed(tabled: Any) -> None:
     stray = tabled.root / "images" / "00007.tar"
     stray.write_bytes(b"pixels")
-    assert compaction_plan(str(tabled.root))["freed_bytes"] >= 6
+    assert compaction_plan(str(tabled.root)).freed_bytes >= 6
     compact_database(str(tabled.root))
     assert not stray.exists()
 
@@ -236,7 +236,7 @@ def test_what_an_abandoned_update_fetched_is_removed(tabled: Any) -> None:
     for stray in ("fetch/00007-0/shelf/000000", "removed/0.json"):
         (tabled.root / "_markers" / stray).parent.mkdir(parents=True)
         (tabled.root / "_markers" / stray).write_bytes(b"pixels")
-    assert compaction_plan(str(tabled.root))["freed_bytes"] >= 12
+    assert compaction_plan(str(tabled.root)).freed_bytes >= 12
     compact_database(str(tabled.root))
     assert not (tabled.root / "_markers" / "fetch").exists()
     assert not (tabled.root / "_markers" / "removed").exists()

@@ -81,16 +81,16 @@ def test_index_decision_and_recall_before_and_after_are_told(
         VersionStore(Folder(tabled.root)).require().index,
     )
     assert (index.action, index.reason) == (
-        after["decision"]["action"],
-        after["decision"]["reason"],
+        after.decision.action,
+        after.decision.reason,
     )
     assert (index.recall_before, index.recall_after) == (
-        before["recall_at_20"],
-        after["recall_at_20"],
+        before.recall_at_20,
+        after.recall_at_20,
     )
     assert (index.num_vectors_before, index.num_vectors_after) == (
-        before["num_vectors"],
-        after["num_vectors"],
+        before.num_vectors,
+        after.num_vectors,
     )
 
 

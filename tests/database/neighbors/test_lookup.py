@@ -44,8 +44,8 @@ def test_table_holds_the_neighbors_of_every_crop(root: Path, photos: Path, exact
     info = build_table(root, config_of(photos, exact=exact))
     database = RetrievalDatabase.open(str(root))
     table = NeighborTable(database.folder, "train")
-    assert (info["stems"], info["database_version"]) == (["00000", "00001", "00002"], 2)
-    for stem in info["stems"]:
+    assert (info.stems, info.database_version) == (["00000", "00001", "00002"], 2)
+    for stem in info.stems:
         keys, ids, similarities = table.shard(stem)
         assert len(set(keys)) == len(keys) == len(ids)
         assert (ids.shape[1], ids.dtype, similarities.dtype) == (6, np.int64, np.float32)
@@ -53,7 +53,7 @@ def test_table_holds_the_neighbors_of_every_crop(root: Path, photos: Path, exact
         expected = database.search_vectors(np.asarray(table.embeddings(stem)), 6, exact=exact)
         np.testing.assert_array_equal(ids, expected[0])
         np.testing.assert_array_equal(similarities, expected[1])
-    assert table.all_ids.shape == (info["num_queries"], 6)
+    assert table.all_ids.shape == (info.num_queries, 6)
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -65,7 +65,7 @@ def test_own_photograph_is_excluded_and_recorded(root: Path, photos: Path, exact
     database = RetrievalDatabase.open(str(root))
     table = NeighborTable(database.folder, "train")
     recorded = 0
-    for stem in info["stems"]:
+    for stem in info.stems:
         keys, ids, _ = table.shard(stem)
         excluded = table.excluded(stem)[0]
         recorded += int((excluded >= 0).sum())
@@ -73,7 +73,7 @@ def test_own_photograph_is_excluded_and_recorded(root: Path, photos: Path, exact
             own = key.partition("/")[0].replace("q", "p")
             assert own not in {record.image_id for record in database.records(neighbors)}
             assert {record.image_id for record in database.records(others[others >= 0])} <= {own}
-    assert info["num_excluded"] == recorded > 12
+    assert info.num_excluded == recorded > 12
 
 
 def test_equal_image_ids_count_where_they_mean_the_same_photograph(
@@ -81,9 +81,9 @@ def test_equal_image_ids_count_where_they_mean_the_same_photograph(
 ) -> None:
     for number in range(12):
         (photos / f"p{number:02d}.jpg").write_bytes(encoded(number, size=(96, 80)))
-    assert build_table(root, config_of(photos, exclude_self=True))["num_excluded"] == 0
+    assert build_table(root, config_of(photos, exclude_self=True)).num_excluded == 0
     info = build_table(root, config_of(photos, exclude_self=True, shared_image_ids=True))
-    assert info["num_excluded"] > 12
+    assert info.num_excluded > 12
 
 
 def test_near_duplicates_are_excluded_and_recorded(root: Path, photos: Path) -> None:
@@ -92,7 +92,7 @@ def test_near_duplicates_are_excluded_and_recorded(root: Path, photos: Path) -> 
     folder = Folder(root)
     everything, others = NeighborTable(folder, "all"), NeighborTable(folder, "others")
     found = 0
-    for stem in info["stems"]:
+    for stem in info.stems:
         (_, ids, similarities), (_, kept, least) = everything.shard(stem), others.shard(stem)
         excluded, above = others.excluded(stem)
         assert (least < np.float32(0.99)).all()
@@ -160,7 +160,7 @@ def test_changed_setting_is_looked_up_again(root: Path, photos: Path) -> None:
 def test_unusable_photographs_are_listed(root: Path, photos: Path) -> None:
     (photos / "p01.jpg").write_bytes(b"words")
     info = build_table(root, config_of(photos))
-    assert [list(failure) for failure in info["failures"]] == [["p01.jpg", "not a picture"]]
+    assert [list(failure) for failure in info.failures] == [["p01.jpg", "not a picture"]]
 
 
 def test_shard_without_a_usable_photograph_is_empty(root: Path, photos: Path) -> None:
@@ -216,7 +216,7 @@ def test_tables_of_one_query_set_that_exclude_differently_are_not_chosen_from(
     root: Path, photos: Path
 ) -> None:
     folder = Folder(root)
-    digest = build_table(root, config_of(photos), "b")["queries_digest"]
+    digest = build_table(root, config_of(photos), "b").queries_digest
     build_table(root, config_of(photos, exact=False), "a")
     chosen = NeighborTable.of_query_set(folder, digest)
     assert (chosen and chosen.name, NeighborTable.of_query_set(folder, "other")) == ("a", None)

@@ -32,7 +32,7 @@ def change(tabled: Any, encoded: Callable[..., bytes]) -> None:
 def files_of(root: Path, name: str) -> dict[str, bytes]:
     """Return the bytes of a table's shards and query embeddings by file name."""
     table = NeighborTable(Folder(root), name)
-    paths = [path for stem in table.info["stems"] for path in table.paths(stem)]
+    paths = [path for stem in table.info.stems for path in table.paths(stem)]
     return {Path(path).name: (root / path).read_bytes() for path in paths}
 
 
@@ -52,13 +52,13 @@ def test_table_with_exclusions_after_an_update_is_a_new_one_byte_for_byte(
 ) -> None:
     """The update adds the very photograph of a query."""
     tabled.table("train", 5, exact=exact, **fields)
-    before = NeighborTable(Folder(tabled.root), "train").info["num_excluded"]
+    before = NeighborTable(Folder(tabled.root), "train").info.num_excluded
     change(tabled, encoded)
     tabled.table("again", 5, exact=exact, **fields)
     assert files_of(tabled.root, "train") == files_of(tabled.root, "again")
     repaired, again = (NeighborTable(Folder(tabled.root), name).info for name in ("train", "again"))
     assert repaired.model_copy(update={"name": "again"}) == again
-    assert repaired["num_excluded"] != before
+    assert repaired.num_excluded != before
 
 
 def test_update_that_would_leave_a_crop_too_few_neighbors_is_refused(
@@ -86,7 +86,7 @@ def test_table_belongs_to_the_version_that_the_update_makes(
     tabled: Any, encoded: Callable[..., bytes]
 ) -> None:
     change(tabled, encoded)
-    assert NeighborTable(Folder(tabled.root), "train").info["database_version"] == 4
+    assert NeighborTable(Folder(tabled.root), "train").info.database_version == 4
     assert verify_database(str(tabled.root)) == []
 
 
@@ -94,13 +94,13 @@ def test_reader_of_the_older_version_goes_on_reading_its_table(
     tabled: Any, encoded: Callable[..., bytes]
 ) -> None:
     old = NeighborTable(Folder(tabled.root), "train")
-    before = [old.shard(stem) for stem in old.info["stems"]]
+    before = [old.shard(stem) for stem in old.info.stems]
     change(tabled, encoded)
     pinned = NeighborTable(
         Folder(tabled.root), "train", VersionStore(Folder(tabled.root)).require(3)
     )
     for table in (old, pinned):
-        for stem, (keys, ids, similarities) in zip(table.info["stems"], before, strict=True):
+        for stem, (keys, ids, similarities) in zip(table.info.stems, before, strict=True):
             found = table.shard(stem)
             assert found[0] == keys
             np.testing.assert_array_equal(found[1], ids)
@@ -115,14 +115,14 @@ def test_deleted_patch_is_in_no_table_and_never_proposed(tabled: Any) -> None:
     database = RetrievalDatabase.open(str(tabled.root))
     for name in ("train", "fast"):
         assert not np.isin(NeighborTable(folder, name).all_ids, database.tombstones).any()
-    proposal = query_set_proposal(database, NeighborTable(folder, "train").info["queries_digest"])
+    proposal = query_set_proposal(database, NeighborTable(folder, "train").info.queries_digest)
     assert not np.isin(proposal.ids, database.tombstones).any()
 
 
 def test_proposal_counts_are_those_of_the_repaired_table(
     tabled: Any, encoded: Callable[..., bytes]
 ) -> None:
-    digest = NeighborTable(Folder(tabled.root), "train").info["queries_digest"]
+    digest = NeighborTable(Folder(tabled.root), "train").info.queries_digest
     change(tabled, encoded)
     tabled.table("fast", 5, exact=True)  # now both tables of this query set are exact
     database = RetrievalDatabase.open(str(tabled.root))
@@ -140,7 +140,7 @@ def test_proposal_counts_are_those_of_the_repaired_table(
 
 def test_proposal_of_a_pinned_reader_is_that_of_its_version(tabled: Any) -> None:
     database = RetrievalDatabase.open(str(tabled.root))
-    digest = NeighborTable(database.folder, "train").info["queries_digest"]
+    digest = NeighborTable(database.folder, "train").info.queries_digest
     before = query_set_proposal(database, digest)
     tabled.update(Removal(frozenset(["p00.jpg", "p02.jpg", "p04.jpg"])))
     np.testing.assert_array_equal(query_set_proposal(database, digest).ids, before.ids)
@@ -149,7 +149,7 @@ def test_proposal_of_a_pinned_reader_is_that_of_its_version(tabled: Any) -> None
 def test_shard_without_a_change_is_carried_over(tabled: Any) -> None:
     folder = Folder(tabled.root)
     table = NeighborTable(folder, "train")
-    shards = {stem: set(np.unique(table.shard(stem)[1]).tolist()) for stem in table.info["stems"]}
+    shards = {stem: set(np.unique(table.shard(stem)[1]).tolist()) for stem in table.info.stems}
     lonely = [
         (stem, patch_id)
         for stem, ids in shards.items()
@@ -160,9 +160,7 @@ def test_shard_without_a_change_is_carried_over(tabled: Any) -> None:
     result = tabled.update(Removal(patch_ids=frozenset([patch_id])))
     assert result["query_sets"]["train"]["changed_shards"] == 1
     after = NeighborTable(folder, "train")
-    assert [name for name in table.info["stems"] if after.paths(name) != table.paths(name)] == [
-        stem
-    ]
+    assert [name for name in table.info.stems if after.paths(name) != table.paths(name)] == [stem]
 
 
 def test_rows_without_a_deleted_neighbor_are_not_looked_up_again(tabled: Any) -> None:

@@ -27,7 +27,7 @@ def stored(folder: Folder, *parts: np.ndarray, dead: np.ndarray = NONE) -> Index
 def test_infos_are_written_and_measured(built: tuple[Folder, IndexFacts]) -> None:
     folder, infos = built
     assert folder.read_record("index/index_infos.json", IndexFacts) == infos
-    assert (infos["num_vectors"], infos["dim"], infos["audit_queries"]) == (600, 16, 500)
+    assert (infos.num_vectors, infos.dim, infos.audit_queries) == (600, 16, 500)
     assert 0.8 <= infos["recall_at_20"] <= 1  # type: ignore[operator]
 
 
@@ -94,7 +94,7 @@ def test_updated_index_finds_what_was_added_and_not_what_was_deleted(
         "index/2",
         ParentIndex("index/1", before, 500, dead),
     )
-    assert (after["decision"]["action"], after["num_vectors"]) == ("extended", 600 - len(dead))
+    assert (after.decision.action, after.num_vectors) == ("extended", 600 - len(dead))
     index = open_index(folder, "index/2")
     found = approximate_candidates(index, vectors, 20)
     assert not np.isin(found, dead).any()
@@ -146,8 +146,8 @@ def test_update_under_which_the_recall_falls_builds_the_index_anew(tmp_path: Pat
     after = update_index(
         stored(folder, *parts), config, "index/2", ParentIndex("index/1", infos, 4000, NONE)
     )
-    assert after["decision"]["action"] == "built"
-    assert after["decision"]["reason"].startswith("recall@20 fell from ")
+    assert after.decision.action == "built"
+    assert after.decision.reason.startswith("recall@20 fell from ")
     assert folder.read_record("index/2/index_infos.json", IndexFacts) == after
 
 

@@ -70,9 +70,9 @@ def test_bare_index_of_many_lists_finds_what_it_was_audited_for(
     index = bare(rows.folder, path)
     ivf = faiss.extract_index_ivf(index)
     assert ivf.nlist >= 64
-    assert infos["index_param"] == f"nprobe={ivf.nprobe}" != "nprobe=1"
+    assert infos.index_param == f"nprobe={ivf.nprobe}" != "nprobe=1"
     audit = audit_recall(index, rows.parts, NONE, 500, IndexConfig().seed)
-    assert audit["recall_at_20"] == infos["recall_at_20"] >= 0.95
+    assert audit.recall_at_20 == infos.recall_at_20 >= 0.95
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -111,18 +111,16 @@ def test_updated_index_keeps_its_parameters_in_the_file(rows: IndexedRows) -> No
     after = update_index(
         updated, IndexConfig(), "index/3", ParentIndex("index/2", before, 2500, dead)
     )
-    assert (after["decision"]["action"], after["index_param"]) == (
+    assert (after.decision.action, after.index_param) == (
         "extended",
-        before["index_param"],
+        before.index_param,
     )
     updated_file = bare(rows.folder, "index/3/knn.index")
     assert (
-        after["index_param"]
-        == f"nprobe={faiss.extract_index_ivf(updated_file).nprobe}"
-        != "nprobe=1"
+        after.index_param == f"nprobe={faiss.extract_index_ivf(updated_file).nprobe}" != "nprobe=1"
     )
     audit = audit_recall(updated_file, rows.parts, dead, 500, IndexConfig().seed)
-    assert audit["recall_at_20"] == after["recall_at_20"] >= 0.9
+    assert audit.recall_at_20 == after.recall_at_20 >= 0.9
 
 
 def test_opened_index_finds_what_a_bare_one_finds(rows: IndexedRows, infos: IndexFacts) -> None:

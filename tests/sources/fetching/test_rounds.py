@@ -251,7 +251,7 @@ def test_every_trouble_is_one_row_with_its_cause(
     assert {server.url + path: count for path, count in server.requests.items()} == {
         url: asked for url, (_, asked) in expected.items()
     }
-    assert (stats["count"], stats["successes"], stats["failed"], stats["retryable"]) == (
+    assert (stats.count, stats.successes, stats.failed, stats.retryable) == (
         19,
         5,
         10,
@@ -267,9 +267,9 @@ def test_same_command_fetches_only_what_may_have_passed(
     urls = [server.serve("/fine", answer(encoded(0))), server.serve("/gone", answer(status=404))]
     urls.append(server.serve("/down", *[answer(status=503)] * 3, answer(encoded(1))))
     task = task_of(urls, tmp_path)
-    assert ingest_shard(task)["status_dict"] == {"success": 1, "not found": 1, "server error": 1}
+    assert ingest_shard(task).status_dict == {"success": 1, "not found": 1, "server error": 1}
     server.requests.clear()
-    assert ingest_shard(task)["status_dict"] == {"success": 2, "not found": 1}
+    assert ingest_shard(task).status_dict == {"success": 2, "not found": 1}
     assert dict(server.requests) == {"/down": 1}
 
 
@@ -296,7 +296,7 @@ def test_killed_fetch_ends_img2dataset_and_is_taken_up_again(
     )
 
     server.serve("/slow", answer(encoded(9)))
-    assert ingest_shard(task)["successes"] == 6
+    assert ingest_shard(task).successes == 6
     assert server.requests == {**{f"/{number}": 1 for number in range(5)}, "/slow": 2}
     undisturbed = task_of(urls, tmp_path / "other")
     ingest_shard(undisturbed)

@@ -72,13 +72,13 @@ def test_update_fetches_what_the_list_gained_and_nothing_where_it_stayed(
 ) -> None:
     urls = [server.serve(f"/{number}.jpg", answer(encoded(number))) for number in range(4)]
     (tmp_path / "list.txt").write_text("\n".join(urls[:3]))
-    assert build(f"urls://{tmp_path}/list.txt")["photographs"] == 3
+    assert build(f"urls://{tmp_path}/list.txt").photographs == 3
     server.requests.clear()
     unchanged = run_build(update_builder(str(tmp_path / "db")), INLINE)
-    assert (unchanged["unchanged"], dict(server.requests)) == (True, {})
+    assert (unchanged.unchanged, dict(server.requests)) == (True, {})
     (tmp_path / "list.txt").write_text("\n".join(urls[1:]))
     changed = run_build(update_builder(str(tmp_path / "db")), INLINE)
-    assert (changed["version"], changed["photographs"], dict(server.requests)) == (
+    assert (changed.version, changed.photographs, dict(server.requests)) == (
         2,
         3,
         {"/3.jpg": 1},
@@ -91,7 +91,7 @@ def test_damaged_or_shortened_list_deletes_nothing(
     urls = [server.serve(f"/{number}.jpg", answer(encoded(number))) for number in range(8)]
     path = tmp_path / "list.csv"
     path.write_text("url,caption\n" + "".join(f"{url},a bird\n" for url in urls))
-    assert build(f"urls://{path}")["photographs"] == 8
+    assert build(f"urls://{path}").photographs == 8
     whole = path.read_text()
     for damaged, message in (
         (whole.replace("3.jpg,a", '3.jpg,"a'), "the quote that opens in line 5 is not closed"),
@@ -105,7 +105,7 @@ def test_damaged_or_shortened_list_deletes_nothing(
             with pytest.raises(SourceError, match=message):
                 run(update_builder(str(tmp_path / "db")))
     path.write_text(whole)
-    assert run_build(update_builder(str(tmp_path / "db")), INLINE)["unchanged"]
+    assert run_build(update_builder(str(tmp_path / "db")), INLINE).unchanged
 
 
 def test_lists_as_people_have_them_are_fetched(
@@ -136,7 +136,7 @@ def test_lists_as_people_have_them_are_fetched(
         "".join(f'"a" caption\t{server.url}/{path}\n' for path in paths)
     )
     summary = build(f"urls://{tmp_path}/list.tsv", min_success_rate=0)
-    assert (summary["photographs"], summary["causes"]) == (6, {"success": 6})
+    assert (summary.photographs, summary.causes) == (6, {"success": 6})
 
 
 def test_too_many_failures_end_the_build_by_cause_and_the_same_command_goes_on(
@@ -156,7 +156,7 @@ def test_too_many_failures_end_the_build_by_cause_and_the_same_command_goes_on(
         build(f"urls://{tmp_path}/list.txt", min_success_rate=0.7)
     server.requests.clear()
     summary = build(f"urls://{tmp_path}/list.txt", min_success_rate=0.7)
-    assert (summary["photographs"], summary["failed"], summary["causes"]) == (
+    assert (summary.photographs, summary.failed, summary.causes) == (
         3,
         1,
         {"success": 3, "not found": 1},
