@@ -1,4 +1,4 @@
-"""`compute_pool`: a Dask cluster, local or at an address, that maps functions over shards."""
+"""Pools that map functions over shards: on the workers of a Dask client, or in this process."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pydantic import Field
 
-from rdm.compute.device import DeviceName, compute_device, describe_device, worker_device
-from rdm.compute.machine import memory_bytes, num_cores
+from rdm.compute.device import DeviceName, describe_device, worker_device
+from rdm.compute.machine import num_cores
 from rdm.config import Config
-from rdm.errors import RdmError, UsageError
+from rdm.errors import RdmError
 from rdm.progress import tracking
 
 if TYPE_CHECKING:
@@ -30,10 +29,6 @@ WATCH_SECONDS = 5.0  # between looks at whether workers live, while no shard is 
 LOST_WORKER_SECONDS = 60
 ShardT = TypeVar("ShardT")
 ResultT = TypeVar("ResultT")
-
-# Threads of the numerical libraries in a worker: one, because the workers themselves fill the
-# cores.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 class ComputeConfig(Config):
@@ -222,7 +217,7 @@ class ComputePool:
         Dask itself gives up after their first failure to.
         """
         # Remember when there was any worker, and when there were all.
-        wanted = _num_workers(self.config) if self.config.dask == "local" else 1
+        wanted = num_workers(self.config) if self.config.dask == "local" else 1
         alive = len(self.client.scheduler_info(n_workers=-1)["workers"])
         now = time.monotonic()
 
@@ -250,7 +245,7 @@ class ComputePool:
             )
 
 
-class _Inline(Generic[ShardT]):
+class InlinePool(Generic[ShardT]):
     """Computes shards in this process, one after another: for small work and for tests."""
 
     def __init__(self, config: ComputeConfig) -> None:
@@ -291,7 +286,7 @@ class _Inline(Generic[ShardT]):
         return []
 
 
-Pool = ComputePool | _Inline
+Pool = ComputePool | InlinePool
 
 
 def _missing(paths: Sequence[str]) -> list[str]:
@@ -303,157 +298,9 @@ def _device_of_worker(requested: DeviceName) -> str:
     return describe_device(worker_device(requested))
 
 
-def count_workers(config: ComputeConfig) -> int:
-    """Return the number of worker processes: a local cluster's, or those of the scheduler.
-
-    Raises:
-        UsageError: no scheduler answers at the address.
-    """
-    if config.dask == "inline":
-        return 1
-    if config.dask == "local":
-        return _num_workers(config)
-    with compute_pool(config) as pool:
-        assert isinstance(pool, ComputePool)
-        return len(pool.client.scheduler_info(n_workers=-1)["workers"])
-
-
-def _num_workers(config: ComputeConfig) -> int:
+def num_workers(config: ComputeConfig) -> int:
+    """Return the worker processes of a local cluster."""
     return config.num_workers or num_cores()
-
-
-class Clusters:
-    """Local clusters that the stages of a job share: workers keep their imports and models.
-
-    They end with this context, or with `close`; a stage after that starts another.
-    """
-
-    def __init__(self) -> None:
-        self._pools: dict[ComputeConfig, ComputePool] = {}
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def pool(self, config: ComputeConfig) -> ComputePool:
-        """Return the pool of a configuration: one and the same until the clusters are closed."""
-        if config not in self._pools:
-            self._pools[config] = _local_pool(config, self._stack)
-        return self._pools[config]
-
-    def close(self) -> None:
-        """End the clusters, so that their memory and cores are free for a stage without workers."""
-        self._pools.clear()
-        self._stack.close()
-
-
-@contextmanager
-def compute_pool(config: ComputeConfig, clusters: Clusters | None = None) -> Iterator[Pool]:
-    """Open the pool that a configuration names: `local`, `inline`, or a scheduler's address.
-
-    A local cluster starts when the first shards are mapped.
-
-    Args:
-        config: where shards are computed.
-        clusters: clusters that outlive the pool, if it is local; None: its cluster ends with it.
-
-    Raises:
-        UsageError: no scheduler answers at the address.
-        DeviceError: a GPU is required, and this machine, where the workers would be, has none.
-    """
-    # Refused before a cluster starts.
-    if config.device == "cuda" and config.dask in ("local", "inline"):
-        compute_device(config.device)
-
-    if config.dask == "inline":
-        yield _Inline(config)
-    elif config.dask == "local" and clusters is not None:
-        yield clusters.pool(config)
-    elif config.dask == "local":
-        with Clusters() as own:
-            yield own.pool(config)
-    else:
-        with _remote_pool(config) as pool:
-            yield pool
-
-
-def _local_pool(config: ComputeConfig, stack: ExitStack) -> ComputePool:
-    """Return a pool whose local cluster, once there is one, is closed by a stack."""
-
-    def connect() -> Client:
-        from distributed import Client
-
-        return stack.enter_context(Client(stack.enter_context(_local_cluster(config))))
-
-    return ComputePool(connect, config)
-
-
-@contextmanager
-def _remote_pool(config: ComputeConfig) -> Iterator[ComputePool]:
-    """Open a pool on the workers of the scheduler at an address."""
-    from distributed import Client
-
-    try:
-        client = Client(config.dask, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"no Dask scheduler answers: {error}",
-            where=config.dask,
-            fix="start one with `dask scheduler`, or leave --dask out for a local cluster",
-        ) from error
-
-    with client:
-        # The scheduler answers; its workers may still be starting.
-        if not client.scheduler_info()["workers"]:
-            logger.warning(
-                "the Dask scheduler at %s has no workers yet; waiting for one", config.dask
-            )
-            try:
-                client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_SECONDS)
-            except TimeoutError as error:
-                raise UsageError(
-                    "the Dask scheduler has no workers",
-                    where=config.dask,
-                    fix="start some with `dask worker ADDRESS`",
-                ) from error
-        yield ComputePool(lambda: client, config)
-
-
-@contextmanager
-def _local_cluster(config: ComputeConfig) -> Iterator[Any]:
-    """Start a cluster on this machine whose workers have one thread, and share its memory."""
-    import dask.config
-    from distributed import LocalCluster
-
-    num_workers = _num_workers(config)
-    memory_limit = int(memory_bytes() * config.memory_fraction / num_workers)
-    settings = {
-        "distributed.nanny.environ": _ONE_THREAD,
-        "distributed.nanny.pre-spawn-environ": _ONE_THREAD,
-        "distributed.worker.daemon": True,
-        # A worker that waits for memory that it fills itself waits forever.
-        "distributed.worker.memory.pause": False,
-        "distributed.scheduler.allowed-failures": config.retries,
-        # Dask would close such a worker and not replace it: see ComputePool.
-        "distributed.deploy.lost-worker-timeout": "1000 days",
-    }
-
-    # The dashboard's usual port 8787 is not free everywhere, and Dask warns when it is taken.
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=num_workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=memory_limit,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.ERROR,
-        ) as cluster,
-    ):
-        yield cluster
 
 
 def _raise_failures(stage: str, failures: list[ShardFailure]) -> None:

@@ -30,7 +30,7 @@ from rdm.encoders import Encoder, load_encoder
 from rdm.errors import DatabaseError, EncoderMismatchError, UsageError
 from rdm.sources.kinds.imported import is_imported
 from rdm.storage import Folder, Version, VersionStore
-from rdm.storage.files import read_error
+from rdm.storage.atomic import read_error
 
 logger = logging.getLogger(__name__)
 

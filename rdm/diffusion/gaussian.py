@@ -134,7 +134,7 @@ def loss_weights(
     if weighting == "plain":
         return torch.ones(t.shape[0], device=t.device)
 
-    # At a given x_t, the error of x_0 is that of eps or v times a factor, which the weight contains.
+    # At a given x_t the error of x_0 is that of eps or v times a factor, which the weight contains.
     alpha_bar = schedule.alphas_cumprod[t.to(schedule.alphas_cumprod.device)]
     snr = alpha_bar / (1 - alpha_bar)
     per_x0 = {"eps": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[prediction_type]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rdm.errors import ConcurrentWriterError
-from rdm.storage.files import storage_errors
+from rdm.storage.atomic import storage_errors
 
 ATTEMPTS = 20  # to take a lock, since a look by `is_locked` holds it for microseconds
 ATTEMPT_SECONDS = 0.01

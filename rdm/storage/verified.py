@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from rdm.config import Config
 from rdm.errors import StorageError
-from rdm.storage.files import Folder, read_error
+from rdm.storage.atomic import read_error
+from rdm.storage.files import Folder
 
 _CHUNK_BYTES = 1 << 22
 

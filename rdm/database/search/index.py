@@ -33,7 +33,7 @@ from rdm.database.search.sharded_index import (
 )
 from rdm.errors import DatabaseError, StorageError
 from rdm.storage import Folder, IndexDecision, IndexFacts
-from rdm.storage.files import storage_errors
+from rdm.storage.atomic import storage_errors
 
 
 class IndexBuild(Record):
