@@ -158,7 +158,7 @@ def diffusion_loss(
         context: conditioning, already dropped out where guidance is trained.
         schedule: T noise levels.
         generator: draws the timesteps, then the noise, on its own device.
-        prediction_type: what the network predicts.
+        prediction_type: the kind of the network's predictions.
         weighting: see `loss_weights`.
 
     Returns:

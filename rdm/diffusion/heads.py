@@ -44,7 +44,7 @@ class GaussianHead:
 
     Attributes:
         schedule: noise levels; the released RDM's by default.
-        prediction_type: what the network predicts.
+        prediction_type: the kind of the network's predictions.
         weighting: of the training loss, see `loss_weights`.
         spacing: of DDIM's timesteps: `leading` is latent diffusion's rule, `linspace` starts at the
             noisiest level.
@@ -122,7 +122,7 @@ class GaussianHead:
             guidance_scale: s of e_u + s (e_c - e_u); 1 is no guidance.
             guidance_interval: log-SNRs between which guidance acts; None: everywhere.
             thresholding: bounds the predicted x_0.
-            on_step: is told after each step.
+            on_step: is called after each step.
 
         Raises:
             ValueError: the context's batch is not len(seeds), or a number is out of range.

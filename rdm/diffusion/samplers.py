@@ -37,7 +37,7 @@ AncestralVariance = Literal["beta", "posterior"]
 
 @dataclass(frozen=True)
 class Step:
-    """What a sampler reports after each step.
+    """A sampler's report after each step.
 
     Attributes:
         index: 1 .. total.
@@ -85,6 +85,7 @@ def seeded_noise(
             f"seeds must be one or more integers in 0 .. 2^64 - 1, not {list(seeds)[:4]}"
         )
 
+    # On the CPU, whatever the device: other generators differ from device to device.
     keys = (np.array([seed, step], dtype=np.uint64) for seed in seeds)
     rows = [
         np.random.Generator(np.random.Philox(key=key)).standard_normal(tuple(shape), np.float32)
@@ -101,7 +102,7 @@ class Denoiser:
         predict: the network, guided or not.
         schedule: the one that it was trained on.
         context: conditioning of the whole batch.
-        prediction_type: what the network predicts.
+        prediction_type: the kind of the network's predictions.
         thresholding: bounds the predicted x_0, for data of known range.
     """
 
@@ -116,6 +117,8 @@ class Denoiser:
         alpha_bar = self.schedule.alpha_bars[t]
         prediction = checked_prediction(self.predict, x_t, _batch_of(t, x_t), self.context)
         eps, x0 = eps_and_x0(prediction, x_t, alpha_bar, self.prediction_type)
+
+        # The thresholded x_0 implies another eps at this x_t.
         if self.thresholding is None:
             return eps, x0
         x0 = self.thresholding(x0)
@@ -216,6 +219,7 @@ def ddim_sample(
         eps, x0 = denoise(x_t, t)
         noise = _noise_like(x_t, noise_seeds, index)
         x_t = ddim_step(eps, x0, alpha_bars[t], alpha_bars[t_prev], eta, noise)
+
         if project is not None:
             x_t = project(x_t, alpha_bars[t_prev])
         if on_step is not None:
@@ -242,7 +246,6 @@ def ddim_invert(
     levels = _levels(timesteps, denoise.schedule)
     alpha_bars = denoise.schedule.alpha_bars
     x_t = x0
-
     for index, (t, t_next) in enumerate(pairwise(levels), start=1):
         eps, guess = denoise(x_t, t)
         x_t = ddim_step(eps, guess, alpha_bars[t], alpha_bars[t_next])
@@ -291,6 +294,7 @@ def ddpm_sample(
         gradient = None if classifier is None else classifier.gradient(x_t, _batch_of(t, x_t))
         noise = _noise_like(x_t, noise_seeds if index < len(levels) else None, index)
         x_t = ddpm_step(x_t, x0, alpha_bars[t], alpha_bar_prev, variance, gradient, noise)
+
         if project is not None:
             x_t = project(x_t, alpha_bar_prev)
         if on_step is not None:

@@ -1,4 +1,4 @@
-"""Noise schedules and the subsets of their timesteps that a sampler visits.
+"""Noise schedules, and the subsets of their timesteps that a sampler visits.
 
 Array index t = 0 .. T-1 stands for the papers' t = 1 .. T. `ab` is alpha-bar, the cumulative
 product of 1 - beta.
@@ -27,7 +27,7 @@ _SIGMOID_RANGE = 6.0
 
 
 class ScheduleConfig(Config):
-    """How much noise each of `num_timesteps` steps adds.
+    """Settings of a schedule: the noise that each of `num_timesteps` steps adds.
 
     `sqrt_linear` is linear in the square root of beta: what latent diffusion calls "linear",
     diffusers "scaled_linear" and DDPM's own code "quad". `quadratic` is another name for it.
@@ -56,7 +56,7 @@ class ScheduleConfig(Config):
 
 
 class TimestepConfig(Config):
-    """Which noise levels training draws.
+    """The distribution of the noise levels that training draws.
 
     `log_snr_normal` spends the draws where small latents have something to learn: under a schedule
     made for larger ones, two fifths of uniform draws are nearly pure noise (logit-normal draws:

@@ -126,7 +126,7 @@ def _parse(name: str) -> tuple[str, str]:
             fix="write open_clip:MODEL/TAG or open_clip:MODEL//path/to/file.safetensors",
         )
 
-    # A path or a tag: what is meant as a file must exist.
+    # A path or a tag: a path must exist.
     looks_like_file = is_weights_file(weights)
     if looks_like_file and not Path(weights).expanduser().is_file():
         raise UsageError(

@@ -109,6 +109,7 @@ def listing_of(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
     Raises:
         SourceError: an image id occurs twice.
     """
+    # Sorted by id: the order of a database must not depend on the order of a folder's entries.
     count = len(columns["image_id"])
     complete = [
         columns.get(field.name, pa.repeat(_DEFAULTS.get(field.name), count)).cast(field.type)  # type: ignore[union-attr]

@@ -26,6 +26,7 @@ from rdm.config import Record
 from rdm.errors import MissingDependencyError, StorageError, UsageError
 from rdm.storage.atomic import TEMPORARY_SUFFIX, atomic_path, read_error, storage_errors
 
+# numpy parses the header of an npy file as Python, hence the unusual errors of a damaged one.
 _NPY_ERRORS = (
     OSError,
     ValueError,
@@ -75,6 +76,7 @@ class Folder:
 
     @cached_property
     def _resolved(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        # fsspec loads the package of a protocol when a URL is first used.
         try:
             return fsspec.core.url_to_fs(self.url)
         except ImportError as error:  # fsspec says which package it wants
@@ -191,6 +193,8 @@ class Folder:
                 table = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True).read(
                     columns=columns
                 )
+
+            # Checksums were verified page by page; now that lists and texts are consistent.
             table.validate(full=True)
             if missing := set(columns or ()) - set(table.column_names):
                 raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(missing))}")
@@ -210,7 +214,7 @@ class Folder:
 
     def read_array(self, relative: str) -> NDArray[Any]:
         """Return an npy file's array, memory-mapped; raise StorageError if it is damaged."""
-        # numpy parses the header as Python, hence the unusual errors.
+        # Mapped read-only: a part of many gigabytes costs no memory until its rows are used.
         try:
             return np.load(self.local(relative), mmap_mode="r", allow_pickle=False)
         except _NPY_ERRORS as error:
@@ -224,7 +228,6 @@ class Folder:
         """
         filesystem, _ = self._resolved
         path = self.path(relative)
-
         if self.is_local:
             return Path(path)
 
@@ -288,6 +291,7 @@ class Folder:
         """
         contiguous = np.ascontiguousarray(array)
         with self.writing(relative) as temporary, open(temporary, "wb") as file:
+            # As `numpy.save` writes it: equal arrays give equal bytes.
             np.lib.format.write_array_header_1_0(
                 file, np.lib.format.header_data_from_array_1_0(contiguous)
             )
@@ -309,6 +313,7 @@ class Folder:
 
     def delete_empty(self, relative: str) -> None:
         """Delete the empty directories below a directory of a local folder."""
+        # From the leaves up, so that a folder of empty folders goes, too.
         for path, _, _ in os.walk(self.path(relative), topdown=False):
             if path != self.path(relative) and not os.listdir(path):
                 os.rmdir(path)
@@ -334,6 +339,8 @@ class Folder:
         """Delete killed writers' leftovers, under the writer's lock; return their number."""
         if not self.is_local or not self.exists():
             return 0
+
+        # Under the lock no writer is at work, so all of these are leftovers.
         stale = list(Path(self.path()).rglob(f".*{TEMPORARY_SUFFIX}"))
         for path in stale:
             path.unlink(missing_ok=True)

@@ -30,9 +30,9 @@ def lock_file(path: Path, activity: str) -> TextIO:
     with storage_errors(path):
         lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115  the caller closes it
         try:
-            # The holder has written its name into the file.
             _take(lock)
         except BlockingIOError as error:
+            # The holder has written its name into the file.
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             lock.close()
@@ -51,6 +51,7 @@ def lock_file(path: Path, activity: str) -> TextIO:
 
 def _take(lock: TextIO) -> None:
     """Take the lock, or raise BlockingIOError if it stays with another."""
+    # A look by `is_locked` shares the lock for a moment, which is no reason to give up.
     for _ in range(ATTEMPTS):
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

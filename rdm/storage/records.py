@@ -48,7 +48,7 @@ class EncoderRecord(Record):
 
 
 class IndexDecision(Record):
-    """What was done to a version's index (`built`, `extended`), and why."""
+    """The last action on a version's index (`built`, `extended`), and its reason."""
 
     action: str
     reason: str

@@ -81,6 +81,8 @@ class VersionStore:
     def numbers(self) -> list[int]:
         """Return the numbers of all versions that can be read, oldest first."""
         current = self.current()
+
+        # A killed writer may have left a file above the current version; compacted ones are below.
         found = [
             int(name[:-5]) for name in self.folder.names("versions", ".json") if name[:-5].isdigit()
         ]
@@ -95,9 +97,11 @@ class VersionStore:
 
     def commit(self, version: Version) -> None:
         """Make a version current, under `writer()`: write its file, then swap the pointer."""
+        # The version's file first: the manifest must never name a file that is not whole.
         path = version_path(version.number)
         self.folder.delete(_DRAFT)
         self.folder.write_record(path, version)
+
         # Atomic: whoever reads the manifest sees the old version or the new one.
         self.folder.write_record(
             MANIFEST,

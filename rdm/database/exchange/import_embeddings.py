@@ -90,7 +90,7 @@ class _Written:
 
 
 class ImportPlan(Record):
-    """What an import would read."""
+    """The size of an import."""
 
     format: str
     parts: int
@@ -105,7 +105,7 @@ class ImportResult(VersionFacts):
 
 
 def import_plan(config: ImportConfig) -> ImportPlan:
-    """Return what an import would read."""
+    """Return the size of an import."""
     parts = foreign_parts(config.format, config.folder)
     num_bytes = sum(part.folder.size(path) for part in parts for path in part.files)
     return ImportPlan(format=config.format, parts=len(parts), num_bytes=num_bytes)

@@ -37,7 +37,7 @@ from rdm.storage.atomic import storage_errors
 
 
 class IndexBuild(Record):
-    """What an index keeps while it is extended, and the last decision about it."""
+    """The facts that an index keeps while it is extended, and the last decision about it."""
 
     index_key: str
     index_param: str
