@@ -238,7 +238,6 @@ def _version(
     parts += describe_index(store, place, index)
 
     image_ids = _image_ids(store.folder, written)
-
     count = sum(part.stats.count for part in written)
     source = imported_source(config.format)
     settings = BuildConfig(source=source, encoder=config.encoder, index=config.index)
