@@ -35,8 +35,8 @@ _NO_DEVICE = ("", "-1", "NoDevFiles")
 
 # Variables of other job launchers: a job that is started inside of another is not part of it.
 _OTHER_JOBS = re.compile(
-    r"(?:LOCAL_|GROUP_|ROLE_|NODE_|CROSS_)?RANK|(?:LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|ROLE_NAME|LOCAL_SIZE|CROSS_SIZE"
-    r"|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*"
+    r"(?:LOCAL_|GROUP_|ROLE_|NODE_|CROSS_)?RANK|(?:LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|ROLE_NAME"
+    r"|LOCAL_SIZE|CROSS_SIZE|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*"
 )
 
 

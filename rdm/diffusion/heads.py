@@ -87,12 +87,15 @@ class GaussianHead:
     def loss_at(
         self, predict: Predictor, x0: Tensor, t: Tensor, noise: Tensor, context: Context
     ) -> Tensor:
-        """Return each sample's loss float32 [B] at given timesteps and noise; compares contexts."""
+        """Return each sample's loss float32 [B] at given timesteps and noise.
+
+        The same draw under several contexts compares these.
+        """
         return loss_at(
             predict, x0, t, noise, context, self.schedule, self.prediction_type, self.weighting
         )
 
-    def sample(  # noqa: PLR0913 - a sampler's settings, each with a default, read better than a bundle
+    def sample(  # noqa: PLR0913 - a sampler's settings, each with a default
         self,
         predict: Predictor,
         context: Context,
