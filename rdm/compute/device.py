@@ -1,4 +1,4 @@
-"""Which device networks compute on: one rule for training, sampling, evaluation and embedding."""
+"""The device that networks compute on: one rule for training, sampling, evaluation, embedding."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 def compute_device(
     requested: DeviceName, index: int = 0, fix: str = "--device cpu"
 ) -> torch.device:
-    """Return the device that a setting means: `auto` is a GPU where PyTorch finds one, else the
-    CPU.
+    """Return the device of a setting: `auto` is a GPU where PyTorch finds one, else the CPU.
 
     Args:
         requested: the setting.
-        index: which of the visible GPUs.
-        fix: what to type where there is none.
+        index: the number of the GPU among the visible ones.
+        fix: the advice where there is none.
 
     Raises:
         DeviceError: `cuda` where PyTorch finds no GPU.
@@ -41,8 +40,7 @@ def compute_device(
 
 
 def worker_device(requested: DeviceName) -> torch.device:
-    """Return the device of one of several worker processes of a machine: they share its GPUs
-    evenly.
+    """Return the device of one of a machine's worker processes: they share its GPUs evenly.
 
     Raises:
         DeviceError: `cuda` where PyTorch finds no GPU.
@@ -50,17 +48,15 @@ def worker_device(requested: DeviceName) -> torch.device:
     import torch
 
     device = compute_device(requested)
-    return (
-        torch.device("cuda", os.getpid() % torch.cuda.device_count())
-        if device.type == "cuda"
-        else device
-    )
+    if device.type != "cuda":
+        return device
+    return torch.device("cuda", os.getpid() % torch.cuda.device_count())
 
 
 def describe_device(device: torch.device) -> str:
     """Return a device in words: `cpu`, or `cuda:0 (NVIDIA H200)`."""
     import torch
 
-    return (
-        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-    )
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} ({torch.cuda.get_device_name(device)})"

@@ -1,5 +1,4 @@
-"""Device masks: environment variables such as `CUDA_VISIBLE_DEVICES`, which say what accelerators a
-process may use.
+"""Device masks: environment variables that say which accelerators a process may use.
 
 A mask belongs to whoever set it, a scheduler or a user on a shared machine. Ranks see it as it
 stood where their machine's part of the job was started; only then is device number i of a rank the
@@ -15,8 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-# DeepSpeed's launcher sets the one of its accelerator to the numbers 0, 1, ... (DeepSpeed#662,
-# #2980).
+# DeepSpeed's launcher sets its accelerator's mask to the numbers 0, 1, ... (DeepSpeed#662, #2980).
 LAUNCHER_MASKS = (
     "CUDA_VISIBLE_DEVICES",
     "ASCEND_RT_VISIBLE_DEVICES",
@@ -31,21 +29,19 @@ _OTHER_MASKS = (
     "GPU_DEVICE_ORDINAL",
     "CUDA_DEVICE_ORDER",
 )
-# that decide what PyTorch finds
+# The masks that decide what PyTorch finds.
 _GPU_MASKS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 _NO_DEVICE = ("", "-1", "NoDevFiles")
 
-# What job launchers tell their own processes: a job that is started inside of another is not part
-# of it.
+# Variables of other job launchers: a job that is started inside of another is not part of it.
 _OTHER_JOBS = re.compile(
-    r"(?:LOCAL_|GROUP_|ROLE_|NODE_|CROSS_)?RANK|(?:LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|ROLE_NAME|LOCAL_SIZE|CROSS_SIZE"
-    r"|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*"
+    r"(?:LOCAL_|GROUP_|ROLE_|NODE_|CROSS_)?RANK|(?:LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|ROLE_NAME"
+    r"|LOCAL_SIZE|CROSS_SIZE|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*"
 )
 
 
 def device_masks(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of an environment that decide which accelerators are visible, and their
-    order."""
+    """Return the variables of an environment that decide which accelerators are visible."""
     return {
         name: value
         for name, value in environment.items()
@@ -54,12 +50,12 @@ def device_masks(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def restored_masks(environment: Mapping[str, str]) -> list[str]:
-    """Return the words before a rank's command that undo what DeepSpeed's launcher did to the
-    masks.
+    """Return the words before a rank's command that undo DeepSpeed's changes of the masks.
 
     Args:
         environment: the launcher's own.
     """
+    # Masks that were not set are unset again, the others get their values.
     unset = [word for name in LAUNCHER_MASKS if name not in environment for word in ("-u", name)]
     return [
         "env",
@@ -69,8 +65,7 @@ def restored_masks(environment: Mapping[str, str]) -> list[str]:
 
 
 def without_other_jobs(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without the variables by which another launcher tells a process its
-    rank."""
+    """Return an environment without the variables of another launcher's ranks."""
     return {name: value for name, value in environment.items() if not _OTHER_JOBS.fullmatch(name)}
 
 
@@ -80,8 +75,8 @@ def describe_masks(environment: Mapping[str, str]) -> str:
 
 
 def unfulfilled_masks(environment: Mapping[str, str]) -> str:
-    """Return the masks that name some GPU, as `NAME=value`, for where PyTorch finds none; empty:
-    none was meant."""
+    """Return the masks that name a GPU, as `NAME=value`; empty if no GPU was meant."""
+    # For the message where PyTorch finds none: one mask that hides all GPUs explains it.
     masks = {name: environment[name] for name in _GPU_MASKS if name in environment}
     if any(value.partition(",")[0].strip() in _NO_DEVICE for value in masks.values()):
         return ""
@@ -97,14 +92,13 @@ def machine_id() -> str:
 
 
 def inherited_masks(masks: Mapping[str, str], machine: str) -> dict[str, str]:
-    """Return this process's environment with the masks of a job that was started on this very
-    machine.
+    """Return this process's environment with the masks of a job from this very machine.
 
-    A remote shell to this machine drops the environment, and with it a mask. What is set here all
-    the same counts more. The masks of another machine number other devices, and say nothing here.
+    A remote shell to this machine drops the environment, and with it a mask. Variables that are set
+    here count more. The masks of another machine number other devices, and say nothing here.
 
     Args:
-        masks: where the job was started.
+        masks: those of the process that started the job.
         machine: `machine_id()` there.
     """
     return {**(masks if machine == machine_id() else {}), **os.environ}

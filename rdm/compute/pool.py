@@ -1,4 +1,4 @@
-"""`compute_pool`: a Dask cluster, local or at an address, that maps functions over shards."""
+"""Pools that map functions over shards: on the workers of a Dask client, or in this process."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pydantic import Field
 
-from rdm.compute.device import DeviceName, compute_device, describe_device, worker_device
-from rdm.compute.machine import memory_bytes, num_cores
+from rdm.compute.device import DeviceName, describe_device, worker_device
+from rdm.compute.machine import num_cores
 from rdm.config import Config
-from rdm.errors import RdmError, UsageError
+from rdm.errors import RdmError
 from rdm.progress import tracking
 
 if TYPE_CHECKING:
@@ -26,18 +25,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 WAIT_FOR_WORKERS_SECONDS = 300
 WATCH_SECONDS = 5.0  # between looks at whether workers live, while no shard is finished
-# in which a worker that died must have started again, or another is started for it
+# Seconds for a dead worker to start again, before another is started for it.
 LOST_WORKER_SECONDS = 60
 ShardT = TypeVar("ShardT")
 ResultT = TypeVar("ResultT")
 
-# Threads of the numerical libraries in a worker: one, because the workers themselves fill the
-# cores.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-
 
 class ComputeConfig(Config):
-    """Where shards are computed."""
+    """Settings of the computation of shards: the cluster, its workers, the device."""
 
     dask: str = Field(
         default="local",
@@ -76,14 +71,13 @@ class ShardFailure(Exception):
 
 @dataclass(frozen=True)
 class _Failed:
-    """What the function of a shard raised."""
+    """The error that a shard's function raised."""
 
     error: BaseException
 
 
 class ComputePool:
-    """Maps functions over shards on one Dask client, which connects when there is something to
-    map."""
+    """Maps functions over shards on one Dask client, which connects with the first shards."""
 
     def __init__(self, connect: Callable[[], Client], config: ComputeConfig) -> None:
         self._connect = connect
@@ -96,8 +90,7 @@ class ComputePool:
         return self._connect()
 
     def describe_device(self) -> str:
-        """Return in words what networks compute on: on this machine, or on a worker of the
-        scheduler at an address."""
+        """Return in words what networks compute on: here, or on one of a scheduler's workers."""
         if self.config.dask == "local":
             return _device_of_worker(self.config.device)
         return cast(
@@ -120,21 +113,26 @@ class ComputePool:
         and a rerun does only that one again.
 
         Raises:
-            RdmError: what the first failing shard raised, with the shard named; or no worker lives.
+            RdmError: the first failing shard's error, with the shard named; or no worker lives.
         """
+        # Without shards no workers are started.
         names = names or [str(position) for position in range(len(shards))]
-        if not shards:  # nothing is worth starting workers for
+        if not shards:
             with tracking(stage, done_before, unit, done_before):
                 return
+
+        # A key of its own for each call: Dask would return an earlier result of an equal one.
         futures: dict[Future, int] = {
             self.client.submit(
                 function, shard, key=f"{stage}-{names[position]}-{os.urandom(4).hex()}", pure=False
             ): position
             for position, shard in enumerate(shards)
         }
+
         failures: list[ShardFailure] = []
         try:
             with tracking(stage, len(shards) + done_before, unit, done_before) as tracker:
+                # Results are yielded as they come, and released, so that they do not pile up.
                 for future in self._as_completed(list(futures)):
                     position = futures[future]
                     outcome = self._outcome(future)
@@ -145,23 +143,28 @@ class ComputePool:
                     tracker.advance(note=f"{len(failures)} failed" if failures else "")
                     future.release()
         finally:
+            # Whoever stops listening has no use for shards that are not done.
             self.client.cancel([future for future in futures if not future.done()])
+
         if failures:
             _raise_failures(stage, failures)
 
     def unseen(self, paths: Sequence[str]) -> list[tuple[str, str]]:
-        """Return `(worker's name, path)` of the given files and folders that a worker does not see.
+        """Return `(worker's name, path)` of the files and folders that a worker does not see.
 
-        The workers of a cluster that was started here see this machine's disks, and are not asked.
+        The workers of a cluster that was started here see this machine's disks, and are not tried.
 
         Raises:
             RdmError: a worker cannot run this library.
         """
         if self.config.dask == "local":
             return []
+
+        # A worker that cannot even run the question has another environment.
         found: Any = self.client.run(_missing, list(paths), on_error="return")
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
         names = {address: str(workers.get(address, {}).get("name", address)) for address in found}
+
         for address, missing in found.items():
             if isinstance(missing, BaseException):
                 raise RdmError(
@@ -170,9 +173,11 @@ class ComputePool:
                     where=address,
                     fix="start the workers in an environment with the same packages as here",
                 )
+
         return [(names[address], path) for address, missing in found.items() for path in missing]
 
     def _as_completed(self, futures: list[Future]) -> Iterator[Future]:
+        """Yield futures as they finish, and look after the workers while none does."""
         finished: Queue[Future] = Queue()
         for future in futures:
             future.add_done_callback(finished.put)
@@ -186,11 +191,11 @@ class ComputePool:
                     self._look_after_workers()
 
     def _outcome(self, future: Future) -> Any:
-        """Return what a shard's function returned, or _Failed with what it raised.
+        """Return the result of a shard's function, or _Failed with its error.
 
         A worker that dies after it has finished a shard takes the result along. Dask computes it
-        again on another worker, and there may be none: so waiting for a result is watched as
-        waiting for a shard is.
+        again on another worker, and there may be none: so the wait for a result is watched like the
+        wait for a shard.
         """
         self._start_watching()
         while True:
@@ -207,22 +212,29 @@ class ComputePool:
         self._lived = self._complete = time.monotonic()
 
     def _look_after_workers(self) -> None:
-        """Replace workers of a local cluster that do not start again: Dask gives up after their
-        first failure to."""
-        wanted = _num_workers(self.config) if self.config.dask == "local" else 1
+        """Replace workers of a local cluster that do not start again.
+
+        Dask itself gives up after their first failure to.
+        """
+        # Remember when there was any worker, and when there were all.
+        wanted = num_workers(self.config) if self.config.dask == "local" else 1
         alive = len(self.client.scheduler_info(n_workers=-1)["workers"])
         now = time.monotonic()
+
         if alive:
             self._lived = now
         if alive >= wanted:
             self._complete = now
         elif now - self._complete > LOST_WORKER_SECONDS:
+            # Workers that have not come back in time are replaced.
             logger.warning("%d of %d workers are left", alive, wanted)
             self._complete = now
             if self.config.dask == "local":
                 cluster: Any = self.client.cluster
-                cluster.scale(alive)  # lets go of those that have not started, and of no other
+                cluster.scale(alive)  # drops those that have not started, and no other
                 cluster.scale(wanted)
+
+        # Without any worker there is nothing to wait for.
         if now - self._lived > WAIT_FOR_WORKERS_SECONDS:
             local = self.config.dask == "local"
             raise RdmError(
@@ -233,7 +245,7 @@ class ComputePool:
             )
 
 
-class _Inline(Generic[ShardT]):
+class InlinePool(Generic[ShardT]):
     """Computes shards in this process, one after another: for small work and for tests."""
 
     def __init__(self, config: ComputeConfig) -> None:
@@ -258,6 +270,7 @@ class _Inline(Generic[ShardT]):
         failures: list[ShardFailure] = []
         with tracking(stage, len(shards) + done_before, unit, done_before) as tracker:
             for position, shard in enumerate(shards):
+                # As on workers, one bad shard does not keep the others from being tried.
                 try:
                     result = function(shard)
                 except Exception as error:
@@ -269,11 +282,11 @@ class _Inline(Generic[ShardT]):
             _raise_failures(stage, failures)
 
     def unseen(self, paths: Sequence[str]) -> list[tuple[str, str]]:
-        """See ComputePool.unseen: this process sees what it sees."""
+        """See ComputePool.unseen: this process sees every path."""
         return []
 
 
-Pool = ComputePool | _Inline
+Pool = ComputePool | InlinePool
 
 
 def _missing(paths: Sequence[str]) -> list[str]:
@@ -285,170 +298,29 @@ def _device_of_worker(requested: DeviceName) -> str:
     return describe_device(worker_device(requested))
 
 
-def count_workers(config: ComputeConfig) -> int:
-    """Return the worker processes that a configuration has: of a local cluster, or of the scheduler
-    at the address.
-
-    Raises:
-        UsageError: no scheduler answers at the address.
-    """
-    if config.dask == "inline":
-        return 1
-    if config.dask == "local":
-        return _num_workers(config)
-    with compute_pool(config) as pool:
-        assert isinstance(pool, ComputePool)
-        return len(pool.client.scheduler_info(n_workers=-1)["workers"])
-
-
-def _num_workers(config: ComputeConfig) -> int:
+def num_workers(config: ComputeConfig) -> int:
+    """Return the worker processes of a local cluster."""
     return config.num_workers or num_cores()
 
 
-class Clusters:
-    """Local clusters that the stages of a job share: their workers keep what they have imported and
-    loaded.
-
-    They end with this context, or with `close`; a stage after that starts another.
-    """
-
-    def __init__(self) -> None:
-        self._pools: dict[ComputeConfig, ComputePool] = {}
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def pool(self, config: ComputeConfig) -> ComputePool:
-        """Return the pool of a configuration: one and the same until the clusters are closed."""
-        if config not in self._pools:
-            self._pools[config] = _local_pool(config, self._stack)
-        return self._pools[config]
-
-    def close(self) -> None:
-        """End the clusters, so that their memory and cores are free for a stage without workers."""
-        self._pools.clear()
-        self._stack.close()
-
-
-@contextmanager
-def compute_pool(config: ComputeConfig, clusters: Clusters | None = None) -> Iterator[Pool]:
-    """Open the pool that a configuration names: `local`, `inline`, or a scheduler's address.
-
-    A local cluster starts when the first shards are mapped.
-
-    Args:
-        config: where shards are computed.
-        clusters: that outlive the pool, if it is local; None: its cluster ends with it.
-
-    Raises:
-        UsageError: no scheduler answers at the address.
-        DeviceError: a GPU was asked for, and this machine, where the workers would be, has none.
-    """
-    if config.device == "cuda" and config.dask in ("local", "inline"):
-        compute_device(config.device)  # refused before a cluster starts
-    if config.dask == "inline":
-        yield _Inline(config)
-    elif config.dask == "local" and clusters is not None:
-        yield clusters.pool(config)
-    elif config.dask == "local":
-        with Clusters() as own:
-            yield own.pool(config)
-    else:
-        with _remote_pool(config) as pool:
-            yield pool
-
-
-def _local_pool(config: ComputeConfig, stack: ExitStack) -> ComputePool:
-    """Return a pool whose local cluster, once there is one, is closed by a stack."""
-
-    def connect() -> Client:
-        from distributed import Client
-
-        return stack.enter_context(Client(stack.enter_context(_local_cluster(config))))
-
-    return ComputePool(connect, config)
-
-
-@contextmanager
-def _remote_pool(config: ComputeConfig) -> Iterator[ComputePool]:
-    """Open a pool on the workers of the scheduler at an address."""
-    from distributed import Client
-
-    try:
-        client = Client(config.dask, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"no Dask scheduler answers: {error}",
-            where=config.dask,
-            fix="start one with `dask scheduler`, or leave --dask out for a local cluster",
-        ) from error
-    with client:
-        if not client.scheduler_info()["workers"]:
-            logger.warning(
-                "the Dask scheduler at %s has no workers yet; waiting for one", config.dask
-            )
-            try:
-                client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_SECONDS)
-            except TimeoutError as error:
-                raise UsageError(
-                    "the Dask scheduler has no workers",
-                    where=config.dask,
-                    fix="start some with `dask worker ADDRESS`",
-                ) from error
-        yield ComputePool(lambda: client, config)
-
-
-@contextmanager
-def _local_cluster(config: ComputeConfig) -> Iterator[Any]:
-    import dask.config
-    from distributed import LocalCluster
-
-    num_workers = _num_workers(config)
-    memory_limit = int(memory_bytes() * config.memory_fraction / num_workers)
-    settings = {
-        "distributed.nanny.environ": _ONE_THREAD,
-        "distributed.nanny.pre-spawn-environ": _ONE_THREAD,
-        "distributed.worker.daemon": True,
-        # a worker that waits for memory that it fills itself waits forever
-        "distributed.worker.memory.pause": False,
-        "distributed.scheduler.allowed-failures": config.retries,
-        # it would close and not replace: see ComputePool
-        "distributed.deploy.lost-worker-timeout": "1000 days",
-    }
-    # Not every machine has a free port 8787, and Dask warns when it is taken.
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=num_workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=memory_limit,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.ERROR,
-        ) as cluster,
-    ):
-        yield cluster
-
-
 def _raise_failures(stage: str, failures: list[ShardFailure]) -> None:
+    """Raise the first shard's error, in words that name the shard and count the others."""
     first = failures[0]
     others = f" (and {len(failures) - 1} more shards failed)" if len(failures) > 1 else ""
+
     if isinstance(first.error, RdmError):
         first.error.what = f"{first.error.what}{others}"
         raise first.error
-    # its own class, without an import of dask for inline work
+
+    # Known by its name, without an import of dask for inline work.
     if type(first.error).__name__ == "KilledWorker":
         raise RdmError(
             f"{stage}: every worker that took the shard died{others}",
             where=f"shard {first.shard}",
             fix="most likely it needs more memory: run the same command with fewer or larger "
-            "workers; "
-            "finished shards are kept",
+            "workers; finished shards are kept",
         ) from first.error
+
     raise RdmError(
         f"{stage}: {type(first.error).__name__}: {first.error}{others}",
         where=f"shard {first.shard}",

@@ -22,14 +22,16 @@ def single_threads() -> Iterator[ThreadPoolExecutor]:
     """
     import torch
 
+    # One at a time: the number of threads is a setting of the process.
     with _starting:
         count = torch.get_num_threads()
         started = threading.Barrier(count + 1)
 
         def start() -> None:
-            # a thread takes the number of all at its first question, and would take it later
+            # A thread takes the process's number at its first question, and would take it later.
             torch.get_num_threads()
-            # of this thread, and of those that begin later: hence the second call below
+            # This sets the number of this thread, and of threads that begin later: hence the second
+            # call below.
             torch.set_num_threads(1)
             started.wait()
 
@@ -37,6 +39,7 @@ def single_threads() -> Iterator[ThreadPoolExecutor]:
         for _ in range(count):
             pool.submit(int)
         started.wait()
+        # Back to the former number, for threads that begin later.
         torch.set_num_threads(count)
     with pool:
         yield pool
@@ -46,6 +49,7 @@ def ahead(
     pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], ResultT]], count: int
 ) -> Iterator[ResultT]:
     """Yield the results of tasks in their order, while the pool works on the next `count`."""
+    # The queue holds `count` tasks beyond the one whose result is waited for.
     waiting: deque[Future[ResultT]] = deque()
     for task in tasks:
         waiting.append(pool.submit(task))

@@ -32,6 +32,7 @@ def open_embeddings(
                 where=folder.describe(part.path),
                 fix="run `rdm database verify`",
             )
+
         opened.append((first, vectors))
         first += part.num_rows
     return opened

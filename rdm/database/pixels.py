@@ -12,7 +12,7 @@ from rdm.database.contract import CORNERS, image_paths
 from rdm.errors import DatabaseError
 from rdm.sources import ImageDecodeError, decode_image
 from rdm.storage import Folder
-from rdm.storage.files import read_error
+from rdm.storage.atomic import read_error
 
 REDUCED_SIDE = 64  # pixels that are enough to judge a patch's contrast
 # Offset and size of each row's picture in its tar, its rotation and upright width.

@@ -30,7 +30,7 @@ from rdm.encoders import Encoder, load_encoder
 from rdm.errors import DatabaseError, EncoderMismatchError, UsageError
 from rdm.sources.kinds.imported import is_imported
 from rdm.storage import Folder, Version, VersionStore
-from rdm.storage.files import read_error
+from rdm.storage.atomic import read_error
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,8 @@ class RetrievalDatabase:
         """Raise EncoderMismatchError unless an encoder is the one that made the embeddings."""
         if (found := encoder.fingerprint.digest()) == self.encoder_digest:
             return
+
+        # Name what differs: a fingerprint of two digests would leave the user guessing.
         recorded = self.version.encoder.fingerprint
         current = encoder.fingerprint.model_dump(mode="json")
         differing = [name for name in current if current[name] != recorded.get(name)]
@@ -134,6 +136,8 @@ class RetrievalDatabase:
     def _index(self) -> faiss.Index | None:
         """The version's index; None if the version is old and its index was dropped."""
         place = index_place(self.version)
+
+        # Only the newest versions keep an index: an older one is searched exactly.
         is_dropped = not self.folder.exists(place)
         if is_dropped and VersionStore(self.folder).require().number > self.version.number:
             logger.warning(
@@ -196,6 +200,7 @@ class RetrievalDatabase:
                 queries[short], blocks_of(self.parts), k, excluded=self.tombstones
             )[0]
 
+        # Candidates are scored as exact search scores them, and ordered by (similarity, id).
         similarities = canonical_similarities(queries, self.embeddings(candidates))
         order = np.stack(
             [rank(ids, row, k) for ids, row in zip(candidates, similarities, strict=True)]
@@ -247,6 +252,7 @@ class RetrievalDatabase:
 
     def records(self, patch_ids: NDArray[np.integer]) -> list[PatchRecord]:
         """Return the records of patches; raise DatabaseError for a deleted one."""
+        # A compaction has emptied the rows of deleted patches.
         self._refuse_deleted(patch_ids)
         return [
             PatchRecord(

@@ -84,9 +84,12 @@ def has_changed(config: BuildConfig, parent: Version) -> bool:
 
 def differing_fixed(config: BuildConfig, parent: Version) -> list[str]:
     """Return the names of the settings that differ although the first build fixed them."""
+    # Settings that decide the stored shards: other values would not fit the old ones.
     before = settings_of(parent)
     fixed = ("crop", "boxes", "filters", "images_per_shard")
     differing = [name for name in fixed if getattr(before, name) != getattr(config, name)]
+
+    # A source may move to a mirror, and `auto` agrees with the precision of the first build.
     if not same_source(before.source, config.source):
         differing.append("source")
     if config.precision not in ("auto", parent.encoder.precision):

@@ -1,2 +1,1 @@
-"""Gaussian diffusion as pure functions: schedules, process, guidance, thresholding, samplers, and
-their head."""
+"""Gaussian diffusion as pure functions: schedules, process, guidance, samplers, and their head."""

@@ -1,5 +1,4 @@
-"""The autoregressive decoding head: tokens one after another, each given those before it and the
-context.
+"""The autoregressive head: tokens one after another, each given those before it and the context.
 
 RARM (Blattmann et al. 2022, eq. 4): L = -E sum_i log p(z_i | z_<i, {phi(y)}), over the codebook
 rows of a VQ autoencoder in row-major order.
@@ -18,19 +17,17 @@ from rdm.context import Context
 from rdm.diffusion.guidance import combine
 
 Predict = Callable[[Tensor, Context], Tensor]
-"""(tokens int64 [B, n], context) -> logits [B, n + 1, Z]: entry i is the distribution of token i
-given those before."""
+"""(tokens int64 [B, n], context) -> logits [B, n + 1, Z]; entry i: of token i given tokens < i."""
 
 Advance = Callable[[Tensor | None], Tensor]
-"""(the tokens drawn last, int64 [B]; None at the start) -> logits [B, Z] of the next: a predictor
-that remembers."""
+"""(last tokens int64 [B]; None at the start) -> next logits [B, Z]; it remembers earlier tokens."""
 
 Begin = Callable[[Context], Advance]
 
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """How a token is drawn from its logits.
+    """Settings of the draw of a token from its logits.
 
     Attributes:
         temperature: divides the logits; 0 takes the likeliest token.
@@ -48,19 +45,15 @@ class DrawSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if (
-            self.temperature < 0
-            or (self.top_k is not None and self.top_k < 1)
-            or not 0 < self.top_p <= 1
-        ):
+        has_top_k = self.top_k is None or self.top_k >= 1
+        if self.temperature < 0 or not has_top_k or not 0 < self.top_p <= 1:
             raise ValueError(
                 f"temperature >= 0, top_k >= 1 and 0 < top_p <= 1 are needed, not {self}"
             )
 
 
 def token_losses(predict: Predict, tokens: Tensor, context: Context) -> Tensor:
-    """Return -log p(z_i | z_<i, context) of each token, nats, float32 [B, N], in one pass over
-    tokens int64 [B, N]."""
+    """Return -log p(z_i | z_<i, context) of tokens int64 [B, N], in nats, float32 [B, N]."""
     logits = predict(tokens[:, :-1], context).float()
     return functional.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
 
@@ -81,8 +74,7 @@ def autoregressive_sample(
     settings: DrawSettings | None = None,
     on_token: Callable[[Tensor], object] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw tokens int64 [B, length], and the log-probability with which each was drawn, float64 [B,
-    length].
+    """Draw tokens int64 [B, length]; return them and their log-probabilities, float64 [B, length].
 
     Args:
         begin: the network.
@@ -91,8 +83,8 @@ def autoregressive_sample(
         seeds: one per sample; a sample depends on its own seed only.
         guidance_scale: s of l_u + s (l_c - l_u) on logits; 1 is no guidance, 0 unconditional.
         settings: how a token is drawn; from the whole distribution where it is None.
-        on_token: is told the tokens so far, int64 [B, n], after each; an exception that it raises
-            ends the drawing.
+        on_token: is called with the tokens so far, int64 [B, n], after each; an exception that it
+            raises ends the drawing.
 
     Raises:
         ValueError: the context's batch is not len(seeds).
@@ -101,11 +93,15 @@ def autoregressive_sample(
         raise ValueError(
             f"the context holds {context.batch_size} samples, but there are {len(seeds)} seeds"
         )
+
     chosen = settings or DrawSettings()
     advance = _guided(begin, context, guidance_scale)
+    # All numbers of a sample come from its own seed, before the first token.
     draws = torch.stack([_uniform(seed, length) for seed in seeds])
+
     tokens: list[Tensor] = []
     log_probs: list[Tensor] = []
+    # In float64, so that rounding hardly ever decides which token a number falls on.
     for position in range(length):
         logits = advance(tokens[-1] if tokens else None).double()
         token, log_prob = draw_token(logits, draws[:, position].to(logits.device), chosen)
@@ -113,12 +109,14 @@ def autoregressive_sample(
         log_probs.append(log_prob)
         if on_token is not None:
             on_token(torch.stack(tokens, dim=1))
+
     return torch.stack(tokens, dim=1), torch.stack(log_probs, dim=1)
 
 
 def draw_token(logits: Tensor, uniform: Tensor, settings: DrawSettings) -> tuple[Tensor, Tensor]:
-    """Return a token int64 [B] of each row of logits [B, Z] by inverting its distribution, and its
-    log-probability [B].
+    """Draw a token int64 [B] from each row of logits [B, Z]; return it and its log-probability [B].
+
+    The draw inverts the distribution.
 
     Args:
         logits: unnormalized log-probabilities.
@@ -127,6 +125,7 @@ def draw_token(logits: Tensor, uniform: Tensor, settings: DrawSettings) -> tuple
     """
     log_probs = kept_log_probs(logits, settings)
     ends = log_probs.exp().cumsum(1)
+
     # Scaled by the last end, because rounding may leave it a little under 1; a token of no width is
     # never drawn.
     token = torch.searchsorted(ends, (uniform * ends[:, -1])[:, None], right=True).clamp(
@@ -136,14 +135,16 @@ def draw_token(logits: Tensor, uniform: Tensor, settings: DrawSettings) -> tuple
 
 
 def kept_log_probs(logits: Tensor, settings: DrawSettings) -> Tensor:
-    """Return the log-probabilities [B, Z] that tokens are drawn with; -inf for those that the
-    settings cut off."""
+    """Return the log-probabilities [B, Z] of the draw; -inf for tokens that are cut off."""
     if settings.temperature == 0:
         best = logits.argmax(1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter(1, best, 0.0)
+
     # Less the greatest, which changes no probability: a quotient by the smallest temperatures would
     # be infinite.
     scaled = (logits - logits.amax(1, keepdim=True)) / settings.temperature
+
+    # From the likeliest on: first top_k, then top_p of what is left.
     ordered, order = scaled.sort(dim=1, descending=True, stable=True)
     if settings.top_k is not None:
         ordered[:, settings.top_k :] = -torch.inf

@@ -35,8 +35,7 @@ class Bound:
 
     @property
     def total(self) -> Tensor:
-        """Nats per dimension, float64 [B]: at least the negative log-likelihood, in expectation
-        over the noise."""
+        """Nats per dimension, float64 [B]: at least the negative log-likelihood, in expectation."""
         return self.prior + self.steps.sum(0) + self.decoder
 
 
@@ -59,6 +58,7 @@ def variational_bound(
             that of the step before takes its place ([N] below eq. 15).
         discrete: the decoder gives probabilities of 256 values ([H] eq. 13) instead of a density.
     """
+    # One pass over all T levels, each with its own noise.
     levels = denoise.schedule.alpha_bars
     steps: list[Tensor] = []
     decoder = torch.zeros(len(x0), dtype=torch.float64)
@@ -68,31 +68,34 @@ def variational_bound(
         _, guess = denoise(x_t, t)
         model_variance = _model_variance(levels, t, variance)
 
+        # The last step to clean data: L_0 is a likelihood, not a divergence.
         if t == 0:
             errors = (x0 - guess).double()
-            term = (
-                _log_bins(x0, errors, model_variance)
-                if discrete
-                else _log_density(errors, model_variance)
-            )
+            if discrete:
+                term = _log_bins(x0, errors, model_variance)
+            else:
+                term = _log_density(errors, model_variance)
             decoder = -term.flatten(1).mean(1)
             continue
+
+        # KL between the true posterior and the model's Gaussian, of the means and variances.
         means = [posterior_mean(sample, x_t, levels[t], levels[t - 1]) for sample in (x0, guess)]
         squares = (means[0] - means[1]).double().square().flatten(1).mean(1)
         true_variance = posterior_variance(levels[t], levels[t - 1])
         ratio = true_variance / model_variance
         steps.append(0.5 * (ratio - 1 - math.log(ratio) + squares / model_variance))
+
     return Bound(prior_kl(denoise.schedule, x0), torch.stack(steps), decoder)
 
 
 def bits_per_dim(nats: Tensor, *, discrete: bool = False) -> Tensor:
-    """Return nats per dimension as bits of 8-bit pixels; a density on [-1, 1] has 127.5 values to
-    the unit."""
+    """Return nats per dimension as bits of 8-bit pixels; a density's unit has 127.5 values."""
     bits = nats / math.log(2)
     return bits if discrete else bits + math.log2(127.5)
 
 
 def _model_variance(levels: tuple[float, ...], t: int, variance: AncestralVariance) -> float:
+    """Return the model's variance of step t."""
     if variance == "beta":
         return 1 - levels[t] / (levels[t - 1] if t else 1.0)
     return posterior_variance(levels[max(t, 1)], levels[max(t, 1) - 1])

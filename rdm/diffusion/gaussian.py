@@ -1,5 +1,4 @@
-"""The Gaussian process: forward noising, posterior, the three prediction types and the training
-loss.
+"""The Gaussian process: forward noising, posterior, three prediction types, the training loss.
 
 References: [H] Ho et al. 2020 (DDPM), [S] Salimans and Ho 2022 (v-prediction), [M] Hang et al. 2023
     (min-SNR).
@@ -42,8 +41,7 @@ def q_sample(schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> T
 
 
 def q_step(schedule: NoiseSchedule, x_prev: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Return x_t drawn from q(x_t | x_{t-1}): sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) noise. [H]
-    eq. 2."""
+    """Return x_t of q(x_t | x_{t-1}): sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) noise. [H] eq. 2."""
     beta = gather(schedule.betas, t, x_prev)
     return (1 - beta) ** 0.5 * x_prev + beta**0.5 * noise
 
@@ -54,20 +52,20 @@ def q_posterior(
     """Return mean [B, ...] and variance [B, 1, ...] of q(x_{t-1} | x_t, x_0). [H] eq. 6 and 7."""
     alpha_bar = gather(schedule.alphas_cumprod, t, x_t)
     alpha_bar_prev = gather(schedule.alphas_cumprod_prev, t, x_t)
-    return posterior_mean(x0, x_t, alpha_bar, alpha_bar_prev), posterior_variance(
-        alpha_bar, alpha_bar_prev
-    )
+    mean = posterior_mean(x0, x_t, alpha_bar, alpha_bar_prev)
+    return mean, posterior_variance(alpha_bar, alpha_bar_prev)
 
 
 def posterior_mean(
     x0: Tensor, x_t: Tensor, alpha_bar: Tensor | float, alpha_bar_prev: Tensor | float
 ) -> Tensor:
-    """Return the mean of q(x_prev | x_t, x_0) between any two levels. [H] eq. 7 with alpha = ab /
-    ab_prev."""
+    """Return the mean of q(x_prev | x_t, x_0) between any two levels.
+
+    [H] eq. 7 with alpha = ab / ab_prev.
+    """
     alpha = alpha_bar / alpha_bar_prev
-    return (alpha_bar_prev**0.5 * (1 - alpha) * x0 + alpha**0.5 * (1 - alpha_bar_prev) * x_t) / (
-        1 - alpha_bar
-    )
+    of_x0, of_x_t = alpha_bar_prev**0.5 * (1 - alpha), alpha**0.5 * (1 - alpha_bar_prev)
+    return (of_x0 * x0 + of_x_t * x_t) / (1 - alpha_bar)
 
 
 def posterior_variance(alpha_bar: Level, alpha_bar_prev: Level) -> Level:
@@ -96,7 +94,7 @@ def eps_and_x0(
     """Return (eps, x_0) from a network's prediction of either, or of v.
 
     Args:
-        prediction: [B, ...], what `prediction_type` says.
+        prediction: [B, ...], of the kind that `prediction_type` names.
         x_t: [B, ...].
         alpha_bar: level of x_t.
         prediction_type: `eps`, `v` or `x0`.
@@ -105,8 +103,8 @@ def eps_and_x0(
         return prediction, x0_from_eps(prediction, x_t, alpha_bar)
     if prediction_type == "x0":
         return eps_from_x0(prediction, x_t, alpha_bar), prediction
-    # [S] appendix D: a rotation of (x_t, v), which divides by nothing at either end of the
-    # schedule.
+
+    # [S] appendix D: a rotation of (x_t, v), which divides by nothing at either end.
     signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
     return noise * x_t + signal * prediction, signal * x_t - noise * prediction
 
@@ -114,8 +112,7 @@ def eps_and_x0(
 def prediction_from(
     eps: Tensor, x0: Tensor, alpha_bar: Tensor | float, prediction_type: PredictionType
 ) -> Tensor:
-    """Return what a network of this prediction type should say of (eps, x_0): the training
-    target."""
+    """Return the training target of a prediction type, from (eps, x_0)."""
     if prediction_type == "eps":
         return eps
     return x0 if prediction_type == "x0" else v_from_eps_x0(eps, x0, alpha_bar)
@@ -136,6 +133,8 @@ def loss_weights(
     """
     if weighting == "plain":
         return torch.ones(t.shape[0], device=t.device)
+
+    # At a given x_t the error of x_0 is that of eps or v times a factor, which the weight contains.
     alpha_bar = schedule.alphas_cumprod[t.to(schedule.alphas_cumprod.device)]
     snr = alpha_bar / (1 - alpha_bar)
     per_x0 = {"eps": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[prediction_type]
@@ -159,7 +158,7 @@ def diffusion_loss(
         context: conditioning, already dropped out where guidance is trained.
         schedule: T noise levels.
         generator: draws the timesteps, then the noise, on its own device.
-        prediction_type: what the network predicts.
+        prediction_type: the kind of the network's predictions.
         weighting: see `loss_weights`.
 
     Returns:
@@ -178,8 +177,7 @@ def draw_noise(
     generator: torch.Generator,
     probabilities: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return timesteps, int64 [B], then standard normal noise shaped like x0 [B, ...]. [H]
-    algorithm 1.
+    """Return timesteps int64 [B], then standard normal noise shaped like x0. [H] algorithm 1.
 
     Args:
         x0: clean samples.
@@ -189,16 +187,14 @@ def draw_noise(
     """
     device, count = generator.device, x0.shape[0]
     if probabilities is None:
-        t = torch.randint(schedule.num_timesteps, (count,), generator=generator, device=device).to(
-            x0.device
-        )
+        shape = (count,)
+        t = torch.randint(schedule.num_timesteps, shape, generator=generator, device=device)
     else:
-        drawn = torch.multinomial(
-            probabilities.to(device), count, replacement=True, generator=generator
-        )
-        t = drawn.to(x0.device)
+        weights = probabilities.to(device)
+        t = torch.multinomial(weights, count, replacement=True, generator=generator)
+
     noise = torch.randn(x0.shape, generator=generator, device=device).to(x0.device)
-    return t, noise
+    return t.to(x0.device), noise
 
 
 def loss_at(
@@ -213,7 +209,7 @@ def loss_at(
 ) -> Tensor:
     """Return each sample's loss, float32 [B], at given timesteps t, int64 [B], and noise [B, ...].
 
-    The other arguments, and what is raised, are those of `diffusion_loss`.
+    The other arguments, and the errors, are those of `diffusion_loss`.
     """
     x_t = q_sample(schedule, x0, t, noise)
     target = prediction_from(noise, x0, gather(schedule.alphas_cumprod, t, x0), prediction_type)
@@ -237,10 +233,8 @@ def checked_prediction(predict: Predictor, x_t: Tensor, t: Tensor, context: Cont
 
 
 def prior_kl(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
-    """Return KL(q(x_T | x_0) || N(0, I)) of each sample, nats per dimension, float64 [B]. [H] eq.
-    5, L_T."""
+    """Return KL(q(x_T | x_0) || N(0, I)) per dimension, nats, float64 [B]. [H] eq. 5, L_T."""
     alpha_bar = schedule.alpha_bars[-1]
     log_variance = torch.log1p(torch.tensor(-alpha_bar, dtype=torch.float64)).item()
-    return 0.5 * (alpha_bar * x0.double().square() - alpha_bar - log_variance).flatten(1).mean(
-        dim=1
-    )
+    terms = alpha_bar * x0.double().square() - alpha_bar - log_variance
+    return 0.5 * terms.flatten(1).mean(dim=1)

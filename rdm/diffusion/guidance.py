@@ -1,5 +1,4 @@
-"""Guidance: away from an unconditional prediction (classifier-free) or along a classifier's
-gradient.
+"""Guidance: away from an unconditional prediction, or along a classifier's gradient.
 
 References: [F] Ho and Salimans 2022 (classifier-free), [D] Dhariwal and Nichol 2021 (classifier).
 
@@ -57,9 +56,9 @@ def guided(predict: Predictor, guidance_scale: float, negative: Context | None =
         predict: the network.
         guidance_scale: s. 1 returns `predict` itself: one evaluation, the same bits. 0 evaluates
             the other branch only.
-        negative: what to be guided away from, for example another set of neighbors with the same
-            ports; the null context where it is None. Both branches run as one batch of 2 B, or one
-            after the other where the shapes of the contexts differ.
+        negative: the context to be guided away from, such as another set of neighbors with the same
+            ports; None: the null context. Both branches run as one batch of 2 B, or one after the
+            other where the contexts differ in shape.
 
     Raises:
         ValueError: when called, if `negative` does not have the ports of the context.
@@ -71,6 +70,8 @@ def guided(predict: Predictor, guidance_scale: float, negative: Context | None =
         other = context.null() if negative is None else negative
         if guidance_scale == 0:
             return predict(x_t, t, other)
+
+        # One batch where the shapes allow it: one pass fills a device better than two.
         if _same_shapes(context, other):
             both = predict(torch.cat([x_t, x_t]), torch.cat([t, t]), context.concatenated(other))
             conditional, unconditional = both.chunk(2)
@@ -87,17 +88,18 @@ def guided_in_interval(
     schedule: NoiseSchedule,
     log_snr: tuple[float, float],
 ) -> Predictor:
-    """Return a predictor that is guided only where log(ab / (1 - ab)) lies in the closed interval
-    `log_snr`.
+    """Return a predictor that is guided only where log(ab / (1 - ab)) lies within `log_snr`.
 
-    Guidance harms where only noise is seen, and is wasted where all is decided (Kynkaanniemi et al.
-    2024).
+    The interval is closed. Guidance harms where only noise is seen, and is wasted where all is
+    decided (Kynkaanniemi et al. 2024).
     """
     low, high = log_snr
 
     def predict_in_interval(x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        # Samples of one batch may be at different levels.
         level = torch.logit(schedule.alphas_cumprod.to(t.device)[t])
         inside = (level >= low) & (level <= high)
+
         if bool(inside.all()):
             return guided_predict(x_t, t, context)
         plain = predict(x_t, t, context)
@@ -111,7 +113,7 @@ def guided_in_interval(
 
 
 def _same_shapes(first: Context, second: Context) -> bool:
-    """Whether two contexts can share a batch; neighbor sets of different k cannot.
+    """Return whether two contexts can share a batch; neighbor sets of different k cannot.
 
     Raises:
         ValueError: they do not set the same ports.
@@ -123,7 +125,7 @@ def _same_shapes(first: Context, second: Context) -> bool:
 
 @dataclass(frozen=True)
 class ClassifierGuidance:
-    """A classifier of noisy samples and how strongly to follow it.
+    """A classifier of noisy samples, and its strength.
 
     Attributes:
         log_prob: (x_t [B, ...], t int64 [B]) -> log p(y | x_t) [B], differentiable in x_t. The
@@ -144,14 +146,12 @@ class ClassifierGuidance:
 
 
 def guided_mean(mean: Tensor, variance: Tensor | float, gradient: Tensor) -> Tensor:
-    """Return the ancestral mean moved along the scaled gradient: mu + Sigma s g. [D] algorithm
-    1."""
+    """Return the ancestral mean moved along the scaled gradient: mu + Sigma s g. [D] alg. 1."""
     return mean + variance * gradient
 
 
 def guided_eps(eps: Tensor, alpha_bar: Tensor | float, gradient: Tensor) -> Tensor:
-    """Return the noise prediction moved along the scaled gradient: eps - sqrt(1 - ab) s g. [D]
-    algorithm 2, eq. 14."""
+    """Return the noise prediction moved along the gradient: eps - sqrt(1 - ab) s g. [D] eq. 14."""
     return eps - (1 - alpha_bar) ** 0.5 * gradient
 
 
@@ -169,6 +169,7 @@ def classifier_guided(
         return predict
 
     def predict_guided(x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        # The gradient moves eps; the answer is in the network's own terms again.
         alpha_bar = gather(schedule.alphas_cumprod, t, x_t)
         eps, _ = eps_and_x0(
             checked_prediction(predict, x_t, t, context), x_t, alpha_bar, prediction_type

@@ -1,5 +1,4 @@
-"""The Gaussian decoding head: schedule, prediction type and samplers in the one composition that
-recipes use."""
+"""The Gaussian head: schedule, prediction type and samplers, composed as recipes use them."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ class GaussianHead:
 
     Attributes:
         schedule: noise levels; the released RDM's by default.
-        prediction_type: what the network predicts.
+        prediction_type: the kind of the network's predictions.
         weighting: of the training loss, see `loss_weights`.
         spacing: of DDIM's timesteps: `leading` is latent diffusion's rule, `linspace` starts at the
             noisiest level.
@@ -70,8 +69,7 @@ class GaussianHead:
     def denoiser(
         self, predict: Predictor, context: Context, thresholding: Thresholding | None = None
     ) -> Denoiser:
-        """Return the network with this head's schedule and prediction type, for the functions of
-        `samplers`."""
+        """Return the network with this head's schedule and prediction type, for `samplers`."""
         return Denoiser(predict, self.schedule, context, self.prediction_type, thresholding)
 
     def loss(
@@ -83,20 +81,21 @@ class GaussianHead:
         )
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the timesteps and the noise of a training step, as `loss` draws them; see
-        `draw_noise`."""
+        """Return the timesteps and the noise of a training step; see `draw_noise`."""
         return draw_noise(x0, self.schedule, generator, self.timestep_probabilities)
 
     def loss_at(
         self, predict: Predictor, x0: Tensor, t: Tensor, noise: Tensor, context: Context
     ) -> Tensor:
-        """Return each sample's loss, float32 [B], at given timesteps, int64 [B], and noise: to
-        compare contexts."""
+        """Return each sample's loss float32 [B] at given timesteps and noise.
+
+        The same draw under several contexts compares these.
+        """
         return loss_at(
             predict, x0, t, noise, context, self.schedule, self.prediction_type, self.weighting
         )
 
-    def sample(  # noqa: PLR0913 - a sampler's settings, each with a default, read better than a bundle
+    def sample(  # noqa: PLR0913 - a sampler's settings, each with a default
         self,
         predict: Predictor,
         context: Context,
@@ -110,8 +109,9 @@ class GaussianHead:
         thresholding: Thresholding | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Return samples float32 [len(seeds), *shape] by DDIM, where the context is (an empty one:
-        the schedule).
+        """Return samples float32 [len(seeds), *shape] by DDIM, on the context's device.
+
+        An empty context has none: then it is the schedule's.
 
         Args:
             predict: the network. For a negative context pass `guided(predict, s, negative)` and
@@ -125,7 +125,7 @@ class GaussianHead:
             guidance_scale: s of e_u + s (e_c - e_u); 1 is no guidance.
             guidance_interval: log-SNRs between which guidance acts; None: everywhere.
             thresholding: bounds the predicted x_0.
-            on_step: is told after each step.
+            on_step: is called after each step.
 
         Raises:
             ValueError: the context's batch is not len(seeds), or a number is out of range.
@@ -152,11 +152,11 @@ class GaussianHead:
         thresholding: Thresholding | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Return samples float32 [len(seeds), *shape] by ancestral sampling, in all T steps unless
-        told otherwise.
+        """Return samples float32 [len(seeds), *shape] by ancestral sampling, by default in T steps.
 
         Arguments are those of `sample`, and `variance`: see `ddpm_step`.
         """
+        # The initial noise is a function of the seeds alone, for every sampler.
         noise = self._initial_noise(context, shape, seeds)
         denoise = self.denoiser(guided(predict, guidance_scale), context, thresholding)
         timesteps = ancestral_timesteps(
@@ -169,8 +169,10 @@ class GaussianHead:
     def invert(
         self, predict: Predictor, x0: Tensor, context: Context, *, num_steps: int = 100
     ) -> Tensor:
-        """Return latents [B, ...] from which DDIM with eta = 0 nearly gives x0 [B, ...] back; see
-        `ddim_invert`."""
+        """Return latents [B, ...] from which DDIM with eta = 0 nearly gives x0 [B, ...] back.
+
+        See `ddim_invert`.
+        """
         return ddim_invert(self.denoiser(predict, context), x0, self.timesteps(num_steps))
 
     def _initial_noise(

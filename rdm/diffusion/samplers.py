@@ -37,13 +37,13 @@ AncestralVariance = Literal["beta", "posterior"]
 
 @dataclass(frozen=True)
 class Step:
-    """What a sampler reports after each step.
+    """A sampler's report after each step.
 
     Attributes:
         index: 1 .. total.
         total: number of steps.
         t: timestep that the network has just seen.
-        x0: [B, ...], the network's present guess of the result: a preview.
+        x0: [B, ...], the network's present guess of the result, for a preview.
     """
 
     index: int
@@ -65,8 +65,7 @@ def seeded_noise(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Return standard normal noise [len(seeds), *shape]; row i is a function of (seeds[i], shape,
-    step) alone.
+    """Return standard normal noise [len(seeds), *shape]; row i depends on (seeds[i], shape, step).
 
     Row i is the same in every batch, on every device and for every number of workers. The generator
     is counter-based and keyed by the pair (seed, step), so different pairs never share a stream.
@@ -74,7 +73,7 @@ def seeded_noise(
     Args:
         seeds: one per sample, each in 0 .. 2^64 - 1.
         shape: of one sample, without the batch.
-        step: 0 for the initial noise; samplers use 1, 2, ... for what they add after each step.
+        step: 0 for the initial noise; samplers use 1, 2, ... for the noise after each step.
         device: where the result goes; it is drawn on the CPU.
         dtype: of the result; it is drawn as float32.
 
@@ -85,6 +84,8 @@ def seeded_noise(
         raise ValueError(
             f"seeds must be one or more integers in 0 .. 2^64 - 1, not {list(seeds)[:4]}"
         )
+
+    # On the CPU, whatever the device: other generators differ from device to device.
     keys = (np.array([seed, step], dtype=np.uint64) for seed in seeds)
     rows = [
         np.random.Generator(np.random.Philox(key=key)).standard_normal(tuple(shape), np.float32)
@@ -95,13 +96,13 @@ def seeded_noise(
 
 @dataclass(frozen=True, eq=False)
 class Denoiser:
-    """A network with all that is needed to read its predictions.
+    """A network with everything that turns its predictions into eps and x_0.
 
     Attributes:
         predict: the network, guided or not.
         schedule: the one that it was trained on.
         context: conditioning of the whole batch.
-        prediction_type: what the network predicts.
+        prediction_type: the kind of the network's predictions.
         thresholding: bounds the predicted x_0, for data of known range.
     """
 
@@ -112,11 +113,12 @@ class Denoiser:
     thresholding: Thresholding | None = None
 
     def __call__(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        """Return (eps, x_0), each shaped like x_t [B, ...]; both agree with x_t, also after
-        thresholding."""
+        """Return (eps, x_0), each shaped like x_t [B, ...], in agreement, thresholded or not."""
         alpha_bar = self.schedule.alpha_bars[t]
         prediction = checked_prediction(self.predict, x_t, _batch_of(t, x_t), self.context)
         eps, x0 = eps_and_x0(prediction, x_t, alpha_bar, self.prediction_type)
+
+        # The thresholded x_0 implies another eps at this x_t.
         if self.thresholding is None:
             return eps, x0
         x0 = self.thresholding(x0)
@@ -142,7 +144,7 @@ def ddim_step(
             beta-tilde.
         noise: standard normal [B, ...], needed where eta > 0.
     """
-    # sigma^2, [I] eq. 16
+    # sigma^2 of [I] eq. 16; the rest of the variance stays with the predicted noise.
     variance = eta**2 * posterior_variance(alpha_bar, alpha_bar_prev) if eta else 0.0
     x_prev = alpha_bar_prev**0.5 * x0 + max(1 - alpha_bar_prev - variance, 0.0) ** 0.5 * eps
     return x_prev if noise is None else x_prev + variance**0.5 * noise
@@ -157,8 +159,7 @@ def ddpm_step(
     gradient: Tensor | None = None,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """Return x at level `alpha_bar_prev`, drawn from the ancestral model. [H] algorithm 2, eq. 7
-    and 11.
+    """Draw x at level `alpha_bar_prev` from the ancestral model. [H] algorithm 2, eq. 7 and 11.
 
     Args:
         x_t: [B, ...] at level `alpha_bar`.
@@ -189,8 +190,7 @@ def ddim_sample(
     on_step: OnStep | None = None,
     project: Projection | None = None,
 ) -> Tensor:
-    """Return samples [B, ...] by DDIM from x at the last of `timesteps` down to level 0. [I] eq.
-    12.
+    """Return samples [B, ...] by DDIM, from x at the last of `timesteps` to level 0. [I] eq. 12.
 
     The last step goes to ab of timestep 0, not to 1, as the latent-diffusion sampler does.
 
@@ -201,7 +201,7 @@ def ddim_sample(
             only partly noised.
         eta: in [0, 1], see `ddim_step`.
         seeds: one per sample; needed where eta > 0.
-        on_step: is told after each step.
+        on_step: is called after each step.
         project: is applied to x after each step.
 
     Raises:
@@ -209,13 +209,17 @@ def ddim_sample(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in 0 .. 1, not {eta}")
+
     noise_seeds = _checked_seeds(seeds, x_t) if eta > 0 else None
+
+    # From the noisiest level down. Noise is added after each step, keyed by its number.
     levels = _levels(timesteps, denoise.schedule)
     alpha_bars = denoise.schedule.alpha_bars
     for index, (t, t_prev) in enumerate(pairwise(reversed(levels)), start=1):
         eps, x0 = denoise(x_t, t)
         noise = _noise_like(x_t, noise_seeds, index)
         x_t = ddim_step(eps, x0, alpha_bars[t], alpha_bars[t_prev], eta, noise)
+
         if project is not None:
             x_t = project(x_t, alpha_bars[t_prev])
         if on_step is not None:
@@ -227,8 +231,7 @@ def ddim_sample(
 def ddim_invert(
     denoise: Denoiser, x0: Tensor, timesteps: Tensor, *, on_step: OnStep | None = None
 ) -> Tensor:
-    """Return the latents [B, ...] at the last of `timesteps` from which deterministic DDIM gives
-    back x0, nearly.
+    """Return latents [B, ...] at the last of `timesteps`, from which DDIM nearly gives x0 back.
 
     Each step assumes that eps is the same at the next level ([I] section 4.3, [D] appendix F), so
     the error of the round trip falls as 1 / number of steps.
@@ -237,8 +240,9 @@ def ddim_invert(
         denoise: the network; with the context that the samples belong to.
         x0: [B, ...] at level 0.
         timesteps: int64, rising: the ones that `ddim_sample` will visit.
-        on_step: is told after each step.
+        on_step: is called after each step.
     """
+    # Upwards, by the same step as downwards.
     levels = _levels(timesteps, denoise.schedule)
     alpha_bars = denoise.schedule.alpha_bars
     x_t = x0
@@ -262,8 +266,9 @@ def ddpm_sample(
     on_step: OnStep | None = None,
     project: Projection | None = None,
 ) -> Tensor:
-    """Return samples [B, ...] by ancestral sampling from x at the last of `timesteps` to clean. [H]
-    algorithm 2.
+    """Return samples [B, ...] by ancestral sampling, from the last of `timesteps` to clean.
+
+    [H] algorithm 2.
 
     Args:
         denoise: the network.
@@ -272,7 +277,7 @@ def ddpm_sample(
         seeds: one per sample.
         variance: see `ddpm_step`.
         classifier: guidance of the mean. [D] algorithm 1.
-        on_step: is told after each step.
+        on_step: is called after each step.
         project: is applied to x after each step.
 
     Raises:
@@ -281,12 +286,15 @@ def ddpm_sample(
     noise_seeds = _checked_seeds(seeds, x_t)
     levels = _checked_timesteps(timesteps, denoise.schedule)
     alpha_bars = denoise.schedule.alpha_bars
+
+    # The last step goes to clean data, ab = 1, and adds no noise.
     for index, t in enumerate(reversed(levels), start=1):
         alpha_bar_prev = alpha_bars[levels[-index - 1]] if index < len(levels) else 1.0
         _, x0 = denoise(x_t, t)
         gradient = None if classifier is None else classifier.gradient(x_t, _batch_of(t, x_t))
         noise = _noise_like(x_t, noise_seeds if index < len(levels) else None, index)
         x_t = ddpm_step(x_t, x0, alpha_bars[t], alpha_bar_prev, variance, gradient, noise)
+
         if project is not None:
             x_t = project(x_t, alpha_bar_prev)
         if on_step is not None:
@@ -323,8 +331,6 @@ def _checked_seeds(seeds: Sequence[int] | None, x: Tensor) -> Sequence[int]:
 
 
 def _noise_like(x: Tensor, seeds: Sequence[int] | None, step: int) -> Tensor | None:
-    return (
-        None
-        if seeds is None
-        else seeded_noise(seeds, x.shape[1:], step, device=x.device, dtype=x.dtype)
-    )
+    if seeds is None:
+        return None
+    return seeded_noise(seeds, x.shape[1:], step, device=x.device, dtype=x.dtype)

@@ -1,4 +1,4 @@
-"""Noise schedules and the subsets of their timesteps that a sampler visits.
+"""Noise schedules, and the subsets of their timesteps that a sampler visits.
 
 Array index t = 0 .. T-1 stands for the papers' t = 1 .. T. `ab` is alpha-bar, the cumulative
 product of 1 - beta.
@@ -20,14 +20,14 @@ from rdm.config import Config
 ScheduleKind = Literal["linear", "sqrt_linear", "quadratic", "cosine", "sigmoid"]
 Spacing = Literal["leading", "linspace"]
 
-# Nichol and Dhariwal 2021, below eq. 17: sqrt(beta_1) just under a pixel bin
+# Nichol and Dhariwal 2021, below eq. 17: sqrt(beta_1) is just under a pixel bin.
 _COSINE_OFFSET = 0.008
 _COSINE_MAX_BETA = 0.999  # the same, to prevent a singularity at t = T
 _SIGMOID_RANGE = 6.0
 
 
 class ScheduleConfig(Config):
-    """How much noise each of `num_timesteps` steps adds.
+    """Settings of a schedule: the noise that each of `num_timesteps` steps adds.
 
     `sqrt_linear` is linear in the square root of beta: what latent diffusion calls "linear",
     diffusers "scaled_linear" and DDPM's own code "quad". `quadratic` is another name for it.
@@ -56,7 +56,7 @@ class ScheduleConfig(Config):
 
 
 class TimestepConfig(Config):
-    """Which noise levels training draws.
+    """The distribution of the noise levels that training draws.
 
     `log_snr_normal` spends the draws where small latents have something to learn: under a schedule
     made for larger ones, two fifths of uniform draws are nearly pure noise (logit-normal draws:
@@ -73,32 +73,33 @@ class TimestepConfig(Config):
     )
 
     def probabilities(self, schedule: NoiseSchedule) -> Tensor | None:
-        """Return the probability of each timestep, float64 [T] that sums to 1; None: all alike."""
+        """Return the probabilities of the timesteps, float64 [T] with sum 1; None: all alike."""
         if self.kind == "uniform":
             return None
+
+        # The normal distribution's mass of each timestep, between the middles of neighboring
+        # levels.
         log_snr = torch.logit(schedule.alphas_cumprod)  # falls with t
         middles = (log_snr[1:] + log_snr[:-1]) / 2
         below = torch.special.ndtr((middles - self.mean) / self.std)
         ends = torch.cat([below.new_ones(1), below, below.new_zeros(1)])
         normal = ends[:-1] - ends[1:]
+
         return (1 - self.uniform_share) * normal + self.uniform_share / schedule.num_timesteps
 
 
 def ddpm_linear() -> ScheduleConfig:
-    """Return the schedule of DDPM (Ho et al. 2020, section 4): beta from 1e-4 to 0.02, linear, T =
-    1000."""
+    """Return DDPM's schedule (Ho et al. 2020, sec. 4): beta linear from 1e-4 to 0.02, T = 1000."""
     return ScheduleConfig(kind="linear", beta_start=1e-4, beta_end=0.02)
 
 
 def rdm() -> ScheduleConfig:
-    """Return the schedule of the released ImageNet and FFHQ RDM: beta from 0.0015 to 0.0195, linear
-    in its root."""
+    """Return ImageNet and FFHQ RDM's schedule: the root of beta linear, 0.0015 to 0.0195."""
     return ScheduleConfig(kind="sqrt_linear", beta_start=0.0015, beta_end=0.0195)
 
 
 def rdm_768() -> ScheduleConfig:
-    """Return the schedule of the released 768-pixel RDM: beta from 0.0015 to 0.015, linear in its
-    root."""
+    """Return the released 768-pixel RDM's schedule: root of beta linear, 0.0015 to 0.015."""
     return ScheduleConfig(kind="sqrt_linear", beta_start=0.0015, beta_end=0.015)
 
 
@@ -148,8 +149,7 @@ class NoiseSchedule:
 
     @cached_property
     def alpha_bars(self) -> tuple[float, ...]:
-        """`alphas_cumprod` as Python numbers, for samplers: one transfer from the device instead of
-        one per step."""
+        """`alphas_cumprod` as Python numbers: one transfer from the device, not one per step."""
         return tuple(self.alphas_cumprod.tolist())
 
     def to(self, device: torch.device | str) -> NoiseSchedule:
@@ -194,8 +194,7 @@ def ddim_timesteps(num_train: int, num_steps: int) -> Tensor:
 
 
 def linspace_timesteps(num_train: int, num_steps: int) -> Tensor:
-    """Return S timesteps that end at the noisiest level T-1, evenly spaced from 0, which is left
-    out.
+    """Return S timesteps that end at T-1, evenly spaced from 0, which is left out.
 
     Level 0 is where a DDIM trajectory ends, so the S steps lead from T-1 to 0: the grid for DDIM
     inversion.
@@ -211,8 +210,7 @@ def linspace_timesteps(num_train: int, num_steps: int) -> Tensor:
 
 
 def ancestral_timesteps(num_train: int, num_steps: int) -> Tensor:
-    """Return S timesteps from 0 to T-1 for ancestral sampling (Nichol and Dhariwal 2021, section
-    4).
+    """Return S timesteps from 0 to T-1 for ancestral sampling (Nichol and Dhariwal 2021, sec. 4).
 
     Returns:
         int64 [S], rising; all of them for S = T.
@@ -234,14 +232,17 @@ def _check_num_steps(num_train: int, num_steps: int, most: int) -> None:
 
 
 def _betas(config: ScheduleConfig) -> Tensor:
+    """Return the betas float64 [T] of a configuration."""
     start, end, count = config.beta_start, config.beta_end, config.num_timesteps
     if config.kind == "linear":
         return torch.linspace(start, end, count, dtype=torch.float64)
     if config.kind in ("sqrt_linear", "quadratic"):
         return torch.linspace(math.sqrt(start), math.sqrt(end), count, dtype=torch.float64) ** 2
+
     if config.kind == "sigmoid":
         ramp = torch.linspace(-_SIGMOID_RANGE, _SIGMOID_RANGE, count, dtype=torch.float64)
         return start + (end - start) * torch.sigmoid(ramp)
+
     # Nichol and Dhariwal 2021, eq. 17: ab_t = f(t) / f(0), f(t) = cos^2((t/T + s) / (1 + s) * pi/2)
     progress = torch.arange(count + 1, dtype=torch.float64) / count
     f = torch.cos((progress + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2) ** 2

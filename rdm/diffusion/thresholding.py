@@ -1,5 +1,4 @@
-"""Keeping the predicted x_0 inside the data's range under strong guidance. Saharia et al. 2022,
-section 2.3."""
+"""Bounds of the predicted x_0 under strong guidance. Saharia et al. 2022, section 2.3."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ def static_threshold(x0: Tensor, limit: float = 1.0) -> Tensor:
 
 
 def dynamic_threshold(x0: Tensor, percentile: float = 0.995, limit: float = 1.0) -> Tensor:
-    """Return each sample clipped to its own percentile of absolute values, then divided so that it
-    fits the limit.
+    """Clip each sample to its own percentile of absolute values, then divide it to fit the limit.
 
     clip(x0, -s, s) / (s / limit) with s = max(limit, percentile of |x0|). A sample whose percentile
     lies inside the limit is clipped statically. There is no upper bound on s: one of 1 would turn

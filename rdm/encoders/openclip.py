@@ -1,5 +1,4 @@
-"""`open_clip:MODEL/PRETRAINED_OR_FILE`: any CLIP of the open_clip library, from its hub or from a
-local file."""
+"""`open_clip:MODEL/PRETRAINED_OR_FILE`: any CLIP of open_clip, from its hub or a local file."""
 
 from __future__ import annotations
 
@@ -40,19 +39,21 @@ class OpenClipEncoder:
     Raises:
         UsageError: the name is malformed, the model unknown, or the activation wrong for the
             weights.
-        ModelError: the weights cannot be had.
+        ModelError: the weights cannot be loaded.
     """
 
     def __init__(self, name: str, *, device: str = "cpu", precision: Precision = "float32") -> None:
+        # Weights trained with QuickGELU load without complaint into a GELU network, and embed
+        # wrongly.
         model_name, weights = _parse(name)
-        if _needs_quick_gelu(model_name, weights) and not _model_config(model_name).get(
-            "quick_gelu", False
-        ):
+        has_quick_gelu = _model_config(model_name).get("quick_gelu", False)
+        if _needs_quick_gelu(model_name, weights) and not has_quick_gelu:
             raise UsageError(
                 "these weights were trained with QuickGELU, which the model name does not say",
                 where=name,
                 fix=f"write open_clip:{model_name}-quickgelu/{weights}",
             )
+
         try:
             model = open_clip.create_model(model_name, pretrained=weights, device=device)
         except Exception as error:
@@ -61,11 +62,14 @@ class OpenClipEncoder:
                 where=weights,
                 fix="name a tag of open_clip.list_pretrained(), or a .safetensors or .pt file",
             ) from error
+
         self._model: Any = model.requires_grad_(False).eval()
         self._tokenizer: Any = open_clip.get_tokenizer(model_name)
         self._device = device
         self._chunk = _PROCESSOR_CHUNK if device == "cpu" else _ACCELERATOR_CHUNK
         self._fingerprint = _fingerprint(name, model_name, self._model)
+
+        # In bfloat16 a second network takes the weights: open_clip keeps its norms in float32.
         self._dtype = torch.float32
         if precision == "bfloat16":
             self._dtype = torch.bfloat16
@@ -73,6 +77,7 @@ class OpenClipEncoder:
             lowered = cast(Any, open_clip.create_model(model_name, precision="bf16", device=device))
             lowered.load_state_dict(state)
             self._model = lowered.requires_grad_(False).eval()
+
         self._mean, self._std = (
             torch.tensor(values, device=device).view(1, 3, 1, 1)
             for values in (self._fingerprint.mean, self._fingerprint.std)
@@ -94,8 +99,7 @@ class OpenClipEncoder:
 
     @torch.inference_mode()
     def encode_images(self, batch: Tensor | np.ndarray) -> np.ndarray:
-        """See Encoder. A picture's embedding is the same, to the bit, in whatever batch it
-        comes."""
+        """See Encoder. A picture's embedding is the same, to the bit, in any batch."""
 
         def encode(chunk: Tensor) -> Tensor:
             pixels = (chunk.to(self._device).float() / 255 - self._mean) / self._std
@@ -113,6 +117,7 @@ class OpenClipEncoder:
 
 
 def _parse(name: str) -> tuple[str, str]:
+    """Split a name into model and weights; raise where there are none."""
     model_name, _, weights = name.removeprefix("open_clip:").partition("/")
     if not weights:
         raise UsageError(
@@ -120,6 +125,8 @@ def _parse(name: str) -> tuple[str, str]:
             where="--encoder",
             fix="write open_clip:MODEL/TAG or open_clip:MODEL//path/to/file.safetensors",
         )
+
+    # A path or a tag: a path must exist.
     looks_like_file = is_weights_file(weights)
     if looks_like_file and not Path(weights).expanduser().is_file():
         raise UsageError(
@@ -131,6 +138,7 @@ def _parse(name: str) -> tuple[str, str]:
 
 
 def _model_config(model_name: str) -> dict[str, Any]:
+    """Return open_clip's configuration of a model; raise for an unknown one."""
     config = open_clip.get_model_config(model_name)
     if config is None:
         raise UsageError(
@@ -142,6 +150,7 @@ def _model_config(model_name: str) -> dict[str, Any]:
 
 
 def _needs_quick_gelu(model_name: str, weights: str) -> bool:
+    """Return whether weights were trained with QuickGELU: OpenAI's, and tags that say so."""
     _model_config(model_name)  # an unknown model is reported before its weights are looked at
     path = Path(weights)
     if path.is_file():
@@ -150,6 +159,7 @@ def _needs_quick_gelu(model_name: str, weights: str) -> bool:
 
 
 def _is_openai_file(path: Path) -> bool:
+    """Return whether a file holds OpenAI's own state; raise if it cannot be read safely."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
@@ -160,6 +170,8 @@ def _is_openai_file(path: Path) -> bool:
             raise ModelError(
                 f"the checkpoint is damaged: {error}", where=path, fix="fetch it again"
             ) from error
+
+    # TorchScript is a program, not only weights.
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any("/code/" in entry for entry in archive.namelist()):
@@ -168,6 +180,7 @@ def _is_openai_file(path: Path) -> bool:
                     where=path,
                     fix="save its state_dict() as safetensors and name that file",
                 )
+
     try:
         loaded = torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:
@@ -176,15 +189,18 @@ def _is_openai_file(path: Path) -> bool:
             where=path,
             fix="save its state_dict() as safetensors and name that file",
         ) from error
+
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return not _OPENAI_KEYS.isdisjoint(state)
 
 
 def _fingerprint(name: str, model_name: str, model: Any) -> EncoderFingerprint:
+    """Return the fingerprint of a loaded model."""
     config = _model_config(model_name)
     preprocess = model.visual.preprocess_cfg
     size = preprocess["size"]
     interpolation = preprocess.get("interpolation", "bicubic")
+
     return EncoderFingerprint(
         name=name,
         architecture=model_name.removesuffix("-quickgelu"),
@@ -201,8 +217,7 @@ def _fingerprint(name: str, model_name: str, model: Any) -> EncoderFingerprint:
 
 
 def state_digest(module: nn.Module) -> str:
-    """Return 16 hexadecimal digits of a SHA-256 over a module's parameters and buffers, names and
-    shapes included."""
+    """Return 16 hexadecimal digits of a SHA-256 over a module's state, with names and shapes."""
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
         array = cast(Tensor, value).detach().cpu().contiguous()

@@ -19,8 +19,7 @@ _KNOWN = (
 
 
 def fastest_precision(name: str, device: str = "cpu") -> Precision:
-    """Return the precision that an encoder is fastest in on this machine, among those that serve it
-    as well.
+    """Return the precision in which an encoder is fastest here, among those that serve it as well.
 
     open_clip's models are as good in bfloat16 (cosine 0.9999 to float32 for ViT-B/32). The embedded
     encoder is not (0.998), and no faster.
@@ -31,13 +30,12 @@ def fastest_precision(name: str, device: str = "cpu") -> Precision:
 def load_encoder(
     name: str, *, device: str = "cpu", threads: int | None = None, precision: Precision = "float32"
 ) -> Encoder:
-    """Return an encoder; the second call for the same name and device in a process returns the same
-    object.
+    """Return an encoder; a second call with the same arguments returns the same object.
 
     Args:
         name: `assets://encoder-lite`, `lite:DIR` or `open_clip:MODEL/PRETRAINED_OR_FILE`.
         device: a torch device.
-        threads: number of CPU threads of this process's torch from now on; None leaves it alone.
+        threads: CPU threads of this process's torch from now on; None leaves them alone.
         precision: of the towers.
 
     Raises:
@@ -49,7 +47,9 @@ def load_encoder(
         import torch
 
         torch.set_num_threads(threads)
-    with _loading:  # threads of one worker share the encoder that the first of them loads
+
+    # Threads of one worker share the encoder that the first of them loads.
+    with _loading:
         return _load(name, device, precision)
 
 
@@ -64,12 +64,12 @@ def _load(name: str, device: str, precision: Precision) -> Encoder:
                 where="precision",
                 fix="--set precision=float32",
             )
-        directory = (
-            bundled_directory()
-            if name == DEFAULT_ENCODER
-            else Path(name.removeprefix("lite:")).expanduser()
-        )
+
+        directory = bundled_directory()
+        if name != DEFAULT_ENCODER:
+            directory = Path(name.removeprefix("lite:")).expanduser()
         return LiteEncoder(directory, name=name, device=device)
+
     if name.startswith("open_clip:"):
         from rdm.encoders.openclip import OpenClipEncoder
 

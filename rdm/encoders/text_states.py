@@ -1,4 +1,4 @@
-"""Texts as the states of their tokens: what a network attends to that is conditioned on text."""
+"""Texts as the states of their tokens, to which a text-conditioned network attends."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ class TextStates:
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return states float16 [B, L, D], zero where there is no token, and which tokens there
-        are, bool [B, L]: the start, the text's, and the end."""
+        """Return states float16 [B, L, D], zero without a token, and where tokens are, bool [B, L].
+
+        Tokens are the start, the text's own, and the end.
+        """
         encoded = self.tokenizer.encode_batch(list(texts))
         tokens = torch.tensor([one.ids for one in encoded])
         mask = torch.tensor([one.attention_mask for one in encoded])
@@ -48,7 +50,7 @@ class TextStates:
 
     @cached_property
     def empty(self) -> tuple[Tensor, Tensor]:
-        """The states [1, L, D] of the text that says nothing, and its tokens [1, L]."""
+        """The states [1, L, D] of the empty text, and its tokens [1, L]."""
         states, present = self([""])
         return states.clone(), present.clone()  # out of inference mode
 
@@ -76,6 +78,8 @@ def load_text_states(name: TextEncoderName, length: int) -> TextStates:
     if missing:
         what = f"the text network lacks {', '.join(missing[:3])}"
         raise ModelError(what, where=folder, fix=fix)
+
+    # Texts of one length make batches, and caches, of one shape.
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length)
     digest = sha256_file(folder / "model.safetensors")[:16]

@@ -1,5 +1,4 @@
-"""The frozen text tower of the embedded encoder: MiniLM-L6, sentence-transformers'
-all-MiniLM-L6-v2."""
+"""The embedded encoder's frozen text tower: MiniLM-L6, sentence-transformers' all-MiniLM-L6-v2."""
 
 from __future__ import annotations
 
@@ -31,10 +30,12 @@ class TextTower(nn.Module):
             raise ModelError(
                 f"the text tower cannot be read: {error}", where=folder, fix=fix
             ) from error
+
         if missing:
             raise ModelError(
                 f"the text tower lacks {', '.join(missing[:3])}", where=folder, fix=fix
             )
+
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.tokenizer.enable_padding()
         self.layers = tuple(layers)
@@ -46,13 +47,14 @@ class TextTower(nn.Module):
         return HIDDEN_DIM * len(self.layers)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Return features float32 [B, 384 * layers]; the mean over a text's tokens, at most 64 of
-        them."""
+        """Return features float32 [B, 384 * layers]: means over a text's first 64 tokens."""
         encoded = self.tokenizer.encode_batch(list(texts))
         device = self.network.device
         tokens = torch.tensor([one.ids for one in encoded], device=device)
         mask = torch.tensor([one.attention_mask for one in encoded], device=device)
+
         states = self.network(tokens, mask)
+        # The mean over tokens, without padding.
         mask = mask.unsqueeze(-1).float()
         pooled = [(states[layer].float() * mask).sum(1) / mask.sum(1) for layer in self.layers]
         return torch.cat(pooled, dim=1)
@@ -71,7 +73,7 @@ def load_text_tower(layers: Sequence[int]) -> TextTower:
     """Return the tower in float32.
 
     Args:
-        layers: which hidden states are pooled and concatenated: 0 is the embedding layer, 6 the
+        layers: the hidden states that are pooled and concatenated: 0 is the embedding layer, 6 the
             last.
 
     Raises:

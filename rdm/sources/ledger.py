@@ -67,6 +67,7 @@ def usable_row(entry: Row, data: bytes, url: str) -> Row:
     Raises:
         ImageDecodeError: the bytes are no picture, or one over the limits.
     """
+    # Decoded once, in full: a photograph in the ledger is one that decodes.
     image = decode_image(data, rotation=entry["rotation"])
     return {
         **_credited(entry, url),

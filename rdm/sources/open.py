@@ -25,6 +25,7 @@ def open_source(spec: str) -> Source:
         UsageError: the specification has no known scheme.
         SourceError: what it names does not exist.
     """
+    # Each kind is imported when it is named, since some need packages of their own.
     scheme, separator, rest = spec.partition("://")
     if not separator or scheme not in _SCHEMES:
         hint = f"folder://{spec}" if "://" not in spec else ""
@@ -41,6 +42,8 @@ def absolute_spec(spec: str) -> str:
     if scheme == "openimages":
         split, mark, query = rest.partition("?")
         return f"{scheme}://{split}{mark}{'&'.join(map(_absolute_option, query.split('&')))}"
+
+    # Other schemes, and texts that are none, are left to `open_source`.
     if scheme not in _LOCAL or not separator or not rest:
         return spec
     return f"{scheme}://{text_of_path(absolute_path(rest))}"

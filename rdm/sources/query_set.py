@@ -60,6 +60,8 @@ class QuerySet:
             fix = "crop.mode=random, grid or whole"
             raise UsageError("a query set is not cut by boxes", where=config.source, fix=fix)
         self.config = config
+
+        # Crops are read again and again: photographs behind URLs must be in a database first.
         self._source = open_source(config.source)
         if isinstance(self._source, RemoteSource):
             raise self._source.not_at_hand()
@@ -95,12 +97,14 @@ class QuerySet:
             SourceError: this kind of source has no captions, or a file of them is damaged.
         """
         source = self._source
+        # Only sources that keep files beside the pictures have captions.
         if not isinstance(source, FolderSource | WebDatasetSource):
             raise SourceError(
                 "this kind of source has no captions",
                 where=self.config.source,
                 fix="webdataset:// with KEY.json or KEY.txt, or folder:// with PHOTO.txt",
             )
+
         said, columns = source.captions(), ("location", "image_id")
         rows = self.listing.select(columns).to_pylist()
         return {row["image_id"]: said[row["location"]] for row in rows if row["location"] in said}
@@ -147,6 +151,7 @@ class QuerySet:
         photograph = decode_image(data, rotation=row["rotation"])
         sha256 = hashlib.sha256(data).hexdigest()
 
+        # A crop's number is its place among the photograph's crops.
         for number, box in enumerate(
             crop_boxes(row["image_id"], *photograph.size, self.config.crop).tolist()
         ):

@@ -110,10 +110,12 @@ def listing_of(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
         SourceError: an image id occurs twice.
     """
     count = len(columns["image_id"])
-    complete = [
-        columns.get(field.name, pa.repeat(_DEFAULTS.get(field.name), count)).cast(field.type)  # type: ignore[union-attr]
-        for field in LISTING_SCHEMA
-    ]
+    complete = []
+    for field in LISTING_SCHEMA:
+        values = columns.get(field.name, pa.repeat(_DEFAULTS.get(field.name), count))
+        complete.append(values.cast(field.type))  # type: ignore[union-attr]
+
+    # The order of a database must not depend on the order of a folder's entries.
     table = pa.Table.from_arrays(complete, schema=LISTING_SCHEMA).sort_by("image_id")
 
     # Sorted, so that equal ids are neighbors.

@@ -90,6 +90,7 @@ def read_sparse(path: Path, offset: int) -> bytes:
     """Return a sparse file's contents, holes filled; its header lies at an offset in the tar.
 
     Raises:
+        # Opened at the member's header, so that tarfile reads its map of holes.
         OSError: it cannot be read.
     """
     with open(path, "rb") as tar:

@@ -9,7 +9,7 @@ from rdm.compute.pool import Pool
 from rdm.errors import StorageError
 from rdm.sources.open import local_part
 from rdm.storage import Folder
-from rdm.storage.files import TEMPORARY_SUFFIX
+from rdm.storage.atomic import TEMPORARY_SUFFIX
 
 
 def require_visible(

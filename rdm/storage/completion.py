@@ -1,4 +1,4 @@
-"""Completion markers: what makes the same command, run again, go on where it stopped.
+"""Completion markers, by which the same command, run again, goes on where it stopped.
 
 A marker is written after the files that it vouches for. It holds a key (a digest of everything that
 decided the result: the stage's configuration and its inputs) and the size of each output, so that a
@@ -21,7 +21,7 @@ StatsT = TypeVar("StatsT", bound=BaseModel)
 
 
 class NoStats(Record):
-    """Of shards that nothing is counted in."""
+    """The stats of shards in which nothing is counted."""
 
 
 class Marker(Record):
@@ -43,10 +43,11 @@ class Markers:
         return f"_markers/{self.stage}/{shard}.json"
 
     def find(self, shard: str, key: str) -> Marker | None:
-        """Return the shard's marker if it was made with the same key and its outputs are all there
-        at full size."""
+        """Return the shard's marker if its key is the same and its outputs have their full size."""
         if not self.folder.exists(self._path(shard)):
             return None
+
+        # A damaged marker vouches for nothing: the shard is done again.
         try:
             marker = self.folder.read_record(self._path(shard), Marker)
             whole = all(
@@ -54,7 +55,8 @@ class Markers:
                 for path, size in marker.outputs.items()
             )
         except (StorageError, ValueError):
-            return None  # a damaged marker vouches for nothing: the shard is done again
+            return None
+
         return marker if marker.key == key and whole else None
 
     def write(
@@ -70,13 +72,12 @@ class Markers:
 
 @dataclass(frozen=True)
 class ShardWork(Generic[StatsT]):
-    """One shard of a stage that is done once: where its marker goes, and everything that decides
-    its result.
+    """One shard of a stage that is done once: where its marker goes, and what decides its result.
 
     Args:
-        folder: that holds the outputs, and the marker.
-        stage: names the marker's folder.
-        shard: names the marker.
+        folder: the folder of the outputs and the marker.
+        stage: the name of the marker's folder.
+        shard: the name of the marker.
         key: a digest of everything that decides the outputs.
         stats: the kind of record that the marker keeps.
     """
@@ -97,28 +98,29 @@ def resumable(
     """Return the stats of a finished shard; otherwise do its work, then vouch for it.
 
     Args:
-        task: which shard.
-        work: writes the outputs; returns their paths, all of which stand by then, and the stats.
+        task: the shard.
+        work: writes the outputs; returns their paths, all of which must exist, and the stats.
         redo: whether a finished shard is done again, judged by its stats; None: never.
     """
     finished = finished_stats(task)
     if finished is not None and not (redo and redo(finished)):
         return finished
+
     outputs, stats = work()
     finish(task, outputs, stats)
     return stats
 
 
 def finished_stats(task: ShardWork[StatsT]) -> StatsT | None:
-    """Return the stats of a finished shard, or None where its work must be done."""
+    """Return the stats of a finished shard; None if its work must be done."""
     marker = Markers(task.folder, task.stage).find(task.shard, task.key)
     if marker is None:
         return None
+
     try:
         return task.stats.model_validate(marker.stats)
-    except (
-        ValidationError
-    ):  # of a damaged marker, or one that another release wrote: the shard is done again
+    except ValidationError:
+        # Of a damaged marker, or of another release: the shard is done again.
         return None
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import tokenize
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,19 +24,28 @@ from pydantic import ValidationError
 
 from rdm.config import Record
 from rdm.errors import MissingDependencyError, StorageError, UsageError
+from rdm.storage.atomic import TEMPORARY_SUFFIX, atomic_path, read_error, storage_errors
 
-TEMPORARY_SUFFIX = ".tmp"
+# numpy parses the header of an npy file as Python, hence the unusual errors of a damaged one.
+_NPY_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    SyntaxError,
+    TypeError,
+    OverflowError,
+    tokenize.TokenError,
+)
 RecordT = TypeVar("RecordT", bound=Record)
 
 
 def absolute_path(path: str | Path) -> str:
-    """Return a path as it holds in every working directory; `~` is the home."""
+    """Return a path that is the same in every working directory; `~` is the home."""
     return os.path.abspath(os.path.expanduser(path))
 
 
 def absolute_url(url: str) -> str:
-    """Return a local path or an fsspec URL as it holds in every working directory, of this process
-    and of others."""
+    """Return a local path or an fsspec URL that is the same in every working directory."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return absolute_path(url)
@@ -48,7 +55,7 @@ def absolute_url(url: str) -> str:
 class Folder:
     """A directory addressed by a local path or any fsspec URL (`s3://...`, `memory://...`).
 
-    A relative path is meant from the working directory in which the object was made: workers
+    A relative path counts from the working directory in which the object was made: workers
     elsewhere get the absolute one. Every path inside the folder is checked: it cannot be absolute
     and cannot leave the folder.
     """
@@ -69,6 +76,7 @@ class Folder:
 
     @cached_property
     def _resolved(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        # fsspec loads the package of a protocol when a URL is first used.
         try:
             return fsspec.core.url_to_fs(self.url)
         except ImportError as error:  # fsspec says which package it wants
@@ -102,12 +110,14 @@ class Folder:
             StorageError: the path is absolute or leaves the folder.
         """
         parts = PurePosixPath(relative).parts
+        # Names come from files that others may have written: none may lead out.
         if relative.startswith("/") or ".." in parts or "\\" in relative or "\0" in relative:
             raise StorageError(
                 f"the path {relative!r} leaves its folder",
                 where=self.url,
                 fix="the file that names it is damaged or not to be trusted",
             )
+
         base = self._resolved[1]
         return "/".join([base.rstrip("/"), *parts]) if parts else base
 
@@ -121,11 +131,13 @@ class Folder:
 
     def names(self, relative: str = "", suffix: str = "") -> list[str]:
         """Return the sorted names of the entries of a directory; empty if it does not exist."""
+        # Another process may have written since the listing was cached.
         filesystem, _ = self._resolved
         directory = self.path(relative)
         if not filesystem.isdir(directory):
             return []
         filesystem.invalidate_cache(directory)
+
         names = [PurePosixPath(entry).name for entry in filesystem.ls(directory, detail=False)]
         return sorted(n for n in names if n.endswith(suffix) and not n.endswith(TEMPORARY_SUFFIX))
 
@@ -140,7 +152,7 @@ class Folder:
         except Exception as error:
             if self.is_local and not isinstance(error, OSError):
                 raise
-            # a store's client has errors of its own kinds
+            # A store's client has errors of its own kinds.
             raise read_error(error, self.describe(relative)) from error
 
     def read_json(self, relative: str) -> Any:
@@ -155,8 +167,7 @@ class Folder:
             ) from error
 
     def read_record(self, relative: str, kind: type[RecordT]) -> RecordT:
-        """Return the record in a JSON file; one that is damaged, or of another kind, raises
-        StorageError."""
+        """Return a JSON file's record; raise StorageError if it is damaged or of another kind."""
         value = self.read_json(relative)
         try:
             return kind.model_validate(value)
@@ -174,8 +185,7 @@ class Folder:
         self.write_json(relative, record.to_json())
 
     def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
-        """Return a Parquet file's table; a damaged one, or one without a column asked for, raises
-        StorageError."""
+        """Return a Parquet file's table; raise StorageError if it is damaged or lacks a column."""
         try:
             with self._native_file(relative) as file:
                 # Not `pq.read_table`: it imports pyarrow.dataset, and with it pandas, half a second
@@ -183,6 +193,8 @@ class Folder:
                 table = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True).read(
                     columns=columns
                 )
+
+            # Checksums were verified page by page; now that lists and texts are consistent.
             table.validate(full=True)
             if missing := set(columns or ()) - set(table.column_names):
                 raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(missing))}")
@@ -191,29 +203,21 @@ class Folder:
         return table
 
     def _native_file(self, relative: str) -> pa.NativeFile:
-        """Open a file for pyarrow's threads. They may outlive the reading: an object of Python's,
-        whose last owner they can be, would need the interpreter while it ends, and the process
-        would be aborted.
+        """Open a file for pyarrow's threads, which may outlive the reading.
+
+        A Python object, whose last owner they can be, would need the interpreter while it ends, and
+        the process would be aborted.
         """
         if self.is_local:
             return pa.OSFile(self.path(relative), "rb")
         return pa.BufferReader(self._resolved[0].cat_file(self.path(relative)))
 
     def read_array(self, relative: str) -> NDArray[Any]:
-        """Return an npy file's array, memory-mapped; a missing, truncated or pickled one raises
-        StorageError."""
+        """Return an npy file's array, memory-mapped; raise StorageError if it is damaged."""
+        # Mapped read-only: a part of many gigabytes costs no memory until its rows are used.
         try:
             return np.load(self.local(relative), mmap_mode="r", allow_pickle=False)
-        except (
-            OSError,
-            ValueError,
-            EOFError,
-            SyntaxError,
-            TypeError,
-            OverflowError,
-            tokenize.TokenError,
-        ) as error:
-            # numpy parses its header as Python
+        except _NPY_ERRORS as error:
             raise read_error(error, self.describe(relative)) from error
 
     def local(self, relative: str) -> Path:
@@ -226,13 +230,12 @@ class Folder:
         path = self.path(relative)
         if self.is_local:
             return Path(path)
-        tag = hashlib.sha256(f"{self.url}/{relative}:{filesystem.ukey(path)}".encode()).hexdigest()[
-            :24
-        ]
-        cached = (
-            Path(os.environ.get("RDM_CACHE", Path.home() / ".cache" / "rdm"))
-            / f"{tag}-{PurePosixPath(relative).name}"
-        )
+
+        # The version tag is part of the name, so a file that was replaced is copied again.
+        version = f"{self.url}/{relative}:{filesystem.ukey(path)}"
+        tag = hashlib.sha256(version.encode()).hexdigest()[:24]
+        cache = Path(os.environ.get("RDM_CACHE", Path.home() / ".cache" / "rdm"))
+        cached = cache / f"{tag}-{PurePosixPath(relative).name}"
         if not cached.exists():
             cached.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(cached) as temporary:
@@ -241,8 +244,7 @@ class Folder:
 
     @contextmanager
     def writing(self, relative: str) -> Iterator[Path]:
-        """Yield a temporary local path; on leaving, its contents take the file's place at once, or
-        not at all.
+        """Yield a temporary local path, which takes the file's place on leaving, or not at all.
 
         Raises:
             StorageError: the disk is full or the folder cannot be written.
@@ -252,6 +254,8 @@ class Folder:
             with atomic_path(Path(target)) as temporary:
                 yield temporary
             return
+
+        # A store's upload is whole or absent by itself.
         with tempfile.TemporaryDirectory() as directory:
             temporary = Path(directory) / PurePosixPath(relative).name
             yield temporary
@@ -281,18 +285,20 @@ class Folder:
             )
 
     def write_array(self, relative: str, array: NDArray[Any]) -> None:
-        """Write an npy file atomically. (`numpy.save` says neither errno nor cause when the disk is
-        full.)"""
+        """Write an npy file atomically; a full disk is an error with its cause.
+
+        `numpy.save` says neither errno nor cause.
+        """
         contiguous = np.ascontiguousarray(array)
         with self.writing(relative) as temporary, open(temporary, "wb") as file:
+            # As `numpy.save` writes it: equal arrays give equal bytes.
             np.lib.format.write_array_header_1_0(
                 file, np.lib.format.header_data_from_array_1_0(contiguous)
             )
             file.write(contiguous.data)
 
     def link(self, source: str, target: str) -> None:
-        """Give a file a second name, atomically: a hard link, or a copy where the disk cannot
-        link."""
+        """Give a file a second name, atomically: a hard link, or a copy where links are unknown."""
         origin, place = Path(self.path(source)), Path(self.path(target))
         with atomic_path(place) as temporary:
             try:
@@ -307,6 +313,7 @@ class Folder:
 
     def delete_empty(self, relative: str) -> None:
         """Delete the empty directories below a directory of a local folder."""
+        # From the leaves up, so that a folder of empty folders goes, too.
         for path, _, _ in os.walk(self.path(relative), topdown=False):
             if path != self.path(relative) and not os.listdir(path):
                 os.rmdir(path)
@@ -321,8 +328,7 @@ class Folder:
         return f"{self.url}/{relative}" if relative else self.url
 
     def files(self, relative: str) -> list[str]:
-        """Return the sorted relative paths of all files below a directory; empty if it does not
-        exist."""
+        """Return the sorted relative paths of all files below a directory; empty without one."""
         filesystem, base = self._resolved
         directory = self.path(relative)
         if not filesystem.isdir(directory):
@@ -330,74 +336,15 @@ class Folder:
         return sorted(str(path)[len(base.rstrip("/")) + 1 :] for path in filesystem.find(directory))
 
     def sweep_temporaries(self) -> int:
-        """Delete what killed writers left behind; return how many files that was. Call it under the
-        writer's lock."""
+        """Delete killed writers' leftovers, under the writer's lock; return their number."""
         if not self.is_local or not self.exists():
             return 0
+
+        # Under the lock no writer is at work, so all of these are leftovers.
         stale = list(Path(self.path()).rglob(f".*{TEMPORARY_SUFFIX}"))
         for path in stale:
             path.unlink(missing_ok=True)
         return len(stale)
-
-
-@contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on leaving, flush it to disk and rename it into
-    place.
-
-    Raises:
-        StorageError: the disk is full or the directory cannot be written; the old file then still
-            stands.
-    """
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def storage_errors(where: object) -> Iterator[None]:
-    """Turn a full disk, a missing permission and a read-only filesystem into a StorageError that
-    names the place."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(
-                "the disk is full; nothing that was complete is lost",
-                where=where,
-                fix="free space and run the same command again: it resumes",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StorageError(
-                f"cannot write here: {error.strerror}",
-                where=where,
-                fix="choose a folder that you may write",
-            ) from error
-        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            raise StorageError(
-                f"a file and a folder are in each other's place: {error.strerror}",
-                where=where,
-                fix="choose another folder",
-            ) from error
-        raise
-
-
-def read_error(error: Exception, where: object) -> StorageError:
-    """Return the StorageError for a failed read."""
-    if isinstance(error, FileNotFoundError):
-        return StorageError(
-            "a file is missing", where=where, fix="run `rdm database verify`, or build again"
-        )
-    return StorageError(
-        f"a file cannot be read: {error}", where=where, fix="run `rdm database verify`"
-    )
 
 
 def sha256_file(path: Path) -> str:

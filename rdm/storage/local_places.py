@@ -1,4 +1,4 @@
-"""Places on a local disk: for unfinished work, and for copies of what is elsewhere."""
+"""Places on a local disk: for unfinished work, and for copies of remote files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ def cache_path(relative: str) -> Path:
 
 
 def scratch_path(folder: Folder, relative: str) -> Path:
-    """Return where unfinished work of a folder lies: in it where it is local, else in the user's
-    cache.
+    """Return the place of a folder's unfinished work: in it if it is local, else in the cache.
 
     Raises:
         StorageError: the path leaves the folder.

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock file that frees itself when its holder ends, however it ended."""
+"""One writer at a time: a lock file that is free when its holder ends, however it ended."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TextIO
 
 from rdm.errors import ConcurrentWriterError
-from rdm.storage.files import storage_errors
+from rdm.storage.atomic import storage_errors
 
-ATTEMPTS = 20
+ATTEMPTS = 20  # to take a lock, since a look by `is_locked` holds it for microseconds
 ATTEMPT_SECONDS = 0.01
 
 
@@ -21,8 +21,8 @@ def lock_file(path: Path, activity: str) -> TextIO:
     """Return the locked file; closing it frees the lock.
 
     Args:
-        path: of the lock file, created where it is missing.
-        activity: what its holder does, for the other's error: `is writing this database`.
+        path: the lock file, created where it is missing.
+        activity: the holder's activity, for the error of others: `is writing this database`.
 
     Raises:
         ConcurrentWriterError: another process holds it.
@@ -32,6 +32,7 @@ def lock_file(path: Path, activity: str) -> TextIO:
         try:
             _take(lock)
         except BlockingIOError as error:
+            # The holder has written its name into the file.
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             lock.close()
@@ -40,6 +41,8 @@ def lock_file(path: Path, activity: str) -> TextIO:
                 where=path.parent,
                 fix="wait for it to finish, then run the same command again",
             ) from error
+
+        # From now on this process is the holder.
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
@@ -47,8 +50,8 @@ def lock_file(path: Path, activity: str) -> TextIO:
 
 
 def _take(lock: TextIO) -> None:
-    """Take the lock, or raise BlockingIOError. Who asks `is_locked` holds it too, but for
-    microseconds."""
+    """Take the lock, or raise BlockingIOError if it stays with another."""
+    # A look by `is_locked` shares the lock for a moment, which is no reason to give up.
     for _ in range(ATTEMPTS):
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,8 +61,7 @@ def _take(lock: TextIO) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process on this machine, or on one that mounts the folder, holds the
-    lock."""
+    """Return whether a process on this machine, or on one that mounts the folder, holds a lock."""
     try:
         with open(path, encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,5 +1,4 @@
-"""What the JSON files of a retrieval database's versions hold: the manifest, and one record for
-each version."""
+"""The records in a database's version files: the manifest, and one record for each version."""
 
 from __future__ import annotations
 
@@ -35,30 +34,28 @@ class EncoderRecord(Record):
     """The encoder that made a version's vectors."""
 
     name: str
-    """As users name it, such as `assets://encoder-lite`."""
+    """The user's name for it, such as `assets://encoder-lite`."""
     digest: str
     """Of the fingerprint without its name."""
     precision: str
     """Number format of the image tower."""
     fingerprint: dict[str, JsonValue]
-    """As the release that made the database wrote it: another one may have other fields, and must
-    be able to say so."""
+    """As the release that made the database wrote it: other releases may have other fields."""
     origin: str | None = absent()
     """Of imported vectors: how it is known that they are this encoder's."""
     import_digest: str | None = absent()
-    """Of imported vectors: changes whenever what was imported does."""
+    """Of imported vectors: changes whenever the import does."""
 
 
 class IndexDecision(Record):
-    """What was done to a version's index (`built`, `extended`), and why."""
+    """The last action on a version's index (`built`, `extended`), and its reason."""
 
     action: str
     reason: str
 
 
 class IndexFacts(Record):
-    """`index_infos.json`: the index of a version, and recall@20 on the audited rows with its 95%
-    half-width."""
+    """`index_infos.json`: a version's index, and its audited recall@20 with the 95% half-width."""
 
     index_key: str
     """Its kind, as faiss names it."""
@@ -80,8 +77,7 @@ class IndexFacts(Record):
 
 
 class Version(Record):
-    """One state of a database, its neighbor tables included. Holds no times, so that equal contents
-    give equal bytes.
+    """One state of a database with its neighbor tables, without times: equal contents, equal bytes.
 
     `patch_id` is never reused: `next_patch_id` only grows. Row `patch_id - first` of an embedding
     part, counted over the parts in order, is that patch's vector. Versions before `oldest_version`
@@ -103,17 +99,14 @@ class Version(Record):
     """Photographs that were removed on request, and never come back."""
     parts: list[Part]
     config: dict[str, JsonValue]
-    """The settings that made it: those of `run.json`."""
+    """The settings that made it, as in `run.json`."""
     oldest_version: int
     dropped_patches: dict[str, int]
-    """Patches that filters left out when photographs were cut, by cause; those of photographs since
-    deleted count."""
+    """Patches that filters left out at cutting, by cause; of photographs deleted since, too."""
     deleted_patches: dict[str, list[Box]]
-    """Boxes of single patches that were removed on request, by photograph: they are never cut
-    again."""
+    """Boxes of single patches removed on request, by photograph: they are never cut again."""
     deleted_sha256: list[str]
-    """Digests of photographs that were removed on request: equal bytes are refused, whatever their
-    name."""
+    """Digests of photographs removed on request: equal bytes are refused under any name."""
 
     def parts_of(self, kind: str) -> list[Part]:
         """Return the parts of one kind, in row order."""

@@ -1,4 +1,4 @@
-"""Which rows of a version's parts live: those whose patch is no tombstone."""
+"""The rows of a version's parts that live: those whose patch is no tombstone."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def living_rows(tombstones: NDArray[np.int64], first: int, count: int) -> NDArra
         first: the patch id of the first row.
         count: how many rows.
     """
+    # Tombstones are sorted, so those of the rows are one slice.
     low, high = np.searchsorted(tombstones, [first, first + count])
     living = np.ones(count, np.bool_)
     living[tombstones[low:high] - first] = False

@@ -1,5 +1,4 @@
-"""Versions of a retrieval database: immutable descriptions, and one pointer that is replaced
-last."""
+"""A database's versions: immutable descriptions, and one pointer that is replaced last."""
 
 from __future__ import annotations
 
@@ -20,6 +19,10 @@ FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 _LOCK = ".writer.lock"
 _DRAFT = "_draft.json"
+_OURS = frozenset({  # everything that the folder of an unfinished first build may hold
+    "_markers", "images", "patches", "dropped", "img_emb", "metadata", "index", "image.index",
+    "neighbors", "versions", "run.json", _LOCK, _DRAFT,
+})  # fmt: skip
 
 
 class VersionStore:
@@ -29,16 +32,18 @@ class VersionStore:
         self.folder = folder
 
     def current(self) -> Version | None:
-        """Return the current version, or None where the folder is missing or empty of versions.
+        """Return the current version; None if the folder is missing or has no versions.
 
         Raises:
             DatabaseError: the folder holds something else, or the manifest does not match the
                 version that it names.
         """
+        # Without a manifest the folder must be empty, or a first build's that was killed.
         if not self.folder.exists(MANIFEST):
             self._refuse_foreign_folder()
             self._refuse_lost_manifest()
             return None
+
         manifest, data = self._read_current()
         if hashlib.sha256(data).hexdigest() != manifest.sha256:
             raise DatabaseError(
@@ -63,6 +68,7 @@ class VersionStore:
                     fix="rdm database build --root DIR --source SPEC makes one",
                 )
             return version
+
         path = version_path(number)
         if number not in self.numbers():
             raise DatabaseError(
@@ -75,6 +81,8 @@ class VersionStore:
     def numbers(self) -> list[int]:
         """Return the numbers of all versions that can be read, oldest first."""
         current = self.current()
+
+        # A killed writer may have left a file above the current version; compacted ones are below.
         found = [
             int(name[:-5]) for name in self.folder.names("versions", ".json") if name[:-5].isdigit()
         ]
@@ -84,16 +92,17 @@ class VersionStore:
 
     def _why_dropped(self, number: int) -> str:
         current = self.current()
-        return (
-            ": a compaction dropped it" if current and 0 < number < current.oldest_version else ""
-        )
+        is_dropped = current is not None and 0 < number < current.oldest_version
+        return ": a compaction dropped it" if is_dropped else ""
 
     def commit(self, version: Version) -> None:
-        """Make a version the current one: write its file, then swap the pointer. Call it under
-        `writer()`."""
+        """Make a version current, under `writer()`: write its file, then swap the pointer."""
+        # The version's file first: the manifest must never name a file that is not whole.
         path = version_path(version.number)
         self.folder.delete(_DRAFT)
         self.folder.write_record(path, version)
+
+        # Atomic: whoever reads the manifest sees the old version or the new one.
         self.folder.write_record(
             MANIFEST,
             Manifest(
@@ -105,7 +114,7 @@ class VersionStore:
         )
 
     def write_draft(self, version: Version) -> None:
-        """Put down a version that workers read before it is committed. Call it under `writer()`."""
+        """Write a version that workers read before it is committed. Call it under `writer()`."""
         self.folder.write_record(_DRAFT, version)
 
     def draft(self) -> Version:
@@ -113,7 +122,7 @@ class VersionStore:
         return self._parse(self.folder.read_bytes(_DRAFT), _DRAFT)
 
     def describe_part(self, kind: str, path: str, num_rows: int) -> Part:
-        """Return the description of a file that stands."""
+        """Return the description of a file that is written."""
         return Part(
             kind=kind,
             path=path,
@@ -128,20 +137,21 @@ class VersionStore:
 
         Raises:
             ConcurrentWriterError: another process holds it.
-            DatabaseError: the folder holds something else than a database, or one of another
-                format.
+            DatabaseError: the folder holds something else, or a database of another format.
         """
-        self.current()  # before a lock file is made in a folder of something else
+        # Raises before a lock file is made in a folder of something else.
+        self.current()
         self.check_writable()
         self.folder.make()
+
         with lock_file(Path(self.folder.path(_LOCK)), "is writing this database"):
             self.folder.sweep_temporaries()
             yield
-            self.folder.sweep_temporaries()  # of workers that were killed on the way
+            # Workers that were killed on the way may have left some.
+            self.folder.sweep_temporaries()
 
     def check_writable(self) -> None:
-        """Raise DatabaseError where the folder is on an object store: nothing there can lock a
-        second writer out."""
+        """Raise DatabaseError for an object store: nothing there can lock a second writer out."""
         if not self.folder.is_local:
             raise DatabaseError(
                 "only databases on a local or mounted disk can be written: an object store "
@@ -152,18 +162,19 @@ class VersionStore:
             )
 
     def _read_current(self) -> tuple[Manifest, bytes]:
+        """Return the manifest, and the bytes of the version that it names."""
         manifest = self._manifest()
         while True:
             try:
                 return manifest, self.folder.read_bytes(manifest.current)
-            except (
-                StorageError
-            ):  # a compaction may have dropped the version since its manifest was read
+            except StorageError:
+                # A compaction may have dropped the version since its manifest was read.
                 before, manifest = manifest, self._manifest()
                 if manifest == before:
                     raise
 
     def _manifest(self) -> Manifest:
+        """Read the manifest; raise DatabaseError if it is not ours, or of another format."""
         manifest = self.folder.read_json(MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise DatabaseError(
@@ -177,15 +188,16 @@ class VersionStore:
                 where=self.folder.url,
                 fix="build it again in a new folder: rdm database build --root NEW --source SPEC",
             )
+
         try:
             return Manifest.model_validate({"sha256": "", **manifest})
         except ValidationError as error:
             first = error.errors()[0]
-            lacks_current = first["loc"] == ("current",)
+            what = f"{MANIFEST} is damaged: {first['msg']}"
+            if first["loc"] == ("current",):
+                what = f"{MANIFEST} names no current version"
             raise DatabaseError(
-                f"{MANIFEST} names no current version"
-                if lacks_current
-                else f"{MANIFEST} is damaged: {first['msg']}",
+                what,
                 where=self.folder.url,
                 fix="restore the file from a copy",
             ) from error
@@ -201,8 +213,11 @@ class VersionStore:
             ) from error
 
     def _refuse_lost_manifest(self) -> None:
-        # The first version alone may be one that a killed build was about to commit; it is made
-        # again, and has no removals that could be forgotten.
+        """Raise DatabaseError if there are versions without a manifest.
+
+        The first version alone may be one that a killed build was about to commit; it is made
+        again, and has no removals that could be forgotten.
+        """
         later = [name for name in self.folder.names("versions", ".json") if name != "000001.json"]
         if later:
             raise DatabaseError(
@@ -213,22 +228,8 @@ class VersionStore:
             )
 
     def _refuse_foreign_folder(self) -> None:
-        ours = {
-            "_markers",
-            "images",
-            "patches",
-            "dropped",
-            "img_emb",
-            "metadata",
-            "index",
-            "image.index",
-            "neighbors",
-            "versions",
-            _LOCK,
-            _DRAFT,
-            "run.json",
-        }
-        foreign = [name for name in self.folder.names() if name not in ours]
+        """Raise DatabaseError if the folder holds anything that no database has."""
+        foreign = [name for name in self.folder.names() if name not in _OURS]
         if foreign:
             raise DatabaseError(
                 f"the folder is not a retrieval database: it holds {', '.join(foreign[:3])}",

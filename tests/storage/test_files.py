@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import os
 import pickle
 import subprocess
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 from rdm.config import Record
 from rdm.errors import MissingDependencyError, StorageError, UsageError
 from rdm.storage import Folder, sha256_file
-from rdm.storage.files import atomic_path, storage_errors
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -204,14 +202,6 @@ def test_exception_while_writing_leaves_the_old_file_and_no_temporary(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_new_file_is_absent_until_it_is_whole(tmp_path: Path) -> None:
-    target = tmp_path / "x"
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(b"1")
-        assert not target.exists()
-    assert target.read_bytes() == b"1"
-
-
 def test_sweep_deletes_only_temporaries(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.write_bytes("a/x", b"1")
@@ -219,23 +209,6 @@ def test_sweep_deletes_only_temporaries(tmp_path: Path) -> None:
     assert folder.sweep_temporaries() == 1
     assert folder.names("a") == ["x"]
     assert Folder(tmp_path / "missing").sweep_temporaries() == 0
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_full_disk_is_told_as_such(code: int) -> None:
-    with pytest.raises(StorageError, match="disk is full"), storage_errors("/data"):
-        raise OSError(code, "x")
-
-
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
-def test_missing_permission_is_told_as_such(code: int) -> None:
-    with pytest.raises(StorageError, match="cannot write here"), storage_errors("/data"):
-        raise OSError(code, "x")
-
-
-def test_other_errors_pass_through() -> None:
-    with pytest.raises(TimeoutError), storage_errors("/data"):
-        raise OSError(errno.ETIMEDOUT, "x")
 
 
 def test_file_in_the_place_of_a_folder_is_a_storage_error(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ from rdm.storage import EncoderRecord, Folder, Version
 
 @dataclass(frozen=True, eq=False)
 class BuildPlan:
-    """What a run makes of a version; a first build starts from none.
+    """The plan of a run: its start, a version or nothing, and its changes.
 
     Args:
         folder: of the database.
         parent: the version that the run starts from.
         config: the settings of the version that it makes.
-        changes: what is added and deleted.
+        changes: the additions and deletions.
         boxes: in the crop mode of that name, the boxes of the source's photographs.
     """
 

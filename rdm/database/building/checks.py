@@ -37,7 +37,7 @@ def check_vanished(diff: SourceDiff, config: BuildConfig) -> None:
     if diff.is_known_source:
         return
     vanished, held = len(diff.vanished_images), len(diff.held.living_images)
-    # A list has its own, stricter share: one that was cut short is not told by anything else.
+    # A list has its own, stricter share: nothing else shows that it was cut short.
     if is_listed(config):
         _check_delisted(diff, config, vanished, held)
     elif vanished >= MANY_VANISHED and vanished > config.max_vanished_share * held:
@@ -84,7 +84,7 @@ def check_budget(
     ingested: IngestFacts,
     known_failures: int,
 ) -> None:
-    """Raise FailureBudgetError where too few of the photographs that were asked for are usable.
+    """Raise FailureBudgetError where too few of the requested photographs are usable.
 
     Args:
         folder: of the database.

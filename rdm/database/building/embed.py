@@ -39,7 +39,7 @@ class EmbedTask:
 
 
 class EmbedStats(Record):
-    """What was embedded of a part."""
+    """The number of embedded patches of a part."""
 
     num_patches: int
 

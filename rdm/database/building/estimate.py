@@ -38,7 +38,7 @@ ResultT = TypeVar("ResultT")
 
 
 class EstimateConfig(Config):
-    """How a trial is made and scaled."""
+    """Settings of a trial: its size, and the run to which it is scaled."""
 
     num_photographs: int = Field(
         default=48, ge=0, description="photographs of the trial; 0: no trial, only counts"

@@ -87,7 +87,7 @@ def update_builder(
 
     Raises:
         DatabaseError: the root is no database, or it has no image or patch of an id to delete.
-        UsageError: a setting cannot be understood, or both are asked for.
+        UsageError: a setting cannot be understood, or `retry_failed` meets `only_delete`.
     """
     if retry_failed and only_delete:
         raise UsageError(

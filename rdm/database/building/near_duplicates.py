@@ -105,7 +105,7 @@ def find_near_duplicates(
 
     Args:
         folder: of the database.
-        changes: what the update adds and deletes.
+        changes: the plan of the update.
         new_ledgers: paths of the ledgers that the update has stored.
         max_bits: near-duplicates differ in at most so many bits.
     """

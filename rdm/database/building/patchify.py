@@ -125,7 +125,7 @@ class CutTask:
 
     @property
     def key(self) -> str:
-        """What decides the shard's patches, their ids apart."""
+        """The digest of everything that decides the shard's patches, except for their ids."""
         names = ["image_id", "status", "width", "height", "sha256"]
         config = self.config.model_dump(mode="json", exclude={"boxes": {"path"}})
         # The etag says which boxes a photograph has.

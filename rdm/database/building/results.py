@@ -9,7 +9,7 @@ from rdm.database.neighbors.update import TableRepair
 
 
 class PlanFacts(Record):
-    """What a run would do: photographs of the source, new ones, those that go, their patches."""
+    """The size of a run: photographs of the source, new ones, those that go, their patches."""
 
     changed: bool
     photographs: int
@@ -31,7 +31,7 @@ class IngestFacts(Record):
 
 
 class PatchFacts(Record):
-    """What was cut of the new photographs."""
+    """Counts of the patches that were cut from the new photographs."""
 
     num_patches: int
     num_images: int
@@ -43,13 +43,13 @@ class PatchFacts(Record):
 
 
 class EmbedFacts(Record):
-    """What was embedded."""
+    """The number of embedded patches."""
 
     num_patches: int
 
 
 class RepairFacts(Record):
-    """What the repair of the neighbors did, by query set."""
+    """The repairs of the neighbor tables, by query set."""
 
     query_sets: dict[str, TableRepair]
 
@@ -59,17 +59,17 @@ class BuildResult(VersionFacts):
 
     failed: int
     causes: dict[str, int] = {}
-    """Of the photographs that were asked for."""
+    """Of the requested photographs."""
     patch_pixels: PatchSizes | None = absent()
     """Of the new patches."""
     query_sets: dict[str, TableRepair] = {}
     device: str | None = absent()
-    """What the new patches were embedded on."""
+    """The device that embedded the new patches."""
     unchanged: bool
 
 
 class Estimate(Record):
-    """What a run would take, scaled from a trial; `trial_failed` says why nothing more is known."""
+    """The cost of a run, scaled from a trial; `trial_failed` says why nothing more is known."""
 
     trial_photographs: int
     trial_failed: str | None = absent()

@@ -14,7 +14,7 @@ from rdm.storage import IndexFacts, Version
 
 @dataclass(frozen=True)
 class Ingested:
-    """The new photographs are stored; the plan knows which could not be had."""
+    """The new photographs are stored; the plan knows which ones failed."""
 
     plan: BuildPlan
     facts: IngestFacts
@@ -26,8 +26,8 @@ class Patchified:
 
     Args:
         plan: of the run.
-        ingested: what was stored.
-        duplicates: the near-duplicates among all photographs; None: they were not looked for.
+        ingested: the counts of the stored photographs.
+        duplicates: the near-duplicates among all photographs; None: not looked for.
         dropped: patches that filters left out, in this run and before, by cause.
         facts: of this run.
     """
@@ -41,7 +41,7 @@ class Patchified:
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """The new patches are embedded, on a device in words; None: there were none."""
+    """The new patches are embedded, on a device in words (None without new patches)."""
 
     patches: Patchified
     device: str | None

@@ -68,11 +68,11 @@ from rdm.storage import IndexFacts, VersionStore
 
 
 class StageResult(Protocol):
-    """What every stage returns: something for the next one, and the facts for people."""
+    """The result of a stage: a value for the next one, and the facts for people."""
 
     @property
     def facts(self) -> Record:
-        """What was done."""
+        """The counts of the stage, for people."""
         ...
 
 
@@ -302,7 +302,7 @@ def _ingest_tasks(plan: BuildPlan, refused: str) -> list[IngestTask]:
 
 
 def _unavailable(plan: BuildPlan) -> frozenset[str]:
-    """Return the new photographs that could not be had for causes that may pass."""
+    """Return the new photographs that failed for causes that may pass."""
     names = ["image_id", "status", "error_message"]
     rows = (
         row for path in plan.new_ledgers for row in plan.folder.read_table(path, names).to_pylist()

@@ -1,1 +1,1 @@
-"""What an update changes, what changed between versions, and compaction."""
+"""Plans of updates, differences of versions, and compaction."""

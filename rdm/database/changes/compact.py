@@ -67,7 +67,7 @@ class ShardCompaction:
 
 
 class CompactionPlan(Record):
-    """What a compaction removes, and about how many bytes it frees."""
+    """The numbers of a planned compaction, and about how many bytes it frees."""
 
     photographs: int
     patches: int
@@ -179,7 +179,7 @@ def _shards_to_compact(folder: Folder, version: Version) -> list[ShardCompaction
         parts: dict[str, Part] = dict(zip(SHARD_KINDS, members, strict=True))
         dead = ~of_part.living
 
-        # A photograph goes when all of its patches are dead, or when its removal was asked for; it
+        # A photograph goes when all of its patches are dead, or when its removal was requested; it
         # stays while one patch lives. A row of -1 was emptied by an earlier compaction.
         rows = folder.read_table(parts["patches"].path, ["image_row"])["image_row"].to_numpy()
         removed = _removed_rows(folder, parts["ledger"], version)
@@ -331,7 +331,7 @@ def _unnamed_files(folder: Folder, version: Version) -> list[str]:
 
 
 def delete_unnamed_files(folder: Folder, version: Version) -> None:
-    """Delete older versions' files and strays: what a version does not name."""
+    """Delete the files that a version does not name: older versions' and strays."""
     for path in _unnamed_files(folder, version):
         folder.delete(path)
     for parent in ("index", "neighbors", "_markers"):

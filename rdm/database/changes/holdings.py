@@ -1,6 +1,6 @@
-"""What a version holds: its photographs, from the ledgers, and its living patches.
+"""The holdings of a version: its photographs, from the ledgers, and its living patches.
 
-Parts are immutable, so everything is read at most once, when it is asked for.
+Parts are immutable, so everything is read at most once, when it is needed.
 """
 
 # pyright: reportAttributeAccessIssue=false

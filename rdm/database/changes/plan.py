@@ -1,4 +1,4 @@
-"""What an update does, as values: the difference of source and version, and the plan from it."""
+"""The difference of a source and a version, and the plan of an update from it, as values."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -115,7 +115,7 @@ class SourceDiff:
     def new_rows(self) -> pa.Table:
         """The rows of the listing that must be stored: new photographs, and replaced ones.
 
-        A near-duplicate is new again when its look-alike goes: what is left may keep it.
+        A near-duplicate is new again when its look-alike goes: then it may stay.
         """
         if self.found is None:
             return self.listing.slice(0, 0)
@@ -171,7 +171,7 @@ class SourceDiff:
 
 @dataclass(frozen=True, eq=False)
 class UpdatePlan:
-    """What an update adds and deletes. A stage that learns more returns another plan.
+    """The additions and deletions of an update. A stage that learns more returns another plan.
 
     Args:
         diff: the source against the version.
@@ -272,8 +272,7 @@ class UpdatePlan:
         if not self.unavailable:
             return frozenset()
         ledger = self.diff.held.ledger
-        # The last row of each decides; None where it tells of something else than a passing
-        # failure.
+        # The last row of each decides; None if it is no passing failure.
         failed: dict[str, str | None] = {}
         for row in ledger.filter(is_among(ledger["image_id"], self.unavailable)).to_pylist():
             passing = row["status"] == FAILED and is_passing(row["error_message"])

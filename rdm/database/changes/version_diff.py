@@ -1,4 +1,4 @@
-"""What changed between two versions of a database, from what they name, at the cost of that."""
+"""The difference of two versions of a database, at the cost of the parts in which they differ."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow ships no types for the functions that it makes at run time.
@@ -44,7 +44,7 @@ class RemovedPatch:
 
 
 class IndexChange(Record):
-    """What was done to the index, and its recall@20 on the audit sample before and after."""
+    """The change of the index, and its recall@20 on the audit sample before and after."""
 
     action: str
     reason: str

@@ -39,7 +39,7 @@ def check_encoder(
 
     Args:
         folder: the database.
-        parts: what was imported.
+        parts: the imported parts.
         encoder: the declared one.
         photographs: a source whose image ids are the imported ids, paths, or the last parts of
             paths.

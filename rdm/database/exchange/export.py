@@ -53,7 +53,7 @@ class ExportPart:
 
 
 class ExportPlan(Record):
-    """What an export would write."""
+    """The size of an export."""
 
     to: str
     patches: int
@@ -73,7 +73,7 @@ class ExportRecord(Record):
 
 
 class ExportResult(Record):
-    """What an export wrote."""
+    """The facts of an export."""
 
     format: str
     version: int
@@ -109,8 +109,7 @@ def export_database(
         images: whether `datasets` gets the pixels.
 
     Raises:
-        DatabaseError: the folder holds something else, or pixels are asked for that the database
-            has not.
+        DatabaseError: the folder holds something else, or the database lacks the pixels.
         StorageError: a part cannot be read or written.
     """
     # Nothing is touched before the request is known to be possible.
@@ -148,7 +147,7 @@ def export_database(
 
 
 def _check_pixels(database: RetrievalDatabase, to: ExportFormat, images: bool) -> None:
-    """Raise if pixels are asked for that the database lacks, before the folder is claimed."""
+    """Raise if the database lacks the pixels of the export, before the folder is claimed."""
     if to == "datasets" and images and not database.has_pixels:
         raise DatabaseError(
             "the pixels are not stored: only embeddings were imported",

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rdm.database.contract import CORNERS
 from rdm.errors import DatabaseError, StorageError
 from rdm.storage import Folder
-from rdm.storage.files import read_error
+from rdm.storage.atomic import read_error
 
 ForeignFormat = Literal["clip-retrieval", "rdm-npz"]
 TEXTS = ("image_id", "image_path", "url", "caption", "author", "license")

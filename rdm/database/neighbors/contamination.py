@@ -66,7 +66,7 @@ class ContaminationSummary(SharedCounts):
 
 
 class Contamination(SharedCounts):
-    """What a query set shares with the database, the same photographs first, then by similarity."""
+    """The overlap of query set and database, the same photographs first, then by similarity."""
 
     pairs: tuple[Pair, ...]
 

@@ -29,7 +29,7 @@ _EXTRA = 8  # looked up beyond k at first: few crops have more patches excluded
 
 
 class Exclude(Protocol):
-    """Which candidates may not be neighbors."""
+    """The rule that keeps candidates from being neighbors."""
 
     def __call__(self, rows: NDArray[np.intp], candidates: Neighbors) -> NDArray[np.bool_]:
         """Return bool [N, m] for the candidates [N, m] of the crops with these row numbers [N]."""

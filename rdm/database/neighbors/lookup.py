@@ -120,7 +120,7 @@ def look_up(
         config: how many, how, and what is excluded.
 
     Raises:
-        DatabaseError: there are fewer patches than are asked for.
+        DatabaseError: there are fewer patches than `k_stored`.
     """
     living = database.version.num_live_patches
 
@@ -135,7 +135,7 @@ def look_up(
 def exclusion_rule(
     database: RetrievalDatabase, crops: pa.Table, config: NeighborConfig
 ) -> Exclude | None:
-    """Return the rule of what a shard's crops may not have as neighbors; None: all is allowed.
+    """Return the rule that keeps patches out of a shard's neighbors; None: all are allowed.
 
     Args:
         database: the version to search.

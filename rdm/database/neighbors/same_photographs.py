@@ -45,7 +45,7 @@ class PhotographMatches:
             pc.replace_substring_regex(crops["key"], pattern="/[0-9]+$", replacement="")
         )
         self._by_image_id = by_image_id
-        # Parts are read when asked for, and kept.
+        # Parts are read when they are needed, and kept.
         self._known: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._starts = np.array([first for first, _ in database.parts], np.int64)
 
@@ -72,7 +72,7 @@ class PhotographMatches:
             )
             ledger = folder.read_table(version.parts_of("ledger")[number].path, ["sha256"])
 
-            # A compacted row has no photograph. It is dead, and never asked for.
+            # A compacted row has no photograph. It is dead, and never a candidate.
             rows = patches["image_row"].to_numpy()
             places = pa.array(rows, mask=rows < 0)
             digests = ledger["sha256"].combine_chunks().take(places)

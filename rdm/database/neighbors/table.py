@@ -69,7 +69,7 @@ class NeighborConfig(Config):
 
 
 class TableSums(Record):
-    """What the shards of a table add up to."""
+    """The sums over the crops of a shard, which add up to those of its table."""
 
     similarity_sum: float
     """Of the first neighbors."""
@@ -77,7 +77,7 @@ class TableSums(Record):
 
 
 class QuerySetFacts(Record):
-    """`queryset.json`: what was looked up, for which crops, and what came of it."""
+    """`queryset.json`: the crops of a table, the settings of its lookup, and its results."""
 
     name: str
     queries: QuerySetConfig
@@ -176,7 +176,7 @@ class NeighborTable:
 
     @property
     def config(self) -> NeighborConfig:
-        """What was looked up, and how."""
+        """The settings of the lookup."""
         return self.info.config
 
     @staticmethod

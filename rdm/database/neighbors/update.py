@@ -43,14 +43,14 @@ class RepairTask:
 
 
 class RepairStats(TableSums):
-    """What a shard's repair did: whether a neighbor changed, and the rows searched anew."""
+    """A shard's repair: whether a neighbor changed, and the rows searched anew."""
 
     changed: bool
     searched: int
 
 
 class TableRepair(Record):
-    """What the repair of a table did: its rows, changed shards, and rows searched anew."""
+    """The repair of a table: its rows, changed shards, and rows searched anew."""
 
     rows: int
     changed_shards: int
@@ -144,7 +144,7 @@ def repair_tables(
 def _task(
     folder: Folder, table: NeighborTable, stem: str, parent: Version, draft: Version
 ) -> RepairTask:
-    # The key: what was stored, and what the draft is searched in.
+    # The key: the stored table, and everything in the draft that decides a lookup.
     inputs = table.paths(stem)
     output = neighbor_paths(table.name, draft.number, stem)[0]
     searched = [part.sha256 for part in draft.parts if part.kind in SEARCHED_KINDS]

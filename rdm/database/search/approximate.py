@@ -15,7 +15,7 @@ from rdm.database.contract import INDEX_NAME, INFOS_NAME, PUBLISHED
 from rdm.database.search.search_parameters import open_mapped
 from rdm.errors import StorageError
 from rdm.storage import Folder, IndexFacts
-from rdm.storage.files import read_error
+from rdm.storage.atomic import read_error
 
 
 def check_head(folder: Folder, place: str, facts: IndexFacts) -> None:

@@ -33,11 +33,11 @@ from rdm.database.search.sharded_index import (
 )
 from rdm.errors import DatabaseError, StorageError
 from rdm.storage import Folder, IndexDecision, IndexFacts
-from rdm.storage.files import storage_errors
+from rdm.storage.atomic import storage_errors
 
 
 class IndexBuild(Record):
-    """What an index keeps while it is extended, and the last decision about it."""
+    """The facts that an index keeps while it is extended, and the last decision about it."""
 
     index_key: str
     index_param: str

@@ -29,7 +29,7 @@ from rdm.database.contract import INDEX_SCRATCH
 from rdm.database.embedding_parts import EmbeddingParts, count_rows, gather
 from rdm.database.search.search_parameters import open_mapped, written_lists
 from rdm.storage import Folder, living_rows, sha256_file
-from rdm.storage.files import storage_errors
+from rdm.storage.atomic import storage_errors
 
 ADD_ROWS = 4096  # rows that are looked up in the quantizer at once
 

@@ -203,7 +203,7 @@ def first_stage_config(state: State, *, sample_size: int = 256) -> AutoencoderCo
     Raises:
         ModelError: these are no such parameters.
     """
-    # The encoder's own first layers tell which kind this is.
+    # Without these layers it is no first stage.
     _require(state, "encoder.conv_in.weight", "decoder.conv_in.weight", "post_quant_conv.weight")
 
     levels = _count(state, "encoder.down.{}.block.0.conv1.weight")

@@ -68,7 +68,7 @@ class AutoencoderConfig(Config):
 
     @property
     def attention(self) -> tuple[bool, ...]:
-        """Which levels have self-attention."""
+        """Whether each level has self-attention."""
         return self.attention_levels or (False,) * len(self.block_out_channels)
 
 

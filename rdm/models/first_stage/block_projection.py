@@ -44,7 +44,7 @@ class BlockProjection:
 
     @property
     def num_components(self) -> int:
-        """How many numbers stand for a block."""
+        """The numbers that stand for a block."""
         return self.components.shape[1]
 
     def reconstruct(self, images: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class VggFeatures(nn.Module):
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
                 maps.append(x)
-            # After the last map nothing is asked for: the last pooling is spared.
+            # The last map is before the last pooling, which is skipped.
             x = layer(x) if len(maps) < len(_VGG_WIDTHS) else x
         return maps
 

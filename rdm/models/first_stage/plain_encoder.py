@@ -50,7 +50,7 @@ class PlainEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rdm.sources.causes import is_passing
 from rdm.sources.ledger import Row
-from rdm.storage.files import storage_errors
+from rdm.storage.atomic import storage_errors
 
 
 class Shelf:

@@ -39,7 +39,8 @@ def _end_with_parent() -> None:
 if __name__ in ("__main__", "__mp_main__"):
     # img2dataset downloads in processes that multiprocessing spawns; these import this module as
     # `__mp_main__`.
-    urllib.request.install_opener(PatientOpener(FetchConfig.model_validate(_job()["fetch"])))  # type: ignore[arg-type]
+    config = FetchConfig.model_validate(_job()["fetch"])
+    urllib.request.install_opener(PatientOpener(config))  # type: ignore[arg-type]
 
 if __name__ == "__main__":
     main()

@@ -31,7 +31,7 @@ from rdm.sources.http.urls import fetchable_url
 from rdm.sources.ledger import FAILED, REMOVED, SKIPPED, Row, unusable_row, usable_row
 from rdm.sources.photographs.decode import ImageDecodeError
 from rdm.sources.photographs.filters import TOO_LONG, TOO_SMALL
-from rdm.storage.files import storage_errors
+from rdm.storage.atomic import storage_errors
 
 OPTED_OUT = "opted out"
 _ROBOTS = "Use of image disallowed by X-Robots-Tag directive"  # img2dataset's words

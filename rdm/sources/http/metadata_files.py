@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from rdm.errors import SourceError
 from rdm.sources.http.client import FetchConfig, PatientOpener, TransferError, retrying
 from rdm.sources.http.urls import fetchable_url, public_url
-from rdm.storage.files import atomic_path
+from rdm.storage.atomic import atomic_path
 from rdm.storage.local_places import cache_path
 
 

@@ -109,7 +109,6 @@ class LocalSource(ABC):
             return unusable_row(entry, str(error), error.status), b""
         except OSError as error:
             return unusable_row(entry, f"{CANNOT_BE_READ}: {error.strerror or error}"), b""
-
         except RdmError:
             raise
         except Exception as error:

@@ -74,7 +74,7 @@ def read_delimited(
 
     if layout.delimiter != "\t":
         return _collect(open_text, layout, quoted_rows, wanted)
-    # First each line as a row; if that is ragged, with quotes. Of two failures both are told.
+    # First each line as a row; if that is ragged, with quotes. A failure of both names both.
     try:
         return _collect(open_text, layout, plain_rows, wanted)
     except ListFormatError as plain:

@@ -13,7 +13,7 @@ from rdm.config import Config
 
 
 class CropConfig(Config):
-    """How a photograph is cut into patches.
+    """Settings of the cut of a photograph into patches.
 
     The photograph is thought of as resized so that its shortest side has `frame_size` pixels and
     centre-cropped to a square of that size; patches are squares of `patch_size` pixels in that

@@ -103,7 +103,7 @@ def decode_image(data: bytes, *, rotation: int = 0, reduction: int = 1) -> Image
         data: an encoded JPEG, PNG, WebP, GIF, BMP or TIFF.
         rotation: counter-clockwise degrees that make the stored pixels upright, a multiple of 90
             (Open Images' `Rotation` column). Where it is not 0 it takes the place of the EXIF
-            orientation: both tell the same turn.
+            orientation: both say the same turn.
         reduction: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than
             1/reduction; other formats always have their full size.
 
