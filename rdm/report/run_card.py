@@ -92,8 +92,8 @@ class Steps:
         last line."""
         count, seconds = 0, 0.0
         for row in read_stats(run):
-            seconds += row["seconds_per_step"] * (row["step"] - count)
-            count = row["step"]
+            seconds += (row.seconds_per_step or 0.0) * (row.step - count)
+            count = row.step
         return cls(count, seconds)
 
 

@@ -19,7 +19,7 @@ def test_opened_index_finds_what_it_was_audited_for(
     built: tuple[Folder, IndexFacts], vectors: np.ndarray
 ) -> None:
     audit = audit_recall(open_index(built[0]), [(0, vectors)], NONE, 500, IndexConfig().seed)
-    assert audit["recall_at_20"] == built[1]["recall_at_20"]
+    assert audit.recall_at_20 == built[1].recall_at_20
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,14 @@ def test_recall_of_an_index_over_half_the_rows_is_the_share_of_neighbors_there(
     index.add(vectors[:300].astype(np.float32))
     truth, _ = exact_search(vectors, [(0, vectors)], 20, excluded=NONE)
     audit = audit_recall(index, [(0, vectors)], NONE, 600, 0)
-    assert audit["recall_at_20"] == pytest.approx((truth < 300).mean())
-    assert audit["recall_ci95"] > 0
+    assert audit.recall_at_20 == pytest.approx((truth < 300).mean())
+    assert audit.recall_ci95 > 0
 
 
 def test_audit_with_few_living_rows_lowers_k(vectors: np.ndarray) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors[:3].astype(np.float32))
-    assert audit_recall(index, [(0, vectors)], np.arange(3, 600), 500, 0)["recall_at_20"] == 1.0
+    assert audit_recall(index, [(0, vectors)], np.arange(3, 600), 500, 0).recall_at_20 == 1.0
 
 
 def test_audit_sample_changes_by_what_an_update_changes_alone() -> None:
