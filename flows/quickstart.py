@@ -186,8 +186,7 @@ def _flows_on(
 
 
 def folder_bytes(path: Path) -> int:
-    """Return the size of all files below a folder; a file with two names, such as the newest index,
-    counts once."""
+    """Return the size of all files below a folder; hard links count once."""
     found = [file.stat() for file in path.rglob("*") if file.is_file()]
     files = {(status.st_dev, status.st_ino): status.st_size for status in found}
     return sum(files.values())

@@ -63,8 +63,7 @@ def cache_task(out: str, config: CacheConfig, pool: Pool) -> CacheCounts:
 
 
 def may_succeed_again(_task: Task[..., Any], _run: TaskRun, state: State) -> bool:
-    """Return whether a failed task is worth a retry: settings and inputs that were refused will be
-    refused again."""
+    """Return whether a failed task is worth a retry: refused inputs are refused again."""
     error = state.result(raise_on_failure=False)
     return not isinstance(error, RdmError) or isinstance(error, JobError | StorageError)
 

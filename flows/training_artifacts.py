@@ -1,5 +1,4 @@
-"""A training run in the Prefect UI while it lasts: its numbers with the time left, and its newest
-grid of samples."""
+"""A running training in the Prefect UI: its numbers, time left and newest grid."""
 
 from __future__ import annotations
 

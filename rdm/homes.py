@@ -84,8 +84,7 @@ def _unwritable(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def own_home() -> Path:
-    """Return this user's folder for caches where the home cannot be written: among the temporary
-    files, hers alone."""
+    """Return this user's own cache folder among the temporary files, for unwritable homes."""
     place = Path(tempfile.gettempdir()) / f"rdm-home-{os.getuid()}"
     with suppress(FileExistsError):
         place.mkdir(mode=0o700)
@@ -101,8 +100,7 @@ def own_home() -> Path:
 
 
 def use_writable_homes() -> None:
-    """Change this process's environment, and that of those that it starts, where a folder cannot be
-    written."""
+    """Change this process's environment, and its children's, where homes cannot be written."""
     probe = Path(tempfile.gettempdir()) / "rdm-home"
     if not writable_homes(os.environ, probe):
         return

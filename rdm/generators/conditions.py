@@ -1,5 +1,4 @@
-"""Conditions: each reads one source, in training from the batch and in sampling from what the user
-gave.
+"""Conditions: each reads one source, from the training batch or from what a user gave.
 
 This is the one place where embeddings become tokens, so that training, sampling and held-out losses
 agree.
@@ -93,8 +92,7 @@ class TextConfig(Config):
 
 
 class Conditions(Config):
-    """Every source that may condition, one field each; those that are set do, in the order of the
-    fields."""
+    """Every source that may condition; those that are set do, in the order of the fields."""
 
     neighbors: NeighborsConfig | None = None
     text: TextConfig | None = None
@@ -117,8 +115,7 @@ class Conditions(Config):
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one picture that is to be drawn; a condition whose source is missing is
-    null.
+    """What is known of a picture to draw; a condition whose source is missing is null.
 
     Attributes:
         neighbors: embeddings [k, D] of the nearest patches, before any scale.

@@ -1,5 +1,4 @@
-"""One generator for every system: a network, the space that it works in, what conditions it, and a
-head."""
+"""One generator for every system: a network, its space, its conditions and a head."""
 
 from __future__ import annotations
 
@@ -133,8 +132,7 @@ class Generator(nn.Module):
         self.network: Network = build_network(config.network) if network is None else network
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the schedule along with the weights: from another device, every step would wait for
-        its numbers.
+        """Move the schedule with the weights: each step would wait for it on another device.
 
         It is no buffer, because a cast of the weights must leave it in float64.
         """
@@ -202,8 +200,7 @@ class Generator(nn.Module):
     def grid(
         self, context: Context, seeds: Sequence[int], settings: SampleSettings
     ) -> NDArray[np.uint8]:
-        """Return pictures uint8 [B, H, W, 3] in the weights' own precision, decoded on the CPU: to
-        watch a training."""
+        """Return pictures uint8 [B, H, W, 3] to watch a training, decoded on the CPU."""
         x0 = self.head.sample(
             self.network, context, self.config.network.sample_shape, seeds, settings
         )

@@ -1,5 +1,4 @@
-"""A model's folder: `model.json`, `network/`, and its first stage, under names that hold on every
-machine.
+"""A model's folder: `model.json`, `network/` and first stage, valid on every machine.
 
 Training's export is sampling's model: `write_model` and `open_model` are each other's inverse.
 """
@@ -47,8 +46,7 @@ class ModelInfo(Provenance):
 
 
 def model_info(config: GeneratorConfig, provenance: Provenance) -> ModelInfo:
-    """Return the description of a model. Settings of training that `config` may have besides are
-    left out."""
+    """Return the description of a model; the training's own settings are left out."""
     generator = GeneratorConfig.model_validate(
         config.model_dump(include=set(GeneratorConfig.model_fields))
     )
@@ -169,8 +167,7 @@ def check_text_network(
 
 @dataclass(frozen=True)
 class Model:
-    """A trained system in a folder: everything that turns what is known of a picture into the
-    picture.
+    """A trained system in a folder: from what is known of a picture to the picture.
 
     Attributes:
         directory: the folder.

@@ -1,5 +1,4 @@
-"""What one sample costs in each recipe's network, kept in `costs.json`, so that recipes can be
-listed at once.
+"""Costs of each recipe's network per sample, kept in `costs.json` for quick listings.
 
 `python -m benchmarks.count_costs` writes the file again; run it after a recipe or a network has
 changed.

@@ -1,5 +1,4 @@
-"""The dataset card of a database's version, from its ledgers: what there is, by whom, under what
-license."""
+"""The dataset card of a version, from its ledgers: contents, authors, licenses."""
 
 from __future__ import annotations
 

@@ -158,8 +158,7 @@ def write_samples(
     database: RetrievalDatabase | None,
     settings: SampleSettings,
 ) -> int:
-    """Write pictures as they come, and `samples.json` last; return how many. An earlier call's
-    pictures go."""
+    """Write pictures as they come, `samples.json` last, in place of an earlier call's."""
     folder = Folder(out)
     folder.make()
     for name in (INDEX, JOURNAL):
@@ -205,8 +204,7 @@ def read_samples(out: Path, limit: int | None = None) -> list[Sample]:
 
 
 def _finished(out: Path) -> dict[int, tuple[str, int]]:
-    """Return where the record of each finished picture is; what a killed run was writing is cut
-    off."""
+    """Return where each finished picture's record is; a torn last record is cut off."""
     found: dict[int, tuple[str, int]] = {}
     for name in (INDEX, JOURNAL):
         path = out / name

@@ -33,8 +33,7 @@ Pair = tuple[Query, int]
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture, and everything that it came from; the query's neighbors are those that
-    conditioned it."""
+    """A picture and what it came from; the query's neighbors are those that conditioned it."""
 
     query: Query
     seed: int

@@ -1,5 +1,4 @@
-"""Queries: a text, a picture, or a draw from the proposal distribution, each with the neighbors
-that it looks up."""
+"""Queries: a text, a picture, or a draw from p_D, each with its neighbors."""
 
 from __future__ import annotations
 
@@ -84,8 +83,7 @@ def unconditional_queries(
 
 
 def caption_queries(texts: Sequence[str]) -> list[Query]:
-    """Return texts as queries without neighbors: for a model that reads captions and nothing
-    else."""
+    """Return texts as queries without neighbors, for models that read only captions."""
     nothing = np.zeros(0, np.float32)
     return [Query("text", text, nothing, np.zeros(0, np.int64), nothing) for text in texts]
 

@@ -1,5 +1,4 @@
-"""Draw the pictures of a request into a folder, resumable: what the command line and the flow
-share."""
+"""Draw a request's pictures into a folder, resumable, for command line and flow."""
 
 from __future__ import annotations
 

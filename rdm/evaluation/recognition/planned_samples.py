@@ -174,8 +174,7 @@ class PlannedDraw:
 def vectors_of(
     embeddings: NDArray[np.float32], embedding: Literal["unit", "raw"]
 ) -> NDArray[np.float32]:
-    """Return raw embeddings [B, k, D] as they condition, with the bits that a database would
-    give."""
+    """Return raw conditioning embeddings [B, k, D], with the bits that a database would give."""
     vectors = normalize(embeddings).astype(np.float16)
     if embedding == "raw":
         vectors = with_norms(vectors, np.linalg.norm(embeddings, axis=-1).astype(np.float32))

@@ -1,5 +1,4 @@
-"""Recognition by a judge that training never used: samples beside photographs, reconstructions,
-mosaics and chance.
+"""Recognition of samples, photographs and mosaics by a judge that training never used."""
 
 Each sample is conditioned on pictures of one class that no training has seen. The headline is the
 judge's top-1 of samples divided by its top-1 of the first stage's reconstructions, which are the
@@ -64,8 +63,7 @@ _LOCK = ".recognition.lock"
 def evaluate_recognition(
     inputs: RecognitionInputs, config: RecognitionConfig, out: Path, device: DeviceName = "auto"
 ) -> Recognition:
-    """Measure and write `recognition.json` and `grid.png`; what an earlier run has finished is not
-    repeated.
+    """Measure and write `recognition.json` and `grid.png`; finished parts are not repeated.
 
     Raises:
         UsageError: the model reads no neighbors; a judge is not given what it needs.
@@ -327,8 +325,7 @@ class _Bench:
     def _write_grid(
         self, plan: SamplePlan, samples: NDArray[np.uint8], confidence: NDArray[np.float64]
     ) -> None:
-        """Write the samples whose confidence is nearest to three percentiles, each beside its
-        context."""
+        """Write samples at three percentiles of confidence, each beside its context."""
         names = {item.label: item.name for item in self.inputs.classes}
         order, rows = np.argsort(confidence, kind="stable"), []
         count = min(_PER_PERCENTILE, len(order))

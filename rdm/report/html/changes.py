@@ -1,5 +1,4 @@
-"""What an update changed: a table, and a page with the new patches. Of what was removed there are
-ids, no pixels."""
+"""Changes of an update: a table, and a page with the new patches and the ids of removed ones."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A page of photographs that a query set shares with the database, crop beside patch, the worst
-first."""
+"""A page of photographs that query set and database share, crop beside patch, worst first."""
 
 from __future__ import annotations
 

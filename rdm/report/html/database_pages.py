@@ -47,8 +47,7 @@ def write_search_gallery(
 
 
 def write_patch_page(path: Path, database: RetrievalDatabase, patch_id: int, k: int) -> None:
-    """Write a page with a patch, its place in its photograph, and its nearest neighbors (itself the
-    first).
+    """Write a page with a patch in its photograph, and its nearest neighbors, itself the first.
 
     Raises:
         DatabaseError: there is no such patch (any more), or the database has no pixels.
@@ -89,8 +88,7 @@ def sample_groups(
     guidance_scale: float | None = None,
     query_pixels: dict[str, NDArray[np.uint8]] | None = None,
 ) -> list[SampleGroup]:
-    """Return samples grouped by query, in order; unconditional ones form one group with a draw
-    each."""
+    """Return samples by query, in order; unconditional ones form one group with a draw each."""
 
     def draw(members: list[Sample]) -> Draw:
         query = members[0].query
@@ -118,8 +116,7 @@ def sample_groups(
 
 
 def write_sample_gallery(out: Path, database: RetrievalDatabase | None, total: int) -> Path:
-    """Write a page of a folder's first pictures beside the neighbors that conditioned them, and
-    return its path."""
+    """Write and return a page of a folder's first pictures beside their neighbors."""
     path, samples = out / GALLERY, read_samples(out, MAX_GALLERY)
     sections = [GallerySection("Samples", samples=tuple(sample_groups(samples, database)))]
     shown = (

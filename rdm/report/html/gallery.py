@@ -1,5 +1,4 @@
-"""Contact sheets and static galleries: a page of queries beside their neighbors, without a
-server."""
+"""Contact sheets, and pages of queries beside their neighbors that need no server."""
 
 from __future__ import annotations
 
@@ -46,8 +45,7 @@ def contact_sheet(
     gap: int = 4,
     background: tuple[int, int, int] = (255, 255, 255),
 ) -> Image.Image:
-    """Return the pictures row by row on one image, each scaled to fit a square tile and centered in
-    it.
+    """Return pictures row by row on one image, each scaled to fit a square tile, centered.
 
     Args:
         images: uint8 [H, W, 3], 0..255; at least one.

@@ -1,5 +1,4 @@
-"""From the folders that a quickstart leaves to the data of its report: everything is read from
-disk."""
+"""The data of a quickstart's report, read from the folders that the quickstart leaves."""
 
 from __future__ import annotations
 
@@ -268,8 +267,7 @@ def _affinity(
     first: Sequence[Sample],
     second: Sequence[Sample],
 ) -> Statistic:
-    """How often a sample is closer to the neighbors that conditioned it than to the other
-    database's."""
+    """Count samples that are closer to their own neighbors than to the other database's."""
     from PIL import Image
 
     from rdm.encoders import normalize

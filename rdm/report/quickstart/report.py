@@ -1,5 +1,4 @@
-"""The quickstart report: which sections it has, its headline numbers, and the one file it
-becomes."""
+"""The quickstart's report: its sections, its headline numbers, and its one file."""
 
 from __future__ import annotations
 
@@ -33,8 +32,7 @@ class Headline:
 
 
 def write_report(data: QuickstartReport, path: Path) -> None:
-    """Write the report as one HTML file that needs no other file and no network; atomic, replaces
-    an older report.
+    """Write the report as one HTML file that needs no network, in place of an older one.
 
     Raises:
         StorageError: the file cannot be written; an older report then still stands.
@@ -43,8 +41,7 @@ def write_report(data: QuickstartReport, path: Path) -> None:
 
 
 def render_report(data: QuickstartReport) -> str:
-    """Return the report as HTML. Parts that the run did not produce are left out and named at the
-    end."""
+    """Return the report as HTML; what the run did not produce is named at the end."""
     sections = _sections(data)
     held_out = data.held_out
     return render(

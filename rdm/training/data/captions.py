@@ -1,5 +1,4 @@
-"""Frozen features of captioned photographs, extracted once per tar: what the contrastive objective
-trains on."""
+"""Frozen features of captioned photographs for the contrastive objective, one file per tar."""
 
 from __future__ import annotations
 
@@ -196,8 +195,7 @@ def read_captioned_tar(path: Path) -> list[CaptionedPhoto]:
 
 
 def photo_views(photo: CaptionedPhoto, num_crops: int) -> list[np.ndarray]:
-    """Return a photograph as uint8 [3, 224, 224]: whole, mirrored, and crops that are a function of
-    its key.
+    """Return a photograph as uint8 [3, 224, 224]: whole, mirrored, and crops fixed by its key.
 
     Half of the crops are first shrunk to 72..159 pixels, as patches of small photographs are.
 

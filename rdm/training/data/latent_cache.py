@@ -144,8 +144,7 @@ def cache_shard(task: CacheTask) -> CacheStats:
 
 
 def _encode_shard(task: CacheTask) -> tuple[list[str], CacheStats]:
-    """Write the tar of a shard's latents and the table of its rows; return their paths, and
-    counts."""
+    """Write the tar of a shard's latents and the table of its rows; return paths and counts."""
     rows: list[dict[str, Any]] = []
     failures: list[tuple[str, str]] = []
     tar, table = f"{task.stem}.tar", f"{task.stem}.parquet"
@@ -170,8 +169,7 @@ _ROW_SCHEMA = pa.schema([("key", pa.string()), ("image_id", pa.string()), ("flip
 def _latents(
     task: CacheTask, rows: list[dict[str, Any]], failures: list[tuple[str, str]]
 ) -> Iterator[NDArray[Any]]:
-    """Yield the latents of a shard's crops; append what each of them is, and which photographs have
-    none and why."""
+    """Yield a shard's latents; append their rows, and the photographs that failed with causes."""
     config = task.config
     content = content_of(config)
     first_stage = None
@@ -289,8 +287,7 @@ class LatentCache:
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of what the latents are: query set, first stage, and how it was
-        applied."""
+        """16 hexadecimal digits of query set, first stage, and how it was applied."""
         return digest_json(self.info.identity.to_json())
 
     @cached_property

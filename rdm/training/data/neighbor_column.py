@@ -1,5 +1,4 @@
-"""The neighbors of a cache's rows, as embeddings: from a database's memory maps, or inlined in the
-cache."""
+"""Neighbor embeddings of a cache's rows: from a database's memory maps, or inlined."""
 
 from __future__ import annotations
 

@@ -103,8 +103,7 @@ class PhotoShards:
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """See TrainingData: consecutive photographs, in the order of the sources and of their
-        ids."""
+        """See TrainingData: consecutive photographs, by source and then by id."""
         return self._shards
 
     @cached_property
@@ -245,8 +244,7 @@ def _whole(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def _detail(image: Image.Image, size: int, seed: int) -> NDArray[np.uint8]:
-    """Cut a square of a side between `size` and the photograph's shorter one, log-uniform,
-    anywhere."""
+    """Cut a square between `size` and the shorter side, log-uniform in size, anywhere."""
     random = np.random.default_rng(seed)
     longest = min(image.size)
     side = min(round(size * (longest / size) ** random.random()), longest)

@@ -1,5 +1,4 @@
-"""What a generator trains on: rows of a latent cache, with a column for each source that conditions
-it."""
+"""Training rows of a latent cache, with a column for each conditioning source."""
 
 from __future__ import annotations
 
@@ -123,8 +122,7 @@ class TrainingRows:
             )
 
     def load_shard(self, index: int) -> dict[str, NDArray[Any]]:
-        """Return the cache's content under its name, see `LatentCache.latents`, and every column's
-        arrays.
+        """Return the cache's content, see `LatentCache.latents`, and every column's arrays.
 
         Raises:
             CacheError: a file is missing or damaged, or a latent is not finite.
@@ -144,8 +142,7 @@ class TrainingRows:
         return self._column("key", self.cache.stems[index])
 
     def neighbor_ids(self, stem: str) -> NDArray[np.int64]:
-        """Return the neighbors [N, k] of the rows that `load_shard` gives, nearest first, from the
-        database."""
+        """Return neighbors [N, k] of the rows of `load_shard`, nearest first, from the database."""
         assert self.neighbors is not None
         return self.neighbors.ids(stem, self._rows[stem])
 
@@ -158,8 +155,7 @@ class TrainingRows:
         return self._column("flipped", stem)
 
     def provenance(self) -> Provenance:
-        """Return what a model of these rows has to be sampled with: first stage, encoder, and the
-        database."""
+        """Return what a model of these rows is sampled with: first stage, encoder, database."""
         info, config = self.cache.info, self.cache.config
         found = Provenance(
             autoencoder=config.autoencoder,

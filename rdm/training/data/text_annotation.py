@@ -1,5 +1,4 @@
-"""Captions as an annotation of a latent cache: beside every tar the token states of its
-photographs' captions.
+"""Captions of a latent cache: beside every tar the token states of its photographs' captions.
 
 A row is a photograph's, in the order in which the shard's latents name them first; its crops and
 their mirror images share it. A photograph without a caption says nothing: its one caption is the

@@ -1,5 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal (Jordan et al. 2024), with AdamW for all that
-is no matrix.
+"""Muon: momentum with orthogonalized matrices (Jordan et al. 2024), AdamW for the rest.
 
 For small convolutional autoencoders it reaches in a tenth of the time what AdamW reaches. A
 convolution's weight [out, in, h, w] is the matrix [out, in h w].
@@ -133,8 +132,7 @@ def shared_out(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float32) -
 
 
 def _shares(shapes: Sequence[torch.Size], ranks: int) -> list[list[int]]:
-    """Return which matrices each rank works on: the largest work first, to the rank that has
-    least."""
+    """Return each rank's matrices: the largest work first, to the rank that has least."""
     work = [min(shape) ** 2 * max(shape) for shape in shapes]
     shares: list[list[int]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
@@ -146,8 +144,7 @@ def _shares(shapes: Sequence[torch.Size], ranks: int) -> list[list[int]]:
 
 
 def orthogonalized(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return nearly U V^T of a matrix U S V^T [N, M], float32: its singular values are brought into
-    0.7..1.2.
+    """Return nearly U V^T of U S V^T [N, M], float32: singular values are moved to 0.7..1.2.
 
     Five Newton-Schulz iterations X <- a X + (b A + c A A) X with A = X X^T, computed in `dtype`.
     """

@@ -73,11 +73,13 @@ class Cluster(Config):
             raise UsageError(
                 f"the hostfile cannot be read: {error.strerror}", where=path, fix="check --hostfile"
             ) from error
+
         machines = [
             _machine(text, path, number)
             for number, line in enumerate(lines, 1)
             if (text := _stripped(line))
         ]
+
         if not machines:
             raise UsageError(
                 "the hostfile names no machine",

@@ -46,8 +46,7 @@ def run_training(
     cluster: Cluster | None = None,
     on_progress: OnProgress | None = None,
 ) -> StatsRow:
-    """Train until `max_steps` and return the last line of statistics; a stopped run resumes, a
-    finished one returns.
+    """Train until `max_steps` and return the last statistics; a stopped run resumes.
 
     The job is its own process group on each machine, and ends when this process does.
 
@@ -103,8 +102,7 @@ def _run_job(
 
 
 def _warn_of_masks(config: TrainConfig, cluster: Cluster) -> None:
-    """Say that masks meant for some accelerator show none, and that the run is therefore one on the
-    CPU."""
+    """Warn if device masks show no accelerator, so that the run is one on the CPU."""
     masks = unfulfilled_masks(os.environ)
     if masks and config.device == "auto" and not cluster.machines and _device(config) == "cpu":
         logger.warning("PyTorch finds no GPU under %s: training on the CPU", masks)
@@ -136,8 +134,7 @@ def orders_of(config: TrainConfig, cluster: Cluster, out: Path) -> list[Orders]:
 
 
 def launch_commands(config: TrainConfig, cluster: Cluster, out: Path) -> list[str]:
-    """Return, for people, what will be run on each machine; its own environment decides on device
-    masks there."""
+    """Return for people what each machine will run; its environment decides on device masks."""
     prefixes = [cluster.shell_words(machine) for machine in cluster.machines] or [[]]
     orders = orders_of(config, cluster, out)
     commands = (command(own, os.environ) for own in orders)
@@ -169,8 +166,7 @@ def _device(config: TrainConfig) -> str:
 
 
 def settled(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> TrainConfig:
-    """Return the configuration with the size of a micro-batch settled, as the run began; nothing is
-    written.
+    """Return the configuration with the micro-batch size that the run began with.
 
     Raises:
         TrainingError: the folder holds another or a longer run, or the ranks cannot share the

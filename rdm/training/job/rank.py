@@ -1,5 +1,4 @@
-"""One rank of a training job, as DeepSpeed's launcher starts it: `--module rdm.training.job.rank
---out DIR`."""
+"""One rank of a training job, as DeepSpeed's launcher starts it."""
 
 from __future__ import annotations
 
@@ -79,8 +78,7 @@ def main() -> None:
 
 
 def _die_with_owner() -> None:
-    """End this rank when the process that launched the job is gone, however it ended: nothing
-    trains unattended."""
+    """End this rank when the process that launched the job is gone, however it ended."""
     owner = os.environ.get(OWNER_VARIABLE)
     if owner is None:
         return

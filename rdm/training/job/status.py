@@ -128,8 +128,7 @@ def exported_steps(out: Path) -> int | None:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return values as blocks of eight heights, from the lowest to the highest; a value that is not
-    finite is `x`."""
+    """Return values as blocks of eight heights; a value that is not finite is `x`."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "x" * len(values)

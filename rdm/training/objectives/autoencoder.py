@@ -1,5 +1,4 @@
-"""The first stage's objective: pixels, features, a discriminator's judgement, and the latents' own
-term.
+"""The first stage's objective: pixels, features, a discriminator, and the latents' own term.
 
 Rombach et al. 2022, appendix G, and Esser et al. 2021, equations 4 to 7. The mathematics is in
 `rdm.models`.
@@ -91,6 +90,8 @@ class AutoencoderObjective(Objective):
         self.config = config
         # an array, not a buffer: the engine must neither move nor cast it
         self.calibration = calibration
+
+        # The caller's random numbers stay as they are.
         adversarial, perceptual = config.adversarial, config.perceptual
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.start_seed)
@@ -100,6 +101,7 @@ class AutoencoderObjective(Objective):
                 if adversarial.weight
                 else None
             )
+
         if config.trained == "decoder":
             self.autoencoder.encoder.requires_grad_(False)
             self.autoencoder.quant_conv.requires_grad_(False)
@@ -172,8 +174,7 @@ class AutoencoderObjective(Objective):
         return quantized.latents, loss, metrics
 
     def _decode(self, latents: Tensor) -> Tensor:
-        """Return pictures float32 of the decoder's own latents: a posterior's draw, or codebook
-        rows."""
+        """Return float32 pictures of a posterior's draw, or of codebook rows."""
         model = self.autoencoder
         return model.decoder(
             latents if model.post_quant_conv is None else model.post_quant_conv(latents)
@@ -249,8 +250,7 @@ class AutoencoderObjective(Objective):
             self._scaling_factor = stage.scale
 
     def start_from_projection(self, photographs: NDArray[np.uint8]) -> None:
-        """Take the weights of the linear autoencoder that is fitted to photographs uint8 [N, 3, S,
-        S]."""
+        """Take the weights of the linear autoencoder fitted to photographs uint8 [N, 3, S, S]."""
         images = to_signed(torch.from_numpy(photographs))
         projection = BlockProjection.fit(
             images,
@@ -283,8 +283,7 @@ class AutoencoderObjective(Objective):
 
     @torch.no_grad()
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
-        """See Objective: diffusers' layout, float16, with the `scaling_factor` that gives the
-        latents unit variance.
+        """See Objective: diffusers' layout, float16, with the `scaling_factor` to unit variance.
 
         The discriminator is no part of it.
         """
@@ -337,8 +336,7 @@ def _recorded_input(layer: nn.Module) -> Iterator[list[Tensor]]:
 def open_training(
     source: str, config: AutoencoderObjectiveConfig
 ) -> tuple[PhotoShards, AutoencoderObjective]:
-    """Return the training photographs of a source (or of several, with commas between them) and the
-    objective.
+    """Return the training photographs of sources, separated by commas, and the objective.
 
     Raises:
         SourceError: the source leaves nothing to train on, nothing to measure with, or holds broken

@@ -51,8 +51,7 @@ class GenerativeConfig(GeneratorConfig):
 
 
 class GenerativeObjective(Objective):
-    """The mean loss of a generator's head, its samples conditioned and dropped out as the
-    configuration says."""
+    """The mean loss of a generator, with conditions dropped out as configured."""
 
     def __init__(
         self,
@@ -134,8 +133,7 @@ class GenerativeObjective(Objective):
 def open_training(
     cache: str, database: str | None, config: GenerativeConfig
 ) -> tuple[TrainingRows, GenerativeObjective]:
-    """Return the training data and the objective of a cache and, where neighbors condition, a
-    database.
+    """Return data and objective of a cache and, where neighbors condition, a database.
 
     Raises:
         UsageError: neighbors condition, and there is no database.
