@@ -1,4 +1,4 @@
-"""Recognition of samples, photographs and mosaics by a judge that training never used."""
+"""Recognition of samples, photographs and mosaics by a judge that training never used.
 
 Each sample is conditioned on pictures of one class that no training has seen. The headline is the
 judge's top-1 of samples divided by its top-1 of the first stage's reconstructions, which are the
