@@ -142,6 +142,13 @@ def evaluate_on_source(
 
     Where all photographs are held out, there is no other one, and no baseline.
 
+    Args:
+        first_stage: what is measured.
+        source: of photographs, such as `folder:///photos`.
+        config: their size, and which are held out.
+        num_images: held-out photographs, at most.
+        judges: what compares pictures; None: PSNR and latents alone.
+
     Raises:
         SourceError: the source holds nothing out, or cannot be read.
     """

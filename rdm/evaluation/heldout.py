@@ -124,6 +124,13 @@ def held_out_losses(
     anew for each draw. Losses are averaged per photograph, because crops of one photograph are not
     independent. A model that reads nothing is measured once, as it is.
 
+    Args:
+        model: the system.
+        rows: held-out crops, with what conditions them.
+        num_draws: of noise and time per crop.
+        batch_size: crops computed at once.
+        seed: of the draws and of the swaps.
+
     Raises:
         CacheError: too few photographs are held out.
     """

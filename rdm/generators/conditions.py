@@ -264,6 +264,12 @@ def assemble(
     """Return the context of training samples; with a generator drawn, and dropped out by source.
 
     Without one, a source that training never shows is null.
+
+    Args:
+        conditions: in the order of the context's parts.
+        batch: columns of training samples.
+        dropout: probability by source.
+        generator: draws; None: nothing is drawn or dropped.
     """
     context = Context(
         *(part for condition in conditions for part in condition.of_batch(batch, generator))

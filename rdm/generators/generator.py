@@ -177,6 +177,12 @@ class Generator(nn.Module):
     ) -> Tensor:
         """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context.
 
+        Args:
+            context: one row per picture.
+            seeds: of the pictures, B.
+            settings: of the head and of guidance.
+            on_step: called after each step of a batch; what it raises ends the drawing.
+
         Raises:
             UsageError: the head cannot draw with these settings.
         """

@@ -222,7 +222,14 @@ class Model:
         settings: SampleSettings,
         on_step: OnDrawStep | None = None,
     ) -> Tensor:
-        """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context."""
+        """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context.
+
+        Args:
+            context: one row per picture.
+            seeds: of the pictures, B.
+            settings: of the head and of guidance.
+            on_step: called after each step of a batch; what it raises ends the drawing.
+        """
         return self.generator.sample(context, seeds, settings, on_step)
 
     def acting(self, settings: SampleSettings) -> dict[str, Setting]:

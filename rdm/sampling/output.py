@@ -158,7 +158,15 @@ def write_samples(
     database: RetrievalDatabase | None,
     settings: SampleSettings,
 ) -> int:
-    """Write pictures as they come, `samples.json` last, in place of an earlier call's."""
+    """Write pictures as they come, `samples.json` last, in place of an earlier call's.
+
+    Args:
+        out: the folder.
+        samples: drawn pictures; taken a batch at a time.
+        model: that drew them.
+        database: of their neighbors; None of a model without.
+        settings: that they were drawn with.
+    """
     folder = Folder(out)
     folder.make()
     for name in (INDEX, JOURNAL):

@@ -34,6 +34,13 @@ def draw_request(
     A batch with a missing picture is drawn whole, so that a picture has the bits of a run that was
     not interrupted. A kill, or an exception of `on_step`, loses the batch in work.
 
+    Args:
+        request: queries, seeds and settings.
+        model: draws.
+        database: of the neighbors; None of a model without.
+        out: the folder.
+        on_step: called after each step of a batch; what it raises ends the drawing.
+
     Raises:
         UsageError: the folder holds pictures of another request, or the model cannot be asked this.
         EncoderMismatchError: database and model do not belong to the same encoder.

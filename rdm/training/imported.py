@@ -30,6 +30,12 @@ def describe_imported_model(
     vectors, unscaled; the one for 768 pixels, whose vectors have 768 numbers, reads normalized ones
     and has a schedule of its own.
 
+    Args:
+        imported: the U-Net.
+        autoencoder: name of its first stage.
+        database: whose encoder made its conditioning vectors.
+        kind: `rdm-unet` or `ldm-unet`.
+
     Raises:
         UsageError: one of the two was named without the other, or for a U-Net that is not an RDM's.
         ModelError: first stage or database do not fit the U-Net, or neighbors cannot condition it.

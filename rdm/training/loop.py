@@ -42,6 +42,12 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
     A step is a function of (weights, seed, step, number of the micro-batch): a killed run goes on
     as if nothing had happened, and another number of ranks sees the same samples and noise.
 
+    Args:
+        config: the run's.
+        data: training samples in shards.
+        objective: the loss with its networks, the same weights on every rank.
+        out: folder of the run.
+
     Raises:
         TrainingError: the loss is not finite, or the checkpoint belongs to another run.
     """
@@ -194,7 +200,14 @@ def model_name(config: TrainConfig, decay: float) -> str:
 def export_model(
     objective: Objective, state: dict[str, Tensor], config: TrainConfig, final: Path
 ) -> None:
-    """Write fp32 weights by parameter name as a model directory, replacing an older one."""
+    """Write fp32 weights by parameter name as a model directory, replacing an older one.
+
+    Args:
+        objective: knows the layout of the model.
+        state: weights by parameter name.
+        config: written beside them.
+        final: the folder.
+    """
     temporary = final.with_name(f".{final.name}.tmp")
     with storage_errors(final):
         shutil.rmtree(temporary, ignore_errors=True)

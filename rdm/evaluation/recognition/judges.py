@@ -159,6 +159,12 @@ class LinearProbe:
     ) -> LinearProbe:
         """Fit to features [N, D] of labels [N]; a fifth of each class chooses the penalty.
 
+        Args:
+            features: of labelled pictures, [N, D].
+            labels: 0 to `classes` - 1, [N].
+            classes: how many there are.
+            seed: of the split into fitting and choosing.
+
         Raises:
             SourceError: a class has fewer than five rows.
         """

@@ -105,7 +105,14 @@ def embed(
     store: StoredArrays, encoder: Encoder, pictures: PictureSet, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Return raw embeddings [len(rows), D] of whole pictures, as a database of `crop.mode=whole`
-    has them."""
+    has them.
+
+    Args:
+        store: keeps finished chunks.
+        encoder: the one of the model.
+        pictures: a set.
+        rows: which of them, [N].
+    """
     key = digest_json([encoder.fingerprint.digest(), pictures.digest, rows.tolist()])
 
     def compute() -> NDArray[np.float32]:

@@ -65,6 +65,12 @@ def evaluate_recognition(
 ) -> Recognition:
     """Measure and write `recognition.json` and `grid.png`; finished parts are not repeated.
 
+    Args:
+        inputs: model, pictures, classes and judge.
+        config: how much is drawn and measured.
+        out: folder of the results and of finished parts.
+        device: what networks compute on.
+
     Raises:
         UsageError: the model reads no neighbors; a judge is not given what it needs.
         SourceError: pictures are broken, or too few.

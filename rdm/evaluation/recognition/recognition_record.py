@@ -113,7 +113,14 @@ def recognition_row(
 def sample_rows(
     scores: NDArray[np.float64], labels: NDArray[np.int64], classes: int, seed: int
 ) -> list[RecognitionRow]:
-    """Return the rows of samples, of samples with neighbors of another class, and of chance."""
+    """Return the rows of samples, of samples with neighbors of another class, and of chance.
+
+    Args:
+        scores: of the judge, [N, C].
+        labels: classes of the conditioning pictures, [N].
+        classes: C.
+        seed: of the other class that each sample is swapped with.
+    """
     # A sample drawn from another class's neighbors is one of that class's samples, judged against
     # this class.
     order = np.random.default_rng(seed).permutation(classes)

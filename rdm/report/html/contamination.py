@@ -20,6 +20,12 @@ def write_contamination_page(
 ) -> None:
     """Write the worst pairs as a page: those that can become neighbors first.
 
+    Args:
+        path: the page.
+        database: where the patches are shown from.
+        found: pairs of crop and patch.
+        worst: pairs shown at most.
+
     Raises:
         SourceError: the query set's photographs are no longer where they were.
         DatabaseError: the database has no pixels.

@@ -39,7 +39,15 @@ def write_search_gallery(
     ids: NDArray[np.int64],
     similarities: NDArray[np.float32],
 ) -> None:
-    """Write the patches found for a query as a page."""
+    """Write the patches found for a query as a page.
+
+    Args:
+        path: the page.
+        database: that was searched.
+        label: of the query.
+        ids: of the patches found, nearest first, [k].
+        similarities: theirs, [k].
+    """
     lookup = QueryNeighbors(Query("text", text=label), neighbors_of(database, ids, similarities))
     write_gallery(
         [GallerySection(f"{len(ids)} nearest patches", lookups=(lookup,))], path, f"Search: {label}"
@@ -48,6 +56,12 @@ def write_search_gallery(
 
 def write_patch_page(path: Path, database: RetrievalDatabase, patch_id: int, k: int) -> None:
     """Write a page with a patch in its photograph, and its nearest neighbors, itself the first.
+
+    Args:
+        path: the page.
+        database: of the patch.
+        patch_id: which one.
+        k: neighbors shown.
 
     Raises:
         DatabaseError: there is no such patch (any more), or the database has no pixels.
@@ -88,7 +102,14 @@ def sample_groups(
     guidance_scale: float | None = None,
     query_pixels: dict[str, NDArray[np.uint8]] | None = None,
 ) -> list[SampleGroup]:
-    """Return samples by query, in order; unconditional ones form one group with a draw each."""
+    """Return samples by query, in order; unconditional ones form one group with a draw each.
+
+    Args:
+        samples: in any order.
+        database: where neighbors are shown from; None: of a model without.
+        guidance_scale: to show; None: not shown.
+        query_pixels: pictures of image queries by label.
+    """
 
     def draw(members: list[Sample]) -> Draw:
         query = members[0].query

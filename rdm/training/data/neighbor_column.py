@@ -46,6 +46,12 @@ class NeighborColumn:
 
         What is held out gets the k_train nearest; training loads what its steps draw from.
 
+        Args:
+            cache: whose crops have neighbors.
+            root: of the database.
+            config: how many neighbors are read, and which train.
+            held_out: whether the rows are for measuring.
+
         Raises:
             CacheError: the database has no neighbors of this query set, or too few per crop; those
                 that are inlined in the cache are others.

@@ -51,7 +51,14 @@ class DataOrder:
     def step_positions(
         self, step: int, batch_size: int, rank: int, world_size: int
     ) -> NDArray[np.int64]:
-        """Return the stream positions of a rank's share of a step's global batch."""
+        """Return the stream positions of a rank's share of a step's global batch.
+
+        Args:
+            step: steps done before.
+            batch_size: of all ranks together.
+            rank: whose share.
+            world_size: number of ranks.
+        """
         share = batch_size // world_size
         first = step * batch_size + rank * share
         return np.arange(first, first + share, dtype=np.int64)

@@ -79,6 +79,12 @@ class TrainingRows:
     ) -> TrainingRows:
         """Open a cache with what its rows are conditioned on.
 
+        Args:
+            cache: its folder or URL.
+            database: where neighbors come from; None where none condition.
+            config: conditions, and the held-out share.
+            held_out: whether to open held-out rows or training rows.
+
         Raises:
             UsageError: neighbors condition, and there is no database.
             CacheError: the database has no neighbors of the cache's query set, or too few per crop;

@@ -241,7 +241,15 @@ def run_nodes(
     on_progress: OnProgress | None = None,
 ) -> int:
     """Run the job to its end and return the first exit code that is not 0. No machine outlives
-    another's failure."""
+    another's failure.
+
+    Args:
+        orders: of each machine, in the order of the cluster.
+        cluster: the machines; none: this one.
+        out: folder of the run, with its log.
+        tracker: shows the steps.
+        on_progress: called whenever there are new lines of statistics.
+    """
     prefixes = [cluster.shell_words(machine) for machine in cluster.machines] or [[]]
     nodes: list[subprocess.Popen[bytes]] = []
     with open(out / LOG, "ab") as log:
