@@ -145,19 +145,15 @@ def _print_table(table: Table, rows: Iterable[Sequence[str]], title: str) -> Non
 
 
 def _lines(values: Mapping[str, Any]) -> str:
-    return (
-        "\n".join(
-            f"{name.replace('_', ' ')}: {_named(name, value)}" for name, value in values.items()
-        )
-        or "none"
-    )
+    lines = [f"{name.replace('_', ' ')}: {_named(name, value)}" for name, value in values.items()]
+    return "\n".join(lines) or "none"
 
 
 def _named(name: str, value: Any) -> str:
     """Return a value as text; sizes in bytes get a unit."""
-    return (
-        format_bytes(value) if name.endswith("bytes") and isinstance(value, int) else _plain(value)
-    )
+    if name.endswith("bytes") and isinstance(value, int):
+        return format_bytes(value)
+    return _plain(value)
 
 
 def _plain(value: Any) -> str:

@@ -179,11 +179,8 @@ class NeighborCondition:
         """See Condition."""
         given = [one.neighbors for one in known if one.neighbors is not None]
         if not given:
-            return (
-                Context(*self._parts(torch.zeros(len(known), 1, self.dim, device=device)))
-                .null()
-                .parts
-            )
+            zeros = torch.zeros(len(known), 1, self.dim, device=device)
+            return Context(*self._parts(zeros)).null().parts
         if len(given) < len(known):
             raise ValueError(
                 "some pictures have neighbors, others have none: draw them in batches of their own"

@@ -24,6 +24,5 @@ def kept_costs() -> dict[str, NetworkCost | None]:
 
 def costs_text(costs: Mapping[str, NetworkCost | None]) -> str:
     """Return costs by recipe as the text of `costs.json`."""
-    return (
-        json.dumps({name: cost and asdict(cost) for name, cost in costs.items()}, indent=1) + "\n"
-    )
+    values = {name: cost and asdict(cost) for name, cost in costs.items()}
+    return json.dumps(values, indent=1) + "\n"

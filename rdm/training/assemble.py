@@ -51,9 +51,8 @@ def reads_photographs(config: TrainConfig) -> bool:
 
 def is_on_pixels(config: TrainConfig) -> bool:
     """Return whether a recipe trains on pictures, so that its cache needs no autoencoder."""
-    return (
-        isinstance(config.objective, GenerativeConfig) and config.objective.space.kind == "pixels"
-    )
+    objective = config.objective
+    return isinstance(objective, GenerativeConfig) and objective.space.kind == "pixels"
 
 
 def check_inputs(config: TrainConfig, inputs: TrainInputs) -> None:

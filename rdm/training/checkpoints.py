@@ -310,9 +310,8 @@ def _write_verified(path: Path, tensors: Mapping[str, Tensor], step: int) -> Non
             path,
             {"step": str(step)},
         )
-    except (
-        SafetensorError
-    ) as error:  # the library wraps the cause: say it as any other failed write
+    except SafetensorError as error:
+        # the library wraps the cause: say it as any other failed write
         _raise_write_error(path, error)
 
     with open(path, "rb+") as file:

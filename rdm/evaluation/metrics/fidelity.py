@@ -61,7 +61,8 @@ def fidelity(
         np.random.default_rng(seed).permutation(part)[:count]
         for part in (pictures, real, reference)
     ]
-    fid, floor = frechet_distance(taken[0], taken[2]), frechet_distance(taken[1], taken[2])
+    fid = frechet_distance(taken[0], taken[2])
+    floor = frechet_distance(taken[1], taken[2])
 
     block = block_size(count)
     interval = None if block is None else kernel_interval(taken[0], taken[2], block)

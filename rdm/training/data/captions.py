@@ -238,9 +238,9 @@ def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     view = _resized(_resized(image, small, box), IMAGE_SIZE)
     if rng.random() < 0.5:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return (
-        ImageEnhance.Brightness(view).enhance(rng.uniform(0.7, 1.3)) if rng.random() < 0.5 else view
-    )
+    if rng.random() >= 0.5:
+        return view
+    return ImageEnhance.Brightness(view).enhance(rng.uniform(0.7, 1.3))
 
 
 def _resized(

@@ -386,10 +386,7 @@ def _encode(
     if content == "indices":
         return first_stage.encode_indices(images).cpu().numpy().astype(np.int32)
     if content == "latents":
-        return (
-            (first_stage.encode(images) / first_stage.scale + first_stage.shift)
-            .cpu()
-            .numpy()
-            .astype(np.float16)
-        )
+        # as the autoencoder has them: scaling is the reader's
+        latents = first_stage.encode(images) / first_stage.scale + first_stage.shift
+        return latents.cpu().numpy().astype(np.float16)
     return torch.cat(first_stage.encode_moments(images), dim=1).cpu().numpy().astype(np.float16)

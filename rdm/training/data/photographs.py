@@ -175,10 +175,8 @@ class PhotoShards:
                     try:
                         num_squares = self._num_squares(_size(source, location))
                         yield Photograph(source, image_id, location, rotation, num_squares)
-                    except (
-                        OSError,
-                        ValueError,
-                    ) as error:  # what cannot be decoded, too, and strange names
+                    except (OSError, ValueError) as error:
+                        # also pictures that cannot be decoded, and names that cannot be opened
                         broken.append(f"{source.spec} {image_id}: {error}")
                     tracker.advance()
 

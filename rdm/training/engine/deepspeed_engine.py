@@ -255,9 +255,8 @@ class Engine:
 
     @property
     def _base_optimizer(self) -> torch.optim.Optimizer:
-        return (
-            self._engine.optimizer.optimizer if self.config.zero_stage else self._engine.optimizer
-        )
+        optimizer = self._engine.optimizer
+        return optimizer.optimizer if self.config.zero_stage else optimizer
 
     def _weight_shards(self) -> list[Tensor]:
         if self.config.zero_stage == 0:

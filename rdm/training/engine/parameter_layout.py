@@ -56,11 +56,9 @@ class Layout:
         """
         if not self.shared:
             held = [place for place in self.places if place.piece and place.piece.shard in shards]
-            return (
-                {place.name: shards[_shard(place)].detach().float().cpu() for place in held}
-                if rank == 0
-                else {}
-            )
+            if rank != 0:
+                return {}
+            return {place.name: shards[_shard(place)].detach().float().cpu() for place in held}
         found: dict[str, Tensor] = {}
         for place in self.places:
             bits = self._gathered_bits(place, shards)

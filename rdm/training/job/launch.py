@@ -333,11 +333,9 @@ def failure(out: Path, code: int, log_start: int) -> RdmError:
         kind = getattr(errors, found["kind"], TrainingError)
         return kind(found["what"], where=found["where"], fix=found["fix"])
     ending = _ending(code, out / LOG, log_start)
-    mend = (
-        "give a --master-port that is free on the first machine"
-        if "EADDRINUSE" in ending
-        else "mend the cause"
-    )
+    mend = "mend the cause"
+    if "EADDRINUSE" in ending:
+        mend = "give a --master-port that is free on the first machine"
     return JobError(
         f"the training job {ending}",
         where=out / LOG,
@@ -357,7 +355,5 @@ def _ending(code: int, path: Path, log_start: int) -> str:
         log.seek(log_start)
         lines = log.read().decode(errors="replace").strip().split("\n")
     cause = next((line for line in reversed(lines) if "Error" in line), lines[-1])
-    return (
-        f"{f'was ended by signal {number}' if is_signal else f'ended with code {code}'}: "
-        f"{cause.strip()[:300]}"
-    )
+    ending = f"was ended by signal {number}" if is_signal else f"ended with code {code}"
+    return f"{ending}: {cause.strip()[:300]}"
