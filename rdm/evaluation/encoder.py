@@ -87,12 +87,14 @@ def evaluate_zero_shot(
             taken[label] += 1
             images.append(image)
             labels.append(label)
+
     if not labels:
         raise SourceError(
             "the tars hold no photograph with a label",
             where=", ".join(map(str, tars)),
             fix="every sample needs KEY.jpg and KEY.cls",
         )
+
     classes = zero_shot_classifier(encoder.encode_texts, names, templates)
     scores = _embed_images(encoder, iter(images)) @ classes.T
     return {"num_photos": float(len(labels)), **top_k_accuracy(scores, np.array(labels))}

@@ -288,6 +288,8 @@ def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
                 fix="copy the model's whole folder again",
             )
         name = str(place)
+
+    # Latents of another encoder would decode to noise, without an error.
     first_stage = load_autoencoder(name)
     if first_stage.latents_digest != info.latents_digest:
         raise ModelError(

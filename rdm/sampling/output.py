@@ -202,6 +202,7 @@ def read_samples(out: Path, limit: int | None = None) -> list[Sample]:
     for _, row in islice(_rows(out / INDEX), limit):
         with Image.open(out / Path(row["file"]).name) as image:
             pixels = np.asarray(image.convert("RGB"))
+
         ids = np.array([neighbor["patch_id"] for neighbor in row["neighbors"]], np.int64)
         similarities = np.array(
             [neighbor["similarity"] for neighbor in row["neighbors"]], np.float32

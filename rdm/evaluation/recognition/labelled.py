@@ -94,6 +94,8 @@ class PictureSet:
         if isinstance(self._source, RemoteSource):
             raise self._source.not_at_hand()
         self.spec = self._source.spec
+
+        # Label files and captions beside the pictures are no pictures.
         listing = self._source.listing()
         keep = [names_picture(location) for location in listing["location"].to_pylist()]
         listing = listing.filter(np.array(keep, bool))
@@ -101,6 +103,7 @@ class PictureSet:
             raise SourceError(
                 "the source has no pictures", where=spec, fix="check the specification"
             )
+
         self.image_ids: list[str] = listing["image_id"].to_pylist()
         self.digest = fingerprint(listing)
         self._locations: list[str] = listing["location"].to_pylist()
@@ -125,6 +128,7 @@ class PictureSet:
                 where=self.spec,
                 fix="check --classes",
             )
+
         rows = [np.flatnonzero(self.labels == label) for label in range(classes)]
         if empty := [label for label, found in enumerate(rows) if not len(found)]:
             raise SourceError(

@@ -85,9 +85,12 @@ def evaluate_recognition(
         raise UsageError(
             "the model reads no neighbors, so nothing tells it a class", where=inputs.model, fix=fix
         )
+
     pictures = PictureSet(inputs.pictures)
     folder = Folder(out)
     folder.make()
+
+    # Finished parts lie in the folder, so two processes would write over each other.
     with lock_file(out / _LOCK, "is measuring into this folder"):
         bench = _Bench(inputs, config, model, pictures, folder, used)
         if (found := _read(folder)) is not None and found.key == bench.key and folder.exists(GRID):
@@ -125,6 +128,8 @@ class _Bench:
         self.features = FeatureStore(self.arrays, device)
         probe = None if inputs.probe_pictures is None else PictureSet(inputs.probe_pictures)
         self.probe_pictures = probe
+
+        # Everything that decides the numbers.
         self.key = digest_json(
             [
                 FORMAT,
@@ -262,9 +267,12 @@ class _Bench:
             self.config.per_class,
             self.config.seed,
         )
+
+        # What a judge makes of real pictures, of the first stage's best, and of color alone.
         labels, (key, real) = self.pictures.labels[rows], self._photographs(rows)
         sets = {"photographs": (key, real), "reconstructions": self._reconstructions(key, real)}
         sets |= {f"mosaics {n}x{n}": (digest_json([key, n]), mosaic(real, n)) for n in _MOSAICS}
+
         return [
             recognition_row(
                 name, self._scores(judge, name.replace(" ", "-"), digest, images), labels

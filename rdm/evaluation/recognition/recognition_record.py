@@ -123,9 +123,12 @@ def sample_rows(
     """
     # A sample drawn from another class's neighbors is one of that class's samples, judged against
     # this class.
+
+    # A cycle over the classes in random order: no class is paired with itself.
     order = np.random.default_rng(seed).permutation(classes)
     other = np.empty(classes, np.int64)
     other[order] = np.roll(order, 1)
+
     chance, five = 1 / classes, 5 / classes
     return [
         recognition_row("samples", scores, labels),

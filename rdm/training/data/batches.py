@@ -139,6 +139,8 @@ class _Shelf:
                 self._shards.move_to_end(shard)
             self._forget_others({*needed, *following})
             futures = {shard: self._shards[shard] for shard in needed}
+
+        # Waiting happens outside of the lock: other threads may ask meanwhile.
         try:
             return {shard: future.result() for shard, future in futures.items()}
         except BaseException:

@@ -27,6 +27,8 @@ def table_of(cache: LatentCache, root: str) -> tuple[NeighborTable, RetrievalDat
             fix=f"rdm neighbors build --root {root} --queries SPEC --name NAME, with the "
             "same crops",
         )
+
+    # Vectors of two encoders lie in different spaces, whatever their length.
     if (found := table.info.encoder_digest) != current.encoder_digest:
         raise DatabaseError(
             f"the neighbors {table.name} were looked up with another encoder: {found}, not "
@@ -72,6 +74,7 @@ def refuse_unusable(database: RetrievalDatabase, ids: NDArray[np.int64], stem: s
             fix="the neighbors belong to another database: build them again with `rdm "
             "neighbors build`",
         )
+
     deleted = np.intersect1d(ids, database.tombstones)
     if len(deleted):
         raise DatabaseError(

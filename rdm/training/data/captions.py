@@ -99,11 +99,13 @@ def build_feature_cache(source: str, directory: Path, config: FeatureConfig) -> 
             where=source,
             fix="give --source webdataset://DIR with `captions` in every KEY.json",
         )
+
     tars = WebDatasetSource(rest).tars
     if not tars:
         raise SourceError(
             "the folder holds no tar", where=source, fix="name a folder of .tar files"
         )
+
     folder = Folder(str(directory))
     cache = FeatureCache(folder, {path.stem: _identity(path) for path in tars})
     with tracking("features", len(tars), "tars") as tracker:
@@ -208,6 +210,8 @@ def photo_views(photo: CaptionedPhoto, num_crops: int) -> list[np.ndarray]:
         raise SourceError(
             f"the picture is broken: {error}", where=photo.key, fix="remove it from the tar"
         ) from error
+
+    # Crops are a function of the key: a rerun gives the same features.
     whole = _resized(image, IMAGE_SIZE)
     crops = [
         _crop(image, np.random.default_rng([key_hash(photo.key), number]))
@@ -228,12 +232,15 @@ def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     area, ratio = rng.uniform(0.4, 1.0), np.exp(rng.uniform(np.log(0.8), np.log(1.25)))
     width, height = (min(1.0, float(np.sqrt(area * r))) for r in (ratio, 1 / ratio))
     left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+
     box = (
         left * image.width,
         top * image.height,
         (left + width) * image.width,
         (top + height) * image.height,
     )
+
+    # Each with probability 1/2: less detail, a mirror image, another brightness.
     small = int(rng.integers(72, 160)) if rng.random() < 0.5 else IMAGE_SIZE
     view = _resized(_resized(image, small, box), IMAGE_SIZE)
     if rng.random() < 0.5:

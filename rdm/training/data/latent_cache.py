@@ -269,6 +269,8 @@ class LatentCache:
                 where=url,
                 fix="rdm cache build --queries SPEC --out DIR",
             )
+
+        # The format comes first: another one may have other fields.
         values = self.folder.read_json(CONFIG_PATH)
         if (found := values.get("format_version")) != FORMAT_VERSION:
             raise CacheError(
@@ -355,6 +357,8 @@ def content_of(config: CacheConfig) -> Content:
         "VQModel": ("latents", "indices"),
         "AutoencoderKL": ("moments",),
     }[kind]
+
+    # The first kind is what recipes on latents read.
     content = config.content or possible[0]
     if content not in possible:
         raise CacheError(

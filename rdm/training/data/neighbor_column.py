@@ -66,6 +66,7 @@ class NeighborColumn:
                 "neighbors again with a "
                 "larger k_stored",
             )
+
         inlined = InlinedNeighbors(cache, pinned, table) if is_inlined(cache) else None
         return cls(
             cache, pinned, table, config, config.k_train if held_out else config.num_loaded, inlined

@@ -85,10 +85,12 @@ class PhotoShards:
         self.config = config
         self.held_out = held_out
         sources = [open_source(spec.strip()) for spec in source.split(",")]
+
         # Links to folders are listed, for the ledgers of databases, and not followed.
         listings = [_without_folders(source.listing()) for source in sources]
         self.digest = digest_json([fingerprint(listing) for listing in listings])
         self._photographs = list(self._list(sources, listings))
+
         if not self._photographs:
             raise SourceError(
                 "no photograph is held out" if held_out else "there is no photograph to train on",

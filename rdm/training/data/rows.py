@@ -101,6 +101,7 @@ class TrainingRows:
             neighbors = NeighborColumn.open(
                 opened, database, config.conditions.neighbors, held_out=held_out
             )
+
         text = config.conditions.text
         captions = text and TextColumn.open(opened, text, held_out=held_out)
         return cls(opened, config, held_out, neighbors, captions)
@@ -173,6 +174,7 @@ class TrainingRows:
             cache_rows=digest_json(info.counts),
             text_encoder_digest=self.text and self.text.info.encoder_digest,
         )
+
         if self.neighbors is None:
             return found
         database = self.neighbors.database
@@ -199,6 +201,8 @@ class TrainingRows:
         crops, images = (
             table.column(name).combine_chunks().dictionary_encode() for name in ("key", "image_id")
         )
+
+        # Held out by photograph, not by crop: crops of one share their pixels.
         fraction = self.config.held_out_fraction
         chosen = np.array(
             [
@@ -211,6 +215,7 @@ class TrainingRows:
             if len(chosen)
             else np.zeros(0, np.int64)
         )
+
         return ShardRows(
             rows, crops.indices.to_numpy()[rows].astype(np.int64), len(crops.dictionary)
         )

@@ -142,6 +142,8 @@ class Engine:
         """Do one optimizer step on this rank's share of a batch, `accumulation` micro-batches."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_scale", 1.0)
+
+        # DeepSpeed steps the optimizer with the last micro-batch only.
         results = []
         for batch, generator, dropout_seed in micro_batches:
             torch.manual_seed(dropout_seed)
@@ -289,10 +291,13 @@ class Engine:
             for place in self.layout.places
             if place.piece and place.piece.shard == number
         }
+
+        # Kinds of moments differ by parameter: Muon keeps one for matrices, AdamW two.
         kinds = [kind for kind, tensors in state.moments.items() if not names.isdisjoint(tensors)]
         for kind in kinds:
             own.setdefault(kind, torch.zeros_like(shard))
             self.layout.scatter(state.moments[kind].__getitem__, {number: own[kind]})
+
         for kind, value in state.counts.items() if kinds else ():
             # torch's own optimizers count in a tensor on the parameter's device, ours in a Python
             # number

@@ -93,12 +93,15 @@ class Muon(torch.optim.Optimizer):
                 torch.zeros_like(parameter),
                 torch.zeros_like(parameter),
             )
+
+        # Means over the past, corrected for their start at zero (Kingma and Ba 2015).
         state["count"] += 1
         first, second = group["betas"]
         state["mean"].lerp_(parameter.grad, 1 - first)
         state["square"].lerp_(parameter.grad.square(), 1 - second)  # type: ignore[union-attr]
         mean = state["mean"] / (1 - first ** state["count"])
         root = (state["square"] / (1 - second ** state["count"])).sqrt_()
+
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).addcdiv_(
             mean, root + group["eps"], value=-group["lr"]
         )
@@ -113,6 +116,8 @@ def shared_out(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float32) -
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     if ranks == 1:
         return [orthogonalized(matrix, dtype) for matrix in matrices]
+
+    # Each rank works on its share, padded to one length for a single gather.
     shares = _shares([matrix.shape for matrix in matrices], ranks)
     own = [orthogonalized(matrices[place], dtype).flatten() for place in shares[dist.get_rank()]]
     longest = max(sum(matrices[place].numel() for place in share) for share in shares)
@@ -120,6 +125,8 @@ def shared_out(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float32) -
     sent = torch.cat([*own, padding])
     received = [torch.empty_like(sent) for _ in range(ranks)]
     dist.all_gather(received, sent)
+
+    # Take the ranks' flat results apart again.
     results: dict[int, Tensor] = {}
     for share, flat in zip(shares, received, strict=True):
         parts = flat.split(

@@ -30,6 +30,7 @@ def prepare_networks(networks: Sequence[nn.Module], config: TrainConfig) -> None
             f"the recipe {config.recipe} does not offer {', '.join(refused)}",
             fix=f"--set {refused[0]}=false",
         )
+
     for network in networks:
         if config.channels_last:
             lay_out_channels_last(network)

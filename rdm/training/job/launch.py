@@ -119,6 +119,7 @@ def orders_of(config: TrainConfig, cluster: Cluster, out: Path) -> list[Orders]:
     slots = (num_ranks(config),) if here else tuple(machine.slots for machine in cluster.machines)
     alone = len(slots) == 1  # whichever machine it is, its ranks meet on its loopback interface
     address = cluster.master_address or ("127.0.0.1" if alone else cluster.machines[0].host)
+
     shared = {
         "out": str(out.absolute()),
         "directory": os.getcwd(),
@@ -252,6 +253,7 @@ def run_nodes(
     """
     prefixes = [cluster.shell_words(machine) for machine in cluster.machines] or [[]]
     nodes: list[subprocess.Popen[bytes]] = []
+
     with open(out / LOG, "ab") as log:
         try:
             for prefix, own in zip(prefixes, orders, strict=True):

@@ -161,10 +161,13 @@ def environment(orders: Orders) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
     }
     found.pop(NODE_VARIABLE, None)  # of a job that started this one
+
     if orders.device == "cpu":
         found["DS_ACCELERATOR"] = "cpu"
     if orders.device == "auto":
         found[NODE_VARIABLE] = str(orders.node_rank)
+
+    # Both backends would pick an interface by themselves, and not always one that is reached.
     if orders.pick_interface and (name := interface_to(orders.master_address)):
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             found.setdefault(variable, name)

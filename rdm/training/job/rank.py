@@ -61,10 +61,12 @@ def main() -> None:
         "--out", type=Path, required=True, help="the run's folder, with its run.json"
     )
     out: Path = parser.parse_args().out
+
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     _die_with_owner()
     config, inputs = read_run(out)
     torch.manual_seed(config.seed)  # every rank builds the same weights
+
     try:
         device = training_device(config)
         if NODE_VARIABLE in os.environ and os.environ["LOCAL_RANK"] == "0":

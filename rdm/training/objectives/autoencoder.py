@@ -121,14 +121,19 @@ class AutoencoderObjective(Objective):
         """See Objective. `batch["images"]` is uint8 [B, 3, S, S]; crops, mirror images and
         posterior are drawn anew."""
         images = random_crops(batch["images"], self.config.crop_size, generator)
+
+        # An encoder that stays as it is needs no gradient.
         with torch.set_grad_enabled(self.config.trained == "all" and torch.is_grad_enabled()):
             latents, latent_loss, latent_metrics = self._encode(images, generator)
         latents, images = transformed_alike(latents, images, self.config.equivariance, generator)
         if self.config.latent_noise:
             latents = with_noise(latents, self.config.latent_noise, generator)
+
+        # The input of the last layer gives the adaptive weight without another pass.
         with _recorded_input(self.autoencoder.decoder.conv_out) as seen:
             decoded = self._decode(latents)
         picture_loss, picture_metrics = self._picture_loss(images, decoded, seen[0], generator)
+
         squared_error = (decoded.detach() - images).square().mean((1, 2, 3))
         psnr = -10 * torch.log10(squared_error / 4 + 1e-10).mean()  # pictures span 2
         return {
@@ -161,12 +166,15 @@ class AutoencoderObjective(Objective):
         loss = settings.weight * (
             quantized.codebook_loss + settings.commitment * quantized.commitment_loss
         )
+
+        # Used rows are counted over this micro-batch, not over the codebook's history.
         counts = row_counts(quantized.indices, len(codebook))
         metrics = {
             "quantization": quantized.codebook_loss.detach(),
             "codebook_used": used_share(counts),
             "codebook_perplexity": perplexity(counts),
         }
+
         if settings.revival_weight:
             revival = revival_loss(quantized, outputs, codebook, generator)
             loss = loss + settings.revival_weight * revival
@@ -227,6 +235,7 @@ class AutoencoderObjective(Objective):
         (distance,) = self._perceptual
         if distance is None:
             return pixels, {"reconstruction": pixels.detach()}
+
         # The network's strided layers see some pixels of a fixed lattice better than others; a
         # random shift of both pictures keeps that from being drawn.
         top, left = torch.randint(
@@ -289,10 +298,14 @@ class AutoencoderObjective(Objective):
         """
         # measured as it will be opened: from float16
         rounded = self._autoencoder_with(state).half().float().eval()
+
+        # A kept encoder keeps its scale: models of its latents fit the new decoder.
         if self._scaling_factor is not None:
             rounded.register_to_config(scaling_factor=self._scaling_factor)
             rounded.half().save_pretrained(str(directory), safe_serialization=True)
             return
+
+        # Scaled latents have unit variance over the held-out photographs.
         outputs = torch.cat(
             [
                 encoder_output(rounded, to_signed(part))
@@ -311,6 +324,8 @@ class AutoencoderObjective(Objective):
             for name, value in state.items()
             if name.startswith(prefix)
         }
+
+        # Weights that do not train are in no checkpoint: they come from this object.
         kept = {
             name: value.cpu()
             for name, value in self.autoencoder.state_dict().items()
@@ -349,6 +364,8 @@ def open_training(
     held_out = PhotoShards(source, config.photographs, held_out=True)
     objective = AutoencoderObjective(config, held_out.sample(_NUM_CALIBRATION))
     objective.provenance = Provenance(source=source, photographs_digest=data.digest)
+
+    # Start from what is known; a codebook that comes along is kept, another one is fitted.
     has_codebook = False
     if config.start == "projection":
         objective.start_from_projection(data.sample(_NUM_START))
@@ -356,6 +373,7 @@ def open_training(
         first_stage = load_autoencoder(config.start)
         objective.start_from_first_stage(first_stage)
         has_codebook = first_stage.codebook is not None
+
     if config.network.codebook_size and not has_codebook:
         objective.start_codebook(_photographs_for_codebook(data, config))
     return data, objective

@@ -144,10 +144,13 @@ def open_training(
     first_stage = _first_stage_of(rows)
     _check_content(rows, config)
     _check_embeddings(rows, config)
+
+    # Everything that does not fit is refused before a job starts.
     space = open_space(config.space, first_stage, config.network.sample_shape)
     _check_shape(rows, config, space)
     if config.space.kind == "tokens":
         _check_codebook(rows, config, first_stage)
+
     conditions, provenance = open_conditions(config), rows.provenance()
     check_text_network(conditions, provenance.text_encoder_digest, cache)
     objective = GenerativeObjective(config, provenance, space, conditions)
