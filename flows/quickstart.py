@@ -76,34 +76,32 @@ def report_task(layout: Layout, config: QuickstartConfig, evaluation: Evaluation
         "sample": layout.samples,
         "evaluate": layout.evaluation,
     }
-    write_report(
-        assemble_report(
-            ReportInputs(
-                database=str(layout.database),
-                swapped=str(layout.swapped),
-                run=layout.run,
-                samples=layout.samples,
-                queries=query_config(QUERY_HALF),
-                showcase=config.showcase,
-                evaluation=evaluation,
-                stages=[record for name in STAGES if (record := log.read(name)) is not None],
-                bytes_written={name: folder_bytes(path) for name, path in written.items()},
-                commands=[
-                    Command(f"rdm quickstart --root {layout.root}", "everything on this page"),
-                    Command(
-                        f"rdm sample --model {layout.run}/model --database {layout.database} "
-                        '--text "an owl"',
-                        "more pictures",
-                    ),
-                    Command(
-                        f'rdm database search --root {layout.database} --text "an owl" -k 8',
-                        "what the network sees",
-                    ),
-                ],
-            )
-        ),
-        layout.report,
+    records = map(log.read, STAGES)
+    inputs = ReportInputs(
+        database=str(layout.database),
+        swapped=str(layout.swapped),
+        run=layout.run,
+        samples=layout.samples,
+        queries=query_config(QUERY_HALF),
+        showcase=config.showcase,
+        evaluation=evaluation,
+        stages=[record for record in records if record is not None],
+        bytes_written={name: folder_bytes(path) for name, path in written.items()},
+        commands=_commands(layout),
     )
+    write_report(assemble_report(inputs), layout.report)
+
+
+def _commands(layout: Layout) -> list[Command]:
+    """Return what a reader of the report may type next."""
+    owl = '--text "an owl"'
+    sample = f"rdm sample --model {layout.run}/model --database {layout.database} {owl}"
+    search = f"rdm database search --root {layout.database} {owl} -k 8"
+    return [
+        Command(f"rdm quickstart --root {layout.root}", "everything on this page"),
+        Command(sample, "more pictures"),
+        Command(search, "what the network sees"),
+    ]
 
 
 @flow(name="quickstart", validate_parameters=True)

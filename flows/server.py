@@ -159,6 +159,7 @@ def _failure(what: str, log: Path) -> RdmError:
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
         if line.strip()
     ]
+
     cause = next(
         (line for line in reversed(lines) if "Error" in line),
         lines[-1] if lines else "it said nothing",

@@ -128,6 +128,7 @@ def train(
         if hostfile
         else Cluster(master_port=master_port)
     )
+
     first_stage = "none" if is_on_pixels(config) else autoencoder
     request = TrainRequest(
         config=config,
@@ -170,6 +171,7 @@ def run_train(request: TrainRequest, log: StageLog, clusters: Clusters | None = 
     config, inputs = request.config, request.inputs
     # What the job would refuse is refused before anything is prepared for it
     settled(config, inputs, request.cluster)
+
     with artifact_progress():
         if reads_photographs(config):
             check_inputs(config, inputs)

@@ -81,6 +81,7 @@ def _create(client: SyncPrefectClient, pool: WorkPool) -> None:
                 base_job_template=ProcessWorker.get_default_base_job_template(),
             )
         )
+
     for name, limit in pool.queues.items():
         try:
             queue = client.read_work_queue_by_name(name, work_pool_name=pool.name)

@@ -55,6 +55,7 @@ class Config(BaseModel):
             raise UsageError(
                 f"the configuration file is not JSON: {error}", where=path, fix="mend the file"
             ) from error
+
         if not isinstance(loaded, dict):
             raise UsageError(
                 "the configuration file does not hold a JSON object", where=path, fix="write {...}"

@@ -59,6 +59,7 @@ class Part:
         )
         if kept is None:
             return replace(self, values=null, present=self._mask(self.null_present))
+
         values = torch.where(_along(kept, self.values), self.values, null)
         if self.present is None:
             return replace(self, values=values)
@@ -217,6 +218,8 @@ class Context:
             raise ValueError(
                 f"dropout rates are probabilities of the sources ({known}); got {wrong}"
             )
+
+        # Sources drop out independently of each other, each with draws of its own.
         kept: dict[str, Tensor] = {}
         for source in self.sources:
             if rate := rates.get(source, 0.0):

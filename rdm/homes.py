@@ -68,6 +68,8 @@ def writable_homes(environment: Mapping[str, str], own: Path) -> dict[str, str]:
         home = changes["HOME"] = str(own)
     elif "HOME" not in environment:
         changes["HOME"] = home
+
+    # Variables that point below the home follow it; one that points elsewhere must be writable.
     for name, below in _BELOW_HOME.items():
         place = environment.get(name) or f"{home}/{below}"
         if home != str(own) and not is_writable(Path(place)):

@@ -38,6 +38,7 @@ def check_pixels(pixels: Pixels) -> None:
             else type(pixels).__name__
         )
         raise ValueError(f"a picture is a uint8 array [H, W, 3], got {found}")
+
     if pixels.size == 0:
         raise ValueError(f"a picture has at least one pixel, got {list(pixels.shape)}")
 

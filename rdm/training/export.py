@@ -41,6 +41,7 @@ def export_model(
         )
     if out.exists():
         raise StorageError("the folder exists already", where=out, fix="give --out a new folder")
+
     with storage_errors(out):
         shutil.copytree(source / NETWORK, out / NETWORK, ignore=shutil.ignore_patterns(weights))
         _write_halved(source / NETWORK / weights, out / NETWORK / weights, precision)
@@ -82,6 +83,8 @@ def _place_first_stage(source: Path, out: Path, info: ModelInfo, autoencoder: st
             where=chosen,
             fix="name a first stage with the same encoder, or leave --autoencoder out",
         )
+
+    # An asset is named and not copied: every installation has it.
     if is_asset(chosen):
         return chosen
     folder = named_folder(chosen, WEIGHTS_NAME, "first stage")

@@ -112,6 +112,7 @@ class _Reporter:
         """Average the metrics over the ranks and write them down; every rank must call it."""
         engine = self._engine
         metrics = engine.average({name: float(value) for name, value in result.metrics.items()})
+
         if self._stats is not None:
             seconds = (time.monotonic() - self._window_start) / (step - self._reported_step)
             speed = engine.config.batch_size / seconds
@@ -258,6 +259,7 @@ def micro_batch(config: TrainConfig, num_ranks: int, recorded: int | None = None
             f"batch_size {config.batch_size} cannot be shared by {num_ranks} ranks",
             fix="--set batch_size to a multiple of the number of ranks",
         )
+
     if config.micro_batch_size is None:
         return recorded if recorded and share % recorded == 0 else share
     if share % config.micro_batch_size:

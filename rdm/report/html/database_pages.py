@@ -69,11 +69,14 @@ def write_patch_page(path: Path, database: RetrievalDatabase, patch_id: int, k: 
     """
     own = np.array([patch_id], np.int64)
     record, photograph = database.records(own)[0], np.asarray(database.photograph(patch_id))
+
+    # Exact: the patch itself must come first, and the index may miss it.
     found = database.search_vectors(
         database.embeddings(own), min(k, database.version.num_live_patches), exact=True
     )
     ids, similarities = found[0][0], found[1][0]
     query = Query("image", pixels=np.asarray(database.pixels(own)[0]))
+
     page = render(
         "patch.html.j2",
         title=f"Patch {patch_id}",

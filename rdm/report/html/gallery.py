@@ -61,10 +61,12 @@ def contact_sheet(
         raise ValueError(
             f"a contact sheet needs a picture and a column, got {len(images)} and {columns}"
         )
+
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     pitch = tile_side + gap
     sheet = Image.new("RGB", (columns * pitch - gap, rows * pitch - gap), background)
+
     for index, pixels in enumerate(images):
         check_pixels(pixels)
         tile = _fitted(Image.fromarray(pixels), tile_side)

@@ -217,6 +217,7 @@ def _training(run: Path, stages: Sequence[StageRecord]) -> Training:
     stats = read_stats(run)
     objective = config.objective
     assert objective.kind == "generative"
+
     seconds = next((record.seconds for record in stages if record.name == "train"), 0.0)
     return Training(
         recipe=config.recipe,
@@ -244,6 +245,7 @@ def _samples_note(showcase: ShowcaseConfig) -> str:
 def _swap(database: RetrievalDatabase, inputs: ReportInputs) -> DatabaseSwap:
     swapped = RetrievalDatabase.open(inputs.swapped)
     first, second = read_showcase(inputs.samples, "text"), read_showcase(inputs.samples, "swapped")
+
     rows = [
         SwapRow(a.query, _shortened(a), _shortened(b))
         for a, b in zip(sample_groups(first, database), sample_groups(second, swapped), strict=True)
