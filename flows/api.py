@@ -81,8 +81,7 @@ def load_settings() -> Settings:
 
 
 def check_flows() -> tuple[bool, str, str]:
-    """Return whether flows can run under the Prefect settings in force, what they are, and how to
-    mend them.
+    """Return whether flows can run under these Prefect settings, which, and how to mend them.
 
     Raises:
         UsageError: the settings cannot be read.

@@ -47,6 +47,7 @@ def evaluate(
     config = EvaluationConfig().with_overrides(overrides or [])
     with artifact_progress():
         result = measure_task(inputs, config, out, device)
+
     rows = [
         {"metric": metric.name, "value": metric.value, "reference": metric.reference}
         for metric in result.metrics
@@ -60,5 +61,6 @@ def evaluate(
                 "reference": f"+- {interval.half_width:.4f}",
             }
         )
+
     create_table_artifact(key="evaluation", table=rows, description=f"{model} with {database}")
     return result

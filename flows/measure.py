@@ -16,8 +16,7 @@ SAMPLE_SECONDS = 0.5
 
 
 class StageLog:
-    """Records of finished stages, one JSON file each, so that a resumed run still knows what the
-    earlier one took."""
+    """Records of finished stages, one JSON file each, which a resumed run still knows."""
 
     def __init__(self, url: str) -> None:
         self.folder = Folder(url)
@@ -47,8 +46,7 @@ class StageLog:
 
 
 class _PeakMemory:
-    """Samples the proportional set size of the process tree: memory shared by several processes
-    counts once."""
+    """Samples the process tree's proportional set size, which counts shared memory once."""
 
     def __init__(self) -> None:
         self.peak = 0

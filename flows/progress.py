@@ -16,8 +16,7 @@ UPDATE_SECONDS = 5.0
 
 
 class ArtifactSink:
-    """Writes each stage to a progress artifact, at most every five seconds, and passes everything
-    on."""
+    """Writes stages to progress artifacts, every five seconds at most, and passes them on."""
 
     def __init__(self, onward: ProgressSink) -> None:
         self._onward = onward

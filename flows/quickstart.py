@@ -78,6 +78,7 @@ def report_task(layout: Layout, config: QuickstartConfig, evaluation: Evaluation
         "sample": layout.samples,
         "evaluate": layout.evaluation,
     }
+    records = map(log.read, STAGES)
     inputs = ReportInputs(
         database=str(layout.database),
         swapped=str(layout.swapped),
@@ -86,24 +87,25 @@ def report_task(layout: Layout, config: QuickstartConfig, evaluation: Evaluation
         queries=query_config(QUERY_HALF),
         showcase=config.showcase,
         evaluation=evaluation,
-        stages=[record for name in STAGES if (record := log.read(name)) is not None],
+        stages=[record for record in records if record is not None],
         bytes_written={name: folder_bytes(path) for name, path in written.items()},
-        commands=[
-            Command(f"rdm quickstart --root {layout.root}", "everything on this page"),
-            Command(
-                f"rdm sample --model {layout.run}/model --database {layout.database} "
-                '--text "an owl"',
-                "more pictures",
-            ),
-            Command(
-                f'rdm database search --root {layout.database} --text "an owl" -k 8',
-                "what the network sees",
-            ),
-        ],
+        commands=_commands(layout),
     )
     report = assemble_report(inputs)
     write_report(report, layout.report)
     write_run_card(layout.run, report.held_out, report.metrics)
+
+
+def _commands(layout: Layout) -> list[Command]:
+    """Return what a reader of the report may type next."""
+    owl = '--text "an owl"'
+    sample = f"rdm sample --model {layout.run}/model --database {layout.database} {owl}"
+    search = f"rdm database search --root {layout.database} {owl} -k 8"
+    return [
+        Command(f"rdm quickstart --root {layout.root}", "everything on this page"),
+        Command(sample, "more pictures"),
+        Command(search, "what the network sees"),
+    ]
 
 
 @flow(name="quickstart", validate_parameters=True)
@@ -186,8 +188,7 @@ def _flows_on(
 
 
 def folder_bytes(path: Path) -> int:
-    """Return the size of all files below a folder; a file with two names, such as the newest index,
-    counts once."""
+    """Return the size of all files below a folder; hard links count once."""
     found = [file.stat() for file in path.rglob("*") if file.is_file()]
     files = {(status.st_dev, status.st_ino): status.st_size for status in found}
     return sum(files.values())

@@ -42,8 +42,7 @@ _TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")  # clients open them f
 
 
 def own_environment(environment: Mapping[str, str], home: Path) -> dict[str, str]:
-    """Return an environment in which Prefect knows nothing of a user's settings, servers, profiles
-    and proxies.
+    """Return an environment without a user's Prefect settings, servers and proxies.
 
     Settings that Prefect reads from files of the working directory (`.env`, `prefect.toml`,
     `pyproject.toml`) stay away in another working directory only.
@@ -160,6 +159,7 @@ def _failure(what: str, log: Path) -> RdmError:
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
         if line.strip()
     ]
+
     cause = next(
         (line for line in reversed(lines) if "Error" in line),
         lines[-1] if lines else "it said nothing",
@@ -173,8 +173,7 @@ def _failure(what: str, log: Path) -> RdmError:
 
 
 def main() -> None:
-    """Serve Prefect's API on a free port of the loopback interface; say which on standard
-    output."""
+    """Serve Prefect's API on a free loopback port, and print the port."""
     import uvicorn
 
     def end_with_owner() -> None:

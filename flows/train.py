@@ -64,8 +64,7 @@ def cache_task(out: str, config: CacheConfig, pool: Pool) -> CacheCounts:
 
 
 def may_succeed_again(_task: Task[..., Any], _run: TaskRun, state: State) -> bool:
-    """Return whether a failed task is worth a retry: settings and inputs that were refused will be
-    refused again."""
+    """Return whether a failed task is worth a retry: refused inputs are refused again."""
     error = state.result(raise_on_failure=False)
     return not isinstance(error, RdmError) or isinstance(error, JobError | StorageError)
 
@@ -131,6 +130,7 @@ def train(
         if hostfile
         else Cluster(master_port=master_port)
     )
+
     first_stage = "none" if is_on_pixels(config) else autoencoder
     request = TrainRequest(
         config=config,
@@ -173,6 +173,7 @@ def run_train(request: TrainRequest, log: StageLog, clusters: Clusters | None = 
     config, inputs = request.config, request.inputs
     # What the job would refuse is refused before anything is prepared for it
     settled(config, inputs, request.cluster)
+
     with artifact_progress():
         if reads_photographs(config):
             check_inputs(config, inputs)

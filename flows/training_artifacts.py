@@ -1,5 +1,4 @@
-"""A training run in the Prefect UI while it lasts: its numbers with the time left, and its newest
-grid of samples."""
+"""A running training in the Prefect UI: its numbers, time left and newest grid."""
 
 from __future__ import annotations
 
@@ -36,6 +35,8 @@ class TrainingArtifacts:
         create_markdown_artifact(
             key=KEY, markdown=_markdown(status), description=f"{status.recipe} in {status.out}"
         )
+
+        # A grid is an image of its own, and does not change.
         if status.grid is not None and status.grid != self._grid:
             self._grid = status.grid
             encoded = base64.b64encode(Path(status.grid).read_bytes()).decode("ascii")
@@ -56,6 +57,7 @@ def _markdown(status: RunStatus) -> str:
         "gradient norm": status.gradient_norm,
         "last checkpoint": status.checkpoint_step,
     }
+
     rows = [
         f"| {name} | {value if isinstance(value, str | int) else f'{value:.6g}'} |"
         for name, value in numbers.items()

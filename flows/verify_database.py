@@ -1,5 +1,4 @@
-"""The flow `verify-database`: what an update wrote is what it says, told before anybody relies on
-it."""
+"""The flow `verify-database`: checks what an update wrote before anybody relies on it."""
 
 from __future__ import annotations
 

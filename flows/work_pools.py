@@ -53,8 +53,7 @@ def read_deployments_file(path: Path) -> tuple[list[WorkPool], list[dict[str, An
 
 
 def create_work_pools(pools: list[WorkPool]) -> None:
-    """Create what the server of PREFECT_API_URL lacks, and set the queues' limits; other settings
-    stay.
+    """Create missing work pools and queues on PREFECT_API_URL's server; set queue limits.
 
     Raises:
         UsageError: no server is named.
@@ -82,6 +81,7 @@ def _create(client: SyncPrefectClient, pool: WorkPool) -> None:
                 base_job_template=ProcessWorker.get_default_base_job_template(),
             )
         )
+
     for name, limit in pool.queues.items():
         try:
             queue = client.read_work_queue_by_name(name, work_pool_name=pool.name)

@@ -24,8 +24,7 @@ class Config(BaseModel):
         return digest_json(self.model_dump(mode="json"))
 
     def with_overrides(self, assignments: Iterable[str]) -> Self:
-        """Return a copy with `key=value` assignments applied; `a.b=1` reaches into nested
-        configurations.
+        """Return a copy with `key=value` assignments applied; `a.b=1` reaches inside.
 
         Raises:
             UsageError: an assignment has no `=`, names no field, or its value does not validate.
@@ -56,6 +55,7 @@ class Config(BaseModel):
             raise UsageError(
                 f"the configuration file is not JSON: {error}", where=path, fix="mend the file"
             ) from error
+
         if not isinstance(loaded, dict):
             raise UsageError(
                 "the configuration file does not hold a JSON object", where=path, fix="write {...}"
@@ -80,14 +80,12 @@ def _is_none(value: object) -> bool:
 
 
 def absent() -> Any:
-    """Return the default of a record's field that its file leaves out where there is nothing to say
-    (None)."""
+    """Return the default of a record's field that its file leaves out where it is None."""
     return Field(default=None, exclude_if=_is_none)
 
 
 class Record(BaseModel):
-    """What a JSON file holds, or a command prints with `--json`: typed fields, and `to_json` as the
-    door to the file.
+    """Values of a JSON file or of `--json`: typed fields, and `to_json` as the door to the file.
 
     Frozen, as configurations are, but nothing that a user sets.
     """

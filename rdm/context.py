@@ -1,5 +1,4 @@
-"""What conditions a sample: parts by source, each in one of the four ports that every decoding head
-understands."""
+"""Context of a sample: parts by source, each in one of four ports that heads understand."""
 
 from __future__ import annotations
 
@@ -45,8 +44,7 @@ class Part:
         return replace(self, **{name: function(tensor) for name, tensor in tensors.items()})
 
     def to(self, *args: object, **kwargs: object) -> Part:
-        """Return the part moved or cast as `torch.Tensor.to` does it; masks and integers keep their
-        type."""
+        """Return the part moved or cast like a tensor; masks and integers keep their type."""
 
         def moved(tensor: Tensor) -> Tensor:
             result = tensor.to(*args, **kwargs)  # type: ignore[call-overload]
@@ -55,13 +53,13 @@ class Part:
         return self.map(moved)
 
     def nulled(self, kept: Tensor | None = None) -> Part:
-        """Return the part with the null in place of each sample that is not kept, bool [B]; None:
-        keep none."""
+        """Return the part with nulls where samples are not kept, bool [B]; None: keep none."""
         null = (
             torch.zeros_like(self.values) if self.null is None else self.null.expand_as(self.values)
         )
         if kept is None:
             return replace(self, values=null, present=self._mask(self.null_present))
+
         values = torch.where(_along(kept, self.values), self.values, null)
         if self.present is None:
             return replace(self, values=values)
@@ -198,8 +196,7 @@ class Context:
         return Context(*(part.rows(rows) for part in self.parts))
 
     def dropped(self, rates: Mapping[str, float], generator: torch.Generator) -> Context:
-        """Return the context with each source of each sample replaced by its null with that
-        source's probability.
+        """Return the context with sources of samples replaced by nulls at their probabilities.
 
         Ho and Salimans 2022, algorithm 1, line 3. All parts of a source are dropped together, and
         sources independently. A source that `rates` does not name is kept.
@@ -221,6 +218,8 @@ class Context:
             raise ValueError(
                 f"dropout rates are probabilities of the sources ({known}); got {wrong}"
             )
+
+        # Sources drop out independently of each other, each with draws of its own.
         kept: dict[str, Tensor] = {}
         for source in self.sources:
             if rate := rates.get(source, 0.0):
@@ -246,8 +245,7 @@ class Context:
         return Context(*(_stacked(first, second) for first, second in pairs))
 
     def require_same_ports(self, other: Context) -> None:
-        """Raise ValueError where the parts of two contexts do not fill the same ports in the same
-        order."""
+        """Raise ValueError if two contexts do not fill the same ports in the same order."""
         ours, theirs = ([part.port for part in context.parts] for context in (self, other))
         if ours != theirs:
             differing = sorted(set(ours) ^ set(theirs)) or ["a port with more parts"]

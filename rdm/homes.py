@@ -68,6 +68,8 @@ def writable_homes(environment: Mapping[str, str], own: Path) -> dict[str, str]:
         home = changes["HOME"] = str(own)
     elif "HOME" not in environment:
         changes["HOME"] = home
+
+    # Variables that point below the home follow it; one that points elsewhere must be writable.
     for name, below in _BELOW_HOME.items():
         place = environment.get(name) or f"{home}/{below}"
         if home != str(own) and not is_writable(Path(place)):
@@ -84,8 +86,7 @@ def _unwritable(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def own_home() -> Path:
-    """Return this user's folder for caches where the home cannot be written: among the temporary
-    files, hers alone."""
+    """Return this user's own cache folder among the temporary files, for unwritable homes."""
     place = Path(tempfile.gettempdir()) / f"rdm-home-{os.getuid()}"
     with suppress(FileExistsError):
         place.mkdir(mode=0o700)
@@ -101,8 +102,7 @@ def own_home() -> Path:
 
 
 def use_writable_homes() -> None:
-    """Change this process's environment, and that of those that it starts, where a folder cannot be
-    written."""
+    """Change this process's environment, and its children's, where homes cannot be written."""
     probe = Path(tempfile.gettempdir()) / "rdm-home"
     if not writable_homes(os.environ, probe):
         return

@@ -1,5 +1,4 @@
-"""Progress of long work. The library reports; whoever runs it decides how that looks: bar, log or
-artifact."""
+"""Progress of long work: the library reports, its caller shows it as bar, log or artifact."""
 
 from __future__ import annotations
 

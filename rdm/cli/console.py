@@ -51,8 +51,7 @@ DeviceOption = Annotated[
 def in_range(
     least: float, most: float = math.inf, *, excluding: float | None = None
 ) -> Callable[[Any, float | None], None]:
-    """Return a validator of a numeric option, for its Parameter: a number outside is a usage
-    error."""
+    """Return a validator for a numeric option's Parameter: a number outside is a usage error."""
     allowed = f"{least} or more" if most == math.inf else f"from {least} to {most}"
     but = "" if excluding is None else f", but not {excluding}"
 
@@ -121,8 +120,7 @@ def error_console() -> Console:
 
 
 def show(result: Mapping[str, Any], *, as_json: bool, title: str = "") -> None:
-    """Print a result: one JSON object, or a two-column table, in which a mapping has a line for
-    each entry."""
+    """Print a result: one JSON object, or a two-column table with a line for each entry."""
     if as_json:
         sys.stdout.write(json.dumps(result, indent=1, default=str) + "\n")
         return
@@ -139,8 +137,7 @@ def show_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str 
 
 
 def _print_table(table: Table, rows: Iterable[Sequence[str]], title: str) -> None:
-    """Print a table; texts come from outside, and are shown as they are: `[red]` in a file's name
-    is no markup."""
+    """Print a table; texts are shown as they are: `[red]` in a file's name is no markup."""
     table.title, table.title_justify = Text(title, style="table.title") if title else None, "left"
     for row in rows:
         table.add_row(*map(Text, row))
@@ -148,19 +145,15 @@ def _print_table(table: Table, rows: Iterable[Sequence[str]], title: str) -> Non
 
 
 def _lines(values: Mapping[str, Any]) -> str:
-    return (
-        "\n".join(
-            f"{name.replace('_', ' ')}: {_named(name, value)}" for name, value in values.items()
-        )
-        or "none"
-    )
+    lines = [f"{name.replace('_', ' ')}: {_named(name, value)}" for name, value in values.items()]
+    return "\n".join(lines) or "none"
 
 
 def _named(name: str, value: Any) -> str:
     """Return a value as text; sizes in bytes get a unit."""
-    return (
-        format_bytes(value) if name.endswith("bytes") and isinstance(value, int) else _plain(value)
-    )
+    if name.endswith("bytes") and isinstance(value, int):
+        return format_bytes(value)
+    return _plain(value)
 
 
 def _plain(value: Any) -> str:

@@ -36,8 +36,7 @@ _COMMANDS = (
 
 
 def build_app() -> App:
-    """Return the application: the library's commands and those of plugins (entry points
-    `rdm.commands`)."""
+    """Return the application: our commands and those of plugins (entry points `rdm.commands`)."""
     app = App(
         name="rdm",
         version=__version__,
@@ -68,8 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code; every error is told as what, where and how to
-    fix."""
+    """Run a command and return its exit code; errors are printed as what, where and how to fix."""
     _configure_logging()
     use_writable_homes()
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -1,5 +1,4 @@
-"""How well a first stage keeps pictures, beside the best linear one of the same size, and what its
-latents are like."""
+"""First stages measured: how well they keep pictures, and what their latents are like."""
 
 from __future__ import annotations
 
@@ -79,8 +78,7 @@ def to_8_bit(images: Tensor) -> Tensor:
 
 
 def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of each picture in dB, float64 [N]: 10 log10(255^2 /
-    MSE).
+    """Return each picture's peak signal-to-noise ratio, 10 log10(255^2 / MSE), dB, float64 [N].
 
     Args:
         images: uint8 [N, 3, H, W].
@@ -140,10 +138,16 @@ def evaluate_on_source(
     num_images: int = 512,
     judges: Judges | None = None,
 ) -> AutoencoderEvaluation:
-    """Measure a first stage on a source's held-out photographs, beside the linear baseline of its
-    other photographs.
+    """Measure a first stage on held-out photographs, beside the linear baseline of the others.
 
     Where all photographs are held out, there is no other one, and no baseline.
+
+    Args:
+        first_stage: what is measured.
+        source: of photographs, such as `folder:///photos`.
+        config: their size, and which are held out.
+        num_images: held-out photographs, at most.
+        judges: what compares pictures; None: PSNR and latents alone.
 
     Raises:
         SourceError: the source holds nothing out, or cannot be read.
@@ -165,8 +169,7 @@ def evaluate_on_source(
 def _judged(
     result: AutoencoderEvaluation, images: Tensor, reconstructions: Tensor, judges: Judges
 ) -> AutoencoderEvaluation:
-    """Return the result with what the judges say of pictures and reconstructions uint8
-    [N, 3, H, W]."""
+    """Return the result with what the judges say of pictures uint8 [N, 3, H, W]."""
     more: dict[str, Any] = {}
     if judges.perceptual is not None:
         parts = zip(images.split(_BATCH), reconstructions.split(_BATCH), strict=True)

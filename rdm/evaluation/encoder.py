@@ -1,5 +1,4 @@
-"""How good an encoder is: retrieval between photographs and their captions, and zero-shot
-classification."""
+"""Encoders measured: retrieval between photographs and captions, zero-shot classification."""
 
 from __future__ import annotations
 
@@ -21,8 +20,7 @@ _BATCH = 64
 def evaluate_encoder(
     encoder: Encoder, tars: Sequence[Path], keys: Collection[str]
 ) -> dict[str, float]:
-    """Return the recall at 1, 5 and 10 of text-to-image and image-to-text retrieval, and the number
-    of photographs.
+    """Return recall at 1, 5 and 10 of retrieval in both directions, and the number of photographs.
 
     Every caption is a query among the photographs, and every photograph a query among the captions,
     of which any of its own counts.
@@ -69,8 +67,7 @@ def evaluate_zero_shot(
     per_class: int | None = None,
     templates: Sequence[str] = ("a photo of a {}.",),
 ) -> dict[str, float]:
-    """Return top-1 and top-5 accuracy of choosing a class name for each labelled photograph, and
-    their number.
+    """Return top-1 and top-5 accuracy of naming labelled photographs, and their number.
 
     Args:
         encoder: the encoder to measure.
@@ -90,12 +87,14 @@ def evaluate_zero_shot(
             taken[label] += 1
             images.append(image)
             labels.append(label)
+
     if not labels:
         raise SourceError(
             "the tars hold no photograph with a label",
             where=", ".join(map(str, tars)),
             fix="every sample needs KEY.jpg and KEY.cls",
         )
+
     classes = zero_shot_classifier(encoder.encode_texts, names, templates)
     scores = _embed_images(encoder, iter(images)) @ classes.T
     return {"num_photos": float(len(labels)), **top_k_accuracy(scores, np.array(labels))}

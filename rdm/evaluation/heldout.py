@@ -1,5 +1,4 @@
-"""Does a source matter? Held-out loss with what it says, with what it says of another photograph,
-and without it.
+"""Held-out losses: does a source matter? With it, with another photograph's, and without it.
 
 Paired: every condition sees the same samples, noise and times.
 """
@@ -119,12 +118,18 @@ def held_out_rows(model: Model, cache: str, database: str | None) -> TrainingRow
 def held_out_losses(
     model: Model, rows: TrainingRows, *, num_draws: int = 32, batch_size: int = 64, seed: int = 0
 ) -> HeldOutResult:
-    """Measure the loss of held-out crops in their own context, with a source of another photograph,
-    and without it.
+    """Measure the loss of held-out crops with a source true, shuffled and left out.
 
     All conditions see the same samples, noise and times; which photographs are swapped is drawn
     anew for each draw. Losses are averaged per photograph, because crops of one photograph are not
     independent. A model that reads nothing is measured once, as it is.
+
+    Args:
+        model: the system.
+        rows: held-out crops, with what conditions them.
+        num_draws: of noise and time per crop.
+        batch_size: crops computed at once.
+        seed: of the draws and of the swaps.
 
     Raises:
         CacheError: too few photographs are held out.

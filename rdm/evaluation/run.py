@@ -72,8 +72,7 @@ class EvaluationInputs:
 def evaluate_model(
     inputs: EvaluationInputs, config: EvaluationConfig, out: Path, device: DeviceName = "auto"
 ) -> Evaluation:
-    """Measure and write `evaluation.json`; a finished measurement of the same things is read, not
-    repeated.
+    """Measure a model and write `evaluation.json`; an equal finished measurement is read instead.
 
     Args:
         inputs: what is measured with what.
@@ -146,8 +145,7 @@ def _feature_metrics(
 def reference_pictures(
     reference: QuerySetConfig, resolution: int, limit: int
 ) -> list[NDArray[np.uint8]]:
-    """Return the first crop of each photograph, resized as the latent cache resizes it, at most
-    `limit`."""
+    """Return the first crop of at most `limit` photographs, resized as the latent cache does."""
     pictures: list[NDArray[np.uint8]] = []
     queries = QuerySet(reference)
     for stem in queries.stems:

@@ -1,2 +1,1 @@
-"""What a trained system is: a space, conditions, a head and a network; its loss, its samples, its
-folder."""
+"""A trained system: space, conditions, head and network; its loss, samples and folder."""

@@ -1,5 +1,4 @@
-"""Conditions: each reads one source, in training from the batch and in sampling from what the user
-gave.
+"""Conditions: each reads one source, from the training batch or from what a user gave.
 
 This is the one place where embeddings become tokens, so that training, sampling and held-out losses
 agree.
@@ -93,8 +92,7 @@ class TextConfig(Config):
 
 
 class Conditions(Config):
-    """Every source that may condition, one field each; those that are set do, in the order of the
-    fields."""
+    """Every source that may condition; those that are set do, in the order of the fields."""
 
     neighbors: NeighborsConfig | None = None
     text: TextConfig | None = None
@@ -117,8 +115,7 @@ class Conditions(Config):
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one picture that is to be drawn; a condition whose source is missing is
-    null.
+    """What is known of a picture to draw; a condition whose source is missing is null.
 
     Attributes:
         neighbors: embeddings [k, D] of the nearest patches, before any scale.
@@ -182,11 +179,8 @@ class NeighborCondition:
         """See Condition."""
         given = [one.neighbors for one in known if one.neighbors is not None]
         if not given:
-            return (
-                Context(*self._parts(torch.zeros(len(known), 1, self.dim, device=device)))
-                .null()
-                .parts
-            )
+            zeros = torch.zeros(len(known), 1, self.dim, device=device)
+            return Context(*self._parts(zeros)).null().parts
         if len(given) < len(known):
             raise ValueError(
                 "some pictures have neighbors, others have none: draw them in batches of their own"
@@ -264,6 +258,12 @@ def assemble(
     """Return the context of training samples; with a generator drawn, and dropped out by source.
 
     Without one, a source that training never shows is null.
+
+    Args:
+        conditions: in the order of the context's parts.
+        batch: columns of training samples.
+        dropout: probability by source.
+        generator: draws; None: nothing is drawn or dropped.
     """
     context = Context(
         *(part for condition in conditions for part in condition.of_batch(batch, generator))

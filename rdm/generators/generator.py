@@ -1,5 +1,4 @@
-"""One generator for every system: a network, the space that it works in, what conditions it, and a
-head."""
+"""One generator for every system: a network, its space, its conditions and a head."""
 
 from __future__ import annotations
 
@@ -136,8 +135,7 @@ class Generator(nn.Module):
         self.network: Network = build_network(config.network) if network is None else network
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the schedule along with the weights: from another device, every step would wait for
-        its numbers.
+        """Move the schedule with the weights: each step would wait for it on another device.
 
         It is no buffer, because a cast of the weights must leave it in float64.
         """
@@ -182,6 +180,12 @@ class Generator(nn.Module):
     ) -> Tensor:
         """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context.
 
+        Args:
+            context: one row per picture.
+            seeds: of the pictures, B.
+            settings: of the head and of guidance.
+            on_step: called after each step of a batch; what it raises ends the drawing.
+
         Raises:
             UsageError: the head cannot draw with these settings.
         """
@@ -224,8 +228,7 @@ class Generator(nn.Module):
     def grid(
         self, context: Context, seeds: Sequence[int], settings: SampleSettings
     ) -> NDArray[np.uint8]:
-        """Return pictures uint8 [B, H, W, 3] in the weights' own precision, decoded on the CPU: to
-        watch a training."""
+        """Return pictures uint8 [B, H, W, 3] to watch a training, decoded on the CPU."""
         x0 = self.head.sample(
             self.network, context, self.config.network.sample_shape, seeds, settings
         )

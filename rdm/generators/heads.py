@@ -94,12 +94,26 @@ class Head(Protocol):
     def loss(
         self, network: Any, x0: Tensor, context: Context, generator: torch.Generator
     ) -> Losses:
-        """Return the training loss of samples x0 [B, ...]."""
+        """Return the training loss of samples x0 [B, ...].
+
+        Args:
+            network: predicts.
+            x0: clean samples.
+            context: one row per sample.
+            generator: draws noise and times.
+        """
         ...
 
     def draws(self, network: Any, x0: Tensor, num_draws: int, seed: int) -> Draws:
         """Yield functions that measure rows of x0 [N, ...] in any context, each with its own draw
-        of what is random."""
+        of what is random.
+
+        Args:
+            network: predicts.
+            x0: clean samples.
+            num_draws: how many functions to yield.
+            seed: of what is random.
+        """
         ...
 
     def sample(
@@ -112,7 +126,16 @@ class Head(Protocol):
         on_step: HeadStep | None = None,
     ) -> Tensor:
         """Return samples [len(seeds), *shape]; a sample depends on its own seed and context
-        only."""
+        only.
+
+        Args:
+            network: predicts.
+            context: one row per sample.
+            shape: of one sample.
+            seeds: of the samples.
+            settings: steps, guidance, thresholding.
+            on_step: called after each step.
+        """
         ...
 
 

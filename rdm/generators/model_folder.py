@@ -1,5 +1,4 @@
-"""A model's folder: `model.json`, `network/`, and its first stage, under names that hold on every
-machine.
+"""A model's folder: `model.json`, `network/` and first stage, valid on every machine.
 
 Training's export is sampling's model: `write_model` and `open_model` are each other's inverse.
 """
@@ -47,8 +46,7 @@ class ModelInfo(Provenance):
 
 
 def model_info(config: GeneratorConfig, provenance: Provenance) -> ModelInfo:
-    """Return the description of a model. Settings of training that `config` may have besides are
-    left out."""
+    """Return the description of a model; the training's own settings are left out."""
     generator = GeneratorConfig.model_validate(
         config.model_dump(include=set(GeneratorConfig.model_fields))
     )
@@ -169,8 +167,7 @@ def check_text_network(
 
 @dataclass(frozen=True)
 class Model:
-    """A trained system in a folder: everything that turns what is known of a picture into the
-    picture.
+    """A trained system in a folder: from what is known of a picture to the picture.
 
     Attributes:
         directory: the folder.
@@ -225,7 +222,14 @@ class Model:
         settings: SampleSettings,
         on_step: OnDrawStep | None = None,
     ) -> Tensor:
-        """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context."""
+        """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context.
+
+        Args:
+            context: one row per picture.
+            seeds: of the pictures, B.
+            settings: of the head and of guidance.
+            on_step: called after each step of a batch; what it raises ends the drawing.
+        """
         return self.generator.sample(context, seeds, settings, on_step)
 
     def acting(self, settings: SampleSettings) -> dict[str, Setting]:
@@ -284,6 +288,8 @@ def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
                 fix="copy the model's whole folder again",
             )
         name = str(place)
+
+    # Latents of another encoder would decode to noise, without an error.
     first_stage = load_autoencoder(name)
     if first_stage.latents_digest != info.latents_digest:
         raise ModelError(

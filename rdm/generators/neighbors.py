@@ -13,8 +13,7 @@ from rdm.database import RetrievalDatabase
 def conditioning_vectors(
     database: RetrievalDatabase, ids: NDArray[np.int64], embedding: Literal["unit", "raw"]
 ) -> NDArray[np.float16]:
-    """Return the embeddings [..., D] of patches [...], of unit length or as the encoder gave
-    them."""
+    """Return embeddings [..., D] of patches [...], of unit length or with their norms."""
     unit = database.embeddings(ids)
     if embedding == "unit":
         return unit

@@ -1,5 +1,4 @@
-"""What a run learned from, and so what its model is sampled with: in every checkpoint, and in
-`model.json`."""
+"""What a run learned from, in every checkpoint and in `model.json`."""
 
 from __future__ import annotations
 
@@ -9,8 +8,7 @@ from rdm.config import Config
 
 
 class SeenDatabase(Config):
-    """The database whose neighbors conditioned a run, and the versions that it saw before this
-    one."""
+    """The database whose neighbors conditioned a run, and the versions seen before."""
 
     version: int
     source: str

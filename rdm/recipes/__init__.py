@@ -1,5 +1,4 @@
-"""Recipes: one file a system, each with functions that return a full configuration. A system is a
-recipe, not a fork.
+"""Recipes: one file a system, with functions that return full configurations.
 
 A new system is a file here with its `RECIPES`, and a line in the list below.
 """

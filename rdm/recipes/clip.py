@@ -8,8 +8,7 @@ from rdm.training.objectives.contrastive import ContrastiveConfig
 
 
 def clip_lite() -> TrainConfig:
-    """Return the recipe of the embedded encoder's heads: symmetric InfoNCE on captioned
-    photographs."""
+    """Return the recipe of the embedded encoder's heads: InfoNCE on captioned photographs."""
     return TrainConfig(
         recipe="clip-lite",
         objective=ContrastiveConfig(),

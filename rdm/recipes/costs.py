@@ -1,5 +1,4 @@
-"""What one sample costs in each recipe's network, kept in `costs.json`, so that recipes can be
-listed at once.
+"""Costs of each recipe's network per sample, kept in `costs.json` for quick listings.
 
 `python -m benchmarks.count_costs` writes the file again; run it after a recipe or a network has
 changed.
@@ -25,6 +24,5 @@ def kept_costs() -> dict[str, NetworkCost | None]:
 
 def costs_text(costs: Mapping[str, NetworkCost | None]) -> str:
     """Return costs by recipe as the text of `costs.json`."""
-    return (
-        json.dumps({name: cost and asdict(cost) for name, cost in costs.items()}, indent=1) + "\n"
-    )
+    values = {name: cost and asdict(cost) for name, cost in costs.items()}
+    return json.dumps(values, indent=1) + "\n"

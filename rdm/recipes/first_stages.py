@@ -1,5 +1,4 @@
-"""Recipes of first stages: the two embedded ones, and latent-diffusion's sizes for an
-accelerator."""
+"""First stages: the two embedded ones, and latent-diffusion's sizes for accelerators."""
 
 from __future__ import annotations
 
@@ -20,8 +19,7 @@ _CODEBOOK_SIZES = {4: 8192, 8: 16384, 16: 16384}
 
 
 def autoencoder_kl_f4() -> TrainConfig:
-    """Return the recipe of the embedded KL first stage: f = 4, 4 channels, under an hour of one
-    core.
+    """Return the embedded KL first stage: f = 4, 4 channels, under an hour of one core.
 
     The discriminator joins for the last fifth: before, there is nothing that only it could see.
     """
@@ -33,8 +31,7 @@ def autoencoder_kl_f4() -> TrainConfig:
 
 
 def autoencoder_vq_f4() -> TrainConfig:
-    """Return the recipe of the embedded VQ first stage: f = 4, 1024 rows of 4 numbers, six minutes
-    of one core.
+    """Return the embedded VQ first stage: f = 4, 1024 rows of 4, six minutes of one core.
 
     It goes on from the embedded KL first stage, whose posterior means the codebook is fitted to
     before the first step.

@@ -13,8 +13,7 @@ _WITHOUT_NEIGHBORS = (
 
 
 def ldm_imagenet() -> TrainConfig:
-    """Return the baseline of `rdm-imagenet`: the same network, samples and settings, and no
-    neighbors.
+    """Return the baseline of `rdm-imagenet`: the same without neighbors.
 
     A null context leaves the output bias of each cross-attention block and nothing else, so
     26,675,520 of the parameters see no gradient but weight decay.
@@ -23,8 +22,7 @@ def ldm_imagenet() -> TrainConfig:
 
 
 def ldm_tiny() -> TrainConfig:
-    """Return the baseline of `rdm-tiny`: the same network, samples and settings, and no
-    neighbors."""
+    """Return the baseline of `rdm-tiny`: the same without neighbors."""
     return rdm_tiny().with_overrides(["recipe=ldm-tiny", *_WITHOUT_NEIGHBORS])
 
 

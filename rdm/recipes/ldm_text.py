@@ -1,5 +1,4 @@
-"""LDM from text: diffusion on latents that attends to the tokens of a caption (Rombach et al.
-2022)."""
+"""LDM from text: latents that attend to a caption's tokens (Rombach et al. 2022)."""
 
 from __future__ import annotations
 

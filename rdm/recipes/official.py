@@ -21,7 +21,15 @@ def official(
     batch_size: int = 50,
     learning_rate: float = 1e-4,
 ) -> TrainConfig:
-    """Return the official training of a system; 500,000 steps are ours."""
+    """Return the official training of a system; 500,000 steps are ours.
+
+    Args:
+        name: of the recipe.
+        objective: the system.
+        warmup_steps: of the learning rate.
+        batch_size: of all devices together.
+        learning_rate: after warm-up, constant.
+    """
     return TrainConfig(
         recipe=name,
         objective=objective,

@@ -1,5 +1,4 @@
-"""RARM: a causal transformer over codebook rows, conditioned on neighbors (Blattmann et al.
-2022)."""
+"""RARM: a causal transformer over codebook rows with neighbors (Blattmann et al. 2022)."""
 
 from __future__ import annotations
 

@@ -220,8 +220,7 @@ def _bullets(items: Sequence[str]) -> str:
 
 
 def _text(value: str) -> str:
-    """Return text as one line of Markdown that shows as it is: no markup, no HTML, no table
-    border."""
+    """Return text as one line of literal Markdown: no markup, no HTML, no table border."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(value.split()))
 
 

@@ -38,6 +38,7 @@ def check_pixels(pixels: Pixels) -> None:
             else type(pixels).__name__
         )
         raise ValueError(f"a picture is a uint8 array [H, W, 3], got {found}")
+
     if pixels.size == 0:
         raise ValueError(f"a picture has at least one pixel, got {list(pixels.shape)}")
 
@@ -118,8 +119,7 @@ class Photographs:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What is looked up: a picture for `image`, words for `text` and `class`, neither for
-    `unconditional`."""
+    """A query: a picture for `image`, words for `text` and `class`, neither for `unconditional`."""
 
     kind: QueryKind
     text: str = ""
@@ -194,8 +194,7 @@ class SampleGroup:
 
 @dataclass(frozen=True)
 class Training:
-    """The training run: one loss per record, at increasing optimizer steps; steps start at 1 if
-    `log_steps`.
+    """The training run: one loss per record at increasing steps, which start at 1 if `log_steps`.
 
     `start` is the model that the run went on from; None: random weights.
     """
@@ -234,8 +233,7 @@ class SwapRow:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A measured quantity with what it means and, where there is one, the value that chance alone
-    would give."""
+    """A measured quantity, its meaning, and the value that chance alone would give, if any."""
 
     name: str
     meaning: str
@@ -273,8 +271,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """Diffusion loss on pictures that were not trained on, paired over pictures, noise and
-    times."""
+    """Diffusion loss on held-out pictures, paired over pictures, noise and times."""
 
     conditions: tuple[Condition, ...]
     differences: tuple[Difference, ...]

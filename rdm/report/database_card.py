@@ -1,5 +1,4 @@
-"""The dataset card of a database's version, from its ledgers: what there is, by whom, under what
-license."""
+"""The dataset card of a version, from its ledgers: contents, authors, licenses."""
 
 from __future__ import annotations
 
@@ -44,6 +43,7 @@ def database_card(database: RetrievalDatabase, contact: str) -> str:
     only = named[0] if len(counts.licenses) == 1 and named else ""
     if facts.near_duplicates:
         counts.left_out["near-duplicate of another"] = facts.near_duplicates
+
     card = DatasetCard(
         name=facts.source,
         license_id="cc-by-2.0" if only == CC_BY_2 else "other",
@@ -62,6 +62,7 @@ def database_card(database: RetrievalDatabase, contact: str) -> str:
 def _count(database: RetrievalDatabase) -> _Counts:
     counts, version = _Counts(), database.version
     failed: dict[str, str] = {}  # a photograph that was asked for again may have come later
+
     columns = ["image_id", "status", "error_message", "license", "author"]
     for ledger, patches in zip(version.parts_of("ledger"), part_rows(version), strict=True):
         rows = database.folder.read_table(ledger.path, columns).to_pylist()
@@ -69,6 +70,8 @@ def _count(database: RetrievalDatabase) -> _Counts:
             counts.photographs += 1
             counts.licenses[rows[number]["license"] or NOT_STATED] += 1
             counts.authors[rows[number]["author"] or NOT_STATED] += 1
+
+        # The last word counts: what failed at first may have come with a later part.
         for row in rows:
             failed.pop(row["image_id"], None)
             if row["status"] in (FAILED, SKIPPED):
@@ -99,6 +102,7 @@ def _gaps(database: RetrievalDatabase, counts: _Counts) -> list[str]:
             gaps.append(
                 f"{unstated:,} of {counts.photographs:,} photographs have no {name} stated."
             )
+
     if config.filters.near_duplicate_bits is None:
         gaps.append("Near-duplicates were not looked for.")
     if not database.has_pixels:

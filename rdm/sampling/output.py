@@ -158,8 +158,15 @@ def write_samples(
     database: RetrievalDatabase | None,
     settings: SampleSettings,
 ) -> int:
-    """Write pictures as they come, and `samples.json` last; return how many. An earlier call's
-    pictures go."""
+    """Write pictures as they come, `samples.json` last, in place of an earlier call's.
+
+    Args:
+        out: the folder.
+        samples: drawn pictures; taken a batch at a time.
+        model: that drew them.
+        database: of their neighbors; None of a model without.
+        settings: that they were drawn with.
+    """
     folder = Folder(out)
     folder.make()
     for name in (INDEX, JOURNAL):
@@ -195,6 +202,7 @@ def read_samples(out: Path, limit: int | None = None) -> list[Sample]:
     for _, row in islice(_rows(out / INDEX), limit):
         with Image.open(out / Path(row["file"]).name) as image:
             pixels = np.asarray(image.convert("RGB"))
+
         ids = np.array([neighbor["patch_id"] for neighbor in row["neighbors"]], np.int64)
         similarities = np.array(
             [neighbor["similarity"] for neighbor in row["neighbors"]], np.float32
@@ -205,8 +213,7 @@ def read_samples(out: Path, limit: int | None = None) -> list[Sample]:
 
 
 def _finished(out: Path) -> dict[int, tuple[str, int]]:
-    """Return where the record of each finished picture is; what a killed run was writing is cut
-    off."""
+    """Return where each finished picture's record is; a torn last record is cut off."""
     found: dict[int, tuple[str, int]] = {}
     for name in (INDEX, JOURNAL):
         path = out / name

@@ -33,8 +33,7 @@ Pair = tuple[Query, int]
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture, and everything that it came from; the query's neighbors are those that
-    conditioned it."""
+    """A picture and what it came from; the query's neighbors are those that conditioned it."""
 
     query: Query
     seed: int
@@ -55,7 +54,15 @@ def records_of(
     settings: SampleSettings,
     files: Sequence[str],
 ) -> list[SampleRecord]:
-    """Return the records of pictures that are written to files."""
+    """Return the records of pictures that are written to files.
+
+    Args:
+        samples: drawn pictures.
+        model: that drew them.
+        database: of their neighbors; None of a model without.
+        settings: that they were drawn with.
+        files: name of each picture's file.
+    """
     credits: list[tuple[Credit, ...]] = [()] * len(samples)
     reference = None
     if database is not None and model.reads_neighbors:
@@ -105,6 +112,13 @@ def proposed_queries(
 ) -> list[Query]:
     """Return what an unconditional sample of each seed is drawn from: a patch of p_D, nothing for
     an LDM.
+
+    Args:
+        model: its neighbors' query set defines p_D.
+        database: None of a model without neighbors.
+        seeds: one query each.
+        top_m: share of the likeliest patches that p_D keeps.
+        k: neighbors of each.
 
     Raises:
         UsageError: the model reads neighbors, and there is no database.

@@ -1,5 +1,4 @@
-"""The proposal distribution p_D over database patches: how often each is a training sample's
-neighbor.
+"""The proposal distribution p_D: how often each patch is a training sample's neighbor.
 
 p_D(y) = |{x in X : y in xi_k(x, D)}| / (k |X|)   (Blattmann et al. 2022, section 3.2). Counts are
 exact integers.
@@ -49,8 +48,7 @@ class Proposal:
         return self.counts / self.total
 
     def truncated(self, top_m: float) -> Proposal:
-        """Keep the fraction `top_m` in (0, 1] of the most likely patches, at least one; 1 keeps
-        all.
+        """Keep the likeliest fraction `top_m` in (0, 1] of the patches, at least one.
 
         Raises:
             ValueError: top_m is out of range.
@@ -66,8 +64,7 @@ class Proposal:
         return Proposal(self.ids[living], self.counts[living])
 
     def draw(self, seeds: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return one patch id per seed, drawn in proportion to the counts; a function of the seed
-        alone."""
+        """Return one patch id per seed, drawn by the counts; a function of the seed alone."""
         ends = np.cumsum(self.counts)
         slots = [int(np.random.default_rng([int(seed), 0x9D]).integers(ends[-1])) for seed in seeds]
         return self.ids[np.searchsorted(ends, slots, side="right")]

@@ -1,5 +1,4 @@
-"""Queries: a text, a picture, or a draw from the proposal distribution, each with the neighbors
-that it looks up."""
+"""Queries: a text, a picture, or a draw from p_D, each with its neighbors."""
 
 from __future__ import annotations
 
@@ -45,7 +44,14 @@ def text_queries(
     database: RetrievalDatabase, texts: Sequence[str], k: int, *, exact: bool = True
 ) -> list[Query]:
     """Look up the neighbors of texts, by the encoder's text tower; `exact` as in
-    `RetrievalDatabase.search_vectors`."""
+    `RetrievalDatabase.search_vectors`.
+
+    Args:
+        database: where neighbors are looked up.
+        texts: the queries.
+        k: neighbors of each.
+        exact: compare with every vector, do not ask the index.
+    """
     return _looked_up(
         database, "text", texts, normalize(database.encoder.encode_texts(list(texts))), k, exact
     )
@@ -59,7 +65,15 @@ def image_queries(
     *,
     exact: bool = True,
 ) -> list[Query]:
-    """Look up the neighbors of pictures, by the encoder's image tower; `exact` likewise."""
+    """Look up the neighbors of pictures, by the encoder's image tower; `exact` likewise.
+
+    Args:
+        database: where neighbors are looked up.
+        images: the queries.
+        labels: their names.
+        k: neighbors of each.
+        exact: compare with every vector, do not ask the index.
+    """
     pixels = np.stack([database.encoder.preprocess(image) for image in images])
     return _looked_up(
         database, "image", labels, normalize(database.encoder.encode_images(pixels)), k, exact
@@ -70,7 +84,14 @@ def unconditional_queries(
     database: RetrievalDatabase, proposal: Proposal, seeds: Sequence[int], k: int
 ) -> list[Query]:
     """Draw one patch x~ per seed from p_D and look up xi_k(x~, D): an unconditional sample of
-    RDM."""
+    RDM.
+
+    Args:
+        database: where neighbors are looked up.
+        proposal: p_D.
+        seeds: one draw each.
+        k: neighbors of each.
+    """
     drawn = proposal.draw(np.array(seeds, np.int64))
     vectors = database.embeddings(drawn).astype(np.float32)
     return _looked_up(
@@ -84,8 +105,7 @@ def unconditional_queries(
 
 
 def caption_queries(texts: Sequence[str]) -> list[Query]:
-    """Return texts as queries without neighbors: for a model that reads captions and nothing
-    else."""
+    """Return texts as queries without neighbors, for models that read only captions."""
     nothing = np.zeros(0, np.float32)
     return [Query("text", text, nothing, np.zeros(0, np.int64), nothing) for text in texts]
 

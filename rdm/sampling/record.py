@@ -1,5 +1,4 @@
-"""The record of a picture: query, seed, settings, and whose photographs conditioned it; in
-`samples.json` and PNGs."""
+"""A picture's record: query, seed, settings and credits; in `samples.json` and PNGs."""
 
 from __future__ import annotations
 
@@ -61,8 +60,7 @@ class SampleRecord(Config):
     database: DatabaseReference | None
 
     def for_png(self) -> SampleRecord:
-        """Return the record as it goes into a PNG: without folders of this machine, and in at most
-        MAX_PNG_BYTES."""
+        """Return the record for a PNG: no folders of this machine, at most MAX_PNG_BYTES."""
         database = self.database and DatabaseReference(
             root=PurePath(self.database.root).name, version=self.database.version
         )
@@ -94,8 +92,7 @@ def credits_of(
     ids: Iterable[NDArray[np.int64]],
     similarities: Iterable[NDArray[np.float32]],
 ) -> list[tuple[Credit, ...]]:
-    """Return the credits of several pictures' neighbors, each in its order; the database is read
-    once for all."""
+    """Return the credits of pictures' neighbors, in order, from one read of the database."""
     pairs = zip(ids, similarities, strict=True)
     rows = [list(zip(some.tolist(), values.tolist(), strict=True)) for some, values in pairs]
     distinct = np.unique(np.array([patch_id for row in rows for patch_id, _ in row], np.int64))
@@ -131,7 +128,6 @@ def read_png_record(path: Path) -> SampleRecord:
     Raises:
         SourceError: there is no such picture, or it carries no record.
     """
-
     try:
         with Image.open(path, formats=["PNG"]) as image:
             # texts may follow the pixels where another program saved the picture again

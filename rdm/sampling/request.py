@@ -1,5 +1,4 @@
-"""What `rdm sample` is asked for: queries, seeds and settings; and the pairs to draw, looked up as
-they are needed."""
+"""Requests of `rdm sample`: queries, seeds and settings, and the pairs to draw."""
 
 from __future__ import annotations
 
@@ -77,8 +76,7 @@ class RequestIdentity(Config):
 
 
 class RequestedPairs:
-    """The (query, seed) pairs of a request, in order; neighbors are looked up when a slice is asked
-    for.
+    """The (query, seed) pairs of a request; a slice looks up its neighbors when asked for.
 
     Raises:
         UsageError: nothing is asked for, what the model cannot be asked, or `seeds` is no list of

@@ -1,5 +1,4 @@
-"""Draw the pictures of a request into a folder, resumable: what the command line and the flow
-share."""
+"""Draw a request's pictures into a folder, resumable, for command line and flow."""
 
 from __future__ import annotations
 
@@ -34,6 +33,13 @@ def draw_request(
 
     A batch with a missing picture is drawn whole, so that a picture has the bits of a run that was
     not interrupted. A kill, or an exception of `on_step`, loses the batch in work.
+
+    Args:
+        request: queries, seeds and settings.
+        model: draws.
+        database: of the neighbors; None of a model without.
+        out: the folder.
+        on_step: called after each step of a batch; what it raises ends the drawing.
 
     Raises:
         UsageError: the folder holds pictures of another request, or the model cannot be asked this.

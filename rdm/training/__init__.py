@@ -1,3 +1,1 @@
-"""Training: latent cache, data order, objectives, the loop, checkpoints, recipes; `engine` is the
-only user of deepspeed.
-"""
+"""Training: data, objectives, the loop, checkpoints; only `engine` uses DeepSpeed."""

@@ -1,5 +1,4 @@
-"""From a configuration and its inputs to data and objective: the one place that knows every
-kind."""
+"""From a configuration and its inputs to data and objective, for every kind of recipe."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ from rdm.training.objectives.objective import Objective
 
 
 def open_run(config: TrainConfig, inputs: TrainInputs) -> tuple[TrainingData, Objective]:
-    """Return the training data and the objective of a run. What has to be prepared first is
-    prepared once and kept.
+    """Return the training data and the objective of a run; preparations are made once and kept.
 
     Raises:
         UsageError: an input that the recipe needs was not given.
@@ -40,8 +38,7 @@ def open_run(config: TrainConfig, inputs: TrainInputs) -> tuple[TrainingData, Ob
 
 
 def needed_inputs(config: TrainConfig) -> tuple[InputName, ...]:
-    """Return the inputs without which a recipe does not train: photographs, or a cache and perhaps
-    a database."""
+    """Return the inputs that a recipe needs: photographs, or a cache and perhaps a database."""
     if not isinstance(config.objective, GenerativeConfig):
         return ("source",)
     return ("cache",) if config.objective.conditions.neighbors is None else ("cache", "database")
@@ -53,11 +50,9 @@ def reads_photographs(config: TrainConfig) -> bool:
 
 
 def is_on_pixels(config: TrainConfig) -> bool:
-    """Return whether a recipe trains on pictures themselves, so that its cache is made without an
-    autoencoder."""
-    return (
-        isinstance(config.objective, GenerativeConfig) and config.objective.space.kind == "pixels"
-    )
+    """Return whether a recipe trains on pictures, so that its cache needs no autoencoder."""
+    objective = config.objective
+    return isinstance(objective, GenerativeConfig) and objective.space.kind == "pixels"
 
 
 def check_inputs(config: TrainConfig, inputs: TrainInputs) -> None:

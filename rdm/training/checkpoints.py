@@ -1,5 +1,4 @@
-"""Checkpoints: whole or absent, read back when written, plain safetensors, the same for any number
-of ranks."""
+"""Checkpoints: atomic, read back when written, safetensors, equal for any number of ranks."""
 
 from __future__ import annotations
 
@@ -52,8 +51,7 @@ _FREE_SETTINGS = frozenset(
 
 
 def run_digest(config: TrainConfig) -> str:
-    """Return what must agree for a run to be continued: all but its length, its records, and who
-    does the work."""
+    """Return a digest of all settings but length, records and who does the work."""
     values = config.model_dump(mode="json")
     return digest_json(
         {name: value for name, value in values.items() if name not in _FREE_SETTINGS}
@@ -147,8 +145,7 @@ class Checkpoints:
         return found
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest checkpoint whose bytes are those that were written; a warning names
-        those that are not.
+        """Return the newest checkpoint whose bytes are intact; a warning names damaged ones.
 
         Raises:
             TrainingError: it belongs to another configuration.
@@ -313,9 +310,8 @@ def _write_verified(path: Path, tensors: Mapping[str, Tensor], step: int) -> Non
             path,
             {"step": str(step)},
         )
-    except (
-        SafetensorError
-    ) as error:  # the library wraps the cause: say it as any other failed write
+    except SafetensorError as error:
+        # the library wraps the cause: say it as any other failed write
         _raise_write_error(path, error)
 
     with open(path, "rb+") as file:
@@ -349,8 +345,7 @@ def _describe(path: Path) -> CheckpointFile:
 
 
 def _raise_write_error(path: Path, error: Exception) -> None:
-    """Raise the failed write's own OSError where its text tells the number, as in `No space left
-    (os error 28)`."""
+    """Raise the OSError that the library's text names, as in `No space left (os error 28)`."""
     text = str(error)
     if "os error " in text:
         number = int(text.split("os error ")[1].split(")")[0])

@@ -155,8 +155,7 @@ InputName = Literal["cache", "database", "source"]
 
 
 class TrainInputs(Config):
-    """Where a run reads from and writes to, under names that hold in every working directory and on
-    other machines."""
+    """Paths that a run reads and writes, valid in every working directory and on other machines."""
 
     out: Annotated[str, AfterValidator(absolute_path)]
     cache: Annotated[str | None, AfterValidator(_absolute)] = None

@@ -1,5 +1,4 @@
-"""Make a model small enough to ship: 16-bit weights, and a first stage by name where it is an
-asset."""
+"""Models small enough to ship: 16-bit weights, and first stages that are assets by name."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ HalfPrecision = Literal["fp16", "bf16"]
 def export_model(
     model: str, out: Path, precision: HalfPrecision = "fp16", autoencoder: str | None = None
 ) -> int:
-    """Write a copy of a model with 16-bit weights, which opens as the model does; return its size
-    in bytes.
+    """Write a copy of a model with 16-bit weights; return its size in bytes.
 
     Args:
         model: a folder that training wrote.
@@ -43,6 +41,7 @@ def export_model(
         )
     if out.exists():
         raise StorageError("the folder exists already", where=out, fix="give --out a new folder")
+
     with storage_errors(out):
         shutil.copytree(source / NETWORK, out / NETWORK, ignore=shutil.ignore_patterns(weights))
         _write_halved(source / NETWORK / weights, out / NETWORK / weights, precision)
@@ -84,6 +83,8 @@ def _place_first_stage(source: Path, out: Path, info: ModelInfo, autoencoder: st
             where=chosen,
             fix="name a first stage with the same encoder, or leave --autoencoder out",
         )
+
+    # An asset is named and not copied: every installation has it.
     if is_asset(chosen):
         return chosen
     folder = named_folder(chosen, WEIGHTS_NAME, "first stage")

@@ -1,5 +1,4 @@
-"""The guard against losses that are not finite: stops the run and writes down the batch that was
-the cause."""
+"""Stops a run whose loss is not finite, and writes down the batch that was the cause."""
 
 from __future__ import annotations
 
@@ -35,8 +34,7 @@ class SeenStep:
 
 
 class LossGuard:
-    """Looks at every step's loss and gradient norm, some steps late so that the device need not be
-    waited for.
+    """Checks every step's loss and gradient norm, some steps late to not wait for the device.
 
     The first step that is not finite on any rank is written to `OUT/bad_batches/step-N-rank-R.json`
     (each sample's key, stream position, timestep and loss) and `.safetensors` (the batch itself),

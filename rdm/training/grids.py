@@ -1,5 +1,4 @@
-"""Grids of pictures drawn during training, at steps in equal ratios: many early, where much
-changes, few late."""
+"""Grids of pictures drawn during training, at steps in equal ratios: many early, few late."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ _FIRST_STEP = 10
 
 
 def is_grid_step(step: int, per_decade: int, max_steps: int) -> bool:
-    """Return whether a grid belongs to a step: the steps round(10 x 10^(i / per_decade)), and the
-    last one."""
+    """Return whether a step has a grid: round(10 x 10^(i / per_decade)), and the last."""
     if per_decade == 0:
         return False
     if step == max_steps:
@@ -36,8 +34,7 @@ def grid_path(out: Path, step: int) -> Path:
 
 
 def write_grid(pictures: NDArray[np.uint8], path: Path) -> None:
-    """Write pictures [N, H, W, 3] as one PNG, in rows of about the square root of N, two pixels
-    apart."""
+    """Write pictures [N, H, W, 3] as one PNG, about sqrt(N) in a row, two pixels apart."""
     columns = math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
     _, height, width, _ = pictures.shape

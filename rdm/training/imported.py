@@ -24,12 +24,17 @@ from rdm.storage.files import storage_errors
 def describe_imported_model(
     imported: Imported, autoencoder: str | None, database: str | None, *, kind: str
 ) -> ModelInfo | None:
-    """Return the `model.json` of an official U-Net, or None where neither first stage nor database
-    was named.
+    """Return the `model.json` of an official U-Net; None without a first stage and a database.
 
     The official models predict the noise. Those of ImageNet and FFHQ read the encoder's own (`raw`)
     vectors, unscaled; the one for 768 pixels, whose vectors have 768 numbers, reads normalized ones
     and has a schedule of its own.
+
+    Args:
+        imported: the U-Net.
+        autoencoder: name of its first stage.
+        database: whose encoder made its conditioning vectors.
+        kind: `rdm-unet` or `ldm-unet`.
 
     Raises:
         UsageError: one of the two was named without the other, or for a U-Net that is not an RDM's.
@@ -88,8 +93,7 @@ def describe_imported_model(
 
 
 def save_network(imported: Imported, out: Path, info: ModelInfo | None) -> None:
-    """Write a network in diffusers' layout, a U-Net into `OUT/network`, and the model's description
-    beside it.
+    """Write a network in diffusers' layout, and the model's description beside it.
 
     Raises:
         UsageError: the folder is not empty, or the one that the command was started in.

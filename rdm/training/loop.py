@@ -42,6 +42,12 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
     A step is a function of (weights, seed, step, number of the micro-batch): a killed run goes on
     as if nothing had happened, and another number of ranks sees the same samples and noise.
 
+    Args:
+        config: the run's.
+        data: training samples in shards.
+        objective: the loss with its networks, the same weights on every rank.
+        out: folder of the run.
+
     Raises:
         TrainingError: the loss is not finite, or the checkpoint belongs to another run.
     """
@@ -106,6 +112,7 @@ class _Reporter:
         """Average the metrics over the ranks and write them down; every rank must call it."""
         engine = self._engine
         metrics = engine.average({name: float(value) for name, value in result.metrics.items()})
+
         if self._stats is not None:
             seconds = (time.monotonic() - self._window_start) / (step - self._reported_step)
             speed = engine.config.batch_size / seconds
@@ -179,8 +186,7 @@ def _finish(
 def _export_averages(
     objective: Objective, engine: Engine, ema: Ema, config: TrainConfig, out: Path
 ) -> None:
-    """Export every average once, whole or absent; OUT/model last: where it stands, the run is
-    finished."""
+    """Export every average whole or not at all; `OUT/model` last, which marks a finished run."""
     for decay in reversed(config.ema_decays):
         state = engine.gather(ema.averages[decay])
         if engine.rank == 0:
@@ -188,15 +194,21 @@ def _export_averages(
 
 
 def model_name(config: TrainConfig, decay: float) -> str:
-    """Return the folder of an average's weights: `model` for `ema_decay`, `model-ema-DECAY` for the
-    others."""
+    """Return the folder of an average: `model` for `ema_decay`, else `model-ema-DECAY`."""
     return MODEL if decay == config.ema_decay else f"{MODEL}-ema-{decay:.12g}"
 
 
 def export_model(
     objective: Objective, state: dict[str, Tensor], config: TrainConfig, final: Path
 ) -> None:
-    """Write fp32 weights by parameter name as a model directory, replacing an older one."""
+    """Write fp32 weights by parameter name as a model directory, replacing an older one.
+
+    Args:
+        objective: knows the layout of the model.
+        state: weights by parameter name.
+        config: written beside them.
+        final: the folder.
+    """
     temporary = final.with_name(f".{final.name}.tmp")
     with storage_errors(final):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -247,6 +259,7 @@ def micro_batch(config: TrainConfig, num_ranks: int, recorded: int | None = None
             f"batch_size {config.batch_size} cannot be shared by {num_ranks} ranks",
             fix="--set batch_size to a multiple of the number of ranks",
         )
+
     if config.micro_batch_size is None:
         return recorded if recorded and share % recorded == 0 else share
     if share % config.micro_batch_size:
@@ -259,8 +272,7 @@ def micro_batch(config: TrainConfig, num_ranks: int, recorded: int | None = None
 
 
 def _resume(checkpoints: Checkpoints, engine: Engine, ema: Ema, objective: Objective) -> int:
-    """Take up the last complete checkpoint, which rank 0 verifies for all; return its step, 0 where
-    there is none."""
+    """Load the last complete checkpoint, which rank 0 verifies for all; return its step, or 0."""
     found = checkpoints.newest() if engine.rank == 0 else None
     step = engine.agree(found.step if found else 0)
     if step:
@@ -278,8 +290,7 @@ def _micro_batches(
     micro_batch_size: int,
     step: int,
 ) -> list[MicroBatch]:
-    """Return this rank's share of a step; the noise is that of the micro-batch's number in the
-    whole batch."""
+    """Return this rank's share of a step; noise goes by the micro-batch's global number."""
     share = {name: engine.staged(array) for name, array in samples.items()}
     found: list[MicroBatch] = []
     for place in range(engine.accumulation):

@@ -1,5 +1,4 @@
-"""Query sets and caches that belong together: the same source gives the same crops for neighbors
-and for latents."""
+"""Query sets and caches that belong together: equal crops for neighbors and latents."""
 
 from __future__ import annotations
 

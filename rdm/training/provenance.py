@@ -1,5 +1,4 @@
-"""What a resumed run learned from: latents or photographs as before, and perhaps a later version of
-the database."""
+"""Provenance of a resumed run: the same data, and perhaps a later database version."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ _FIXED = {
 
 
 def resumed_provenance(recorded: Provenance, opened: Provenance, where: object) -> Provenance:
-    """Return the provenance of a run that goes on, with the versions of the database that it saw
-    before.
+    """Return a resumed run's provenance, with the database versions that it saw before.
 
     An update of the database between two starts is taken up, because what was deleted must not
     condition any more; it is written down, because weights do not forget.
@@ -67,8 +65,7 @@ def resumed_provenance(recorded: Provenance, opened: Provenance, where: object) 
 
 
 def require_same_inputs(provenance: Provenance, least: Callable[[int], int]) -> None:
-    """Raise JobError on every rank where two opened different inputs: a database was updated in
-    between.
+    """Raise JobError on every rank where two opened different inputs.
 
     Args:
         provenance: of what this rank opened.

@@ -1,5 +1,4 @@
-"""Statistics of a run: `stats.jsonl` always, TensorBoard and Weights & Biases beside it where they
-are asked for."""
+"""Statistics of a run: `stats.jsonl`, and TensorBoard or Weights & Biases on request."""
 
 from __future__ import annotations
 
@@ -80,8 +79,7 @@ class Tracker(Protocol):
 
 
 class StatsLog:
-    """Rank 0's record of a run. Lines that lie beyond the step from which the run goes on are
-    dropped first."""
+    """Rank 0's record of a run; lines beyond the step from which it resumes are dropped."""
 
     def __init__(self, out: Path, config: TrainConfig, resumed_step: int) -> None:
         self._path = out / STATS

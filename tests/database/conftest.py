@@ -47,7 +47,7 @@ def build(tiny_encoder: str) -> Callable[..., BuildResult]:
 @pytest.fixture(scope="session")
 def built(
     tmp_path_factory: pytest.TempPathFactory,
-    build: Callable[..., dict[str, Any]],
+    build: Callable[..., BuildResult],
     encoded: Callable[..., bytes],
 ) -> Path:
     """A folder with `photos` and the database `db` over them; copy it before changing it."""
@@ -73,7 +73,7 @@ def root(built: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def living_root(root: Path, tmp_path: Path, build: Callable[..., dict[str, Any]]) -> Path:
+def living_root(root: Path, tmp_path: Path, build: Callable[..., BuildResult]) -> Path:
     """A database of its own over `tmp_path / "photos"`."""
     build(root, tmp_path / "photos")
     return root
@@ -101,7 +101,7 @@ class Tabled:
 @pytest.fixture(scope="session")
 def tabled_base(
     tmp_path_factory: pytest.TempPathFactory,
-    build: Callable[..., dict[str, Any]],
+    build: Callable[..., BuildResult],
     encoded: Callable[..., bytes],
 ) -> Tabled:
     base = tmp_path_factory.mktemp("tabled")

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, NeighborTable, RetrievalDatabase, build_neighbors
 from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.building.results import BuildResult
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
 from rdm.database.verify.verify import verify_database
@@ -33,7 +34,7 @@ from rdm.sources import CropConfig, QuerySetConfig
 INLINE = ComputeConfig(dask="inline")
 K = 5
 LEAST = 4  # photographs, so that K neighbors are always there
-Build = Callable[..., dict[str, Any]]
+Build = Callable[..., BuildResult]
 
 
 def look_up(root: Path, queries: Path) -> None:

@@ -27,7 +27,7 @@ from rdm.sources import CropConfig
 from rdm.sources.photographs.boxes import BoxConfig
 from rdm.sources.photographs.filters import FilterConfig
 
-Build = Callable[..., dict[str, Any]]
+Build = Callable[..., BuildResult]
 Picture = Callable[..., Image.Image]
 INLINE = ComputeConfig(dask="inline")
 LIMIT = FilterConfig(near_duplicate_bits=6)
@@ -79,7 +79,7 @@ def test_sizes_are_in_the_ledger(
     summary = build(
         tmp_path / "db", photos, filters=FilterConfig(min_image_side=40, max_image_aspect=4)
     )
-    assert (summary["photographs"], summary["failed"]) == (12, 0)
+    assert (summary.photographs, summary.failed) == (12, 0)
     rows = rows_of(tmp_path / "db" / "images")
     left_out = {
         row["image_id"]: (row["status"], row["error_message"])
@@ -108,7 +108,7 @@ def test_blank_patches_are_left_out_with_their_reason(
     assert [row["image_id"] for row in dropped].count("blank.jpg") == 4
     assert reasons["blank.jpg"] == "blank: contrast 0.0"
     kept = living(root)
-    assert summary["patches"] == len(kept) == 14 * 4 - len(dropped)
+    assert summary.patches == len(kept) == 14 * 4 - len(dropped)
     assert not {
         (row["image_id"], row["x0"], row["y0"], row["x1"], row["y1"]) for row in dropped
     } & set(kept)
@@ -234,7 +234,7 @@ def test_boxes_become_patches_with_labels(
         "filters": FilterConfig(min_patch_side=8),
     }
     summary = build(root, photos, **config)
-    assert summary["photographs"] == 2
+    assert summary.photographs == 2
     rows = pq.read_table(root / "patches" / "patches_0000.parquet").to_pylist()
     found = [
         (row["image_id"], row["label"], [row[corner] for corner in ("x0", "y0", "x1", "y1")])

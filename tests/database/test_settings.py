@@ -80,8 +80,8 @@ def test_build_with_another_index_setting_builds_the_index_anew(
 ) -> None:
     result = build(living_root, living_root.parent / "photos", index=IndexConfig(audit_queries=3))
     version = RetrievalDatabase.open(str(living_root)).version
-    assert (result["unchanged"], version.number, version.index.audit_queries) == (False, 2, 3)
-    assert result["index_decision"]["reason"] == "its settings were changed"
+    assert (result.unchanged, version.number, version.index.audit_queries) == (False, 2, 3)
+    assert result.index_decision.reason == "its settings were changed"
     assert version.config == run_json(living_root)
 
 
@@ -93,7 +93,7 @@ def test_build_with_another_setting_keeps_the_index_and_records_it(
     after = VersionStore(Folder(living_root)).require()
     assert (after.number, after.config["min_success_rate"]) == (2, 0.5)
     assert after.parts == before.parts
-    assert build(living_root, living_root.parent / "photos", min_success_rate=0.5)["unchanged"]
+    assert build(living_root, living_root.parent / "photos", min_success_rate=0.5).unchanged
 
 
 def test_refused_build_leaves_the_recorded_settings(living_root: Path, build: Any) -> None:

@@ -212,7 +212,7 @@ def test_broken_photograph_is_not_tried_again_until_it_changes(
     living_root: Path, tmp_path: Path, build: Callable[..., Any], encoded: Callable[..., bytes]
 ) -> None:
     (tmp_path / "photos" / "q.jpg").write_bytes(b"words")
-    assert build(living_root, tmp_path / "photos", min_success_rate=0)["failed"] == 1
+    assert build(living_root, tmp_path / "photos", min_success_rate=0).failed == 1
     assert not plan(living_root).changed
     (tmp_path / "photos" / "q.jpg").write_bytes(encoded(50))
     assert plan(living_root).new == 1
@@ -270,7 +270,7 @@ def test_photographs_that_wait_for_their_newer_bytes_stop_no_later_update(
 
 
 def test_look_alike_of_a_photograph_that_waits_is_stored_once(
-    tmp_path: Path, build: Callable[..., dict[str, Any]], encoded: Callable[..., bytes]
+    tmp_path: Path, build: Callable[..., BuildResult], encoded: Callable[..., bytes]
 ) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

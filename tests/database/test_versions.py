@@ -69,10 +69,8 @@ def test_tools_of_clip_retrieval_find_the_newest_index(tabled: Any) -> None:
 
 def test_small_change_extends_the_index_and_the_version_says_so(tabled: Any) -> None:
     result = tabled.update(Removal(frozenset(["p01.jpg"])))
-    assert result["index_decision"]["action"] == "extended"
-    assert (
-        RetrievalDatabase.open(str(tabled.root)).version.index.decision == result["index_decision"]
-    )
+    assert result.index_decision.action == "extended"
+    assert RetrievalDatabase.open(str(tabled.root)).version.index.decision == result.index_decision
 
 
 def test_growth_over_the_factor_builds_the_index_anew(
@@ -80,14 +78,14 @@ def test_growth_over_the_factor_builds_the_index_anew(
 ) -> None:
     for number in range(20, 36):
         (tabled.photos / f"p{number}.jpg").write_bytes(encoded(number))
-    decision = tabled.update()["index_decision"]
-    assert decision["action"] == "built"
-    assert decision["reason"].startswith("it was built for ")
+    decision = tabled.update().index_decision
+    assert decision.action == "built"
+    assert decision.reason.startswith("it was built for ")
 
 
 def test_lost_index_is_built_anew(tabled: Any) -> None:
     (tabled.root / "index" / "000001" / "knn.index").unlink()
-    decision = tabled.update(Removal(frozenset(["p01.jpg"])))["index_decision"]
+    decision = tabled.update(Removal(frozenset(["p01.jpg"]))).index_decision
     assert decision == IndexDecision(action="built", reason="the parent version's cannot be read")
 
 

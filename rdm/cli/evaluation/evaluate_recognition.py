@@ -114,6 +114,7 @@ def _show(result: Recognition, grid: Path) -> None:
             for row in result.rows
         ]
         show_rows(["", "pictures", "top-1", "top-5"], cells, title=f"recognized by {result.judge}")
+
     found = result.identification
     facts = {
         "samples / reconstructions": result.ratio,

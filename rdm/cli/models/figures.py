@@ -86,6 +86,7 @@ def throughput_figures(
     rate, flops = throughput.samples_per_second, throughput.flops_per_second
     samples = config.max_steps * config.batch_size
     total, hours = samples * cost.step_flops, samples / rate / 3600
+
     return [
         Figure("samples_per_second", rate, f"{rate:.3g}", throughput.basis),
         Figure(

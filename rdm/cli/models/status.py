@@ -48,6 +48,7 @@ def _show(found: RunStatus, *, as_json: bool) -> None:
     if as_json:
         show(found.model_dump(mode="json"), as_json=True)
         return
+
     left = "unknown" if found.seconds_left is None else f"{found.seconds_left:.0f} s"
     rows = {
         "health": found.health + (f": {found.error}" if found.error else ""),
@@ -62,6 +63,7 @@ def _show(found: RunStatus, *, as_json: bool) -> None:
         "best checkpoint": found.best_step,
         "newest grid": found.grid,
     }
+
     shown = {name: "none" if value is None else value for name, value in rows.items()}
     show(shown, as_json=False, title=f"{found.recipe} in {found.out}")
 

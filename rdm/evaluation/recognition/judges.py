@@ -159,6 +159,12 @@ class LinearProbe:
     ) -> LinearProbe:
         """Fit to features [N, D] of labels [N]; a fifth of each class chooses the penalty.
 
+        Args:
+            features: of labelled pictures, [N, D].
+            labels: 0 to `classes` - 1, [N].
+            classes: how many there are.
+            seed: of the split into fitting and choosing.
+
         Raises:
             SourceError: a class has fewer than five rows.
         """
@@ -200,8 +206,7 @@ def _stratified(labels: NDArray[np.integer], classes: int, seed: int) -> NDArray
 def _fit(
     features: NDArray[np.float64], labels: NDArray[np.integer], classes: int, penalty: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Minimize mean cross-entropy + penalty / 2 |W|^2 by L-BFGS; return weights [D, C], bias
-    [C]."""
+    """Minimize mean cross-entropy + penalty / 2 |W|^2 by L-BFGS; return W [D, C], bias [C]."""
     from scipy.optimize import minimize
 
     dim, rows = features.shape[1], np.arange(len(features))

@@ -1,5 +1,4 @@
-"""Labelled pictures for judges: the squares of a source, the class of each, and the names of the
-classes."""
+"""Labelled pictures for judges: squares of a source, their classes and the classes' names."""
 
 from __future__ import annotations
 
@@ -46,8 +45,7 @@ _CLASSES = TypeAdapter(Annotated[list[PictureClass], BeforeValidator(_numbered)]
 
 
 def read_classes(path: Path) -> tuple[PictureClass, ...]:
-    """Return the classes of a JSON file, sorted by label: a list of names, or of `{label, name,
-    wnid}`.
+    """Return the classes of a JSON file by label: a list of names, or of `{label, name, wnid}`.
 
     Raises:
         UsageError: the file is missing or something else, or labels are not 0, 1, 2, ...
@@ -96,6 +94,8 @@ class PictureSet:
         if isinstance(self._source, RemoteSource):
             raise self._source.not_at_hand()
         self.spec = self._source.spec
+
+        # Label files and captions beside the pictures are no pictures.
         listing = self._source.listing()
         keep = [names_picture(location) for location in listing["location"].to_pylist()]
         listing = listing.filter(np.array(keep, bool))
@@ -103,6 +103,7 @@ class PictureSet:
             raise SourceError(
                 "the source has no pictures", where=spec, fix="check the specification"
             )
+
         self.image_ids: list[str] = listing["image_id"].to_pylist()
         self.digest = fingerprint(listing)
         self._locations: list[str] = listing["location"].to_pylist()
@@ -127,6 +128,7 @@ class PictureSet:
                 where=self.spec,
                 fix="check --classes",
             )
+
         rows = [np.flatnonzero(self.labels == label) for label in range(classes)]
         if empty := [label for label, found in enumerate(rows) if not len(found)]:
             raise SourceError(
@@ -168,8 +170,7 @@ class PictureSet:
 
 
 def mosaic(squares: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
-    """Return pictures uint8 [N, S, S, 3] reduced to `cells` x `cells` mean colors and enlarged
-    again, smoothly."""
+    """Return pictures uint8 [N, S, S, 3] as `cells` x `cells` mean colors, enlarged smoothly."""
     side = squares.shape[1]
     small = [
         Image.fromarray(square).resize((cells, cells), Image.Resampling.BOX) for square in squares

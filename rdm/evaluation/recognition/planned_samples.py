@@ -105,7 +105,14 @@ def embed(
     store: StoredArrays, encoder: Encoder, pictures: PictureSet, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Return raw embeddings [len(rows), D] of whole pictures, as a database of `crop.mode=whole`
-    has them."""
+    has them.
+
+    Args:
+        store: keeps finished chunks.
+        encoder: the one of the model.
+        pictures: a set.
+        rows: which of them, [N].
+    """
     key = digest_json([encoder.fingerprint.digest(), pictures.digest, rows.tolist()])
 
     def compute() -> NDArray[np.float32]:
@@ -174,8 +181,7 @@ class PlannedDraw:
 def vectors_of(
     embeddings: NDArray[np.float32], embedding: Literal["unit", "raw"]
 ) -> NDArray[np.float32]:
-    """Return raw embeddings [B, k, D] as they condition, with the bits that a database would
-    give."""
+    """Return raw conditioning embeddings [B, k, D], with the bits that a database would give."""
     vectors = normalize(embeddings).astype(np.float16)
     if embedding == "raw":
         vectors = with_norms(vectors, np.linalg.norm(embeddings, axis=-1).astype(np.float32))

@@ -1,5 +1,4 @@
-"""Recognition by a judge that training never used: samples beside photographs, reconstructions,
-mosaics and chance.
+"""Recognition of samples, photographs and mosaics by a judge that training never used.
 
 Each sample is conditioned on pictures of one class that no training has seen. The headline is the
 judge's top-1 of samples divided by its top-1 of the first stage's reconstructions, which are the
@@ -64,8 +63,13 @@ _LOCK = ".recognition.lock"
 def evaluate_recognition(
     inputs: RecognitionInputs, config: RecognitionConfig, out: Path, device: DeviceName = "auto"
 ) -> Recognition:
-    """Measure and write `recognition.json` and `grid.png`; what an earlier run has finished is not
-    repeated.
+    """Measure and write `recognition.json` and `grid.png`; finished parts are not repeated.
+
+    Args:
+        inputs: model, pictures, classes and judge.
+        config: how much is drawn and measured.
+        out: folder of the results and of finished parts.
+        device: what networks compute on.
 
     Raises:
         UsageError: the model reads no neighbors; a judge is not given what it needs.
@@ -81,9 +85,12 @@ def evaluate_recognition(
         raise UsageError(
             "the model reads no neighbors, so nothing tells it a class", where=inputs.model, fix=fix
         )
+
     pictures = PictureSet(inputs.pictures)
     folder = Folder(out)
     folder.make()
+
+    # Finished parts lie in the folder, so two processes would write over each other.
     with lock_file(out / _LOCK, "is measuring into this folder"):
         bench = _Bench(inputs, config, model, pictures, folder, used)
         if (found := _read(folder)) is not None and found.key == bench.key and folder.exists(GRID):
@@ -121,6 +128,8 @@ class _Bench:
         self.features = FeatureStore(self.arrays, device)
         probe = None if inputs.probe_pictures is None else PictureSet(inputs.probe_pictures)
         self.probe_pictures = probe
+
+        # Everything that decides the numbers.
         self.key = digest_json(
             [
                 FORMAT,
@@ -258,9 +267,12 @@ class _Bench:
             self.config.per_class,
             self.config.seed,
         )
+
+        # What a judge makes of real pictures, of the first stage's best, and of color alone.
         labels, (key, real) = self.pictures.labels[rows], self._photographs(rows)
         sets = {"photographs": (key, real), "reconstructions": self._reconstructions(key, real)}
         sets |= {f"mosaics {n}x{n}": (digest_json([key, n]), mosaic(real, n)) for n in _MOSAICS}
+
         return [
             recognition_row(
                 name, self._scores(judge, name.replace(" ", "-"), digest, images), labels
@@ -327,8 +339,7 @@ class _Bench:
     def _write_grid(
         self, plan: SamplePlan, samples: NDArray[np.uint8], confidence: NDArray[np.float64]
     ) -> None:
-        """Write the samples whose confidence is nearest to three percentiles, each beside its
-        context."""
+        """Write samples at three percentiles of confidence, each beside its context."""
         names = {item.label: item.name for item in self.inputs.classes}
         order, rows = np.argsort(confidence, kind="stable"), []
         count = min(_PER_PERCENTILE, len(order))

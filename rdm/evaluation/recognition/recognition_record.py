@@ -113,12 +113,22 @@ def recognition_row(
 def sample_rows(
     scores: NDArray[np.float64], labels: NDArray[np.int64], classes: int, seed: int
 ) -> list[RecognitionRow]:
-    """Return the rows of samples, of samples with neighbors of another class, and of chance."""
+    """Return the rows of samples, of samples with neighbors of another class, and of chance.
+
+    Args:
+        scores: of the judge, [N, C].
+        labels: classes of the conditioning pictures, [N].
+        classes: C.
+        seed: of the other class that each sample is swapped with.
+    """
     # A sample drawn from another class's neighbors is one of that class's samples, judged against
     # this class.
+
+    # A cycle over the classes in random order: no class is paired with itself.
     order = np.random.default_rng(seed).permutation(classes)
     other = np.empty(classes, np.int64)
     other[order] = np.roll(order, 1)
+
     chance, five = 1 / classes, 5 / classes
     return [
         recognition_row("samples", scores, labels),

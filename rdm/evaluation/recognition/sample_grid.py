@@ -33,6 +33,7 @@ def draw_grid(rows: Sequence[GridRow], folder: Folder, name: str) -> None:
     width = _TEXT_WIDTH + columns * (_SIDE + _GAP) + 2 * _GAP
     grid = Image.new("RGB", (width, len(rows) * (_SIDE + _GAP) + _GAP), "white")
     pen = ImageDraw.Draw(grid)
+
     for number, row in enumerate(rows):
         top = _GAP + number * (_SIDE + _GAP)
         pen.text((_GAP, top + _SIDE // 2), _plain(row.text), fill="black")
@@ -40,6 +41,7 @@ def draw_grid(rows: Sequence[GridRow], folder: Folder, name: str) -> None:
             enlarged = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
             left = _TEXT_WIDTH + column * (_SIDE + _GAP) + (2 * _GAP if column else 0)
             grid.paste(enlarged, (left, top))
+
     buffer = io.BytesIO()
     grid.save(buffer, "PNG", optimize=True)
     folder.write_bytes(name, buffer.getvalue())

@@ -1,5 +1,4 @@
-"""What an update changed: a table, and a page with the new patches. Of what was removed there are
-ids, no pixels."""
+"""Changes of an update: a table, and a page with the new patches and the ids of removed ones."""
 
 from __future__ import annotations
 
@@ -95,6 +94,7 @@ def write_changes_page(
         if database.has_pixels
         else np.zeros(0, np.int64)
     )
+
     page = render(
         "changes.html.j2",
         title=f"Version {changes.version}: what changed",
@@ -154,6 +154,7 @@ def _groups(removed: tuple[RemovedPatch, ...]) -> list[RemovedGroup]:
             image_id: list(members)
             for image_id, members in groupby(patches, lambda patch: patch.image_id)
         }
+
         listed = [
             (image_id, ", ".join(str(patch.patch_id) for patch in members))
             for image_id, members in list(ids.items())[:MAX_REMOVED]

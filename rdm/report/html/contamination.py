@@ -1,5 +1,4 @@
-"""A page of photographs that a query set shares with the database, crop beside patch, the worst
-first."""
+"""A page of photographs that query set and database share, crop beside patch, worst first."""
 
 from __future__ import annotations
 
@@ -20,6 +19,12 @@ def write_contamination_page(
     path: Path, database: RetrievalDatabase, found: Contamination, worst: int = 24
 ) -> None:
     """Write the worst pairs as a page: those that can become neighbors first.
+
+    Args:
+        path: the page.
+        database: where the patches are shown from.
+        found: pairs of crop and patch.
+        worst: pairs shown at most.
 
     Raises:
         SourceError: the query set's photographs are no longer where they were.

@@ -39,7 +39,15 @@ def write_search_gallery(
     ids: NDArray[np.int64],
     similarities: NDArray[np.float32],
 ) -> None:
-    """Write the patches found for a query as a page."""
+    """Write the patches found for a query as a page.
+
+    Args:
+        path: the page.
+        database: that was searched.
+        label: of the query.
+        ids: of the patches found, nearest first, [k].
+        similarities: theirs, [k].
+    """
     lookup = QueryNeighbors(Query("text", text=label), neighbors_of(database, ids, similarities))
     write_gallery(
         [GallerySection(f"{len(ids)} nearest patches", lookups=(lookup,))], path, f"Search: {label}"
@@ -47,8 +55,13 @@ def write_search_gallery(
 
 
 def write_patch_page(path: Path, database: RetrievalDatabase, patch_id: int, k: int) -> None:
-    """Write a page with a patch, its place in its photograph, and its nearest neighbors (itself the
-    first).
+    """Write a page with a patch in its photograph, and its nearest neighbors, itself the first.
+
+    Args:
+        path: the page.
+        database: of the patch.
+        patch_id: which one.
+        k: neighbors shown.
 
     Raises:
         DatabaseError: there is no such patch (any more), or the database has no pixels.
@@ -56,11 +69,14 @@ def write_patch_page(path: Path, database: RetrievalDatabase, patch_id: int, k: 
     """
     own = np.array([patch_id], np.int64)
     record, photograph = database.records(own)[0], np.asarray(database.photograph(patch_id))
+
+    # Exact: the patch itself must come first, and the index may miss it.
     found = database.search_vectors(
         database.embeddings(own), min(k, database.version.num_live_patches), exact=True
     )
     ids, similarities = found[0][0], found[1][0]
     query = Query("image", pixels=np.asarray(database.pixels(own)[0]))
+
     page = render(
         "patch.html.j2",
         title=f"Patch {patch_id}",
@@ -89,8 +105,14 @@ def sample_groups(
     guidance_scale: float | None = None,
     query_pixels: dict[str, NDArray[np.uint8]] | None = None,
 ) -> list[SampleGroup]:
-    """Return samples grouped by query, in order; unconditional ones form one group with a draw
-    each."""
+    """Return samples by query, in order; unconditional ones form one group with a draw each.
+
+    Args:
+        samples: in any order.
+        database: where neighbors are shown from; None: of a model without.
+        guidance_scale: to show; None: not shown.
+        query_pixels: pictures of image queries by label.
+    """
 
     def draw(members: list[Sample]) -> Draw:
         query = members[0].query
@@ -118,8 +140,7 @@ def sample_groups(
 
 
 def write_sample_gallery(out: Path, database: RetrievalDatabase | None, total: int) -> Path:
-    """Write a page of a folder's first pictures beside the neighbors that conditioned them, and
-    return its path."""
+    """Write and return a page of a folder's first pictures beside their neighbors."""
     path, samples = out / GALLERY, read_samples(out, MAX_GALLERY)
     sections = [GallerySection("Samples", samples=tuple(sample_groups(samples, database)))]
     shown = (

@@ -1,5 +1,4 @@
-"""Contact sheets and static galleries: a page of queries beside their neighbors, without a
-server."""
+"""Contact sheets, and pages of queries beside their neighbors that need no server."""
 
 from __future__ import annotations
 
@@ -46,8 +45,7 @@ def contact_sheet(
     gap: int = 4,
     background: tuple[int, int, int] = (255, 255, 255),
 ) -> Image.Image:
-    """Return the pictures row by row on one image, each scaled to fit a square tile and centered in
-    it.
+    """Return pictures row by row on one image, each scaled to fit a square tile, centered.
 
     Args:
         images: uint8 [H, W, 3], 0..255; at least one.
@@ -63,10 +61,12 @@ def contact_sheet(
         raise ValueError(
             f"a contact sheet needs a picture and a column, got {len(images)} and {columns}"
         )
+
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     pitch = tile_side + gap
     sheet = Image.new("RGB", (columns * pitch - gap, rows * pitch - gap), background)
+
     for index, pixels in enumerate(images):
         check_pixels(pixels)
         tile = _fitted(Image.fromarray(pixels), tile_side)

@@ -17,8 +17,7 @@ _JPEG_QUALITY = 88
 
 
 def data_uri(pixels: Pixels) -> str:
-    """Return a picture as a `data:` URI: PNG up to 64 pixels a side, otherwise JPEG at most 384
-    pixels a side.
+    """Return a picture as a `data:` URI: PNG up to 64 pixels a side, else JPEG of at most 384.
 
     Args:
         pixels: uint8 [H, W, 3], 0..255.

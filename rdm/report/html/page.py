@@ -1,5 +1,4 @@
-"""Rendering of the templates: the environment with its filters, numbers in words, and the atomic
-write."""
+"""Templates rendered: the environment with its filters, and numbers in words."""
 
 from __future__ import annotations
 
@@ -54,8 +53,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Return a number with significant digits and a real minus sign; `not available` for one that
-    is not finite."""
+    """Return a number with significant digits and a real minus sign, or `not available`."""
     if not math.isfinite(value):
         return "not available"
     magnitude = math.floor(math.log10(abs(value))) if value else 0
@@ -86,8 +84,7 @@ def large_count(value: int) -> str:
 
 
 def web_url(url: str) -> str:
-    """Return the URL if it is http or https, else an empty string, so that data cannot bring in a
-    script."""
+    """Return an http or https URL, else an empty string: data cannot bring in a script."""
     return url if url.lower().startswith(("https://", "http://")) else ""
 
 

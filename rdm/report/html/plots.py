@@ -60,8 +60,7 @@ def loss_curve(
     log_x: bool = False,
     size: tuple[int, int] = (720, 300),
 ) -> str:
-    """Return a plot of the loss against the training step: the records in light, their running mean
-    on top.
+    """Return a plot of loss against training step: the records in light, their running mean on top.
 
     Args:
         steps: increasing; positive if `log_x`.
@@ -79,6 +78,7 @@ def loss_curve(
     held_x, held_y = _finite(*held_out) if held_out and len(held_out[0]) else (x[:0], y[:0])
     svg: list[str] = []
     with _axes(svg, title, size, left=48) as axes:
+        # The mean of neighboring steps over the single losses.
         marker = "o" if len(x) == 1 else None  # a line through one point shows nothing
         axes.plot(*_thinned(x, y), color=_SERIES[0], alpha=0.32, linewidth=1)
         axes.plot(
@@ -91,6 +91,7 @@ def loss_curve(
         for a, b in zip(held_x, held_y, strict=True):
             name = f"held out, step {int(a):,}: {b:.4g}"
             axes.plot(a, b, "o", color=_SERIES[1], markersize=6, clip_on=False, gid=name)
+
         axes.set_xscale("log" if log_x else "linear")
         axes.margins(x=0 if len(x) > 1 else 0.05)
         axes.grid(axis="y")
@@ -141,6 +142,7 @@ def interval_plot(
     left = 20 if narrow else round(min(longest * _CHAR_WIDTH + 18, width * 0.42))
     max_chars = int(((width if narrow else left) - 12) / _CHAR_WIDTH)
     row_height = 46 if narrow else 32
+
     svg: list[str] = []
     with _axes(svg, title, (width, row_height * len(rows) + 52), left=left, top=8) as axes:
         for row, (label, estimate) in enumerate(rows):
@@ -152,6 +154,8 @@ def interval_plot(
                 _SERIES[row % len(_SERIES)] if reference is None else _INK,
                 label,
             )
+
+            # The name stands beside its interval, or above it where the page is narrow.
             short = (
                 label
                 if len(label) <= max_chars
@@ -169,6 +173,7 @@ def interval_plot(
                 bbox=rim,
                 transform=axes.get_yaxis_transform(),
             )
+
         if reference is not None:
             axes.axvline(reference, color=_INK, linestyle=(0, (3, 3)), linewidth=1)
         axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=[])
@@ -198,6 +203,7 @@ def histogram(
     """
     finite = np.asarray(values, np.float64)
     counts, edges = np.histogram(finite[np.isfinite(finite)], bins=num_bins)
+
     svg: list[str] = []
     with _axes(svg, title, size, left=48) as axes:
         bars = axes.bar(
@@ -249,9 +255,12 @@ def _themed(svg: str, title: str, size: tuple[int, int]) -> str:
     body = re.sub(r'<(g|path) id="(?:[a-z.]+|line2d)_\d+"', r"<\1", body)  # the same in every plot
     body = re.sub(r'<g id="([^"]+)">', r"<g><title>\1</title>", body)
     body = re.sub(r" font-family: [^;]+;", "", body)
+
+    # A tenth of a pixel is all that a page shows.
     body = re.sub(r'(?<= d=")[^"]+', lambda path: re.sub(r"(\.\d)\d+|\s*\n", r"\1", path[0]), body)
     for color, name in _VARIABLES.items():
         body = body.replace(color, f"var(--plot-{name},{color})")
+
     width, height = size
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
@@ -300,8 +309,7 @@ def _finite(
 def _thinned(
     xs: NDArray[np.float64], ys: NDArray[np.float64], max_points: int = 800
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Keep the lowest and the highest point of each of `max_points / 2` runs, so that no spike is
-    lost."""
+    """Keep the lowest and highest point of `max_points / 2` runs, so that no spike is lost."""
     if len(xs) <= max_points:
         return xs, ys
     kept: list[int] = []

@@ -1,5 +1,4 @@
-"""From the folders that a quickstart leaves to the data of its report: everything is read from
-disk."""
+"""The data of a quickstart's report, read from the folders that the quickstart leaves."""
 
 from __future__ import annotations
 
@@ -220,6 +219,7 @@ def _training(run: Path, stages: Sequence[StageRecord]) -> Training:
     stats = read_stats(run)
     objective = config.objective
     assert objective.kind == "generative"
+
     seconds = next((record.seconds for record in stages if record.name == "train"), 0.0)
     return Training(
         recipe=config.recipe,
@@ -247,6 +247,7 @@ def _samples_note(showcase: ShowcaseConfig) -> str:
 def _swap(database: RetrievalDatabase, inputs: ReportInputs) -> DatabaseSwap:
     swapped = RetrievalDatabase.open(inputs.swapped)
     first, second = read_showcase(inputs.samples, "text"), read_showcase(inputs.samples, "swapped")
+
     rows = [
         SwapRow(a.query, _shortened(a), _shortened(b))
         for a, b in zip(sample_groups(first, database), sample_groups(second, swapped), strict=True)

@@ -1,5 +1,4 @@
-"""The quickstart report: which sections it has, its headline numbers, and the one file it
-becomes."""
+"""The quickstart's report: its sections, its headline numbers, and its one file."""
 
 from __future__ import annotations
 
@@ -33,8 +32,7 @@ class Headline:
 
 
 def write_report(data: QuickstartReport, path: Path) -> None:
-    """Write the report as one HTML file that needs no other file and no network; atomic, replaces
-    an older report.
+    """Write the report as one HTML file that needs no network, in place of an older one.
 
     Raises:
         StorageError: the file cannot be written; an older report then still stands.
@@ -43,8 +41,7 @@ def write_report(data: QuickstartReport, path: Path) -> None:
 
 
 def render_report(data: QuickstartReport) -> str:
-    """Return the report as HTML. Parts that the run did not produce are left out and named at the
-    end."""
+    """Return the report as HTML; what the run did not produce is named at the end."""
     sections = _sections(data)
     held_out = data.held_out
     return render(
@@ -66,35 +63,21 @@ def render_report(data: QuickstartReport) -> str:
 
 
 def _sections(data: QuickstartReport) -> list[Section]:
+    has_database = data.database is not None or data.photographs is not None
+    has_queries = bool(data.queries or data.similarities)
+    # a curve needs a loss that can be drawn
     training = data.training
+    has_training = training is not None and any(map(math.isfinite, training.losses))
+    has_numbers = data.held_out is not None or bool(data.metrics)
+
     return [
         Section("built", "Stages", "What was built", bool(data.stages)),
-        Section(
-            "database",
-            "Database",
-            "The database",
-            data.database is not None or data.photographs is not None,
-        ),
-        Section(
-            "queries",
-            "Neighbors",
-            "Queries beside their neighbors",
-            bool(data.queries or data.similarities),
-        ),
-        Section(
-            "training",
-            "Training",
-            "Training",
-            training is not None and any(map(math.isfinite, training.losses)),
-        ),
+        Section("database", "Database", "The database", has_database),
+        Section("queries", "Neighbors", "Queries beside their neighbors", has_queries),
+        Section("training", "Training", "Training", has_training),
         Section("samples", "Samples", "Samples", bool(data.samples)),
         Section("swap", "Database swap", "The same seeds, another database", data.swap is not None),
-        Section(
-            "numbers",
-            "Measurements",
-            "Measurements",
-            data.held_out is not None or bool(data.metrics),
-        ),
+        Section("numbers", "Measurements", "Measurements", has_numbers),
         Section("reproduce", "Run it again", "Run it again", data.reproduction is not None),
         Section("limits", "Limits", "Limits", bool(data.limits)),
     ]
@@ -122,6 +105,7 @@ def _headlines(data: QuickstartReport) -> list[Headline]:
             Headline(f"{database.patches:,}", f"patches of {database.photographs:,} photographs")
         )
         headlines.append(Headline(number(database.recall_at_20, 3), "recall@20 of the index"))
+
     if data.training is not None:
         headlines.append(Headline(large_count(data.training.num_parameters), "parameters trained"))
     if data.held_out is not None:

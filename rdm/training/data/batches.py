@@ -34,8 +34,7 @@ class _Expected:
 
 
 class BatchReader:
-    """Assembles batches, keeping the shards that were read last in memory. Close it, or use it in a
-    `with` block.
+    """Assembles batches from shards kept in memory. Close it, or use it in a `with` block.
 
     An error of a background thread is raised by the call that needs what could not be read.
     """
@@ -140,6 +139,8 @@ class _Shelf:
                 self._shards.move_to_end(shard)
             self._forget_others({*needed, *following})
             futures = {shard: self._shards[shard] for shard in needed}
+
+        # Waiting happens outside of the lock: other threads may ask meanwhile.
         try:
             return {shard: future.result() for shard, future in futures.items()}
         except BaseException:
@@ -153,8 +154,7 @@ class _Shelf:
         self._loader.shutdown(cancel_futures=True)
 
     def _forget_others(self, wanted: set[int]) -> None:
-        """Forget the shards wanted longest ago, as long as there are others than the wanted and
-        memory is short."""
+        """Forget shards that are not wanted, longest ago first, while memory is short."""
         for shard in [shard for shard in self._shards if shard not in wanted]:
             if len(self._shards) <= self.room:
                 return

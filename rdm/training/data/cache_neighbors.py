@@ -1,5 +1,4 @@
-"""What a latent cache's crops are in a database: the neighbor table of its query set, and checks of
-what it holds."""
+"""The neighbor table of a latent cache's query set, and checks that it fits the cache."""
 
 from __future__ import annotations
 
@@ -12,8 +11,7 @@ from rdm.training.data.latent_cache import LatentCache
 
 
 def table_of(cache: LatentCache, root: str) -> tuple[NeighborTable, RetrievalDatabase]:
-    """Return the neighbors that a database has of a cache's query set, and the database at its
-    current version.
+    """Return the neighbor table of a cache's query set, and its database's current version.
 
     Raises:
         CacheError: it has none.
@@ -29,6 +27,8 @@ def table_of(cache: LatentCache, root: str) -> tuple[NeighborTable, RetrievalDat
             fix=f"rdm neighbors build --root {root} --queries SPEC --name NAME, with the "
             "same crops",
         )
+
+    # Vectors of two encoders lie in different spaces, whatever their length.
     if (found := table.info.encoder_digest) != current.encoder_digest:
         raise DatabaseError(
             f"the neighbors {table.name} were looked up with another encoder: {found}, not "
@@ -64,8 +64,7 @@ def table_digests(table: NeighborTable) -> dict[str, str]:
 
 
 def refuse_unusable(database: RetrievalDatabase, ids: NDArray[np.int64], stem: str) -> None:
-    """Raise DatabaseError where neighbors [...] were never given out, or are deleted in the
-    database's version."""
+    """Raise DatabaseError if neighbors [...] never existed or are deleted in this version."""
     count = database.version.next_patch_id
     if ids.size and not (ids.min() >= 0 and ids.max() < count):
         raise DatabaseError(
@@ -75,6 +74,7 @@ def refuse_unusable(database: RetrievalDatabase, ids: NDArray[np.int64], stem: s
             fix="the neighbors belong to another database: build them again with `rdm "
             "neighbors build`",
         )
+
     deleted = np.intersect1d(ids, database.tombstones)
     if len(deleted):
         raise DatabaseError(

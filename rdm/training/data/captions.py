@@ -1,5 +1,4 @@
-"""Frozen features of captioned photographs, extracted once per tar: what the contrastive objective
-trains on."""
+"""Frozen features of captioned photographs for the contrastive objective, one file per tar."""
 
 from __future__ import annotations
 
@@ -100,11 +99,13 @@ def build_feature_cache(source: str, directory: Path, config: FeatureConfig) -> 
             where=source,
             fix="give --source webdataset://DIR with `captions` in every KEY.json",
         )
+
     tars = WebDatasetSource(rest).tars
     if not tars:
         raise SourceError(
             "the folder holds no tar", where=source, fix="name a folder of .tar files"
         )
+
     folder = Folder(str(directory))
     cache = FeatureCache(folder, {path.stem: _identity(path) for path in tars})
     with tracking("features", len(tars), "tars") as tracker:
@@ -196,8 +197,7 @@ def read_captioned_tar(path: Path) -> list[CaptionedPhoto]:
 
 
 def photo_views(photo: CaptionedPhoto, num_crops: int) -> list[np.ndarray]:
-    """Return a photograph as uint8 [3, 224, 224]: whole, mirrored, and crops that are a function of
-    its key.
+    """Return a photograph as uint8 [3, 224, 224]: whole, mirrored, and crops fixed by its key.
 
     Half of the crops are first shrunk to 72..159 pixels, as patches of small photographs are.
 
@@ -210,6 +210,8 @@ def photo_views(photo: CaptionedPhoto, num_crops: int) -> list[np.ndarray]:
         raise SourceError(
             f"the picture is broken: {error}", where=photo.key, fix="remove it from the tar"
         ) from error
+
+    # Crops are a function of the key: a rerun gives the same features.
     whole = _resized(image, IMAGE_SIZE)
     crops = [
         _crop(image, np.random.default_rng([key_hash(photo.key), number]))
@@ -230,19 +232,22 @@ def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     area, ratio = rng.uniform(0.4, 1.0), np.exp(rng.uniform(np.log(0.8), np.log(1.25)))
     width, height = (min(1.0, float(np.sqrt(area * r))) for r in (ratio, 1 / ratio))
     left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+
     box = (
         left * image.width,
         top * image.height,
         (left + width) * image.width,
         (top + height) * image.height,
     )
+
+    # Each with probability 1/2: less detail, a mirror image, another brightness.
     small = int(rng.integers(72, 160)) if rng.random() < 0.5 else IMAGE_SIZE
     view = _resized(_resized(image, small, box), IMAGE_SIZE)
     if rng.random() < 0.5:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return (
-        ImageEnhance.Brightness(view).enhance(rng.uniform(0.7, 1.3)) if rng.random() < 0.5 else view
-    )
+    if rng.random() >= 0.5:
+        return view
+    return ImageEnhance.Brightness(view).enhance(rng.uniform(0.7, 1.3))
 
 
 def _resized(

@@ -1,5 +1,4 @@
-"""Neighbors inlined in a latent cache: beside every tar the embeddings of its crops' neighbors, for
-remote storage.
+"""Neighbor embeddings inlined beside every tar of a latent cache, for remote storage.
 
 By default training looks embeddings up in the database's memory maps, which means that the whole of
 them lies on a local disk. Inlined, a shard is two files that are read from start to end, and the
@@ -58,16 +57,14 @@ class InlineTask:
 
 
 def inlined_dtype(k: int, dim: int) -> np.dtype[Any]:
-    """Return a crop's row: its neighbors' ids, the norms of their embeddings, and the embeddings,
-    nearest first."""
+    """Return a crop's row: its neighbors' ids, norms and embeddings, nearest first."""
     return np.dtype(
         [("patch_ids", "<i8", (k,)), ("norms", "<f4", (k,)), ("vectors", "<f2", (k, dim))]
     )
 
 
 def inline_shard(task: InlineTask) -> FileDigest:
-    """Write `STEM.neighbors.npy`, a row for each crop of a shard in the order of the latents;
-    return its digest."""
+    """Write `STEM.neighbors.npy`, a row for each crop in the latents' order; return its digest."""
     folder = Folder(task.cache)
     shard = ShardWork(folder, STAGE, task.stem, task.key, FileDigest)
     return resumable(shard, lambda: ([inlined_name(task.stem)], _write_rows(folder, task)))
@@ -89,8 +86,7 @@ def _write_rows(folder: Folder, task: InlineTask) -> FileDigest:
 
 
 def inline_neighbors(cache: str, root: str, pool: Pool) -> InlinedInfo:
-    """Inline the neighbors of a database's current version in a finished cache; a rerun writes what
-    changed.
+    """Inline the neighbors of a database's current version; a rerun writes what changed.
 
     Raises:
         CacheError: there is no cache, or the database has no neighbors of its query set.
@@ -129,8 +125,7 @@ def inline_neighbors(cache: str, root: str, pool: Pool) -> InlinedInfo:
 
 
 class InlinedNeighbors:
-    """Reads the neighbors that are inlined in a cache, after a check that they are those of a
-    table.
+    """Reads a cache's inlined neighbors, after a check that they are those of a table.
 
     Raises:
         CacheError: they belong to other latents or to another encoder, or the table has changed

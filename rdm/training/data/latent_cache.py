@@ -144,8 +144,7 @@ def cache_shard(task: CacheTask) -> CacheStats:
 
 
 def _encode_shard(task: CacheTask) -> tuple[list[str], CacheStats]:
-    """Write the tar of a shard's latents and the table of its rows; return their paths, and
-    counts."""
+    """Write the tar of a shard's latents and the table of its rows; return paths and counts."""
     rows: list[dict[str, Any]] = []
     failures: list[tuple[str, str]] = []
     tar, table = f"{task.stem}.tar", f"{task.stem}.parquet"
@@ -170,8 +169,7 @@ _ROW_SCHEMA = pa.schema([("key", pa.string()), ("image_id", pa.string()), ("flip
 def _latents(
     task: CacheTask, rows: list[dict[str, Any]], failures: list[tuple[str, str]]
 ) -> Iterator[NDArray[Any]]:
-    """Yield the latents of a shard's crops; append what each of them is, and which photographs have
-    none and why."""
+    """Yield a shard's latents; append their rows, and the photographs that failed with causes."""
     config = task.config
     content = content_of(config)
     first_stage = None
@@ -271,6 +269,8 @@ class LatentCache:
                 where=url,
                 fix="rdm cache build --queries SPEC --out DIR",
             )
+
+        # The format comes first: another one may have other fields.
         values = self.folder.read_json(CONFIG_PATH)
         if (found := values.get("format_version")) != FORMAT_VERSION:
             raise CacheError(
@@ -289,8 +289,7 @@ class LatentCache:
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of what the latents are: query set, first stage, and how it was
-        applied."""
+        """16 hexadecimal digits of query set, first stage, and how it was applied."""
         return digest_json(self.info.identity.to_json())
 
     @cached_property
@@ -358,6 +357,8 @@ def content_of(config: CacheConfig) -> Content:
         "VQModel": ("latents", "indices"),
         "AutoencoderKL": ("moments",),
     }[kind]
+
+    # The first kind is what recipes on latents read.
     content = config.content or possible[0]
     if content not in possible:
         raise CacheError(
@@ -389,10 +390,7 @@ def _encode(
     if content == "indices":
         return first_stage.encode_indices(images).cpu().numpy().astype(np.int32)
     if content == "latents":
-        return (
-            (first_stage.encode(images) / first_stage.scale + first_stage.shift)
-            .cpu()
-            .numpy()
-            .astype(np.float16)
-        )
+        # as the autoencoder has them: scaling is the reader's
+        latents = first_stage.encode(images) / first_stage.scale + first_stage.shift
+        return latents.cpu().numpy().astype(np.float16)
     return torch.cat(first_stage.encode_moments(images), dim=1).cpu().numpy().astype(np.float16)

@@ -44,15 +44,20 @@ def tar_rows(data: NDArray[np.uint8], count: int) -> NDArray[Any]:
             member = tar.next()
     except tarfile.TarError as error:
         raise ValueError(f"it is no tar: {error}") from error
+
     if member is None:
         raise ValueError("the tar is empty")
+
+    # All members have the first one's size, so row r lies at r times one stride.
     shape, dtype, start = _npy_header(data[member.offset_data : _HEAD_BYTES].tobytes())
     num_bytes = int(np.prod(shape)) * dtype.itemsize
     stride = tarfile.BLOCKSIZE + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
     if start + num_bytes != member.size:
         raise ValueError(f"its first member has {member.size} bytes instead of {start + num_bytes}")
     if len(data) < stride * count:
         raise ValueError(f"the tar is shorter than {count} members")
+
     start += member.offset_data
     rows = data[: stride * count].reshape(count, stride)
     return rows[:, start : start + num_bytes].view(dtype).reshape(count, *shape)

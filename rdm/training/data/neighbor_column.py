@@ -1,5 +1,4 @@
-"""The neighbors of a cache's rows, as embeddings: from a database's memory maps, or inlined in the
-cache."""
+"""Neighbor embeddings of a cache's rows: from a database's memory maps, or inlined."""
 
 from __future__ import annotations
 
@@ -47,6 +46,12 @@ class NeighborColumn:
 
         What is held out gets the k_train nearest; training loads what its steps draw from.
 
+        Args:
+            cache: whose crops have neighbors.
+            root: of the database.
+            config: how many neighbors are read, and which train.
+            held_out: whether the rows are for measuring.
+
         Raises:
             CacheError: the database has no neighbors of this query set, or too few per crop; those
                 that are inlined in the cache are others.
@@ -61,6 +66,7 @@ class NeighborColumn:
                 "neighbors again with a "
                 "larger k_stored",
             )
+
         inlined = InlinedNeighbors(cache, pinned, table) if is_inlined(cache) else None
         return cls(
             cache, pinned, table, config, config.k_train if held_out else config.num_loaded, inlined

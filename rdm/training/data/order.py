@@ -40,8 +40,7 @@ class DataOrder:
         return shards, rows
 
     def following(self, position: int, count: int) -> list[int]:
-        """Return the next shards, at most `count`, that the stream enters after a position, in
-        their order."""
+        """Return at most `count` shards that the stream enters next after a position, in order."""
         epoch, offset = divmod(position, self.num_samples)
         visits, ends = self._visits(epoch)
         place = int(np.searchsorted(ends, offset, side="right"))
@@ -52,8 +51,14 @@ class DataOrder:
     def step_positions(
         self, step: int, batch_size: int, rank: int, world_size: int
     ) -> NDArray[np.int64]:
-        """Return the stream positions of a rank's share of a step; the ranks' shares together are
-        the global batch."""
+        """Return the stream positions of a rank's share of a step's global batch.
+
+        Args:
+            step: steps done before.
+            batch_size: of all ranks together.
+            rank: whose share.
+            world_size: number of ranks.
+        """
         share = batch_size // world_size
         first = step * batch_size + rank * share
         return np.arange(first, first + share, dtype=np.int64)

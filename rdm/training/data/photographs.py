@@ -85,10 +85,12 @@ class PhotoShards:
         self.config = config
         self.held_out = held_out
         sources = [open_source(spec.strip()) for spec in source.split(",")]
+
         # Links to folders are listed, for the ledgers of databases, and not followed.
         listings = [_without_folders(source.listing()) for source in sources]
         self.digest = digest_json([fingerprint(listing) for listing in listings])
         self._photographs = list(self._list(sources, listings))
+
         if not self._photographs:
             raise SourceError(
                 "no photograph is held out" if held_out else "there is no photograph to train on",
@@ -103,8 +105,7 @@ class PhotoShards:
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """See TrainingData: consecutive photographs, in the order of the sources and of their
-        ids."""
+        """See TrainingData: consecutive photographs, by source and then by id."""
         return self._shards
 
     @cached_property
@@ -176,10 +177,8 @@ class PhotoShards:
                     try:
                         num_squares = self._num_squares(_size(source, location))
                         yield Photograph(source, image_id, location, rotation, num_squares)
-                    except (
-                        OSError,
-                        ValueError,
-                    ) as error:  # what cannot be decoded, too, and strange names
+                    except (OSError, ValueError) as error:
+                        # also pictures that cannot be decoded, and names that cannot be opened
                         broken.append(f"{source.spec} {image_id}: {error}")
                     tracker.advance()
 
@@ -245,8 +244,7 @@ def _whole(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def _detail(image: Image.Image, size: int, seed: int) -> NDArray[np.uint8]:
-    """Cut a square of a side between `size` and the photograph's shorter one, log-uniform,
-    anywhere."""
+    """Cut a square between `size` and the shorter side, log-uniform in size, anywhere."""
     random = np.random.default_rng(seed)
     longest = min(image.size)
     side = min(round(size * (longest / size) ** random.random()), longest)

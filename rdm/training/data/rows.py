@@ -1,5 +1,4 @@
-"""What a generator trains on: rows of a latent cache, with a column for each source that conditions
-it."""
+"""Training rows of a latent cache, with a column for each conditioning source."""
 
 from __future__ import annotations
 
@@ -80,6 +79,12 @@ class TrainingRows:
     ) -> TrainingRows:
         """Open a cache with what its rows are conditioned on.
 
+        Args:
+            cache: its folder or URL.
+            database: where neighbors come from; None where none condition.
+            config: conditions, and the held-out share.
+            held_out: whether to open held-out rows or training rows.
+
         Raises:
             UsageError: neighbors condition, and there is no database.
             CacheError: the database has no neighbors of the cache's query set, or too few per crop;
@@ -96,6 +101,7 @@ class TrainingRows:
             neighbors = NeighborColumn.open(
                 opened, database, config.conditions.neighbors, held_out=held_out
             )
+
         text = config.conditions.text
         captions = text and TextColumn.open(opened, text, held_out=held_out)
         return cls(opened, config, held_out, neighbors, captions)
@@ -123,8 +129,7 @@ class TrainingRows:
             )
 
     def load_shard(self, index: int) -> dict[str, NDArray[Any]]:
-        """Return the cache's content under its name, see `LatentCache.latents`, and every column's
-        arrays.
+        """Return the cache's content, see `LatentCache.latents`, and every column's arrays.
 
         Raises:
             CacheError: a file is missing or damaged, or a latent is not finite.
@@ -144,8 +149,7 @@ class TrainingRows:
         return self._column("key", self.cache.stems[index])
 
     def neighbor_ids(self, stem: str) -> NDArray[np.int64]:
-        """Return the neighbors [N, k] of the rows that `load_shard` gives, nearest first, from the
-        database."""
+        """Return neighbors [N, k] of the rows of `load_shard`, nearest first, from the database."""
         assert self.neighbors is not None
         return self.neighbors.ids(stem, self._rows[stem])
 
@@ -158,8 +162,7 @@ class TrainingRows:
         return self._column("flipped", stem)
 
     def provenance(self) -> Provenance:
-        """Return what a model of these rows has to be sampled with: first stage, encoder, and the
-        database."""
+        """Return what a model of these rows is sampled with: first stage, encoder, database."""
         info, config = self.cache.info, self.cache.config
         found = Provenance(
             autoencoder=config.autoencoder,
@@ -171,6 +174,7 @@ class TrainingRows:
             cache_rows=digest_json(info.counts),
             text_encoder_digest=self.text and self.text.info.encoder_digest,
         )
+
         if self.neighbors is None:
             return found
         database = self.neighbors.database
@@ -197,6 +201,8 @@ class TrainingRows:
         crops, images = (
             table.column(name).combine_chunks().dictionary_encode() for name in ("key", "image_id")
         )
+
+        # Held out by photograph, not by crop: crops of one share their pixels.
         fraction = self.config.held_out_fraction
         chosen = np.array(
             [
@@ -209,6 +215,7 @@ class TrainingRows:
             if len(chosen)
             else np.zeros(0, np.int64)
         )
+
         return ShardRows(
             rows, crops.indices.to_numpy()[rows].astype(np.int64), len(crops.dictionary)
         )

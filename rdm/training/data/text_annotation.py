@@ -1,5 +1,4 @@
-"""Captions as an annotation of a latent cache: beside every tar the token states of its
-photographs' captions.
+"""Captions of a latent cache: beside every tar the token states of its photographs' captions.
 
 A row is a photograph's, in the order in which the shard's latents name them first; its crops and
 their mirror images share it. A photograph without a caption says nothing: its one caption is the
@@ -222,6 +221,8 @@ class TextColumn:
         where = cache.folder.describe(INFO_PATH)
         if not cache.folder.exists(INFO_PATH):
             raise CacheError("the cache has no captions", where=where, fix=fix)
+
+        # An annotation belongs to one state of the latents and one text network.
         info = TextInfo.model_validate(cache.folder.read_json(INFO_PATH))
         for what, have, want in (
             ("format", info.format_version, FORMAT_VERSION),
@@ -246,6 +247,7 @@ class TextColumn:
         images = self.cache.rows(stem).column("image_id").combine_chunks().dictionary_encode()
         name = text_file(stem)
         data = self.cache.read(name, self.info.files[name])
+
         try:
             stored = npy_rows(data, text_dtype(self.info.config), len(images.dictionary))
         except ValueError as error:
@@ -255,6 +257,8 @@ class TextColumn:
                 fix=f"delete this file and run `rdm cache annotate --cache "
                 f"{self.cache.folder.url}` again",
             ) from error
+
+        # Stored once a photograph: its crops share their captions.
         found = stored[images.indices.to_numpy()[rows.rows]]
         return {
             "text": found["states"][:, : self.captions],

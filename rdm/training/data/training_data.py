@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard of training data: its stem (file name without ending) and how many samples it
-    holds."""
+    """A shard of training data: its stem (file name without ending) and number of samples."""
 
     stem: str
     num_samples: int
@@ -21,8 +20,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardRows:
-    """Which rows of a cache's shard are used [N], and the place of each one's crop [N] among its
-    distinct crops."""
+    """Used rows of a cache's shard [N], and the place of each one's crop [N] among its crops."""
 
     rows: NDArray[np.int64]
     crops: NDArray[np.int64]
@@ -38,8 +36,7 @@ class TrainingData(Protocol):
         ...
 
     def load_shard(self, index: int) -> dict[str, np.ndarray]:
-        """Return the arrays of one shard; each has `shards[index].num_samples` rows. Threads call
-        it at once."""
+        """Return a shard's arrays of `shards[index].num_samples` rows; threads call it at once."""
         ...
 
     def keys(self, index: int) -> Sequence[str]:

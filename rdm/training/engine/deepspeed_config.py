@@ -42,8 +42,7 @@ def deepspeed_config(
 
 
 def zero_settings(stage: int, sizes: Sequence[int]) -> dict[str, int]:
-    """Return DeepSpeed's settings of a ZeRO stage, with buffers that suit parameters of these
-    sizes.
+    """Return DeepSpeed's settings of a ZeRO stage, with buffers for parameters of these sizes.
 
     DeepSpeed's own are made for networks of tens of billions: a buffer of 500 million numbers in
     which gradients are reduced (2 GB, which stage 3 keeps for good), and in stage 3 parameters that

@@ -1,5 +1,4 @@
-"""DeepSpeed behind a few verbs: step, average, gather and take state. The only file that imports
-deepspeed."""
+"""DeepSpeed behind a few verbs: step, average, gather, load. Nothing else imports deepspeed."""
 
 from __future__ import annotations
 
@@ -79,8 +78,7 @@ class _Step(nn.Module):
             return self.objective(batch, generator)
 
     def _attention(self) -> AbstractContextManager[object]:
-        """Choose plain products for attention in 16 bits on a CPU, whose fused kernel is slower
-        backward."""
+        """Attend by plain products in 16 bits on a CPU: the fused kernel is slower backward."""
         if self._device_type == "cpu" and self._dtype is not None:
             return sdpa_kernel(SDPBackend.MATH)
         return nullcontext()
@@ -136,8 +134,7 @@ class Engine:
         self.layout = self._find_layout()
 
     def staged(self, array: NDArray[Any]) -> Tensor:
-        """Return an array as a tensor that `step` copies while the device computes: page-locked
-        where it is a GPU."""
+        """Return an array as a tensor that `step` copies asynchronously, page-locked for a GPU."""
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
@@ -145,6 +142,8 @@ class Engine:
         """Do one optimizer step on this rank's share of a batch, `accumulation` micro-batches."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_scale", 1.0)
+
+        # DeepSpeed steps the optimizer with the last micro-batch only.
         results = []
         for batch, generator, dropout_seed in micro_batches:
             torch.manual_seed(dropout_seed)
@@ -163,13 +162,11 @@ class Engine:
 
     @property
     def gradient_norm(self) -> float | Tensor | None:
-        """The gradient norm of the last step, before clipping. DeepSpeed does not tell it without
-        ZeRO."""
+        """Gradient norm of the last step before clipping, also where ZeRO is off."""
         return self._engine.get_global_grad_norm() if self.config.zero_stage else self._norm
 
     def average(self, values: dict[str, float]) -> dict[str, float]:
-        """Return the mean of each value over the ranks; every rank must call it with the same
-        names."""
+        """Return each value's mean over the ranks, which all call it with the same names."""
         tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return dict(zip(values, (tensor / self.world_size).tolist(), strict=True))
@@ -203,13 +200,11 @@ class Engine:
         return self.layout.gather(dict(enumerate(shards)), self.rank)
 
     def scatter(self, read: Callable[[str], Tensor], shards: Sequence[Tensor]) -> None:
-        """Fill what is shaped like `owned_weights()` from whole tensors that `read` returns by
-        parameter name."""
+        """Fill shards like `owned_weights()` from whole tensors that `read` returns by name."""
         self.layout.scatter(read, dict(enumerate(shards)))
 
     def moment_kinds(self) -> list[str]:
-        """Return the names of the optimizer's moments, such as `exp_avg`, in an order that every
-        rank shares."""
+        """Return the optimizer's moments, such as `exp_avg`, in an order that all ranks share."""
         return sorted({kind for shard in self._weight_shards() for kind in self._moments(shard)})
 
     def gather_moments(self, kind: str) -> dict[str, Tensor]:
@@ -226,8 +221,7 @@ class Engine:
 
     @torch.no_grad()
     def load(self, weights: Callable[[str], Tensor], state: OptimizerState) -> None:
-        """Take up weights and the optimizer's memory, whatever the number of ranks that they come
-        from.
+        """Take up weights and the optimizer's memory of a job with any number of ranks.
 
         Args:
             weights: returns a parameter by name.
@@ -263,9 +257,8 @@ class Engine:
 
     @property
     def _base_optimizer(self) -> torch.optim.Optimizer:
-        return (
-            self._engine.optimizer.optimizer if self.config.zero_stage else self._engine.optimizer
-        )
+        optimizer = self._engine.optimizer
+        return optimizer.optimizer if self.config.zero_stage else optimizer
 
     def _weight_shards(self) -> list[Tensor]:
         if self.config.zero_stage == 0:
@@ -298,10 +291,13 @@ class Engine:
             for place in self.layout.places
             if place.piece and place.piece.shard == number
         }
+
+        # Kinds of moments differ by parameter: Muon keeps one for matrices, AdamW two.
         kinds = [kind for kind, tensors in state.moments.items() if not names.isdisjoint(tensors)]
         for kind in kinds:
             own.setdefault(kind, torch.zeros_like(shard))
             self.layout.scatter(state.moments[kind].__getitem__, {number: own[kind]})
+
         for kind, value in state.counts.items() if kinds else ():
             # torch's own optimizers count in a tensor on the parameter's device, ours in a Python
             # number

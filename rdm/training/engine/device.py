@@ -52,8 +52,7 @@ def training_device(config: TrainConfig) -> torch.device:
 
 
 def require_device(local_rank: int, num_devices: int) -> int:
-    """Return a rank's number on its machine, or raise TrainingError where there is no device for
-    it."""
+    """Return a rank's number on its machine; raise TrainingError if it has no device."""
     if local_rank >= num_devices:
         masks = describe_masks(os.environ)
         raise TrainingError(

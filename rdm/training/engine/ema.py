@@ -9,8 +9,7 @@ from torch import Tensor
 
 
 class Ema:
-    """Keeps `average <- decay * average + (1 - decay) * weight` of the weights that this rank owns,
-    for every decay.
+    """Keeps `average <- decay * average + (1 - decay) * weight` of owned weights, by decay.
 
     The decay is warmed up as min(decay, (1 + n) / (10 + n)) after n updates, so that short runs do
     not remember their initial weights.

@@ -1,5 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal (Jordan et al. 2024), with AdamW for all that
-is no matrix.
+"""Muon: momentum with orthogonalized matrices (Jordan et al. 2024), AdamW for the rest.
 
 For small convolutional autoencoders it reaches in a tenth of the time what AdamW reaches. A
 convolution's weight [out, in, h, w] is the matrix [out, in h w].
@@ -94,12 +93,15 @@ class Muon(torch.optim.Optimizer):
                 torch.zeros_like(parameter),
                 torch.zeros_like(parameter),
             )
+
+        # Means over the past, corrected for their start at zero (Kingma and Ba 2015).
         state["count"] += 1
         first, second = group["betas"]
         state["mean"].lerp_(parameter.grad, 1 - first)
         state["square"].lerp_(parameter.grad.square(), 1 - second)  # type: ignore[union-attr]
         mean = state["mean"] / (1 - first ** state["count"])
         root = (state["square"] / (1 - second ** state["count"])).sqrt_()
+
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).addcdiv_(
             mean, root + group["eps"], value=-group["lr"]
         )
@@ -114,6 +116,8 @@ def shared_out(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float32) -
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     if ranks == 1:
         return [orthogonalized(matrix, dtype) for matrix in matrices]
+
+    # Each rank works on its share, padded to one length for a single gather.
     shares = _shares([matrix.shape for matrix in matrices], ranks)
     own = [orthogonalized(matrices[place], dtype).flatten() for place in shares[dist.get_rank()]]
     longest = max(sum(matrices[place].numel() for place in share) for share in shares)
@@ -121,6 +125,8 @@ def shared_out(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float32) -
     sent = torch.cat([*own, padding])
     received = [torch.empty_like(sent) for _ in range(ranks)]
     dist.all_gather(received, sent)
+
+    # Take the ranks' flat results apart again.
     results: dict[int, Tensor] = {}
     for share, flat in zip(shares, received, strict=True):
         parts = flat.split(
@@ -133,8 +139,7 @@ def shared_out(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float32) -
 
 
 def _shares(shapes: Sequence[torch.Size], ranks: int) -> list[list[int]]:
-    """Return which matrices each rank works on: the largest work first, to the rank that has
-    least."""
+    """Return each rank's matrices: the largest work first, to the rank that has least."""
     work = [min(shape) ** 2 * max(shape) for shape in shapes]
     shares: list[list[int]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
@@ -146,8 +151,7 @@ def _shares(shapes: Sequence[torch.Size], ranks: int) -> list[list[int]]:
 
 
 def orthogonalized(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return nearly U V^T of a matrix U S V^T [N, M], float32: its singular values are brought into
-    0.7..1.2.
+    """Return nearly U V^T of U S V^T [N, M], float32: singular values are moved to 0.7..1.2.
 
     Five Newton-Schulz iterations X <- a X + (b A + c A A) X with A = X X^T, computed in `dtype`.
     """

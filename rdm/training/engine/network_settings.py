@@ -1,5 +1,4 @@
-"""What a run's settings do to its networks: memory format, activation checkpointing,
-compilation."""
+"""Settings applied to networks: memory format, activation checkpointing, compilation."""
 
 from __future__ import annotations
 
@@ -31,6 +30,7 @@ def prepare_networks(networks: Sequence[nn.Module], config: TrainConfig) -> None
             f"the recipe {config.recipe} does not offer {', '.join(refused)}",
             fix=f"--set {refused[0]}=false",
         )
+
     for network in networks:
         if config.channels_last:
             lay_out_channels_last(network)
@@ -52,8 +52,7 @@ def lay_out_channels_last(network: nn.Module) -> None:
 
 
 def checkpoint_activations(network: Any) -> None:
-    """Let a network of diffusers or of transformers compute its activations again in the backward
-    pass."""
+    """Let a network of diffusers or transformers recompute its activations backward."""
     if hasattr(network, "enable_gradient_checkpointing"):
         network.enable_gradient_checkpointing()
     else:
@@ -61,8 +60,7 @@ def checkpoint_activations(network: Any) -> None:
 
 
 def networks_of(module: nn.Module) -> list[nn.Module]:
-    """Return the networks of diffusers or transformers that a module is or holds, none of them
-    inside another."""
+    """Return a module's outermost networks of diffusers or transformers."""
     if hasattr(module, "enable_gradient_checkpointing") or hasattr(
         module, "activation_checkpointing_enable"
     ):

@@ -24,6 +24,7 @@ def build_optimizer(
             betas=betas,
             dtype=dtype,
         )
+
     return torch.optim.AdamW(
         trainable,
         lr=config.learning_rate,

@@ -1,5 +1,4 @@
-"""Who holds which numbers: named parameters against the tensors in which a rank keeps its share of
-them.
+"""Layout of named parameters in the tensors that hold each rank's share of them.
 
 ZeRO keeps the fp32 weights and the optimizer's moments of a rank in a few flat tensors, the shards.
 A layout says where each parameter lies in them, so that anything shaped like the shards (weights,
@@ -51,18 +50,15 @@ class Layout:
     shared: bool
 
     def gather(self, shards: Mapping[int, Tensor], rank: int) -> dict[str, Tensor]:
-        """Return fp32 CPU tensors by parameter name on rank 0, and nothing on the others. Every
-        rank must call it.
+        """Return fp32 CPU tensors by name on rank 0, none elsewhere. Every rank must call it.
 
         Without sharing, parameters whose shard is not among `shards` are left out.
         """
         if not self.shared:
             held = [place for place in self.places if place.piece and place.piece.shard in shards]
-            return (
-                {place.name: shards[_shard(place)].detach().float().cpu() for place in held}
-                if rank == 0
-                else {}
-            )
+            if rank != 0:
+                return {}
+            return {place.name: shards[_shard(place)].detach().float().cpu() for place in held}
         found: dict[str, Tensor] = {}
         for place in self.places:
             bits = self._gathered_bits(place, shards)

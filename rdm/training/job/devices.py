@@ -19,8 +19,7 @@ def tell_device(out: Path, node_rank: int, device: str) -> None:
 
 
 def require_one_device(out: Path, machines: Sequence[Machine]) -> None:
-    """Raise TrainingError where the machines told different devices: their ranks would wait for
-    each other in vain."""
+    """Raise TrainingError if machines use different devices: their ranks would wait in vain."""
     told = {
         machine.host: path.read_text(encoding="utf-8")
         for node_rank, machine in enumerate(machines)

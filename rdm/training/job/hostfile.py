@@ -63,6 +63,12 @@ class Cluster(Config):
     ) -> Cluster:
         """Read a hostfile in DeepSpeed's format: `NAME slots=N` per line, `#` begins a comment.
 
+        Args:
+            path: the file.
+            master_address: where the machines reach the first; None: by its name.
+            remote_shell: command that runs others on a machine.
+            master_port: where the ranks meet; None: a free or a fixed one.
+
         Raises:
             UsageError: the file cannot be read, a line is something else, or the port or the shell
                 cannot be meant.
@@ -73,11 +79,13 @@ class Cluster(Config):
             raise UsageError(
                 f"the hostfile cannot be read: {error.strerror}", where=path, fix="check --hostfile"
             ) from error
+
         machines = [
             _machine(text, path, number)
             for number, line in enumerate(lines, 1)
             if (text := _stripped(line))
         ]
+
         if not machines:
             raise UsageError(
                 "the hostfile names no machine",

@@ -46,8 +46,7 @@ def run_training(
     cluster: Cluster | None = None,
     on_progress: OnProgress | None = None,
 ) -> StatsRow:
-    """Train until `max_steps` and return the last line of statistics; a stopped run resumes, a
-    finished one returns.
+    """Train until `max_steps` and return the last statistics; a stopped run resumes.
 
     The job is its own process group on each machine, and ends when this process does.
 
@@ -103,8 +102,7 @@ def _run_job(
 
 
 def _warn_of_masks(config: TrainConfig, cluster: Cluster) -> None:
-    """Say that masks meant for some accelerator show none, and that the run is therefore one on the
-    CPU."""
+    """Warn if device masks show no accelerator, so that the run is one on the CPU."""
     masks = unfulfilled_masks(os.environ)
     if masks and config.device == "auto" and not cluster.machines and _device(config) == "cpu":
         logger.warning("PyTorch finds no GPU under %s: training on the CPU", masks)
@@ -121,6 +119,7 @@ def orders_of(config: TrainConfig, cluster: Cluster, out: Path) -> list[Orders]:
     slots = (num_ranks(config),) if here else tuple(machine.slots for machine in cluster.machines)
     alone = len(slots) == 1  # whichever machine it is, its ranks meet on its loopback interface
     address = cluster.master_address or ("127.0.0.1" if alone else cluster.machines[0].host)
+
     shared = {
         "out": str(out.absolute()),
         "directory": os.getcwd(),
@@ -136,8 +135,7 @@ def orders_of(config: TrainConfig, cluster: Cluster, out: Path) -> list[Orders]:
 
 
 def launch_commands(config: TrainConfig, cluster: Cluster, out: Path) -> list[str]:
-    """Return, for people, what will be run on each machine; its own environment decides on device
-    masks there."""
+    """Return for people what each machine will run; its environment decides on device masks."""
     prefixes = [cluster.shell_words(machine) for machine in cluster.machines] or [[]]
     orders = orders_of(config, cluster, out)
     commands = (command(own, os.environ) for own in orders)
@@ -169,8 +167,7 @@ def _device(config: TrainConfig) -> str:
 
 
 def settled(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> TrainConfig:
-    """Return the configuration with the size of a micro-batch settled, as the run began; nothing is
-    written.
+    """Return the configuration with the micro-batch size that the run began with.
 
     Raises:
         TrainingError: the folder holds another or a longer run, or the ranks cannot share the
@@ -245,9 +242,18 @@ def run_nodes(
     on_progress: OnProgress | None = None,
 ) -> int:
     """Run the job to its end and return the first exit code that is not 0. No machine outlives
-    another's failure."""
+    another's failure.
+
+    Args:
+        orders: of each machine, in the order of the cluster.
+        cluster: the machines; none: this one.
+        out: folder of the run, with its log.
+        tracker: shows the steps.
+        on_progress: called whenever there are new lines of statistics.
+    """
     prefixes = [cluster.shell_words(machine) for machine in cluster.machines] or [[]]
     nodes: list[subprocess.Popen[bytes]] = []
+
     with open(out / LOG, "ab") as log:
         try:
             for prefix, own in zip(prefixes, orders, strict=True):
@@ -329,11 +335,9 @@ def failure(out: Path, code: int, log_start: int) -> RdmError:
         kind = getattr(errors, found["kind"], TrainingError)
         return kind(found["what"], where=found["where"], fix=found["fix"])
     ending = _ending(code, out / LOG, log_start)
-    mend = (
-        "give a --master-port that is free on the first machine"
-        if "EADDRINUSE" in ending
-        else "mend the cause"
-    )
+    mend = "mend the cause"
+    if "EADDRINUSE" in ending:
+        mend = "give a --master-port that is free on the first machine"
     return JobError(
         f"the training job {ending}",
         where=out / LOG,
@@ -353,7 +357,5 @@ def _ending(code: int, path: Path, log_start: int) -> str:
         log.seek(log_start)
         lines = log.read().decode(errors="replace").strip().split("\n")
     cause = next((line for line in reversed(lines) if "Error" in line), lines[-1])
-    return (
-        f"{f'was ended by signal {number}' if is_signal else f'ended with code {code}'}: "
-        f"{cause.strip()[:300]}"
-    )
+    ending = f"was ended by signal {number}" if is_signal else f"ended with code {code}"
+    return f"{ending}: {cause.strip()[:300]}"

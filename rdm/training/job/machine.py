@@ -68,6 +68,7 @@ def command(orders: Orders, environment: Mapping[str, str]) -> list[str]:
         f"node-{number}": list(range(first[number + 1] - first[number]))
         for number in range(len(orders.slots))
     }
+
     return [
         sys.executable,
         "-m",
@@ -112,6 +113,7 @@ def _run_ranks(orders: Orders, stop: threading.Event) -> int:
     sys.stderr.write(
         f"ranks of {platform.node()} see {describe_masks(own) or 'all devices: no mask is set'}\n"
     )
+
     process = subprocess.Popen(
         command(orders, own),
         stdin=subprocess.DEVNULL,
@@ -120,6 +122,8 @@ def _run_ranks(orders: Orders, stop: threading.Event) -> int:
         cwd=orders.directory if Path(orders.directory).is_dir() else None,
         start_new_session=True,
     )
+
+    # Standard input closes when the job's owner ends: then the ranks end too.
     while process.poll() is None and not stop.wait(POLL_SECONDS):
         pass
     code = process.poll()
@@ -128,8 +132,7 @@ def _run_ranks(orders: Orders, stop: threading.Event) -> int:
 
 
 def with_port(orders: Orders) -> Orders:
-    """Return orders with a port where the ranks can meet: a free one, or the given one where it is
-    free.
+    """Return orders with a free port for the ranks: a new one, or the given one if it is free.
 
     Raises:
         TrainingError: this is the machine where the ranks meet, and the given port cannot be had.
@@ -158,10 +161,13 @@ def environment(orders: Orders) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
     }
     found.pop(NODE_VARIABLE, None)  # of a job that started this one
+
     if orders.device == "cpu":
         found["DS_ACCELERATOR"] = "cpu"
     if orders.device == "auto":
         found[NODE_VARIABLE] = str(orders.node_rank)
+
+    # Both backends would pick an interface by themselves, and not always one that is reached.
     if orders.pick_interface and (name := interface_to(orders.master_address)):
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             found.setdefault(variable, name)
@@ -169,8 +175,7 @@ def environment(orders: Orders) -> dict[str, str]:
 
 
 def interface_to(address: str) -> str | None:
-    """Return the network interface by which this machine reaches an address; None: it does not
-    reach it."""
+    """Return the network interface by which this machine reaches an address, or None."""
     import psutil
 
     try:

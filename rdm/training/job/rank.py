@@ -1,5 +1,4 @@
-"""One rank of a training job, as DeepSpeed's launcher starts it: `--module rdm.training.job.rank
---out DIR`."""
+"""One rank of a training job, as DeepSpeed's launcher starts it."""
 
 from __future__ import annotations
 
@@ -62,10 +61,12 @@ def main() -> None:
         "--out", type=Path, required=True, help="the run's folder, with its run.json"
     )
     out: Path = parser.parse_args().out
+
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     _die_with_owner()
     config, inputs = read_run(out)
     torch.manual_seed(config.seed)  # every rank builds the same weights
+
     try:
         device = training_device(config)
         if NODE_VARIABLE in os.environ and os.environ["LOCAL_RANK"] == "0":
@@ -79,8 +80,7 @@ def main() -> None:
 
 
 def _die_with_owner() -> None:
-    """End this rank when the process that launched the job is gone, however it ended: nothing
-    trains unattended."""
+    """End this rank when the process that launched the job is gone, however it ended."""
     owner = os.environ.get(OWNER_VARIABLE)
     if owner is None:
         return

@@ -128,8 +128,7 @@ def exported_steps(out: Path) -> int | None:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return values as blocks of eight heights, from the lowest to the highest; a value that is not
-    finite is `x`."""
+    """Return values as blocks of eight heights; a value that is not finite is `x`."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "x" * len(values)
@@ -155,11 +154,8 @@ def _health(out: Path, finished: bool, last: StatsRow, failed: bool) -> Health:
         if last.step == 0:
             return "starting"
         quiet = time.time() - (out / STATS).stat().st_mtime
-        return (
-            "stalled"
-            if quiet > STALLED_AFTER_SECONDS + 100 * (last.seconds_per_step or 0.0)
-            else "training"
-        )
+        patience = STALLED_AFTER_SECONDS + 100 * (last.seconds_per_step or 0.0)
+        return "stalled" if quiet > patience else "training"
     if finished:
         return "finished"
     return "failed" if failed else "stopped"

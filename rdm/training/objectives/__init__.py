@@ -1,2 +1,1 @@
-"""Objectives: one module per kind, each with its configuration, its loss and how its data is
-opened."""
+"""Objectives: one module per kind, with its loss and how its data is opened."""

@@ -1,5 +1,4 @@
-"""The first stage's objective: pixels, features, a discriminator's judgement, and the latents' own
-term.
+"""The first stage's objective: pixels, features, a discriminator, and the latents' own term.
 
 Rombach et al. 2022, appendix G, and Esser et al. 2021, equations 4 to 7. The mathematics is in
 `rdm.models`.
@@ -91,6 +90,8 @@ class AutoencoderObjective(Objective):
         self.config = config
         # an array, not a buffer: the engine must neither move nor cast it
         self.calibration = calibration
+
+        # The caller's random numbers stay as they are.
         adversarial, perceptual = config.adversarial, config.perceptual
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.start_seed)
@@ -100,6 +101,7 @@ class AutoencoderObjective(Objective):
                 if adversarial.weight
                 else None
             )
+
         if config.trained == "decoder":
             self.autoencoder.encoder.requires_grad_(False)
             self.autoencoder.quant_conv.requires_grad_(False)
@@ -119,14 +121,19 @@ class AutoencoderObjective(Objective):
         """See Objective. `batch["images"]` is uint8 [B, 3, S, S]; crops, mirror images and
         posterior are drawn anew."""
         images = random_crops(batch["images"], self.config.crop_size, generator)
+
+        # An encoder that stays as it is needs no gradient.
         with torch.set_grad_enabled(self.config.trained == "all" and torch.is_grad_enabled()):
             latents, latent_loss, latent_metrics = self._encode(images, generator)
         latents, images = transformed_alike(latents, images, self.config.equivariance, generator)
         if self.config.latent_noise:
             latents = with_noise(latents, self.config.latent_noise, generator)
+
+        # The input of the last layer gives the adaptive weight without another pass.
         with _recorded_input(self.autoencoder.decoder.conv_out) as seen:
             decoded = self._decode(latents)
         picture_loss, picture_metrics = self._picture_loss(images, decoded, seen[0], generator)
+
         squared_error = (decoded.detach() - images).square().mean((1, 2, 3))
         psnr = -10 * torch.log10(squared_error / 4 + 1e-10).mean()  # pictures span 2
         return {
@@ -159,12 +166,15 @@ class AutoencoderObjective(Objective):
         loss = settings.weight * (
             quantized.codebook_loss + settings.commitment * quantized.commitment_loss
         )
+
+        # Used rows are counted over this micro-batch, not over the codebook's history.
         counts = row_counts(quantized.indices, len(codebook))
         metrics = {
             "quantization": quantized.codebook_loss.detach(),
             "codebook_used": used_share(counts),
             "codebook_perplexity": perplexity(counts),
         }
+
         if settings.revival_weight:
             revival = revival_loss(quantized, outputs, codebook, generator)
             loss = loss + settings.revival_weight * revival
@@ -172,8 +182,7 @@ class AutoencoderObjective(Objective):
         return quantized.latents, loss, metrics
 
     def _decode(self, latents: Tensor) -> Tensor:
-        """Return pictures float32 of the decoder's own latents: a posterior's draw, or codebook
-        rows."""
+        """Return float32 pictures of a posterior's draw, or of codebook rows."""
         model = self.autoencoder
         return model.decoder(
             latents if model.post_quant_conv is None else model.post_quant_conv(latents)
@@ -226,6 +235,7 @@ class AutoencoderObjective(Objective):
         (distance,) = self._perceptual
         if distance is None:
             return pixels, {"reconstruction": pixels.detach()}
+
         # The network's strided layers see some pixels of a fixed lattice better than others; a
         # random shift of both pictures keeps that from being drawn.
         top, left = torch.randint(
@@ -249,8 +259,7 @@ class AutoencoderObjective(Objective):
             self._scaling_factor = stage.scale
 
     def start_from_projection(self, photographs: NDArray[np.uint8]) -> None:
-        """Take the weights of the linear autoencoder that is fitted to photographs uint8 [N, 3, S,
-        S]."""
+        """Take the weights of the linear autoencoder fitted to photographs uint8 [N, 3, S, S]."""
         images = to_signed(torch.from_numpy(photographs))
         projection = BlockProjection.fit(
             images,
@@ -283,17 +292,20 @@ class AutoencoderObjective(Objective):
 
     @torch.no_grad()
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
-        """See Objective: diffusers' layout, float16, with the `scaling_factor` that gives the
-        latents unit variance.
+        """See Objective: diffusers' layout, float16, with the `scaling_factor` to unit variance.
 
         The discriminator is no part of it.
         """
         # measured as it will be opened: from float16
         rounded = self._autoencoder_with(state).half().float().eval()
+
+        # A kept encoder keeps its scale: models of its latents fit the new decoder.
         if self._scaling_factor is not None:
             rounded.register_to_config(scaling_factor=self._scaling_factor)
             rounded.half().save_pretrained(str(directory), safe_serialization=True)
             return
+
+        # Scaled latents have unit variance over the held-out photographs.
         outputs = torch.cat(
             [
                 encoder_output(rounded, to_signed(part))
@@ -312,6 +324,8 @@ class AutoencoderObjective(Objective):
             for name, value in state.items()
             if name.startswith(prefix)
         }
+
+        # Weights that do not train are in no checkpoint: they come from this object.
         kept = {
             name: value.cpu()
             for name, value in self.autoencoder.state_dict().items()
@@ -337,8 +351,7 @@ def _recorded_input(layer: nn.Module) -> Iterator[list[Tensor]]:
 def open_training(
     source: str, config: AutoencoderObjectiveConfig
 ) -> tuple[PhotoShards, AutoencoderObjective]:
-    """Return the training photographs of a source (or of several, with commas between them) and the
-    objective.
+    """Return the training photographs of sources, separated by commas, and the objective.
 
     Raises:
         SourceError: the source leaves nothing to train on, nothing to measure with, or holds broken
@@ -351,6 +364,8 @@ def open_training(
     held_out = PhotoShards(source, config.photographs, held_out=True)
     objective = AutoencoderObjective(config, held_out.sample(_NUM_CALIBRATION))
     objective.provenance = Provenance(source=source, photographs_digest=data.digest)
+
+    # Start from what is known; a codebook that comes along is kept, another one is fitted.
     has_codebook = False
     if config.start == "projection":
         objective.start_from_projection(data.sample(_NUM_START))
@@ -358,6 +373,7 @@ def open_training(
         first_stage = load_autoencoder(config.start)
         objective.start_from_first_stage(first_stage)
         has_codebook = first_stage.codebook is not None
+
     if config.network.codebook_size and not has_codebook:
         objective.start_codebook(_photographs_for_codebook(data, config))
     return data, objective

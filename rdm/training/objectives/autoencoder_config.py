@@ -29,8 +29,7 @@ def _absolute_start(name: str) -> str:
 
 
 class PerceptualConfig(Config):
-    """The perceptual term: the distance of photograph and reconstruction in a frozen network's
-    features."""
+    """The perceptual term: a distance of picture and reconstruction in a frozen network."""
 
     weight: float = Field(default=0.0, ge=0, description="0: no perceptual term")
     network: Annotated[str, AfterValidator(_absolute_network)] = Field(

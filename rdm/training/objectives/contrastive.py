@@ -1,5 +1,4 @@
-"""The embedded encoder's objective: projection heads over frozen features, symmetric InfoNCE (arXiv
-2103.00020)."""
+"""Projection heads over frozen features by symmetric InfoNCE (arXiv 2103.00020)."""
 
 from __future__ import annotations
 
@@ -154,8 +153,7 @@ def open_training(
 def prepare_contrastive_data(
     source: str, features: Path, config: ContrastiveConfig
 ) -> ContrastiveData:
-    """Return the training part of the feature cache, built shard by shard where it is not there
-    yet.
+    """Return the training part of the feature cache; missing shards are built.
 
     Raises:
         SourceError: a tar is damaged, has no captions, or too few pictures remain to train on.
@@ -173,8 +171,7 @@ def prepare_contrastive_data(
 
 
 def held_out_keys(keys: Sequence[str], config: ContrastiveConfig) -> tuple[list[str], list[str]]:
-    """Return the keys of the validation and of the test pictures: the first ones in the order of
-    their hashes."""
+    """Return the keys of validation and test pictures: the first ones by their hashes."""
     ordered = sorted(keys, key=key_hash)
     end = config.num_test + config.num_validation
     return ordered[config.num_test : end], ordered[: config.num_test]

@@ -51,8 +51,7 @@ class GenerativeConfig(GeneratorConfig):
 
 
 class GenerativeObjective(Objective):
-    """The mean loss of a generator's head, its samples conditioned and dropped out as the
-    configuration says."""
+    """The mean loss of a generator, with conditions dropped out as configured."""
 
     def __init__(
         self,
@@ -134,8 +133,7 @@ class GenerativeObjective(Objective):
 def open_training(
     cache: str, database: str | None, config: GenerativeConfig
 ) -> tuple[TrainingRows, GenerativeObjective]:
-    """Return the training data and the objective of a cache and, where neighbors condition, a
-    database.
+    """Return data and objective of a cache and, where neighbors condition, a database.
 
     Raises:
         UsageError: neighbors condition, and there is no database.
@@ -146,10 +144,13 @@ def open_training(
     first_stage = _first_stage_of(rows)
     _check_content(rows, config)
     _check_embeddings(rows, config)
+
+    # Everything that does not fit is refused before a job starts.
     space = open_space(config.space, first_stage, config.network.sample_shape)
     _check_shape(rows, config, space)
     if config.space.kind == "tokens":
         _check_codebook(rows, config, first_stage)
+
     conditions, provenance = open_conditions(config), rows.provenance()
     check_text_network(conditions, provenance.text_encoder_digest, cache)
     objective = GenerativeObjective(config, provenance, space, conditions)

@@ -67,8 +67,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
-        """Write the model as safetensors and its configuration as JSON, ready to be opened by a
-        user.
+        """Write the model as safetensors with its configuration as JSON.
 
         Args:
             directory: an existing, empty directory.

@@ -1,5 +1,4 @@
-"""What training a recipe's network takes: parameters, FLOPs and memory, counted on a network
-without data."""
+"""Parameters, FLOPs and memory of a recipe's training, counted on a network without data."""
 
 from __future__ import annotations
 
@@ -84,8 +83,7 @@ def network_cost(config: TrainConfig) -> NetworkCost | None:
 
 
 def memory_need(config: TrainConfig, cost: NetworkCost, num_ranks: int = 1) -> MemoryNeed:
-    """Return what one of N ranks needs, by ZeRO's arithmetic (docs/runs.md, Memory) and the counted
-    activations."""
+    """Return what one of N ranks needs, by ZeRO's arithmetic and the counted activations."""
     averages = len(config.ema_decays) * 4 * cost.parameters
     return MemoryNeed(
         state=math.ceil(state_bytes(config.zero_stage, num_ranks) * cost.parameters),
@@ -96,15 +94,13 @@ def memory_need(config: TrainConfig, cost: NetworkCost, num_ranks: int = 1) -> M
 
 
 def state_bytes(zero_stage: int, num_ranks: int) -> float:
-    """Return a rank's bytes per parameter: weights, gradients, the fp32 copy that ZeRO keeps, two
-    moments."""
+    """Return a rank's bytes per parameter: weights, gradients, ZeRO's fp32 copy, two moments."""
     whole, shared = {0: (16, 0), 1: (8, 12), 2: (4, 16), 3: (0, 20)}[zero_stage]
     return whole + shared / num_ranks
 
 
 def count_cost(build: Callable[[], Case], *, checkpointing: bool = False) -> NetworkCost:
-    """Return the cost of a network, counted in a forward and a backward pass over shapes without
-    numbers.
+    """Return the cost of a network, counted forward and backward over shapes without numbers.
 
     Args:
         build: returns the network with a forward pass of one sample.
@@ -133,8 +129,7 @@ def count_cost(build: Callable[[], Case], *, checkpointing: bool = False) -> Net
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of the tensors that were made inside and are still held, views of weights
-    left out."""
+    """Counts the bytes of tensors made inside and still held, without views of weights."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""How fast a recipe trains: expected of a device's peak and an assumed share of it, or measured
-here."""
+"""Training speed: expected as a share of a device's peak, or measured here."""
 
 from __future__ import annotations
 
@@ -76,7 +75,6 @@ def measured_throughput(config: TrainConfig, cost: NetworkCost, batch_size: int)
     Raises:
         TrainingError: the recipe asks for a device that is not here.
     """
-
     device = torch.device(device_type(config))
     dtype = autocast_dtype(config, device)
     with torch.device(device):
@@ -126,8 +124,7 @@ def peak_of(device: torch.device) -> float | None:
 def flop_rates(
     cost: NetworkCost | None, samples_per_second: float, peak: float | None
 ) -> dict[str, float]:
-    """Return what a line of statistics says of a rate of samples on devices with this peak
-    together, if it is known."""
+    """Return FLOPs per second and, with a known peak of all devices, their utilization."""
     if cost is None:
         return {}
     rate = cost.step_flops * samples_per_second

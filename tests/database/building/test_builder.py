@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +11,7 @@ import pytest
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
 from rdm.database.building.jobs import build_config, run_build, update_builder
-from rdm.database.building.results import PlanFacts
+from rdm.database.building.results import BuildResult, PlanFacts
 from rdm.database.building.stages import add_parts
 from rdm.errors import (
     DatabaseError,
@@ -23,7 +22,7 @@ from rdm.errors import (
 )
 from rdm.sources import CropConfig, crop_boxes
 
-Build = Callable[..., dict[str, Any]]
+Build = Callable[..., BuildResult]
 Contents = Callable[[Path], dict[str, bytes]]
 INLINE = ComputeConfig(dask="inline")
 
@@ -86,12 +85,12 @@ def test_summary_counts_what_is_there(root: Path, tmp_path: Path, build: Build) 
     summary = build(root, tmp_path / "photos")
     database = RetrievalDatabase.open(str(root))
     assert (
-        summary["version"],
-        summary["photographs"],
-        summary["failed"],
-        summary["unchanged"],
+        summary.version,
+        summary.photographs,
+        summary.failed,
+        summary.unchanged,
     ) == (1, 12, 0, False)
-    assert summary["patches"] == database.version.num_patches == len(database.living_ids())
+    assert summary.patches == database.version.num_patches == len(database.living_ids())
 
 
 def test_second_run_does_nothing(
@@ -99,7 +98,7 @@ def test_second_run_does_nothing(
 ) -> None:
     before = contents(living_root)
     summary = build(living_root, tmp_path / "photos")
-    assert summary["unchanged"]
+    assert summary.unchanged
     assert contents(living_root) == before
 
 
@@ -211,12 +210,12 @@ def test_too_many_broken_pictures_are_counted_by_cause_and_nothing_is_lost(
     shards = {path.name: path.stat().st_mtime_ns for path in (root / "images").iterdir()}
 
     summary = build(root, photos, min_success_rate=0.5)
-    assert (summary["photographs"], summary["failed"]) == (8, 4)
-    assert summary["causes"]["empty file"] == 2
+    assert (summary.photographs, summary.failed) == (8, 4)
+    assert summary.causes["empty file"] == 2
     assert {path.name: path.stat().st_mtime_ns for path in (root / "images").iterdir()} == shards
     found = set(
         RetrievalDatabase.open(str(root))
-        .patch_rows(np.arange(summary["patches"]))["image_id"]
+        .patch_rows(np.arange(summary.patches))["image_id"]
         .to_pylist()
     )
     assert found == {f"p{number:02d}.jpg" for number in range(12) if number % 3}

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ from rdm.database import BuildConfig, DatabaseBuilder
 from rdm.database.building.estimate import EstimateConfig, estimate
 from rdm.database.building.jobs import build_config
 from rdm.database.building.patch_sizes import measure_patches
+from rdm.database.building.results import BuildResult
 from rdm.database.contract import CORNERS
 from rdm.sources import CropConfig
 from rdm.storage import Folder, VersionStore
@@ -22,11 +22,12 @@ from rdm.storage import Folder, VersionStore
 def test_small_photographs_are_warned_of_by_the_build(
     tmp_path: Path,
     photos: Path,
-    build: Callable[..., dict[str, Any]],
+    build: Callable[..., BuildResult],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     done = build(tmp_path / "db", photos, crop=CropConfig())  # photographs of 48 x 40 pixels
-    sizes = done["patch_pixels"]
+    sizes = done.patch_pixels
+    assert sizes is not None
     assert sizes.to_json() == {
         "median": 9.0,
         "least": 9,
@@ -56,12 +57,13 @@ def test_plan_tells_the_size_of_patches(
 def test_whole_photographs_give_one_patch_each_and_no_warning(
     tmp_path: Path,
     photos: Path,
-    build: Callable[..., dict[str, Any]],
+    build: Callable[..., BuildResult],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     done = build(tmp_path / "db", photos, crop=build_config("folder:///x", "whole").crop)
-    assert (done["patches"], done["photographs"]) == (12, 12)
-    assert done["patch_pixels"]["median"] == 40
+    assert (done.patches, done.photographs) == (12, 12)
+    assert done.patch_pixels is not None
+    assert done.patch_pixels.median == 40
     assert "pixels of their photographs" not in caplog.text
     folder = Folder(str(tmp_path / "db"))
     part = VersionStore(folder).require().parts_of("patches")[0]
@@ -72,11 +74,12 @@ def test_whole_photographs_give_one_patch_each_and_no_warning(
 def test_patches_as_large_as_meant_are_not_warned_of(
     tmp_path: Path,
     photos: Path,
-    build: Callable[..., dict[str, Any]],
+    build: Callable[..., BuildResult],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     done = build(tmp_path / "db", photos, crop=CropConfig(frame_size=80, patch_size=48))
-    assert done["patch_pixels"]["enlarged"] == 2.0
+    assert done.patch_pixels is not None
+    assert done.patch_pixels.enlarged == 2.0
     assert "pixels of their photographs" not in caplog.text
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rdm.database import NeighborTable, RetrievalDatabase
+from rdm.database.building.results import BuildResult
 from rdm.database.changes.announcements import ANNOUNCED, announce, ensure_announced, news
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
@@ -56,7 +57,7 @@ def test_added_and_removed_are_told_by_cause(tabled: Any, encoded: Callable[...,
 def test_near_duplicates_that_go_have_a_cause_of_their_own(
     tmp_path: Path,
     photos: Path,
-    build: Callable[..., dict[str, Any]],
+    build: Callable[..., BuildResult],
     encoded: Callable[..., bytes],
 ) -> None:
     from rdm.sources.photographs.filters import FilterConfig

@@ -158,7 +158,7 @@ def test_shard_without_a_change_is_carried_over(tabled: Any) -> None:
     ]
     stem, patch_id = lonely[0]
     result = tabled.update(Removal(patch_ids=frozenset([patch_id])))
-    assert result["query_sets"]["train"]["changed_shards"] == 1
+    assert result.query_sets["train"].changed_shards == 1
     after = NeighborTable(folder, "train")
     assert [name for name in table.info.stems if after.paths(name) != table.paths(name)] == [stem]
 
@@ -167,7 +167,7 @@ def test_rows_without_a_deleted_neighbor_are_not_looked_up_again(tabled: Any) ->
     ids = NeighborTable(Folder(tabled.root), "train").all_ids
     patch_id = int(ids[0, 2])
     result = tabled.update(Removal(patch_ids=frozenset([patch_id])))
-    assert result["query_sets"]["train"]["searched_rows"] == (ids == patch_id).any(axis=1).sum()
+    assert result.query_sets["train"].searched_rows == (ids == patch_id).any(axis=1).sum()
 
 
 ALL_BUT_ONE = Removal(frozenset(f"p{number:02d}.jpg" for number in range(11)))
@@ -185,7 +185,7 @@ def test_update_that_would_leave_too_few_patches_for_a_table_says_what_to_do(tab
 
 def test_dropped_tables_are_not_in_the_way_of_a_removal(tabled: Any) -> None:
     assert [drop_neighbors(str(tabled.root), name) for name in ("train", "fast")] == [4, 5]
-    assert tabled.update(ALL_BUT_ONE)["photographs"] == 1
+    assert tabled.update(ALL_BUT_ONE).photographs == 1
     assert NeighborTable.names(Folder(tabled.root)) == []
     assert verify_database(str(tabled.root)) == []
 

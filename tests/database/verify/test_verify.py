@@ -14,6 +14,7 @@ import pytest
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, NeighborTable, RetrievalDatabase, build_neighbors
+from rdm.database.building.results import BuildResult
 from rdm.database.verify.verify import verify_database
 from rdm.errors import DatabaseError, RdmError
 from rdm.sources import CropConfig, QuerySetConfig
@@ -30,7 +31,7 @@ TABLE = "neighbors/train/000002/00000.parquet"
 @pytest.fixture(scope="session")
 def complete_base(
     tmp_path_factory: pytest.TempPathFactory,
-    build: Callable[..., dict[str, Any]],
+    build: Callable[..., BuildResult],
     encoded: Callable[..., bytes],
 ) -> Path:
     """A database that has a part of every kind, near-duplicates and patches left out among them."""
