@@ -111,9 +111,12 @@ def digest_json(value: Any) -> str:
 def _assign(data: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, leaf = dotted.split(".")
     node: Any = data
+    is_new = False
     for parent in parents:
+        if isinstance(node, dict) and parent in node and node[parent] is None:
+            node[parent], is_new = {}, True  # a section that was left out: what it lacks is told
         node = node.get(parent) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or leaf not in node:
+    if not isinstance(node, dict) or (leaf not in node and not is_new):
         known = ", ".join(node) if isinstance(node, dict) else ", ".join(data)
         raise UsageError(
             f"there is no setting {dotted!r}", where="--set", fix=f"settings here: {known}"

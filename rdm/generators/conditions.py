@@ -91,11 +91,25 @@ class TextConfig(Config):
     )
 
 
+class LabelConfig(Config):
+    """How a class becomes the context's vector: one number is 1, the others 0; all are 0 without a
+    class."""
+
+    num_classes: int = Field(ge=2, description="classes of the cache")
+    dropout: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="probability of no class for a sample, so that guidance has a null",
+    )
+
+
 class Conditions(Config):
     """Every source that may condition; those that are set do, in the order of the fields."""
 
     neighbors: NeighborsConfig | None = None
     text: TextConfig | None = None
+    label: LabelConfig | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -120,10 +134,12 @@ class Known:
     Attributes:
         neighbors: embeddings [k, D] of the nearest patches, before any scale.
         text: a caption.
+        label: the number of a class.
     """
 
     neighbors: Tensor | None = None
     text: str | None = None
+    label: int | None = None
 
 
 class Condition(Protocol):
@@ -236,6 +252,29 @@ class TextCondition:
         null, null_present = (tensor.to(device) for tensor in self.encode.empty)
         values = states.float() * scale
         return Part(self.source, "tokens", values, present, null.float() * scale, null_present)
+
+
+@dataclass(frozen=True)
+class LabelCondition:
+    """A class as a vector [B, K] with a single 1; the null is zero."""
+
+    config: LabelConfig
+    source: str = "label"
+
+    def of_batch(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> tuple[Part, ...]:
+        """See Condition: of `label` int64 [B], -1 for none; nothing is drawn."""
+        return (self._part(batch["label"]),)
+
+    def of_known(self, known: Sequence[Known], device: torch.device) -> tuple[Part, ...]:
+        """See Condition. A picture without a class has the null."""
+        labels = [-1 if one.label is None else one.label for one in known]
+        return (self._part(torch.tensor(labels, device=device)),)
+
+    def _part(self, labels: Tensor) -> Part:
+        one_hot = torch.nn.functional.one_hot(labels.clamp(min=0), self.config.num_classes)
+        return Part(self.source, "vector", one_hot.float() * (labels >= 0)[:, None])
 
 
 def draw_neighbors(neighbors: Tensor, k: int, generator: torch.Generator) -> Tensor:

@@ -56,11 +56,12 @@ class GeneratorConfig(Config):
 
         # What the network reads is what the conditions give.
         reads_tokens = self.network.cross_attention_dim is not None
-        if reads_tokens != bool(self.conditions.sources):
+        by_tokens = tuple(name for name in self.conditions.sources if name != "label")
+        if reads_tokens != bool(by_tokens):
             raise ValueError(
                 f"the {self.network.kind} reads "
-                f"{'tokens' if reads_tokens else 'no context'}, but the conditions are: "
-                f"{', '.join(self.conditions.sources) or 'none'}"
+                f"{'tokens' if reads_tokens else 'no tokens'}, but those of the conditions are: "
+                f"{', '.join(by_tokens) or 'none'}"
             )
 
         text, dim = self.conditions.text, self.network.cross_attention_dim
@@ -70,18 +71,16 @@ class GeneratorConfig(Config):
                 f"{self.network.kind} reads {dim}: set network.cross_attention_dim"
             )
 
-        # Only the U-Net reads a vector.
-        neighbors = self.conditions.neighbors
-        mean_vector = neighbors is not None and neighbors.mean_vector
-        if mean_vector and self.network.kind != "unet":
+        # Parts that share the vector are joined, so its length is their sum.
+        neighbors, label = self.conditions.neighbors, self.conditions.label
+        mean = dim if neighbors is not None and neighbors.mean_vector else None
+        given = (mean or 0) + (label.num_classes if label is not None else 0)
+        if given != (self.network.vector_dim or 0):
             raise ValueError(
-                f"the {self.network.kind} reads no vector: leave "
-                "conditions.neighbors.mean_vector out"
-            )
-        if mean_vector != (self.network.vector_dim is not None):
-            raise ValueError(
-                "conditions.neighbors.mean_vector and network.vector_dim belong together: "
-                "set both or neither"
+                f"the conditions give a vector of {given} numbers, the {self.network.kind} reads "
+                f"{self.network.vector_dim or 'none'}: set network.vector_dim (of an "
+                "unconditional-unet num_classes), or leave conditions.neighbors.mean_vector and "
+                "conditions.label out"
             )
         return self
 
@@ -99,6 +98,8 @@ class GeneratorConfig(Config):
         if (text := self.conditions.text) is not None:
             present = torch.ones(batch_size, text.length, dtype=torch.bool)
             parts.append(Part("text", "tokens", torch.zeros(batch_size, text.length, dim), present))
+        if (label := self.conditions.label) is not None:
+            parts.append(Part("label", "vector", torch.zeros(batch_size, label.num_classes)))
         return Context(*parts)
 
 

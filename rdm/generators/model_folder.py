@@ -21,7 +21,7 @@ from rdm.context import Context
 from rdm.database import RetrievalDatabase
 from rdm.encoders.text_states import load_text_states
 from rdm.errors import EncoderMismatchError, ModelError
-from rdm.generators.conditions import Condition, NeighborCondition, TextCondition
+from rdm.generators.conditions import Condition, LabelCondition, NeighborCondition, TextCondition
 from rdm.generators.generator import Generator, GeneratorConfig
 from rdm.generators.provenance import Provenance
 from rdm.generators.settings import OnDrawStep, SampleSettings, Setting
@@ -147,6 +147,8 @@ def open_conditions(config: GeneratorConfig) -> tuple[Condition, ...]:
         found.append(NeighborCondition(config.conditions.neighbors, dim))
     if (text := config.conditions.text) is not None:
         found.append(TextCondition(text, load_text_states(text.encoder, text.length)))
+    if config.conditions.label is not None:
+        found.append(LabelCondition(config.conditions.label))
     return tuple(found)
 
 
@@ -200,6 +202,11 @@ class Model:
     def reads_neighbors(self) -> bool:
         """Whether the model looks neighbors up, and so needs a database."""
         return "neighbors" in self.sources
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that the model can be asked for by name; none where it reads no class."""
+        return (self.info.class_names or ()) if "label" in self.sources else ()
 
     @property
     def reads_text(self) -> bool:

@@ -26,6 +26,8 @@ class Provenance(Config):
     """Side of the pictures, pixels."""
     held_out_fraction: float | None = None
     """Share of the query photographs that was kept for measuring."""
+    class_names: tuple[str, ...] | None = None
+    """Of the classes, by number."""
     text_encoder_digest: str | None = None
     """Of the text network that captions were read by."""
     encoder: str | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -31,6 +32,12 @@ class UnconditionalConfig(Config):
     )
     norm_num_groups: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of residual blocks")
+    num_classes: int | None = Field(
+        default=None,
+        ge=2,
+        description="classes of the context's vector, each with a row that is added to the time "
+        "embedding, and one more for none; None: no vector is read",
+    )
     ddpm_details: bool = Field(
         default=False,
         description="DDPM's own order of sine and cosine, frequencies, epsilon and padding "
@@ -69,9 +76,9 @@ class UnconditionalConfig(Config):
         return None
 
     @property
-    def vector_dim(self) -> None:
-        """The length of the context's vector: none is read."""
-        return None
+    def vector_dim(self) -> int | None:
+        """The length of the context's vector; None: none is read."""
+        return self.num_classes
 
 
 class UnconditionalDenoiser(nn.Module):
@@ -84,11 +91,22 @@ class UnconditionalDenoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
         """Return the prediction [B, C, H, W] for x_t [B, C, H, W] at timesteps t, int64 [B].
 
+        A network of K classes reads the context's vector [B, K]: its largest number is the class,
+        and a row of zeros is none, the K-th row of its table.
+
         Raises:
-            ValueError: the context is not empty, and would not be read.
+            ValueError: the context sets what would not be read, or lacks the vector.
         """
-        context.require_read((), "the unconditional U-Net")
-        return self.unet(x_t, t).sample
+        table = self.unet.config.num_class_embeds
+        if table is None:
+            context.require_read((), "the unconditional U-Net")
+            return self.unet(x_t, t).sample
+        context.require_read(("vector",), "the class-conditional U-Net")
+        if context.vector is None:
+            raise ValueError("the class-conditional U-Net needs the context's vector")
+        given = context.vector.any(dim=1)
+        labels = torch.where(given, context.vector.argmax(dim=1), table - 1)
+        return self.unet(x_t, t, class_labels=labels).sample
 
     @property
     def core(self) -> Any:
@@ -114,6 +132,7 @@ def build_unconditional(config: UnconditionalConfig) -> Any:
         attention_head_dim=config.head_dim,  # pyright: ignore[reportArgumentType]
         norm_num_groups=config.norm_num_groups,
         dropout=config.dropout,
+        num_class_embeds=None if config.num_classes is None else config.num_classes + 1,
         flip_sin_to_cos=not config.ddpm_details,
         freq_shift=1 if config.ddpm_details else 0,
         downsample_padding=0 if config.ddpm_details else 1,

@@ -92,10 +92,13 @@ def records_of(
 def known_of(
     model: Model, database: RetrievalDatabase | None, queries: Sequence[Query]
 ) -> list[Known]:
-    """Return what is known of the pictures of a batch: their neighbors' embeddings and their
-    captions, where the model reads them."""
+    """Return what is known of the pictures of a batch: their neighbors' embeddings, captions and
+    classes, where the model reads them."""
     known = [
-        Known(text=query.label if query.kind == "text" and model.reads_text else None)
+        Known(
+            text=query.label if query.kind == "text" and model.reads_text else None,
+            label=model.class_names.index(query.label) if query.kind == "class" else None,
+        )
         for query in queries
     ]
     config = model.config.conditions.neighbors
@@ -133,7 +136,10 @@ def proposed_queries(
 
 
 def check_asked(
-    model: Model, database: RetrievalDatabase | None, kinds: Collection[QueryKind]
+    model: Model,
+    database: RetrievalDatabase | None,
+    kinds: Collection[QueryKind],
+    classes: Sequence[str] = (),
 ) -> None:
     """Refuse what a model cannot be asked.
 
@@ -141,31 +147,37 @@ def check_asked(
         model: that draws.
         database: where neighbors are looked up.
         kinds: of the queries.
+        classes: that are asked for by name.
 
     Raises:
-        UsageError: a picture for a model that reads no neighbors, a text for one that reads neither
-            them nor captions; no database for one that reads neighbors.
+        UsageError: the model does not read what a query says, it has no such class, or there is no
+            database for one that reads neighbors.
         EncoderMismatchError: database and model do not belong to the same encoder.
     """
-    if not model.reads_neighbors:
-        _refuse_unheard(model, kinds)
+    heard = {
+        "image": model.reads_neighbors,
+        "text": model.reads_neighbors or model.reads_text,
+        "class": bool(model.class_names) and not model.reads_neighbors,
+        "unconditional": True,
+    }
+    if unheard := [kind for kind in heard if kind in kinds and not heard[kind]]:
+        options = [f"--{kind}" for kind in heard if heard[kind]]
+        raise UsageError(
+            f"the model was trained on {' and '.join(model.sources) or 'no condition'}, so a "
+            f"{unheard[0]} cannot tell it anything",
+            where=model.directory,
+            fix=f"{', '.join(options)}, or a model of another recipe",
+        )
+    if unknown := [name for name in classes if name not in model.class_names]:
+        raise UsageError(
+            f"the model has no class {unknown[0]!r}",
+            where=model.directory,
+            fix=f"--class with one of: {', '.join(model.class_names)}",
+        )
     if database is not None:
         model.check_database(database)
     elif model.reads_neighbors:
         raise _no_database()
-
-
-def _refuse_unheard(model: Model, kinds: Collection[QueryKind]) -> None:
-    """Raise UsageError where a query says nothing to a model without neighbors."""
-    if "image" in kinds or ("text" in kinds and not model.reads_text):
-        heard = "captions alone" if model.reads_text else "nothing"
-        raise UsageError(
-            f"the model was trained without neighbors and reads {heard}, so a "
-            f"{'picture' if 'image' in kinds else 'text'} cannot tell it anything",
-            where=model.directory,
-            fix=f"{'--text, ' if model.reads_text else ''}--unconditional, or a model of a "
-            "recipe with neighbors",
-        )
 
 
 def _no_database() -> UsageError:
@@ -205,7 +217,8 @@ def sample(
             neighbors than k.
         ValueError: the sequences differ in length.
     """
-    check_asked(model, database, {query.kind for query in queries})
+    classes = [query.label for query in queries if query.kind == "class"]
+    check_asked(model, database, {query.kind for query in queries}, classes)
     pairs = list(zip(queries, seeds, strict=True))
     return _drawn(model, database, pairs, settings, on_step)
 

@@ -17,7 +17,7 @@ from rdm.errors import DatabaseError, SourceError
 from rdm.sampling.proposal import Proposal
 from rdm.sources import ImageDecodeError, decode_image
 
-QueryKind = Literal["text", "image", "unconditional"]
+QueryKind = Literal["text", "image", "class", "unconditional"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Query:
     """What is asked for, and what the database answers.
 
     Attributes:
-        kind: text, image, or unconditional (a patch drawn from p_D, or nothing where the model
-            reads no neighbors).
+        kind: text, image, class, or unconditional: a patch drawn from p_D, or nothing where the
+            model reads no neighbors.
         label: the text, the file, or the drawn patch.
         embedding: unit query vector [D].
         neighbor_ids: [k], best first.
@@ -104,10 +104,10 @@ def unconditional_queries(
     )
 
 
-def caption_queries(texts: Sequence[str]) -> list[Query]:
-    """Return texts as queries without neighbors, for models that read only captions."""
+def plain_queries(kind: Literal["text", "class"], labels: Sequence[str]) -> list[Query]:
+    """Return texts or classes as queries without neighbors: for a model that reads them alone."""
     nothing = np.zeros(0, np.float32)
-    return [Query("text", text, nothing, np.zeros(0, np.int64), nothing) for text in texts]
+    return [Query(kind, label, nothing, np.zeros(0, np.int64), nothing) for label in labels]
 
 
 def null_queries(seeds: Sequence[int]) -> list[Query]:

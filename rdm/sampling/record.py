@@ -46,7 +46,7 @@ class SampleRecord(Config):
 
     format: Literal["rdm.sample/1"] = "rdm.sample/1"
     file: str
-    kind: Literal["text", "image", "unconditional"]
+    kind: Literal["text", "image", "class", "unconditional"]
     label: str = Field(description="the text, the file's name, or the drawn patch")
     seed: int
     neighbors: tuple[Credit, ...]

@@ -18,9 +18,9 @@ from rdm.sampling.pipeline import Pair, check_asked, proposed_queries
 from rdm.sampling.queries import (
     Query,
     QueryKind,
-    caption_queries,
     image_queries,
     load_query_image,
+    plain_queries,
     text_queries,
 )
 from rdm.storage import sha256_file
@@ -32,10 +32,12 @@ _LOOKED_UP = 1024
 
 
 class SampleRequest(Config):
-    """Pictures to draw: each text and image with every seed, then a patch of p_D for each seed."""
+    """Pictures to draw: each text, image and class with every seed, then a patch of p_D for each
+    seed."""
 
     texts: tuple[str, ...] = ()
     images: tuple[str, ...] = Field(default=(), description="picture files")
+    classes: tuple[str, ...] = Field(default=(), description="names of the model's classes")
     unconditional: bool = False
     seeds: str = Field(
         default="0-7", description="such as 0-7 or 3,5,9; picture i depends on its query and seed"
@@ -51,6 +53,7 @@ class SampleRequest(Config):
         asked: dict[QueryKind, bool] = {
             "text": bool(self.texts),
             "image": bool(self.images),
+            "class": bool(self.classes),
             "unconditional": self.unconditional,
         }
         return {kind for kind, is_asked in asked.items() if is_asked}
@@ -61,6 +64,7 @@ class RequestIdentity(Config):
 
     texts: tuple[str, ...]
     images: tuple[str, ...] = Field(description="SHA-256 of each query picture's file")
+    classes: tuple[str, ...] = ()
     unconditional: bool
     top_m: float | None
     seeds: str
@@ -88,11 +92,12 @@ class RequestedPairs:
     def __init__(
         self, request: SampleRequest, model: Model, database: RetrievalDatabase | None
     ) -> None:
-        if not (request.texts or request.images or request.unconditional):
+        if not request.kinds:
             raise UsageError(
-                "nothing to sample", fix='give --text "...", --image FILE or --unconditional'
+                "nothing to sample",
+                fix='give --text "...", --image FILE, --class NAME or --unconditional',
             )
-        check_asked(model, database, request.kinds)
+        check_asked(model, database, request.kinds, request.classes)
         self.request, self.model, self.database = request, model, database
         self.seeds = parse_seeds(request.seeds)
         self._pictures = [load_query_image(Path(path)) for path in request.images]
@@ -102,7 +107,8 @@ class RequestedPairs:
     def _asked(self) -> list[Query]:
         request, database, k = self.request, self.database, self.request.settings.k
         if not self.model.reads_neighbors:
-            return caption_queries(request.texts)
+            texts = plain_queries("text", request.texts)
+            return texts + plain_queries("class", request.classes)
         found: list[Query] = []
         if request.texts and database is not None:
             found += text_queries(database, request.texts, k)
@@ -112,7 +118,9 @@ class RequestedPairs:
 
     @property
     def _num_asked(self) -> int:
-        return (len(self.request.texts) + len(self.request.images)) * len(self.seeds)
+        request = self.request
+        asked = (*request.texts, *request.images, *request.classes)
+        return len(asked) * len(self.seeds)
 
     def __len__(self) -> int:
         return self._num_asked + (len(self.seeds) if self.request.unconditional else 0)
@@ -146,6 +154,7 @@ class RequestedPairs:
         return RequestIdentity(
             texts=request.texts,
             images=tuple(sha256_file(Path(path)) for path in request.images),
+            classes=request.classes,
             unconditional=request.unconditional,
             top_m=request.top_m if request.unconditional and self.model.reads_neighbors else None,
             seeds=format_seeds(self.seeds),

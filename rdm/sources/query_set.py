@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pyarrow as pa
 import xxhash
@@ -25,6 +25,8 @@ from rdm.sources.open import absolute_spec, open_source
 from rdm.sources.photographs.crops import CropConfig, crop_boxes
 from rdm.sources.photographs.decode import ImageDecodeError, decode_image
 from rdm.sources.source import fingerprint, names_picture
+
+_Said = TypeVar("_Said")
 
 
 class QuerySetConfig(Config):
@@ -96,17 +98,28 @@ class QuerySet:
         Raises:
             SourceError: this kind of source has no captions, or a file of them is damaged.
         """
-        source = self._source
-        # Only sources that keep files beside the pictures have captions.
-        if not isinstance(source, FolderSource | WebDatasetSource):
-            raise SourceError(
-                "this kind of source has no captions",
-                where=self.config.source,
-                fix="webdataset:// with KEY.json or KEY.txt, or folder:// with PHOTO.txt",
-            )
+        return self._by_image(self._labelled("captions").captions())
 
-        said, columns = source.captions(), ("location", "image_id")
-        rows = self.listing.select(columns).to_pylist()
+    def class_names(self) -> dict[str, str]:
+        """Return the class of each photograph that has one, by image id.
+
+        Raises:
+            SourceError: this kind of source has no classes, or a label is damaged.
+        """
+        return self._by_image(self._labelled("classes").class_names())
+
+    def _labelled(self, what: str) -> FolderSource | WebDatasetSource:
+        if isinstance(self._source, FolderSource | WebDatasetSource):
+            return self._source
+        raise SourceError(
+            f"this kind of source has no {what}",
+            where=self.config.source,
+            fix="webdataset:// with KEY.json, KEY.txt or KEY.cls, or folder:// with PHOTO.txt, and "
+            "with classes as folders",
+        )
+
+    def _by_image(self, said: Mapping[str, _Said]) -> dict[str, _Said]:
+        rows = self.listing.select(["location", "image_id"]).to_pylist()
         return {row["image_id"]: said[row["location"]] for row in rows if row["location"] in said}
 
     @property

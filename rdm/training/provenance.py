@@ -16,6 +16,7 @@ _FIXED = {
     "encoder_digest": "encoder",
     "cache_digest": "latent cache",
     "text_encoder_digest": "text network",
+    "class_names": "list of classes",
     "cache_rows": "number of latents (the cache was built again since)",
     "photographs_digest": "set of photographs",
 }

@@ -6,6 +6,8 @@ from rdm.context import Context
 from rdm.encoders.text_states import load_text_states
 from rdm.generators.conditions import (
     Known,
+    LabelCondition,
+    LabelConfig,
     NeighborCondition,
     NeighborsConfig,
     TextCondition,
@@ -190,3 +192,12 @@ def test_a_picture_without_a_caption_beside_others_has_the_null(text: TextCondit
     null = part.nulled()
     assert torch.allclose(part.values[1], null.values[1], atol=4e-3)
     assert not torch.allclose(part.values[0], null.values[0], atol=0.1)
+
+
+def test_a_class_is_one_number_and_no_class_is_zero() -> None:
+    label = LabelCondition(LabelConfig(num_classes=3))
+    part = label.of_batch({"label": torch.tensor([2, -1, 0])}, None)[0]
+    assert part.values.tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+    known = label.of_known([Known(label=2), Known(), Known(label=0)], torch.device("cpu"))[0]
+    assert torch.equal(known.values, part.values)
+    assert not part.nulled().values.any()

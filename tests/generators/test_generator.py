@@ -9,7 +9,7 @@ from small_denoiser import SMALL_DENOISER, SMALL_PIXELS
 
 from rdm.diffusion.schedules import ScheduleConfig
 from rdm.errors import UsageError
-from rdm.generators.conditions import Conditions, Known, NeighborsConfig
+from rdm.generators.conditions import Conditions, Known, LabelConfig, NeighborsConfig
 from rdm.generators.generator import Generator, GeneratorConfig
 from rdm.generators.heads import AutoregressiveConfig, GaussianConfig
 from rdm.generators.settings import DrawStep, SampleSettings
@@ -29,17 +29,29 @@ def on_pixels() -> Generator:
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ({"network": SMALL_PIXELS}, "reads no context, but the conditions are: neighbors"),
+        ({"network": SMALL_PIXELS}, "reads no tokens, but those of the conditions are: neighbors"),
         (
             {"network": SMALL_DENOISER, "conditions": Conditions()},
-            "reads tokens, but the conditions are: none",
+            "reads tokens, but those of the conditions are: none",
         ),
         ({"network": TokenPredictorConfig()}, "do not belong together"),
         ({"network": SMALL_DENOISER, "space": TokensConfig()}, "do not belong together"),
         ({"network": SMALL_DENOISER, "head": AutoregressiveConfig()}, "do not belong together"),
         (
             {"conditions": Conditions(neighbors=NeighborsConfig(mean_vector=True))},
-            "belong together",
+            "a vector of 512 numbers, the unet reads none",
+        ),
+        (
+            {"network": SMALL_DENOISER, "conditions": Conditions(label=LabelConfig(num_classes=3))},
+            "reads tokens, but those of the conditions are: none",
+        ),
+        (
+            {
+                "network": SMALL_PIXELS.model_copy(update={"num_classes": 4}),
+                "space": PixelsConfig(),
+                "conditions": Conditions(label=LabelConfig(num_classes=3)),
+            },
+            "a vector of 3 numbers, the unconditional-unet reads 4",
         ),
     ],
 )

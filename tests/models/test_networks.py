@@ -116,3 +116,22 @@ def test_the_folder_opens_in_diffusers_pipeline_and_draws_what_we_draw(
             + (deviation * seeded_noise([1, 2], (3, 8, 8), step) if t else 0.0)
         )
     assert torch.allclose(ours, x, atol=1e-5)
+
+
+def test_a_class_conditional_network_reads_the_class_and_a_zero_vector_as_none() -> None:
+    config = SMALL_PIXELS.model_copy(update={"num_classes": 3})
+    torch.manual_seed(0)
+    network = build_network(config).eval()
+    assert config.vector_dim == 3
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([3, 700])
+    one_hot = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    with torch.no_grad():
+        ours = network(x, t, Context(vector=one_hot))
+        theirs = network.core(x, t, class_labels=torch.tensor([1, 3])).sample
+    assert torch.equal(ours, theirs)
+
+
+def test_a_class_conditional_network_needs_its_vector() -> None:
+    network = build_network(SMALL_PIXELS.model_copy(update={"num_classes": 3}))
+    with pytest.raises(ValueError, match="needs the context's vector"):
+        network(torch.randn(1, 3, 8, 8), torch.tensor([3]), Context())

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from training_jobs import kill_all, start_job, wait_for_step, weights_of
@@ -126,3 +127,48 @@ def test_held_out_photographs_are_measured_once_because_nothing_conditions(
     found = held_out_losses(model, held_out_rows(model, pixels, None), num_draws=2)
     assert found.conditions == ("none",)
     assert (found.losses > 0).all()
+
+
+def test_a_class_is_heard(tmp_path: Path) -> None:
+    """Pictures of two colors, each in its folder: after two hundred steps a class draws its own."""
+    for number in range(80):
+        name, color = (("red", (220, 30, 30)), ("blue", (30, 60, 220)))[number % 2]
+        noise = np.random.default_rng(number).normal(0, 12, (16, 16, 3))
+        pixels = np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)
+        (tmp_path / "colors" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "colors" / name / f"{number}.png")
+    cache, out = str(tmp_path / "cache"), str(tmp_path / "run")
+    build = ["cache", "build", "--queries", f"folder://{tmp_path}/colors", "--autoencoder", "none"]
+    assert run([*build, "--set", "resolution=16", "--out", cache, "--dask", "inline"]) == 0
+    assert run(["cache", "annotate", "--cache", cache, "--with", "classes"]) == 0
+    settings = (
+        *(one for one in SETTINGS if not one.startswith(("max_steps", "batch_size", "num_ranks"))),
+        "max_steps=200",
+        "batch_size=16",
+        "num_ranks=1",
+        "objective.head.prediction_type=v",
+        "objective.network.num_classes=2",
+        "objective.conditions.label.num_classes=2",
+    )
+    train = ["train", "--recipe", "ddpm-tiny", "--cache", cache, "--out", out]
+    assert run([*train, *(word for one in settings for word in ("--set", one))]) == 0
+
+    # What is held out is predicted better with its class than with another's.
+    model = open_model(f"{out}/model")
+    assert model.class_names == ("blue", "red")
+    losses = held_out_losses(model, held_out_rows(model, cache, None), num_draws=8)
+    assert losses.differences["shuffled"].low > 0
+
+    # Pictures have the color of their class.
+    drawn = str(tmp_path / "drawn")
+    ask = ["sample", "--model", f"{out}/model", "--out", drawn, "--seeds", "0-3", "--guidance", "2"]
+    asked = ["--class", "red", "--class", "blue", "--set", "num_steps=25"]
+    assert run([*ask, *asked]) == 0
+    files = sorted(Path(drawn).glob("*.png"))
+    means = np.stack([np.asarray(Image.open(file)).mean(axis=(0, 1)) for file in files])
+    assert (means[:4, 0] > means[:4, 2] + 50).all()
+    assert (means[4:, 2] > means[4:, 0] + 50).all()
+
+    # Another class, or a text, is refused.
+    assert run([*ask, "--class", "green"]) == 2
+    assert run([*ask, "--text", "red"]) == 2

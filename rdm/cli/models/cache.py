@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from rdm.cli.console import DaskOption, DeviceOption, DryRunFlag, JsonFlag, SetOption, show
+from rdm.errors import UsageError
 
 
 def register(app: App) -> None:
@@ -98,20 +99,36 @@ def build(
 def annotate(
     *,
     cache: Annotated[str, Parameter(help="folder of a finished cache")],
+    with_: Annotated[
+        Literal["captions", "classes"], Parameter(name="--with", help="what is stored")
+    ] = "captions",
     set_: SetOption = None,
     dask: DaskOption = "local",
     json: JsonFlag = False,
 ) -> None:
-    """Store what files beside a cache's photographs say of them: their captions, as token states.
+    """Store what files beside a cache's photographs say of them: their captions, as token states,
+    or their classes.
 
     Example: rdm cache annotate --cache cache --set captions=2
 
-    Recipes that read text need it. In tars captions are in KEY.json (`captions` or `caption`) or
-    KEY.txt, one a line; in folders in PHOTO.txt. A photograph without any says nothing. Run the
-    same command again after the cache has grown: it writes what is missing.
+    Example: rdm cache annotate --cache cache --with classes
+
+    Recipes that read text or a class need it. In tars captions are in KEY.json (`captions` or
+    `caption`) or KEY.txt, one a line; in folders in PHOTO.txt. A class is the number in KEY.cls, or
+    the folder. A photograph without any says nothing. Run the same command again after the cache
+    has grown: it writes what is missing.
     """
     from rdm.compute import ComputeConfig, compute_pool
+    from rdm.training.data.class_annotation import annotate_classes
     from rdm.training.data.text_annotation import TextAnnotationConfig, annotate_text
+
+    if with_ == "classes":
+        if set_:
+            raise UsageError("classes have no settings", where="--set", fix="leave --set out")
+        found = annotate_classes(cache)
+        facts = {"cache": cache, "photographs": found.num_labelled, "classes": list(found.names)}
+        show(facts, as_json=json, title="classes")
+        return
 
     config = TextAnnotationConfig().with_overrides(set_ or [])
     with compute_pool(ComputeConfig(dask=dask, device="cpu")) as pool:

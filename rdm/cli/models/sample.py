@@ -30,6 +30,10 @@ def sample(
     image: Annotated[
         list[Path] | None, Parameter(help="query as a picture; any number of times", negative="")
     ] = None,
+    class_: Annotated[
+        list[str] | None,
+        Parameter(name="--class", help="a class of the model; any number of times", negative=""),
+    ] = None,
     unconditional: Annotated[bool, Parameter(help="draw queries from p_D", negative="")] = False,
     k: Annotated[
         int,
@@ -74,6 +78,7 @@ def sample(
     request = SampleRequest(
         texts=tuple(text or ()),
         images=tuple(map(str, image or ())),
+        classes=tuple(class_ or ()),
         unconditional=unconditional,
         seeds=seeds,
         top_m=top_m,

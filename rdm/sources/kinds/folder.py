@@ -73,6 +73,11 @@ class FolderSource(LocalSource):
             raise RefusedFileError(f"leads out of the folder: {location}")
         return read_file(path, limit)
 
+    def class_names(self) -> dict[str, str]:
+        """Return the class of each picture that has one, by location: its folder below the root."""
+        pictures = filter(names_picture, self.listing()["location"].to_pylist())
+        return {place: place.partition("/")[0] for place in pictures if "/" in place}
+
     def captions(self) -> dict[str, tuple[str, ...]]:
         """Return the captions of pictures, by location: the lines of `PHOTO.txt`.
 

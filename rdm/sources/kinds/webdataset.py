@@ -133,6 +133,11 @@ class WebDatasetSource(LocalSource):
         """
         return self._beside(class_labels)
 
+    def class_names(self) -> dict[str, str]:
+        """Return the class of each picture that has one, by location: the number as a text; errors
+        as `labels`."""
+        return {place: str(label) for place, label in self.labels().items()}
+
     def captions(self) -> dict[str, tuple[str, ...]]:
         """Return the captions of pictures, by location, from `KEY.json`, else from `KEY.txt`.
 

@@ -16,6 +16,7 @@ from rdm.errors import CacheError, UsageError
 from rdm.generators.conditions import Conditions
 from rdm.generators.provenance import Provenance, SeenDatabase
 from rdm.sources.query_set import is_held_out
+from rdm.training.data.class_annotation import ClassColumn
 from rdm.training.data.latent_cache import LatentCache
 from rdm.training.data.neighbor_column import NeighborColumn
 from rdm.training.data.text_annotation import TextColumn
@@ -65,6 +66,7 @@ class TrainingRows:
         held_out: which of the two parts.
         neighbors: of every row, where they condition.
         text: likewise, the captions.
+        label: likewise, the classes.
     """
 
     cache: LatentCache
@@ -72,6 +74,7 @@ class TrainingRows:
     held_out: bool = False
     neighbors: NeighborColumn | None = None
     text: TextColumn | None = None
+    label: ClassColumn | None = None
 
     @classmethod
     def open(
@@ -104,12 +107,15 @@ class TrainingRows:
 
         text = config.conditions.text
         captions = text and TextColumn.open(opened, text, held_out=held_out)
-        return cls(opened, config, held_out, neighbors, captions)
+        label = config.conditions.label
+        classes = label and ClassColumn.open(opened, label)
+        return cls(opened, config, held_out, neighbors, captions, classes)
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns beside the cache's own."""
-        return tuple(column for column in (self.neighbors, self.text) if column is not None)
+        columns = (self.neighbors, self.text, self.label)
+        return tuple(column for column in columns if column is not None)
 
     @property
     def shards(self) -> Sequence[Shard]:
@@ -173,6 +179,7 @@ class TrainingRows:
             cache_digest=self.cache.digest,
             cache_rows=digest_json(info.counts),
             text_encoder_digest=self.text and self.text.info.encoder_digest,
+            class_names=self.label and self.label.info.names,
         )
 
         if self.neighbors is None:
