@@ -117,6 +117,7 @@ def _remote_pool(config: ComputeConfig) -> Iterator[ComputePool]:
     from distributed import Client
 
     try:
+        _check_address(config.dask)
         client = Client(config.dask, timeout="10s")
     except (OSError, ValueError) as error:
         raise UsageError(
@@ -140,6 +141,20 @@ def _remote_pool(config: ComputeConfig) -> Iterator[ComputePool]:
                     fix="start some with `dask worker ADDRESS`",
                 ) from error
         yield ComputePool(lambda: client, config)
+
+
+def _check_address(address: str) -> None:
+    """Raise ValueError where an address has an unknown scheme or no port.
+
+    A client that is given one is left half built, and may hang when it is collected.
+    """
+    from distributed.comm.addressing import parse_address, parse_host_port
+    from distributed.comm.registry import get_backend
+
+    scheme, location = parse_address(address)
+    get_backend(scheme)
+    if scheme != "inproc":
+        parse_host_port(location)
 
 
 @contextmanager
