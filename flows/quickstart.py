@@ -110,8 +110,7 @@ def _commands(layout: Layout) -> list[Command]:
 
 @flow(name="quickstart", validate_parameters=True)
 def quickstart(root: Path, config: QuickstartConfig) -> Evaluation:
-    """Build, fine-tune, sample, measure and report. A stage that is complete is found so and passed
-    over."""
+    """Build, fine-tune, sample, measure and report; complete stages are passed over."""
     layout = Layout(root)
     stages = str(layout.stages)
     log = StageLog(stages)

@@ -34,8 +34,7 @@ class DrawnPictures(Record):
 def draw_task(
     model: str, database: str, out: str, request: SampleRequest, device: DeviceName
 ) -> DrawnPictures:
-    """Draw and write the pictures that are missing; return how many there are, and what drew
-    them."""
+    """Draw and write the pictures that are missing."""
     used = compute_device(device)
     opened, source = open_model(model, used), RetrievalDatabase.open(database, device=device)
     counts = draw_request(request, opened, source, Path(out))

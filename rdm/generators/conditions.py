@@ -168,8 +168,7 @@ class Condition(Protocol):
 
 @dataclass(frozen=True)
 class NeighborCondition:
-    """Neighbors as tokens [B, k, D], and perhaps their mean as a vector [B, D]; the null is
-    zero."""
+    """Neighbors as tokens [B, k, D], and their mean as a vector [B, D]; the null is zero."""
 
     config: NeighborsConfig
     dim: int
@@ -278,8 +277,7 @@ class LabelCondition:
 
 
 def draw_neighbors(neighbors: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Return k of each sample's neighbors [B, K, D] as [B, k, D], drawn without repetition; all of
-    them where K = k."""
+    """Return k of each sample's neighbors [B, K, D], drawn without repetition; all if K = k."""
     if neighbors.shape[1] == k:
         return neighbors
     order = torch.rand(neighbors.shape[:2], generator=generator, device=neighbors.device).argsort(

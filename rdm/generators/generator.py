@@ -85,8 +85,7 @@ class GeneratorConfig(Config):
         return self
 
     def zero_context(self, batch_size: int) -> Context:
-        """Return a context of zeros with the ports and lengths of training, on torch's default
-        device."""
+        """Return a context of zeros with the ports of training, on torch's default device."""
         dim, neighbors = self.network.cross_attention_dim or 0, self.conditions.neighbors
         parts: list[Part] = []
         if neighbors is not None:
@@ -241,15 +240,13 @@ class Generator(nn.Module):
             return to_uint8(self.space.to_pictures(x0))
 
     def effective(self, settings: SampleSettings) -> SampleSettings:
-        """Return the settings as they act: where nothing conditions there is nothing to be guided
-        towards."""
+        """Return the settings as they act: without a condition there is no guidance."""
         scale = settings.guidance_scale if self.config.conditions.read else 1.0
         interval = None if scale == 1 else settings.guidance_interval
         return settings.model_copy(update={"guidance_scale": scale, "guidance_interval": interval})
 
     def acting(self, settings: SampleSettings) -> dict[str, Setting]:
-        """Return the settings that act on this system, by name: neither a RARM's steps nor an LDM's
-        neighbors."""
+        """Return the settings that act on this system: a RARM takes no denoising steps."""
         idle = set(self.head.idle_settings)
         if "neighbors" not in self.config.conditions.read:
             idle.add("k")

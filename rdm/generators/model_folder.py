@@ -64,8 +64,7 @@ def write_model(directory: Path, info: ModelInfo, network: Network) -> None:
 
 
 def write_info(directory: Path, info: ModelInfo) -> None:
-    """Write a model's description, and a copy of its first stage (a few MB) unless that is an
-    asset.
+    """Write a model's description, and a copy of its first stage unless that is an asset.
 
     No absolute path is written, so that the folder opens wherever it is copied to: of the
     photographs' source and of the encoder the last part of a path stays.

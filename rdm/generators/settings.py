@@ -63,8 +63,7 @@ class SampleSettings(Config):
 
 @dataclass(frozen=True)
 class DrawStep:
-    """What is reported after each step of a batch: a denoising step of a diffusion model, a token
-    of a RARM.
+    """A step of a batch: a denoising step of a diffusion model, or a token of a RARM.
 
     Attributes:
         seeds: of the batch's pictures.

@@ -106,8 +106,7 @@ class LatentSpace:
         return cls(first_stage, first_stage.shift, first_stage.scale)
 
     def to_model(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> Tensor:
-        """See Space: a new draw of each posterior of a KL first stage, its mean without a
-        generator."""
+        """See Space: a draw of a KL first stage's posterior, or without a generator its mean."""
         return (self._latents(batch, generator) - self.shift) * self.scale
 
     def _latents(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> Tensor:

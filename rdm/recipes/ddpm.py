@@ -42,8 +42,7 @@ def ddpm_tiny() -> TrainConfig:
 
 
 def ddpm_cifar() -> TrainConfig:
-    """Return the official DDPM of CIFAR-10: 35,746,307 parameters, 32 px, 800,000 steps of 128,
-    dropout 0.1."""
+    """Return the official DDPM of CIFAR-10: 35,746,307 parameters, 32 px, dropout 0.1."""
     network = UnconditionalConfig(
         in_channels=3,
         out_channels=3,

@@ -54,8 +54,7 @@ def autoencoder_vq_f4() -> TrainConfig:
 
 
 def official_first_stage(factor: int, *, vq: bool) -> TrainConfig:
-    """Return latent-diffusion's first stage of a factor with its published loss, on 256 px crops;
-    for accelerators.
+    """Return latent-diffusion's first stage of a factor with its published loss, 256 px.
 
     L1, perceptual and adversarial terms as in its released configurations of KL-f4 (divergence 1e-6
     per picture sum, discriminator of three layers from step 50,001 on, weight 0.5) and of VQ-f16

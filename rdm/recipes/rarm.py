@@ -35,8 +35,7 @@ def rarm_imagenet() -> TrainConfig:
 
 
 def rarm_tiny() -> TrainConfig:
-    """Return a RARM of 64 px photographs, 16x16 tokens of a small VQ-f4 first stage: minutes on two
-    cores.
+    """Return a RARM of 64 px photographs, 16x16 tokens of a VQ-f4: minutes on two cores.
 
     Its first stage is to be `assets://autoencoder-vq-f4`; another one's codebook: --set
     objective.network.codebook_size=Z. Conditioned as `rdm-tiny`, and for the same reasons; dropout,

@@ -44,8 +44,7 @@ def rdm_tiny() -> TrainConfig:
 
 
 def rdm_32() -> TrainConfig:
-    """Return a small RDM of 32 px pictures (8x8x4 latents): an hour on an accelerator, days on a
-    patient CPU.
+    """Return a small RDM of 32 px pictures: an hour on an accelerator, days on a CPU.
 
     26M parameters, of the order of DDPM's 35.7M for pictures of this size. Two levels, because 8x8
     latents leave room for one halving to 4x4; cross-attention on both, which costs little on 64
@@ -79,8 +78,7 @@ def rdm_32() -> TrainConfig:
 
 
 def rdm_64() -> TrainConfig:
-    """Return the RDM of 64 px pictures that ships as `assets://rdm-64`: hours on two cores, minutes
-    on an accelerator.
+    """Return the RDM of 64 px that ships as `assets://rdm-64`: hours on two cores.
 
     The released system where little compute does not ask for another: a narrow network that attends
     to the neighbors at 4x4 only and hears their mean in every residual block; noise levels where

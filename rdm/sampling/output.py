@@ -259,9 +259,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _write_index(out: Path, lines: Sequence[tuple[str, int]]) -> None:
-    """Write `samples.json` of records at their places, and delete the journal; memory does not grow
-    with their number.
-    """
+    """Write `samples.json` from records at their places, in flat memory; delete the journal."""
     with Folder(out).writing(INDEX) as temporary, open(temporary, "wb") as target:
         sources = {name: open(out / name, "rb") for name in {name for name, _ in lines}}  # noqa: SIM115
         try:

@@ -113,8 +113,7 @@ def known_of(
 def proposed_queries(
     model: Model, database: RetrievalDatabase | None, seeds: Sequence[int], *, top_m: float, k: int
 ) -> list[Query]:
-    """Return what an unconditional sample of each seed is drawn from: a patch of p_D, nothing for
-    an LDM.
+    """Return an unconditional query of each seed: a patch of p_D, or nothing for an LDM.
 
     Args:
         model: its neighbors' query set defines p_D.

@@ -83,8 +83,7 @@ def image_queries(
 def unconditional_queries(
     database: RetrievalDatabase, proposal: Proposal, seeds: Sequence[int], k: int
 ) -> list[Query]:
-    """Draw one patch x~ per seed from p_D and look up xi_k(x~, D): an unconditional sample of
-    RDM.
+    """Draw a patch x~ per seed from p_D and look up xi_k(x~, D), as RDM does.
 
     Args:
         database: where neighbors are looked up.

@@ -129,7 +129,8 @@ def test_a_job_that_crashes_is_started_again_and_resumes(start, tmp_path):
     assert found["step"] == 40
     assert "rdm-tiny: finished" in found["training"]
     assert found["training-samples"].startswith("data:image/png;base64,")
-    assert (out / "launcher.log").read_text().count("WORLD INFO DICT") == 2
+    # each start of a machine says what its ranks see
+    assert (out / "launcher.log").read_text().count("ranks of ") == 2
 
 
 def test_a_first_stage_trains_on_the_photographs_alone(start, tmp_path):

@@ -47,8 +47,7 @@ class CaptionedPhoto:
 
 
 class FeatureCache:
-    """A folder with one `STEM.npz` per tar: `keys`, `image` [N, V, F] and `text` [N, 5, T], both
-    float16."""
+    """A folder of `STEM.npz` per tar: `keys`, `image` [N, V, F], `text` [N, 5, T], float16."""
 
     def __init__(self, folder: Folder, tars: Mapping[str, str]) -> None:
         """Describe the folder; `tars` has the stem of each tar, and what tells it from another of
@@ -183,8 +182,7 @@ class _Extractor:
 
 
 def read_captioned_tar(path: Path) -> list[CaptionedPhoto]:
-    """Return the photographs of a WebDataset tar (`KEY.jpg`, `KEY.json` with five `captions`),
-    sorted by key.
+    """Return a WebDataset tar's photographs with five `captions` each, sorted by key.
 
     Raises:
         SourceError: the tar is damaged, or a photograph has no captions.

@@ -196,8 +196,7 @@ def _without_folders(listing: pa.Table) -> pa.Table:
 
 
 def _size(source: Source, location: str) -> tuple[int, int]:
-    """Return width and height in pixels. All is read where they do not stand at the beginning, as
-    in a TIFF file."""
+    """Return width and height in pixels; a file is read whole only if its head lacks them."""
     try:
         return image_size(source.read(location, _HEAD_BYTES))
     except ImageDecodeError:

@@ -197,8 +197,7 @@ def _text_states(name: TextEncoderName, length: int) -> TextStates:
 
 @dataclass(frozen=True)
 class TextColumn:
-    """`text` float16 [N, C, L, D] with `text_lengths` [N, C] and `text_count` [N] of a cache's
-    rows.
+    """`text` [N, C, L, D] with `text_lengths` [N, C] and `text_count` [N] of a cache's rows.
 
     Attributes:
         cache: whose rows.

@@ -280,8 +280,7 @@ def _start(prefix: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
 
 
 def _send(node: subprocess.Popen[bytes], orders: Orders) -> None:
-    """Tell a machine its part. One that has ended already, say because nobody reached it, told why
-    in the log."""
+    """Send a machine its orders; one that has ended already said why in the log."""
     assert node.stdin is not None
     with suppress(BrokenPipeError):
         node.stdin.write(orders.model_dump_json().encode() + b"\n")
@@ -346,8 +345,7 @@ def failure(out: Path, code: int, log_start: int) -> RdmError:
 
 
 def _ending(code: int, path: Path, log_start: int) -> str:
-    """Return an exit code in words. Python tells a signal as -9, DeepSpeed's launcher as 247, a
-    shell as 137."""
+    """Return an exit code in words: signal 9 is -9, 247 or 137, by who reports it."""
     number = code - 128 if 128 < code < 160 else 256 - code & 255
     is_signal = code != SHELL_FAILED and number in set(signal.Signals)
     # the log has only the others' words, who miss the one that was killed

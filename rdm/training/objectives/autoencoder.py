@@ -67,8 +67,7 @@ _RECONSTRUCTION = {"root_mse": root_mean_squared_error, "l1": mean_absolute_erro
 
 
 class AutoencoderObjective(Objective):
-    """Reconstruction + perceptual + lambda adversarial + (KL | codebook) terms, and the
-    discriminator's own loss.
+    """Reconstruction, perceptual, adversarial and KL or codebook terms, with a discriminator.
 
     Autoencoder and discriminator take their steps at once, under one optimizer: the discriminator's
     loss sees detached reconstructions, and the adversarial term is differentiated by the pictures
@@ -191,8 +190,7 @@ class AutoencoderObjective(Objective):
     def _picture_loss(
         self, images: Tensor, decoded: Tensor, last_input: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the terms that compare pictures, with the discriminator's own loss once it trains,
-        and their figures.
+        """Return the terms that compare pictures, the discriminator's own loss, and figures.
 
         Args:
             images: photographs.
@@ -247,8 +245,7 @@ class AutoencoderObjective(Objective):
         return loss, {"reconstruction": pixels.detach(), "perceptual": perceptual.detach()}
 
     def start_from_first_stage(self, stage: FirstStage) -> None:
-        """Take the weights of a first stage of the same sizes; a VQ autoencoder also takes a KL
-        autoencoder's.
+        """Take the weights of a first stage of the same sizes; a VQ one also takes a KL one's.
 
         Raises:
             ModelError: its network is another one.

@@ -76,8 +76,7 @@ class CodebookConfig(Config):
 
 
 class EquivarianceConfig(Config):
-    """Steps that decode a scaled and turned latent to the photograph scaled and turned alike
-    (EQ-VAE, 2502.09509).
+    """Steps that scale and turn latents and photographs alike (EQ-VAE, 2502.09509).
 
     Latents that scale and turn as pictures do are smoother, and a diffusion model learns them
     sooner.

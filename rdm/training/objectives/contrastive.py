@@ -49,8 +49,7 @@ class ContrastiveConfig(Config):
 
 @dataclass(frozen=True)
 class ContrastiveData:
-    """The cached features of the pictures that train: `image` [N, V, F] and `text` [N, captions,
-    T], float16."""
+    """Cached features that train: `image` [N, V, F], `text` [N, captions, T], float16."""
 
     cache: FeatureCache
     rows: Sequence[np.ndarray] = field(repr=False)
@@ -75,8 +74,7 @@ class ContrastiveData:
 
 
 class ContrastiveObjective(Objective):
-    """Trains the heads and the temperature. One sample is a picture: one of its views against one
-    of its captions."""
+    """Trains heads and temperature; a sample is one view of a picture and one caption."""
 
     needs_whole_batch = True
 
@@ -91,8 +89,7 @@ class ContrastiveObjective(Objective):
         self.heads.set_statistics(image, text, torch.from_numpy(data.cache.class_features()))
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the loss of a batch `image` [B, V, F], `text` [B, captions, T] over the global
-        batch."""
+        """Return the loss of `image` [B, V, F] and `text` [B, captions, T] over all ranks."""
         images = self.heads.embed_images(_pick(batch["image"], generator))
         texts = self.heads.embed_texts(self._caption(batch["text"], generator))
         logits = contrastive_logits(_gathered(images), _gathered(texts), self.logit_scale)

@@ -85,8 +85,7 @@ class GenerativeObjective(Objective):
     def preview(
         self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]
     ) -> NDArray[np.uint8]:
-        """See Objective: samples whose context is that of the training samples, with a seed for
-        each."""
+        """See Objective: samples in the context of training samples, with a seed for each."""
         generator = self._with(state).eval().to(next(iter(batch.values())).device)
         count = len(next(iter(batch.values())))
         return generator.grid(generator.context_of(batch), range(count), self._preview_settings)
@@ -117,8 +116,7 @@ class GenerativeObjective(Objective):
         network.load_state_dict(weights)
 
     def export(self, directory: Path, state: Mapping[str, Tensor]) -> None:
-        """See Objective: the folder that `open_model` opens; `network/` opens with
-        `from_pretrained`."""
+        """See Objective: a folder for `open_model`; `network/` opens with `from_pretrained`."""
         write_model(directory, model_info(self.config, self.provenance), self._with(state).network)
 
     def _with(self, state: Mapping[str, Tensor]) -> Generator:

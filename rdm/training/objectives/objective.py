@@ -46,8 +46,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def networks(self) -> Sequence[ModelMixin | PreTrainedModel]:
-        """The networks on which `compile`, `channels_last` and `activation_checkpointing` act;
-        empty: none does.
+        """Networks on which `compile`, `channels_last` and checkpointing of activations act.
 
         `channels_last` needs convolutions among them.
         """
@@ -56,8 +55,7 @@ class Objective(nn.Module, ABC):
     def preview(
         self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]
     ) -> NDArray[np.uint8] | None:
-        """Return pictures uint8 [N, H, W, 3] of networks with given weights, or None where there is
-        nothing to see.
+        """Return pictures uint8 [N, H, W, 3] of networks with given weights, or None.
 
         Args:
             state: as for `export`.
