@@ -67,7 +67,7 @@ def test_wsd_stays_at_its_peak_and_falls_in_a_line_to_zero():
 
 
 def test_a_vector_that_a_network_does_not_read_is_refused_with_the_settings():
-    with pytest.raises(UsageError, match="belong together"):
+    with pytest.raises(UsageError, match="a vector of 512 numbers"):
         recipe_config("rdm-tiny").with_overrides(
             ["objective.conditions.neighbors.mean_vector=true"]
         )
