@@ -10,7 +10,12 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.progress import artifact_progress
 from rdm.compute.device import DeviceName
-from rdm.evaluation.run import Evaluation, EvaluationConfig, EvaluationInputs, evaluate_model
+from rdm.evaluation.evaluate_model import (
+    Evaluation,
+    EvaluationConfig,
+    EvaluationInputs,
+    evaluate_model,
+)
 from rdm.training.presets import query_config
 
 

@@ -18,7 +18,7 @@ from rdm.compute import Clusters, ComputeConfig
 from rdm.database.building.builder import DatabaseBuilder
 from rdm.database.building.jobs import build_config
 from rdm.database.building.results import BuildResult
-from rdm.evaluation.run import Evaluation
+from rdm.evaluation.evaluate_model import Evaluation
 from rdm.recipes import recipe_config
 from rdm.report.data import Command
 from rdm.report.quickstart.assemble import ReportInputs, assemble_report

@@ -14,8 +14,8 @@ from rdm.config import Record
 from rdm.database import RetrievalDatabase
 from rdm.report.html.database_pages import write_sample_gallery
 from rdm.sampling import SampleSettings, open_model
+from rdm.sampling.draw_request import draw_request
 from rdm.sampling.request import SampleRequest
-from rdm.sampling.run import draw_request
 
 
 class DrawnPictures(Record):

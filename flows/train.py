@@ -21,11 +21,11 @@ from rdm.database.neighbors.lookup import build_neighbors
 from rdm.errors import JobError, RdmError, StorageError
 from rdm.recipes import recipe_config
 from rdm.report.run_card import write_run_card
-from rdm.training.assemble import check_inputs, is_on_pixels, needed_inputs, reads_photographs
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.data.latent_cache import CacheConfig, build_cache
 from rdm.training.job.hostfile import REMOTE_SHELL, Cluster
 from rdm.training.job.launch import run_training, settled
+from rdm.training.open_run import check_inputs, is_on_pixels, needed_inputs, reads_photographs
 from rdm.training.presets import cache_config, neighbor_config
 from rdm.training.stats import StatsRow
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rdm.cli.main import build_app
-from rdm.generators.settings import SampleSettings
+from rdm.generators.sample_settings import SampleSettings
 from rdm.recipes import RECIPES, recipe_config
 from rdm.training.data.text_annotation import TextAnnotationConfig
 from rdm.training.presets import cache_config

@@ -18,7 +18,7 @@ from rdm.homes import use_writable_homes
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 _COMMANDS = (
-    "database.commands",
+    "database.state",
     "database.neighbors",
     "models.cache",
     "models.train",

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from rdm.encoders.chunks import encode_filled
-from rdm.encoders.heads import load_heads
 from rdm.encoders.image_tower import (
     IMAGE_SIZE,
     PIXEL_MEAN,
@@ -27,6 +26,7 @@ from rdm.encoders.image_tower import (
     image_weights_file,
     load_image_tower,
 )
+from rdm.encoders.projection_heads import load_heads
 from rdm.encoders.protocol import EncoderFingerprint, to_square
 from rdm.encoders.text_tower import TextTower, load_text_tower, text_weights_folder
 from rdm.errors import ModelError

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from rdm.encoders import Encoder, normalize
-from rdm.encoders.contrastive import recall_at_k, top_k_accuracy, zero_shot_classifier
+from rdm.encoders.contrastive_loss import recall_at_k, top_k_accuracy, zero_shot_classifier
 from rdm.errors import SourceError
 from rdm.sources.photographs.decode import decode_image
 from rdm.sources.tar_members import iterate_files, picture_of, split_name
-from rdm.training.data.captions import read_captioned_tar
+from rdm.training.data.contrastive_features import read_captioned_tar
 
 _BATCH = 64
 

@@ -26,7 +26,7 @@ from rdm.generators.heads import (
     Losses,
     build_head,
 )
-from rdm.generators.settings import DrawStep, OnDrawStep, SampleSettings, Setting
+from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings, Setting
 from rdm.generators.spaces import LatentsConfig, Space, SpaceConfig
 from rdm.models.first_stage.first_stage import to_uint8
 from rdm.models.networks import Network, NetworkConfig, build_network

@@ -17,12 +17,12 @@ from torch import Tensor
 from rdm.config import Config
 from rdm.context import Context
 from rdm.diffusion.autoregressive import DrawSettings, autoregressive_loss, autoregressive_sample
-from rdm.diffusion.heads import GaussianHead
+from rdm.diffusion.gaussian_head import GaussianHead
 from rdm.diffusion.samplers import Step
 from rdm.diffusion.schedules import ScheduleConfig, TimestepConfig
 from rdm.diffusion.schedules import rdm as rdm_schedule
 from rdm.errors import UsageError
-from rdm.generators.settings import SampleSettings
+from rdm.generators.sample_settings import SampleSettings
 
 LossKind = Literal["eps", "v", "x0", "tokens"]
 """Squared error of what the network predicts, or nats per token."""

@@ -24,11 +24,11 @@ from rdm.errors import EncoderMismatchError, ModelError
 from rdm.generators.conditions import Condition, LabelCondition, NeighborCondition, TextCondition
 from rdm.generators.generator import Generator, GeneratorConfig
 from rdm.generators.provenance import Provenance
-from rdm.generators.settings import OnDrawStep, SampleSettings, Setting
+from rdm.generators.sample_settings import OnDrawStep, SampleSettings, Setting
 from rdm.generators.spaces import AnySpaceConfig, LatentSpace, PixelSpace, Space, TokenSpace
 from rdm.models.assets import is_asset, named_folder
 from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
-from rdm.models.first_stage.folder import WEIGHTS_NAME
+from rdm.models.first_stage.first_stage_folder import WEIGHTS_NAME
 from rdm.models.networks import Network, load_network, save_network
 from rdm.storage import sha256_file
 from rdm.storage.files import storage_errors

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rdm.generators.model_folder import Model, open_model
-    from rdm.generators.settings import DrawStep, SampleSettings
+    from rdm.generators.sample_settings import DrawStep, SampleSettings
+    from rdm.sampling.draw_request import draw_request
     from rdm.sampling.pipeline import Sample, check_asked, proposed_queries, sample
     from rdm.sampling.proposal import Proposal
     from rdm.sampling.queries import Query, image_queries, text_queries, unconditional_queries
     from rdm.sampling.record import SampleRecord
     from rdm.sampling.request import SampleRequest
-    from rdm.sampling.run import draw_request
 
 # A name is imported when it is asked for: a search needs the queries, and not the networks that
 # draw.
 _HOMES = {
-    "DrawStep": "rdm.generators.settings",
+    "DrawStep": "rdm.generators.sample_settings",
     "Model": "rdm.generators.model_folder",
-    "SampleSettings": "rdm.generators.settings",
+    "SampleSettings": "rdm.generators.sample_settings",
     "open_model": "rdm.generators.model_folder",
     "Sample": "rdm.sampling.pipeline",
     "check_asked": "rdm.sampling.pipeline",
@@ -33,7 +33,7 @@ _HOMES = {
     "unconditional_queries": "rdm.sampling.queries",
     "SampleRecord": "rdm.sampling.record",
     "SampleRequest": "rdm.sampling.request",
-    "draw_request": "rdm.sampling.run",
+    "draw_request": "rdm.sampling.draw_request",
 }
 
 __all__ = [

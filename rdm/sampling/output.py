@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from rdm.database import RetrievalDatabase
 from rdm.errors import StorageError, UsageError
 from rdm.generators.model_folder import Model
-from rdm.generators.settings import SampleSettings
+from rdm.generators.sample_settings import SampleSettings
 from rdm.sampling.pipeline import Sample, records_of
 from rdm.sampling.queries import Query
 from rdm.sampling.record import SampleRecord, png_text

@@ -14,8 +14,8 @@ from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.generators.conditions import Known
 from rdm.generators.model_folder import Model
-from rdm.generators.neighbors import conditioning_vectors
-from rdm.generators.settings import DrawStep, OnDrawStep, SampleSettings
+from rdm.generators.neighbor_vectors import conditioning_vectors
+from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
 from rdm.progress import tracking
 from rdm.sampling.queries import (

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from rdm.config import Config
 from rdm.database import RetrievalDatabase
 from rdm.errors import SourceError
-from rdm.generators.settings import Setting
+from rdm.generators.sample_settings import Setting
 
 PNG_KEY = "rdm"
 MAX_PNG_BYTES = 256 * 1024  # readers of PNGs refuse texts of a megabyte and more

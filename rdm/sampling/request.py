@@ -13,7 +13,7 @@ from rdm.config import Config, digest_json
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.generators.model_folder import Model
-from rdm.generators.settings import SampleSettings, Setting
+from rdm.generators.sample_settings import SampleSettings, Setting
 from rdm.sampling.pipeline import Pair, check_asked, proposed_queries
 from rdm.sampling.queries import (
     Query,

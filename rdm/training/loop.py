@@ -23,14 +23,14 @@ from rdm.training.data.batches import BatchReader
 from rdm.training.data.order import DataOrder
 from rdm.training.data.training_data import TrainingData
 from rdm.training.engine.deepspeed_engine import Engine, MicroBatch, StepResult
-from rdm.training.engine.device import distributed_place
 from rdm.training.engine.ema import Ema
+from rdm.training.engine.training_device import distributed_place
 from rdm.training.finite_guard import LossGuard, SeenStep
 from rdm.training.grids import NUM_PICTURES, grid_path, is_grid_step, write_grid
 from rdm.training.objectives.objective import Objective
 from rdm.training.planning.cost import NetworkCost, network_cost
 from rdm.training.planning.throughput import flop_rates, peak_of
-from rdm.training.provenance import require_same_inputs, resumed_provenance
+from rdm.training.resumed_provenance import require_same_inputs, resumed_provenance
 from rdm.training.stats import StatsLog, StatsRow
 
 MODEL = "model"

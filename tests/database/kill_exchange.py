@@ -21,7 +21,7 @@ from killed_work import INLINE, contents
 
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
 from rdm.database.building.jobs import run_build
-from rdm.database.exchange.export import export_database
+from rdm.database.exchange.export_database import export_database
 from rdm.database.exchange.import_embeddings import ImportConfig, import_database
 from rdm.encoders import load_encoder
 from rdm.sources import CropConfig

@@ -18,7 +18,7 @@ from rdm.database import NeighborConfig, RetrievalDatabase, build_neighbors
 from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
-from rdm.database.exchange.export import export_database
+from rdm.database.exchange.export_database import export_database
 from rdm.database.exchange.import_embeddings import NOT_CHECKED, ImportConfig, import_database
 from rdm.database.neighbors.contamination import measure_contamination
 from rdm.database.verify.verify import verify_database

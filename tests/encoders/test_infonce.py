@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdm.encoders.contrastive import (
+from rdm.encoders.contrastive_loss import (
     LOGIT_SCALE_INIT,
     contrastive_logits,
     info_nce,

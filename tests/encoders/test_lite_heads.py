@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rdm.encoders.heads import HeadsConfig, LiteHeads, load_heads, save_heads
 from rdm.encoders.image_tower import FEATURE_DIM, NUM_CLASSES
+from rdm.encoders.projection_heads import HeadsConfig, LiteHeads, load_heads, save_heads
 from rdm.encoders.text_tower import HIDDEN_DIM
 
 CONFIG = HeadsConfig(

@@ -5,15 +5,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rdm.evaluation.autoencoder import (
+from rdm.evaluation.metrics.fid import InceptionFeatures, frechet_distance
+from rdm.evaluation.metrics.fidelity import halves_fidelity
+from rdm.evaluation.reconstructions import (
     Judges,
     evaluate_autoencoder,
     evaluate_on_source,
     psnr,
     to_8_bit,
 )
-from rdm.evaluation.metrics.fid import InceptionFeatures, frechet_distance
-from rdm.evaluation.metrics.fidelity import halves_fidelity
 from rdm.models.first_stage.autoencoder import AutoencoderConfig, build_autoencoder
 from rdm.models.first_stage.block_projection import BlockProjection
 from rdm.models.first_stage.first_stage import FirstStage, to_signed

@@ -12,7 +12,7 @@ from rdm.errors import UsageError
 from rdm.generators.conditions import Conditions, Known, LabelConfig, NeighborsConfig
 from rdm.generators.generator import Generator, GeneratorConfig
 from rdm.generators.heads import AutoregressiveConfig, GaussianConfig
-from rdm.generators.settings import DrawStep, SampleSettings
+from rdm.generators.sample_settings import DrawStep, SampleSettings
 from rdm.generators.spaces import PixelsConfig, PixelSpace, TokensConfig
 from rdm.models.token_predictor import TokenPredictorConfig
 

@@ -22,7 +22,7 @@ from rdm.generators.model_folder import (
     write_model,
 )
 from rdm.generators.provenance import SeenDatabase
-from rdm.generators.settings import SampleSettings
+from rdm.generators.sample_settings import SampleSettings
 from rdm.generators.spaces import PixelsConfig
 from rdm.models.first_stage.first_stage import load_autoencoder
 from rdm.models.networks import build_network

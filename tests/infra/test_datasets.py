@@ -16,7 +16,7 @@ import pytest
 from rdm.compute import ComputeConfig
 from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
 from rdm.database.building.jobs import run_build
-from rdm.database.exchange.export import export_database
+from rdm.database.exchange.export_database import export_database
 from rdm.sources import CropConfig
 
 READ = """

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from small_denoiser import SMALL_DENOISER, SMALL_PIXELS
 
 from rdm.context import Context
-from rdm.diffusion.heads import GaussianHead
+from rdm.diffusion.gaussian_head import GaussianHead
 from rdm.diffusion.samplers import AncestralVariance, seeded_noise
 from rdm.diffusion.schedules import ScheduleConfig
 from rdm.errors import ModelError

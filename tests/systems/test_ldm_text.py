@@ -21,13 +21,13 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.context import Context, Part
-from rdm.diffusion.heads import GaussianHead
+from rdm.diffusion.gaussian_head import GaussianHead
 from rdm.diffusion.samplers import seeded_noise
 from rdm.diffusion.schedules import ScheduleConfig
 from rdm.errors import UsageError
 from rdm.evaluation.heldout import held_out_losses, held_out_rows
 from rdm.generators.model_folder import open_model
-from rdm.generators.settings import SampleSettings
+from rdm.generators.sample_settings import SampleSettings
 from rdm.models.unet import Denoiser, DenoiserConfig, build_denoiser
 from rdm.recipes import recipe_config
 from rdm.sampling.request import RequestedPairs, SampleRequest

@@ -15,7 +15,7 @@ from rdm.generators.conditions import Conditions, Known, NeighborCondition, Neig
 from rdm.generators.heads import AutoregressiveConfig, GaussianConfig
 from rdm.generators.model_folder import open_model
 from rdm.generators.provenance import Provenance
-from rdm.generators.settings import SampleSettings
+from rdm.generators.sample_settings import SampleSettings
 from rdm.generators.spaces import LatentSpace, TokensConfig, TokenSpace
 from rdm.models.first_stage.first_stage import load_autoencoder
 from rdm.models.networks import build_network

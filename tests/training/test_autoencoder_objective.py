@@ -13,11 +13,11 @@ from rdm.generators.provenance import Provenance
 from rdm.models.first_stage.autoencoder import AutoencoderConfig
 from rdm.models.first_stage.first_stage import load_autoencoder
 from rdm.training.data.photographs import PhotoConfig
-from rdm.training.objectives.autoencoder import AutoencoderObjective, open_training
 from rdm.training.objectives.autoencoder_config import (
     AutoencoderObjectiveConfig,
     EquivarianceConfig,
 )
+from rdm.training.objectives.autoencoder_objective import AutoencoderObjective, open_training
 
 VQ_NETWORK = AutoencoderConfig(block_out_channels=(8, 8, 16), sample_size=16, codebook_size=8)
 

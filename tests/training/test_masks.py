@@ -26,7 +26,7 @@ from rdm.compute.masks import (
 )
 from rdm.errors import TrainingError
 from rdm.recipes import recipe_config
-from rdm.training.engine.device import device_type, require_device
+from rdm.training.engine.training_device import device_type, require_device
 from rdm.training.job.hostfile import Cluster, Machine
 from rdm.training.job.launch import LOG, orders_of
 from rdm.training.job.machine import environment

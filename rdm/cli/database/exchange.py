@@ -47,7 +47,7 @@ def export(
     Example: rdm database export --root birds --to datasets --out birds-parquet
     """
     from rdm.database import RetrievalDatabase
-    from rdm.database.exchange.export import export_database, export_plan
+    from rdm.database.exchange.export_database import export_database, export_plan
 
     database = RetrievalDatabase.open(root, version=version)
     if dry_run:

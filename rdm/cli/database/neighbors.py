@@ -169,7 +169,7 @@ def contamination(
     database = RetrievalDatabase.open(root)
     found = measure_contamination(database, name, threshold)
     if gallery is not None:
-        from rdm.report.html.contamination import write_contamination_page
+        from rdm.report.html.contamination_page import write_contamination_page
 
         write_contamination_page(gallery, database, found, worst)
     if json:

@@ -38,7 +38,7 @@ def evaluate(
     Example: rdm evaluate --model run/model --database birds --cache cache --reference
         folder:///photos
     """
-    from rdm.evaluation.run import EvaluationConfig, EvaluationInputs, evaluate_model
+    from rdm.evaluation.evaluate_model import EvaluationConfig, EvaluationInputs, evaluate_model
     from rdm.training.presets import query_config
 
     inputs = EvaluationInputs(model, database, cache, query_config(reference))

@@ -65,8 +65,8 @@ def evaluate_autoencoder(
         samples://openimages-birds --held-out-fraction 0.2
     """
     from rdm.compute.device import compute_device, describe_device
-    from rdm.evaluation.autoencoder import Judges, evaluate_on_source
     from rdm.evaluation.metrics.fid import InceptionFeatures
+    from rdm.evaluation.reconstructions import Judges, evaluate_on_source
     from rdm.models.first_stage.first_stage import load_autoencoder
     from rdm.models.first_stage.perceptual import open_perceptual
     from rdm.training.data.photographs import PhotoConfig

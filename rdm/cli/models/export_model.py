@@ -35,7 +35,7 @@ def export_model(
 
     Example: rdm export-model --model run/model --out rdm-birds
     """
-    from rdm.training.export import export_model as export
+    from rdm.training.half_precision import export_model as export
 
     size = export(model, out, precision, autoencoder)
     show({"out": out, "bytes": size}, as_json=json, title="exported")

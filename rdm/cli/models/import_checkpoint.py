@@ -64,7 +64,7 @@ def import_checkpoint(
     from rdm.models.checkpoint_file import read_checkpoint
     from rdm.models.compvis.import_checkpoint import import_first_stage, import_unet
     from rdm.models.unet import num_parameters
-    from rdm.training.imported import describe_imported_model, save_network
+    from rdm.training.imported_model import describe_imported_model, save_network
 
     state = read_checkpoint(file)
     info = None

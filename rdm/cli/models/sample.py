@@ -72,8 +72,8 @@ def sample(
     from rdm.database import RetrievalDatabase
     from rdm.report.html.database_pages import write_sample_gallery
     from rdm.sampling import SampleSettings, open_model
+    from rdm.sampling.draw_request import draw_request
     from rdm.sampling.request import SampleRequest
-    from rdm.sampling.run import draw_request
 
     request = SampleRequest(
         texts=tuple(text or ()),

@@ -59,9 +59,9 @@ def train(
     """
     from rdm.recipes import recipe_config
     from rdm.report.run_card import write_run_card
-    from rdm.training.assemble import check_inputs
     from rdm.training.config import TrainInputs
     from rdm.training.job.launch import launch_commands, num_ranks, run_training, settled
+    from rdm.training.open_run import check_inputs
     from rdm.training.planning.cost import network_cost
 
     settings = recipe_config(recipe).merged_with_file(config).with_overrides(set_ or [])

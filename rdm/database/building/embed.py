@@ -13,7 +13,7 @@ from rdm.config import Record, digest_json
 from rdm.database.contract import embeddings_path, image_paths, metadata_path, patches_path
 from rdm.database.pixels import iterate_patches
 from rdm.encoders import Precision, load_encoder, normalize
-from rdm.encoders.batches import encode_images
+from rdm.encoders.encoding import encode_images
 from rdm.sources.photographs.decode import DECODING_REVISION
 from rdm.storage import Folder, ShardWork, resumable, sha256_file
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rdm.database.changes.conditions import matching_rows
+from rdm.database.changes.delete_where import matching_rows
 from rdm.database.contract import DUPLICATES_KIND
 from rdm.sources.causes import is_passing
 from rdm.sources.ledger import FAILED, SUCCESS

@@ -35,7 +35,7 @@ from rdm.database.neighbors.table import (
 )
 from rdm.database.reader import RetrievalDatabase
 from rdm.encoders import load_encoder, normalize, weights_path
-from rdm.encoders.batches import encode_images
+from rdm.encoders.encoding import encode_images
 from rdm.errors import DatabaseError, FailureBudgetError
 from rdm.sources import QuerySet
 from rdm.sources.workers import require_visible

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from rdm.config import digest_json
 from rdm.encoders import Encoder, load_encoder, normalize
-from rdm.encoders.batches import encode_images
+from rdm.encoders.encoding import encode_images
 from rdm.encoders.registry import fastest_precision
 from rdm.errors import SourceError
 from rdm.evaluation.recognition.labelled import PictureSet
 from rdm.evaluation.recognition.stored_features import StoredArrays
 from rdm.generators.conditions import Known
 from rdm.generators.model_folder import Model
-from rdm.generators.neighbors import with_norms
-from rdm.generators.settings import SampleSettings
+from rdm.generators.neighbor_vectors import with_norms
+from rdm.generators.sample_settings import SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
 from rdm.progress import tracking
 

@@ -15,7 +15,7 @@ from rdm.evaluation.metrics.fidelity import Fidelity
 from rdm.evaluation.metrics.intervals import Share, wilson_interval
 from rdm.evaluation.recognition.identification import Identification
 from rdm.evaluation.recognition.labelled import PictureClass
-from rdm.generators.settings import SampleSettings
+from rdm.generators.sample_settings import SampleSettings
 from rdm.sampling.record import Setting
 
 FORMAT = 1  # of the record's file

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdm.errors import ModelError
-from rdm.models.first_stage.folder import (
+from rdm.models.first_stage.first_stage_folder import (
     cannot_be_opened,
     digest_of_all,
     digest_of_latents,

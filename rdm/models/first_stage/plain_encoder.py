@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rdm.config import Record
 from rdm.models.first_stage.first_stage import ENCODED_AT_ONCE, check_sides, to_signed
-from rdm.models.first_stage.folder import WEIGHTS_NAME, cannot_be_opened
+from rdm.models.first_stage.first_stage_folder import WEIGHTS_NAME, cannot_be_opened
 
 
 class PlainConfig(Record):

@@ -14,10 +14,10 @@ import numpy as np
 from rdm.compute.machine import memory_bytes, num_cores
 from rdm.config import format_bytes
 from rdm.database import NeighborTable, RetrievalDatabase
+from rdm.evaluation.evaluate_model import Evaluation
 from rdm.evaluation.heldout import HeldOutLosses
 from rdm.evaluation.metrics.fid import Metric as MeasuredMetric
 from rdm.evaluation.metrics.intervals import Interval, mean_interval
-from rdm.evaluation.run import Evaluation
 from rdm.generators.model_folder import NETWORK
 from rdm.models.networks import load_network
 from rdm.models.unet import num_parameters

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from rdm.sources.lists.layout import (
+from rdm.sources.lists.list_layout import (
     SINGLE,
     Layout,
     Lines,

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from rdm.errors import SourceError
 from rdm.sources.lists.delimited import Table, check_urls, read_delimited
-from rdm.sources.lists.layout import Lines, ListFormatError, check_unique, column_name
+from rdm.sources.lists.list_layout import Lines, ListFormatError, check_unique, column_name
 from rdm.sources.patterns import check_finished, count_suffixes, expand_pattern, files_below
 
 ResultT = TypeVar("ResultT")

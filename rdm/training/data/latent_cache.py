@@ -28,7 +28,7 @@ from rdm.config import Config, Record, digest_json
 from rdm.errors import CacheError, StorageError
 from rdm.models.assets import absolute_name
 from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
-from rdm.models.first_stage.folder import first_stage_folder, latents_digest
+from rdm.models.first_stage.first_stage_folder import first_stage_folder, latents_digest
 from rdm.models.first_stage.plain_encoder import PlainEncoder, open_plain_encoder
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.sources.causes import is_passing

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.errors import CacheError
 from rdm.generators.conditions import NeighborsConfig
-from rdm.generators.neighbors import conditioning_vectors, with_norms
+from rdm.generators.neighbor_vectors import conditioning_vectors, with_norms
 from rdm.training.data.cache_neighbors import ids_of_crops, refuse_unusable, table_of
 from rdm.training.data.inlined_neighbors import InlinedNeighbors, is_inlined
 from rdm.training.data.latent_cache import LatentCache

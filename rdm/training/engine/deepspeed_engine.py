@@ -16,10 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from rdm.errors import MissingDependencyError
 from rdm.training.config import TrainConfig
 from rdm.training.engine.deepspeed_config import deepspeed_config
-from rdm.training.engine.device import autocast_dtype, distributed_place, training_device
 from rdm.training.engine.network_settings import prepare_networks
 from rdm.training.engine.optimizer import build_optimizer
 from rdm.training.engine.parameter_layout import Layout, Piece, Place, replicated_layout
+from rdm.training.engine.training_device import autocast_dtype, distributed_place, training_device
 from rdm.training.objectives.objective import Objective
 
 MicroBatch = tuple[dict[str, Tensor], torch.Generator, int]

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from rdm.training.config import TrainConfig
-from rdm.training.engine.device import autocast_dtype
 from rdm.training.engine.muon import Muon
+from rdm.training.engine.training_device import autocast_dtype
 
 
 def build_optimizer(

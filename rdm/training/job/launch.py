@@ -161,7 +161,7 @@ def num_ranks(config: TrainConfig) -> int:
 
 
 def _device(config: TrainConfig) -> str:
-    from rdm.training.engine.device import device_type
+    from rdm.training.engine.training_device import device_type
 
     return device_type(config)
 
@@ -220,7 +220,7 @@ def _require_no_longer_run(config: TrainConfig, out: Path) -> None:
 
 def _prepare(config: TrainConfig, inputs: TrainInputs, cluster: Cluster) -> None:
     """Prepare what has to be prepared once, and refuse bad inputs before a job starts."""
-    from rdm.training.assemble import open_run
+    from rdm.training.open_run import open_run
 
     _, objective = open_run(config, inputs)
     ranks = cluster.num_ranks or num_ranks(config)

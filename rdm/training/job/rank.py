@@ -15,13 +15,13 @@ from pydantic import ValidationError
 
 from rdm.errors import RdmError, TrainingError
 from rdm.storage.files import atomic_path
-from rdm.training.assemble import open_run
 from rdm.training.config import TrainConfig, TrainInputs
-from rdm.training.engine.device import training_device
+from rdm.training.engine.training_device import training_device
 from rdm.training.job.devices import tell_device
 from rdm.training.job.job_errors import record_error
 from rdm.training.job.machine import NODE_VARIABLE, OWNER_VARIABLE
 from rdm.training.loop import train
+from rdm.training.open_run import open_run
 
 RUN_FILE = "run.json"
 

@@ -14,11 +14,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rdm.config import Config
-from rdm.encoders.contrastive import LOGIT_SCALE_INIT, contrastive_logits, info_nce
-from rdm.encoders.heads import HeadsConfig, LiteHeads, save_heads
+from rdm.encoders.contrastive_loss import LOGIT_SCALE_INIT, contrastive_logits, info_nce
+from rdm.encoders.projection_heads import HeadsConfig, LiteHeads, save_heads
 from rdm.errors import SourceError
 from rdm.generators.provenance import Provenance
-from rdm.training.data.captions import FeatureCache, FeatureConfig, build_feature_cache, key_hash
+from rdm.training.data.contrastive_features import (
+    FeatureCache,
+    FeatureConfig,
+    build_feature_cache,
+    key_hash,
+)
 from rdm.training.data.training_data import Shard
 from rdm.training.objectives.objective import Objective
 

@@ -25,7 +25,7 @@ from rdm.generators.model_folder import (
     write_model,
 )
 from rdm.generators.provenance import Provenance
-from rdm.generators.settings import SampleSettings
+from rdm.generators.sample_settings import SampleSettings
 from rdm.generators.spaces import Space
 from rdm.models.assets import absolute_name, named_folder
 from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder

@@ -10,8 +10,8 @@ import torch
 
 from rdm.errors import UsageError
 from rdm.training.config import TrainConfig
-from rdm.training.engine.device import autocast_dtype, device_type
 from rdm.training.engine.network_settings import networks_of, prepare_networks
+from rdm.training.engine.training_device import autocast_dtype, device_type
 from rdm.training.planning.cost import NetworkCost, training_case
 
 PEAKS = {

@@ -19,7 +19,7 @@ from rdm.database.building.jobs import run_build
 from rdm.models.compvis.import_checkpoint import import_unet
 from rdm.sampling import SampleSettings, open_model, sample, text_queries
 from rdm.sources import CropConfig
-from rdm.training import imported
+from rdm.training import imported_model as imported
 
 
 @pytest.fixture(scope="module")

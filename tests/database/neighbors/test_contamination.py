@@ -13,7 +13,7 @@ from PIL import Image
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.database.neighbors.contamination import Contamination, measure_contamination
 from rdm.errors import UsageError
-from rdm.report.html.contamination import write_contamination_page
+from rdm.report.html.contamination_page import write_contamination_page
 from rdm.sources import CropConfig, QuerySetConfig
 
 

@@ -16,7 +16,7 @@ from rdm.evaluation.recognition.planned_samples import (
     vectors_of,
 )
 from rdm.evaluation.recognition.stored_features import StoredArrays
-from rdm.generators.neighbors import conditioning_vectors
+from rdm.generators.neighbor_vectors import conditioning_vectors
 from rdm.sampling import SampleSettings, open_model
 from rdm.storage import Folder
 

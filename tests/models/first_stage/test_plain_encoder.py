@@ -11,7 +11,7 @@ import torch
 from rdm.errors import ModelError
 from rdm.models.assets import named_folder
 from rdm.models.first_stage.first_stage import load_autoencoder
-from rdm.models.first_stage.folder import WEIGHTS_NAME
+from rdm.models.first_stage.first_stage_folder import WEIGHTS_NAME
 from rdm.models.first_stage.plain_encoder import PlainEncoder, open_plain_encoder
 
 SHIPPED = "assets://autoencoder-kl-f4"

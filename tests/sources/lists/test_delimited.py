@@ -8,7 +8,7 @@ from typing import TextIO
 import pytest
 
 from rdm.sources.lists.delimited import MAX_CELL_CHARS, Table, read_delimited
-from rdm.sources.lists.layout import ListFormatError
+from rdm.sources.lists.list_layout import ListFormatError
 
 WANTED = {"url", "id", "author"}
 U = [f"http://h.example/{number}.jpg" for number in range(12)]

@@ -13,7 +13,7 @@ from rdm.errors import TrainingError
 from rdm.progress import progress_to
 from rdm.training.checkpoints import FORMAT
 from rdm.training.config import TrainConfig, TrainInputs
-from rdm.training.engine.device import training_device
+from rdm.training.engine.training_device import training_device
 from rdm.training.job.devices import DEVICES
 from rdm.training.job.hostfile import Cluster, Machine
 from rdm.training.job.launch import LOG, failure, run_training

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from rdm.encoders.heads import HeadsConfig, load_heads
 from rdm.encoders.image_tower import FEATURE_DIM, NUM_CLASSES
+from rdm.encoders.projection_heads import HeadsConfig, load_heads
 from rdm.encoders.text_tower import HIDDEN_DIM
 from rdm.generators.provenance import Provenance
 from rdm.storage import Folder
-from rdm.training.data.captions import FeatureCache
+from rdm.training.data.contrastive_features import FeatureCache
 from rdm.training.objectives import contrastive
 from rdm.training.objectives.contrastive import (
     ContrastiveConfig,

@@ -24,13 +24,13 @@ from rdm.training.config import TrainConfig
 from rdm.training.data.photographs import PhotoConfig
 from rdm.training.engine.network_settings import prepare_networks
 from rdm.training.objectives.augmentation import random_crops
-from rdm.training.objectives.autoencoder import AutoencoderObjective, open_training
 from rdm.training.objectives.autoencoder_config import (
     AdversarialConfig,
     AutoencoderObjectiveConfig,
     CodebookConfig,
     PerceptualConfig,
 )
+from rdm.training.objectives.autoencoder_objective import AutoencoderObjective, open_training
 from rdm.training.planning.cost import count_cost, training_case
 
 KL = AutoencoderConfig(block_out_channels=(8, 8, 16), sample_size=16)

@@ -28,7 +28,7 @@ def open_run(config: TrainConfig, inputs: TrainInputs) -> tuple[TrainingData, Ob
             inputs.require("source", config.recipe), Path(inputs.out) / "features", objective
         )
     if isinstance(objective, AutoencoderObjectiveConfig):
-        from rdm.training.objectives.autoencoder import open_training as open_autoencoder
+        from rdm.training.objectives.autoencoder_objective import open_training as open_autoencoder
 
         return open_autoencoder(inputs.require("source", config.recipe), objective)
     from rdm.training.objectives.generative import open_training

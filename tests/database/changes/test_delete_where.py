@@ -3,7 +3,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from rdm.database.changes.conditions import matching_rows
+from rdm.database.changes.delete_where import matching_rows
 from rdm.errors import UsageError
 
 BY, ZERO = (

@@ -5,8 +5,8 @@ from exact_predictors import conditional_predictor, normal_predictor
 from rdm.context import Context
 from rdm.diffusion import schedules
 from rdm.diffusion.gaussian import diffusion_loss
+from rdm.diffusion.gaussian_head import GaussianHead
 from rdm.diffusion.guidance import guided
-from rdm.diffusion.heads import GaussianHead
 from rdm.diffusion.samplers import ddim_sample, seeded_noise
 from rdm.diffusion.schedules import ddim_timesteps, linspace_timesteps
 

@@ -10,7 +10,7 @@ from PIL import Image
 from rdm.encoders.image_tower import FEATURE_DIM, NUM_CLASSES
 from rdm.encoders.text_tower import HIDDEN_DIM
 from rdm.errors import SourceError
-from rdm.training.data.captions import (
+from rdm.training.data.contrastive_features import (
     CaptionedPhoto,
     FeatureConfig,
     build_feature_cache,

@@ -16,7 +16,7 @@ from rdm.database import RetrievalDatabase
 from rdm.evaluation.heldout import HeldOutLosses, held_out_losses, held_out_rows
 from rdm.evaluation.metrics.fid import InceptionFeatures, Metric, compare
 from rdm.generators.model_folder import INFO, Model, open_model
-from rdm.generators.settings import SampleSettings
+from rdm.generators.sample_settings import SampleSettings
 from rdm.progress import tracking
 from rdm.sampling import check_asked, proposed_queries, sample
 from rdm.sources import QuerySet, QuerySetConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 from rdm.config import Config
 from rdm.database import RetrievalDatabase
 from rdm.generators.model_folder import Model
-from rdm.generators.settings import DrawStep, OnDrawStep
+from rdm.generators.sample_settings import DrawStep, OnDrawStep
 from rdm.progress import tracking
 from rdm.sampling.output import SampleFolder, picture_name
 from rdm.sampling.pipeline import draw_batch, note_of, records_of

@@ -10,9 +10,9 @@ from PIL import Image
 from rdm.database import RetrievalDatabase
 from rdm.errors import ConcurrentWriterError, UsageError
 from rdm.sampling import DrawStep, SampleSettings, open_model
+from rdm.sampling.draw_request import DrawnCounts, draw_request
 from rdm.sampling.output import JOURNAL, SampleFolder, read_samples
 from rdm.sampling.request import RequestedPairs, SampleRequest
-from rdm.sampling.run import DrawnCounts, draw_request
 
 SETTINGS = SampleSettings(k=2, num_steps=2, batch_size=3)
 # eight pictures in batches of 3, 3 and 2

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from rdm.errors import ModelError
 from rdm.models.first_stage.autoencoder import AutoencoderConfig, build_autoencoder
 from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
-from rdm.models.first_stage.folder import WEIGHTS_NAME, latents_digest
+from rdm.models.first_stage.first_stage_folder import WEIGHTS_NAME, latents_digest
 
 
 def saved(place: Path, codebook_size: int | None = None) -> Path:

@@ -6,7 +6,7 @@ import pytest
 
 from rdm.errors import TrainingError
 from rdm.generators.provenance import Provenance, SeenDatabase
-from rdm.training.provenance import require_same_inputs, resumed_provenance
+from rdm.training.resumed_provenance import require_same_inputs, resumed_provenance
 
 DIGESTS = Provenance(queries_digest="q", latents_digest="a", encoder_digest="e", cache_digest="c")
 BEGUN = DIGESTS.model_copy(update={"cache_rows": "r"})

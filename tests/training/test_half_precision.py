@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from rdm.errors import ModelError, StorageError
 from rdm.models.assets import named_folder
-from rdm.models.first_stage.folder import WEIGHTS_NAME
+from rdm.models.first_stage.first_stage_folder import WEIGHTS_NAME
 from rdm.sampling import open_model
-from rdm.training.export import export_model
+from rdm.training.half_precision import export_model
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Literal
 from rdm.errors import ModelError, StorageError
 from rdm.generators.model_folder import FIRST_STAGE, INFO, NETWORK, ModelInfo, read_info
 from rdm.models.assets import is_asset, named_folder
-from rdm.models.first_stage.folder import WEIGHTS_NAME, latents_digest
+from rdm.models.first_stage.first_stage_folder import WEIGHTS_NAME, latents_digest
 from rdm.storage.files import storage_errors
 
 HalfPrecision = Literal["fp16", "bf16"]
