@@ -130,10 +130,13 @@ class Checkpoints:
     def complete(self) -> list[Checkpoint]:
         """Return the checkpoints whose files are all there at full size, oldest first."""
         found = []
+        # The steps in the names are padded with zeros, so that sorting names sorts steps. Temporary
+        # folders start with a dot and do not match.
         for path in sorted(self.directory.glob(f"{_PREFIX}*")):
             try:
                 values = json.loads((path / _STATE).read_text(encoding="utf-8"))
                 state = CheckpointState.model_validate(values)
+                # Sizes only: hashing every checkpoint here would read the whole disk at each save.
                 whole = state.format == FORMAT and all(
                     (path / name).stat().st_size == entry.num_bytes
                     for name, entry in state.files.items()
@@ -151,6 +154,7 @@ class Checkpoints:
             TrainingError: it belongs to another configuration.
         """
         for checkpoint in reversed(self.complete()):
+            # Before the hashes, which read gigabytes: another configuration is refused at once.
             if checkpoint.state.config_digest != run_digest(self.config):
                 raise TrainingError(
                     "the checkpoint belongs to another configuration",
@@ -194,6 +198,7 @@ class Checkpoints:
             ThreadPoolExecutor(_NUM_HASHERS) as hashers,
         ):
             if engine.rank == 0:
+                # A killed run may have left one of the same step.
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
 
@@ -222,9 +227,14 @@ class Checkpoints:
                     config=self.config.model_dump(mode="json"),
                 )
                 _write_state(temporary / _STATE, state)
+                # A rename cannot replace a folder that is not empty: one of this step that was
+                # found damaged goes first.
                 shutil.rmtree(final, ignore_errors=True)
                 os.replace(temporary, final)
+                # After the rename: were it before, a failed write could leave fewer checkpoints
+                # than promised.
                 self._prune()
+        # If rank 0 fails to write, the others wait here to be ended, instead of training on.
         engine.barrier()
 
     def load(self, checkpoint: Checkpoint, engine: Engine, ema: Ema) -> None:
@@ -258,11 +268,13 @@ class Checkpoints:
                     fix="delete this checkpoint: the one before it is then used",
                 ) from error
 
+        # The warm-up of the averages goes on where it was; from 0 it would forget them.
         ema.num_updates = checkpoint.state.ema_updates
         engine.loss_scale = checkpoint.state.loss_scale
 
     def _prune(self) -> None:
         found = self.complete()
+        # The newest ones to resume from; the best one, because a run may end worse than it was.
         kept = {checkpoint.step for checkpoint in found[-self.config.keep_checkpoints :]}
         if self.config.keep_best:
             kept.add(min(found, key=lambda checkpoint: checkpoint.mean_loss).step)
@@ -336,6 +348,8 @@ def _write_verified(path: Path, tensors: Mapping[str, Tensor], step: int) -> Non
 def _write_state(path: Path, state: CheckpointState) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write(json.dumps(state.to_json(), indent=1) + "\n")
+        # The rename may reach the disk before the data does: without fsync, a power failure could
+        # leave a complete-looking folder with an empty file.
         file.flush()
         os.fsync(file.fileno())
 
@@ -346,6 +360,7 @@ def _describe(path: Path) -> CheckpointFile:
 
 def _raise_write_error(path: Path, error: Exception) -> None:
     """Raise the OSError that the library's text names, as in `No space left (os error 28)`."""
+    # safetensors raises its own kind for a full disk and gives the cause in the text only.
     text = str(error)
     if "os error " in text:
         number = int(text.split("os error ")[1].split(")")[0])
@@ -364,6 +379,7 @@ def _changed_file(checkpoint: Checkpoint) -> Path | None:
 def _removed_on_error(directory: Path) -> Iterator[None]:
     try:
         yield
+    # Also on Ctrl-C: a half-written folder of gigabytes must not stay behind.
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise

@@ -61,6 +61,7 @@ class BatchReader:
         self._order = order
         self._ahead = ahead
         self._shelf = _Shelf(data, memory_bytes, num_threads=max(ahead, 1))
+        # A single thread, because batches are asked for one after another.
         self._assembler = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._expected: _Expected | None = None
 
@@ -88,6 +89,7 @@ class BatchReader:
 
     def batch(self, positions: NDArray[np.int64]) -> Arrays:
         """Return the arrays of the samples at stream positions, [len(positions), ...] each."""
+        # A caller may ask for anything: a wrong guess costs time, never a wrong batch.
         expected = self._expected
         if expected is None or not np.array_equal(expected.positions, positions):
             return self._assemble(positions)
@@ -107,8 +109,12 @@ class BatchReader:
 
     def _assemble(self, positions: NDArray[np.int64]) -> Arrays:
         shards, rows = self._order.locate(positions)
+        # Without repetition, in the order of the batch, so that the first one needed is loaded
+        # first.
         needed = list(dict.fromkeys(shards.tolist()))
         room = self._shelf.room - len(needed)
+        # At least one ahead even in a small memory: otherwise every change of shard would stop the
+        # training.
         ahead = max(min(self._ahead, room), 1) if self._ahead else 0
         loaded = self._shelf.take(needed, self._order.following(int(positions[-1]), ahead))
         return _gather(loaded, shards, rows)
@@ -136,6 +142,7 @@ class _Shelf:
             for shard in (*needed, *following):
                 if shard not in self._shards:
                     self._shards[shard] = self._loader.submit(self._load, shard)
+                # The dictionary's order is that of last use, which `_forget_others` relies on.
                 self._shards.move_to_end(shard)
             self._forget_others({*needed, *following})
             futures = {shard: self._shards[shard] for shard in needed}
@@ -155,6 +162,8 @@ class _Shelf:
 
     def _forget_others(self, wanted: set[int]) -> None:
         """Forget shards that are not wanted, longest ago first, while memory is short."""
+        # Those that are wanted stay even above the limit: a batch could not be put together
+        # otherwise.
         for shard in [shard for shard in self._shards if shard not in wanted]:
             if len(self._shards) <= self.room:
                 return
@@ -162,6 +171,8 @@ class _Shelf:
 
     def _load(self, shard: int) -> Arrays:
         arrays = self._data.load_shard(shard)
+        # The order was drawn for the announced sizes; rows beyond them would raise far from the
+        # cause.
         expected = self._data.shards[shard].num_samples
         for name, array in arrays.items():
             if len(array) != expected:
@@ -179,6 +190,7 @@ def _gather(
     loaded: dict[int, Arrays], shards: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> Arrays:
     """Return the samples at rows [N] of shards [N] as one array per name."""
+    # Shards of one data set have the same names, shapes and types; the first one stands for all.
     first = next(iter(loaded.values()))
     batch = {
         name: np.empty((len(rows), *array.shape[1:]), array.dtype) for name, array in first.items()

@@ -47,6 +47,7 @@ def annotate_classes(cache: str) -> ClassInfo:
     latents = LatentCache(cache)
     source = latents.config.queries.source
     classes = QuerySet(latents.config.queries).class_names()
+    # Sorted, so that the same photographs always give a class the same number.
     names = sorted(set(classes.values()), key=_by_number)
     if len(names) < 2:
         raise CacheError(
@@ -72,6 +73,7 @@ def annotate_classes(cache: str) -> ClassInfo:
 
 
 def _by_number(name: str) -> tuple[int, str]:
+    # As text, "10" would come before "2", and a class's number could differ from its label.
     return (int(name), name) if name.isdecimal() else (0, name)
 
 
@@ -125,5 +127,6 @@ class ClassColumn:
             CacheError: the table is missing or damaged.
         """
         images = self.cache.rows(stem).column("image_id").combine_chunks().dictionary_encode()
+        # One look-up for each photograph: its many crops and mirror images share the answer.
         known = [self._labels.get(image, NO_CLASS) for image in images.dictionary.to_pylist()]
         return {"label": np.array(known, np.int64)[images.indices.to_numpy()[rows.rows]]}

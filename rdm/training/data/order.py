@@ -27,11 +27,14 @@ class DataOrder:
             raise CacheError(
                 "there is nothing to train on", fix="check the source and the held-out fraction"
             )
+        # As a rule a batch touches the present epoch and the next, with a few shards at the
+        # borders.
         self._visits = lru_cache(2)(self._draw_visits)
         self._permutation = lru_cache(4)(self._draw_permutation)
 
     def locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the shards [N] and the rows in them [N] of stream positions [N]."""
+        # A batch may cross the end of an epoch: nothing is dropped there and no batch is short.
         epochs, offsets = np.divmod(positions, self.num_samples)
         shards, rows = np.empty_like(offsets), np.empty_like(offsets)
         for epoch in np.unique(epochs):
@@ -43,6 +46,8 @@ class DataOrder:
         """Return at most `count` shards that the stream enters next after a position, in order."""
         epoch, offset = divmod(position, self.num_samples)
         visits, ends = self._visits(epoch)
+        # "right": an offset equal to an end is the first one of the next shard, and empty shards
+        # are passed.
         place = int(np.searchsorted(ends, offset, side="right"))
         stream = np.concatenate([visits[place:], self._visits(epoch + 1)[0]])
         distinct = list(dict.fromkeys(stream[self._sizes[stream] > 0].tolist()))
@@ -59,6 +64,8 @@ class DataOrder:
             rank: whose share.
             world_size: number of ranks.
         """
+        # Contiguous shares of one global batch: which samples a step sees does not depend on the
+        # ranks.
         share = batch_size // world_size
         first = step * batch_size + rank * share
         return np.arange(first, first + share, dtype=np.int64)
@@ -77,8 +84,12 @@ class DataOrder:
 
     def _draw_visits(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return an epoch's order of the shards, and the offset at which each of them ends."""
+        # Seeded by the epoch, so any epoch can be drawn without the ones before it, as a resumed
+        # run does.
         visits = np.random.default_rng([self._seed, epoch]).permutation(len(self._sizes))
         return visits, np.cumsum(self._sizes[visits])
 
     def _draw_permutation(self, epoch: int, shard: int) -> NDArray[np.int64]:
+        # The 1 at the end keeps this stream apart from that of the visits for every shard, 0
+        # included.
         return np.random.default_rng([self._seed, epoch, shard, 1]).permutation(self._sizes[shard])

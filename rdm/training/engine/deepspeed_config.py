@@ -9,6 +9,7 @@ from torch import nn
 
 from rdm.training.config import TrainConfig
 
+# 200 MB in fp32: enough to keep a link busy, little beside the weights of a network that fills it.
 _MOST_BUCKET_NUMBERS = 50_000_000
 
 
@@ -30,12 +31,17 @@ def deepspeed_config(
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": accumulation,
+        # DeepSpeed clips, because under ZeRO the norm is one over all ranks' shards.
         "gradient_clipping": config.gradient_clip,
         "zero_optimization": zero_settings(
             config.zero_stage, [p.numel() for p in trainable.values()]
         ),
+        # DeepSpeed vouches for the optimizers that it knows; without this it refuses Muon under
+        # ZeRO.
         "zero_allow_untested_optimizer": True,
         "fp16": {"enabled": config.precision == "fp16"},
+        # The loop reports progress itself: DeepSpeed's lines would stand between its own in the
+        # log.
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }

@@ -135,28 +135,37 @@ class Engine:
 
     def staged(self, array: NDArray[Any]) -> Tensor:
         """Return an array as a tensor that `step` copies asynchronously, page-locked for a GPU."""
+        # Shares the array's memory; only memory that is page-locked can be copied while the GPU
+        # computes.
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def step(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepResult:
         """Do one optimizer step on this rank's share of a batch, `accumulation` micro-batches."""
+        # The loop owns the schedule, so the rate is a function of the step alone and resumes
+        # exactly. Muon's groups of matrices move by `lr_scale` times as much.
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
         # DeepSpeed steps the optimizer with the last micro-batch only.
         results = []
         for batch, generator, dropout_seed in micro_batches:
+            # Dropout draws from torch's global generator, on the device too, which cannot be passed
+            # to it.
             torch.manual_seed(dropout_seed)
             moved = {
                 name: value.to(self.device, non_blocking=True) for name, value in batch.items()
             }
             result = self._engine(moved, generator)
             self._engine.backward(result["loss"])
+            # Before DeepSpeed's step, which clips the gradients and then clears them.
             if self.config.zero_stage == 0 and self._engine.is_gradient_accumulation_boundary():
                 self._norm = nn.utils.get_total_norm(
                     [p.grad for p in self._parameters.values() if p.grad is not None]
                 )
             self._engine.step()
+            # Detached, and left on the device: reading a number here would wait for the GPU at
+            # every micro-batch.
             results.append({name: value.detach() for name, value in result.items()})
         return _merged(results)
 
@@ -167,6 +176,8 @@ class Engine:
 
     def average(self, values: dict[str, float]) -> dict[str, float]:
         """Return each value's mean over the ranks, which all call it with the same names."""
+        # One reduction for all values: the names give their order, which is why ranks must share
+        # them.
         tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return dict(zip(values, (tensor / self.world_size).tolist(), strict=True))
@@ -227,6 +238,9 @@ class Engine:
             weights: returns a parameter by name.
             state: with the moments of every parameter, on every rank.
         """
+        # First the fp32 copies that the optimizer steps, then what the network computes with: with
+        # either alone, the first step would put back the fresh weights, or the first forward pass
+        # would use them.
         self.layout.scatter(weights, dict(enumerate(self._weight_shards())))
         for name, parameter in self._parameters.items():
             _set_parameter(parameter, weights(name), self.rank)
@@ -295,6 +309,7 @@ class Engine:
         # Kinds of moments differ by parameter: Muon keeps one for matrices, AdamW two.
         kinds = [kind for kind, tensors in state.moments.items() if not names.isdisjoint(tensors)]
         for kind in kinds:
+            # A fresh optimizer has no moments before its first step.
             own.setdefault(kind, torch.zeros_like(shard))
             self.layout.scatter(state.moments[kind].__getitem__, {number: own[kind]})
 
@@ -310,11 +325,13 @@ _LOSS_SCALE_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hyster
 
 def _set_parameter(parameter: Any, value: Tensor, rank: int) -> None:
     """Fill what the network computes with, beside the optimizer's own fp32 copy."""
+    # ZeRO 3 leaves `parameter.data` empty and keeps this rank's equal part of it in `ds_tensor`.
     partition = getattr(parameter, "ds_tensor", None)
     if partition is None:
         parameter.data.copy_(value)
         return
     count = partition.numel()
+    # The last rank's part is shorter where the count does not divide: the rest is padding.
     part = value.reshape(-1)[rank * count : (rank + 1) * count]
     partition.data[: part.numel()].copy_(part)
     if parameter.data.numel() == parameter.ds_numel:  # small parameters stay whole on every rank
@@ -329,6 +346,8 @@ def _piece_of_stage_1_and_2(parameter: Any) -> Piece | None:
     mapping = parameter._hp_mapping
     if mapping is None:
         return None
+    # `lp`: where the fragment lies in the parameter; `hp`: where in the flat fp32 shard of its
+    # group.
     here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
     return Piece(mapping.param_group_index, there.start, here.start, here.numel)
 
@@ -336,6 +355,7 @@ def _piece_of_stage_1_and_2(parameter: Any) -> Piece | None:
 def _merged(results: Sequence[dict[str, Tensor]]) -> StepResult:
     metrics: dict[str, Tensor] = {}
     samples: dict[str, Tensor] = {}
+    # A loss is a scalar per micro-batch and is averaged; what has a batch dimension is joined.
     for name, first in results[0].items():
         values = [result[name] for result in results]
         if first.dim():

@@ -57,6 +57,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step along the gradients; a closure, if given, computes them first."""
+        # The closure is part of torch's interface; DeepSpeed calls `step` without one.
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -75,6 +76,8 @@ class Muon(torch.optim.Optimizer):
         for parameter, direction in zip(
             parameters, shared_out(directions, self.dtype), strict=True
         ):
+            # A tall matrix has fewer singular values than rows, so each row would move less than in
+            # a wide one.
             gain = max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
             parameter.add_(direction.view_as(parameter), alpha=-lr * gain)
 
@@ -82,6 +85,7 @@ class Muon(torch.optim.Optimizer):
         """Return the momentum with Nesterov's look ahead, as a matrix."""
         gradient: Any = parameter.grad
         momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+        # A mean and not a sum over the past: the scale is lost in the orthogonalization anyway.
         momentum.lerp_(gradient, 1 - _MOMENTUM)
         return gradient.lerp(momentum, _MOMENTUM).flatten(1)
 
@@ -102,6 +106,7 @@ class Muon(torch.optim.Optimizer):
         mean = state["mean"] / (1 - first ** state["count"])
         root = (state["square"] / (1 - second ** state["count"])).sqrt_()
 
+        # Decay acts on the weight itself, not through the moments (Loshchilov and Hutter 2019).
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).addcdiv_(
             mean, root + group["eps"], value=-group["lr"]
         )
@@ -140,6 +145,8 @@ def shared_out(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float32) -
 
 def _shares(shapes: Sequence[torch.Size], ranks: int) -> list[list[int]]:
     """Return each rank's matrices: the largest work first, to the rank that has least."""
+    # Multiplications of X X^T for the short side, which the iterations are made of. Ties fall by
+    # place, so that all ranks compute the same shares without a message.
     work = [min(shape) ** 2 * max(shape) for shape in shapes]
     shares: list[list[int]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
@@ -156,7 +163,9 @@ def orthogonalized(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor
     Five Newton-Schulz iterations X <- a X + (b A + c A A) X with A = X X^T, computed in `dtype`.
     """
     a, b, c = _COEFFICIENTS
+    # The Frobenius norm bounds the largest singular value: far above 1 the iteration diverges.
     x = (matrix / (matrix.norm() + 1e-7)).to(dtype)
+    # The Gram matrix is then the smaller of the two possible ones.
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     for _ in range(_ITERATIONS):

@@ -61,6 +61,7 @@ class Layout:
             return {place.name: shards[_shard(place)].detach().float().cpu() for place in held}
         found: dict[str, Tensor] = {}
         for place in self.places:
+            # A collective in a loop: every rank must walk through the places in the same order.
             bits = self._gathered_bits(place, shards)
             if rank == 0:
                 found[place.name] = bits.view(torch.float32).view(place.shape).cpu()
@@ -74,6 +75,7 @@ class Layout:
             if piece is None or piece.shard not in shards:
                 continue
             if not self.shared:
+                # Without sharing, a shard is the parameter itself, in its own shape.
                 shards[piece.shard].copy_(read(place.name).view(place.shape))
                 continue
             part = read(place.name).reshape(-1)[piece.start : piece.start + piece.count]
@@ -81,6 +83,7 @@ class Layout:
 
     def _gathered_bits(self, place: Place, shards: Mapping[int, Tensor]) -> Tensor:
         device = next(iter(shards.values())).device
+        # As int32, not as float32: -0.0 + 0.0 is 0.0, and a sum may change the bits of a nan.
         bits = torch.zeros(place.shape.numel(), dtype=torch.int32, device=device)
         if (piece := place.piece) is not None:
             part = shards[piece.shard].detach()[piece.offset : piece.offset + piece.count]

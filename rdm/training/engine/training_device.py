@@ -46,6 +46,7 @@ def training_device(config: TrainConfig) -> torch.device:
     """
     if device_type(config) == "cpu":
         return torch.device("cpu")
+    # DeepSpeed's launcher numbers the ranks of a machine from 0, and masks renumber its devices so.
     return torch.device(
         "cuda", require_device(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count())
     )
