@@ -54,6 +54,8 @@ class DrawSettings:
 
 def token_losses(predict: Predict, tokens: Tensor, context: Context) -> Tensor:
     """Return -log p(z_i | z_<i, context) of tokens int64 [B, N], in nats, float32 [B, N]."""
+    # The last token is predicted and predicts nothing. In float32: a softmax over thousands of rows
+    # loses its tail in 16 bits.
     logits = predict(tokens[:, :-1], context).float()
     return functional.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
 
@@ -160,6 +162,7 @@ def _guided(begin: Begin, context: Context, guidance_scale: float) -> Advance:
         return begin(context)
     if guidance_scale == 0:
         return begin(context.null())
+    # Both branches must see the token that was drawn, or their caches would describe two pictures.
     both = begin(context.concatenated(context.null()))
 
     def advance(token: Tensor | None) -> Tensor:
@@ -172,4 +175,5 @@ def _guided(begin: Begin, context: Context, guidance_scale: float) -> Advance:
 
 
 def _uniform(seed: int, length: int) -> Tensor:
+    # On the CPU, so that a seed gives the same numbers whatever device computes the logits.
     return torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

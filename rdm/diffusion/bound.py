@@ -98,6 +98,7 @@ def _model_variance(levels: tuple[float, ...], t: int, variance: AncestralVarian
     """Return the model's variance of step t."""
     if variance == "beta":
         return 1 - levels[t] / (levels[t - 1] if t else 1.0)
+    # At t = 0 beta-tilde is 0, under which a guess with any error would be infinitely unlikely.
     return posterior_variance(levels[max(t, 1)], levels[max(t, 1) - 1])
 
 
@@ -110,6 +111,10 @@ def _log_bins(x0: Tensor, errors: Tensor, variance: float) -> Tensor:
     scale = variance**0.5
     upper = torch.special.ndtr((errors + _HALF_BIN) / scale)
     lower = torch.special.ndtr((errors - _HALF_BIN) / scale)
+    # Open ends make the 256 probabilities sum to 1, as a likelihood of 8-bit values must ([H] eq.
+    # 13).
     lower = torch.where(x0 < -1 + _HALF_BIN, torch.zeros_like(lower), lower)
     upper = torch.where(x0 > 1 - _HALF_BIN, torch.ones_like(upper), upper)
+    # Far from the mean both integrals round to the same number, and the logarithm would be
+    # infinite.
     return (upper - lower).clamp(min=1e-12).log()

@@ -186,6 +186,7 @@ def draw_noise(
         probabilities: [T], of each timestep; None: uniform.
     """
     device, count = generator.device, x0.shape[0]
+    # Timesteps before the noise, so that they do not depend on the shape of the samples.
     if probabilities is None:
         shape = (count,)
         t = torch.randint(schedule.num_timesteps, shape, generator=generator, device=device)
@@ -214,6 +215,7 @@ def loss_at(
     x_t = q_sample(schedule, x0, t, noise)
     target = prediction_from(noise, x0, gather(schedule.alphas_cumprod, t, x0), prediction_type)
     prediction = checked_prediction(predict, x_t, t, context)
+    # The mean over elements, not their sum, so that losses of different resolutions compare.
     errors = (prediction - target).square().flatten(1).mean(dim=1)
     return errors * loss_weights(schedule, t, prediction_type, weighting)
 
@@ -235,6 +237,7 @@ def checked_prediction(predict: Predictor, x_t: Tensor, t: Tensor, context: Cont
 def prior_kl(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
     """Return KL(q(x_T | x_0) || N(0, I)) per dimension, nats, float64 [B]. [H] eq. 5, L_T."""
     alpha_bar = schedule.alpha_bars[-1]
+    # log(1 - ab), by a function that keeps the digits of a small ab.
     log_variance = torch.log1p(torch.tensor(-alpha_bar, dtype=torch.float64)).item()
     terms = alpha_bar * x0.double().square() - alpha_bar - log_variance
     return 0.5 * terms.flatten(1).mean(dim=1)

@@ -132,6 +132,8 @@ class GaussianHead:
         """
         noise = self._initial_noise(context, shape, seeds)
         guiding = guided(predict, guidance_scale)
+        # At scale 1 there is nothing to switch off, and the interval would cost a comparison per
+        # step.
         if guidance_interval is not None and guidance_scale != 1:
             guiding = guided_in_interval(predict, guiding, self.schedule, guidance_interval)
         denoise = self.denoiser(guiding, context, thresholding)

@@ -68,6 +68,7 @@ def guided(predict: Predictor, guidance_scale: float, negative: Context | None =
 
     def predict_guided(x_t: Tensor, t: Tensor, context: Context) -> Tensor:
         other = context.null() if negative is None else negative
+        # The weight of the other prediction is exactly 0: its evaluation would be thrown away.
         if guidance_scale == 0:
             return predict(x_t, t, other)
 
@@ -100,6 +101,7 @@ def guided_in_interval(
         level = torch.logit(schedule.alphas_cumprod.to(t.device)[t])
         inside = (level >= low) & (level <= high)
 
+        # A sampler's batch is at one level, so it takes one of the two ends, with one evaluation.
         if bool(inside.all()):
             return guided_predict(x_t, t, context)
         plain = predict(x_t, t, context)
@@ -139,6 +141,8 @@ class ClassifierGuidance:
     def gradient(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return s grad_x log p(y | x_t), shaped like x_t."""
         with torch.enable_grad():
+            # Samplers run without gradients; the classifier needs one with respect to its input
+            # alone.
             x = x_t.detach().requires_grad_()
             # The sum's gradient is every sample's own gradient: samples do not see one another.
             (gradient,) = torch.autograd.grad(self.log_prob(x, t).sum(), x)

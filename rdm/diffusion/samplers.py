@@ -116,6 +116,7 @@ class Denoiser:
         """Return (eps, x_0), each shaped like x_t [B, ...], in agreement, thresholded or not."""
         alpha_bar = self.schedule.alpha_bars[t]
         prediction = checked_prediction(self.predict, x_t, _batch_of(t, x_t), self.context)
+        # From here on every sampler sees eps and x_0, whichever of the three the network predicts.
         eps, x0 = eps_and_x0(prediction, x_t, alpha_bar, self.prediction_type)
 
         # The thresholded x_0 implies another eps at this x_t.
@@ -171,6 +172,7 @@ def ddpm_step(
         gradient: classifier guidance, scaled: moves the mean by sigma^2 times itself.
         noise: standard normal [B, ...]; None returns the mean, as the last step does.
     """
+    # Of the step between these two levels: where timesteps are skipped, more than the schedule's.
     beta = 1 - alpha_bar / alpha_bar_prev
     sigma2 = beta if variance == "beta" else posterior_variance(alpha_bar, alpha_bar_prev)
     mean = posterior_mean(x0, x_t, alpha_bar, alpha_bar_prev)
@@ -210,12 +212,14 @@ def ddim_sample(
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in 0 .. 1, not {eta}")
 
+    # Without noise the seeds do not matter: a caller that passes some need not match the batch.
     noise_seeds = _checked_seeds(seeds, x_t) if eta > 0 else None
 
     # From the noisiest level down. Noise is added after each step, keyed by its number.
     levels = _levels(timesteps, denoise.schedule)
     alpha_bars = denoise.schedule.alpha_bars
     for index, (t, t_prev) in enumerate(pairwise(reversed(levels)), start=1):
+        # One evaluation of the network per level; the rest of a step is arithmetic on its answer.
         eps, x0 = denoise(x_t, t)
         noise = _noise_like(x_t, noise_seeds, index)
         x_t = ddim_step(eps, x0, alpha_bars[t], alpha_bars[t_prev], eta, noise)
@@ -303,6 +307,7 @@ def ddpm_sample(
 
 
 def _batch_of(t: int, x: Tensor) -> Tensor:
+    # Networks take a time per sample, although all samples of a sampler's batch are at one level.
     return torch.full((x.shape[0],), t, dtype=torch.int64, device=x.device)
 
 
@@ -333,4 +338,5 @@ def _checked_seeds(seeds: Sequence[int] | None, x: Tensor) -> Sequence[int]:
 def _noise_like(x: Tensor, seeds: Sequence[int] | None, step: int) -> Tensor | None:
     if seeds is None:
         return None
+    # `step` counts from 1, so no step's noise is the initial noise, which has the key 0.
     return seeded_noise(seeds, x.shape[1:], step, device=x.device, dtype=x.dtype)

@@ -81,6 +81,7 @@ class TimestepConfig(Config):
         # levels.
         log_snr = torch.logit(schedule.alphas_cumprod)  # falls with t
         middles = (log_snr[1:] + log_snr[:-1]) / 2
+        # The ends 1 and 0 give the outer timesteps the tails, so that the masses sum to 1.
         below = torch.special.ndtr((middles - self.mean) / self.std)
         ends = torch.cat([below.new_ones(1), below, below.new_zeros(1)])
         normal = ends[:-1] - ends[1:]
@@ -134,6 +135,7 @@ class NoiseSchedule:
         Raises:
             ValueError: a beta lies outside (0, 1).
         """
+        # A product of a thousand factors near 1: in float32 its rounding errors would add up.
         betas = betas.to(torch.float64)
         if betas.dim() != 1 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError("betas must be a vector of numbers strictly between 0 and 1")
@@ -205,6 +207,7 @@ def linspace_timesteps(num_train: int, num_steps: int) -> Tensor:
     Raises:
         ValueError: num_steps is not in 1 .. num_train - 1.
     """
+    # One step less than T, because level 0 is the target and not a step.
     _check_num_steps(num_train, num_steps, num_train - 1)
     return torch.linspace(0, num_train - 1, num_steps + 1, dtype=torch.float64).round().long()[1:]
 

@@ -184,6 +184,7 @@ class NeighborCondition:
             return self._parts(neighbors[:, : self.config.k_train])
         k = self.config.k_train
         if self.config.k_choices:
+            # One number for the whole batch, because contexts of a batch have one length.
             choice = torch.randint(
                 len(self.config.k_choices), (), generator=generator, device=generator.device
             )
@@ -196,6 +197,7 @@ class NeighborCondition:
         if not given:
             zeros = torch.zeros(len(known), 1, self.dim, device=device)
             return Context(*self._parts(zeros)).null().parts
+        # Contexts of a batch have one length, and zeros are a null only where training showed some.
         if len(given) < len(known):
             raise ValueError(
                 "some pictures have neighbors, others have none: draw them in batches of their own"
@@ -203,6 +205,7 @@ class NeighborCondition:
         return self._parts(torch.stack(given).to(device))
 
     def _parts(self, neighbors: Tensor) -> tuple[Part, ...]:
+        # Stored as float16, and widened first, so that the product is not rounded a second time.
         tokens = Part(self.source, "tokens", neighbors.float() * self.config.scale)
         if not self.config.mean_vector:
             return (tokens,)
@@ -233,6 +236,8 @@ class TextCondition:
         states, lengths, count = batch["text"], batch["text_lengths"], batch["text_count"]
         slots = torch.zeros(len(states), dtype=torch.int64, device=states.device)
         if generator is not None:
+            # One draw per sample whatever its number of captions, so that a stream does not depend
+            # on them.
             drawn = torch.rand(len(states), generator=generator, device=generator.device)
             slots = (drawn * count).long()
         rows = torch.arange(len(states), device=states.device)
@@ -248,6 +253,7 @@ class TextCondition:
     def _part(self, states: Tensor, present: Tensor) -> Part:
         """Return the part of token states [B, L, D], of which those that are present count."""
         scale, device = self.config.scale, states.device
+        # The text network's own empty caption: a dropped caption and a missing one look the same.
         null, null_present = (tensor.to(device) for tensor in self.encode.empty)
         values = states.float() * scale
         return Part(self.source, "tokens", values, present, null.float() * scale, null_present)
@@ -272,6 +278,7 @@ class LabelCondition:
         return (self._part(torch.tensor(labels, device=device)),)
 
     def _part(self, labels: Tensor) -> Part:
+        # -1 is no index; its row is then cleared by the mask.
         one_hot = torch.nn.functional.one_hot(labels.clamp(min=0), self.config.num_classes)
         return Part(self.source, "vector", one_hot.float() * (labels >= 0)[:, None])
 
@@ -280,6 +287,7 @@ def draw_neighbors(neighbors: Tensor, k: int, generator: torch.Generator) -> Ten
     """Return k of each sample's neighbors [B, K, D], drawn without repetition; all if K = k."""
     if neighbors.shape[1] == k:
         return neighbors
+    # The order of random numbers is a random permutation: one call draws for all samples at once.
     order = torch.rand(neighbors.shape[:2], generator=generator, device=neighbors.device).argsort(
         dim=1
     )[:, :k]

@@ -44,6 +44,8 @@ class GeneratorConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        # Tokens need all three: a predictor of tokens, a space of tokens and a head that draws
+        # tokens.
         sequences = self.network.kind == "token-predictor"
         if sequences != (self.space.kind == "tokens") or sequences != isinstance(
             self.head, AutoregressiveConfig
@@ -220,6 +222,7 @@ class Generator(nn.Module):
             )
         count = context.batch_size or 1
         noise = seeded_noise([seed], self.config.network.sample_shape).to(self.device)
+        # The same noise for all, so that pictures differ by their contexts alone.
         x_t = noise.expand(count, *noise.shape[1:])
         denoise = head.process.denoiser(self.network, context)
         return denoise(x_t, head.process.schedule.num_timesteps - 1)[1].float()
@@ -241,6 +244,8 @@ class Generator(nn.Module):
 
     def effective(self, settings: SampleSettings) -> SampleSettings:
         """Return the settings as they act: without a condition there is no guidance."""
+        # With nothing to drop both branches are equal, and guidance would double the cost for
+        # nothing.
         scale = settings.guidance_scale if self.config.conditions.read else 1.0
         interval = None if scale == 1 else settings.guidance_interval
         return settings.model_copy(update={"guidance_scale": scale, "guidance_interval": interval})

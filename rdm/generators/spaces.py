@@ -125,6 +125,7 @@ class LatentSpace:
     def of_pictures(self, images: Tensor) -> Tensor:
         """See Space: float32 [B, C, H/f, W/f], the mean of a KL first stage's posterior."""
         own = self.first_stage
+        # The first stage scales by its own numbers; a space may have others.
         raw = own.encode(images) / own.scale + own.shift
         return (raw - self.shift) * self.scale
 

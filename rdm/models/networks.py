@@ -45,6 +45,7 @@ def network_with(
     network = build_network(config)
     # A parameter that shares its storage with another is named once among the parameters.
     shared = set(network.state_dict()) - {name for name, _ in network.named_parameters()}
+    # Not strict, because of shared storage alone; everything else that is missing is refused below.
     wrong = network.load_state_dict(dict(state), strict=False)
     if wrong.unexpected_keys or not shared.issuperset(wrong.missing_keys):
         raise RuntimeError(

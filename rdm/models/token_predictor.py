@@ -101,11 +101,13 @@ class TokenPredictor(nn.Module):
         """
         # The start token is the row after the codebook's last.
         start = tokens.new_full((len(tokens), 1), self.config.codebook_size)
+        # Shifted by the start token, so that output i depends on tokens before i only.
         inputs = torch.cat([start, tokens], dim=1)
         result = self.transformer(
             inputs,
             encoder_hidden_states=self._projected(context),
             encoder_attention_mask=context.tokens_present,
+            # Keys and values are of use to `begin` alone; in training they would only take memory.
             use_cache=False,
         )
 
@@ -138,6 +140,8 @@ class TokenPredictor(nn.Module):
                 past_key_values=past,
                 use_cache=True,
             )
+            # The cache grows by one column; the context's keys and values in it are computed only
+            # once.
             past = result.past_key_values
             return self._logits(result)[:, -1]
 
@@ -184,6 +188,7 @@ def save_token_predictor(predictor: TokenPredictor, directory: Path) -> None:
     from safetensors.torch import save_file
 
     predictor.transformer.save_pretrained(str(directory), safe_serialization=True)
+    # GPT-2 has no layer for it, so it would be lost in a folder that transformers alone wrote.
     weight = predictor.context_projection.weight.detach().cpu().contiguous()
     save_file({"weight": weight}, directory / CONTEXT_FILE)
 

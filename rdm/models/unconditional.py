@@ -104,6 +104,7 @@ class UnconditionalDenoiser(nn.Module):
         context.require_read(("vector",), "the class-conditional U-Net")
         if context.vector is None:
             raise ValueError("the class-conditional U-Net needs the context's vector")
+        # argmax of a row of zeros is 0, which is a class: dropped samples must not train that one.
         given = context.vector.any(dim=1)
         labels = torch.where(given, context.vector.argmax(dim=1), table - 1)
         return self.unet(x_t, t, class_labels=labels).sample

@@ -68,6 +68,8 @@ def run_training(
     cluster = cluster or Cluster()
     out = Path(inputs.out)
     config = settled(config, inputs, cluster)
+    # Finished before: asked again, as by a retry of a flow, nothing is started and nothing is
+    # written.
     if exported_steps(out) == config.max_steps:
         return stats_of(out, config.max_steps)
     with storage_errors(out):
@@ -86,6 +88,7 @@ def _run_job(
     from rdm.training.checkpoints import Checkpoints
     from rdm.training.job.devices import DEVICES
 
+    # An error or a device of an earlier start would be taken for this one's.
     (out / ERROR_FILE).unlink(missing_ok=True)
     shutil.rmtree(out / DEVICES, ignore_errors=True)
     log_start = (out / LOG).stat().st_size if (out / LOG).exists() else 0
@@ -97,6 +100,7 @@ def _run_job(
         if code != 0:
             raise failure(out, code, log_start)
     except RdmError as error:
+        # The status is asked for later, when this process is gone.
         record_error(out, error)
         raise
 
@@ -256,6 +260,8 @@ def run_nodes(
 
     with open(out / LOG, "ab") as log:
         try:
+            # Orders go through standard input: on a command line a remote shell would take them
+            # apart.
             for prefix, own in zip(prefixes, orders, strict=True):
                 nodes.append(_start(prefix, log))
                 _send(nodes[-1], own)
@@ -265,6 +271,8 @@ def run_nodes(
                 assert node.stdin is not None
                 with suppress(BrokenPipeError):
                     node.stdin.close()  # the machine's ranks end with this
+            # All are told before any is waited for, so that machines end at once and not one after
+            # another.
             for node in nodes:
                 _end(node)
 
@@ -308,6 +316,7 @@ def _wait(
             tracker.set(seen, last.words())
             if on_progress is not None:
                 on_progress()
+        # One failure ends the job: the other ranks would wait in a collective until it times out.
         failed = next((code for code in codes if code), None)
         if failed or None not in codes:
             return failed or 0

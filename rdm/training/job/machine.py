@@ -63,6 +63,8 @@ def command(orders: Orders, environment: Mapping[str, str]) -> list[str]:
         orders: this machine's part; one without a port leaves it to DeepSpeed.
         environment: of the launcher, whose device masks the ranks will have too.
     """
+    # DeepSpeed's launcher takes the slots of every machine and derives global ranks from their
+    # order.
     first = [sum(orders.slots[:number]) for number in range(len(orders.slots) + 1)]
     world = {
         f"node-{number}": list(range(first[number + 1] - first[number]))
@@ -96,6 +98,8 @@ def main() -> None:
     use_writable_homes()
     stop = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # Handlers only set a flag: ending processes takes seconds, and is done outside of the
+        # handler.
         signal.signal(sign, lambda *_: stop.set())
     threading.Thread(target=_wait_for_owner, args=(stop,), daemon=True).start()
     sys.exit(_run_ranks(orders, stop))
@@ -153,6 +157,7 @@ def with_port(orders: Orders) -> Orders:
 
 def environment(orders: Orders) -> dict[str, str]:
     """Return the environment of the ranks."""
+    # By default every rank would start a thread for each core, and they would slow each other down.
     threads = max(1, num_cores() // orders.slots[orders.node_rank])
     found = {
         **without_other_jobs(inherited_masks(orders.masks, orders.machine)),
@@ -162,6 +167,7 @@ def environment(orders: Orders) -> dict[str, str]:
     }
     found.pop(NODE_VARIABLE, None)  # of a job that started this one
 
+    # DeepSpeed picks an accelerator by itself when it is imported, wherever it finds one.
     if orders.device == "cpu":
         found["DS_ACCELERATOR"] = "cpu"
     if orders.device == "auto":
@@ -202,6 +208,8 @@ def end_group(
     """End a process and all of its group, first politely."""
     for sign in signs:
         try:
+            # The group, because the ranks are children of DeepSpeed's launcher and not of this
+            # process.
             os.killpg(process.pid, sign)
         except ProcessLookupError:
             return

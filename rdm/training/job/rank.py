@@ -88,6 +88,8 @@ def _die_with_owner() -> None:
     def watch() -> None:
         while Path(f"/proc/{owner}").exists():
             time.sleep(1)
+        # Not sys.exit, which ends a thread only; a rank may hang in a collective that no exception
+        # ends.
         os._exit(1)
 
     if Path("/proc/self").exists():
