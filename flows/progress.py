@@ -29,6 +29,7 @@ class ArtifactSink:
         """See ProgressSink."""
         self._onward.start(stage, total, unit, done)
         self._total, self._done, self._updated = max(total, 1), done, time.monotonic()
+        # Prefect refuses keys of other characters.
         key = re.sub(r"[^a-z0-9]+", "-", stage.lower())
         created = create_progress_artifact(
             progress=100 * done / self._total, key=key, description=f"{stage}: {total} {unit}"

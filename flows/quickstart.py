@@ -30,6 +30,7 @@ from rdm.training.job.hostfile import Cluster
 from rdm.training.presets import cache_config, query_config
 from rdm.training.stats import StatsRow
 
+# No photograph is in both halves: a query among its own neighbors would be copied.
 DATABASE_HALF = "samples://openimages-birds/database"
 QUERY_HALF = "samples://openimages-birds/queries"
 PAINTINGS = "samples://met-paintings"
@@ -189,5 +190,6 @@ def _flows_on(
 def folder_bytes(path: Path) -> int:
     """Return the size of all files below a folder; hard links count once."""
     found = [file.stat() for file in path.rglob("*") if file.is_file()]
+    # By inode: a file that has a second name by a hard link would count twice.
     files = {(status.st_dev, status.st_ino): status.st_size for status in found}
     return sum(files.values())

@@ -114,6 +114,8 @@ def _running(home: Path) -> Iterator[str]:
         assert server.stdout is not None
 
         try:
+            # The server chooses the port and keeps it open: one chosen here could be taken
+            # meanwhile.
             port = server.stdout.readline().decode().strip()
             url = f"http://127.0.0.1:{port}/api"
             _wait(server, url, home / LOG)
@@ -140,6 +142,7 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     """Wait until the server answers."""
+    # No proxy, whatever the environment says: the server listens on the loopback only.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:

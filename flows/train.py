@@ -66,6 +66,7 @@ def cache_task(out: str, config: CacheConfig, pool: Pool) -> CacheCounts:
 def may_succeed_again(_task: Task[..., Any], _run: TaskRun, state: State) -> bool:
     """Return whether a failed task is worth a retry: refused inputs are refused again."""
     error = state.result(raise_on_failure=False)
+    # A crashed rank or a disk may be better next time; a setting or an input will not be.
     return not isinstance(error, RdmError) or isinstance(error, JobError | StorageError)
 
 

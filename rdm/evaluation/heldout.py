@@ -104,6 +104,7 @@ def held_out_rows(model: Model, cache: str, database: str | None) -> TrainingRow
     rows = TrainingRows.open(cache, database, settings, held_out=True)
     found, wanted = rows.cache.info.latents_digest, model.info.latents_digest
     contents = model.generator.space.contents
+    # Latents of another first stage have the right shape, and their loss would mean nothing.
     if found != wanted or rows.cache.content not in contents:
         raise CacheError(
             f"the cache holds {rows.cache.content} of the first stage {found}, the model reads "
@@ -144,6 +145,8 @@ def held_out_losses(
     totals, counts = np.zeros((count, len(conditions))), np.zeros(len(conditions))
     with tracking("held-out loss", num_draws, "draws") as tracker:
         for draw, losses_of in enumerate(generator.draws(batch, num_draws, seed)):
+            # Another derangement for each draw: a single one would measure some pairs of
+            # photographs only.
             others = torch.from_numpy(_derangement(images, seed + draw))
             for column, (name, changed) in enumerate(conditions.items()):
                 if draw and fixed and not name.startswith("shuffled"):
@@ -152,6 +155,8 @@ def held_out_losses(
                 context = changed(true, others)
                 for start in range(0, count, batch_size):
                     part = slice(start, min(start + batch_size, count))
+                    # The whole set's context stays on the CPU; a batch at a time goes to the
+                    # device.
                     of_part = context.rows(torch.arange(part.start, part.stop)).to(model.device)
                     totals[part, column] += losses_of(part, of_part).cpu().numpy()
             tracker.advance()
@@ -160,6 +165,7 @@ def held_out_losses(
     per_image = np.stack(
         [np.bincount(inverse, totals[:, column]) for column in range(len(conditions))], axis=1
     )
+    # Photographs weigh the same however many crops they have: they are the independent units.
     per_image /= counts * np.bincount(inverse, minlength=len(owners))[:, None]
     dropout = model.config.conditions.dropout
     return HeldOutResult(
@@ -194,6 +200,7 @@ def _held_out(rows: TrainingRows) -> tuple[dict[str, Tensor], NDArray[Any]]:
     for index, stem in enumerate(rows.cache.stems):
         if not rows.shards[index].num_samples:
             continue
+        # A mirror image says nearly the same as its crop: it would cost as much and tell little.
         flipped = np.array(rows.flipped(stem))
         parts.append({name: array[~flipped] for name, array in rows.load_shard(index).items()})
         images += [
@@ -218,6 +225,7 @@ def _derangement(images: NDArray[Any], seed: int) -> NDArray[np.intp]:
     """Return for every crop the position of a crop of another photograph."""
     owners = np.unique(images)
     order = np.random.default_rng(seed).permutation(len(owners))
+    # One cycle through all photographs in random order: nobody can be their own successor.
     successor = {owners[order[i]]: owners[order[(i + 1) % len(owners)]] for i in range(len(owners))}
     first = {owner: np.flatnonzero(images == owner) for owner in owners}
     return np.array(

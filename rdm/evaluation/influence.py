@@ -116,6 +116,7 @@ def shapley_values(worth: NDArray[np.float64]) -> NDArray[np.float64]:
     values = []
     for player in range(k):
         without = subsets[subsets >> player & 1 == 0]
+        # Of the k! orders, the share in which exactly this subset comes before the player.
         weights = np.array([1 / (k * comb(k - 1, size)) for size in sizes[without]])
         values.append(((worth[..., without | 1 << player] - worth[..., without]) * weights).sum(-1))
     return np.stack(values, axis=-1)

@@ -107,6 +107,7 @@ def evaluate_autoencoder(
     latents = first_stage.encode(images).cpu()
     reconstructions = to_8_bit(first_stage.decode(latents).cpu())
     values = psnr(images, reconstructions)
+    # The same noise for every first stage of these sizes, so that their figures are paired.
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     noisy = first_stage.decode(latents + 0.1 * noise).cpu()
     result = AutoencoderEvaluation(

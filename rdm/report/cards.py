@@ -221,6 +221,7 @@ def _bullets(items: Sequence[str]) -> str:
 
 def _text(value: str) -> str:
     """Return text as one line of literal Markdown: no markup, no HTML, no table border."""
+    # Names and authors come from strangers' files: a card is rendered on public pages.
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(value.split()))
 
 

@@ -65,6 +65,7 @@ class SampleFolder:
         self._lock = lock_file(self.out / _LOCK, "is drawing into this folder")
         try:
             self._claim()
+            # Under the lock, or another process's unfinished files would be swept away.
             self.folder.sweep_temporaries()
             self._lines = _finished(self.out)
         except BaseException:
@@ -127,6 +128,7 @@ class SampleFolder:
                     write_picture(self.folder, item, record)
                     self._lines[number] = (JOURNAL, _append_line(journal, record))
             journal.flush()
+            # Once for a batch and not for each picture: a sync takes longer than a small PNG.
             os.fsync(journal.fileno())
 
     def finish(self) -> None:
@@ -220,6 +222,8 @@ def _finished(out: Path) -> dict[int, tuple[str, int]]:
         if not path.exists():
             continue
         if name == JOURNAL:
+            # A kill in the middle of a line leaves no line break; the next record would be glued to
+            # it.
             _cut_torn_line(path)
         for offset, row in _rows(path):
             if (out / Path(str(row["file"])).name).is_file():
@@ -264,6 +268,7 @@ def _write_index(out: Path, lines: Sequence[tuple[str, int]]) -> None:
         sources = {name: open(out / name, "rb") for name in {name for name, _ in lines}}  # noqa: SIM115
         try:
             for place, (name, offset) in enumerate(lines):
+                # Lines are copied as they are: millions of records are never in memory together.
                 sources[name].seek(offset)
                 line = sources[name].readline().strip().rstrip(b",")
                 target.write((b",\n" if place else b"[\n") + line)

@@ -73,6 +73,7 @@ class SampleRecord(Config):
         short = self.model_copy(update={**changes, "neighbors": ()})
 
         kept: list[Credit] = []
+        # 64 bytes for the number of neighbors left out and the brackets around the others.
         room = MAX_PNG_BYTES - len(_json(short)) - 64
         for credit in self.neighbors:
             room -= len(_json(credit)) + 1

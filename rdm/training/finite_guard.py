@@ -20,6 +20,7 @@ from rdm.training.data.batches import BatchReader
 from rdm.training.engine.deepspeed_engine import Engine, StepResult
 
 BAD_BATCHES = "bad_batches"
+# Above any step, and within an int64: the ranks agree on the least by a reduction.
 _NEVER = 2**62
 
 
@@ -57,6 +58,7 @@ class LossGuard:
         Raises:
             TrainingError: a loss or a gradient is not finite; the batch is written down.
         """
+        # Reading a loss waits for the device, so it is done for many steps at once.
         seen, self._seen = self._seen, []
         own = next((step for step in seen if not self._is_finite(step)), None)
         first = self._engine.least(own.step if own else _NEVER)

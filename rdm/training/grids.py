@@ -24,6 +24,7 @@ def is_grid_step(step: int, per_decade: int, max_steps: int) -> bool:
         return True
     if step < _FIRST_STEP:
         return False
+    # From the step to its place in the series and back: equal only for steps of the series.
     nearest = round(math.log10(step / _FIRST_STEP) * per_decade)
     return step == round(_FIRST_STEP * 10 ** (nearest / per_decade))
 

@@ -64,6 +64,7 @@ def _write_halved(source: Path, target: Path, precision: HalfPrecision) -> None:
 
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     weights = {name: tensor.to(dtype) for name, tensor in load_file(source).items()}
+    # fp16 ends at 65,504: a larger weight would become infinite, and no picture would be finite.
     if broken := [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]:
         raise ModelError(
             f"{broken[0]} does not fit into {precision}", where=source, fix="--precision bf16"

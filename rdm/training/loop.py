@@ -54,11 +54,13 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
     # Initialize.
     rank, num_ranks = distributed_place()
     micro_batch_size = micro_batch(config, num_ranks)
+    # Rank 0 alone writes statistics; counting builds the network a second time, over shapes only.
     cost = network_cost(config) if rank == 0 else None
     engine = Engine(objective, config, micro_batch_size)
     ema = Ema(engine.owned_weights(), config.ema_decays)
     order = DataOrder([shard.num_samples for shard in data.shards], config.seed)
     reader = BatchReader(data, order)
+    # Ranks on different data would average gradients of different runs without an error.
     require_same_inputs(objective.provenance, engine.least)
 
     # Resume from the last complete checkpoint.
@@ -74,6 +76,7 @@ def train(config: TrainConfig, data: TrainingData, objective: Objective, out: Pa
     while step < config.max_steps:
         positions, samples = _read_step(config, engine, reader, order, step)
         rate = learning_rate(config, step)
+        # The adversarial term of a first stage starts at a step.
         objective.step = step
         result = engine.step(_micro_batches(config, engine, samples, micro_batch_size, step), rate)
         ema.update(engine.owned_weights())
@@ -115,6 +118,7 @@ class _Reporter:
 
         if self._stats is not None:
             seconds = (time.monotonic() - self._window_start) / (step - self._reported_step)
+            # The batch is that of all ranks, so this is the whole job's speed.
             speed = engine.config.batch_size / seconds
             norm = engine.gradient_norm
             row = {
@@ -140,6 +144,7 @@ def _read_step(
     place = (config.batch_size, engine.rank, engine.world_size)
     positions = order.step_positions(step, *place)
     samples = reader.batch(positions)
+    # After the last step nothing follows that a thread should read for.
     if step + 1 < config.max_steps:
         reader.expect(order.step_positions(step + 1, *place))
     return positions, samples
@@ -154,6 +159,7 @@ def _facts(engine: Engine, step: int, micro_batch_size: int, losses: Sequence[Te
         micro_batch_size: samples of one forward pass.
         losses: of this rank's steps since the checkpoint before.
     """
+    # The losses stayed on the device until here, where the checkpoint waits for it anyway.
     own_mean = float(torch.stack(list(losses)).double().mean())
     return RunFacts(
         step=step,
@@ -187,6 +193,7 @@ def _export_averages(
     objective: Objective, engine: Engine, ema: Ema, config: TrainConfig, out: Path
 ) -> None:
     """Export every average whole or not at all; `OUT/model` last, which marks a finished run."""
+    # `ema_decay` is the first of them, and its folder marks the run as finished, so it comes last.
     for decay in reversed(config.ema_decays):
         state = engine.gather(ema.averages[decay])
         if engine.rank == 0:
@@ -209,6 +216,7 @@ def export_model(
         config: written beside them.
         final: the folder.
     """
+    # Beside the final folder, because a rename works within one file system only.
     temporary = final.with_name(f".{final.name}.tmp")
     with storage_errors(final):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -273,6 +281,7 @@ def micro_batch(config: TrainConfig, num_ranks: int, recorded: int | None = None
 
 def _resume(checkpoints: Checkpoints, engine: Engine, ema: Ema, objective: Objective) -> int:
     """Load the last complete checkpoint, which rank 0 verifies for all; return its step, or 0."""
+    # Verifying reads every byte: done by all ranks, it would load a shared disk once for each.
     found = checkpoints.newest() if engine.rank == 0 else None
     step = engine.agree(found.step if found else 0)
     if step:
@@ -294,6 +303,7 @@ def _micro_batches(
     share = {name: engine.staged(array) for name, array in samples.items()}
     found: list[MicroBatch] = []
     for place in range(engine.accumulation):
+        # Two ranks with one micro-batch each draw what one rank with two draws.
         number = engine.rank * engine.accumulation + place
         rows = slice(place * micro_batch_size, (place + 1) * micro_batch_size)
         batch = {name: values[rows] for name, values in share.items()}
@@ -321,6 +331,8 @@ def _draw_due_grid(
         return
     state = engine.gather(ema.averages[ema.decays[0]])
     if stats is not None:
+        # Always the same first samples of the stream, so that grids of different steps can be
+        # compared.
         arrays = reader.batch(np.arange(min(NUM_PICTURES, reader.num_samples), dtype=np.int64))
         batch = {name: torch.from_numpy(array).to(engine.device) for name, array in arrays.items()}
         pictures = engine.objective.preview(state, batch)

@@ -72,6 +72,8 @@ def require_same_inputs(provenance: Provenance, least: Callable[[int], int]) -> 
         provenance: of what this rank opened.
         least: returns the least of the ranks' values; every rank calls it.
     """
+    # 15 hexadecimal digits are 60 bits, which an int64 holds with its sign. All are equal where the
+    # least is the greatest, and the greatest is the negative of the least of the negatives.
     digest = int(provenance.digest()[:15], 16)
     if least(digest) != -least(-digest):
         raise JobError(

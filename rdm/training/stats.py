@@ -83,6 +83,8 @@ class StatsLog:
 
     def __init__(self, out: Path, config: TrainConfig, resumed_step: int) -> None:
         self._path = out / STATS
+        # Steps after the checkpoint are done again; their first lines would stand in the file
+        # twice.
         kept = [row for row in read_stats(out) if row.step <= resumed_step]
         with atomic_path(self._path) as temporary:
             temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
@@ -124,6 +126,7 @@ def last_stats(out: Path) -> StatsRow | None:
         return None
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        # What follows the last line break is empty, or a line that is just being written.
         lines = file.read().split(b"\n")[:-1]
     return StatsRow.model_validate(json.loads(lines[-1])) if lines else None
 

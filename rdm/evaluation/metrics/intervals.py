@@ -63,6 +63,7 @@ def wilson_interval(successes: int, trials: int) -> Share:
     share, z2 = successes / trials, _Z**2
     center = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     spread = _Z * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    # Exactly 0, which rounding would miss by a little, perhaps to below 0.
     low = 0.0 if successes == 0 else center - spread
     return Share(value=share, low=low, high=1.0 if successes == trials else center + spread)
 

@@ -10,6 +10,7 @@ from rdm.config import Config
 from rdm.evaluation.metrics.intervals import Share, mean_interval, wilson_interval
 
 _LEAST = 3
+# The least p-value is then 1/2001, and its error at 0.05 about 0.005.
 _PERMUTATIONS = 2000
 
 
@@ -64,6 +65,7 @@ def identify(
         auc=interval.mean,
         auc_low=max(0.0, interval.low),
         auc_high=min(1.0, interval.high),
+        # With the observed order as one of the permutations, so that p is never 0.
         p_value=float((1 + (permuted >= own.mean()).sum()) / (1 + _PERMUTATIONS)),
         z_score=float((own.mean() - permuted.mean()) / max(permuted.std(), 1e-12)),
     )

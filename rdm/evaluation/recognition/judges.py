@@ -174,6 +174,7 @@ class LinearProbe:
                 "5 at least",
                 fix="give --probe-pictures more labelled pictures, of every class",
             )
+        # One penalty for all weights asks for features of one scale; some may be constant.
         mean, deviation = features.mean(0), features.std(0) + 1e-8
         scaled = (features - mean) / deviation
 

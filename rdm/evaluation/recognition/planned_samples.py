@@ -92,6 +92,7 @@ def nearest_plan(embeddings: NDArray[np.float32], num_queries: int, k: int) -> S
     unit = normalize(embeddings)
     queries = np.unique(np.linspace(0, len(unit) - 1, num_queries).round().astype(int))
     similarities = unit[queries] @ unit.T
+    # A picture is its own nearest neighbor, and would be copied, not answered.
     similarities[np.arange(len(queries)), queries] = -np.inf
     return SamplePlan(np.argsort(-similarities, axis=1, kind="stable")[:, :k], None)
 

@@ -156,6 +156,8 @@ class _Bench:
         confidence = None
         if judge is not None and plan.labels is not None:
             scores = self._scores(judge, "samples", draw.digest, samples)
+            # The judge's probability of the class that the context belongs to, not of the likeliest
+            # class.
             confidence = np.exp(scores[np.arange(len(scores)), plan.labels])
             rows = (
                 *self._anchors(judge),
@@ -333,6 +335,7 @@ class _Bench:
         key, squares = self._photographs(plan.rows)
         of_pictures = self.features.features("lite2", "contexts", key, squares)[:, :LITE2_POOLED]
         of_samples = self.features.features("lite2", "samples", digest, samples)[:, :LITE2_POOLED]
+        # `plan.rows` is sorted and holds each picture once, so its features are computed only once.
         contexts = of_pictures[np.searchsorted(plan.rows, plan.contexts)].mean(axis=1)
         return identify(of_samples, contexts, self.config.seed)
 
@@ -345,6 +348,7 @@ class _Bench:
         count = min(_PER_PERCENTILE, len(order))
         for percentile in _PERCENTILES:
             middle = round(percentile / 100 * (len(order) - 1))
+            # A window around the percentile, moved inwards where the order ends.
             first = min(max(0, middle - count // 2), len(order) - count)
             for number in order[first : first + count]:
                 label = "" if plan.labels is None else names[int(plan.labels[number])]

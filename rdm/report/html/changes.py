@@ -121,6 +121,7 @@ def _chosen(
 ) -> NDArray[np.int64]:
     """Return at most `count` of the new patches that still live: the first of each photograph
     before its others."""
+    # A page must not show a photograph that was removed on request after it had been added.
     living = np.isin(changes.added["patch_id"].to_numpy(), tombstones, invert=True)
     place: dict[str, int] = {}
     ranked = []

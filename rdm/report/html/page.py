@@ -56,6 +56,7 @@ def number(value: float, digits: int = 4) -> str:
     """Return a number with significant digits and a real minus sign, or `not available`."""
     if not math.isfinite(value):
         return "not available"
+    # Digits before the point count as significant ones; zero has no logarithm.
     magnitude = math.floor(math.log10(abs(value))) if value else 0
     form = f",.{max(0, digits - 1 - magnitude)}f" if -5 < magnitude < 7 else f".{digits - 1}e"
     return format(value, form).replace("-", _MINUS)

@@ -116,6 +116,7 @@ def running_mean(values: NDArray[np.float64], reach: int | None = None) -> NDArr
     position = np.arange(count)
     left = np.minimum(position, count // 60 if reach is None else reach)
     right = np.minimum(left, count - 1 - position)
+    # Means as differences of one running sum: the cost does not depend on the width of the window.
     sums = np.concatenate([[0.0], np.cumsum(values)])
     return (sums[position + right + 1] - sums[position - left]) / (left + right + 1)
 
@@ -210,6 +211,7 @@ def histogram(
             edges[:-1], counts, np.diff(edges) * 0.94, align="edge", color=_SERIES[0], alpha=0.75
         )
         for bar, count, start, stop in zip(bars, counts, edges[:-1], edges[1:], strict=True):
+            # The `gid` becomes the id of a group in the SVG, which `_themed` turns into a tooltip.
             bar.set(gid=f"{start:.3g} to {stop:.3g}: {count:,}", visible=count > 0)
         axes.set_xlim(edges[0], edges[-1])
         axes.grid(axis="y")
@@ -314,5 +316,6 @@ def _thinned(
         return xs, ys
     kept: list[int] = []
     for run in np.array_split(np.arange(len(xs)), max_points // 2):
+        # In the order of the steps: the line would run backwards otherwise.
         kept += sorted({int(run[ys[run].argmin()]), int(run[ys[run].argmax()])})
     return xs[kept], ys[kept]

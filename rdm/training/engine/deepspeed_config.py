@@ -36,8 +36,6 @@ def deepspeed_config(
         "zero_optimization": zero_settings(
             config.zero_stage, [p.numel() for p in trainable.values()]
         ),
-        # DeepSpeed vouches for the optimizers that it knows; without this it refuses Muon under
-        # ZeRO.
         "zero_allow_untested_optimizer": True,
         "fp16": {"enabled": config.precision == "fp16"},
         # The loop reports progress itself: DeepSpeed's lines would stand between its own in the

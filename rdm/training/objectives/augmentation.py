@@ -16,6 +16,7 @@ def random_crops(images: Tensor, side: int, generator: torch.Generator) -> Tenso
     free = torch.tensor(
         [images.shape[-2] - side + 1, images.shape[-1] - side + 1], device=images.device
     )
+    # Drawn where the generator is: torch refuses a generator of another device.
     draws = torch.rand(count, 2, generator=generator, device=generator.device)
     corners = (draws.to(images.device) * free).long()
     mirrored = (torch.rand(count, generator=generator, device=generator.device) < 0.5).tolist()

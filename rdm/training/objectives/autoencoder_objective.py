@@ -151,6 +151,7 @@ class AutoencoderObjective(Objective):
             if self.config.network.codebook_size:
                 return self._quantize(outputs, generator)
             mean, logvar = outputs.chunk(2, dim=1)
+            # As latent diffusion does: exp of an early encoder's output would overflow.
             logvar = logvar.clamp(-30, 20)
             noise = torch.randn(mean.shape, generator=generator, device=mean.device)
             kl = standard_normal_divergence(mean, logvar)

@@ -110,6 +110,8 @@ class ContrastiveObjective(Objective):
     def _caption(self, text: Tensor, generator: torch.Generator) -> Tensor:
         first, second = _pick(text, generator), _pick(text, generator)
         device = generator.device
+        # Drawn for every row, mixed or not, so that the stream of random numbers does not depend on
+        # it.
         share = torch.rand(len(text), 1, generator=generator, device=device)
         mixed = (
             torch.rand(len(text), 1, generator=generator, device=device)
@@ -174,6 +176,7 @@ def prepare_contrastive_data(
 
 def held_out_keys(keys: Sequence[str], config: ContrastiveConfig) -> tuple[list[str], list[str]]:
     """Return the keys of validation and test pictures: the first ones by their hashes."""
+    # By hash: a photograph stays on its side when others are added, as far as the counts allow.
     ordered = sorted(keys, key=key_hash)
     end = config.num_test + config.num_validation
     return ordered[config.num_test : end], ordered[: config.num_test]
@@ -199,5 +202,6 @@ def _gathered(embeddings: Tensor) -> Tensor:
     world = dist.get_world_size()
     parts = [torch.empty_like(embeddings) for _ in range(world)]
     dist.all_gather(parts, embeddings.detach().contiguous())
+    # The second term is zero, and its gradient is world - 1 times that of the embeddings.
     parts[dist.get_rank()] = embeddings + (world - 1) * (embeddings - embeddings.detach())
     return torch.cat(parts)

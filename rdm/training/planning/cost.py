@@ -148,6 +148,7 @@ class _Live(TorchDispatchMode):
         return result
 
     def _note(self, tensor: Tensor) -> None:
+        # By storage and not by tensor: views share their bytes, and would be counted several times.
         storage = tensor.untyped_storage()
         if (key := StorageWeakRef(storage)) not in self._weights:
             self._storages[key] = storage.nbytes()
@@ -159,6 +160,7 @@ def _model_flops() -> dict[Any, Any]:
     from torch.utils.flop_counter import sdpa_flop_count
 
     def backward(_: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+        # Gradients of two matrix products are two products each.
         return 2 * sdpa_flop_count(query, key, value)
 
     return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward}
