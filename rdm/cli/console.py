@@ -91,6 +91,7 @@ class RichSink:
 def console_progress() -> Iterator[None]:
     """Show progress as bars on a terminal; elsewhere the log's lines do."""
     console = error_console()
+    # In a file or a pipe a bar would be thousands of lines of control characters.
     if not console.is_terminal:
         with nullcontext():
             yield

@@ -76,7 +76,9 @@ def run(arguments: list[str]) -> int:
 
     try:
         with console_progress():
+            # Without exits of the parser's own, whose codes are not those that the help promises.
             code = build_app()(arguments, exit_on_error=False, print_error=True)
+    # Printed already, by `print_error`.
     except CycloptsError:
         return EXIT_USAGE
     except RdmError as error:

@@ -111,8 +111,7 @@ def _log_bins(x0: Tensor, errors: Tensor, variance: float) -> Tensor:
     scale = variance**0.5
     upper = torch.special.ndtr((errors + _HALF_BIN) / scale)
     lower = torch.special.ndtr((errors - _HALF_BIN) / scale)
-    # Open ends make the 256 probabilities sum to 1, as a likelihood of 8-bit values must ([H] eq.
-    # 13).
+    # Open ends make the probabilities of the 256 values sum to 1, see [H] eq. 13.
     lower = torch.where(x0 < -1 + _HALF_BIN, torch.zeros_like(lower), lower)
     upper = torch.where(x0 > 1 - _HALF_BIN, torch.ones_like(upper), upper)
     # Far from the mean both integrals round to the same number, and the logarithm would be

@@ -258,6 +258,7 @@ def draw_batch(
     on_step: OnDrawStep | None = None,
 ) -> list[Sample]:
     """Draw one batch of pictures; arguments and errors as `sample`."""
+    # A database may be given all the same: a baseline is sampled by the same command as its RDM.
     uses_neighbors = database is not None and model.reads_neighbors
     queries = [_conditioning(query, settings.k if uses_neighbors else 0) for query, _ in pairs]
     context = model.generator.context(known_of(model, database, queries))

@@ -34,6 +34,7 @@ class Proposal:
                 "the proposal distribution has no neighbors to count", fix="rdm neighbors build ..."
             )
         ids, counts = np.unique(neighbor_ids, return_counts=True)
+        # By id where counts are equal, so that the cut of `truncated` does not depend on the sort.
         order = np.lexsort((ids, -counts))
         return cls(ids[order], counts[order])
 
@@ -66,6 +67,7 @@ class Proposal:
     def draw(self, seeds: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return one patch id per seed, drawn by the counts; a function of the seed alone."""
         ends = np.cumsum(self.counts)
+        # A stream of its own: the query must not be tied to the noise, which has the same seed.
         slots = [int(np.random.default_rng([int(seed), 0x9D]).integers(ends[-1])) for seed in seeds]
         return self.ids[np.searchsorted(ends, slots, side="right")]
 

@@ -100,6 +100,7 @@ class RequestedPairs:
         check_asked(model, database, request.kinds, request.classes)
         self.request, self.model, self.database = request, model, database
         self.seeds = parse_seeds(request.seeds)
+        # Read at once, so that a broken picture is refused before the first one is drawn.
         self._pictures = [load_query_image(Path(path)) for path in request.images]
         self._block: tuple[int, list[Query]] = (-1, [])
 
@@ -138,6 +139,7 @@ class RequestedPairs:
         return self._proposed(place), seeds[place]
 
     def _proposed(self, place: int) -> Query:
+        # Blocks have fixed borders, so a resumed request looks up the same ones.
         block, row = divmod(place, _LOOKED_UP)
         if self._block[0] != block:
             seeds = self.seeds[block * _LOOKED_UP : (block + 1) * _LOOKED_UP]

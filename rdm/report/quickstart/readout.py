@@ -68,6 +68,7 @@ def measure_swap(
     second = Retrieved(swapped, text_queries(swapped, READOUT_TEXTS, k))
     halves = _halves(database, text_queries(database, READOUT_TEXTS, _CANDIDATES * k), k)
     shares: tuple[tuple[float, ...], ...] = ()
+    # Shapley values start from the empty set, whose picture a model without dropout never learned.
     if model.config.conditions.dropout["neighbors"] > 0:
         of_shown = Retrieved(database, text_queries(database, shown, k))
         shares = tuple(_plain(row) for row in influences(model, of_shown))
@@ -89,6 +90,7 @@ def _halves(
     halves: tuple[list[Query], list[Query]] = ([], [])
     for query in queries:
         images = database.patch_rows(query.neighbor_ids).column("image_id").to_pylist()
+        # Split by photograph: two patches of one on either side would tie the halves together.
         odd = np.array([xxhash.xxh3_64_intdigest(image.encode()) % 2 == 1 for image in images])
         if min(odd.sum(), (~odd).sum()) < k:
             continue

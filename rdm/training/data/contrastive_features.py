@@ -147,6 +147,8 @@ class _Extractor:
                 np.savez(file, **arrays)
             return [f"{stem}.npz"], FeatureStats(num_rows=len(arrays["text"]))
 
+        # All that decides the features: other settings, other towers or another tar compute them
+        # anew.
         key = f"{self.config.digest()}-{self._towers_digest}-{identity}"
         resumable(ShardWork(self.folder, STAGE, stem, key, FeatureStats), work)
 
@@ -227,6 +229,7 @@ def key_hash(key: str) -> int:
 
 
 def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    # Log-uniform, so that wide and tall crops are equally likely.
     area, ratio = rng.uniform(0.4, 1.0), np.exp(rng.uniform(np.log(0.8), np.log(1.25)))
     width, height = (min(1.0, float(np.sqrt(area * r))) for r in (ratio, 1 / ratio))
     left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)

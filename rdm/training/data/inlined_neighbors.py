@@ -74,6 +74,7 @@ def _write_rows(folder: Folder, task: InlineTask) -> FileDigest:
     database = RetrievalDatabase.open(task.root, version=task.version)
     table = NeighborTable(database.folder, task.table, database.version)
     keys = LatentCache(task.cache).rows(task.stem).column("key").to_pylist()
+    # Each key once: a crop and its mirror image share their neighbors.
     ids = ids_of_crops(table, task.stem, list(dict.fromkeys(keys)))
     rows = np.empty(len(ids), inlined_dtype(ids.shape[1], database.version.embedding_dim))
     rows["patch_ids"], rows["vectors"] = ids, database.embeddings(ids)

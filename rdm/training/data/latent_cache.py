@@ -159,6 +159,7 @@ def _encode_shard(task: CacheTask) -> tuple[list[str], CacheStats]:
 
 
 def _readable_now(task: CacheTask, failures: Sequence[tuple[str, str]]) -> bool:
+    # One crop tells whether a photograph can be read; causes that do not pass are not tried again.
     first_crops = [f"{image_id}/0" for image_id, reason in failures if is_passing(reason)]
     return bool(first_crops and QuerySet(task.config.queries).picked(first_crops))
 
@@ -303,6 +304,7 @@ class LatentCache:
         Raises:
             CacheError: the table is missing or damaged.
         """
+        # Verified like the latents: a row too many or too few would shift every condition silently.
         data = self.read(f"{stem}.parquet", self.info.files[f"{stem}.parquet"])
         return pq.read_table(pa.BufferReader(data))
 

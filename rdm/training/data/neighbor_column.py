@@ -84,6 +84,7 @@ class NeighborColumn:
             refuse_unusable(self.database, ids, stem)
             return {"neighbors": conditioning_vectors(self.database, ids, self.config.embedding)}
         stored = self.inlined.shard(stem, rows.num_crops)
+        # Inlined embeddings outlive a deletion in the database, but must not condition after it.
         refuse_unusable(self.database, stored["patch_ids"][:, : self.k], stem)
         unit = stored["vectors"][:, : self.k][rows.crops]
         raw = self.config.embedding == "raw"

@@ -149,6 +149,7 @@ class PhotoShards:
         return np.stack([_whole(image, self.config.image_size) for _, image in _decode(chosen)])
 
     def _parts(self) -> list[list[Photograph]]:
+        # By photographs and not by squares, so that a shard is decoded without its neighbors.
         step = self.config.photographs_per_shard
         return [
             self._photographs[start : start + step]

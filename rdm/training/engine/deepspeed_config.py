@@ -9,7 +9,7 @@ from torch import nn
 
 from rdm.training.config import TrainConfig
 
-# 200 MB in fp32: enough to keep a link busy, little beside the weights of a network that fills it.
+# 200 MB in fp32, a tenth of DeepSpeed's own buffer.
 _MOST_BUCKET_NUMBERS = 50_000_000
 
 

@@ -150,8 +150,7 @@ class Engine:
         # DeepSpeed steps the optimizer with the last micro-batch only.
         results = []
         for batch, generator, dropout_seed in micro_batches:
-            # Dropout draws from torch's global generator, on the device too, which cannot be passed
-            # to it.
+            # Dropout draws from torch's global generator: no other one can be passed to it.
             torch.manual_seed(dropout_seed)
             moved = {
                 name: value.to(self.device, non_blocking=True) for name, value in batch.items()
@@ -238,9 +237,8 @@ class Engine:
             weights: returns a parameter by name.
             state: with the moments of every parameter, on every rank.
         """
-        # First the fp32 copies that the optimizer steps, then what the network computes with: with
-        # either alone, the first step would put back the fresh weights, or the first forward pass
-        # would use them.
+        # Both copies: with the optimizer's alone, the first forward pass would use the fresh
+        # weights; with the network's alone, the first step would put them back.
         self.layout.scatter(weights, dict(enumerate(self._weight_shards())))
         for name, parameter in self._parameters.items():
             _set_parameter(parameter, weights(name), self.rank)

@@ -26,8 +26,6 @@ class Ema:
     @torch.no_grad()
     def update(self, weights: Sequence[Tensor]) -> None:
         """Take the weights of a step in; the same tensors in the same order as at the start."""
-        # Counted on every rank, also on those that own no weights: the count goes into the
-        # checkpoint.
         self.num_updates += 1
         values = [weight.detach().float() for weight in weights]
         if not values:

@@ -145,8 +145,8 @@ def shared_out(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float32) -
 
 def _shares(shapes: Sequence[torch.Size], ranks: int) -> list[list[int]]:
     """Return each rank's matrices: the largest work first, to the rank that has least."""
-    # Multiplications of X X^T for the short side, which the iterations are made of. Ties fall by
-    # place, so that all ranks compute the same shares without a message.
+    # About the multiplications of an iteration. Ties fall by place, so that all ranks compute the
+    # same shares without a message.
     work = [min(shape) ** 2 * max(shape) for shape in shapes]
     shares: list[list[int]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
@@ -165,7 +165,7 @@ def orthogonalized(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor
     a, b, c = _COEFFICIENTS
     # The Frobenius norm bounds the largest singular value: far above 1 the iteration diverges.
     x = (matrix / (matrix.norm() + 1e-7)).to(dtype)
-    # The Gram matrix is then the smaller of the two possible ones.
+    # Wide, so that the Gram matrix is the smaller of the two possible ones.
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     for _ in range(_ITERATIONS):

@@ -20,7 +20,7 @@ def prepare_networks(networks: Sequence[nn.Module], config: TrainConfig) -> None
     Raises:
         TrainingError: a setting has nothing to act on.
     """
-    # A setting without an effect would still stand in the run's record as if it had one.
+    # A setting without an effect is refused: it would stand in the run's record as if it had one.
     asked = [name for name in SETTINGS if getattr(config, name)]
     has_convolutions = any(p.dim() == 4 for network in networks for p in network.parameters())
     refused = [

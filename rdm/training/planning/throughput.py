@@ -110,6 +110,7 @@ def device_name(device: torch.device) -> str:
 
 def peak_of(device: torch.device) -> float | None:
     """Return a device's peak in bf16, of `PEAKS`; None where it is not in there."""
+    # A CPU's peak depends on its clock under load, which no data sheet says.
     if device.type != "cuda":
         return None
     words = torch.cuda.get_device_name(device).lower().replace("-", " ").split()
@@ -136,6 +137,7 @@ def flop_rates(
 def _seconds(step: Callable[[], None], device: torch.device) -> float:
     for _ in range(_WARM_UP):
         step()
+    # A GPU works through a queue: without waiting, only the time to fill it would be measured.
     _wait(device)
     started = time.perf_counter()
     for _ in range(_MEASURED):
