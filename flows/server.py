@@ -114,8 +114,7 @@ def _running(home: Path) -> Iterator[str]:
         assert server.stdout is not None
 
         try:
-            # The server chooses the port and keeps it open: one chosen here could be taken
-            # meanwhile.
+            # The server chooses the port and holds it: one chosen here could be taken.
             port = server.stdout.readline().decode().strip()
             url = f"http://127.0.0.1:{port}/api"
             _wait(server, url, home / LOG)

@@ -149,8 +149,7 @@ def _packages() -> Finding:
 
 def _conflicts() -> Finding:
     found = []
-    # The first shadows the standard library's module; the second needs libGL, which many machines
-    # lack.
+    # The first shadows the standard library's module; the second needs libGL, a desktop's.
     for name in ("dataclasses", "opencv-python"):
         try:
             found.append(f"{name} {version(name)}")

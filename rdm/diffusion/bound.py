@@ -114,6 +114,5 @@ def _log_bins(x0: Tensor, errors: Tensor, variance: float) -> Tensor:
     # Open ends make the probabilities of the 256 values sum to 1, see [H] eq. 13.
     lower = torch.where(x0 < -1 + _HALF_BIN, torch.zeros_like(lower), lower)
     upper = torch.where(x0 > 1 - _HALF_BIN, torch.ones_like(upper), upper)
-    # Far from the mean both integrals round to the same number, and the logarithm would be
-    # infinite.
+    # Far from the mean both integrals round to one number, whose logarithm is infinite.
     return (upper - lower).clamp(min=1e-12).log()

@@ -132,8 +132,7 @@ class GaussianHead:
         """
         noise = self._initial_noise(context, shape, seeds)
         guiding = guided(predict, guidance_scale)
-        # At scale 1 there is nothing to switch off, and the interval would cost a comparison per
-        # step.
+        # At scale 1 there is nothing to switch off; a comparison per step is saved.
         if guidance_interval is not None and guidance_scale != 1:
             guiding = guided_in_interval(predict, guiding, self.schedule, guidance_interval)
         denoise = self.denoiser(guiding, context, thresholding)

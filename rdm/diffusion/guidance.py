@@ -141,8 +141,7 @@ class ClassifierGuidance:
     def gradient(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return s grad_x log p(y | x_t), shaped like x_t."""
         with torch.enable_grad():
-            # Samplers run without gradients; the classifier needs one with respect to its input
-            # alone.
+            # Samplers run without gradients; this one is of the classifier's input alone.
             x = x_t.detach().requires_grad_()
             # The sum's gradient is every sample's own gradient: samples do not see one another.
             (gradient,) = torch.autograd.grad(self.log_prob(x, t).sum(), x)

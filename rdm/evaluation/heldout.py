@@ -155,8 +155,7 @@ def held_out_losses(
                 context = changed(true, others)
                 for start in range(0, count, batch_size):
                     part = slice(start, min(start + batch_size, count))
-                    # The whole set's context stays on the CPU; a batch at a time goes to the
-                    # device.
+                    # The set's context stays on the CPU; a batch of it goes to the device.
                     of_part = context.rows(torch.arange(part.start, part.stop)).to(model.device)
                     totals[part, column] += losses_of(part, of_part).cpu().numpy()
             tracker.advance()

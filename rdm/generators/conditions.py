@@ -236,8 +236,7 @@ class TextCondition:
         states, lengths, count = batch["text"], batch["text_lengths"], batch["text_count"]
         slots = torch.zeros(len(states), dtype=torch.int64, device=states.device)
         if generator is not None:
-            # One draw per sample whatever its number of captions, so that a stream does not depend
-            # on them.
+            # One draw per sample, so that a stream does not depend on numbers of captions.
             drawn = torch.rand(len(states), generator=generator, device=generator.device)
             slots = (drawn * count).long()
         rows = torch.arange(len(states), device=states.device)

@@ -44,8 +44,7 @@ class GeneratorConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        # Tokens need all three: a predictor of tokens, a space of tokens and a head that draws
-        # tokens.
+        # Tokens need a predictor of tokens, a space of tokens and a head that draws them.
         sequences = self.network.kind == "token-predictor"
         if sequences != (self.space.kind == "tokens") or sequences != isinstance(
             self.head, AutoregressiveConfig
@@ -244,8 +243,7 @@ class Generator(nn.Module):
 
     def effective(self, settings: SampleSettings) -> SampleSettings:
         """Return the settings as they act: without a condition there is no guidance."""
-        # With nothing to drop both branches are equal, and guidance would double the cost for
-        # nothing.
+        # With nothing to drop both branches are equal, and guidance would cost double.
         scale = settings.guidance_scale if self.config.conditions.read else 1.0
         interval = None if scale == 1 else settings.guidance_interval
         return settings.model_copy(update={"guidance_scale": scale, "guidance_interval": interval})

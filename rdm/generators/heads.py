@@ -166,13 +166,11 @@ class DiffusionHead:
         device = self.process.schedule.betas.device
         for draw in range(num_draws):
             noise = torch.randn(x0.shape, generator=generator)
-            # The loss varies with time far more than with noise: strata take that variance out of
-            # the mean.
+            # Loss varies with time far more than with noise: strata take that out of the mean.
             part = (draw + torch.rand(len(x0), generator=generator)) / num_draws
             t = (part * steps).long().clamp(max=steps - 1)
 
-            # Noise and times are bound as defaults: a closure over the loop's names would see a
-            # later draw's.
+            # Bound as defaults: a closure over the loop's names would see a later draw's.
             def losses_of(
                 rows: slice, context: Context, noise: Tensor = noise, t: Tensor = t
             ) -> Tensor:

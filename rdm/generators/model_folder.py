@@ -215,8 +215,7 @@ class Model:
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of the model's files, its first stage's included."""
-        # The first stage may be an asset outside of the folder, and decides the pictures all the
-        # same.
+        # The first stage decides the pictures too, and may be an asset, outside of the folder.
         digests = [] if self.first_stage is None else [self.first_stage.digest]
         for path in sorted(self.directory.rglob("*")):
             if path.is_file() and path.suffix in (".json", ".safetensors"):

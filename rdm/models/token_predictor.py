@@ -140,8 +140,7 @@ class TokenPredictor(nn.Module):
                 past_key_values=past,
                 use_cache=True,
             )
-            # The cache grows by one column; the context's keys and values in it are computed only
-            # once.
+            # The cache grows by a column; the context's keys and values are computed once.
             past = result.past_key_values
             return self._logits(result)[:, -1]
 

@@ -222,8 +222,7 @@ def _finished(out: Path) -> dict[int, tuple[str, int]]:
         if not path.exists():
             continue
         if name == JOURNAL:
-            # A kill in the middle of a line leaves no line break; the next record would be glued to
-            # it.
+            # A killed write leaves no line break: the next record would be glued to it.
             _cut_torn_line(path)
         for offset, row in _rows(path):
             if (out / Path(str(row["file"])).name).is_file():

@@ -231,8 +231,7 @@ class Checkpoints:
                 # found damaged goes first.
                 shutil.rmtree(final, ignore_errors=True)
                 os.replace(temporary, final)
-                # After the rename: were it before, a failed write could leave fewer checkpoints
-                # than promised.
+                # After the rename: a failed write must not leave fewer than were promised.
                 self._prune()
         # If rank 0 fails to write, the others wait here to be ended, instead of training on.
         engine.barrier()

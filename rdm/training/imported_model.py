@@ -100,8 +100,7 @@ def save_network(imported: Imported, out: Path, info: ModelInfo | None) -> None:
         StorageError: it cannot be written.
     """
     with storage_errors(out):
-        # The folder is replaced by a rename, and a shell that stands in it would be left without
-        # one.
+        # The rename replaces the folder: a shell that stands in it would be left without.
         if out.resolve() == Path.cwd() or (out.exists() and any(out.iterdir())):
             raise UsageError(
                 "the folder is in use, or not empty", where=out, fix="give --out a new folder"

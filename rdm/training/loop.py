@@ -331,8 +331,7 @@ def _draw_due_grid(
         return
     state = engine.gather(ema.averages[ema.decays[0]])
     if stats is not None:
-        # Always the same first samples of the stream, so that grids of different steps can be
-        # compared.
+        # Always the first samples of the stream, so that grids can be compared.
         arrays = reader.batch(np.arange(min(NUM_PICTURES, reader.num_samples), dtype=np.int64))
         batch = {name: torch.from_numpy(array).to(engine.device) for name, array in arrays.items()}
         pictures = engine.objective.preview(state, batch)

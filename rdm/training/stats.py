@@ -83,8 +83,7 @@ class StatsLog:
 
     def __init__(self, out: Path, config: TrainConfig, resumed_step: int) -> None:
         self._path = out / STATS
-        # Steps after the checkpoint are done again; their first lines would stand in the file
-        # twice.
+        # Steps after the checkpoint are done again: their lines would stand there twice.
         kept = [row for row in read_stats(out) if row.step <= resumed_step]
         with atomic_path(self._path) as temporary:
             temporary.write_text("".join(map(_line, kept)), encoding="utf-8")

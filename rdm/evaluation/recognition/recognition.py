@@ -156,8 +156,7 @@ class _Bench:
         confidence = None
         if judge is not None and plan.labels is not None:
             scores = self._scores(judge, "samples", draw.digest, samples)
-            # The judge's probability of the class that the context belongs to, not of the likeliest
-            # class.
+            # The judge's probability of the context's class, not of the likeliest one.
             confidence = np.exp(scores[np.arange(len(scores)), plan.labels])
             rows = (
                 *self._anchors(judge),

@@ -69,8 +69,7 @@ class FeatureStore:
             for start in range(0, len(pictures), _CHUNK):
                 chunk = pictures[start : start + _CHUNK]
                 place = f"{network}-{name}-{start:06d}"
-                # The words of `NETWORKS` name the network and its version: another one computes
-                # anew.
+                # `NETWORKS` tells network and version: another one computes anew.
                 own = digest_json([NETWORKS[network], key, len(chunk)])
                 # The network is opened inside, so that a chunk that stands never loads it.
                 compute = lambda chunk=chunk: self._network(network)(chunk)  # noqa: E731

@@ -109,12 +109,10 @@ class BatchReader:
 
     def _assemble(self, positions: NDArray[np.int64]) -> Arrays:
         shards, rows = self._order.locate(positions)
-        # Without repetition, in the order of the batch, so that the first one needed is loaded
-        # first.
+        # In the order of the batch, so that the shard that is needed first is asked for first.
         needed = list(dict.fromkeys(shards.tolist()))
         room = self._shelf.room - len(needed)
-        # At least one ahead even in a small memory: otherwise every change of shard would stop the
-        # training.
+        # One ahead even in a small memory: every change of shard would stop the training.
         ahead = max(min(self._ahead, room), 1) if self._ahead else 0
         loaded = self._shelf.take(needed, self._order.following(int(positions[-1]), ahead))
         return _gather(loaded, shards, rows)
@@ -162,8 +160,7 @@ class _Shelf:
 
     def _forget_others(self, wanted: set[int]) -> None:
         """Forget shards that are not wanted, longest ago first, while memory is short."""
-        # Those that are wanted stay even above the limit: a batch could not be put together
-        # otherwise.
+        # Those that are wanted stay even above the limit: a batch needs all of them.
         for shard in [shard for shard in self._shards if shard not in wanted]:
             if len(self._shards) <= self.room:
                 return
@@ -171,8 +168,7 @@ class _Shelf:
 
     def _load(self, shard: int) -> Arrays:
         arrays = self._data.load_shard(shard)
-        # The order was drawn for the announced sizes; rows beyond them would raise far from the
-        # cause.
+        # The order was drawn for announced sizes: other ones would fail far from the cause.
         expected = self._data.shards[shard].num_samples
         for name, array in arrays.items():
             if len(array) != expected:

@@ -147,8 +147,7 @@ class _Extractor:
                 np.savez(file, **arrays)
             return [f"{stem}.npz"], FeatureStats(num_rows=len(arrays["text"]))
 
-        # All that decides the features: other settings, other towers or another tar compute them
-        # anew.
+        # Other settings, other towers or another tar: the features are computed anew.
         key = f"{self.config.digest()}-{self._towers_digest}-{identity}"
         resumable(ShardWork(self.folder, STAGE, stem, key, FeatureStats), work)
 

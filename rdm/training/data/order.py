@@ -27,8 +27,7 @@ class DataOrder:
             raise CacheError(
                 "there is nothing to train on", fix="check the source and the held-out fraction"
             )
-        # As a rule a batch touches the present epoch and the next, with a few shards at the
-        # borders.
+        # As a rule a batch touches one epoch or two, and few shards at their borders.
         self._visits = lru_cache(2)(self._draw_visits)
         self._permutation = lru_cache(4)(self._draw_permutation)
 
@@ -46,8 +45,7 @@ class DataOrder:
         """Return at most `count` shards that the stream enters next after a position, in order."""
         epoch, offset = divmod(position, self.num_samples)
         visits, ends = self._visits(epoch)
-        # "right": an offset equal to an end is the first one of the next shard, and empty shards
-        # are passed.
+        # "right": an offset equal to an end is in the next shard, and empty ones are passed.
         place = int(np.searchsorted(ends, offset, side="right"))
         stream = np.concatenate([visits[place:], self._visits(epoch + 1)[0]])
         distinct = list(dict.fromkeys(stream[self._sizes[stream] > 0].tolist()))
@@ -64,8 +62,7 @@ class DataOrder:
             rank: whose share.
             world_size: number of ranks.
         """
-        # Contiguous shares of one global batch: which samples a step sees does not depend on the
-        # ranks.
+        # Shares of one global batch: which samples a step sees does not depend on ranks.
         share = batch_size // world_size
         first = step * batch_size + rank * share
         return np.arange(first, first + share, dtype=np.int64)
@@ -84,12 +81,10 @@ class DataOrder:
 
     def _draw_visits(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return an epoch's order of the shards, and the offset at which each of them ends."""
-        # Seeded by the epoch, so any epoch can be drawn without the ones before it, as a resumed
-        # run does.
+        # Seeded by the epoch: a resumed run draws it without those before it.
         visits = np.random.default_rng([self._seed, epoch]).permutation(len(self._sizes))
         return visits, np.cumsum(self._sizes[visits])
 
     def _draw_permutation(self, epoch: int, shard: int) -> NDArray[np.int64]:
-        # The 1 at the end keeps this stream apart from that of the visits for every shard, 0
-        # included.
+        # The 1 at the end keeps shard 0's stream apart from that of the visits.
         return np.random.default_rng([self._seed, epoch, shard, 1]).permutation(self._sizes[shard])

@@ -38,8 +38,7 @@ def deepspeed_config(
         ),
         "zero_allow_untested_optimizer": True,
         "fp16": {"enabled": config.precision == "fp16"},
-        # The loop reports progress itself: DeepSpeed's lines would stand between its own in the
-        # log.
+        # Never: the loop reports progress itself.
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }

@@ -135,8 +135,7 @@ class Engine:
 
     def staged(self, array: NDArray[Any]) -> Tensor:
         """Return an array as a tensor that `step` copies asynchronously, page-locked for a GPU."""
-        # Shares the array's memory; only memory that is page-locked can be copied while the GPU
-        # computes.
+        # No copy; only memory that is page-locked can be copied while the GPU computes.
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
@@ -175,8 +174,7 @@ class Engine:
 
     def average(self, values: dict[str, float]) -> dict[str, float]:
         """Return each value's mean over the ranks, which all call it with the same names."""
-        # One reduction for all values: the names give their order, which is why ranks must share
-        # them.
+        # One reduction for all: the names give the order, so ranks must share them.
         tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return dict(zip(values, (tensor / self.world_size).tolist(), strict=True))
@@ -344,8 +342,7 @@ def _piece_of_stage_1_and_2(parameter: Any) -> Piece | None:
     mapping = parameter._hp_mapping
     if mapping is None:
         return None
-    # `lp`: where the fragment lies in the parameter; `hp`: where in the flat fp32 shard of its
-    # group.
+    # `lp`: the fragment's place in the parameter; `hp`: in its group's flat fp32 shard.
     here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
     return Piece(mapping.param_group_index, there.start, here.start, here.numel)
 

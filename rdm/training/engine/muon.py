@@ -76,8 +76,7 @@ class Muon(torch.optim.Optimizer):
         for parameter, direction in zip(
             parameters, shared_out(directions, self.dtype), strict=True
         ):
-            # A tall matrix has fewer singular values than rows, so each row would move less than in
-            # a wide one.
+            # A tall matrix has fewer singular values than rows, and each row would move less.
             gain = max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
             parameter.add_(direction.view_as(parameter), alpha=-lr * gain)
 

@@ -25,8 +25,7 @@ def require_one_device(out: Path, machines: Sequence[Machine]) -> None:
         for node_rank, machine in enumerate(machines)
         if (path := out / DEVICES / str(node_rank)).exists()
     }
-    # NCCL and gloo do not speak to each other: without this the job would stand still until a
-    # timeout.
+    # NCCL and gloo do not speak to each other: the job would stand until a timeout.
     if len(set(told.values())) > 1:
         raise TrainingError(
             "the machines do not train on the same device: "

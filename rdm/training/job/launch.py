@@ -68,8 +68,7 @@ def run_training(
     cluster = cluster or Cluster()
     out = Path(inputs.out)
     config = settled(config, inputs, cluster)
-    # Finished before: asked again, as by a retry of a flow, nothing is started and nothing is
-    # written.
+    # Finished before: a flow's retry starts nothing and writes nothing.
     if exported_steps(out) == config.max_steps:
         return stats_of(out, config.max_steps)
     with storage_errors(out):
@@ -260,8 +259,7 @@ def run_nodes(
 
     with open(out / LOG, "ab") as log:
         try:
-            # Orders go through standard input: on a command line a remote shell would take them
-            # apart.
+            # Orders go by standard input: a remote shell would take a command line apart.
             for prefix, own in zip(prefixes, orders, strict=True):
                 nodes.append(_start(prefix, log))
                 _send(nodes[-1], own)
@@ -271,8 +269,7 @@ def run_nodes(
                 assert node.stdin is not None
                 with suppress(BrokenPipeError):
                     node.stdin.close()  # the machine's ranks end with this
-            # All are told before any is waited for, so that machines end at once and not one after
-            # another.
+            # All are told before any is waited for, so that machines end at once.
             for node in nodes:
                 _end(node)
 

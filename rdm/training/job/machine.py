@@ -63,8 +63,7 @@ def command(orders: Orders, environment: Mapping[str, str]) -> list[str]:
         orders: this machine's part; one without a port leaves it to DeepSpeed.
         environment: of the launcher, whose device masks the ranks will have too.
     """
-    # DeepSpeed's launcher takes the slots of every machine and derives global ranks from their
-    # order.
+    # DeepSpeed's launcher derives global ranks from the order of the machines.
     first = [sum(orders.slots[:number]) for number in range(len(orders.slots) + 1)]
     world = {
         f"node-{number}": list(range(first[number + 1] - first[number]))
@@ -98,8 +97,7 @@ def main() -> None:
     use_writable_homes()
     stop = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # Handlers only set a flag: ending processes takes seconds, and is done outside of the
-        # handler.
+        # Only a flag: ending processes takes seconds, too long for a handler.
         signal.signal(sign, lambda *_: stop.set())
     threading.Thread(target=_wait_for_owner, args=(stop,), daemon=True).start()
     sys.exit(_run_ranks(orders, stop))
@@ -208,8 +206,7 @@ def end_group(
     """End a process and all of its group, first politely."""
     for sign in signs:
         try:
-            # The group, because the ranks are children of DeepSpeed's launcher and not of this
-            # process.
+            # The group: the ranks are children of DeepSpeed's launcher, not of this process.
             os.killpg(process.pid, sign)
         except ProcessLookupError:
             return

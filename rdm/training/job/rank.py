@@ -88,8 +88,7 @@ def _die_with_owner() -> None:
     def watch() -> None:
         while Path(f"/proc/{owner}").exists():
             time.sleep(1)
-        # Not sys.exit, which ends a thread only; a rank may hang in a collective that no exception
-        # ends.
+        # Not sys.exit: it ends this thread only, and the main one may hang in a collective.
         os._exit(1)
 
     if Path("/proc/self").exists():

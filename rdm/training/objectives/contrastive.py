@@ -110,8 +110,7 @@ class ContrastiveObjective(Objective):
     def _caption(self, text: Tensor, generator: torch.Generator) -> Tensor:
         first, second = _pick(text, generator), _pick(text, generator)
         device = generator.device
-        # Drawn for every row, mixed or not, so that the stream of random numbers does not depend on
-        # it.
+        # For every row, mixed or not, so that the stream does not depend on the mixing.
         share = torch.rand(len(text), 1, generator=generator, device=device)
         mixed = (
             torch.rand(len(text), 1, generator=generator, device=device)

@@ -122,8 +122,7 @@ class GenerativeObjective(Objective):
     def _with(self, state: Mapping[str, Tensor]) -> Generator:
         """Return a generator of its own with given weights."""
         prefix = "generator.network."
-        # A network of its own: the one that trains must not get the averages, and may be cut up by
-        # ZeRO.
+        # A network of its own: the one that trains keeps its weights, and ZeRO may cut them up.
         network = network_with(
             self.config.network, {name.removeprefix(prefix): value for name, value in state.items()}
         )
