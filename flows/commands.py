@@ -66,6 +66,7 @@ def quickstart(
     recipe = recipe_config(config.recipe).with_overrides(config.overrides)
     folder = Folder(root)
     layout = Layout(Path(folder.path()))
+    # The recipe as it resolves, too: a release that changes it runs the quickstart again.
     key = digest_json([config.model_dump(mode="json"), recipe.model_dump(mode="json")])
     if dry_run:
         show(

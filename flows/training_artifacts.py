@@ -39,6 +39,7 @@ class TrainingArtifacts:
         # A grid is an image of its own, and does not change.
         if status.grid is not None and status.grid != self._grid:
             self._grid = status.grid
+            # Inside the artifact: who looks at the UI may not reach the run's folder.
             encoded = base64.b64encode(Path(status.grid).read_bytes()).decode("ascii")
             create_image_artifact(
                 key=GRID_KEY,

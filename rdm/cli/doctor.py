@@ -149,7 +149,7 @@ def _packages() -> Finding:
 
 def _conflicts() -> Finding:
     found = []
-    # The first shadows the standard library's module; the second needs libGL, a desktop's.
+    # The first shadows the standard library's module, the second needs libGL.
     for name in ("dataclasses", "opencv-python"):
         try:
             found.append(f"{name} {version(name)}")

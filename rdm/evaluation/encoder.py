@@ -101,6 +101,7 @@ def evaluate_zero_shot(
 
 
 def _embed_images(encoder: Encoder, images: Iterator[bytes]) -> np.ndarray:
+    # An empty first part, so that no pictures give an array without rows.
     rows, batch = [np.zeros((0, encoder.embedding_dim), np.float32)], []
     for image in images:
         batch.append(encoder.preprocess(decode_image(image)))

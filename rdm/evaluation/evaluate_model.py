@@ -128,6 +128,7 @@ def _feature_metrics(
     reference: QuerySetConfig,
     config: EvaluationConfig,
 ) -> list[Metric]:
+    # Far from the seeds that people draw with: no picture that was shown is measured.
     seeds = [1_000_000 + config.seed + number for number in range(config.num_samples)]
     queries = proposed_queries(model, database, seeds, top_m=config.top_m, k=config.settings.k)
     resolution = model.info.resolution or 0
@@ -150,6 +151,7 @@ def reference_pictures(
     queries = QuerySet(reference)
     for stem in queries.stems:
         for crop in queries.crops(stem, []):
+            # One crop of each: crops of a photograph share pixels, and would count as several.
             if crop.key.endswith("/0") and len(pictures) < limit:
                 pictures.append(
                     np.asarray(

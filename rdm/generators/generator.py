@@ -44,7 +44,6 @@ class GeneratorConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        # Tokens need a predictor of tokens, a space of tokens and a head that draws them.
         sequences = self.network.kind == "token-predictor"
         if sequences != (self.space.kind == "tokens") or sequences != isinstance(
             self.head, AutoregressiveConfig

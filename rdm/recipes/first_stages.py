@@ -144,6 +144,7 @@ def _small(
         max_steps=max_steps,
         batch_size=16,
         optimizer="muon",
+        # Muon needs whole matrices, which ZeRO would cut into flat pieces.
         zero_stage=0,
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,

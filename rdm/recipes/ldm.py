@@ -8,6 +8,7 @@ from rdm.training.config import TrainConfig
 
 _WITHOUT_NEIGHBORS = (
     "objective.conditions.neighbors.dropout=1",
+    # A pool would be loaded for every sample, only to be dropped.
     "objective.conditions.neighbors.pool=null",
 )
 

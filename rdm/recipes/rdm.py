@@ -118,6 +118,7 @@ def rdm_64() -> TrainConfig:
         max_steps=16_000,
         batch_size=128,
         optimizer="muon",
+        # Muon needs whole matrices, which ZeRO would cut into flat pieces.
         zero_stage=0,
         learning_rate=8e-4,
         lr_schedule="wsd",

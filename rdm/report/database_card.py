@@ -39,6 +39,7 @@ def database_card(database: RetrievalDatabase, contact: str) -> str:
             named.
     """
     facts, counts = database.facts(), _count(database)
+    # The header holds one license; where there are several, the card has a table of them.
     named = [license_name for license_name in counts.licenses if license_name != NOT_STATED]
     only = named[0] if len(counts.licenses) == 1 and named else ""
     if facts.near_duplicates:

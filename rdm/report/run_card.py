@@ -92,6 +92,7 @@ class Steps:
         last line."""
         count, seconds = 0, 0.0
         for row in read_stats(run):
+            # By the run's own pace: a clock would count the pauses between its starts too.
             seconds += (row.seconds_per_step or 0.0) * (row.step - count)
             count = row.step
         return cls(count, seconds)

@@ -236,6 +236,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     last `decay_share`.
     """
     if step < config.warmup_steps:
+        # Not from zero, which would waste the first step.
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.lr_schedule == "constant":
         return config.learning_rate
@@ -342,4 +343,5 @@ def _draw_due_grid(
 
 
 def _seed(*parts: object) -> int:
+    # A hash: sums of step and number would give different micro-batches the same noise.
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1

@@ -94,6 +94,7 @@ def write_patch_page(path: Path, database: RetrievalDatabase, patch_id: int, k: 
 def _place(box: tuple[int, int, int, int], width: int, height: int) -> str:
     """Return the style of a frame that lies over a photograph where a box is."""
     x0, y0, x1, y1 = box
+    # In shares of the photograph, which the page scales to its own width.
     shares = (x0 / width, y0 / height, 1 - x1 / width, 1 - y1 / height)
     left, top, right, bottom = (f"{100 * share:.2f}%" for share in shares)
     return f"left:{left};top:{top};right:{right};bottom:{bottom}"

@@ -141,6 +141,7 @@ def _task(
 ) -> AnnotateTask:
     images = photographs_of(latents, stem)
     said = {image: captions.get(image, ())[: config.captions] for image in images}
+    # With the captions themselves: a shard whose captions changed is encoded again.
     identity = [FORMAT_VERSION, config.model_dump(mode="json"), encoder_digest, said]
     return AnnotateTask(latents.folder.url, stem, config, said, digest_json(identity))
 

@@ -95,6 +95,7 @@ def memory_need(config: TrainConfig, cost: NetworkCost, num_ranks: int = 1) -> M
 
 def state_bytes(zero_stage: int, num_ranks: int) -> float:
     """Return a rank's bytes per parameter: weights, gradients, ZeRO's fp32 copy, two moments."""
+    # 4 bytes each; what a stage shares, and the copy that ZeRO adds, is divided by the ranks.
     whole, shared = {0: (16, 0), 1: (8, 12), 2: (4, 16), 3: (0, 20)}[zero_stage]
     return whole + shared / num_ranks
 
