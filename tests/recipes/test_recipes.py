@@ -71,7 +71,7 @@ def test_a_vector_that_a_network_does_not_read_is_refused_with_the_settings():
         recipe_config("rdm-tiny").with_overrides(
             ["objective.conditions.neighbors.mean_vector=true"]
         )
-    with pytest.raises(UsageError, match="reads no vector"):
+    with pytest.raises(UsageError, match="the token-predictor reads none"):
         recipe_config("rarm-tiny").with_overrides(
             ["objective.conditions.neighbors.mean_vector=true"]
         )
