@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from rdm.context import Context
 from rdm.diffusion.autoregressive import (
+    Advance,
     DrawSettings,
     autoregressive_loss,
     autoregressive_sample,
@@ -33,7 +35,7 @@ def predict(tokens: Tensor, context: Context) -> Tensor:
     return TABLE[torch.cat([start, tokens], dim=1)] + shift
 
 
-def begin(context: Context):
+def begin(context: Context) -> Advance:
     drawn: list[Tensor] = []
     batch = context.batch_size
 
@@ -52,7 +54,7 @@ def context(batch: int, value: float = 0.3) -> Context:
     return Context(tokens=torch.full((batch, 1, 1), value, dtype=torch.float64))
 
 
-def test_the_teacher_forced_loss_is_what_the_tokens_were_drawn_with():
+def test_the_teacher_forced_loss_is_what_the_tokens_were_drawn_with() -> None:
     tokens, log_probs = autoregressive_sample(begin, context(8), length=LENGTH, seeds=range(8))
     losses = token_losses(predict, tokens, context(8))
     assert torch.allclose(losses.double(), -log_probs, atol=1e-5)
@@ -61,13 +63,13 @@ def test_the_teacher_forced_loss_is_what_the_tokens_were_drawn_with():
     )
 
 
-def test_probabilities_of_all_sequences_sum_to_one():
+def test_probabilities_of_all_sequences_sum_to_one() -> None:
     sequences = torch.cartesian_prod(*[torch.arange(Z)] * 3)
     losses = token_losses(predict, sequences, Context())
     assert math.isclose(float((-losses.double().sum(1)).exp().sum()), 1, abs_tol=1e-5)
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely():
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     count = 20_000
     first = autoregressive_sample(begin, context(count), length=1, seeds=range(count))[0][:, 0]
     shares = torch.bincount(first, minlength=Z) / count
@@ -75,13 +77,13 @@ def test_tokens_are_drawn_as_often_as_they_are_likely():
     assert torch.allclose(shares.double(), expected, atol=4 * 0.5 / count**0.5)
 
 
-def test_a_sample_depends_on_its_own_seed_only():
+def test_a_sample_depends_on_its_own_seed_only() -> None:
     together = autoregressive_sample(begin, context(3), length=LENGTH, seeds=[4, 5, 6])[0]
     alone = autoregressive_sample(begin, context(1), length=LENGTH, seeds=[5])[0]
     assert torch.equal(together[1:2], alone)
 
 
-def test_guidance_of_one_is_the_conditional_and_of_zero_the_unconditional_distribution():
+def test_guidance_of_one_is_the_conditional_and_of_zero_the_unconditional_distribution() -> None:
     plain = autoregressive_sample(begin, context(4), length=LENGTH, seeds=range(4))
     null = autoregressive_sample(begin, context(4, 0.0), length=LENGTH, seeds=range(4))
     one = autoregressive_sample(begin, context(4), length=LENGTH, seeds=range(4), guidance_scale=1)
@@ -90,7 +92,7 @@ def test_guidance_of_one_is_the_conditional_and_of_zero_the_unconditional_distri
     assert torch.equal(none[1], null[1])
 
 
-def test_guidance_moves_the_logits_away_from_the_null_context():
+def test_guidance_moves_the_logits_away_from_the_null_context() -> None:
     # The context adds 0.3 z to the logits: guidance of 3 adds three times as much.
     guided = autoregressive_sample(
         begin, context(4), length=LENGTH, seeds=range(4), guidance_scale=3
@@ -100,13 +102,13 @@ def test_guidance_moves_the_logits_away_from_the_null_context():
     assert torch.allclose(guided[1], stronger[1])
 
 
-def test_a_context_of_another_batch_is_refused():
+def test_a_context_of_another_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="2 samples, but there are 3 seeds"):
         autoregressive_sample(begin, context(2), length=1, seeds=range(3))
 
 
 @pytest.mark.parametrize("temperature", [0, 1e-6])
-def test_no_temperature_takes_the_likeliest_token(temperature):
+def test_no_temperature_takes_the_likeliest_token(temperature: float) -> None:
     logits = torch.tensor([[0.0, 2, 1], [3, 2, 1]], dtype=torch.float64)
     token, log_prob = draw_token(
         logits, torch.tensor([0.999, 0.999]), DrawSettings(temperature=temperature)
@@ -115,7 +117,7 @@ def test_no_temperature_takes_the_likeliest_token(temperature):
     assert torch.allclose(log_prob, torch.zeros(2, dtype=torch.float64))
 
 
-def test_truncation_keeps_the_likeliest_tokens_and_their_ratios():
+def test_truncation_keeps_the_likeliest_tokens_and_their_ratios() -> None:
     probabilities = torch.tensor([[0.1, 0.4, 0.3, 0.2]], dtype=torch.float64)
     kept = [
         kept_log_probs(probabilities.log(), settings).exp()
@@ -137,7 +139,9 @@ def test_truncation_keeps_the_likeliest_tokens_and_their_ratios():
     st.integers(1, 8),
     st.floats(0.01, 1),
 )
-def test_a_drawn_token_was_kept_and_the_kept_sum_to_one(logits, uniform, temperature, top_k, top_p):
+def test_a_drawn_token_was_kept_and_the_kept_sum_to_one(
+    logits: list[float], uniform: float, temperature: float, top_k: int, top_p: float
+) -> None:
     settings = DrawSettings(temperature, top_k, top_p)
     row = torch.tensor([logits], dtype=torch.float64)
     token, log_prob = draw_token(row, torch.tensor([uniform], dtype=torch.float64), settings)
@@ -149,6 +153,6 @@ def test_a_drawn_token_was_kept_and_the_kept_sum_to_one(logits, uniform, tempera
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}])
-def test_settings_out_of_range_are_refused(wrong):
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="are needed"):
         DrawSettings(**wrong)

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 import torch
 from exact_predictors import (
@@ -7,10 +9,11 @@ from exact_predictors import (
     mixture_predictor,
     mode_eps,
 )
+from torch import Tensor
 
 from rdm.context import Context
 from rdm.diffusion import schedules
-from rdm.diffusion.gaussian import prediction_from, x0_from_eps
+from rdm.diffusion.gaussian import PredictionType, prediction_from, x0_from_eps
 from rdm.diffusion.guidance import (
     ClassifierGuidance,
     classifier_guided,
@@ -30,18 +33,19 @@ DDPM = schedules.ddpm_linear().build()
 POSITIVE = Context(vector=torch.ones(1, 1))
 
 
-def token_predictor(x, t, context):
+def token_predictor(x: Tensor, t: Tensor, context: Context) -> Tensor:
     """Depends on everything that it is given, sample by sample."""
+    assert context.tokens is not None
     return x * 0.5 + t.view(-1, 1) + context.tokens.sum(dim=(1, 2))[:, None]
 
 
-def inputs(batch=3, num_tokens=4):
+def inputs(batch: int = 3, num_tokens: int = 4) -> tuple[Tensor, Tensor, Context]:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(batch, num_tokens, 5, generator=generator)
     return torch.randn(batch, 6, generator=generator), torch.arange(batch), Context(tokens=tokens)
 
 
-def test_both_forms_of_classifier_free_guidance_agree():
+def test_both_forms_of_classifier_free_guidance_agree() -> None:
     conditional, unconditional = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
     for weight in (-1.0, 0.0, 0.5, 1.0, 4.0):
         by_scale = combine(conditional, unconditional, scale_from_weight(weight))
@@ -57,24 +61,24 @@ def test_both_forms_of_classifier_free_guidance_agree():
         )
 
 
-def test_scale_is_one_more_than_the_weight_of_the_papers():
+def test_scale_is_one_more_than_the_weight_of_the_papers() -> None:
     assert scale_from_weight(2.0) == 3.0
     assert weight_from_scale(3.0) == 2.0
 
 
-def test_scale_one_is_the_network_itself():
+def test_scale_one_is_the_network_itself() -> None:
     assert guided(token_predictor, 1) is token_predictor
     assert guided(token_predictor, 1.0, inputs()[2]) is token_predictor
 
 
-def test_scale_zero_is_unconditional_bitwise():
+def test_scale_zero_is_unconditional_bitwise() -> None:
     x, t, context = inputs()
     assert torch.equal(
         guided(token_predictor, 0)(x, t, context), token_predictor(x, t, context.null())
     )
 
 
-def test_guidance_acts_between_the_log_snrs_of_its_interval_alone():
+def test_guidance_acts_between_the_log_snrs_of_its_interval_alone() -> None:
     x, _, context = inputs(batch=3)
     t = torch.tensor([5, 400, 999])  # log-SNRs of about 5.8, -0.6 and -10
     level = torch.logit(DDPM.alphas_cumprod[t])
@@ -90,11 +94,11 @@ def test_guidance_acts_between_the_log_snrs_of_its_interval_alone():
 
 
 @pytest.mark.parametrize(("timestep", "branches"), [(5, 1), (400, 2), (999, 1)])
-def test_outside_of_the_interval_the_network_is_asked_once(timestep, branches):
+def test_outside_of_the_interval_the_network_is_asked_once(timestep: int, branches: int) -> None:
     x, _, context = inputs(batch=3)
     rows = []
 
-    def counting(x_t, t, context):
+    def counting(x_t: Tensor, t: Tensor, context: Context) -> Tensor:
         rows.append(x_t.shape[0])
         return token_predictor(x_t, t, context)
 
@@ -104,7 +108,7 @@ def test_outside_of_the_interval_the_network_is_asked_once(timestep, branches):
     assert sum(rows) == 3 * branches
 
 
-def test_both_branches_run_in_one_call():
+def test_both_branches_run_in_one_call() -> None:
     x, t, context = inputs()
     sizes = []
     result = guided(lambda *a: sizes.append(a[0].shape[0]) or token_predictor(*a), 3.0)(
@@ -115,7 +119,7 @@ def test_both_branches_run_in_one_call():
     assert torch.allclose(result, expected, atol=1e-6)
 
 
-def test_negative_context_takes_the_place_of_the_null_context():
+def test_negative_context_takes_the_place_of_the_null_context() -> None:
     x, t, context = inputs()
     negative = Context(*(part.map(lambda values: values.flip(0) * 2) for part in context.parts))
     expected = combine(token_predictor(x, t, context), token_predictor(x, t, negative), 2.0)
@@ -124,21 +128,21 @@ def test_negative_context_takes_the_place_of_the_null_context():
     )
 
 
-def test_negative_context_may_hold_another_number_of_neighbors():
+def test_negative_context_may_hold_another_number_of_neighbors() -> None:
     x, t, context = inputs()
     negative = inputs(num_tokens=7)[2]
     expected = combine(token_predictor(x, t, context), token_predictor(x, t, negative), 2.0)
     assert torch.equal(guided(token_predictor, 2.0, negative)(x, t, context), expected)
 
 
-def test_negative_context_with_other_ports_is_refused():
+def test_negative_context_with_other_ports_is_refused() -> None:
     x, t, context = inputs()
     with pytest.raises(ValueError, match="only one of them sets vector"):
         guided(token_predictor, 2.0, Context(tokens=context.tokens, vector=x))(x, t, context)
 
 
 @pytest.mark.parametrize("prediction_type", ["v", "x0"])
-def test_guidance_is_the_same_in_every_prediction_type(prediction_type):
+def test_guidance_is_the_same_in_every_prediction_type(prediction_type: PredictionType) -> None:
     eps_c, eps_u, x_t = torch.randn(
         3, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
@@ -159,7 +163,9 @@ def test_guidance_is_the_same_in_every_prediction_type(prediction_type):
         (5, 1.391, 0.129),
     ],
 )
-def test_guided_mixture_has_its_known_moments(guidance_scale, mean, std):
+def test_guided_mixture_has_its_known_moments(
+    guidance_scale: float, mean: float, std: float
+) -> None:
     predict = guided(conditional_predictor(DDPM), guidance_scale)
     noise = seeded_noise([0], (50_000,))
     samples = ddim_sample(Denoiser(predict, DDPM, POSITIVE), noise, ddim_timesteps(1000, 100))
@@ -167,14 +173,14 @@ def test_guided_mixture_has_its_known_moments(guidance_scale, mean, std):
     assert samples.std().item() == pytest.approx(std, abs=0.0025)
 
 
-def test_unguided_mixture_keeps_both_modes():
+def test_unguided_mixture_keeps_both_modes() -> None:
     denoise = Denoiser(guided(conditional_predictor(DDPM), 0), DDPM, POSITIVE)
     samples = ddim_sample(denoise, seeded_noise([0], (20_000,)), ddim_timesteps(1000, 50))
     assert (samples > 0).double().mean().item() == pytest.approx(0.5, abs=0.015)
     assert samples.std().item() == pytest.approx((1 + 0.25**2) ** 0.5, abs=0.02)
 
 
-def positive_classifier(scale=1.0):
+def positive_classifier(scale: float = 1.0) -> ClassifierGuidance:
     """The exact classifier of the positive mode, summed over the elements of a sample."""
     return ClassifierGuidance(
         lambda x, t: log_prob_positive(x, gather(DDPM.alphas_cumprod, t, x)).flatten(1).sum(dim=1),
@@ -183,7 +189,7 @@ def positive_classifier(scale=1.0):
 
 
 @pytest.mark.parametrize("t", [0, 10, 250, 500, 999])
-def test_exact_classifier_turns_the_mixture_into_its_mode(t):
+def test_exact_classifier_turns_the_mixture_into_its_mode(t: int) -> None:
     x = torch.linspace(-3, 3, 2001, dtype=torch.float64)[None]
     alpha_bar = DDPM.alpha_bars[t]
     gradient = positive_classifier().gradient(x, torch.tensor([t]))
@@ -192,11 +198,13 @@ def test_exact_classifier_turns_the_mixture_into_its_mode(t):
 
 
 @pytest.mark.parametrize("prediction_type", ["eps", "v", "x0"])
-def test_classifier_guided_predictor_of_every_type_is_the_conditional_one(prediction_type):
+def test_classifier_guided_predictor_of_every_type_is_the_conditional_one(
+    prediction_type: PredictionType,
+) -> None:
     x, t = torch.linspace(-2, 2, 101, dtype=torch.float64)[None], torch.tensor([300])
     alpha_bar = DDPM.alpha_bars[300]
 
-    def expressed(eps):
+    def expressed(eps: Tensor) -> Tensor:
         return prediction_from(eps, x0_from_eps(eps, x, alpha_bar), alpha_bar, prediction_type)
 
     predict = classifier_guided(
@@ -208,7 +216,7 @@ def test_classifier_guided_predictor_of_every_type_is_the_conditional_one(predic
     assert torch.allclose(predict(x, t, Context()), expressed(mode_eps(x, alpha_bar)), atol=1e-12)
 
 
-def test_classifier_scale_zero_changes_no_bit():
+def test_classifier_scale_zero_changes_no_bit() -> None:
     predict = mixture_predictor(DDPM)
     assert classifier_guided(predict, positive_classifier(0.0), DDPM) is predict
     x, t = torch.randn(2, 7, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 500])
@@ -216,7 +224,7 @@ def test_classifier_scale_zero_changes_no_bit():
     assert torch.equal(guided_eps(x, 0.3, positive_classifier(0.0).gradient(x, t)), x)
 
 
-def test_classifier_gradient_of_a_sample_does_not_see_the_batch():
+def test_classifier_gradient_of_a_sample_does_not_see_the_batch() -> None:
     x, t = (
         torch.randn(4, 3, generator=torch.Generator().manual_seed(0)),
         torch.tensor([1, 100, 500, 900]),
@@ -227,7 +235,7 @@ def test_classifier_gradient_of_a_sample_does_not_see_the_batch():
     assert torch.allclose(positive_classifier(2.0).gradient(x, t), alone, rtol=1e-6)
 
 
-def sample_with_classifier(scale, sampler):
+def sample_with_classifier(scale: float, sampler: str) -> Tensor:
     noise, predict = seeded_noise([0], (4000,)), mixture_predictor(DDPM)
     if sampler == "ddim":
         predict = classifier_guided(predict, positive_classifier(scale), DDPM)
@@ -239,7 +247,7 @@ def sample_with_classifier(scale, sampler):
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
-def test_stronger_classifier_guidance_gives_more_accuracy_and_less_variance(sampler):
+def test_stronger_classifier_guidance_gives_more_accuracy_and_less_variance(sampler: str) -> None:
     samples = [sample_with_classifier(scale, sampler) for scale in (0.0, 0.2, 0.5, 1.0, 3.0)]
     accuracy = [(x > 0).double().mean().item() for x in samples]
     spread = [x.std().item() for x in samples]
@@ -249,7 +257,7 @@ def test_stronger_classifier_guidance_gives_more_accuracy_and_less_variance(samp
     assert spread == sorted(spread, reverse=True)
 
 
-def test_ancestral_classifier_guidance_of_scale_one_gives_the_mode():
+def test_ancestral_classifier_guidance_of_scale_one_gives_the_mode() -> None:
     samples = sample_with_classifier(1.0, "ancestral")
     assert samples.mean().item() == pytest.approx(1.0, abs=0.03)
     assert samples.std().item() < 0.27

@@ -1,4 +1,6 @@
-from typing import Any
+from __future__ import annotations
+
+from typing import Any, Literal
 
 import hypothesis.strategies as st
 import pytest
@@ -15,9 +17,11 @@ from exact_predictors import (
     normal_predictor,
 )
 from hypothesis import given, settings
+from torch import Tensor
 
+from rdm.context import Context
 from rdm.diffusion import schedules
-from rdm.diffusion.gaussian import posterior_variance, prediction_from, x0_from_eps
+from rdm.diffusion.gaussian import PredictionType, posterior_variance, prediction_from, x0_from_eps
 from rdm.diffusion.samplers import (
     AncestralVariance,
     Denoiser,
@@ -28,7 +32,12 @@ from rdm.diffusion.samplers import (
     ddpm_step,
     seeded_noise,
 )
-from rdm.diffusion.schedules import ancestral_timesteps, ddim_timesteps, linspace_timesteps
+from rdm.diffusion.schedules import (
+    NoiseSchedule,
+    ancestral_timesteps,
+    ddim_timesteps,
+    linspace_timesteps,
+)
 from rdm.diffusion.thresholding import static_threshold
 
 DDPM = schedules.ddpm_linear().build()
@@ -46,7 +55,9 @@ KNOWN_STDS = [
 ]
 
 
-def sample_normal(schedule, num_steps, eta, count=100_000):
+def sample_normal(
+    schedule: NoiseSchedule, num_steps: int, eta: float, count: int = 100_000
+) -> Tensor:
     noise = seeded_noise([1], (count,))
     timesteps = ddim_timesteps(1000, num_steps)
     return ddim_sample(
@@ -57,8 +68,8 @@ def sample_normal(schedule, num_steps, eta, count=100_000):
 @pytest.mark.parametrize(("name", "num_steps", "std_eta_0", "std_eta_1"), KNOWN_STDS)
 @pytest.mark.parametrize("eta", [0, 1])
 def test_ddim_with_the_exact_predictor_has_its_known_spread(
-    name, num_steps, std_eta_0, std_eta_1, eta
-):
+    name: str, num_steps: int, std_eta_0: float, std_eta_1: float, eta: int
+) -> None:
     samples = sample_normal(SCHEDULES[name], num_steps, eta, count=50_000)
     # The known values and these are both estimates, with standard errors of 0.0005 and 0.0009.
     assert samples.std().item() == pytest.approx(std_eta_1 if eta else std_eta_0, abs=0.0025)
@@ -67,7 +78,7 @@ def test_ddim_with_the_exact_predictor_has_its_known_spread(
 
 @pytest.mark.parametrize("name", ["ddpm", "rdm"])
 @pytest.mark.parametrize("num_steps", [50, 100, 250, 1000])
-def test_deterministic_ddim_has_the_moments_of_its_affine_map(name, num_steps):
+def test_deterministic_ddim_has_the_moments_of_its_affine_map(name: str, num_steps: int) -> None:
     schedule = SCHEDULES[name]
     timesteps = ddim_timesteps(1000, num_steps)
     # mean 0 and std 1: an affine map shows its moments
@@ -79,7 +90,7 @@ def test_deterministic_ddim_has_the_moments_of_its_affine_map(name, num_steps):
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
-def test_stochastic_ddim_has_the_moments_of_its_affine_map(eta):
+def test_stochastic_ddim_has_the_moments_of_its_affine_map(eta: float) -> None:
     samples = sample_normal(RDM, 100, eta)
     mean, std = exact_normal_moments(RDM, ddim_timesteps(1000, 100).tolist(), eta)
     assert samples.mean().item() == pytest.approx(mean, abs=0.003)
@@ -87,7 +98,7 @@ def test_stochastic_ddim_has_the_moments_of_its_affine_map(eta):
 
 
 @pytest.mark.parametrize(("variance", "std"), [("beta", 0.3019), ("posterior", 0.2963)])
-def test_ancestral_sampling_has_its_known_spread(variance, std):
+def test_ancestral_sampling_has_its_known_spread(variance: AncestralVariance, std: float) -> None:
     denoise = Denoiser(normal_predictor(DDPM), DDPM)
     noise = seeded_noise([2], (30_000,))
     samples = ddpm_sample(
@@ -109,7 +120,9 @@ def test_ancestral_sampling_has_its_known_spread(variance, std):
         (999, 0.0017),
     ],
 )
-def test_inversion_and_back_errs_as_one_over_the_number_of_steps(num_steps, error):
+def test_inversion_and_back_errs_as_one_over_the_number_of_steps(
+    num_steps: int, error: float
+) -> None:
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (1, 4000), generator=generator) * 2 - 1
     x0 = (signs * MODE + MODE_STD * torch.randn(1, 4000, generator=generator)).double()
@@ -122,7 +135,9 @@ def test_inversion_and_back_errs_as_one_over_the_number_of_steps(num_steps, erro
 
 
 @pytest.mark.parametrize(("num_steps", "std"), [(10, 0.71), (999, 0.99)])
-def test_inverted_latents_become_standard_normal_with_many_steps(num_steps, std):
+def test_inverted_latents_become_standard_normal_with_many_steps(
+    num_steps: int, std: float
+) -> None:
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (1, 20_000), generator=generator) * 2 - 1
     x0 = signs * MODE + MODE_STD * torch.randn(1, 20_000, generator=generator)
@@ -132,14 +147,16 @@ def test_inverted_latents_become_standard_normal_with_many_steps(num_steps, std)
     assert latents.std().item() == pytest.approx(std, abs=0.015)
 
 
-def bent(x, t):
+def bent(x: Tensor, t: Tensor | int) -> Tensor:
     """A predictor that is neither exact nor affine."""
     return torch.tanh(x) * (0.5 + t / 2000)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("prediction_type", ["eps", "v", "x0"])
-def test_ddim_walks_the_same_trajectory_as_diffusers(eta, prediction_type):
+def test_ddim_walks_the_same_trajectory_as_diffusers(
+    eta: float, prediction_type: PredictionType
+) -> None:
     names: dict[str, Any] = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
     reference = DDIMScheduler(
         num_train_timesteps=1000,
@@ -166,7 +183,7 @@ def test_ddim_walks_the_same_trajectory_as_diffusers(eta, prediction_type):
     assert torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
 
 
-def test_ddim_with_thresholding_walks_the_same_trajectory_as_diffusers():
+def test_ddim_with_thresholding_walks_the_same_trajectory_as_diffusers() -> None:
     reference = DDIMScheduler(
         beta_start=0.0015,
         beta_end=0.0195,
@@ -191,7 +208,9 @@ def test_ddim_with_thresholding_walks_the_same_trajectory_as_diffusers():
 @pytest.mark.parametrize(
     ("variance", "name"), [("posterior", "fixed_small"), ("beta", "fixed_large")]
 )
-def test_ancestral_steps_are_those_of_diffusers(variance, name):
+def test_ancestral_steps_are_those_of_diffusers(
+    variance: AncestralVariance, name: Literal["fixed_small", "fixed_large"]
+) -> None:
     reference = DDPMScheduler(beta_start=1e-4, beta_end=0.02, variance_type=name, clip_sample=False)
     x = seeded_noise([6], (3, 8, 8))
     for t in (999, 998, 500, 2, 1, 0):
@@ -206,7 +225,7 @@ def test_ancestral_steps_are_those_of_diffusers(variance, name):
 
 
 @given(st.floats(1e-4, 0.9), st.floats(0.01, 0.99), st.integers(0, 1000))
-def test_ddim_with_eta_one_is_the_ancestral_step(alpha_bar, ratio, seed):
+def test_ddim_with_eta_one_is_the_ancestral_step(alpha_bar: float, ratio: float, seed: int) -> None:
     previous = alpha_bar + ratio * (1 - alpha_bar)
     x_t, eps, noise = torch.randn(
         3, 1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
@@ -216,15 +235,15 @@ def test_ddim_with_eta_one_is_the_ancestral_step(alpha_bar, ratio, seed):
     assert torch.allclose(ddim_step(eps, x0, alpha_bar, previous, 1.0, noise), ancestral, atol=1e-9)
 
 
-def test_ddim_step_there_and_back_with_one_noise_is_the_identity():
+def test_ddim_step_there_and_back_with_one_noise_is_the_identity() -> None:
     eps, x0 = torch.randn(2, 1, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = ddim_step(eps, x0, 0.3, 0.8)
     assert torch.allclose(x, 0.8**0.5 * x0 + 0.2**0.5 * eps, atol=1e-14)
 
 
 @pytest.mark.parametrize("prediction_type", ["v", "x0"])
-def test_samples_do_not_depend_on_the_prediction_type(prediction_type):
-    def predict(x, t, context):
+def test_samples_do_not_depend_on_the_prediction_type(prediction_type: PredictionType) -> None:
+    def predict(x: Tensor, t: Tensor, context: Context) -> Tensor:
         alpha_bar = DDPM.alphas_cumprod[t].view(-1, 1)
         eps = normal_eps(x, alpha_bar)
         return prediction_from(eps, x0_from_eps(eps, x, alpha_bar), alpha_bar, prediction_type)
@@ -241,18 +260,18 @@ def test_samples_do_not_depend_on_the_prediction_type(prediction_type):
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=6), st.integers(0, 2000))
-def test_noise_of_a_seed_does_not_depend_on_the_batch(seeds, step):
+def test_noise_of_a_seed_does_not_depend_on_the_batch(seeds: list[int], step: int) -> None:
     together = seeded_noise(seeds, (2, 3), step)
     alone = torch.cat([seeded_noise([seed], (2, 3), step) for seed in seeds])
     assert torch.equal(together, alone)
 
 
-def test_noise_differs_between_seeds_and_steps():
+def test_noise_differs_between_seeds_and_steps() -> None:
     rows = torch.cat([seeded_noise(range(50), (4,), step) for step in range(4)])
     assert rows.unique(dim=0).shape[0] == 200
 
 
-def test_noise_is_standard_normal_across_seeds():
+def test_noise_is_standard_normal_across_seeds() -> None:
     rows = seeded_noise(range(20_000), (3,), 7)
     assert rows.mean().item() == pytest.approx(0, abs=0.015)
     assert rows.std().item() == pytest.approx(1, abs=0.012)
@@ -260,38 +279,38 @@ def test_noise_is_standard_normal_across_seeds():
     assert torch.corrcoef(torch.stack([rows[:-1, 0], rows[1:, 0]]))[0, 1].abs().item() < 0.03
 
 
-def test_noise_is_pinned():
+def test_noise_is_pinned() -> None:
     expected = torch.tensor([[-0.0048, -0.1787, -0.6984]])
     assert torch.allclose(seeded_noise([7], (3,), 2), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("seeds", [[], [-1], [2**64]])
-def test_impossible_seeds_are_refused(seeds):
+def test_impossible_seeds_are_refused(seeds: list[int]) -> None:
     with pytest.raises(ValueError, match="seeds must be"):
         seeded_noise(seeds, (3,))
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_sample_of_a_seed_does_not_depend_on_the_batch(eta):
+def test_sample_of_a_seed_does_not_depend_on_the_batch(eta: float) -> None:
     denoise, timesteps = Denoiser(mixture_predictor(RDM), RDM), ddim_timesteps(1000, 10)
 
-    def sample(seeds):
+    def sample(seeds: list[int]) -> Tensor:
         return ddim_sample(denoise, seeded_noise(seeds, (3, 4, 4)), timesteps, eta=eta, seeds=seeds)
 
     assert torch.equal(sample([5, 9, 2]), torch.cat([sample([5]), sample([9]), sample([2])]))
     assert torch.equal(sample([9, 5]), sample([5, 9]).flip(0))
 
 
-def test_ancestral_sample_of_a_seed_does_not_depend_on_the_batch():
+def test_ancestral_sample_of_a_seed_does_not_depend_on_the_batch() -> None:
     denoise, timesteps = Denoiser(mixture_predictor(RDM), RDM), ancestral_timesteps(1000, 10)
 
-    def sample(seeds):
+    def sample(seeds: list[int]) -> Tensor:
         return ddpm_sample(denoise, seeded_noise(seeds, (3, 4, 4)), timesteps, seeds=seeds)
 
     assert torch.equal(sample([5, 9]), torch.cat([sample([5]), sample([9])]))
 
 
-def test_variations_of_one_latent_spread_with_eta():
+def test_variations_of_one_latent_spread_with_eta() -> None:
     denoise, timesteps = Denoiser(mixture_predictor(RDM), RDM), ddim_timesteps(1000, 50)
     latent = seeded_noise([0], (100,)).expand(32, -1)
     spreads = [
@@ -303,7 +322,7 @@ def test_variations_of_one_latent_spread_with_eta():
     assert spreads[-1] > 0.5
 
 
-def test_progress_is_told_after_each_step():
+def test_progress_is_told_after_each_step() -> None:
     steps = []
     denoise = Denoiser(normal_predictor(DDPM), DDPM)
     ddim_sample(denoise, torch.zeros(2, 3), ddim_timesteps(1000, 4), on_step=steps.append)
@@ -316,7 +335,7 @@ def test_progress_is_told_after_each_step():
     assert all(step.x0.shape == (2, 3) for step in steps)
 
 
-def test_projection_keeps_known_content():
+def test_projection_keeps_known_content() -> None:
     known, kept = torch.full((1, 10), 0.25), torch.arange(10) < 5
     noise = seeded_noise([0], (10,))
     samples = ddim_sample(
@@ -331,7 +350,7 @@ def test_projection_keeps_known_content():
     )
 
 
-def test_ancestral_projection_ends_clean():
+def test_ancestral_projection_ends_clean() -> None:
     known = torch.full((1, 10), 0.25)
     samples = ddpm_sample(
         Denoiser(normal_predictor(DDPM), DDPM),
@@ -343,7 +362,7 @@ def test_ancestral_projection_ends_clean():
     assert torch.equal(samples, known)
 
 
-def test_fewer_timesteps_start_from_a_partly_noised_sample():
+def test_fewer_timesteps_start_from_a_partly_noised_sample() -> None:
     timesteps = ddim_timesteps(1000, 50)
     denoise = Denoiser(normal_predictor(DDPM), DDPM)
     steps = []
@@ -352,7 +371,7 @@ def test_fewer_timesteps_start_from_a_partly_noised_sample():
 
 
 @pytest.mark.parametrize("timesteps", [[], [5, 5], [9, 3], [-1, 4], [4, 1000]])
-def test_timesteps_that_do_not_rise_within_the_schedule_are_refused(timesteps):
+def test_timesteps_that_do_not_rise_within_the_schedule_are_refused(timesteps: list[int]) -> None:
     with pytest.raises(ValueError, match="timesteps must rise"):
         ddim_sample(
             Denoiser(normal_predictor(DDPM), DDPM), torch.zeros(1, 2), torch.tensor(timesteps)
@@ -368,7 +387,9 @@ def test_timesteps_that_do_not_rise_within_the_schedule_are_refused(timesteps):
         (-0.1, [1, 2], "eta"),
     ],
 )
-def test_sampling_noise_without_its_seeds_is_refused(eta, seeds, message):
+def test_sampling_noise_without_its_seeds_is_refused(
+    eta: float, seeds: list[int] | None, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         ddim_sample(
             Denoiser(normal_predictor(DDPM), DDPM),
@@ -379,13 +400,13 @@ def test_sampling_noise_without_its_seeds_is_refused(eta, seeds, message):
         )
 
 
-def test_sampling_builds_no_graph():
+def test_sampling_builds_no_graph() -> None:
     weight = torch.ones(1, requires_grad=True)
     denoise = Denoiser(lambda x, t, c: x * weight, DDPM)
     assert not ddim_sample(denoise, torch.zeros(1, 2), ddim_timesteps(1000, 2)).requires_grad
 
 
-def test_bfloat16_predictions_leave_the_state_in_float32():
+def test_bfloat16_predictions_leave_the_state_in_float32() -> None:
     denoise = Denoiser(lambda x, t, c: x.bfloat16(), DDPM)
     assert ddim_sample(denoise, torch.zeros(1, 2), ddim_timesteps(1000, 2)).dtype == torch.float32
 
@@ -421,12 +442,14 @@ def exact_ancestral_std(num_steps: int, variance: str) -> float:
         ("optimal", (0.2998,) * 6),
     ],
 )
-def test_ancestral_sampling_in_few_steps_has_its_exact_spread(variance, expected):
+def test_ancestral_sampling_in_few_steps_has_its_exact_spread(
+    variance: str, expected: tuple[float, ...]
+) -> None:
     found = [exact_ancestral_std(num_steps, variance) for num_steps in (10, 25, 50, 100, 250, 1000)]
     assert found == pytest.approx(expected, abs=6e-5)
 
 
-def test_the_step_adds_noise_of_the_variance_that_the_exact_spread_assumes():
+def test_the_step_adds_noise_of_the_variance_that_the_exact_spread_assumes() -> None:
     ab, ab_prev, zero = (
         DDPM.alpha_bars[300],
         DDPM.alpha_bars[200],

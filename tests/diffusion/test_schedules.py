@@ -1,13 +1,20 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
 from pydantic import ValidationError
+from torch import Tensor
 
 from rdm.diffusion import schedules
 from rdm.diffusion.schedules import (
     NoiseSchedule,
     ScheduleConfig,
+    ScheduleKind,
     TimestepConfig,
     ancestral_timesteps,
     ddim_timesteps,
@@ -35,48 +42,50 @@ PRESETS = [
         (schedules.cosine, 2.43e-9),
     ],
 )
-def test_preset_ends_at_its_known_level(preset, alpha_bar_end):
+def test_preset_ends_at_its_known_level(
+    preset: Callable[[], ScheduleConfig], alpha_bar_end: float
+) -> None:
     assert preset().build().alpha_bars[-1] == pytest.approx(alpha_bar_end, rel=1e-3)
 
 
-def test_ddpm_prior_signal_and_variance():
+def test_ddpm_prior_signal_and_variance() -> None:
     alpha_bar = schedules.ddpm_linear().build().alpha_bars[-1]
     assert alpha_bar**0.5 == pytest.approx(0.00635282, abs=5e-9)
     assert 1 - alpha_bar == pytest.approx(0.9999596, abs=5e-8)
 
 
-def test_super_resolution_schedule_ends_at_its_known_level():
+def test_super_resolution_schedule_ends_at_its_known_level() -> None:
     config = ScheduleConfig(kind="linear", num_timesteps=2000, beta_start=1e-6, beta_end=1e-2)
     assert config.build().alpha_bars[-1] == pytest.approx(4.39e-5, rel=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["linear", "sqrt_linear", "quadratic", "sigmoid"])
-def test_betas_run_from_start_to_end(kind):
+def test_betas_run_from_start_to_end(kind: ScheduleKind) -> None:
     betas = ScheduleConfig(kind=kind, beta_start=1e-4, beta_end=0.02).build().betas
     ends = {"sigmoid": 5e-5}.get(kind, 1e-12)  # the sigmoid is cut off at +-6
     assert betas[0].item() == pytest.approx(1e-4, abs=ends)
     assert betas[-1].item() == pytest.approx(0.02, abs=ends)
 
 
-def test_quadratic_is_another_name_of_sqrt_linear():
+def test_quadratic_is_another_name_of_sqrt_linear() -> None:
     assert torch.equal(
         ScheduleConfig(kind="quadratic").build().betas,
         ScheduleConfig(kind="sqrt_linear").build().betas,
     )
 
 
-def test_sqrt_linear_is_linear_in_the_root():
+def test_sqrt_linear_is_linear_in_the_root() -> None:
     steps = schedules.rdm().build().betas.sqrt().diff()
     assert torch.allclose(steps, steps[0].expand_as(steps), rtol=1e-9)
 
 
-def test_sigmoid_is_symmetric_about_its_middle():
+def test_sigmoid_is_symmetric_about_its_middle() -> None:
     betas = ScheduleConfig(kind="sigmoid", beta_start=1e-4, beta_end=0.02).build().betas
     assert torch.allclose(betas + betas.flip(0), torch.full_like(betas, 0.0201), rtol=1e-12)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_alpha_bar_falls_and_its_shift_starts_at_one(preset):
+def test_alpha_bar_falls_and_its_shift_starts_at_one(preset: Callable[[], ScheduleConfig]) -> None:
     schedule = preset().build()
     assert schedule.alphas_cumprod.dtype == torch.float64
     assert bool((schedule.alphas_cumprod.diff() < 0).all())
@@ -84,12 +93,12 @@ def test_alpha_bar_falls_and_its_shift_starts_at_one(preset):
     assert torch.equal(schedule.alphas_cumprod_prev[1:], schedule.alphas_cumprod[:-1])
 
 
-def test_schedule_moves_to_a_device_in_full_precision():
+def test_schedule_moves_to_a_device_in_full_precision() -> None:
     moved = schedules.rdm().build().to("meta")
     assert (moved.betas.device.type, moved.alphas_cumprod.dtype) == ("meta", torch.float64)
 
 
-def test_gather_never_loses_precision_to_a_small_dtype():
+def test_gather_never_loses_precision_to_a_small_dtype() -> None:
     schedule = schedules.rdm().build()
     picked = gather(
         schedule.alphas_cumprod, torch.tensor([3, 5]), torch.zeros(2, 4, 8, 8, dtype=torch.bfloat16)
@@ -99,7 +108,9 @@ def test_gather_never_loses_precision_to_a_small_dtype():
 
 
 @pytest.mark.parametrize("betas", [[0.0, 0.1], [0.5, 1.0], [[0.1]]])
-def test_betas_outside_the_open_interval_are_refused(betas):
+def test_betas_outside_the_open_interval_are_refused(
+    betas: list[float] | list[list[float]],
+) -> None:
     with pytest.raises(ValueError, match="strictly between"):
         NoiseSchedule.from_betas(torch.tensor(betas))
 
@@ -107,21 +118,21 @@ def test_betas_outside_the_open_interval_are_refused(betas):
 @pytest.mark.parametrize(
     "fields", [{"beta_start": 0.1, "beta_end": 0.01}, {"num_timesteps": 1}, {"kind": "sqrt"}]
 )
-def test_impossible_config_is_refused(fields):
+def test_impossible_config_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ScheduleConfig(**fields)
 
 
-def test_ddim_timesteps_follow_the_latent_diffusion_rule():
+def test_ddim_timesteps_follow_the_latent_diffusion_rule() -> None:
     assert ddim_timesteps(1000, 100).tolist() == list(range(1, 1000, 10))
     assert ddim_timesteps(1000, 50).tolist() == list(range(1, 1000, 20))
 
 
-def test_ddim_timesteps_of_every_level_leave_out_the_one_that_does_not_exist():
+def test_ddim_timesteps_of_every_level_leave_out_the_one_that_does_not_exist() -> None:
     assert ddim_timesteps(1000, 1000).tolist() == list(range(1, 1000))
 
 
-def test_linspace_timesteps_end_at_the_noisiest_level():
+def test_linspace_timesteps_end_at_the_noisiest_level() -> None:
     assert linspace_timesteps(1000, 10).tolist() == [
         100,
         200,
@@ -137,13 +148,13 @@ def test_linspace_timesteps_end_at_the_noisiest_level():
     assert linspace_timesteps(1000, 999).tolist() == list(range(1, 1000))
 
 
-def test_ancestral_timesteps_span_all_levels():
+def test_ancestral_timesteps_span_all_levels() -> None:
     assert ancestral_timesteps(1000, 1000).tolist() == list(range(1000))
     assert ancestral_timesteps(1000, 4).tolist() == [0, 333, 666, 999]
 
 
 @given(st.integers(3, 1200), st.data())
-def test_timesteps_rise_within_the_schedule(num_train, data):
+def test_timesteps_rise_within_the_schedule(num_train: int, data: st.DataObject) -> None:
     num_steps = data.draw(st.integers(2, num_train - 1))
     for rule, exact in (
         (ddim_timesteps, False),
@@ -158,12 +169,14 @@ def test_timesteps_rise_within_the_schedule(num_train, data):
 
 @pytest.mark.parametrize("rule", [ddim_timesteps, linspace_timesteps, ancestral_timesteps])
 @pytest.mark.parametrize("num_steps", [-1, 0, 1001])
-def test_impossible_number_of_steps_is_refused(rule, num_steps):
+def test_impossible_number_of_steps_is_refused(
+    rule: Callable[[int, int], Tensor], num_steps: int
+) -> None:
     with pytest.raises(ValueError, match="steps"):
         rule(1000, num_steps)
 
 
-def test_probabilities_of_timesteps_sum_to_one_and_spread_as_asked():
+def test_probabilities_of_timesteps_sum_to_one_and_spread_as_asked() -> None:
     schedule = rdm().build()
     drawn = TimestepConfig(
         kind="log_snr_normal", mean=0.4, std=2.0, uniform_share=0.0
@@ -175,7 +188,7 @@ def test_probabilities_of_timesteps_sum_to_one_and_spread_as_asked():
     assert ((drawn * log_snr.square()).sum() - 0.4**2).sqrt().item() == pytest.approx(2.0, abs=0.03)
 
 
-def test_every_timestep_keeps_its_uniform_share():
+def test_every_timestep_keeps_its_uniform_share() -> None:
     drawn = TimestepConfig(kind="log_snr_normal", std=0.1, uniform_share=0.2).probabilities(
         rdm().build()
     )
@@ -183,5 +196,5 @@ def test_every_timestep_keeps_its_uniform_share():
     assert drawn.min().item() == pytest.approx(0.2 / 1000)
 
 
-def test_uniform_timesteps_need_no_probabilities():
+def test_uniform_timesteps_need_no_probabilities() -> None:
     assert TimestepConfig().probabilities(rdm().build()) is None

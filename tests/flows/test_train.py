@@ -42,7 +42,9 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory, encoded, tiny_encoder: str) -> dict[str, str]:
+def inputs(
+    tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., bytes], tiny_encoder: str
+) -> dict[str, str]:
     """A database, and photographs to train on."""
     from rdm.compute import ComputeConfig
     from rdm.database.building.builder import BuildConfig, DatabaseBuilder
@@ -118,7 +120,9 @@ def _wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None
         time.sleep(0.05)
 
 
-def test_a_job_that_crashes_is_started_again_and_resumes(start, tmp_path):
+def test_a_job_that_crashes_is_started_again_and_resumes(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     process = start(out, overrides=[*SETTINGS, "max_steps=40"])
     _wait_for_step(process, out, 7)
@@ -133,7 +137,9 @@ def test_a_job_that_crashes_is_started_again_and_resumes(start, tmp_path):
     assert (out / "launcher.log").read_text().count("ranks of ") == 2
 
 
-def test_a_first_stage_trains_on_the_photographs_alone(start, tmp_path):
+def test_a_first_stage_trains_on_the_photographs_alone(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     overrides = [
         "max_steps=2",
@@ -150,7 +156,9 @@ def test_a_first_stage_trains_on_the_photographs_alone(start, tmp_path):
     assert (out / "model" / "diffusion_pytorch_model.safetensors").exists()
 
 
-def test_cancelling_ends_every_process_of_the_job(start, tmp_path):
+def test_cancelling_ends_every_process_of_the_job(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     process = start(out, overrides=[*SETTINGS, "max_steps=100000"])
     deadline = time.monotonic() + 300

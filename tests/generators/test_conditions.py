@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -28,14 +30,14 @@ def _numbered(samples: int, stored: int) -> torch.Tensor:
     return torch.arange(samples * stored).float().view(samples, stored, 1)
 
 
-def test_neighbors_are_drawn_of_the_samples_own_without_repetition():
+def test_neighbors_are_drawn_of_the_samples_own_without_repetition() -> None:
     drawn = draw_neighbors(_numbered(50, 8), 4, torch.Generator().manual_seed(0))[..., 0].long()
     assert drawn.shape == (50, 4)
     assert torch.equal(drawn // 8, torch.arange(50)[:, None].expand(50, 4))
     assert all(len(set(row)) == 4 for row in drawn.tolist())
 
 
-def test_every_neighbor_of_the_pool_is_drawn_equally_often():
+def test_every_neighbor_of_the_pool_is_drawn_equally_often() -> None:
     drawn = draw_neighbors(
         _numbered(1, 8).expand(20_000, 8, 1), 4, torch.Generator().manual_seed(0)
     )
@@ -43,7 +45,7 @@ def test_every_neighbor_of_the_pool_is_drawn_equally_often():
     assert torch.allclose(shares, torch.full((8,), 0.5), atol=0.02)
 
 
-def test_a_pool_of_k_is_used_whole_and_draws_nothing():
+def test_a_pool_of_k_is_used_whole_and_draws_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
     neighbors = _numbered(3, 4)
@@ -51,19 +53,19 @@ def test_a_pool_of_k_is_used_whole_and_draws_nothing():
     assert torch.equal(generator.get_state(), before)
 
 
-def test_a_pool_smaller_than_k_is_refused():
+def test_a_pool_smaller_than_k_is_refused() -> None:
     with pytest.raises(
         ValidationError, match="a pool of 3 neighbors is smaller than k_train or k_choices, 4"
     ):
         NeighborsConfig(k_train=4, pool=3)
 
 
-def test_without_a_pool_k_train_neighbors_are_loaded():
+def test_without_a_pool_k_train_neighbors_are_loaded() -> None:
     assert NeighborsConfig(k_train=4).num_loaded == 4
     assert NeighborsConfig(k_train=4, pool=9).num_loaded == 9
 
 
-def test_steps_draw_the_number_of_neighbors_from_the_choices():
+def test_steps_draw_the_number_of_neighbors_from_the_choices() -> None:
     config = NeighborsConfig(k_train=4, k_choices=(1, 3, 8), dropout=0.0)
     neighbors = torch.randn(2, 8, 5)
     contexts = [
@@ -75,12 +77,12 @@ def test_steps_draw_the_number_of_neighbors_from_the_choices():
     assert lengths == {1, 3, 8}
 
 
-def test_a_pool_smaller_than_a_choice_is_refused():
+def test_a_pool_smaller_than_a_choice_is_refused() -> None:
     with pytest.raises(ValueError, match="smaller than k_train or k_choices, 6"):
         NeighborsConfig(k_train=4, k_choices=(1, 6), pool=5)
 
 
-def test_the_vector_is_the_mean_of_the_tokens_that_were_kept():
+def test_the_vector_is_the_mean_of_the_tokens_that_were_kept() -> None:
     config = NeighborsConfig(k_train=2, mean_vector=True, dropout=0.5, scale=3.0)
     context = training_context(torch.randn(64, 2, 5), config, torch.Generator().manual_seed(0))
     assert context.tokens is not None
@@ -91,7 +93,7 @@ def test_the_vector_is_the_mean_of_the_tokens_that_were_kept():
     assert torch.equal(dropped, (context.vector == 0).all(1))
 
 
-def test_without_a_generator_the_nearest_condition_and_none_is_dropped():
+def test_without_a_generator_the_nearest_condition_and_none_is_dropped() -> None:
     config = NeighborsConfig(k_train=2, pool=4, dropout=0.9, scale=2.0)
     neighbors = torch.randn(64, 4, 5)
     context = assemble(
@@ -101,7 +103,7 @@ def test_without_a_generator_the_nearest_condition_and_none_is_dropped():
     assert torch.equal(context.tokens, neighbors[:, :2] * 2.0)
 
 
-def test_a_source_that_training_never_shows_is_null_without_a_generator_too():
+def test_a_source_that_training_never_shows_is_null_without_a_generator_too() -> None:
     config = NeighborsConfig(k_train=2, dropout=1.0)
     batch = {"neighbors": torch.randn(3, 2, 5)}
     context = assemble([NeighborCondition(config, 5)], batch, {"neighbors": 1.0}, None)
@@ -109,7 +111,7 @@ def test_a_source_that_training_never_shows_is_null_without_a_generator_too():
     assert not context.tokens.any()
 
 
-def test_pictures_of_which_nothing_is_known_have_the_null_context():
+def test_pictures_of_which_nothing_is_known_have_the_null_context() -> None:
     context = Context(
         *NeighborCondition(NeighborsConfig(mean_vector=True), 5).of_known(
             [Known(), Known()], torch.device("cpu")
@@ -121,7 +123,7 @@ def test_pictures_of_which_nothing_is_known_have_the_null_context():
     assert not context.tokens.any()
 
 
-def test_what_is_known_of_a_picture_conditions_as_in_training():
+def test_what_is_known_of_a_picture_conditions_as_in_training() -> None:
     config = NeighborsConfig(k_train=3, scale=2.0, mean_vector=True)
     neighbors, condition = torch.randn(2, 3, 5), NeighborCondition(config, 5)
     known = Context(*condition.of_known([Known(row) for row in neighbors], torch.device("cpu")))
@@ -132,7 +134,7 @@ def test_what_is_known_of_a_picture_conditions_as_in_training():
     )
 
 
-def test_neighbors_of_some_pictures_only_are_refused():
+def test_neighbors_of_some_pictures_only_are_refused() -> None:
     with pytest.raises(ValueError, match="others have none"):
         NeighborCondition(NeighborsConfig(), 5).of_known(
             [Known(torch.zeros(1, 5)), Known()], torch.device("cpu")

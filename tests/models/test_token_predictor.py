@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from rdm.context import Context
-from rdm.diffusion.autoregressive import autoregressive_sample, token_losses
+from rdm.diffusion.autoregressive import Advance, autoregressive_sample, token_losses
 from rdm.errors import ModelError
 from rdm.models.token_predictor import (
     TokenPredictor,
@@ -40,7 +42,7 @@ def neighbors(count: int = 4, batch: int = 2) -> Context:
 
 
 @torch.no_grad()
-def test_a_token_has_no_influence_on_itself_and_those_before(predictor):
+def test_a_token_has_no_influence_on_itself_and_those_before(predictor: TokenPredictor) -> None:
     changed = tokens()
     changed[:, 4] = (changed[:, 4] + 1) % 11
     before, after = predictor(tokens(), neighbors()), predictor(changed, neighbors())
@@ -50,7 +52,7 @@ def test_a_token_has_no_influence_on_itself_and_those_before(predictor):
 
 
 @torch.no_grad()
-def test_one_by_one_gives_the_logits_of_one_pass(predictor):
+def test_one_by_one_gives_the_logits_of_one_pass(predictor: TokenPredictor) -> None:
     given = tokens()
     advance = predictor.begin(neighbors())
     steps = [advance(None)] + [advance(given[:, i]) for i in range(given.shape[1])]
@@ -58,8 +60,10 @@ def test_one_by_one_gives_the_logits_of_one_pass(predictor):
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
-def test_kept_keys_and_values_draw_the_tokens_of_whole_passes(predictor, guidance_scale):
-    def begin(context: Context):
+def test_kept_keys_and_values_draw_the_tokens_of_whole_passes(
+    predictor: TokenPredictor, guidance_scale: float
+) -> None:
+    def begin(context: Context) -> Advance:
         drawn: list[torch.Tensor] = []
 
         def advance(token: torch.Tensor | None) -> torch.Tensor:
@@ -82,7 +86,7 @@ def test_kept_keys_and_values_draw_the_tokens_of_whole_passes(predictor, guidanc
 
 
 @torch.no_grad()
-def test_neighbors_are_a_set_and_matter(predictor):
+def test_neighbors_are_a_set_and_matter(predictor: TokenPredictor) -> None:
     context = neighbors().tokens
     assert context is not None
     plain = predictor(tokens(), Context(tokens=context))
@@ -96,18 +100,22 @@ def test_neighbors_are_a_set_and_matter(predictor):
 
 
 @torch.no_grad()
-def test_the_null_context_does_not_depend_on_the_number_of_neighbors(predictor):
+def test_the_null_context_does_not_depend_on_the_number_of_neighbors(
+    predictor: TokenPredictor,
+) -> None:
     one, many = (predictor(tokens(), neighbors(count).null()) for count in (1, 7))
     assert torch.allclose(one, many, atol=1e-5)
 
 
-def test_a_context_without_tokens_is_refused(predictor):
+def test_a_context_without_tokens_is_refused(predictor: TokenPredictor) -> None:
     with pytest.raises(ValueError, match="context tokens"):
         predictor(tokens(), Context())
 
 
 @pytest.mark.parametrize("begins", [False, True], ids=["forward", "begin"])
-def test_a_port_that_the_predictor_does_not_read_is_refused_by_name(predictor, begins):
+def test_a_port_that_the_predictor_does_not_read_is_refused_by_name(
+    predictor: TokenPredictor, begins: bool
+) -> None:
     known = neighbors()
     context = Context(tokens=known.tokens, vector=torch.zeros(known.batch_size or 0, 3))
     with pytest.raises(ValueError, match="reads tokens alone, but the context sets vector"):
@@ -115,26 +123,28 @@ def test_a_port_that_the_predictor_does_not_read_is_refused_by_name(predictor, b
 
 
 @torch.no_grad()
-def test_sampled_log_probabilities_are_the_teacher_forced_losses(predictor):
+def test_sampled_log_probabilities_are_the_teacher_forced_losses(predictor: TokenPredictor) -> None:
     drawn, log_probs = autoregressive_sample(predictor.begin, neighbors(), length=9, seeds=[1, 2])
     assert torch.allclose(
         token_losses(predictor, drawn, neighbors()).double(), -log_probs, atol=1e-4
     )
 
 
-def test_a_saved_predictor_opens_with_the_same_bits(predictor, tmp_path):
+def test_a_saved_predictor_opens_with_the_same_bits(
+    predictor: TokenPredictor, tmp_path: Path
+) -> None:
     save_token_predictor(predictor, tmp_path)
     with torch.no_grad():
         opened = load_token_predictor(tmp_path, CONFIG)(tokens(), neighbors())
         assert torch.equal(opened, predictor(tokens(), neighbors()))
 
 
-def test_an_empty_folder_is_no_predictor(tmp_path):
+def test_an_empty_folder_is_no_predictor(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be opened"):
         load_token_predictor(tmp_path, CONFIG)
 
 
-def test_the_official_network_has_other_layers_and_more_parameters():
+def test_the_official_network_has_other_layers_and_more_parameters() -> None:
     width, inner, tokens = 768, 3072, 16384
     attention = 4 * width * width + width  # no biases but that of the output
     cross_attention = 2 * width * width + 2 * 512 * width + width
@@ -150,7 +160,7 @@ def test_the_official_network_has_other_layers_and_more_parameters():
     assert ours == 183_307_008
 
 
-def test_the_official_sizes_in_gpt2s_layers():
+def test_the_official_sizes_in_gpt2s_layers() -> None:
     with torch.device("meta"):
         network = build_token_predictor(rarm_imagenet_predictor())
     # Embeddings 16385 x 768 and 256 x 768, the projection 512 x 768, 18 layers, and the last norm.

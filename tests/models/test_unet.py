@@ -1,8 +1,13 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from small_denoiser import SMALL_DENOISER
 
-from rdm.context import Context, Part
+from rdm.context import Context, Part, Port
 from rdm.errors import ModelError
 from rdm.models.unet import (
     Denoiser,
@@ -34,31 +39,31 @@ def _tokens(count: int, seed: int = 2) -> torch.Tensor:
     return torch.randn(2, count, 12, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_imagenet_network_has_the_official_number_of_parameters():
+def test_the_imagenet_network_has_the_official_number_of_parameters() -> None:
     assert meta_parameters(rdm_imagenet_denoiser()) == 400_920_579
 
 
-def test_permuting_the_neighbors_changes_nothing(denoiser):
+def test_permuting_the_neighbors_changes_nothing(denoiser: Denoiser) -> None:
     tokens = _tokens(4)
     assert torch.allclose(
         _predict(denoiser, tokens), _predict(denoiser, tokens[:, [2, 0, 3, 1]]), atol=1e-6
     )
 
 
-def test_duplicating_every_neighbor_changes_nothing(denoiser):
+def test_duplicating_every_neighbor_changes_nothing(denoiser: Denoiser) -> None:
     tokens = _tokens(4)
     assert torch.allclose(
         _predict(denoiser, tokens), _predict(denoiser, tokens.repeat(1, 2, 1)), atol=1e-6
     )
 
 
-def test_other_neighbors_change_the_prediction(denoiser):
+def test_other_neighbors_change_the_prediction(denoiser: Denoiser) -> None:
     assert (
         _predict(denoiser, _tokens(4)) - _predict(denoiser, _tokens(4, seed=3) * 5)
     ).abs().max() > 1e-3
 
 
-def test_the_null_context_does_not_depend_on_the_number_of_neighbors(denoiser):
+def test_the_null_context_does_not_depend_on_the_number_of_neighbors(denoiser: Denoiser) -> None:
     one, many = (
         _predict(denoiser, torch.zeros(2, 1, 12)),
         _predict(denoiser, torch.zeros(2, 20, 12)),
@@ -66,7 +71,7 @@ def test_the_null_context_does_not_depend_on_the_number_of_neighbors(denoiser):
     assert torch.allclose(one, many, atol=1e-6)
 
 
-def test_keys_and_values_have_no_bias(denoiser):
+def test_keys_and_values_have_no_bias(denoiser: Denoiser) -> None:
     names = [
         name for name, _ in denoiser.named_parameters() if ".to_k." in name or ".to_v." in name
     ]
@@ -75,31 +80,35 @@ def test_keys_and_values_have_no_bias(denoiser):
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 20])
-def test_any_number_of_neighbors_runs(denoiser, count):
+def test_any_number_of_neighbors_runs(denoiser: Denoiser, count: int) -> None:
     assert _predict(denoiser, _tokens(count)).shape == (2, 4, 8, 8)
 
 
-def test_a_context_without_tokens_is_refused_and_not_read_as_self_attention(denoiser):
+def test_a_context_without_tokens_is_refused_and_not_read_as_self_attention(
+    denoiser: Denoiser,
+) -> None:
     with pytest.raises(ValueError, match="context tokens"):
         denoiser(torch.zeros(1, 4, 8, 8), torch.tensor([1]), Context())
 
 
 @pytest.mark.parametrize("port", ["vector", "channels", "grounding"])
-def test_a_port_that_the_denoiser_does_not_read_is_refused_by_name(denoiser, port):
+def test_a_port_that_the_denoiser_does_not_read_is_refused_by_name(
+    denoiser: Denoiser, port: Port
+) -> None:
     shapes = {"vector": (1, 3), "channels": (1, 3, 8, 8), "grounding": (1, 2, 3)}
     context = Context(**{"tokens": torch.zeros(1, 1, 12), port: torch.zeros(shapes[port])})
     with pytest.raises(ValueError, match=f"reads tokens alone, but the context sets {port}"):
         denoiser(torch.zeros(1, 4, 8, 8), torch.tensor([1]), context)
 
 
-def test_a_saved_denoiser_opens_with_the_same_bits(denoiser, tmp_path):
+def test_a_saved_denoiser_opens_with_the_same_bits(denoiser: Denoiser, tmp_path: Path) -> None:
     denoiser.unet.save_pretrained(str(tmp_path), safe_serialization=True)
     assert torch.equal(
         _predict(load_denoiser(tmp_path), _tokens(4)), _predict(denoiser, _tokens(4))
     )
 
 
-def test_an_empty_folder_is_no_denoiser(tmp_path):
+def test_an_empty_folder_is_no_denoiser(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no denoiser"):
         load_denoiser(tmp_path)
 
@@ -107,12 +116,12 @@ def test_an_empty_folder_is_no_denoiser(tmp_path):
 @pytest.mark.parametrize(
     "change", [{"attention_levels": (True,)}, {"head_dim": 7}, {"norm_num_groups": 5}]
 )
-def test_configurations_that_cannot_be_built_are_refused(change):
+def test_configurations_that_cannot_be_built_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="attention levels|multiple"):
         DenoiserConfig.model_validate({**_config().model_dump(), **change})
 
 
-def test_a_vector_is_read_where_the_network_has_a_vector_dim():
+def test_a_vector_is_read_where_the_network_has_a_vector_dim() -> None:
     tested = build_denoiser(
         _config().model_copy(update={"vector_dim": 12, "time_scale_shift": True})
     ).eval()
@@ -127,7 +136,7 @@ def test_a_vector_is_read_where_the_network_has_a_vector_dim():
         tested(x_t, t, Context(tokens=tokens))
 
 
-def test_tokens_that_are_padding_count_as_if_they_were_not_there(denoiser: Denoiser):
+def test_tokens_that_are_padding_count_as_if_they_were_not_there(denoiser: Denoiser) -> None:
     tokens = _tokens(5)
     present = torch.tensor([[True, True, True, False, False]] * 2)
     x, t = (
@@ -139,7 +148,7 @@ def test_tokens_that_are_padding_count_as_if_they_were_not_there(denoiser: Denoi
     assert torch.allclose(masked, _predict(denoiser, tokens[:, :3]), atol=1e-5)
 
 
-def test_a_context_of_padding_alone_is_finite(denoiser: Denoiser):
+def test_a_context_of_padding_alone_is_finite(denoiser: Denoiser) -> None:
     part = Part("text", "tokens", _tokens(5), torch.zeros(2, 5, dtype=torch.bool))
     with torch.no_grad():
         found = denoiser(torch.zeros(2, 4, 8, 8), torch.tensor([10, 500]), Context(part))

@@ -11,11 +11,11 @@ from rdm.training.planning.cost import network_cost
 SMALL = ("rarm-tiny",)
 
 
-def test_every_recipe_is_in_the_file_and_no_other():
+def test_every_recipe_is_in_the_file_and_no_other() -> None:
     assert list(kept_costs()) == list(RECIPES)
 
 
-def test_the_file_is_what_the_command_writes_of_these_costs():
+def test_the_file_is_what_the_command_writes_of_these_costs() -> None:
     assert COSTS_FILE.read_text(encoding="utf-8") == costs_text(kept_costs())
 
 
@@ -23,5 +23,5 @@ def test_the_file_is_what_the_command_writes_of_these_costs():
     "name",
     [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in RECIPES],
 )
-def test_a_recipe_costs_what_the_file_says(name):
+def test_a_recipe_costs_what_the_file_says(name: str) -> None:
     assert network_cost(recipe_config(name)) == kept_costs()[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -87,7 +88,7 @@ def test_failures_are_counted_by_cause(root: Path) -> None:
 
 
 def test_photograph_that_came_later_is_no_failure_any_more(
-    root: Path, photos: Path, encoded
+    root: Path, photos: Path, encoded: Callable[..., bytes]
 ) -> None:
     (photos / "x.jpg").write_bytes(encoded(50))
     run_build(update_builder(str(root)), INLINE)
@@ -99,7 +100,7 @@ def test_contact_and_that_weights_are_not_unlearned_are_said(root: Path) -> None
 
 
 def test_page_of_a_patch_shows_photograph_place_credits_and_neighbors(
-    root: Path, tmp_path: Path, examples
+    root: Path, tmp_path: Path, examples: SimpleNamespace
 ) -> None:
     from rdm.report.html.database_pages import write_patch_page
 

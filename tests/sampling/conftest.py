@@ -3,6 +3,8 @@ milliseconds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from random_model import write_random_model
 
@@ -16,7 +18,7 @@ from rdm.sources import CropConfig
 
 @pytest.fixture(scope="session")
 def database(
-    tmp_path_factory: pytest.TempPathFactory, encoded, tiny_encoder: str
+    tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., bytes], tiny_encoder: str
 ) -> RetrievalDatabase:
     root = tmp_path_factory.mktemp("sampling")
     (root / "photos").mkdir()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from rdm.database import RetrievalDatabase
 from rdm.errors import ConcurrentWriterError, UsageError
-from rdm.sampling import DrawStep, SampleSettings, open_model
+from rdm.sampling import DrawStep, Model, SampleSettings, open_model
 from rdm.sampling.draw_request import DrawnCounts, draw_request
 from rdm.sampling.output import JOURNAL, SampleFolder, read_samples
 from rdm.sampling.request import RequestedPairs, SampleRequest
@@ -44,13 +45,17 @@ def pixels(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(model, database, tmp_path_factory) -> Path:
+def whole(
+    model: Model, database: RetrievalDatabase, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("samples") / "whole"
     assert draw_request(REQUEST, model, database, out) == DrawnCounts(pictures=8, drawn=8)
     return out
 
 
-def test_pictures_are_written_while_others_are_still_to_be_drawn(model, database, tmp_path):
+def test_pictures_are_written_while_others_are_still_to_be_drawn(
+    model: Model, database: RetrievalDatabase, tmp_path: Path
+) -> None:
     _, listener = kill_in_batch(2)
     with pytest.raises(Killed):
         draw_request(REQUEST, model, database, tmp_path, on_step=listener)  # pyright: ignore[reportArgumentType]
@@ -60,7 +65,9 @@ def test_pictures_are_written_while_others_are_still_to_be_drawn(model, database
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2])
-def test_a_killed_run_goes_on_to_the_same_files(model, database, whole, tmp_path, batch):
+def test_a_killed_run_goes_on_to_the_same_files(
+    model: Model, database: RetrievalDatabase, whole: Path, tmp_path: Path, batch: int
+) -> None:
     _, listener = kill_in_batch(batch)
     with pytest.raises(Killed):
         draw_request(REQUEST, model, database, tmp_path, on_step=listener)  # pyright: ignore[reportArgumentType]
@@ -72,7 +79,9 @@ def test_a_killed_run_goes_on_to_the_same_files(model, database, whole, tmp_path
     assert (tmp_path / "samples.json").read_bytes() == (whole / "samples.json").read_bytes()
 
 
-def test_a_record_that_was_being_written_is_drawn_again(model, database, whole, tmp_path):
+def test_a_record_that_was_being_written_is_drawn_again(
+    model: Model, database: RetrievalDatabase, whole: Path, tmp_path: Path
+) -> None:
     _, listener = kill_in_batch(1)
     with pytest.raises(Killed):
         draw_request(REQUEST, model, database, tmp_path, on_step=listener)  # pyright: ignore[reportArgumentType]
@@ -82,13 +91,17 @@ def test_a_record_that_was_being_written_is_drawn_again(model, database, whole, 
     assert (tmp_path / "samples.json").read_bytes() == (whole / "samples.json").read_bytes()
 
 
-def test_the_same_request_again_draws_nothing(model, database, whole):
+def test_the_same_request_again_draws_nothing(
+    model: Model, database: RetrievalDatabase, whole: Path
+) -> None:
     before = (whole / "samples.json").stat().st_mtime_ns
     assert draw_request(REQUEST, model, database, whole) == DrawnCounts(pictures=8, drawn=0)
     assert (whole / "samples.json").stat().st_mtime_ns == before
 
 
-def test_a_picture_that_is_gone_is_drawn_again_bit_for_bit(model, database, tmp_path):
+def test_a_picture_that_is_gone_is_drawn_again_bit_for_bit(
+    model: Model, database: RetrievalDatabase, tmp_path: Path
+) -> None:
     draw_request(REQUEST, model, database, tmp_path)
     before, index = pixels(tmp_path), (tmp_path / "samples.json").read_bytes()
     (tmp_path / "00004.png").unlink()
@@ -107,21 +120,25 @@ def test_a_picture_that_is_gone_is_drawn_again_bit_for_bit(model, database, tmp_
     ],
 )
 def test_another_request_into_the_same_folder_is_refused_by_name(
-    model, database, whole, change, named
-):
+    model: Model, database: RetrievalDatabase, whole: Path, change: dict[str, Any], named: str
+) -> None:
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
     with pytest.raises(UsageError, match=f"another request: {named} differ"):
         draw_request(REQUEST.model_copy(update=change), model, database, whole)
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
 
 
-def test_a_later_version_of_the_database_is_another_request(model, database, whole):
+def test_a_later_version_of_the_database_is_another_request(
+    model: Model, database: RetrievalDatabase, whole: Path
+) -> None:
     later = RetrievalDatabase(database.folder, database.version.model_copy(update={"number": 2}))
     with pytest.raises(UsageError, match="another request: database differ"):
         draw_request(REQUEST, model, later, whole)
 
 
-def test_pictures_that_no_record_describes_are_not_mixed_with_new_ones(model, database, tmp_path):
+def test_pictures_that_no_record_describes_are_not_mixed_with_new_ones(
+    model: Model, database: RetrievalDatabase, tmp_path: Path
+) -> None:
     (tmp_path / "00007.png").write_bytes(b"of somebody else")
     with pytest.raises(UsageError, match=r"would replace, such as 00007\.png"):
         draw_request(REQUEST, model, database, tmp_path)
@@ -130,7 +147,9 @@ def test_pictures_that_no_record_describes_are_not_mixed_with_new_ones(model, da
     ]
 
 
-def test_two_runs_do_not_draw_into_one_folder(model, database, whole):
+def test_two_runs_do_not_draw_into_one_folder(
+    model: Model, database: RetrievalDatabase, whole: Path
+) -> None:
     identity = RequestedPairs(REQUEST, model, database).identity()
     with (
         SampleFolder(whole, identity),
@@ -139,7 +158,9 @@ def test_two_runs_do_not_draw_into_one_folder(model, database, whole):
         draw_request(REQUEST, model, database, whole)
 
 
-def test_the_model_may_move_between_two_runs(model, database, whole, tmp_path):
+def test_the_model_may_move_between_two_runs(
+    model: Model, database: RetrievalDatabase, whole: Path, tmp_path: Path
+) -> None:
     import shutil
 
     shutil.copytree(model.directory, tmp_path / "moved")
@@ -147,7 +168,7 @@ def test_the_model_may_move_between_two_runs(model, database, whole, tmp_path):
     assert draw_request(REQUEST, moved, database, whole).drawn == 0
 
 
-def test_the_first_pictures_can_be_read_alone(whole):
+def test_the_first_pictures_can_be_read_alone(whole: Path) -> None:
     first = read_samples(whole, 3)
     assert [(item.query.label, item.seed) for item in first] == [("a", 0), ("a", 1), ("a", 2)]
     assert [len(item.query.neighbor_ids) for item in first] == [2, 2, 2]

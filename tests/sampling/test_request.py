@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
-from rdm.sampling import SampleSettings
+from rdm.sampling import Model, SampleSettings
 from rdm.sampling.request import RequestedPairs, SampleRequest, format_seeds, parse_seeds
 
 
@@ -26,7 +27,7 @@ def test_fifty_thousand_seeds_take_no_memory_of_their_own() -> None:
     assert isinstance(parse_seeds("0-49999"), range)
 
 
-def test_pairs_are_every_text_with_every_seed(model, database) -> None:
+def test_pairs_are_every_text_with_every_seed(model: Model, database: RetrievalDatabase) -> None:
     request = SampleRequest(texts=("a", "b"), seeds="3-5", settings=SampleSettings(k=2))
     pairs = RequestedPairs(request, model, database)
     assert len(pairs) == 6
@@ -39,6 +40,6 @@ def test_pairs_are_every_text_with_every_seed(model, database) -> None:
     assert [len(query.neighbor_ids) for query, _ in pairs.rows(0, 99)] == [2] * 6
 
 
-def test_nothing_asked_for_is_refused(model, database) -> None:
+def test_nothing_asked_for_is_refused(model: Model, database: RetrievalDatabase) -> None:
     with pytest.raises(UsageError, match="nothing to sample"):
         RequestedPairs(SampleRequest(), model, database)

@@ -106,7 +106,9 @@ def test_photographs_behind_urls_are_no_query_set(tmp_path: Path) -> None:
         QuerySet(QuerySetConfig(source=f"urls://{tmp_path}/list.txt"))
 
 
-def test_relative_source_is_meant_from_where_it_was_named_in_a_file_too(tmp_path, monkeypatch):
+def test_relative_source_is_meant_from_where_it_was_named_in_a_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "settings.json").write_text('{"source": "folder://photos"}')
     named = QuerySetConfig(source="folder://photos")

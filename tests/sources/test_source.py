@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +42,7 @@ def test_id_that_occurs_twice_is_an_error() -> None:
 
 
 def test_a_specification_of_files_becomes_absolute_and_any_other_stays(
-    monkeypatch, tmp_path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert absolute_spec("folder://photos/../more") == f"folder://{tmp_path}/more"

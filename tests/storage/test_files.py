@@ -272,8 +272,8 @@ def test_full_disk_keeps_the_old_file(small_disk: Path, kind: str) -> None:
     ],
 )
 def test_folder_is_meant_from_where_it_was_named_and_not_from_where_it_is_used(
-    tmp_path, monkeypatch, given, meant
-):
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, meant: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     folder = pickle.dumps(Folder(given))
     (tmp_path / "elsewhere").mkdir()

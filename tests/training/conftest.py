@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from training_jobs import Prepared
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, build_neighbors
@@ -16,22 +16,10 @@ from rdm.database.building.builder import BuildConfig, DatabaseBuilder
 from rdm.database.building.jobs import run_build
 from rdm.recipes import recipe_config
 from rdm.sources import CropConfig, QuerySetConfig
-from rdm.training.config import TrainConfig, TrainInputs
+from rdm.training.config import TrainConfig
 from rdm.training.data.latent_cache import CacheConfig, build_cache
 
 CROP = CropConfig(frame_size=40, patch_size=32, min_patches=2, max_patches=2)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Where the inputs of a run lie."""
-
-    database: str
-    cache: str
-
-    def inputs(self, out: Path) -> TrainInputs:
-        """Return the inputs of a run that writes to `out`."""
-        return TrainInputs(out=str(out), cache=self.cache, database=self.database)
 
 
 @pytest.fixture(scope="session")

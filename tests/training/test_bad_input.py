@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from training_jobs import Prepared, generative
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborTable
@@ -70,10 +71,12 @@ def _replace_text(path: Path, old: str, new: str) -> None:
 
 
 def _open(cache: object, database: object, recipe: TrainConfig) -> TrainingRows:
-    return TrainingRows.open(str(cache), str(database), recipe.objective)  # type: ignore[arg-type]
+    return TrainingRows.open(str(cache), str(database), generative(recipe))
 
 
-def test_a_missing_shard_is_named(prepared, own_cache, tiny_recipe):
+def test_a_missing_shard_is_named(
+    prepared: Prepared, own_cache: Path, tiny_recipe: TrainConfig
+) -> None:
     data = _open(own_cache, prepared.database, tiny_recipe)
     (own_cache / "00000.tar").unlink()
     with pytest.raises(CacheError, match="cannot be read: a file is missing") as caught:
@@ -91,7 +94,14 @@ def test_a_missing_shard_is_named(prepared, own_cache, tiny_recipe):
     ],
     ids=["truncated", "empty", "one bit"],
 )
-def test_a_damaged_file_is_named(prepared, own_cache, tiny_recipe, name, damage, message):
+def test_a_damaged_file_is_named(
+    prepared: Prepared,
+    own_cache: Path,
+    tiny_recipe: TrainConfig,
+    name: str,
+    damage: Callable[[bytes], bytes],
+    message: str,
+) -> None:
     path = own_cache / name
     path.write_bytes(damage(path.read_bytes()))
     data = _open(own_cache, prepared.database, tiny_recipe)
@@ -100,7 +110,9 @@ def test_a_damaged_file_is_named(prepared, own_cache, tiny_recipe, name, damage,
     assert caught.value.where == str(path)
 
 
-def test_a_shard_whose_table_is_missing_is_named(prepared, own_cache, tiny_recipe):
+def test_a_shard_whose_table_is_missing_is_named(
+    prepared: Prepared, own_cache: Path, tiny_recipe: TrainConfig
+) -> None:
     data = _open(own_cache, prepared.database, tiny_recipe)
     (own_cache / "00001.parquet").unlink()
     with pytest.raises(CacheError, match="missing") as caught:
@@ -109,8 +121,8 @@ def test_a_shard_whose_table_is_missing_is_named(prepared, own_cache, tiny_recip
 
 
 def test_a_tar_with_fewer_members_than_its_table_has_rows_is_refused(
-    prepared, own_cache, tiny_recipe
-):
+    prepared: Prepared, own_cache: Path, tiny_recipe: TrainConfig
+) -> None:
     short = np.zeros((8, 8, 8), np.float16)
     write_tar(own_cache / "00000.tar", "00000", [short] * 3)
     _rewrite(own_cache, "00000.tar", lambda _, array: array)
@@ -119,7 +131,9 @@ def test_a_tar_with_fewer_members_than_its_table_has_rows_is_refused(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_latent_that_is_not_finite_is_named(prepared, own_cache, tiny_recipe, value):
+def test_a_latent_that_is_not_finite_is_named(
+    prepared: Prepared, own_cache: Path, tiny_recipe: TrainConfig, value: float
+) -> None:
     row = int(_open(own_cache, prepared.database, tiny_recipe)._rows["00000"].rows[2])
 
     def spoil(number: int, array: np.ndarray) -> np.ndarray:
@@ -136,8 +150,8 @@ def test_a_latent_that_is_not_finite_is_named(prepared, own_cache, tiny_recipe, 
 
 @pytest.mark.parametrize("patch_id", [10**6, -1])
 def test_a_neighbor_that_the_database_never_had_is_refused(
-    prepared, own_database, tiny_recipe, patch_id
-):
+    prepared: Prepared, own_database: Path, tiny_recipe: TrainConfig, patch_id: int
+) -> None:
     _rewrite_table(
         own_database, _with_ids(lambda ids: np.where(np.arange(ids.shape[1]) == 0, patch_id, ids))
     )
@@ -145,7 +159,9 @@ def test_a_neighbor_that_the_database_never_had_is_refused(
         _open(prepared.cache, own_database, tiny_recipe).load_shard(0)
 
 
-def test_a_deleted_neighbor_is_refused(prepared, own_database, tiny_recipe):
+def test_a_deleted_neighbor_is_refused(
+    prepared: Prepared, own_database: Path, tiny_recipe: TrainConfig
+) -> None:
     data = _open(prepared.cache, own_database, tiny_recipe)
     patch = int(data.neighbor_ids("00000")[0, 0])
     before = NeighborTable(Folder(str(own_database)), "train").shard("00000")[1]
@@ -159,15 +175,17 @@ def test_a_deleted_neighbor_is_refused(prepared, own_database, tiny_recipe):
         _open(prepared.cache, own_database, tiny_recipe).load_shard(0)
 
 
-def test_a_table_with_another_k_than_it_says_is_refused(prepared, own_database, tiny_recipe):
+def test_a_table_with_another_k_than_it_says_is_refused(
+    prepared: Prepared, own_database: Path, tiny_recipe: TrainConfig
+) -> None:
     _rewrite_table(own_database, _with_ids(lambda ids: ids[:, :3]))
     with pytest.raises(DatabaseError, match="not 6 in each"):
         _open(prepared.cache, own_database, tiny_recipe).load_shard(0)
 
 
 def test_neighbors_that_were_looked_up_with_another_encoder_are_refused(
-    prepared, own_database, tiny_recipe
-):
+    prepared: Prepared, own_database: Path, tiny_recipe: TrainConfig
+) -> None:
     folder = Folder(str(own_database))
     part = next(part for part in NeighborTable(folder, "train").parts if part.kind == "queryset")
     folder.write_json(part.path, {**folder.read_json(part.path), "encoder_digest": "0" * 16})
@@ -184,19 +202,25 @@ def test_neighbors_that_were_looked_up_with_another_encoder_are_refused(
         _open(prepared.cache, own_database, tiny_recipe)
 
 
-def test_embeddings_of_another_length_than_the_network_reads_are_refused(prepared, tiny_recipe):
+def test_embeddings_of_another_length_than_the_network_reads_are_refused(
+    prepared: Prepared, tiny_recipe: TrainConfig
+) -> None:
     config = tiny_recipe.with_overrides(["objective.network.cross_attention_dim=32"])
     with pytest.raises(CacheError, match="embeddings have 16 dimensions, the network reads 32"):
-        open_training(prepared.cache, prepared.database, config.objective)
+        open_training(prepared.cache, prepared.database, generative(config))
 
 
-def test_latents_of_another_size_than_the_network_samples_are_refused(prepared, tiny_recipe):
+def test_latents_of_another_size_than_the_network_samples_are_refused(
+    prepared: Prepared, tiny_recipe: TrainConfig
+) -> None:
     config = tiny_recipe.with_overrides(["objective.network.sample_size=16"])
     with pytest.raises(CacheError, match="the latents are 8x8, the network draws 16 by 16"):
-        open_training(prepared.cache, prepared.database, config.objective)
+        open_training(prepared.cache, prepared.database, generative(config))
 
 
-def test_latents_of_other_crops_than_the_neighbors_are_refused(prepared, tiny_recipe, tmp_path):
+def test_latents_of_other_crops_than_the_neighbors_are_refused(
+    prepared: Prepared, tiny_recipe: TrainConfig, tmp_path: Path
+) -> None:
     config = LatentCache(prepared.cache).config
     queries = config.queries.model_copy(
         update={"crop": config.queries.crop.model_copy(update={"seed": 7})}
@@ -208,25 +232,31 @@ def test_latents_of_other_crops_than_the_neighbors_are_refused(prepared, tiny_re
         _open(tmp_path / "other", prepared.database, tiny_recipe)
 
 
-def test_latents_of_another_first_stage_are_refused(prepared, own_cache, tiny_recipe):
+def test_latents_of_another_first_stage_are_refused(
+    prepared: Prepared, own_cache: Path, tiny_recipe: TrainConfig
+) -> None:
     folder = Folder(str(own_cache))
     folder.write_json("cache.json", {**folder.read_json("cache.json"), "latents_digest": "0" * 16})
     with pytest.raises(CacheError, match="another first stage"):
-        open_training(str(own_cache), prepared.database, tiny_recipe.objective)
+        open_training(str(own_cache), prepared.database, generative(tiny_recipe))
 
 
-def test_latents_of_another_query_set_are_refused(prepared, own_cache, tiny_recipe):
+def test_latents_of_another_query_set_are_refused(
+    prepared: Prepared, own_cache: Path, tiny_recipe: TrainConfig
+) -> None:
     folder = Folder(str(own_cache))
     folder.write_json("cache.json", {**folder.read_json("cache.json"), "queries_digest": "0" * 16})
     with pytest.raises(CacheError, match="no neighbors of the query set"):
-        open_training(str(own_cache), prepared.database, tiny_recipe.objective)
+        open_training(str(own_cache), prepared.database, generative(tiny_recipe))
 
 
-def test_more_neighbors_than_are_stored_are_refused(prepared, tiny_recipe):
+def test_more_neighbors_than_are_stored_are_refused(
+    prepared: Prepared, tiny_recipe: TrainConfig
+) -> None:
     more = ["objective.conditions.neighbors.k_train=7", "objective.conditions.neighbors.pool=null"]
     config = tiny_recipe.with_overrides(more)
     with pytest.raises(CacheError, match="training takes 7 neighbors, but 6 are stored"):
-        open_training(prepared.cache, prepared.database, config.objective)
+        open_training(prepared.cache, prepared.database, generative(config))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -235,8 +265,8 @@ def test_more_neighbors_than_are_stored_are_refused(prepared, tiny_recipe):
     [("device=cuda", "PyTorch finds no GPU"), ("precision=fp16", "DeepSpeed refuses on a CPU")],
 )
 def test_what_only_a_gpu_can_do_is_refused_where_there_is_none(
-    prepared, tiny_recipe, tmp_path, setting, message
-):
+    prepared: Prepared, tiny_recipe: TrainConfig, tmp_path: Path, setting: str, message: str
+) -> None:
     with pytest.raises(TrainingError, match=message):
         run_training(tiny_recipe.with_overrides([setting]), prepared.inputs(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
@@ -251,14 +281,16 @@ def test_what_only_a_gpu_can_do_is_refused_where_there_is_none(
         (["more_ema_decays=[1.5]"], "more_ema_decays"),
     ],
 )
-def test_settings_that_contradict_each_other_are_usage_errors(tiny_recipe, settings, message):
+def test_settings_that_contradict_each_other_are_usage_errors(
+    tiny_recipe: TrainConfig, settings: list[str], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         tiny_recipe.with_overrides(settings)
 
 
 def test_a_micro_batch_that_does_not_divide_a_ranks_share_is_refused(
-    prepared, tiny_recipe, tmp_path
-):
+    prepared: Prepared, tiny_recipe: TrainConfig, tmp_path: Path
+) -> None:
     with pytest.raises(TrainingError, match="no multiple of micro_batch_size 3"):
         run_training(
             tiny_recipe.with_overrides(["micro_batch_size=3"]), prepared.inputs(tmp_path / "run")
@@ -268,8 +300,8 @@ def test_a_micro_batch_that_does_not_divide_a_ranks_share_is_refused(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_batch_whose_loss_is_not_finite_is_written_down(
-    prepared, own_cache, tiny_recipe, tmp_path
-):
+    prepared: Prepared, own_cache: Path, tiny_recipe: TrainConfig, tmp_path: Path
+) -> None:
     # Finite in float16, but its exponential is not: the posterior's variance is infinite.
     _rewrite(own_cache, "00000.tar", lambda _, array: array * 0 + 60000)
     inputs = prepared.inputs(tmp_path / "run").model_copy(update={"cache": str(own_cache)})
@@ -286,8 +318,8 @@ def test_a_batch_whose_loss_is_not_finite_is_written_down(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_disk_that_fills_up_at_a_checkpoint_leaves_the_last_one(
-    prepared, tiny_recipe, small_disk
-):
+    prepared: Prepared, tiny_recipe: TrainConfig, small_disk: Callable[[int], Path]
+) -> None:
     disk = small_disk(200_000)
     config = tiny_recipe.with_overrides(["max_steps=4", "checkpoint_every=2", "grids_per_decade=0"])
     run_training(config, prepared.inputs(disk / "run"))

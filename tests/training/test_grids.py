@@ -1,3 +1,7 @@
+from __future__ import annotations
+
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,11 +18,11 @@ from rdm.training.grids import is_grid_step, latest_grid, write_grid
         (3, [10, 22, 46, 100, 215, 464, 1000, 2154, 2500]),
     ],
 )
-def test_steps_lie_in_equal_ratios_and_end_with_the_last(per_decade, steps):
+def test_steps_lie_in_equal_ratios_and_end_with_the_last(per_decade: int, steps: list[int]) -> None:
     assert [step for step in range(1, 2501) if is_grid_step(step, per_decade, 2500)] == steps
 
 
-def test_a_grid_holds_every_picture_row_by_row(tmp_path):
+def test_a_grid_holds_every_picture_row_by_row(tmp_path: Path) -> None:
     pictures = np.stack([np.full((4, 6, 3), 10 * number, np.uint8) for number in range(5)])
     write_grid(pictures, tmp_path / "grids" / "step-00000010.png")
     grid = np.asarray(Image.open(tmp_path / "grids" / "step-00000010.png"))

@@ -15,7 +15,7 @@ from rdm.errors import ModelError, StorageError
 from rdm.models.assets import named_folder
 from rdm.models.first_stage.first_stage_folder import WEIGHTS_NAME
 from rdm.sampling import open_model
-from rdm.training.half_precision import export_model
+from rdm.training.half_precision import HalfPrecision, export_model
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,9 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)]
 )
-def test_copy_holds_every_weight_rounded_to_16_bits(model, tmp_path, precision, dtype):
+def test_copy_holds_every_weight_rounded_to_16_bits(
+    model: Path, tmp_path: Path, precision: HalfPrecision, dtype: torch.dtype
+) -> None:
     size = export_model(str(model), tmp_path / "out", precision)
     before, after = weights_of(model), weights_of(tmp_path / "out")
     assert after.keys() == before.keys()
@@ -42,7 +44,9 @@ def test_copy_holds_every_weight_rounded_to_16_bits(model, tmp_path, precision, 
     assert size < 0.6 * sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
 
 
-def test_copy_opens_as_a_model_of_32_bits_whose_weights_are_the_rounded_ones(model, tmp_path):
+def test_copy_opens_as_a_model_of_32_bits_whose_weights_are_the_rounded_ones(
+    model: Path, tmp_path: Path
+) -> None:
     export_model(str(model), tmp_path / "out")
     opened = open_model(tmp_path / "out")
     rounded = weights_of(tmp_path / "out")
@@ -60,7 +64,7 @@ def first_stage_copy(place: Path, prefix: str) -> Path:
     return place
 
 
-def test_first_stage_with_another_decoder_goes_into_the_copy(model, tmp_path):
+def test_first_stage_with_another_decoder_goes_into_the_copy(model: Path, tmp_path: Path) -> None:
     other = first_stage_copy(tmp_path / "other", "decoder.")
     export_model(str(model), tmp_path / "out", autoencoder=str(other))
     shutil.rmtree(other)
@@ -78,13 +82,13 @@ def test_first_stage_with_another_decoder_goes_into_the_copy(model, tmp_path):
     assert not (again / "first_stage").exists()
 
 
-def test_first_stage_with_another_encoder_is_refused(model, tmp_path):
+def test_first_stage_with_another_encoder_is_refused(model: Path, tmp_path: Path) -> None:
     other = first_stage_copy(tmp_path / "other", "encoder.")
     with pytest.raises(ModelError, match="the model draws latents of the first stage"):
         export_model(str(model), tmp_path / "out", autoencoder=str(other))
 
 
-def test_weight_that_fp16_cannot_hold_is_an_error(model, tmp_path):
+def test_weight_that_fp16_cannot_hold_is_an_error(model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "great")
     path = tmp_path / "great" / "network" / WEIGHTS_NAME
     weights = load_file(path)
@@ -95,11 +99,11 @@ def test_weight_that_fp16_cannot_hold_is_an_error(model, tmp_path):
     assert raised.value.fix == "--precision bf16"
 
 
-def test_folder_that_exists_is_left_alone(model, tmp_path):
+def test_folder_that_exists_is_left_alone(model: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="the folder exists already"):
         export_model(str(model), tmp_path)
 
 
-def test_folder_without_a_model_is_an_error(tmp_path):
+def test_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model here"):
         export_model(str(tmp_path), tmp_path / "out")

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from training_jobs import start_job
+from training_jobs import Prepared, start_job
 
 from rdm.compute.masks import (
     LAUNCHER_MASKS,
@@ -26,6 +26,7 @@ from rdm.compute.masks import (
 )
 from rdm.errors import TrainingError
 from rdm.recipes import recipe_config
+from rdm.training.config import TrainConfig
 from rdm.training.engine.training_device import device_type, require_device
 from rdm.training.job.hostfile import Cluster, Machine
 from rdm.training.job.launch import LOG, orders_of
@@ -51,17 +52,17 @@ def run_env(words: list[str], given: dict[str, str]) -> dict[str, str]:
     ["5", "5,3", "GPU-8f2c,GPU-1", "MIG-4b/7/0", "5,5", "-1", "", "NoDevFiles", "a b"],
     ids=repr,
 )
-def test_a_mask_that_the_launcher_overwrote_is_as_it_was(value):
+def test_a_mask_that_the_launcher_overwrote_is_as_it_was(value: str) -> None:
     before = {"CUDA_VISIBLE_DEVICES": value}
     found = run_env(restored_masks(before), dict.fromkeys(LAUNCHER_MASKS, "0,1"))
     assert device_masks(found) == before
 
 
-def test_a_mask_that_was_not_set_is_not_set():
+def test_a_mask_that_was_not_set_is_not_set() -> None:
     assert device_masks(run_env(restored_masks({}), dict.fromkeys(LAUNCHER_MASKS, "0,1"))) == {}
 
 
-def test_masks_that_the_launcher_leaves_alone_go_through():
+def test_masks_that_the_launcher_leaves_alone_go_through() -> None:
     kept = {
         "ROCR_VISIBLE_DEVICES": "2",
         "HIP_VISIBLE_DEVICES": "1,0",
@@ -70,7 +71,7 @@ def test_masks_that_the_launcher_leaves_alone_go_through():
     assert device_masks(run_env(restored_masks(kept), kept)) == kept
 
 
-def test_every_mask_that_a_deepspeed_accelerator_sets_is_known():
+def test_every_mask_that_a_deepspeed_accelerator_sets_is_known() -> None:
     import importlib.util
 
     found = importlib.util.find_spec("deepspeed")
@@ -94,7 +95,7 @@ def test_every_mask_that_a_deepspeed_accelerator_sets_is_known():
 
 
 @pytest.mark.parametrize("value", ["", "-1", "NoDevFiles", "-1,0", " "])
-def test_a_mask_of_no_device_is_told_from_one_that_should_show_some(value):
+def test_a_mask_of_no_device_is_told_from_one_that_should_show_some(value: str) -> None:
     assert unfulfilled_masks({"CUDA_VISIBLE_DEVICES": value}) == ""
     given = {"CUDA_VISIBLE_DEVICES": "8", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     assert unfulfilled_masks(given) == "CUDA_VISIBLE_DEVICES=8"
@@ -102,7 +103,9 @@ def test_a_mask_of_no_device_is_told_from_one_that_should_show_some(value):
     assert unfulfilled_masks({"NVIDIA_VISIBLE_DEVICES": "all"}) == ""
 
 
-def test_what_another_launcher_told_this_process_is_not_told_to_the_ranks(monkeypatch, tmp_path):
+def test_what_another_launcher_told_this_process_is_not_told_to_the_ranks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name, value in OTHER_JOB.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_OF_PUPPETS", "kept")
@@ -114,7 +117,9 @@ def test_what_another_launcher_told_this_process_is_not_told_to_the_ranks(monkey
     assert without_other_jobs({"RANKING": "1", "WORLD_SIZE": "2"}) == {"RANKING": "1"}
 
 
-def test_a_remote_shell_to_this_machine_gets_its_masks_and_another_machine_does_not(monkeypatch):
+def test_a_remote_shell_to_this_machine_gets_its_masks_and_another_machine_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert (
         inherited_masks({"CUDA_VISIBLE_DEVICES": "5"}, machine_id())["CUDA_VISIBLE_DEVICES"] == "5"
@@ -128,7 +133,7 @@ def test_a_remote_shell_to_this_machine_gets_its_masks_and_another_machine_does_
     )
 
 
-def test_no_gpu_under_a_mask_names_the_mask(monkeypatch):
+def test_no_gpu_under_a_mask_names_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert device_type(recipe_config("rdm-tiny")) == "cpu"
     with pytest.raises(TrainingError, match="finds no GPU") as refused:
@@ -136,7 +141,7 @@ def test_no_gpu_under_a_mask_names_the_mask(monkeypatch):
     assert refused.value.where == "CUDA_VISIBLE_DEVICES="
 
 
-def test_a_rank_without_a_device_is_refused_by_its_number(monkeypatch):
+def test_a_rank_without_a_device_is_refused_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     assert require_device(0, 1) == 0
     with pytest.raises(
@@ -196,8 +201,14 @@ def ranks_environments(
     ],
 )
 def test_ranks_see_the_masks_of_where_they_were_started(
-    shell, given, seen, prepared, tiny_recipe, tmp_path, monkeypatch
-):
+    shell: str,
+    given: dict[str, str],
+    seen: dict[str, str] | None,
+    prepared: Prepared,
+    tiny_recipe: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in device_masks(os.environ):
         monkeypatch.delenv(name)
     for name, value in {**OTHER_JOB, **given}.items():

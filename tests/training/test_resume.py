@@ -3,11 +3,16 @@ ranks."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.torch import load_file
-from training_jobs import kill_all, start_job, wait_for_step, weights_of
+from torch import Tensor
+from training_jobs import Prepared, kill_all, start_job, wait_for_step, weights_of
 
+from rdm.training.config import TrainConfig
 from rdm.training.job.launch import run_training
 from rdm.training.stats import read_stats
 
@@ -21,16 +26,18 @@ SHORT = [
 ]
 
 
-def _losses(out):
+def _losses(out: Path) -> NDArray[np.float64]:
     return np.array([row.loss for row in read_stats(out)])
 
 
-def _exported(out):
+def _exported(out: Path) -> dict[str, Tensor]:
     return load_file(out / "model" / "network" / "diffusion_pytorch_model.safetensors")
 
 
 @pytest.fixture(scope="module")
-def straight(prepared, tiny_recipe, tmp_path_factory):
+def straight(
+    prepared: Prepared, tiny_recipe: TrainConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A run of two ranks under ZeRO 1 that nothing disturbed."""
     out = tmp_path_factory.mktemp("straight") / "run"
     run_training(tiny_recipe.with_overrides(SHORT), prepared.inputs(out))
@@ -39,8 +46,8 @@ def straight(prepared, tiny_recipe, tmp_path_factory):
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_a_killed_run_resumes_to_the_same_bits_under_every_zero_stage(
-    prepared, tiny_recipe, tmp_path, stage
-):
+    prepared: Prepared, tiny_recipe: TrainConfig, tmp_path: Path, stage: int
+) -> None:
     config = tiny_recipe.with_overrides([*SHORT, f"zero_stage={stage}", "more_ema_decays=[0.3]"])
     run_training(config, prepared.inputs(tmp_path / "straight"))
     out = tmp_path / "killed"
@@ -58,8 +65,13 @@ def test_a_killed_run_resumes_to_the_same_bits_under_every_zero_stage(
 
 @pytest.mark.parametrize(("stage", "ranks"), [(1, 1), (3, 2)])
 def test_another_number_of_ranks_and_stage_goes_on_with_the_same_samples(
-    straight, prepared, tiny_recipe, tmp_path, stage, ranks
-):
+    straight: Path,
+    prepared: Prepared,
+    tiny_recipe: TrainConfig,
+    tmp_path: Path,
+    stage: int,
+    ranks: int,
+) -> None:
     out = tmp_path / "run"
     run_training(tiny_recipe.with_overrides([*SHORT, "max_steps=8"]), prepared.inputs(out))
     other = tiny_recipe.with_overrides([*SHORT, f"num_ranks={ranks}", f"zero_stage={stage}"])
@@ -70,7 +82,9 @@ def test_another_number_of_ranks_and_stage_goes_on_with_the_same_samples(
     assert all(np.allclose(found[name], expected[name], atol=2e-4) for name in expected)
 
 
-def test_accumulated_gradients_equal_those_of_more_ranks(straight, prepared, tiny_recipe, tmp_path):
+def test_accumulated_gradients_equal_those_of_more_ranks(
+    straight: Path, prepared: Prepared, tiny_recipe: TrainConfig, tmp_path: Path
+) -> None:
     alone = tiny_recipe.with_overrides([*SHORT, "num_ranks=1", "micro_batch_size=2"])
     run_training(alone, prepared.inputs(tmp_path / "run"))
     assert np.allclose(_losses(tmp_path / "run"), _losses(straight), rtol=1e-4)
@@ -78,14 +92,16 @@ def test_accumulated_gradients_equal_those_of_more_ranks(straight, prepared, tin
 
 @pytest.mark.parametrize("setting", ["activation_checkpointing=true", "channels_last=true"])
 def test_how_activations_are_kept_and_laid_out_changes_no_loss(
-    straight, prepared, tiny_recipe, tmp_path, setting
-):
+    straight: Path, prepared: Prepared, tiny_recipe: TrainConfig, tmp_path: Path, setting: str
+) -> None:
     run_training(tiny_recipe.with_overrides([*SHORT, setting]), prepared.inputs(tmp_path / "run"))
     assert np.allclose(_losses(tmp_path / "run"), _losses(straight), rtol=1e-3)
 
 
 @pytest.mark.long
-def test_a_compiled_network_learns_the_same(straight, prepared, tiny_recipe, tmp_path):
+def test_a_compiled_network_learns_the_same(
+    straight: Path, prepared: Prepared, tiny_recipe: TrainConfig, tmp_path: Path
+) -> None:
     run_training(
         tiny_recipe.with_overrides([*SHORT, "compile=true"]), prepared.inputs(tmp_path / "run")
     )

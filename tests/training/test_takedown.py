@@ -1,20 +1,25 @@
 """What training reads when it starts after a removal, from the very neighbor table that had the
 removed photograph."""
 
+from __future__ import annotations
+
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from training_jobs import Prepared, generative
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
 from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.plan import Removal
+from rdm.training.config import TrainConfig
 from rdm.training.data.rows import TrainingRows
 
 
 @pytest.fixture
-def root(prepared, tmp_path):
+def root(prepared: Prepared, tmp_path: Path) -> str:
     shutil.copytree(prepared.database, tmp_path / "db")
     return str(tmp_path / "db")
 
@@ -39,11 +44,11 @@ def remove_a_neighbor(root: str, data: TrainingRows) -> np.ndarray:
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_training_that_starts_after_a_removal_is_conditioned_on_no_removed_patch(
-    prepared, tiny_recipe, root, held_out
-):
-    before = TrainingRows.open(prepared.cache, root, tiny_recipe.objective)
+    prepared: Prepared, tiny_recipe: TrainConfig, root: str, held_out: bool
+) -> None:
+    before = TrainingRows.open(prepared.cache, root, generative(tiny_recipe))
     gone = remove_a_neighbor(root, before)
-    after = TrainingRows.open(prepared.cache, root, tiny_recipe.objective, held_out=held_out)
+    after = TrainingRows.open(prepared.cache, root, generative(tiny_recipe), held_out=held_out)
     assert database_of(after).version.number == database_of(before).version.number + 1
     assert not np.isin(neighbors_of(after), gone).any()
     removed = {vector.tobytes() for vector in database_of(before).embeddings(gone)}
@@ -51,8 +56,10 @@ def test_training_that_starts_after_a_removal_is_conditioned_on_no_removed_patch
     assert removed.isdisjoint(vector.tobytes() for vector in loaded.reshape(-1, loaded.shape[-1]))
 
 
-def test_training_that_runs_goes_on_with_the_version_that_it_opened(prepared, tiny_recipe, root):
-    data = TrainingRows.open(prepared.cache, root, tiny_recipe.objective)
+def test_training_that_runs_goes_on_with_the_version_that_it_opened(
+    prepared: Prepared, tiny_recipe: TrainConfig, root: str
+) -> None:
+    data = TrainingRows.open(prepared.cache, root, generative(tiny_recipe))
     before = data.load_shard(0)["neighbors"]
     gone = remove_a_neighbor(root, data)
     assert np.isin(neighbors_of(data), gone).any()

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from training_jobs import ranks_of, start_job, wait_for_step, weights_of
+from training_jobs import Prepared, ranks_of, start_job, wait_for_step, weights_of
 
 from rdm.errors import TrainingError
+from rdm.training.config import TrainConfig
 from rdm.training.job.hostfile import Cluster
 from rdm.training.job.launch import run_training
 from rdm.training.stats import read_stats
@@ -88,8 +89,12 @@ def _bytes_sent(name: str) -> int:
 
 
 def test_a_machine_dies_and_the_same_command_goes_on_to_the_same_bits(
-    cluster, machines, prepared, tiny_recipe, tmp_path
-):
+    cluster: Cluster,
+    machines: tuple[str, str],
+    prepared: Prepared,
+    tiny_recipe: TrainConfig,
+    tmp_path: Path,
+) -> None:
     config = tiny_recipe.with_overrides(
         ["max_steps=30", "checkpoint_every=5", "grids_per_decade=0"]
     )
@@ -118,7 +123,9 @@ def test_a_machine_dies_and_the_same_command_goes_on_to_the_same_bits(
     assert min(_bytes_sent(name) for name in machines) > len(weights_of(out))
 
 
-def test_a_machine_that_cannot_be_reached_is_a_clear_error(prepared, tiny_recipe, tmp_path):
+def test_a_machine_that_cannot_be_reached_is_a_clear_error(
+    prepared: Prepared, tiny_recipe: TrainConfig, tmp_path: Path
+) -> None:
     (tmp_path / "hosts").write_text("rdm-nowhere slots=2\n")
     cluster = Cluster.from_hostfile(tmp_path / "hosts", None, "ip netns exec {host}")
     with pytest.raises(TrainingError, match="rdm-nowhere"):

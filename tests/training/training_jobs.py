@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.job.hostfile import Cluster
+from rdm.training.objectives.generative import GenerativeConfig
 from rdm.training.stats import read_stats
 
 _TRAIN = """
@@ -27,6 +29,24 @@ run_training(
     Cluster.model_validate(cluster),
 )
 """
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where the inputs of a run lie."""
+
+    database: str
+    cache: str
+
+    def inputs(self, out: Path) -> TrainInputs:
+        """Return the inputs of a run that writes to `out`."""
+        return TrainInputs(out=str(out), cache=self.cache, database=self.database)
+
+
+def generative(config: TrainConfig) -> GenerativeConfig:
+    """Return the objective of a run that trains a generator, not an encoder or a first stage."""
+    assert isinstance(config.objective, GenerativeConfig)
+    return config.objective
 
 
 def start_job(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from rdm.database.building.builder import BuildConfig, DatabaseBuilder
 from rdm.database.building.jobs import run_build
 from rdm.sources import CropConfig
 
+Command = Callable[..., tuple[int, dict[str, Any], str]]
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 QUICK = ("--guidance", 1, "--set", "num_steps=1")
 
@@ -62,7 +64,7 @@ def rows(out: Path) -> list[dict]:
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )
 def test_a_flag_and_its_setting_are_one(
-    rdm, root: Path, model: Path, tmp_path: Path, flags, k: int
+    rdm: Command, root: Path, model: Path, tmp_path: Path, flags: tuple[int | str, ...], k: int
 ) -> None:
     out = tmp_path / "samples"
     arguments = (
@@ -88,7 +90,7 @@ def test_a_flag_and_its_setting_are_one(
 
 
 def test_one_picture_after_ten_into_the_same_folder_is_refused(
-    rdm, root: Path, model: Path, tmp_path: Path
+    rdm: Command, root: Path, model: Path, tmp_path: Path
 ) -> None:
     ask = (
         "sample",
@@ -114,7 +116,7 @@ def test_one_picture_after_ten_into_the_same_folder_is_refused(
 
 
 def test_inspect_shows_what_a_picture_was_drawn_from(
-    rdm, root: Path, model: Path, tmp_path: Path
+    rdm: Command, root: Path, model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     ask = (
@@ -168,7 +170,9 @@ def test_a_gpu_that_is_not_there_is_refused(
     assert len(error) <= 3
 
 
-def test_commands_say_what_they_computed_on(rdm, root: Path, photos: Path, tmp_path: Path) -> None:
+def test_commands_say_what_they_computed_on(
+    rdm: Command, root: Path, photos: Path, tmp_path: Path
+) -> None:
     small = (
         "--set",
         "queries.crop.frame_size=32",
@@ -198,7 +202,9 @@ def test_commands_say_what_they_computed_on(rdm, root: Path, photos: Path, tmp_p
     assert rdm("cache", "build", *queries, *cache, *small)[1]["device"] == "cpu"
 
 
-def test_model_that_ships_is_asked_by_name(tmp_path, capsys):
+def test_model_that_ships_is_asked_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [
         "sample",
         "--model",
@@ -211,7 +217,9 @@ def test_model_that_ships_is_asked_by_name(tmp_path, capsys):
     assert "the model" in capsys.readouterr().err
 
 
-def test_name_that_does_not_ship_is_refused_with_those_that_do(tmp_path, capsys):
+def test_name_that_does_not_ship_is_refused_with_those_that_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (
         run(
             [

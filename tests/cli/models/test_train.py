@@ -48,7 +48,13 @@ def plan(
         ),
     ],
 )
-def test_what_the_training_would_refuse_is_refused(capsys, tmp_path, arguments, code, message):
+def test_what_the_training_would_refuse_is_refused(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
     found = plan(capsys, tmp_path, *arguments)
     assert (found[0], message in found[2]) == (code, True), found
 
@@ -62,13 +68,19 @@ def test_what_the_training_would_refuse_is_refused(capsys, tmp_path, arguments, 
     ],
 )
 def test_options_that_do_not_fit_the_hostfile_are_usage_errors(
-    capsys, tmp_path, hostfile, option, message
-):
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    hostfile: Path,
+    option: tuple[str, str],
+    message: str,
+) -> None:
     code, _, error = plan(capsys, tmp_path, *LATENTS, "--hostfile", hostfile, *option)
     assert (code, message in error) == (2, True), error
 
 
-def test_the_port_where_ranks_meet_can_be_chosen(capsys, tmp_path, hostfile):
+def test_the_port_where_ranks_meet_can_be_chosen(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, hostfile: Path
+) -> None:
     arguments = (
         "--recipe",
         "clip-lite",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from rdm.models.compvis.layout import (
 from rdm.models.first_stage.autoencoder import official_autoencoder
 from rdm.models.first_stage.first_stage import load_autoencoder
 from rdm.models.unconditional import split_attention
-from rdm.models.unet import rdm_ffhq_denoiser, rdm_imagenet_denoiser
+from rdm.models.unet import DenoiserConfig, rdm_ffhq_denoiser, rdm_imagenet_denoiser
 
 LAST_THREE = (False, True, True, True)
 IMAGENET = unet((192, 384, 576, 960), LAST_THREE, 512)
@@ -85,14 +86,16 @@ def restored(
     ("shapes", "parameters", "config"),
     [(IMAGENET, 400_920_579, rdm_imagenet_denoiser()), (FFHQ, 414_713_603, rdm_ffhq_denoiser())],
 )
-def test_the_official_layout_tells_the_sizes_of_the_u_nets(shapes, parameters, config):
+def test_the_official_layout_tells_the_sizes_of_the_u_nets(
+    shapes: Shapes, parameters: int, config: DenoiserConfig
+) -> None:
     assert (len(shapes), count(shapes)) == (688, parameters)
     assert unet_config(abstract(shapes)) == config
     assert import_unet(abstract(shapes)).config == config
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_the_official_layout_tells_the_sizes_of_the_first_stages(name):
+def test_the_official_layout_tells_the_sizes_of_the_first_stages(name: str) -> None:
     shapes, config = STAGES[name]
     found = first_stage_config(abstract(shapes))
     assert found.model_copy(update={"codebook_dim": None}) == config
@@ -100,7 +103,7 @@ def test_the_official_layout_tells_the_sizes_of_the_first_stages(name):
     assert sum(value.numel() for value in imported.model.state_dict().values()) == count(shapes)
 
 
-def test_the_unconditional_baseline_of_ffhq_has_its_parameters():
+def test_the_unconditional_baseline_of_ffhq_has_its_parameters() -> None:
     imported = import_unet(abstract(FFHQ_LDM))
     assert type(imported.model).__name__ == "UNet2DModel"
     assert (
@@ -110,7 +113,7 @@ def test_the_unconditional_baseline_of_ffhq_has_its_parameters():
     )
 
 
-def test_an_unconditional_u_net_goes_there_and_back_bit_for_bit():
+def test_an_unconditional_u_net_goes_there_and_back_bit_for_bit() -> None:
     state = drawn(SMALL_LDM)
     split = split_attention(state, 32)
     back = restored(import_unet(state).model, unet_modules(unet_config(state)), split)
@@ -119,7 +122,7 @@ def test_an_unconditional_u_net_goes_there_and_back_bit_for_bit():
 
 
 @torch.no_grad()
-def test_an_attention_block_attends_as_the_official_code_does():
+def test_an_attention_block_attends_as_the_official_code_does() -> None:
     """QKVAttentionLegacy: queries and keys are each scaled by the fourth root of the head's
     channels."""
     state, x = (
@@ -145,12 +148,14 @@ def test_an_attention_block_attends_as_the_official_code_does():
 @pytest.mark.parametrize(
     ("sizes", "message"), [({"num_heads": 2}, "head_dim alone"), ({"head_dim": 24}, "no multiples")]
 )
-def test_heads_that_an_unconditional_u_net_cannot_have_are_refused(sizes, message):
+def test_heads_that_an_unconditional_u_net_cannot_have_are_refused(
+    sizes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ModelError, match=message):
         import_unet(drawn(SMALL_LDM), **sizes)
 
 
-def test_a_u_net_goes_there_and_back_bit_for_bit():
+def test_a_u_net_goes_there_and_back_bit_for_bit() -> None:
     state = drawn(SMALL)
     imported = import_unet(state)
     back = restored(imported.model, unet_modules(unet_config(state)), state)
@@ -159,7 +164,7 @@ def test_a_u_net_goes_there_and_back_bit_for_bit():
 
 
 @pytest.mark.parametrize("codebook", [None, 10])
-def test_a_first_stage_goes_there_and_back_bit_for_bit(codebook):
+def test_a_first_stage_goes_there_and_back_bit_for_bit(codebook: int | None) -> None:
     state = small_stage(codebook)
     imported = import_first_stage(state, codebook=codebook is not None)
     back = restored(imported.model, first_stage_modules(first_stage_config(state)), state)
@@ -167,7 +172,7 @@ def test_a_first_stage_goes_there_and_back_bit_for_bit(codebook):
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
-def test_a_whole_models_checkpoint_gives_its_u_net_and_its_first_stage(tmp_path: Path):
+def test_a_whole_models_checkpoint_gives_its_u_net_and_its_first_stage(tmp_path: Path) -> None:
     state = drawn(SMALL, "model.diffusion_model.") | {
         "first_stage_model." + name: value for name, value in small_stage(10).items()
     }
@@ -183,7 +188,7 @@ def test_a_whole_models_checkpoint_gives_its_u_net_and_its_first_stage(tmp_path:
     assert (opened.scale, opened.factor, opened.codebook is not None) == (0.5, 2, True)
 
 
-def test_averaged_weights_are_taken_unless_refused():
+def test_averaged_weights_are_taken_unless_refused() -> None:
     plain = drawn(SMALL)
     averaged = {
         "model_ema." + ("diffusion_model." + name).replace(".", ""): value + 1
@@ -201,7 +206,7 @@ def test_averaged_weights_are_taken_unless_refused():
         )
 
 
-def test_a_first_stages_own_checkpoint_leaves_its_losses_behind():
+def test_a_first_stages_own_checkpoint_leaves_its_losses_behind() -> None:
     state = small_stage(None)
     with_losses = state | {
         "loss.discriminator.main.0.weight": torch.zeros(1),
@@ -235,7 +240,9 @@ def test_a_first_stages_own_checkpoint_leaves_its_losses_behind():
         (lambda s: s.clear(), "not the parameters of this kind"),
     ],
 )
-def test_a_u_net_that_is_not_of_this_layout_is_named(change, message):
+def test_a_u_net_that_is_not_of_this_layout_is_named(
+    change: Callable[[dict[str, Tensor]], object], message: str
+) -> None:
     state = drawn(SMALL)
     change(state)
     with pytest.raises(ModelError, match=message):
@@ -243,12 +250,12 @@ def test_a_u_net_that_is_not_of_this_layout_is_named(change, message):
 
 
 @pytest.mark.parametrize("codebook", [None, 10])
-def test_the_other_kind_of_first_stage_is_refused(codebook):
+def test_the_other_kind_of_first_stage_is_refused(codebook: int | None) -> None:
     with pytest.raises(ModelError, match="codebook"):
         import_first_stage(small_stage(codebook), codebook=codebook is None)
 
 
-def test_a_lightning_checkpoint_of_plain_data_is_read(tmp_path: Path):
+def test_a_lightning_checkpoint_of_plain_data_is_read(tmp_path: Path) -> None:
     torch.save(
         {"state_dict": {"a": torch.ones(2)}, "epoch": 3, "callbacks": {"x": [1, "y"]}},
         tmp_path / "m.ckpt",
@@ -257,7 +264,7 @@ def test_a_lightning_checkpoint_of_plain_data_is_read(tmp_path: Path):
 
 
 class Harmful:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
         return (Path.touch, (Path("/nonexistent/never"),))
 
 
@@ -275,13 +282,15 @@ class Harmful:
         (lambda path: None, "does not exist"),
     ],
 )
-def test_a_file_without_plain_tensors_is_refused(tmp_path: Path, write, message):
+def test_a_file_without_plain_tensors_is_refused(
+    tmp_path: Path, write: Callable[[Path], object], message: str
+) -> None:
     write(tmp_path / "model.ckpt")
     with pytest.raises(ModelError, match=message):
         read_checkpoint(tmp_path / "model.ckpt")
 
 
-def test_a_damaged_safetensors_file_is_refused(tmp_path: Path):
+def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\x10")
     with pytest.raises(ModelError, match="tensors alone"):
         read_checkpoint(tmp_path / "model.safetensors")

@@ -1,14 +1,18 @@
+from __future__ import annotations
+
 import itertools
 import threading
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rdm.errors import CacheError, StorageError
-from rdm.training.data.batches import BatchReader
+from rdm.training.data.batches import Arrays, BatchReader
 from rdm.training.data.order import DataOrder
 from rdm.training.data.training_data import Shard
 
@@ -19,13 +23,13 @@ class Numbered:
     """Training data whose every sample is its own (shard, row); remembers what was loaded, and how
     many at once."""
 
-    def __init__(self, shard_sizes, fails=()):
+    def __init__(self, shard_sizes: Sequence[int], fails: Sequence[int] = ()) -> None:
         self.shards = [Shard(f"{i:05d}", size) for i, size in enumerate(shard_sizes)]
         self.fails = fails
         self.reads = []
         self.threads = set()
 
-    def load_shard(self, index):
+    def load_shard(self, index: int) -> dict[str, NDArray[np.int64]]:
         self.reads.append(index)
         self.threads.add(threading.current_thread().name)
         if index in self.fails:
@@ -36,17 +40,17 @@ class Numbered:
             "row": np.arange(count),
         }
 
-    def keys(self, index):
+    def keys(self, index: int) -> list[str]:
         return [f"{index}-{row}" for row in range(self.shards[index].num_samples)]
 
 
-def reader_of(data, seed=0, **options):
+def reader_of(data: Numbered, seed: int = 0, **options: int) -> BatchReader:
     return BatchReader(
         data, DataOrder([shard.num_samples for shard in data.shards], seed), **options
     )
 
 
-def read_epochs(reader, size, steps, expect=True):
+def read_epochs(reader: BatchReader, size: int, steps: int, expect: bool = True) -> list[Arrays]:
     """Return the batches of some steps as training asks for them."""
     batches = []
     for step in range(steps):
@@ -56,7 +60,7 @@ def read_epochs(reader, size, steps, expect=True):
     return batches
 
 
-def test_a_batch_holds_the_samples_of_its_positions():
+def test_a_batch_holds_the_samples_of_its_positions() -> None:
     positions = np.arange(4, 12)
     order = DataOrder([3, 5], 7)
     with BatchReader(Numbered([3, 5]), order) as reader:
@@ -73,7 +77,9 @@ def test_a_batch_holds_the_samples_of_its_positions():
     st.integers(0, 3),
     st.sampled_from([1, 500, 10**9]),
 )
-def test_reading_ahead_changes_no_batch(shard_sizes, seed, size, ahead, memory):
+def test_reading_ahead_changes_no_batch(
+    shard_sizes: list[int], seed: int, size: int, ahead: int, memory: int
+) -> None:
     with reader_of(Numbered(shard_sizes), seed, ahead=0) as plain:
         expected = read_epochs(plain, size, 6, expect=False)
     with reader_of(Numbered(shard_sizes), seed, ahead=ahead, memory_bytes=memory) as reader:
@@ -84,8 +90,8 @@ def test_reading_ahead_changes_no_batch(shard_sizes, seed, size, ahead, memory):
 
 @given(sizes, st.integers(1, 16), st.integers(1, 5))
 def test_a_reader_that_starts_in_the_middle_of_an_epoch_goes_on_with_the_same_batches(
-    shard_sizes, size, start
-):
+    shard_sizes: list[int], size: int, start: int
+) -> None:
     with reader_of(Numbered(shard_sizes)) as straight, reader_of(Numbered(shard_sizes)) as resumed:
         expected = read_epochs(straight, size, start + 3)[start:]
         found = [
@@ -96,7 +102,7 @@ def test_a_reader_that_starts_in_the_middle_of_an_epoch_goes_on_with_the_same_ba
         assert all(np.array_equal(one[name], other[name]) for name in other)
 
 
-def test_a_batch_that_was_not_expected_does_not_lose_the_one_that_was():
+def test_a_batch_that_was_not_expected_does_not_lose_the_one_that_was() -> None:
     with reader_of(Numbered([3, 5])) as reader:
         reader.expect(np.arange(4, 8))
         other = reader.batch(np.arange(4))
@@ -107,7 +113,7 @@ def test_a_batch_that_was_not_expected_does_not_lose_the_one_that_was():
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2])
-def test_every_shard_is_loaded_once_per_epoch_where_memory_is_short(ahead):
+def test_every_shard_is_loaded_once_per_epoch_where_memory_is_short(ahead: int) -> None:
     data = Numbered([8] * 6)
     order = DataOrder([8] * 6, 0)
     with BatchReader(data, order, ahead=ahead, memory_bytes=1) as reader:
@@ -117,14 +123,14 @@ def test_every_shard_is_loaded_once_per_epoch_where_memory_is_short(ahead):
     assert (Counter(data.reads) - Counter(entered)).total() <= max(ahead, 1)  # of the third epoch
 
 
-def test_every_shard_is_loaded_once_where_memory_holds_all():
+def test_every_shard_is_loaded_once_where_memory_holds_all() -> None:
     data = Numbered([8] * 6)
     with reader_of(data) as reader:
         read_epochs(reader, 4, 36)
     assert sorted(data.reads) == list(range(6))
 
 
-def test_no_more_shards_are_held_than_memory_has_room_for():
+def test_no_more_shards_are_held_than_memory_has_room_for() -> None:
     data = Numbered([8] * 6)
     one = sum(array.nbytes for array in data.load_shard(0).values())
     with reader_of(data, ahead=5, memory_bytes=3 * one) as reader:
@@ -133,14 +139,14 @@ def test_no_more_shards_are_held_than_memory_has_room_for():
             assert len(reader._shelf._shards) <= 3
 
 
-def test_shards_are_loaded_by_background_threads():
+def test_shards_are_loaded_by_background_threads() -> None:
     data = Numbered([8] * 6)
     with reader_of(data) as reader:
         read_epochs(reader, 4, 4)
     assert threading.current_thread().name not in data.threads
 
 
-def test_an_error_ahead_is_raised_by_the_step_that_needs_the_shard():
+def test_an_error_ahead_is_raised_by_the_step_that_needs_the_shard() -> None:
     order = DataOrder([4, 4, 4], 0)
     third = order.following(0, 2)[-1]
     data = Numbered([4, 4, 4], fails=[third])
@@ -151,7 +157,7 @@ def test_an_error_ahead_is_raised_by_the_step_that_needs_the_shard():
     assert caught.value.where == data.shards[third].stem
 
 
-def test_a_shard_that_could_not_be_read_is_tried_again_when_it_is_asked_for_again():
+def test_a_shard_that_could_not_be_read_is_tried_again_when_it_is_asked_for_again() -> None:
     data = Numbered([4], fails=[0])
     with reader_of(data) as reader:
         with pytest.raises(StorageError):
@@ -160,14 +166,14 @@ def test_a_shard_that_could_not_be_read_is_tried_again_when_it_is_asked_for_agai
         assert len(reader.batch(np.arange(4))["row"]) == 4
 
 
-def test_arrays_of_another_length_than_the_shard_are_refused():
+def test_arrays_of_another_length_than_the_shard_are_refused() -> None:
     data = Numbered([5])
     data.load_shard = lambda index: {"row": np.arange(4)}
     with reader_of(data) as reader, pytest.raises(CacheError, match="has 4 rows instead of 5"):
         reader.batch(np.arange(4))
 
 
-def test_closing_leaves_no_thread_behind():
+def test_closing_leaves_no_thread_behind() -> None:
     before = threading.active_count()
     with reader_of(Numbered([8] * 6)) as reader:
         read_epochs(reader, 4, 3)
@@ -177,7 +183,7 @@ def test_closing_leaves_no_thread_behind():
     assert threading.active_count() == before
 
 
-def test_keys_name_the_samples_of_a_batch():
+def test_keys_name_the_samples_of_a_batch() -> None:
     positions = np.arange(5)
     with reader_of(Numbered([3, 2])) as reader:
         places = reader.batch(positions)["place"].tolist()

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import io
 import json
 import shutil
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training_jobs import Prepared, generative
 
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import RetrievalDatabase
@@ -14,12 +17,13 @@ from rdm.errors import CacheError
 from rdm.sources import CropConfig, QuerySetConfig
 from rdm.sources.kinds.folder import FolderSource
 from rdm.storage import Folder
-from rdm.training.data.latent_cache import CacheConfig, LatentCache, build_cache
+from rdm.training.config import TrainConfig
+from rdm.training.data.latent_cache import CacheConfig, CacheInfo, LatentCache, build_cache
 from rdm.training.data.rows import TrainingRows
 from rdm.training.objectives.generative import open_training
 
 
-def build(out, config):
+def build(out: str | Path, config: CacheConfig) -> CacheInfo:
     with compute_pool(ComputeConfig(dask="inline")) as pool:
         return build_cache(str(out), config, pool)
 
@@ -30,26 +34,26 @@ def database_of(rows: TrainingRows) -> RetrievalDatabase:
     return rows.neighbors.database
 
 
-def written(cache):
+def written(cache: str | Path) -> dict[str, int]:
     """Return when each file of a cache's latents was written."""
     return {path.name: path.stat().st_mtime_ns for path in sorted(Path(cache).glob("0*"))}
 
 
 @pytest.fixture
-def stage_folder(tmp_path):
+def stage_folder(tmp_path: Path) -> Path:
     """A copy of the embedded first stage, in a folder."""
     shutil.copytree(str(files("rdm") / "assets" / "autoencoder-kl-f4"), tmp_path / "stages" / "kl")
     return tmp_path / "stages" / "kl"
 
 
-def test_every_crop_and_its_mirror_image_are_stored(prepared):
+def test_every_crop_and_its_mirror_image_are_stored(prepared: Prepared) -> None:
     cache = LatentCache(prepared.cache)
     rows = [row for stem in cache.stems for row in cache.rows(stem).to_pylist()]
     assert len(rows) == 12 * 2 * 2
     assert len({(row["key"], row["flipped"]) for row in rows}) == len(rows)
 
 
-def test_the_memory_map_holds_what_the_members_hold(prepared):
+def test_the_memory_map_holds_what_the_members_hold(prepared: Prepared) -> None:
     cache = LatentCache(prepared.cache)
     path = cache.folder.local(f"{cache.stems[0]}.tar")
     with tarfile.open(path) as tar:
@@ -62,7 +66,7 @@ def test_the_memory_map_holds_what_the_members_hold(prepared):
     assert members[0].shape == (8, 8, 8)
 
 
-def test_a_rerun_writes_the_same_bytes(prepared, tmp_path):
+def test_a_rerun_writes_the_same_bytes(prepared: Prepared, tmp_path: Path) -> None:
     config = LatentCache(prepared.cache).config
     with compute_pool(ComputeConfig(dask="inline")) as pool:
         build_cache(str(tmp_path / "again"), config, pool)
@@ -72,7 +76,7 @@ def test_a_rerun_writes_the_same_bytes(prepared, tmp_path):
     ]
 
 
-def test_a_folder_with_other_latents_is_refused(prepared):
+def test_a_folder_with_other_latents_is_refused(prepared: Prepared) -> None:
     config = LatentCache(prepared.cache).config
     other = CacheConfig.model_validate({**config.model_dump(), "resolution": 64})
     with pytest.raises(CacheError, match="latents of another resolution"):
@@ -80,19 +84,25 @@ def test_a_folder_with_other_latents_is_refused(prepared):
 
 
 def test_a_first_stage_given_by_a_relative_path_opens_from_every_directory(
-    prepared, stage_folder, tiny_recipe, tmp_path, monkeypatch
-):
+    prepared: Prepared,
+    stage_folder: Path,
+    tiny_recipe: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     config = LatentCache(prepared.cache).config.model_copy(update={"autoencoder": "kl"})
     monkeypatch.chdir(stage_folder.parent)
     build(tmp_path / "cache", config)
     monkeypatch.chdir(tmp_path)
-    _, objective = open_training(str(tmp_path / "cache"), prepared.database, tiny_recipe.objective)
+    _, objective = open_training(
+        str(tmp_path / "cache"), prepared.database, generative(tiny_recipe)
+    )
     assert objective.provenance.autoencoder == str(stage_folder)
 
 
 def test_the_same_latents_by_another_path_and_in_other_batches_are_the_same_cache(
-    own_cache, stage_folder
-):
+    own_cache: Path, stage_folder: Path
+) -> None:
     first, before = LatentCache(str(own_cache)), written(own_cache)
     build(
         own_cache,
@@ -104,7 +114,7 @@ def test_the_same_latents_by_another_path_and_in_other_batches_are_the_same_cach
 
 
 @pytest.fixture
-def photo_cache(photos):
+def photo_cache(photos: Path) -> CacheConfig:
     """The configuration of a cache of twelve photographs, four to a shard."""
     crop = CropConfig(frame_size=40, patch_size=32, min_patches=2, max_patches=2)
     queries = QuerySetConfig(source=f"folder://{photos}", crop=crop, images_per_shard=4)
@@ -112,11 +122,11 @@ def photo_cache(photos):
 
 
 @pytest.fixture
-def out_of_reach(monkeypatch):
+def out_of_reach(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Photographs that cannot be read; a test takes them out again."""
     names, read = {"p05.jpg"}, FolderSource.read
 
-    def reading(source, location):
+    def reading(source: FolderSource, location: str) -> bytes:
         if location in names:
             raise OSError(5, "Input/output error")
         return read(source, location)
@@ -126,8 +136,8 @@ def out_of_reach(monkeypatch):
 
 
 def test_photographs_that_are_not_usable_are_listed_with_their_causes(
-    photos, photo_cache, out_of_reach, tmp_path
-):
+    photos: Path, photo_cache: CacheConfig, out_of_reach: set[str], tmp_path: Path
+) -> None:
     (photos / "p02.jpg").write_bytes(b"")
     build(tmp_path / "cache", photo_cache)
     cache = LatentCache(str(tmp_path / "cache"))
@@ -142,8 +152,8 @@ def test_photographs_that_are_not_usable_are_listed_with_their_causes(
 
 
 def test_what_can_be_read_again_is_encoded_by_the_same_command_and_nothing_else(
-    photo_cache, out_of_reach, tmp_path
-):
+    photo_cache: CacheConfig, out_of_reach: set[str], tmp_path: Path
+) -> None:
     build(tmp_path / "cache", photo_cache)
     before = written(tmp_path / "cache")
     build(tmp_path / "cache", photo_cache)
@@ -155,7 +165,9 @@ def test_what_can_be_read_again_is_encoded_by_the_same_command_and_nothing_else(
     assert {name for name in after if after[name] != before[name]} == {"00001.tar", "00001.parquet"}
 
 
-def test_a_shard_that_was_damaged_is_written_again_by_the_same_command(prepared, own_cache):
+def test_a_shard_that_was_damaged_is_written_again_by_the_same_command(
+    prepared: Prepared, own_cache: Path
+) -> None:
     first = LatentCache(str(own_cache))
     tar = own_cache / "00000.tar"
     before = tar.read_bytes()
@@ -167,7 +179,9 @@ def test_a_shard_that_was_damaged_is_written_again_by_the_same_command(prepared,
 
 
 @pytest.mark.parametrize("found", [2, 4])
-def test_a_cache_of_another_format_is_neither_read_nor_added_to(own_cache, found):
+def test_a_cache_of_another_format_is_neither_read_nor_added_to(
+    own_cache: Path, found: int
+) -> None:
     folder, config = Folder(str(own_cache)), LatentCache(str(own_cache)).config
     folder.write_json("cache.json", {**folder.read_json("cache.json"), "format_version": found})
     before = written(own_cache)
@@ -177,7 +191,7 @@ def test_a_cache_of_another_format_is_neither_read_nor_added_to(own_cache, found
     assert written(own_cache) == before
 
 
-def test_a_cache_on_another_filesystem_holds_the_same_bytes(prepared):
+def test_a_cache_on_another_filesystem_holds_the_same_bytes(prepared: Prepared) -> None:
     first = LatentCache(prepared.cache)
     with compute_pool(ComputeConfig(dask="inline")) as pool:
         build_cache("memory://latents/cache", first.config, pool)
@@ -186,7 +200,7 @@ def test_a_cache_on_another_filesystem_holds_the_same_bytes(prepared):
     assert all(np.array_equal(first.latents(stem), second.latents(stem)) for stem in first.stems)
 
 
-def test_the_description_names_every_fact_of_the_cache(prepared):
+def test_the_description_names_every_fact_of_the_cache(prepared: Prepared) -> None:
     values = Folder(prepared.cache).read_json("cache.json")
     info = LatentCache(prepared.cache).info
     assert sorted(values) == [
@@ -203,15 +217,17 @@ def test_the_description_names_every_fact_of_the_cache(prepared):
     }
 
 
-def test_an_empty_folder_is_no_cache(tmp_path):
+def test_an_empty_folder_is_no_cache(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="no finished latent cache"):
         LatentCache(str(tmp_path))
 
 
-def test_training_and_held_out_photographs_are_disjoint_and_complete(prepared, tiny_recipe):
+def test_training_and_held_out_photographs_are_disjoint_and_complete(
+    prepared: Prepared, tiny_recipe: TrainConfig
+) -> None:
     parts = [
         TrainingRows.open(
-            prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out
+            prepared.cache, prepared.database, generative(tiny_recipe), held_out=held_out
         )
         for held_out in (False, True)
     ]
@@ -224,9 +240,11 @@ def test_training_and_held_out_photographs_are_disjoint_and_complete(prepared, t
 
 
 @pytest.mark.parametrize(("held_out", "k"), [(False, 6), (True, 4)])
-def test_training_loads_the_pool_and_measuring_the_nearest(prepared, tiny_recipe, held_out, k):
+def test_training_loads_the_pool_and_measuring_the_nearest(
+    prepared: Prepared, tiny_recipe: TrainConfig, held_out: bool, k: int
+) -> None:
     data = TrainingRows.open(
-        prepared.cache, prepared.database, tiny_recipe.objective, held_out=held_out
+        prepared.cache, prepared.database, generative(tiny_recipe), held_out=held_out
     )
     shard = data.load_shard(0)
     assert shard["neighbors"].shape == (data.shards[0].num_samples, k, 16)
@@ -235,16 +253,20 @@ def test_training_loads_the_pool_and_measuring_the_nearest(prepared, tiny_recipe
     )
 
 
-def test_latents_of_another_query_set_do_not_match_the_neighbors(prepared, tiny_recipe, tmp_path):
+def test_latents_of_another_query_set_do_not_match_the_neighbors(
+    prepared: Prepared, tiny_recipe: TrainConfig, tmp_path: Path
+) -> None:
     folder = tmp_path / "cache"
     folder.mkdir()
     info = json.loads(LatentCache(prepared.cache).folder.read_bytes("cache.json"))
     (folder / "cache.json").write_text(json.dumps({**info, "queries_digest": "0" * 16}))
     with pytest.raises(CacheError, match="no neighbors of the query set"):
-        TrainingRows.open(str(folder), prepared.database, tiny_recipe.objective)
+        TrainingRows.open(str(folder), prepared.database, generative(tiny_recipe))
 
 
-def test_without_an_autoencoder_a_cache_holds_the_pixels_themselves(prepared, tmp_path):
+def test_without_an_autoencoder_a_cache_holds_the_pixels_themselves(
+    prepared: Prepared, tmp_path: Path
+) -> None:
     config = LatentCache(prepared.cache).config.model_copy(
         update={"autoencoder": None, "resolution": 16}
     )
@@ -267,8 +289,8 @@ def test_without_an_autoencoder_a_cache_holds_the_pixels_themselves(prepared, tm
     ],
 )
 def test_content_that_does_not_belong_to_the_autoencoder_is_refused(
-    prepared, tmp_path, changes, words
-):
+    prepared: Prepared, tmp_path: Path, changes: dict[str, str | None], words: str
+) -> None:
     config = LatentCache(prepared.cache).config.model_copy(update=changes)
     with pytest.raises(CacheError, match=words):
         build(tmp_path / "cache", config)

@@ -1,9 +1,11 @@
+from __future__ import annotations
+
 import torch
 
 from rdm.training.engine.ema import Ema
 
 
-def test_the_average_follows_the_decay_with_warm_up():
+def test_the_average_follows_the_decay_with_warm_up() -> None:
     weight = torch.zeros(1)
     ema = Ema([weight], [0.9])
     weight.fill_(1.0)
@@ -13,7 +15,7 @@ def test_the_average_follows_the_decay_with_warm_up():
     assert torch.allclose(ema.averages[0.9][0], torch.tensor([1 - 2 / 11 * 3 / 12]))
 
 
-def test_the_average_of_constant_weights_is_the_weights():
+def test_the_average_of_constant_weights_is_the_weights() -> None:
     weights = [torch.randn(4, 4), torch.randn(4)]
     ema = Ema(weights, [0.999, 0.5])
     for _ in range(10):
@@ -25,7 +27,7 @@ def test_the_average_of_constant_weights_is_the_weights():
     )
 
 
-def test_a_greater_decay_follows_later():
+def test_a_greater_decay_follows_later() -> None:
     weight = torch.zeros(1)
     ema = Ema([weight], [0.1, 0.15])
     weight.fill_(1.0)
@@ -34,7 +36,7 @@ def test_a_greater_decay_follows_later():
     assert ema.averages[0.1][0] > ema.averages[0.15][0]
 
 
-def test_averages_of_16_bit_weights_are_kept_in_fp32():
+def test_averages_of_16_bit_weights_are_kept_in_fp32() -> None:
     weight = torch.ones(1, dtype=torch.float16)
     ema = Ema([weight], [0.999])
     for _ in range(200):
@@ -46,7 +48,7 @@ def test_averages_of_16_bit_weights_are_kept_in_fp32():
     assert ema.averages[0.999][0].item() > 1 + 0.9 * 2**-10
 
 
-def test_a_rank_that_owns_nothing_counts_its_updates():
+def test_a_rank_that_owns_nothing_counts_its_updates() -> None:
     ema = Ema([], [0.9])
     ema.update([])
     assert ema.num_updates == 1

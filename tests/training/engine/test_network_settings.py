@@ -35,7 +35,7 @@ PREDICTOR = GenerativeConfig(
 OBJECTIVES = {"denoiser": DENOISER, "predictor": PREDICTOR}
 
 
-def config_with(objective: GenerativeConfig, settings: dict[str, bool]):
+def config_with(objective: GenerativeConfig, settings: dict[str, bool]) -> TrainConfig:
     fixed = {
         "recipe": "heads",
         "objective": objective,
@@ -80,11 +80,13 @@ def same(
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
-def test_checkpointed_activations_give_the_same_gradients(kind):
+def test_checkpointed_activations_give_the_same_gradients(kind: str) -> None:
     same(prepared(kind), prepared(kind, activation_checkpointing=True), 1e-6)
 
 
-def test_channels_last_reaches_every_convolution_and_leaves_parameters_contiguous(monkeypatch):
+def test_channels_last_reaches_every_convolution_and_leaves_parameters_contiguous(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """DeepSpeed sends parameters as bytes, which it cannot with others."""
     laid_out = []
     convolve = functional.conv2d
@@ -100,7 +102,7 @@ def test_channels_last_reaches_every_convolution_and_leaves_parameters_contiguou
     assert all(parameter.is_contiguous() for parameter in network.parameters())
 
 
-def test_channels_last_gives_the_same_gradients():
+def test_channels_last_gives_the_same_gradients() -> None:
     same(prepared("denoiser"), prepared("denoiser", channels_last=True), 1e-5)
 
 
@@ -109,7 +111,9 @@ def test_channels_last_gives_the_same_gradients():
 # torch's compiler hides this one itself
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.parametrize("kind", OBJECTIVES)
-def test_a_compiled_network_gives_the_same_gradients(kind, monkeypatch):
+def test_a_compiled_network_gives_the_same_gradients(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Inductor draws dropout from a generator of its own.
     monkeypatch.setitem(OBJECTIVES, "predictor", without_dropout(PREDICTOR))
     same(prepared(kind), prepared(kind, compile=True), 1e-5)
@@ -121,12 +125,12 @@ def without_dropout(objective: GenerativeConfig) -> GenerativeConfig:
     )
 
 
-def test_channels_last_is_refused_where_there_are_no_convolutions():
+def test_channels_last_is_refused_where_there_are_no_convolutions() -> None:
     with pytest.raises(TrainingError, match="does not offer channels_last"):
         prepared("predictor", channels_last=True)
 
 
-def test_settings_are_refused_where_there_are_no_networks():
+def test_settings_are_refused_where_there_are_no_networks() -> None:
     config = config_with(DENOISER, {"compile": True})
     with pytest.raises(TrainingError, match="heads does not offer compile"):
         prepare_networks([], config)

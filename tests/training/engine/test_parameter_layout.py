@@ -27,7 +27,7 @@ def _flat_layouts(shapes: list[tuple[int, int]], ranks: int) -> list[Layout]:
 
 
 @given(SHAPES, st.integers(1, 4))
-def test_every_number_is_put_on_exactly_one_rank(shapes, ranks):
+def test_every_number_is_put_on_exactly_one_rank(shapes: list[tuple[int, int]], ranks: int) -> None:
     values = {
         f"p{n}": torch.arange(a * b, dtype=torch.float32).view(a, b) + 100 * n
         for n, (a, b) in enumerate(shapes)
@@ -42,7 +42,7 @@ def test_every_number_is_put_on_exactly_one_rank(shapes, ranks):
     assert torch.equal(torch.cat(shards)[:total], expected)
 
 
-def test_without_zero_rank_0_gives_everything_and_the_others_nothing():
+def test_without_zero_rank_0_gives_everything_and_the_others_nothing() -> None:
     parameters = {"a": torch.randn(2, 3), "b": torch.randn(4)}
     layout = replicated_layout(parameters)
     shards = dict(enumerate(parameters.values()))
@@ -52,12 +52,12 @@ def test_without_zero_rank_0_gives_everything_and_the_others_nothing():
     assert layout.gather(shards, 1) == {}
 
 
-def test_without_zero_a_kind_that_only_some_parameters_have_is_gathered_for_them():
+def test_without_zero_a_kind_that_only_some_parameters_have_is_gathered_for_them() -> None:
     layout = replicated_layout({"matrix": torch.zeros(2, 2), "vector": torch.zeros(2)})
     assert set(layout.gather({1: torch.ones(2)}, 0)) == {"vector"}
 
 
-def test_memory_formats_survive():
+def test_memory_formats_survive() -> None:
     weight = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     other = torch.zeros_like(weight)
     layout = replicated_layout({"w": weight})

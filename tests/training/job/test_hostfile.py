@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -16,13 +17,13 @@ from rdm.training.job.machine import Orders, command, environment, interface_to,
 
 
 @pytest.fixture
-def hostfile(tmp_path):
+def hostfile(tmp_path: Path) -> Path:
     path = tmp_path / "hosts"
     path.write_text("# two machines\nnode-1 slots=8\n\nnode-2  slots=4  # the older one\n")
     return path
 
 
-def test_a_hostfile_names_machines_in_order(hostfile):
+def test_a_hostfile_names_machines_in_order(hostfile: Path) -> None:
     cluster = Cluster.from_hostfile(hostfile)
     assert cluster.machines == (Machine(host="node-1", slots=8), Machine(host="node-2", slots=4))
     assert cluster.num_ranks == 12
@@ -39,18 +40,22 @@ def test_a_hostfile_names_machines_in_order(hostfile):
         ("a slots=1\na slots=2", "twice"),
     ],
 )
-def test_a_hostfile_that_cannot_be_meant_is_refused(tmp_path, text, message):
+def test_a_hostfile_that_cannot_be_meant_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "hosts").write_text(text)
     with pytest.raises(UsageError, match=message):
         Cluster.from_hostfile(tmp_path / "hosts")
 
 
-def test_a_missing_hostfile_is_refused(tmp_path):
+def test_a_missing_hostfile_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         Cluster.from_hostfile(tmp_path / "hosts")
 
 
-def test_every_machine_gets_its_number_and_the_first_ones_address(hostfile, tmp_path):
+def test_every_machine_gets_its_number_and_the_first_ones_address(
+    hostfile: Path, tmp_path: Path
+) -> None:
     orders = orders_of(
         recipe_config("rdm-tiny"), Cluster.from_hostfile(hostfile, "10.0.0.1"), tmp_path
     )
@@ -73,8 +78,12 @@ def test_every_machine_gets_its_number_and_the_first_ones_address(hostfile, tmp_
     ("device", "accelerator"), [("auto", None), ("cpu", "cpu"), ("cuda", None)]
 )
 def test_the_machines_decide_on_their_device_and_not_the_one_that_starts_the_job(
-    hostfile, tmp_path, monkeypatch, device, accelerator
-):
+    hostfile: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    accelerator: str | None,
+) -> None:
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     config = recipe_config("rdm-tiny").with_overrides([f"device={device}"])
     orders = orders_of(config, Cluster.from_hostfile(hostfile), tmp_path)
@@ -82,7 +91,9 @@ def test_the_machines_decide_on_their_device_and_not_the_one_that_starts_the_job
     assert environment(orders[1]).get("DS_ACCELERATOR") == accelerator
 
 
-def test_machines_with_different_devices_are_ended_with_a_clear_error(hostfile, tmp_path):
+def test_machines_with_different_devices_are_ended_with_a_clear_error(
+    hostfile: Path, tmp_path: Path
+) -> None:
     cluster = Cluster.from_hostfile(hostfile, remote_shell="sh -c 'cat > /dev/null # {host}'")
     orders = orders_of(recipe_config("rdm-tiny"), cluster, tmp_path)
     for node_rank, device in enumerate(("cuda", "cpu")):
@@ -94,14 +105,14 @@ def test_machines_with_different_devices_are_ended_with_a_clear_error(hostfile, 
         run_nodes(orders, cluster, tmp_path, tracker)
 
 
-def test_the_interface_to_an_own_address_is_the_one_that_has_it():
+def test_the_interface_to_an_own_address_is_the_one_that_has_it() -> None:
     assert interface_to("127.0.0.1") == "lo"
     assert interface_to("no.such.host.invalid") is None
 
 
 def test_a_machine_that_ends_before_it_was_told_its_part_gives_its_exit_code_and_its_words(
-    tmp_path,
-):
+    tmp_path: Path,
+) -> None:
     cluster = Cluster(
         machines=(Machine(host="far", slots=1),),
         remote_shell="sh -c 'echo no route to {host}; exit 7'",
@@ -139,7 +150,9 @@ def one_machine(**changes: object) -> Orders:
 @pytest.mark.parametrize(
     "text", ["", "far slots=2\n"], ids=["this machine", "one machine of a hostfile"]
 )
-def test_ranks_of_one_machine_meet_on_its_loopback_at_a_free_port(tmp_path, text):
+def test_ranks_of_one_machine_meet_on_its_loopback_at_a_free_port(
+    tmp_path: Path, text: str
+) -> None:
     (tmp_path / "hosts").write_text(text)
     cluster = Cluster.from_hostfile(tmp_path / "hosts") if text else Cluster()
     (orders,) = orders_of(
@@ -153,14 +166,14 @@ def test_ranks_of_one_machine_meet_on_its_loopback_at_a_free_port(tmp_path, text
     assert with_port(orders).master_port not in (None, 0, 29500)
 
 
-def test_a_port_that_was_asked_for_is_taken_where_it_is_free():
+def test_a_port_that_was_asked_for_is_taken_where_it_is_free() -> None:
     with socket.create_server(("", 0)) as probe:
         port = probe.getsockname()[1]
     assert with_port(one_machine(master_port=port)).master_port == port
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1"])
-def test_a_port_that_is_taken_is_refused_with_the_option_that_gives_another(address):
+def test_a_port_that_is_taken_is_refused_with_the_option_that_gives_another(address: str) -> None:
     with socket.create_server((address, 0)) as holder:
         port = holder.getsockname()[1]
         with pytest.raises(TrainingError, match=f"port {port}.*in use") as refused:
@@ -170,7 +183,9 @@ def test_a_port_that_is_taken_is_refused_with_the_option_that_gives_another(addr
         assert with_port(one_machine(master_port=port, node_rank=1)).master_port == port
 
 
-def test_a_taken_port_ends_the_job_within_seconds_and_before_any_rank_starts(tmp_path, hostfile):
+def test_a_taken_port_ends_the_job_within_seconds_and_before_any_rank_starts(
+    tmp_path: Path, hostfile: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         cluster = Cluster.from_hostfile(hostfile, remote_shell="env X={host}", master_port=port)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from training_jobs import Prepared
 
 from rdm.errors import TrainingError
 from rdm.progress import progress_to
@@ -58,7 +59,9 @@ def exported(out: Path, config: TrainConfig, steps: int) -> None:
     (out / "stats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_a_finished_run_starts_no_job(prepared, tiny_recipe, broken, tmp_path):
+def test_a_finished_run_starts_no_job(
+    prepared: Prepared, tiny_recipe: TrainConfig, broken: Cluster, tmp_path: Path
+) -> None:
     exported(tmp_path, tiny_recipe, tiny_recipe.max_steps)
     assert (
         run_training(tiny_recipe, prepared.inputs(tmp_path), broken).step == tiny_recipe.max_steps
@@ -66,8 +69,8 @@ def test_a_finished_run_starts_no_job(prepared, tiny_recipe, broken, tmp_path):
 
 
 def test_a_model_of_fewer_steps_is_no_result_though_the_statistics_have_all(
-    prepared, tiny_recipe, broken, tmp_path
-):
+    prepared: Prepared, tiny_recipe: TrainConfig, broken: Cluster, tmp_path: Path
+) -> None:
     exported(tmp_path, tiny_recipe, 4)
     longer = tiny_recipe.with_overrides(["max_steps=8"])
     with open(tmp_path / "stats.jsonl", "a") as file:
@@ -78,15 +81,17 @@ def test_a_model_of_fewer_steps_is_no_result_though_the_statistics_have_all(
         run_training(longer, prepared.inputs(tmp_path), broken)
 
 
-def test_fewer_steps_than_were_done_are_refused(prepared, tiny_recipe, broken, tmp_path):
+def test_fewer_steps_than_were_done_are_refused(
+    prepared: Prepared, tiny_recipe: TrainConfig, broken: Cluster, tmp_path: Path
+) -> None:
     exported(tmp_path, tiny_recipe, 6)
     with pytest.raises(TrainingError, match="has done 6 steps, more than max_steps, which is 4"):
         run_training(tiny_recipe.with_overrides(["max_steps=4"]), prepared.inputs(tmp_path), broken)
 
 
 def test_a_job_that_ended_by_itself_has_failed_and_says_why(
-    prepared, tiny_recipe, broken, tmp_path
-):
+    prepared: Prepared, tiny_recipe: TrainConfig, broken: Cluster, tmp_path: Path
+) -> None:
     with pytest.raises(TrainingError, match="DiskError on far"):
         run_training(tiny_recipe, prepared.inputs(tmp_path), broken)
     found = read_status(tmp_path)
@@ -97,8 +102,8 @@ def test_a_job_that_ended_by_itself_has_failed_and_says_why(
 
 
 def test_progress_starts_at_the_last_checkpoint_and_not_where_statistics_end(
-    prepared, tiny_recipe, broken, tmp_path
-):
+    prepared: Prepared, tiny_recipe: TrainConfig, broken: Cluster, tmp_path: Path
+) -> None:
     exported(tmp_path, tiny_recipe, 4)
     with open(tmp_path / "stats.jsonl", "a") as file:
         file.write('{"step": 8, "loss": 1.0, "samples_per_second": 1.0}\n')
@@ -114,7 +119,7 @@ def test_progress_starts_at_the_last_checkpoint_and_not_where_statistics_end(
     assert sink == Seen([("train", 4)], [])
 
 
-def test_an_earlier_starts_error_is_not_that_of_this_one(tmp_path):
+def test_an_earlier_starts_error_is_not_that_of_this_one(tmp_path: Path) -> None:
     earlier = "ValueError: mended since\n"
     (tmp_path / LOG).write_text(f"{earlier}no room\n")
     assert failure(tmp_path, 1, len(earlier)).what == "the training job ended with code 1: no room"
@@ -130,7 +135,7 @@ def test_an_earlier_starts_error_is_not_that_of_this_one(tmp_path):
         (1, "ended with code 1: an Error"),
     ],
 )
-def test_a_code_that_stands_for_a_signal_names_it(tmp_path, code, words):
+def test_a_code_that_stands_for_a_signal_names_it(tmp_path: Path, code: int, words: str) -> None:
     (tmp_path / LOG).write_text("an Error\n")
     assert failure(tmp_path, code, 0).what == f"the training job {words}"
 
@@ -138,8 +143,8 @@ def test_a_code_that_stands_for_a_signal_names_it(tmp_path, code, words):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_machines_whose_shell_starts_elsewhere_find_relative_inputs(
-    prepared, tiny_recipe, tmp_path, monkeypatch
-):
+    prepared: Prepared, tiny_recipe: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(Path(prepared.cache).parent)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cluster = Cluster(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_denoiser import SMALL_DENOISER
 
-from rdm.diffusion.schedules import ScheduleConfig
+from rdm.diffusion.schedules import NoiseSchedule, ScheduleConfig
 from rdm.errors import ModelError
 from rdm.generators.heads import DiffusionHead, GaussianConfig
 from rdm.generators.model_folder import open_conditions, open_space
@@ -28,7 +28,7 @@ def objective(num_timesteps: int = 1000) -> GenerativeObjective:
     return GenerativeObjective(config, Provenance(), space, open_conditions(config))
 
 
-def schedule_of(tested: torch.nn.Module):
+def schedule_of(tested: torch.nn.Module) -> NoiseSchedule:
     assert isinstance(tested, GenerativeObjective)
     assert isinstance(tested.generator.head, DiffusionHead)
     return tested.generator.head.process.schedule

@@ -49,7 +49,7 @@ def small_case() -> tuple[nn.Module, object]:
     return network, lambda: network(torch.zeros(1, 3, 6, 6))
 
 
-def test_flops_are_those_of_a_count_by_hand():
+def test_flops_are_those_of_a_count_by_hand() -> None:
     cost = count_cost(small_case)  # pyright: ignore[reportArgumentType]
     convolution, projection = 2 * 36 * 8 * 3 * 9, 2 * 36 * 8 * 24
     attention = 2 * (2 * 36 * 36 * 4) * 2  # two products of each head
@@ -60,7 +60,7 @@ def test_flops_are_those_of_a_count_by_hand():
     assert cost.step_flops == 3 * cost.forward_flops - convolution
 
 
-def test_activations_are_what_the_backward_pass_needs():
+def test_activations_are_what_the_backward_pass_needs() -> None:
     cost = count_cost(small_case)  # pyright: ignore[reportArgumentType]
     pictures, positions = 3 * 36, 36 * 8
     # The pictures, the convolution's output, q, k and v, the attention's output and its
@@ -69,7 +69,7 @@ def test_activations_are_what_the_backward_pass_needs():
 
 
 @pytest.mark.slow
-def test_checkpointing_saves_activations_and_costs_no_model_flops():
+def test_checkpointing_saves_activations_and_costs_no_model_flops() -> None:
     found = network_cost(
         recipe_config("rdm-tiny").with_overrides(["activation_checkpointing=true"])
     )
@@ -80,7 +80,7 @@ def test_checkpointing_saves_activations_and_costs_no_model_flops():
     assert found.activation_bytes <= 0.3 * stated.activation_bytes
 
 
-def test_the_official_networks_have_the_published_costs():
+def test_the_official_networks_have_the_published_costs() -> None:
     stated = {name: cost for name, cost in kept_costs().items() if cost is not None}
     assert stated["rdm-imagenet"].parameters == 400_920_579
     assert stated["rdm-ffhq"].parameters == 414_713_603
@@ -91,7 +91,7 @@ def test_the_official_networks_have_the_published_costs():
 
 
 @pytest.mark.slow
-def test_resnet_50_has_the_multiply_adds_that_torchvision_states():
+def test_resnet_50_has_the_multiply_adds_that_torchvision_states() -> None:
     from torchvision.models import ResNet50_Weights, resnet50
 
     def case() -> tuple[nn.Module, object]:
@@ -105,7 +105,7 @@ def test_resnet_50_has_the_multiply_adds_that_torchvision_states():
     )
 
 
-def test_heads_on_ready_features_have_no_network_to_count():
+def test_heads_on_ready_features_have_no_network_to_count() -> None:
     assert network_cost(recipe_config("clip-lite")) is None
 
 
@@ -113,11 +113,13 @@ def test_heads_on_ready_features_have_no_network_to_count():
     ("stage", "ranks", "expected"),
     [(0, 4, 16), (1, 1, 20), (1, 4, 11), (2, 4, 8), (3, 1, 20), (3, 4, 5)],
 )
-def test_the_state_of_a_parameter_is_zeros_arithmetic(stage, ranks, expected):
+def test_the_state_of_a_parameter_is_zeros_arithmetic(
+    stage: int, ranks: int, expected: int
+) -> None:
     assert state_bytes(stage, ranks) == expected
 
 
-def test_memory_counts_a_ranks_share_of_a_batch_and_each_average():
+def test_memory_counts_a_ranks_share_of_a_batch_and_each_average() -> None:
     config = recipe_config("rdm-tiny").with_overrides(["batch_size=8", "more_ema_decays=[0.9]"])
     cost = NetworkCost(parameters=1000, forward_flops=1, step_flops=3, activation_bytes=50)
     need = memory_need(config, cost, num_ranks=2)
@@ -129,7 +131,7 @@ def test_memory_counts_a_ranks_share_of_a_batch_and_each_average():
     assert (whole.state, whole.averages, whole.activations) == (16_000, 8_000, 100)
 
 
-def test_expected_throughput_is_a_share_of_a_peak_and_says_so():
+def test_expected_throughput_is_a_share_of_a_peak_and_says_so() -> None:
     cost = NetworkCost(parameters=1, forward_flops=10**9, step_flops=3 * 10**9, activation_bytes=1)
     found = expected_throughput(cost, "a100", 0.5)
     assert found.samples_per_second == pytest.approx(312e12 * 0.5 / 3e9)
@@ -137,13 +139,13 @@ def test_expected_throughput_is_a_share_of_a_peak_and_says_so():
 
 
 @pytest.mark.parametrize(("device", "utilization"), [("abacus", 0.5), ("h200", 0), ("h200", 45)])
-def test_unknown_devices_and_shares_are_refused(device, utilization):
+def test_unknown_devices_and_shares_are_refused(device: str, utilization: float) -> None:
     cost = NetworkCost(1, 1, 3, 1)
     with pytest.raises(UsageError):
         expected_throughput(cost, device, utilization)
 
 
-def test_measured_throughput_is_of_this_machine_and_says_so():
+def test_measured_throughput_is_of_this_machine_and_says_so() -> None:
     config = recipe_config("rarm-tiny").with_overrides(
         ["objective.network.num_layers=1", "objective.network.side=4", "device=cpu"]
     )
@@ -155,7 +157,7 @@ def test_measured_throughput_is_of_this_machine_and_says_so():
     assert "measured: 3 forward and backward passes of 2 samples on the CPU" in found.basis
 
 
-def test_statistics_name_a_share_only_of_a_peak_that_is_known():
+def test_statistics_name_a_share_only_of_a_peak_that_is_known() -> None:
     cost = NetworkCost(1, 1, 3 * 10**9, 1)
     assert flop_rates(cost, 100.0, None) == {"model_flops_per_second": 3e11}
     assert flop_rates(cost, 100.0, 2 * PEAKS["a100"])["model_flop_utilization"] == pytest.approx(
@@ -164,7 +166,7 @@ def test_statistics_name_a_share_only_of_a_peak_that_is_known():
     assert flop_rates(None, 100.0, 1e15) == {}
 
 
-def test_the_peak_of_a_cpu_is_not_known():
+def test_the_peak_of_a_cpu_is_not_known() -> None:
     assert peak_of(torch.device("cpu")) is None
 
 
@@ -179,6 +181,8 @@ def test_the_peak_of_a_cpu_is_not_known():
         ("NVIDIA GeForce RTX 2080 Ti", None),
     ],
 )
-def test_devices_are_known_by_their_names(monkeypatch, name, kind):
+def test_devices_are_known_by_their_names(
+    monkeypatch: pytest.MonkeyPatch, name: str, kind: str | None
+) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
     assert peak_of(torch.device("cuda", 0)) == (PEAKS[kind] if kind else None)
