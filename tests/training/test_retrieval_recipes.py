@@ -213,7 +213,7 @@ def test_an_ldm_samples_without_a_database(ldm: Path, tmp_path: Path) -> None:
 
 def test_an_ldm_cannot_be_asked_for_a_text(ldm: Path, prepared: Prepared) -> None:
     database = RetrievalDatabase.open(prepared.database)
-    with pytest.raises(UsageError, match="trained without neighbors"):
+    with pytest.raises(UsageError, match="trained on no condition"):
         sample(open_model(ldm / "model"), database, text_queries(database, ["a"], 3), [0], SETTINGS)
 
 
