@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rdm.diffusion.bound import bits_per_dim, variational_bound
     from rdm.encoders import load_encoder
     from rdm.errors import RdmError
+    from rdm.evaluation.influence import Retrieved, influences, readout
     from rdm.recipes import RECIPES, recipe_config
     from rdm.report.html.gallery import contact_sheet
     from rdm.report.html.plots import loss_curve
@@ -50,6 +51,7 @@ _HOMES = {
     "RECIPES": "rdm.recipes",
     "RdmError": "rdm.errors",
     "RetrievalDatabase": "rdm.database",
+    "Retrieved": "rdm.evaluation.influence",
     "SampleSettings": "rdm.sampling",
     "TrainConfig": "rdm.training.config",
     "TrainInputs": "rdm.training.config",
@@ -61,11 +63,13 @@ _HOMES = {
     "compute_pool": "rdm.compute",
     "contact_sheet": "rdm.report.html.gallery",
     "image_queries": "rdm.sampling",
+    "influences": "rdm.evaluation.influence",
     "load_encoder": "rdm.encoders",
     "loss_curve": "rdm.report.html.plots",
     "neighbor_config": "rdm.training.presets",
     "open_model": "rdm.sampling",
     "read_stats": "rdm.training.stats",
+    "readout": "rdm.evaluation.influence",
     "recipe_config": "rdm.recipes",
     "run_build": "rdm.database.building.jobs",
     "run_training": "rdm.training.job.launch",
@@ -84,6 +88,7 @@ __all__ = [
     "RECIPES",
     "RdmError",
     "RetrievalDatabase",
+    "Retrieved",
     "SampleSettings",
     "TrainConfig",
     "TrainInputs",
@@ -96,11 +101,13 @@ __all__ = [
     "compute_pool",
     "contact_sheet",
     "image_queries",
+    "influences",
     "load_encoder",
     "loss_curve",
     "neighbor_config",
     "open_model",
     "read_stats",
+    "readout",
     "recipe_config",
     "run_build",
     "run_training",
