@@ -286,6 +286,7 @@ def _readouts(found: SwapReadout) -> tuple[Statistic, ...]:
             chance=0.0,
         )
         for name, values, sides in rows
+        if len(values) > 1  # of a small database no half may have enough
     )
 
 

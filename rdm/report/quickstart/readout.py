@@ -91,13 +91,21 @@ def _halves(
     for query in queries:
         images = database.patch_rows(query.neighbor_ids).column("image_id").to_pylist()
         # Split by photograph: two patches of one on either side would tie the halves together.
-        odd = np.array([xxhash.xxh3_64_intdigest(image.encode()) % 2 == 1 for image in images])
+        odd = np.array([is_odd(image) for image in images])
         if min(odd.sum(), (~odd).sum()) < k:
             continue
         for half, chosen in zip(halves, (~odd, odd), strict=True):
             ids, similarities = query.neighbor_ids[chosen][:k], query.similarities[chosen][:k]
             half.append(replace(query, neighbor_ids=ids, similarities=similarities))
     return Retrieved(database, halves[0]), Retrieved(database, halves[1])
+
+
+def is_odd(image_id: str) -> bool:
+    """Return which half of a database a photograph belongs to, a function of its id alone.
+
+    The seed keeps these halves apart from those of `samples://`, one of which a database may be.
+    """
+    return xxhash.xxh3_64_intdigest(image_id.encode(), seed=2) % 2 == 1
 
 
 def _plain(values: NDArray[np.float64]) -> tuple[float, ...]:
