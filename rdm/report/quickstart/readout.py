@@ -75,7 +75,7 @@ def measure_swap(
     return SwapReadout(
         texts=READOUT_TEXTS,
         swap=_plain(readout(model, first, second)),
-        control=_plain(readout(model, *halves)),
+        control=_plain(readout(model, *halves)) if halves[0].queries else (),
         influences=shares,
     )
 
