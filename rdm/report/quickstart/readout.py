@@ -64,9 +64,11 @@ def measure_swap(
         shown: texts of the page, whose neighbors' influences are told.
         k: neighbors that condition.
     """
-    first = Retrieved(database, text_queries(database, READOUT_TEXTS, k))
+    most = min(_CANDIDATES * k, database.version.num_live_patches)
+    candidates = text_queries(database, READOUT_TEXTS, most)
+    first = Retrieved(database, [_among(query, slice(k)) for query in candidates])
     second = Retrieved(swapped, text_queries(swapped, READOUT_TEXTS, k))
-    halves = _halves(database, text_queries(database, READOUT_TEXTS, _CANDIDATES * k), k)
+    halves = _halves(database, candidates, k)
     shares: tuple[tuple[float, ...], ...] = ()
     # Shapley values start from the empty set, whose picture a model without dropout never learned.
     if model.config.conditions.dropout["neighbors"] > 0:
@@ -95,9 +97,14 @@ def _halves(
         if min(odd.sum(), (~odd).sum()) < k:
             continue
         for half, chosen in zip(halves, (~odd, odd), strict=True):
-            ids, similarities = query.neighbor_ids[chosen][:k], query.similarities[chosen][:k]
-            half.append(replace(query, neighbor_ids=ids, similarities=similarities))
+            half.append(_among(query, np.flatnonzero(chosen)[:k]))
     return Retrieved(database, halves[0]), Retrieved(database, halves[1])
+
+
+def _among(query: Query, places: slice | NDArray[np.intp]) -> Query:
+    """Return a query with some of its neighbors alone."""
+    ids, similarities = query.neighbor_ids[places], query.similarities[places]
+    return replace(query, neighbor_ids=ids, similarities=similarities)
 
 
 def is_odd(image_id: str) -> bool:

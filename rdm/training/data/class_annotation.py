@@ -46,7 +46,10 @@ def annotate_classes(cache: str) -> ClassInfo:
     """
     latents = LatentCache(cache)
     source = latents.config.queries.source
-    classes = QuerySet(latents.config.queries).class_names()
+    said = QuerySet(latents.config.queries).class_names()
+    # Photographs that came after the cache was built would add classes that no latent has.
+    cached = {image for stem in latents.stems for image in latents.photographs(stem)}
+    classes = {image: name for image, name in said.items() if image in cached}
     # Sorted, so that the same photographs always give a class the same number.
     names = sorted(set(classes.values()), key=_by_number)
     if len(names) < 2:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from rdm.encoders.image_tower import IMAGE_SIZE, ImageTower, image_weights_file,
 from rdm.encoders.text_tower import TextTower, load_text_tower, text_weights_folder
 from rdm.errors import SourceError
 from rdm.progress import tracking
+from rdm.sources.captions import captions_of_json
 from rdm.sources.kinds.webdataset import WebDatasetSource
 from rdm.sources.photographs.decode import ImageDecodeError, decode_image
 from rdm.sources.tar_members import iterate_files, picture_of, split_name
@@ -260,11 +260,12 @@ def _resized(
 
 def _captioned(path: Path, key: str, files: dict[str, bytes]) -> CaptionedPhoto:
     image = picture_of(files)
-    captions = json.loads(files[".json"]).get("captions", []) if ".json" in files else []
+    where = f"{path}: {key}"
+    captions = captions_of_json(files[".json"], where) if ".json" in files else ()
     if image is None or not captions:
         raise SourceError(
             "a sample has no picture or no `captions`",
-            where=f"{path}: {key}",
+            where=where,
             fix="every sample needs KEY.jpg and KEY.json with a list `captions`",
         )
     # A fixed number of captions makes rows of one shape: fewer are repeated, more are left out.

@@ -1,5 +1,4 @@
-"""Latent cache: the crops of a query set as first-stage latents, in WebDataset tars with members of
-one fixed size.
+"""Latent cache: crops of a query set as first-stage latents, in tars of members of one size.
 
 A member is a `.npy` with what the cache's `content` says. All members of a tar have the same size,
 so row r lies at r times a constant stride, and a whole shard is one memory map, or one request to
@@ -308,6 +307,10 @@ class LatentCache:
         data = self.read(f"{stem}.parquet", self.info.files[f"{stem}.parquet"])
         return pq.read_table(pa.BufferReader(data))
 
+    def photographs(self, stem: str) -> list[str]:
+        """Return the photographs of a shard, each once, in the order of its latents."""
+        return list(dict.fromkeys(self.rows(stem).column("image_id").to_pylist()))
+
     def latents(self, stem: str) -> NDArray[Any]:
         """Return the members of a shard [N, ...]: shape and type follow from the content. Local
         ones are memory-mapped.
@@ -387,12 +390,11 @@ def _encode(
     import torch
 
     images = torch.from_numpy(pixels)
-    if isinstance(first_stage, PlainEncoder):
+    if content == "moments":
         return torch.cat(first_stage.encode_moments(images), dim=1).cpu().numpy().astype(np.float16)
+    assert not isinstance(first_stage, PlainEncoder)  # it is opened for moments alone
     if content == "indices":
         return first_stage.encode_indices(images).cpu().numpy().astype(np.int32)
-    if content == "latents":
-        # as the autoencoder has them: scaling is the reader's
-        latents = first_stage.encode(images) / first_stage.scale + first_stage.shift
-        return latents.cpu().numpy().astype(np.float16)
-    return torch.cat(first_stage.encode_moments(images), dim=1).cpu().numpy().astype(np.float16)
+    # as the autoencoder has them: scaling is the reader's
+    latents = first_stage.encode(images) / first_stage.scale + first_stage.shift
+    return latents.cpu().numpy().astype(np.float16)

@@ -139,7 +139,7 @@ def _task(
     captions: Mapping[str, tuple[str, ...]],
     encoder_digest: str,
 ) -> AnnotateTask:
-    images = photographs_of(latents, stem)
+    images = latents.photographs(stem)
     said = {image: captions.get(image, ())[: config.captions] for image in images}
     # With the captions themselves: a shard whose captions changed is encoded again.
     identity = [FORMAT_VERSION, config.model_dump(mode="json"), encoder_digest, said]
@@ -265,11 +265,6 @@ class TextColumn:
             "text_lengths": found["lengths"][:, : self.captions],
             "text_count": np.minimum(found["count"], self.captions),
         }
-
-
-def photographs_of(cache: LatentCache, stem: str) -> list[str]:
-    """Return the photographs of a shard, each once, in the order of its latents."""
-    return list(dict.fromkeys(cache.rows(stem).column("image_id").to_pylist()))
 
 
 def text_file(stem: str) -> str:

@@ -117,3 +117,11 @@ def test_a_damaged_table_is_refused(by_folder: str) -> None:
     path.write_bytes(data)
     with pytest.raises(CacheError, match="damaged"):
         rows_of(by_folder, 2).load_shard(0)
+
+
+def test_photographs_that_came_later_add_no_class(
+    by_folder: str, tmp_path: Path, encoded: Callable[..., bytes]
+) -> None:
+    (tmp_path / "photos" / "swan").mkdir()
+    (tmp_path / "photos" / "swan" / "1.jpg").write_bytes(encoded(9))
+    assert annotate_classes(by_folder).names == ("duck", "owl")
