@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from rdm.compute.machine import num_cores
 from rdm.errors import RdmError
-from rdm.generators.model_folder import INFO, NETWORK, ModelInfo, portable_name, read_info
-from rdm.models.networks import load_network
+from rdm.generators.model_folder import INFO, ModelInfo, portable_name, read_info
+from rdm.models.networks import build_network
 from rdm.models.unet import num_parameters
 from rdm.report.cards import ModelCard, model_card
 from rdm.report.data import Command, HeldOutLoss, Metric
@@ -54,7 +56,8 @@ def run_card(run: Path, held_out: HeldOutLoss | None, metrics: Sequence[Metric])
     config, inputs = read_run(run)
     info = read_info(run / "model")
     steps = Steps.of(run)
-    network = load_network(run / "model" / NETWORK, info.generator.network)
+    with torch.device("meta"):  # to be counted, not computed with
+        network = build_network(info.generator.network)
     training = {
         "Parameters": f"{num_parameters(network):,}",
         "Steps": f"{steps.count:,} of {config.batch_size:,} pictures",
