@@ -162,8 +162,8 @@ def check_asked(
     if unheard := [kind for kind in heard if kind in kinds and not heard[kind]]:
         options = [f"--{kind}" for kind in heard if heard[kind]]
         raise UsageError(
-            f"the model was trained on {' and '.join(model.sources) or 'no condition'}, so a "
-            f"{unheard[0]} cannot tell it anything",
+            f"the model was trained on {' and '.join(model.sources) or 'no condition'}, so "
+            f"--{unheard[0]} cannot tell it anything",
             where=model.directory,
             fix=f"{', '.join(options)}, or a model of another recipe",
         )

@@ -202,5 +202,5 @@ def test_a_caption_is_heard_after_a_minute_of_training(tmp_path: Path) -> None:
     assert (means[4:, 2] > means[4:, 0] + 50).all()
 
     # A picture is no caption.
-    with pytest.raises(UsageError, match="captions alone"):
+    with pytest.raises(UsageError, match="trained on text, so --image cannot"):
         RequestedPairs(SampleRequest(images=("a.png",)), model, None)
