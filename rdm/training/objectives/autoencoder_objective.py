@@ -108,7 +108,9 @@ class AutoencoderObjective(Objective):
         # In a tuple, so that it is no submodule: the engine must neither cast, share out nor save
         # frozen weights.
         self._perceptual = (
-            open_perceptual(perceptual.network, perceptual.heads) if perceptual.weight else None,
+            open_perceptual(perceptual.network, perceptual.heads, perceptual.enlargement)
+            if perceptual.weight
+            else None,
         )
 
     @property

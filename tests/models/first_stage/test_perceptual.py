@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from rdm.errors import ModelError
@@ -151,3 +151,12 @@ def test_other_weights_are_refused(tmp_path: Path, vgg_file: Path) -> None:
 def test_learned_weights_do_not_belong_to_the_embedded_tower(heads_file: Path) -> None:
     with pytest.raises(ModelError, match="belong to VGG-16"):
         open_perceptual(heads=str(heads_file))
+
+
+def test_enlarged_pictures_are_compared_as_the_network_sees_them(vgg_file: Path) -> None:
+    first, second = pictures(0, 16), pictures(1, 16)
+    enlarged = open_perceptual(str(vgg_file), enlargement=2)(first, second)
+    larger = [
+        nn.functional.interpolate(p, scale_factor=2, mode="bilinear") for p in (first, second)
+    ]
+    assert torch.equal(enlarged, open_perceptual(str(vgg_file))(*larger))
