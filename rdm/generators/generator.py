@@ -13,17 +13,20 @@ from torch import Tensor, nn
 
 from rdm.config import Config
 from rdm.context import Context, Part
+from rdm.diffusion.sampler_names import SAMPLERS
 from rdm.diffusion.samplers import seeded_noise
 from rdm.encoders.text_states import TEXT_DIMS
 from rdm.errors import UsageError
 from rdm.generators.conditions import Condition, Conditions, Known, NeighborsConfig, assemble
 from rdm.generators.heads import (
+    PLAIN,
     AutoregressiveConfig,
     DiffusionHead,
     Draws,
     GaussianConfig,
     HeadConfig,
     Losses,
+    Steering,
     build_head,
 )
 from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings, Setting
@@ -177,6 +180,7 @@ class Generator(nn.Module):
         seeds: Sequence[int],
         settings: SampleSettings,
         on_step: OnDrawStep | None = None,
+        steering: Steering = PLAIN,
     ) -> Tensor:
         """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context.
 
@@ -185,10 +189,12 @@ class Generator(nn.Module):
             seeds: of the pictures, B.
             settings: of the head and of guidance.
             on_step: called after each step of a batch; what it raises ends the drawing.
+            steering: what leads the drawing besides.
 
         Raises:
             UsageError: the head cannot draw with these settings.
         """
+        self.check_settings(settings)
 
         def report(index: int, total: int, x0: Tensor) -> None:
             assert on_step is not None
@@ -202,6 +208,7 @@ class Generator(nn.Module):
                 seeds,
                 self.effective(settings),
                 None if on_step is None else report,
+                steering,
             )
         return self.space.to_pictures(x0)
 
@@ -240,17 +247,50 @@ class Generator(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             return to_uint8(self.space.to_pictures(x0))
 
+    def check_settings(self, settings: SampleSettings) -> None:
+        """Refuse settings that do not go with the space that the system works on.
+
+        Raises:
+            UsageError: thresholding, and the data have no known range.
+        """
+        kind = self.config.space.kind
+        if settings.thresholding != "none" and kind == "latents":
+            raise UsageError(
+                f"{settings.thresholding} thresholding is for pixels in [-1, 1]; latents have "
+                "no known range",
+                fix="thresholding=none, or a lower guidance_scale",
+            )
+
     def effective(self, settings: SampleSettings) -> SampleSettings:
-        """Return the settings as they act: without a condition there is no guidance."""
+        """Return the settings as they act: without anything to be led away from there is no
+        guidance, and what the sampler decides by itself is filled in."""
+        filled = settings.filled()
+        if filled.autoguidance is not None:
+            return filled
         # With nothing to drop both branches are equal, and guidance would cost double.
-        scale = settings.guidance_scale if self.config.conditions.read else 1.0
-        interval = None if scale == 1 else settings.guidance_interval
-        return settings.model_copy(update={"guidance_scale": scale, "guidance_interval": interval})
+        reads = bool(self.config.conditions.read)
+        scale = filled.guidance_scale if reads else 1.0
+        scales = filled.guidance_scales if reads else None
+        interval = None if scale == 1 and not scales else filled.guidance_interval
+        return filled.model_copy(
+            update={
+                "guidance_scale": scale,
+                "guidance_scales": scales,
+                "guidance_interval": interval,
+            }
+        )
 
     def acting(self, settings: SampleSettings) -> dict[str, Setting]:
         """Return the settings that act on this system: a RARM takes no denoising steps."""
         idle = set(self.head.idle_settings)
         if "neighbors" not in self.config.conditions.read:
             idle.add("k")
-        idle |= {"variance"} if settings.sampler == "ddim" else {"eta", "guidance_interval"}
-        return self.effective(settings).model_dump(mode="json", exclude=idle)
+        idle |= {"eta", "variance"} - SAMPLERS[settings.sampler].takes
+        effective = self.effective(settings)
+        # These came later: a folder that was begun without them is still of the same request.
+        idle |= {
+            name
+            for name in ("spacing", "thresholding", "guidance_scales", "autoguidance")
+            if getattr(effective, name) == SampleSettings.model_fields[name].default
+        }
+        return effective.model_dump(mode="json", exclude=idle)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,9 +20,11 @@ from rdm.config import digest_json
 from rdm.context import Context
 from rdm.database import RetrievalDatabase
 from rdm.encoders.text_states import load_text_states
-from rdm.errors import EncoderMismatchError, ModelError
+from rdm.errors import EncoderMismatchError, ModelError, UsageError
+from rdm.generators.autoguidance import shared_facts
 from rdm.generators.conditions import Condition, LabelCondition, NeighborCondition, TextCondition
 from rdm.generators.generator import Generator, GeneratorConfig
+from rdm.generators.heads import PLAIN, Steering
 from rdm.generators.provenance import Provenance
 from rdm.generators.sample_settings import OnDrawStep, SampleSettings, Setting
 from rdm.generators.spaces import AnySpaceConfig, LatentSpace, PixelSpace, Space, TokenSpace
@@ -228,6 +230,7 @@ class Model:
         seeds: Sequence[int],
         settings: SampleSettings,
         on_step: OnDrawStep | None = None,
+        steering: Steering = PLAIN,
     ) -> Tensor:
         """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context.
 
@@ -236,12 +239,43 @@ class Model:
             seeds: of the pictures, B.
             settings: of the head and of guidance.
             on_step: called after each step of a batch; what it raises ends the drawing.
+            steering: what leads the drawing besides; the settings name a weaker network.
+
+        Raises:
+            UsageError: the settings do not go with the model, or it is to be led by one that does
+                not work on the same.
         """
-        return self.generator.sample(context, seeds, settings, on_step)
+        if settings.autoguidance is not None:
+            steering = replace(steering, weaker=self.weaker(settings.autoguidance).network)
+        return self.generator.sample(context, seeds, settings, on_step, steering)
 
     def acting(self, settings: SampleSettings) -> dict[str, Setting]:
-        """Return the settings that act on this model, by name."""
-        return self.generator.acting(settings)
+        """Return the settings that act on this model, by name; of a weaker model its folder's name
+        and its digest, so that no record holds a path."""
+        acting = self.generator.acting(settings)
+        if "autoguidance" in acting and settings.autoguidance is not None:
+            weaker = _opened(settings.autoguidance, str(self.device))
+            acting["autoguidance"] = f"{weaker.directory.name} {weaker.digest}"
+        return acting
+
+    def weaker(self, name_or_dir: str) -> Generator:
+        """Return the system of another model that this one can be led away from.
+
+        Raises:
+            UsageError: it works on another space, reads other conditions, or learned on another
+                schedule.
+            ModelError: the folder holds no model.
+        """
+        other = _opened(name_or_dir, str(self.device))
+        ours, theirs = (shared_facts(its.config, its.info) for its in (self, other))
+        if differing := [name for name, fact in ours.items() if theirs[name] != fact]:
+            raise UsageError(
+                f"the model for autoguidance differs in {' and '.join(differing)}",
+                where=other.directory,
+                fix="give an earlier checkpoint of the same run, or a smaller model of the same "
+                "recipe and cache",
+            )
+        return other.generator
 
     def check_database(self, database: RetrievalDatabase) -> None:
         """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the
@@ -276,6 +310,12 @@ def open_model(name_or_dir: str | Path, device: torch.device | str = "cpu") -> M
     check_text_network(conditions, info.text_encoder_digest, directory)
     generator = Generator(config, space, conditions, network).to(device).eval()
     return Model(directory, info, generator, first_stage)
+
+
+@lru_cache(maxsize=2)
+def _opened(name_or_dir: str, device: str) -> Model:
+    # Each batch asks for it; a folder's weights are read once.
+    return open_model(name_or_dir, device)
 
 
 def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
