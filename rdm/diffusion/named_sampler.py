@@ -54,8 +54,9 @@ class NamedSampler:
     def __post_init__(self) -> None:
         """Check what fits together."""
         check_fits(self.name, spacing=self.spacing, eta=self.eta, variance=self.variance)
-        if self.num_steps < SAMPLERS[self.name].least_steps:
-            raise ValueError(f"{SAMPLERS[self.name].title} takes at least two steps")
+        facts = SAMPLERS[self.name]
+        if self.num_steps < facts.least_steps:
+            raise ValueError(f"{facts.title} takes at least {facts.least_steps} steps")
 
     def timesteps(self, schedule: NoiseSchedule, uniform: Spacing = "leading") -> Tensor:
         """Return the timesteps that the sampler visits, int64, rising.

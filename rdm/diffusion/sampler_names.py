@@ -50,7 +50,7 @@ SAMPLERS: Mapping[SamplerName, SamplerFacts] = {
         is_stochastic=True,
     ),
     # Its extrapolation weights are those of equal distances between timesteps.
-    "plms": SamplerFacts("PLMS", spacings=("uniform", "trailing"), ends_clean=False),
+    "plms": SamplerFacts("PLMS", spacings=("uniform", "trailing"), least_steps=2, ends_clean=False),
     "dpm++2m": SamplerFacts("DPM-Solver++ 2M"),
     "dpm++2m-sde": SamplerFacts("DPM-Solver++ 2M SDE", is_stochastic=True),
     "unipc": SamplerFacts("UniPC"),
