@@ -323,7 +323,7 @@ class AutoregressiveHead:
             UsageError: the drawing is to be led by a weaker network, or to start from a picture.
         """
         if steering.weaker is not None or steering.start is not None:
-            what = "autoguidance" if steering.weaker is not None else "a start from a picture"
+            what = "autoguidance" if steering.weaker is not None else "start from a picture"
             raise UsageError(
                 f"tokens are drawn one after another: there is no {what}",
                 fix="leave it out, or take a model of a diffusion recipe",
