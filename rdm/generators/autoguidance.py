@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from rdm.errors import UsageError
 from rdm.generators.generator import GeneratorConfig
 from rdm.generators.provenance import Provenance
+
+
+def require_shared(
+    ours: tuple[GeneratorConfig, Provenance],
+    theirs: tuple[GeneratorConfig, Provenance],
+    where: Path,
+) -> None:
+    """Refuse a model that another one cannot be led away from.
+
+    Raises:
+        UsageError: it works on another space, reads other conditions, or learned on another
+            schedule.
+    """
+    facts, others = shared_facts(*ours), shared_facts(*theirs)
+    if differing := [name for name, fact in facts.items() if others[name] != fact]:
+        raise UsageError(
+            f"the model for autoguidance differs in {' and '.join(differing)}",
+            where=where,
+            fix="give an earlier checkpoint of the same run, or a smaller model of the same "
+            "recipe and cache",
+        )
 
 
 def shared_facts(config: GeneratorConfig, provenance: Provenance) -> dict[str, object]:

@@ -192,8 +192,22 @@ class Generator(nn.Module):
             steering: what leads the drawing besides.
 
         Raises:
-            UsageError: the head cannot draw with these settings.
+            UsageError: the head cannot draw with these settings, or with a negative.
         """
+        return self.space.to_pictures(
+            self.sample_space(context, seeds, settings, on_step, steering)
+        )
+
+    @torch.no_grad()
+    def sample_space(
+        self,
+        context: Context,
+        seeds: Sequence[int],
+        settings: SampleSettings,
+        on_step: OnDrawStep | None = None,
+        steering: Steering = PLAIN,
+    ) -> Tensor:
+        """Return samples [B, ...] in the space, as latents or tokens; otherwise as `sample`."""
         self.check_settings(settings)
 
         def report(index: int, total: int, x0: Tensor) -> None:
@@ -201,7 +215,7 @@ class Generator(nn.Module):
             on_step(DrawStep(tuple(seeds), index, total, lambda: self.preview(x0)))
 
         with autocast(self.device):
-            x0 = self.head.sample(
+            return self.head.sample(
                 self.network,
                 context,
                 self.config.network.sample_shape,
@@ -210,7 +224,6 @@ class Generator(nn.Module):
                 None if on_step is None else report,
                 steering,
             )
-        return self.space.to_pictures(x0)
 
     @torch.no_grad()
     def expected(self, context: Context, seed: int) -> Tensor:

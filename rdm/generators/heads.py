@@ -84,16 +84,29 @@ class Losses:
 
 
 @dataclass(frozen=True, eq=False)
+class Negative:
+    """What pictures are led away from.
+
+    Attributes:
+        context: one row per picture, with the ports of the pictures' own.
+        scale: n of (1 - s + n) e_u + s e_c - n e_n; None: s - 1, so that it takes e_u's place.
+    """
+
+    context: Context
+    scale: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Steering:
     """What leads a drawing besides its context and settings.
 
     Attributes:
-        negative: a context to be led away from in place of the null; one row per sample.
+        negative: what is led away from besides the null, or in its place.
         weaker: a network to be led away from in place of the null context.
         start: a picture to start from, or whose parts are kept.
     """
 
-    negative: Context | None = None
+    negative: Negative | None = None
     weaker: Any = None
     start: Start | None = None
 
@@ -229,11 +242,13 @@ class DiffusionHead:
                 where="guidance_scales",
                 fix="name the sources that the model reads, or set guidance_scale alone",
             )
+        negative = steering.negative
         # A context to be led away from, or a weaker network, takes the place of the null.
         guidance = Guidance(
             settings.guidance_scale,
             settings.guidance_interval,
-            steering.negative,
+            None if negative is None else negative.context,
+            None if negative is None else negative.scale,
             scales,
             steering.weaker,
         )
@@ -328,6 +343,13 @@ class AutoregressiveHead:
                 f"tokens are drawn one after another: there is no {what}",
                 fix="leave it out, or take a model of a diffusion recipe",
             )
+        negative = steering.negative
+        if negative is not None and negative.scale is not None:
+            raise UsageError(
+                "a negative of tokens has no scale of its own",
+                where="negative",
+                fix="leave its scale out: then it takes the place of the null",
+            )
         (length,) = shape
         tokens, _ = autoregressive_sample(
             network.begin,
@@ -335,7 +357,7 @@ class AutoregressiveHead:
             length=length,
             seeds=seeds,
             guidance_scale=settings.guidance_scale,
-            negative=steering.negative,
+            negative=None if negative is None else negative.context,
             settings=DrawSettings(settings.temperature, settings.top_k, settings.top_p),
             on_token=None
             if on_step is None

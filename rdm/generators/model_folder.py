@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
@@ -19,12 +19,14 @@ from torch import Tensor
 from rdm.config import digest_json
 from rdm.context import Context
 from rdm.database import RetrievalDatabase
+from rdm.diffusion.editing import Start
 from rdm.encoders.text_states import load_text_states
 from rdm.errors import EncoderMismatchError, ModelError, UsageError
-from rdm.generators.autoguidance import shared_facts
+from rdm.generators.autoguidance import require_shared
 from rdm.generators.conditions import Condition, LabelCondition, NeighborCondition, TextCondition
 from rdm.generators.generator import Generator, GeneratorConfig
-from rdm.generators.heads import PLAIN, Steering
+from rdm.generators.heads import Negative, Steering
+from rdm.generators.portable_names import portable_name
 from rdm.generators.provenance import Provenance
 from rdm.generators.sample_settings import OnDrawStep, SampleSettings, Setting
 from rdm.generators.spaces import AnySpaceConfig, LatentSpace, PixelSpace, Space, TokenSpace
@@ -45,6 +47,39 @@ class ModelInfo(Provenance):
 
     format: Literal["retrieval-diffusion-model"] = "retrieval-diffusion-model"
     generator: GeneratorConfig
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources that condition: those that training ever showed."""
+        return self.generator.conditions.read
+
+    @property
+    def reads_neighbors(self) -> bool:
+        """Whether the model looks neighbors up, and so needs a database."""
+        return "neighbors" in self.sources
+
+    @property
+    def known_classes(self) -> tuple[str, ...]:
+        """The classes that the model can be asked for by name; none where it reads no class."""
+        return (self.class_names or ()) if "label" in self.sources else ()
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a caption conditions the model by itself, not only by the neighbors of it."""
+        return "text" in self.sources
+
+    def check_database(self, database: RetrievalDatabase) -> None:
+        """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the
+        model was trained with. Any database will do for a model that reads no neighbors.
+        """
+        if self.reads_neighbors and database.encoder_digest != self.encoder_digest:
+            raise EncoderMismatchError(
+                f"the model was trained with embeddings of {self.encoder} "
+                f"{self.encoder_digest}, the "
+                f"database holds those of {database.encoder_name} {database.encoder_digest}",
+                where=database.folder.url,
+                fix="build the database with the model's encoder",
+            )
 
 
 def model_info(config: GeneratorConfig, provenance: Provenance) -> ModelInfo:
@@ -197,22 +232,22 @@ class Model:
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources that condition: those that training ever showed."""
-        return self.config.conditions.read
+        return self.info.sources
 
     @property
     def reads_neighbors(self) -> bool:
         """Whether the model looks neighbors up, and so needs a database."""
-        return "neighbors" in self.sources
+        return self.info.reads_neighbors
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes that the model can be asked for by name; none where it reads no class."""
-        return (self.info.class_names or ()) if "label" in self.sources else ()
+        return self.info.known_classes
 
     @property
     def reads_text(self) -> bool:
         """Whether a caption conditions the model by itself, not only by the neighbors of it."""
-        return "text" in self.sources
+        return self.info.reads_text
 
     @cached_property
     def digest(self) -> str:
@@ -230,7 +265,8 @@ class Model:
         seeds: Sequence[int],
         settings: SampleSettings,
         on_step: OnDrawStep | None = None,
-        steering: Steering = PLAIN,
+        negative: Negative | None = None,
+        start: Start | None = None,
     ) -> Tensor:
         """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context.
 
@@ -239,15 +275,35 @@ class Model:
             seeds: of the pictures, B.
             settings: of the head and of guidance.
             on_step: called after each step of a batch; what it raises ends the drawing.
-            steering: what leads the drawing besides; the settings name a weaker network.
+            negative: what the pictures are led away from.
+            start: a picture to start from, or whose parts are kept.
 
         Raises:
             UsageError: the settings do not go with the model, or it is to be led by one that does
                 not work on the same.
         """
-        if settings.autoguidance is not None:
-            steering = replace(steering, weaker=self.weaker(settings.autoguidance).network)
+        steering = self.steering(settings, negative, start)
         return self.generator.sample(context, seeds, settings, on_step, steering)
+
+    def steering(
+        self,
+        settings: SampleSettings,
+        negative: Negative | None = None,
+        start: Start | None = None,
+    ) -> Steering:
+        """Return what leads a drawing: what is given, and the weaker model that settings name.
+
+        Raises:
+            UsageError: that model does not work on the same.
+        """
+        name = settings.autoguidance
+        if name is not None and negative is not None:
+            raise UsageError(
+                "autoguidance leads away from one thing, a negative from another",
+                where="autoguidance",
+                fix="leave one of them out",
+            )
+        return Steering(negative, None if name is None else self.weaker(name).network, start)
 
     def acting(self, settings: SampleSettings) -> dict[str, Setting]:
         """Return the settings that act on this model, by name; of a weaker model its folder's name
@@ -262,33 +318,18 @@ class Model:
         """Return the system of another model that this one can be led away from.
 
         Raises:
-            UsageError: it works on another space, reads other conditions, or learned on another
-                schedule.
+            UsageError: it works on something else, see `require_shared`.
             ModelError: the folder holds no model.
         """
         other = _opened(name_or_dir, str(self.device))
-        ours, theirs = (shared_facts(its.config, its.info) for its in (self, other))
-        if differing := [name for name, fact in ours.items() if theirs[name] != fact]:
-            raise UsageError(
-                f"the model for autoguidance differs in {' and '.join(differing)}",
-                where=other.directory,
-                fix="give an earlier checkpoint of the same run, or a smaller model of the same "
-                "recipe and cache",
-            )
+        require_shared((self.config, self.info), (other.config, other.info), other.directory)
         return other.generator
 
     def check_database(self, database: RetrievalDatabase) -> None:
         """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the
         model was trained with. Any database will do for a model that reads no neighbors.
         """
-        if self.reads_neighbors and database.encoder_digest != self.info.encoder_digest:
-            raise EncoderMismatchError(
-                f"the model was trained with embeddings of {self.info.encoder} "
-                f"{self.info.encoder_digest}, the "
-                f"database holds those of {database.encoder_name} {database.encoder_digest}",
-                where=database.folder.url,
-                fix="build the database with the model's encoder",
-            )
+        self.info.check_database(database)
 
 
 def open_model(name_or_dir: str | Path, device: torch.device | str = "cpu") -> Model:
@@ -345,28 +386,6 @@ def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
             fix="restore that first stage, or train again",
         )
     return first_stage
-
-
-def portable_name(name: str) -> str:
-    """Return the name of a source or an encoder with only the last part of an absolute path in it.
-
-    `folder:///home/me/birds` becomes `folder://birds`, `open_clip:ViT-B-32//home/me/w.pt` becomes
-    `open_clip:ViT-B-32/w.pt`; a name without a path stays as it is.
-    """
-    scheme, separator, rest = name.partition("://")
-    if separator:
-        path, question, query = rest.partition("?")
-        kept = f"{question}{query}" if "/" not in query else ""
-        return f"{scheme}://{_last_part(path)}{kept}"
-    kind, colon, rest = name.partition(":")
-    model, slashes, path = rest.partition("//")
-    if slashes:
-        return f"{kind}{colon}{model}/{_last_part('/' + path)}"
-    return f"{kind}{colon}{_last_part(rest)}" if colon else _last_part(name)
-
-
-def _last_part(path: str) -> str:
-    return Path(path).name if path.startswith(("/", "~")) else path
 
 
 def _copy_first_stage(source: Path, target: Path) -> None:
