@@ -15,6 +15,7 @@ from rdm.generators.model_folder import Model, ModelInfo
 from rdm.generators.sample_settings import OnDrawStep, SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
 from rdm.sampling.conditioning import Conditioning, Tokens
+from rdm.sampling.start import OpenedStart
 
 
 def draw(
@@ -22,6 +23,7 @@ def draw(
     asked: Sequence[Conditioning],
     settings: SampleSettings,
     on_step: OnDrawStep | None = None,
+    start: OpenedStart | None = None,
 ) -> NDArray[np.uint8]:
     """Return a batch of pictures uint8 [B, H, W, 3], drawn from what conditions them alone.
 
@@ -33,14 +35,16 @@ def draw(
         asked: of each picture, with as many tokens each.
         settings: how to draw; those of the look-up, as k, say nothing here.
         on_step: called after each step; what it raises ends the drawing.
+        start: what drawing starts from; None: the seeds' noise.
 
     Raises:
         UsageError: the model cannot draw with these settings.
         ValueError: the pictures differ in their numbers of tokens, or in whether they are led away
             from something and how.
     """
-    latents = draw_latents(model, asked, settings, on_step)
-    return to_uint8(model.generator.space.to_pictures(latents))
+    latents = draw_latents(model, asked, settings, on_step, start)
+    pictures = to_uint8(model.generator.space.to_pictures(latents))
+    return pictures if start is None else start.finished(pictures)
 
 
 @torch.no_grad()
@@ -49,6 +53,7 @@ def draw_latents(
     asked: Sequence[Conditioning],
     settings: SampleSettings,
     on_step: OnDrawStep | None = None,
+    start: OpenedStart | None = None,
 ) -> Tensor:
     """Return samples [B, ...] in the model's space, before they become pictures; as `draw`."""
     _check_alike(asked)
@@ -58,7 +63,10 @@ def draw_latents(
     if (led_away := asked[0].negative) is not None:
         away = [_known(one.negative.tokens, one.negative.caption) for one in asked if one.negative]
         negative = Negative(generator.context(away), led_away.scale)
-    steering = model.steering(settings, negative)
+    begun = None
+    if start is not None:
+        begun = start.of(seeds, model.config.network.sample_shape, model.device)
+    steering = model.steering(settings, negative, begun)
     return generator.sample_space(context, seeds, settings, on_step, steering)
 
 

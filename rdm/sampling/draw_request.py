@@ -14,6 +14,7 @@ from rdm.sampling.output import SampleFolder, picture_name
 from rdm.sampling.pipeline import draw_samples, note_of, records_of
 from rdm.sampling.request import Request
 from rdm.sampling.retrieval.look_up import LookUp
+from rdm.sampling.start import open_start
 
 
 class DrawnCounts(Config):
@@ -49,6 +50,8 @@ def draw_request(
         ConcurrentWriterError: another process is drawing into the folder.
     """
     looked_up, settings = LookUp(request, model.info, databases), request.settings
+    # Read before the folder is claimed: a broken picture leaves nothing behind.
+    begun = None if request.start is None else open_start(request.start, model)
     total, drawn = len(looked_up), 0
     with (
         SampleFolder(out, looked_up.identity(model)) as folder,
@@ -66,7 +69,7 @@ def draw_request(
             if not missing:
                 continue
             asked = looked_up.rows(numbers.start, numbers.stop)
-            batch = draw_samples(model, asked, settings, report)
+            batch = draw_samples(model, asked, settings, report, begun)
             names = [picture_name(number) for number in numbers]
             records = records_of(batch, model, looked_up.databases, settings, names)
             folder.add(list(zip(numbers, batch, records, strict=True)))

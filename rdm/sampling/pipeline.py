@@ -25,6 +25,8 @@ from rdm.sampling.queries import (
     unconditional_queries,
 )
 from rdm.sampling.record import Credit, DatabaseReference, SampleRecord, credits_of
+from rdm.sampling.start import OpenedStart
+from rdm.sampling.start_request import StartRecord
 
 Pair = tuple[Query, int]
 """A query and the seed of one picture."""
@@ -37,6 +39,7 @@ class Sample:
     query: Query
     seed: int
     pixels: NDArray[np.uint8]
+    start: StartRecord | None = None
 
     def provenance(
         self, model: Model, database: RetrievalDatabase | None, settings: SampleSettings
@@ -80,6 +83,7 @@ def records_of(
             seed=item.seed,
             neighbors=neighbors,
             settings=model.acting(settings),
+            start=item.start,
             model=str(model.directory),
             model_digest=model.digest,
             device=describe_device(model.device),
@@ -197,11 +201,14 @@ def draw_samples(
     asked: Sequence[Conditioning],
     settings: SampleSettings,
     on_step: OnDrawStep | None = None,
+    start: OpenedStart | None = None,
 ) -> list[Sample]:
     """Return a batch of pictures with what they came from; arguments and errors as `draw`."""
-    pictures = draw(model, asked, settings, on_step)
+    pictures = draw(model, asked, settings, on_step, start)
+    record = None if start is None else start.request.record()
     return [
-        Sample(one.query, one.seed, picture) for one, picture in zip(asked, pictures, strict=True)
+        Sample(one.query, one.seed, picture, record)
+        for one, picture in zip(asked, pictures, strict=True)
     ]
 
 

@@ -18,6 +18,7 @@ from rdm.errors import SourceError
 from rdm.generators.sample_settings import Setting
 from rdm.sampling.queries import Query
 from rdm.sampling.request import QueryKind
+from rdm.sampling.start_request import StartRecord
 
 PNG_KEY = "rdm"
 MAX_PNG_BYTES = 256 * 1024  # readers of PNGs refuse texts of a megabyte and more
@@ -59,6 +60,9 @@ class SampleRecord(Config):
         default=0, description="neighbors whose credits a PNG has no room for"
     )
     settings: dict[str, Setting] = Field(description="those that act on this kind of model")
+    start: StartRecord | None = Field(
+        default=None, description="a picture that was changed, or noise between two seeds"
+    )
     model: str
     model_digest: str = Field(description="16 hexadecimal digits of the model's files")
     device: str
