@@ -261,11 +261,12 @@ class Generator(nn.Module):
             return to_uint8(self.space.to_pictures(x0))
 
     def check_settings(self, settings: SampleSettings) -> None:
-        """Refuse settings that do not go with the space that the system works on.
+        """Refuse settings that the system cannot draw with.
 
         Raises:
-            UsageError: thresholding, and the data have no known range.
+            UsageError: thresholding, and the data have no known range; or what its head refuses.
         """
+        self.head.check_settings(self.effective(settings), self.config.conditions.sources)
         kind = self.config.space.kind
         if settings.thresholding != "none" and kind == "latents":
             raise UsageError(

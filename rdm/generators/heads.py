@@ -152,6 +152,18 @@ class Head(Protocol):
         """
         ...
 
+    def check_settings(self, settings: SampleSettings, sources: Sequence[str]) -> None:
+        """Refuse settings that this head cannot draw with.
+
+        Args:
+            settings: of a drawing.
+            sources: that its context has.
+
+        Raises:
+            UsageError: says which, and what to do.
+        """
+        ...
+
     def sample(
         self,
         network: Any,
@@ -230,18 +242,16 @@ class DiffusionHead:
         """See Head: float32.
 
         Raises:
-            UsageError: more steps than there are timesteps, a variance that the network has not
-                learned, or a scale for a source that the context does not have.
+            UsageError: see `check_settings`.
         """
-        its = self._sampler(settings)
-        scales = settings.guidance_scales
-        if unknown := [name for name in scales or {} if name not in context.sources]:
-            known = ", ".join(context.sources) or "none"
-            raise UsageError(
-                f"a guidance scale for {unknown[0]}, but the model reads: {known}",
-                where="guidance_scales",
-                fix="name the sources that the model reads, or set guidance_scale alone",
-            )
+        self.check_settings(settings, context.sources)
+        its = NamedSampler(
+            settings.sampler,
+            settings.num_steps,
+            settings.spacing,
+            settings.eta,
+            settings.variance,
+        )
         negative = steering.negative
         # A context to be led away from, or a weaker network, takes the place of the null.
         guidance = Guidance(
@@ -249,7 +259,7 @@ class DiffusionHead:
             settings.guidance_interval,
             None if negative is None else negative.context,
             None if negative is None else negative.scale,
-            scales,
+            settings.guidance_scales,
             steering.weaker,
         )
         return self.process.sample(
@@ -264,8 +274,9 @@ class DiffusionHead:
             on_step=None if on_step is None else _denoising(on_step),
         )
 
-    def _sampler(self, settings: SampleSettings) -> NamedSampler:
-        """Return the sampler, or refuse what this model cannot do with it."""
+    def check_settings(self, settings: SampleSettings, sources: Sequence[str]) -> None:
+        """See Head: there are as many timesteps as steps, the network has learned a variance that
+        is asked for, and the sources that have a scale."""
         count = self.process.schedule.num_timesteps
         ends_clean = SAMPLERS[settings.sampler].ends_clean
         most = count if ends_clean or settings.spacing != "karras" else count - 1
@@ -278,13 +289,13 @@ class DiffusionHead:
             raise UsageError(
                 "the model has not learned a variance", fix="variance=posterior or variance=beta"
             )
-        return NamedSampler(
-            settings.sampler,
-            settings.num_steps,
-            settings.spacing,
-            settings.eta,
-            settings.variance,
-        )
+        if unknown := [name for name in settings.guidance_scales or {} if name not in sources]:
+            raise UsageError(
+                f"a guidance scale for {unknown[0]}, but the model reads: "
+                f"{', '.join(sources) or 'none'}",
+                where="guidance_scales",
+                fix="name the sources that the model reads, or set guidance_scale alone",
+            )
 
 
 @dataclass(frozen=True)
@@ -321,6 +332,9 @@ class AutoregressiveHead:
         device = next(network.parameters()).device
         for _ in range(num_draws):
             yield lambda rows, context: autoregressive_loss(network, x0[rows].to(device), context)
+
+    def check_settings(self, settings: SampleSettings, sources: Sequence[str]) -> None:
+        """See Head: settings of diffusion say nothing here, and all others go together."""
 
     def sample(
         self,

@@ -305,6 +305,15 @@ class Model:
             )
         return Steering(negative, None if name is None else self.weaker(name).network, start)
 
+    def check_settings(self, settings: SampleSettings) -> None:
+        """Refuse settings that the model cannot draw with, before anything is written.
+
+        Raises:
+            UsageError: says which, and what to do.
+        """
+        self.generator.check_settings(settings)
+        self.steering(settings)
+
     def acting(self, settings: SampleSettings) -> dict[str, Setting]:
         """Return the settings that act on this model, by name; of a weaker model its folder's name
         and its digest, so that no record holds a path."""

@@ -50,7 +50,8 @@ def draw_request(
         ConcurrentWriterError: another process is drawing into the folder.
     """
     looked_up, settings = LookUp(request, model.info, databases), request.settings
-    # Read before the folder is claimed: a broken picture leaves nothing behind.
+    # Before the folder is claimed: what cannot be drawn, or started from, leaves nothing behind.
+    model.check_settings(settings)
     begun = None if request.start is None else open_start(request.start, model)
     total, drawn = len(looked_up), 0
     with (
