@@ -22,7 +22,7 @@ from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.generators.conditions import Known
 from rdm.generators.model_folder import Model
-from rdm.sampling.drawing import known_of
+from rdm.sampling.draw import known_of
 from rdm.sampling.pipeline import conditioned
 from rdm.sampling.queries import Query
 

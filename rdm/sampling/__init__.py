@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from rdm.sampling.asked import check_asked
     from rdm.sampling.conditioning import Conditioning
     from rdm.sampling.draw_request import draw_request
-    from rdm.sampling.drawing import draw
     from rdm.sampling.pipeline import Sample, proposed_queries, sample
     from rdm.sampling.proposal import Proposal
     from rdm.sampling.queries import Query, image_queries, text_queries, unconditional_queries
@@ -30,7 +29,6 @@ _HOMES = {
     "Conditioning": "rdm.sampling.conditioning",
     "LookUp": "rdm.sampling.retrieval.look_up",
     "check_asked": "rdm.sampling.asked",
-    "draw": "rdm.sampling.drawing",
     "look_up": "rdm.sampling.retrieval.look_up",
     "read_request": "rdm.sampling.request",
     "proposed_queries": "rdm.sampling.pipeline",
@@ -57,7 +55,6 @@ __all__ = [
     "Request",
     "SampleSettings",
     "check_asked",
-    "draw",
     "draw_request",
     "image_queries",
     "look_up",

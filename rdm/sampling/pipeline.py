@@ -17,7 +17,7 @@ from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings
 from rdm.progress import tracking
 from rdm.sampling.asked import check_asked, no_database
 from rdm.sampling.conditioning import Conditioning, TokenKind, Tokens
-from rdm.sampling.drawing import draw
+from rdm.sampling.draw import draw
 from rdm.sampling.queries import (
     Query,
     null_queries,
