@@ -9,6 +9,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
+from torch import Tensor
 
 from rdm.config import Config
 from rdm.diffusion.sampler_names import (
@@ -138,12 +139,14 @@ class DrawStep:
         total: steps of the batch.
         preview: returns the pictures as they would be now, uint8 [B, H, W, 3]; they are decoded
             only when it is called.
+        x0: the present guess of the samples [B, ...], in the model's space.
     """
 
     seeds: tuple[int, ...]
     index: int
     total: int
     preview: Callable[[], NDArray[np.uint8]]
+    x0: Tensor
 
 
 OnDrawStep = Callable[[DrawStep], object]
