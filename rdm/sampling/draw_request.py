@@ -9,8 +9,11 @@ from rdm.database import RetrievalDatabase
 from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import DrawStep, OnDrawStep
 from rdm.progress import tracking
+from rdm.sampling.batches import rows_at_once
 from rdm.sampling.output import SampleFolder, picture_name
-from rdm.sampling.pipeline import draw_batch, note_of, records_of
+from rdm.sampling.pipeline import draw_batch, note_of
+from rdm.sampling.record import Metadata
+from rdm.sampling.recorder import Recorder
 from rdm.sampling.request import RequestedPairs, SampleRequest
 
 
@@ -28,11 +31,12 @@ def draw_request(
     out: Path,
     *,
     on_step: OnDrawStep | None = None,
+    metadata: Metadata = "full",
 ) -> DrawnCounts:
     """Draw what is missing of a request's pictures, and write each batch when it is done.
 
-    A batch with a missing picture is drawn whole, so that a picture has the bits of a run that was
-    not interrupted. A kill, or an exception of `on_step`, loses the batch in work.
+    A batch with a missing picture is drawn whole, so that a picture has the row and the bits of a
+    run that was not interrupted. A kill, or an exception of `on_step`, loses the batch in work.
 
     Args:
         request: queries, seeds and settings.
@@ -40,6 +44,7 @@ def draw_request(
         database: of the neighbors; None of a model without.
         out: the folder.
         on_step: called after each step of a batch; what it raises ends the drawing.
+        metadata: what PNGs carry; `samples.json` has all of it.
 
     Raises:
         UsageError: the folder holds pictures of another request, or the model cannot be asked this.
@@ -47,9 +52,10 @@ def draw_request(
         ConcurrentWriterError: another process is drawing into the folder.
     """
     pairs, settings = RequestedPairs(request, model, database), request.settings
+    recorder, shape = Recorder(model, database, settings), rows_at_once(settings, model.device)
     total, drawn = len(pairs), 0
     with (
-        SampleFolder(out, pairs.identity()) as folder,
+        SampleFolder(out, pairs.identity(), metadata) as folder,
         tracking("sample", total, "pictures", folder.num_finished) as tracker,
     ):
 
@@ -58,16 +64,15 @@ def draw_request(
             if on_step is not None:
                 on_step(step)
 
-        for start in range(0, total, settings.batch_size):
-            numbers = range(start, min(start + settings.batch_size, total))
+        for start in range(0, total, shape):
+            numbers = range(start, min(start + shape, total))
             missing = [number for number in numbers if not folder.finished(number)]
             if not missing:
                 continue
             batch = draw_batch(
                 model, database, pairs.rows(numbers.start, numbers.stop), settings, report
             )
-            names = [picture_name(number) for number in numbers]
-            records = records_of(batch, model, database, settings, names)
+            records = recorder.records(batch, [picture_name(number) for number in numbers])
             folder.add(list(zip(numbers, batch, records, strict=True)))
             drawn += len(missing)
             tracker.advance(len(missing))

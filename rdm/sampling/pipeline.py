@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rdm.compute.device import describe_device
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.generators.conditions import Known
@@ -18,6 +17,7 @@ from rdm.generators.neighbor_vectors import conditioning_vectors
 from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
 from rdm.progress import tracking
+from rdm.sampling.batches import filled, rows_at_once
 from rdm.sampling.queries import (
     Query,
     QueryKind,
@@ -25,7 +25,7 @@ from rdm.sampling.queries import (
     query_set_proposal,
     unconditional_queries,
 )
-from rdm.sampling.record import Credit, DatabaseReference, SampleRecord, credits_of
+from rdm.sampling.record import BatchPlace
 
 Pair = tuple[Query, int]
 """A query and the seed of one picture."""
@@ -33,60 +33,19 @@ Pair = tuple[Query, int]
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and what it came from; the query's neighbors are those that conditioned it."""
+    """A picture and what it came from; the query's neighbors are those that conditioned it.
+
+    Attributes:
+        query: what was asked.
+        seed: of the noise.
+        pixels: uint8 [H, W, 3].
+        place: in the batch that it was drawn in.
+    """
 
     query: Query
     seed: int
     pixels: NDArray[np.uint8]
-
-    def provenance(
-        self, model: Model, database: RetrievalDatabase | None, settings: SampleSettings
-    ) -> SampleRecord:
-        """Return the picture's record: query, seed, settings, and every neighbor with its source
-        and license."""
-        return records_of([self], model, database, settings, [""])[0]
-
-
-def records_of(
-    samples: Sequence[Sample],
-    model: Model,
-    database: RetrievalDatabase | None,
-    settings: SampleSettings,
-    files: Sequence[str],
-) -> list[SampleRecord]:
-    """Return the records of pictures that are written to files.
-
-    Args:
-        samples: drawn pictures.
-        model: that drew them.
-        database: of their neighbors; None of a model without.
-        settings: that they were drawn with.
-        files: name of each picture's file.
-    """
-    credits: list[tuple[Credit, ...]] = [()] * len(samples)
-    reference = None
-    if database is not None and model.reads_neighbors:
-        queries = [item.query for item in samples]
-        credits = credits_of(
-            database, [q.neighbor_ids for q in queries], [q.similarities for q in queries]
-        )
-        reference = DatabaseReference(root=database.folder.url, version=database.version.number)
-
-    return [
-        SampleRecord(
-            file=file,
-            kind=item.query.kind,
-            label=item.query.label,
-            seed=item.seed,
-            neighbors=neighbors,
-            settings=model.acting(settings),
-            model=str(model.directory),
-            model_digest=model.digest,
-            device=describe_device(model.device),
-            database=reference,
-        )
-        for item, neighbors, file in zip(samples, credits, files, strict=True)
-    ]
+    place: BatchPlace | None = None
 
 
 def known_of(
@@ -196,8 +155,7 @@ def sample(
 ) -> Iterator[Sample]:
     """Draw one picture per (query, seed) pair, and yield each batch's as it is done.
 
-    Picture i depends on its own query and seed only; in the last bits also on the size of the batch
-    that it is drawn in, because a processor's kernels do.
+    Picture i depends on its own query and seed only: batches have one shape, see `batches`.
 
     Args:
         model: draws.
@@ -205,7 +163,7 @@ def sample(
         queries: of each picture; repeat one to draw several seeds. A query's nearest `settings.k`
             neighbors condition.
         seeds: as many.
-        settings: how to draw; `batch_size` pictures are held in memory.
+        settings: how to draw; a batch of pictures is held in memory.
         on_step: is told of every step of every batch. An exception that it raises ends the drawing
             between two steps and reaches the caller; pictures of earlier batches were yielded
             already.
@@ -236,10 +194,9 @@ def _drawn(
             if on_step is not None:
                 on_step(step)
 
-        for start in range(0, len(pairs), settings.batch_size):
-            batch = draw_batch(
-                model, database, pairs[start : start + settings.batch_size], settings, report
-            )
+        shape = rows_at_once(settings, model.device)
+        for start in range(0, len(pairs), shape):
+            batch = draw_batch(model, database, pairs[start : start + shape], settings, report)
             yield from batch
             tracker.advance(len(batch))
 
@@ -260,12 +217,16 @@ def draw_batch(
     """Draw one batch of pictures; arguments and errors as `sample`."""
     # A database may be given all the same: a baseline is sampled by the same command as its RDM.
     uses_neighbors = database is not None and model.reads_neighbors
-    queries = [_conditioning(query, settings.k if uses_neighbors else 0) for query, _ in pairs]
-    context = model.generator.context(known_of(model, database, queries))
-    images = to_uint8(model.draw(context, [seed for _, seed in pairs], settings, on_step))
+    k = settings.k if uses_neighbors else 0
+    asked = [(_conditioning(query, k), seed) for query, seed in pairs]
+    shape = rows_at_once(settings, model.device)
+    batch = filled(asked, shape)
+    context = model.generator.context(known_of(model, database, [query for query, _ in batch.rows]))
+    seeds = [seed for _, seed in batch.rows]
+    images = to_uint8(model.draw(context, seeds, settings, batch.listener(on_step)))
     return [
-        Sample(query, seed, image)
-        for query, (_, seed), image in zip(queries, pairs, images, strict=True)
+        Sample(query, seed, image, BatchPlace(shape=shape, row=row))
+        for row, ((query, seed), image) in enumerate(zip(asked, batch.counted(images), strict=True))
     ]
 
 

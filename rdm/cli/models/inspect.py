@@ -25,9 +25,9 @@ def inspect(
 
     Example: rdm inspect samples/00000.png
     """
-    from rdm.sampling.record import read_png_record
+    from rdm.sampling.picture_file import read_recipe
 
-    record = read_png_record(picture)
+    record = read_recipe(picture)
     if json:
         show(record.model_dump(mode="json"), as_json=True)
         return
