@@ -25,6 +25,7 @@ _COMMANDS = (
     "models.status",
     "models.sample",
     "models.inspect",
+    "models.pictures",
     "evaluation.evaluate",
     "evaluation.evaluate_autoencoder",
     "models.export_model",

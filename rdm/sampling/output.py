@@ -217,6 +217,23 @@ def read_samples(out: Path, limit: int | None = None) -> list[Sample]:
     return samples
 
 
+def stored_records(path: Path) -> Iterator[SampleRecord]:
+    """Yield the recipes of `samples.json` or its journal.
+
+    Raises:
+        StorageError: a line is no recipe.
+    """
+    for _, row in _rows(path):
+        try:
+            yield SampleRecord.model_validate(row)
+        except ValidationError as error:
+            raise StorageError(
+                f"the file is damaged: {error.errors()[0]['msg']}",
+                where=path,
+                fix="delete the folder and draw again; PNGs carry their records too",
+            ) from error
+
+
 def _finished(out: Path) -> dict[int, tuple[str, int]]:
     """Return where each finished picture's record is; a torn last record is cut off."""
     found: dict[int, tuple[str, int]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +43,22 @@ def png_bytes(
     return buffer.getvalue()
 
 
-def read_picture(path: Path) -> tuple[NDArray[np.uint8], SampleRecord]:
-    """Return pixels uint8 [H, W, 3] and recipe of a picture that `rdm sample` drew.
+class Picture(NamedTuple):
+    """A drawn picture, read back.
+
+    Attributes:
+        pixels: uint8 [H, W, 3].
+        record: its recipe.
+        texts: of the file, by their keys.
+    """
+
+    pixels: NDArray[np.uint8]
+    record: SampleRecord
+    texts: dict[str, str]
+
+
+def read_picture(path: Path) -> Picture:
+    """Return pixels, recipe and texts of a picture that `rdm sample` drew.
 
     Raises:
         SourceError: there is no such picture, or it carries no recipe.
@@ -52,7 +67,7 @@ def read_picture(path: Path) -> tuple[NDArray[np.uint8], SampleRecord]:
         with Image.open(path, formats=["PNG"]) as image:
             # texts may follow the pixels where another program saved the picture again
             image.load()
-            text = getattr(image, "text", {}).get(RECIPE_KEY)
+            texts = {key: str(text) for key, text in getattr(image, "text", {}).items()}
             pixels = np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
         raise SourceError(
@@ -63,14 +78,14 @@ def read_picture(path: Path) -> tuple[NDArray[np.uint8], SampleRecord]:
             f"the picture cannot be read as a PNG: {error}", where=path, fix="give a PNG"
         ) from error
 
-    if text is None:
+    if RECIPE_KEY not in texts:
         raise SourceError(
             "the picture carries no record of what it was drawn from",
             where=path,
             fix="give a PNG as `rdm sample` wrote it; other programs and sites take texts out",
         )
     try:
-        return pixels, SampleRecord.model_validate_json(text)
+        return Picture(pixels, SampleRecord.model_validate_json(texts[RECIPE_KEY]), texts)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -83,4 +98,4 @@ def read_picture(path: Path) -> tuple[NDArray[np.uint8], SampleRecord]:
 
 def read_recipe(path: Path) -> SampleRecord:
     """Return the recipe of a picture; otherwise as `read_picture`."""
-    return read_picture(path)[1]
+    return read_picture(path).record

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import rdm
 from rdm.compute.device import describe_device
 from rdm.compute.machine import has_fast_bfloat16
 from rdm.config import digest_json
@@ -129,13 +128,20 @@ def database_name(database: RetrievalDatabase) -> str:
 def software_on(device: torch.device) -> SoftwareVersions:
     """Return the versions of what computes on a device now."""
     return SoftwareVersions(
-        rdm=rdm.__version__,
+        rdm=_own_version(),
         torch=torch.__version__,
         diffusers=version("diffusers"),
         device=describe_device(device),
         precision="bf16" if has_fast_bfloat16(device.type) else "fp32",
         threads=torch.get_num_threads() if device.type == "cpu" else None,
     )
+
+
+def _own_version() -> str:
+    try:
+        return version("retrieval-diffusion")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0.0.0"
 
 
 def credits_of(

@@ -41,7 +41,7 @@ def test_every_picture_carries_what_the_index_says(
 ) -> None:
     write_samples(tmp_path, draw(model, database, 3), model, database, SETTINGS)
     for row in json.loads((tmp_path / "samples.json").read_text()):
-        pixels, found = read_picture(tmp_path / row["file"])
+        pixels, found, _ = read_picture(tmp_path / row["file"])
         assert found.to_json() == row
         assert found.pixels_sha256 == pixels_digest(pixels)
 

@@ -36,7 +36,7 @@ def chunks(data: bytes) -> list[tuple[str, bytes]]:
 
 
 def test_a_picture_carries_its_recipe_and_its_pixels(tmp_path: Path) -> None:
-    pixels, found = read_picture(written(tmp_path / "a.png", recipe()))
+    pixels, found, _ = read_picture(written(tmp_path / "a.png", recipe()))
     assert found == recipe()
     assert np.array_equal(pixels, PIXELS)
 
