@@ -8,7 +8,7 @@ up, and a picture is the same alone, after a kill, and in any process that compu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -75,3 +75,18 @@ def filled(rows: Sequence[RowT], shape: int, first: int = 0) -> FilledBatch[RowT
         raise ValueError(f"{len(rows)} rows from {first} on do not fit into a batch of {shape}")
     before, after = [rows[0]] * first, [rows[0]] * (shape - first - len(rows))
     return FilledBatch((*before, *rows, *after), first, len(rows))
+
+
+def filled_batches(rows: Sequence[RowT], shape: int, first: int = 0) -> Iterator[FilledBatch[RowT]]:
+    """Yield rows in batches of a shape, the last one filled up.
+
+    Args:
+        rows: any number.
+        shape: rows of each batch.
+        first: where in the first batch they begin.
+    """
+    start = 0
+    while start < len(rows):
+        stop = min(start + shape - first, len(rows))
+        yield filled(rows[start:stop], shape, first)
+        start, first = stop, 0

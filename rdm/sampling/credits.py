@@ -31,7 +31,7 @@ def photographs_of(records: Iterable[SampleRecord]) -> list[Photograph]:
     """Return the photographs that conditioned pictures, each once, in the order of their use."""
     found: dict[tuple[str, ...], Photograph] = {}
     for record in records:
-        for credit in record.neighbors:
+        for credit in record.looked_at:
             found.setdefault(identity_of(credit), _photograph(credit))
     return list(found.values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rdm.config import Config
@@ -11,10 +12,11 @@ from rdm.generators.sample_settings import DrawStep, OnDrawStep
 from rdm.progress import tracking
 from rdm.sampling.batches import rows_at_once
 from rdm.sampling.output import SampleFolder, picture_name
-from rdm.sampling.pipeline import draw_batch, note_of
+from rdm.sampling.pipeline import draw_samples, note_of
 from rdm.sampling.record import Metadata
 from rdm.sampling.recorder import Recorder
-from rdm.sampling.request import RequestedPairs, SampleRequest
+from rdm.sampling.request import Request
+from rdm.sampling.retrieval.look_up import LookUp
 
 
 class DrawnCounts(Config):
@@ -25,9 +27,9 @@ class DrawnCounts(Config):
 
 
 def draw_request(
-    request: SampleRequest,
+    request: Request,
     model: Model,
-    database: RetrievalDatabase | None,
+    databases: Mapping[str, RetrievalDatabase],
     out: Path,
     *,
     on_step: OnDrawStep | None = None,
@@ -41,7 +43,7 @@ def draw_request(
     Args:
         request: queries, seeds and settings.
         model: draws.
-        database: of the neighbors; None of a model without.
+        databases: of the neighbors, by the request's names for them; none of a model without.
         out: the folder.
         on_step: called after each step of a batch; what it raises ends the drawing.
         metadata: what PNGs carry; `samples.json` has all of it.
@@ -51,11 +53,13 @@ def draw_request(
         EncoderMismatchError: database and model do not belong to the same encoder.
         ConcurrentWriterError: another process is drawing into the folder.
     """
-    pairs, settings = RequestedPairs(request, model, database), request.settings
-    recorder, shape = Recorder(model, database, settings), rows_at_once(settings, model.device)
-    total, drawn = len(pairs), 0
+    looked_up, settings = LookUp(request, model.info, databases), request.settings
+    weights = {one.name: one.weight for one in request.retrieval.databases}
+    recorder = Recorder(model, looked_up.databases, settings, weights)
+    shape = rows_at_once(settings, model.device)
+    total, drawn = len(looked_up), 0
     with (
-        SampleFolder(out, pairs.identity(), metadata) as folder,
+        SampleFolder(out, looked_up.identity(model), metadata) as folder,
         tracking("sample", total, "pictures", folder.num_finished) as tracker,
     ):
 
@@ -69,9 +73,8 @@ def draw_request(
             missing = [number for number in numbers if not folder.finished(number)]
             if not missing:
                 continue
-            batch = draw_batch(
-                model, database, pairs.rows(numbers.start, numbers.stop), settings, report
-            )
+            asked = looked_up.rows(numbers.start, numbers.stop)
+            batch = draw_samples(model, asked, settings, report)
             records = recorder.records(batch, [picture_name(number) for number in numbers])
             folder.add(list(zip(numbers, batch, records, strict=True)))
             drawn += len(missing)

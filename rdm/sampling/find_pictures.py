@@ -55,7 +55,7 @@ def pictures_of(photograph: str, folder: Path) -> FoundPictures:
             without.append(str(path))
             continue
         examined += 1
-        of_it = [one for one in record.neighbors if _names(photograph, one)]
+        of_it = [one for one in record.looked_at if _names(photograph, one)]
         if of_it or record.neighbors_left_out:
             patches = tuple(f"{one.database}:{one.patch_id}" for one in of_it)
             found.append(FoundPicture(path=str(path), patches=patches, certain=bool(of_it)))

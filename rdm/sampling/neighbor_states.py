@@ -9,8 +9,10 @@ import numpy as np
 
 from rdm.config import Record
 from rdm.database import RetrievalDatabase
+from rdm.database.reader import PatchRecord
 from rdm.sampling.record import Credit, DatabaseReference, SampleRecord
 from rdm.sampling.recorder import database_name, database_reference
+from rdm.storage import Version
 
 NeighborState = Literal["there", "removed", "deleted", "missing", "another", "unknown"]
 """there: the same patch of the same photograph. removed: on request, for good. deleted: with its
@@ -28,19 +30,19 @@ class StatedNeighbor(Record):
 def neighbor_states(
     record: SampleRecord, databases: Sequence[RetrievalDatabase]
 ) -> list[StatedNeighbor]:
-    """Return the state of each neighbor of a picture, in their order.
+    """Return the state of each neighbor of a picture, those of its negative last.
 
     Args:
         record: of the picture.
         databases: those that it was drawn from, at any version.
     """
-    states: list[NeighborState] = ["unknown"] * len(record.neighbors)
+    states: list[NeighborState] = ["unknown"] * len(record.looked_at)
     for name, database in named_databases(record.databases, databases).items():
-        places = [n for n, one in enumerate(record.neighbors) if one.database == name]
-        found = _states_in(database, [record.neighbors[place] for place in places])
+        places = [n for n, one in enumerate(record.looked_at) if one.database == name]
+        found = _states_in(database, [record.looked_at[place] for place in places])
         for place, state in zip(places, found, strict=True):
             states[place] = state
-    pairs = zip(record.neighbors, states, strict=True)
+    pairs = zip(record.looked_at, states, strict=True)
     return [StatedNeighbor(credit=one, state=state) for one, state in pairs]
 
 
@@ -67,33 +69,25 @@ def named_databases(
 
 def _states_in(database: RetrievalDatabase, credits: Sequence[Credit]) -> list[NeighborState]:
     """Return the states of neighbors of one database."""
-    version = database.version
-    removed_ids, removed_digests = set(version.deleted_image_ids), set(version.deleted_sha256)
-    tombstones = set(version.tombstones)
-
-    def without_records(credit: Credit) -> NeighborState | None:
-        if credit.sha256 in removed_digests or credit.image_id in removed_ids:
-            return "removed"
-        # single patches are remembered by their boxes
-        if credit.box in map(tuple, version.deleted_patches.get(credit.image_id, ())):
-            return "removed"
-        if not 0 <= credit.patch_id < version.next_patch_id:
-            return "missing"
-        return "deleted" if credit.patch_id in tombstones else None
-
-    early = [without_records(credit) for credit in credits]
+    early = [_state_of_version(database.version, credit) for credit in credits]
     left = [one for one, state in zip(credits, early, strict=True) if state is None]
     records = iter(database.records(np.array([one.patch_id for one in left], np.int64)))
-    states: list[NeighborState] = []
-    for credit, state in zip(credits, early, strict=True):
-        if state is not None:
-            states.append(state)
-            continue
-        record = next(records)
-        same = (record.image_id, record.sha256, record.box) == (
-            credit.image_id,
-            credit.sha256,
-            credit.box,
-        )
-        states.append("there" if same else "another")
-    return states
+    pairs = zip(credits, early, strict=True)
+    return [state or _state_of_record(next(records), credit) for credit, state in pairs]
+
+
+def _state_of_version(version: Version, credit: Credit) -> NeighborState | None:
+    """Return a neighbor's state where the version decides it without its records."""
+    if credit.sha256 in version.deleted_sha256 or credit.image_id in version.deleted_image_ids:
+        return "removed"
+    # single patches are remembered by their boxes
+    if credit.box in map(tuple, version.deleted_patches.get(credit.image_id, ())):
+        return "removed"
+    if not 0 <= credit.patch_id < version.next_patch_id:
+        return "missing"
+    return "deleted" if credit.patch_id in version.tombstones else None
+
+
+def _state_of_record(record: PatchRecord, credit: Credit) -> NeighborState:
+    same = (record.image_id, record.sha256, record.box)
+    return "there" if same == (credit.image_id, credit.sha256, credit.box) else "another"

@@ -179,7 +179,8 @@ def write_samples(
 
     # A record is in the journal only after its picture is on the disk.
     lines: list[tuple[str, int]] = []
-    iterator, recorder = iter(samples), Recorder(model, database, settings)
+    iterator = iter(samples)
+    recorder = Recorder(model, {} if database is None else {"": database}, settings)
     with storage_errors(out), open(out / JOURNAL, "ab") as journal:
         while batch := list(islice(iterator, rows_at_once(settings, model.device))):
             names = [picture_name(len(lines) + place) for place in range(len(batch))]
@@ -211,7 +212,15 @@ def read_samples(out: Path, limit: int | None = None) -> list[Sample]:
             [neighbor["similarity"] for neighbor in row["neighbors"]], np.float32
         )
         kind, label = row["query"]["kind"], row["query"]["label"]
-        query = Query(kind, label, np.zeros(0, np.float32), ids, similarities)
+        query = Query(
+            kind,
+            label,
+            np.zeros(0, np.float32),
+            ids,
+            similarities,
+            weights=tuple(neighbor["weight"] for neighbor in row["neighbors"]),
+            databases=tuple(neighbor["database"] for neighbor in row["neighbors"]),
+        )
         place = BatchPlace.model_validate(row["batch"])
         samples.append(Sample(query, row["seed"], pixels, place))
     return samples

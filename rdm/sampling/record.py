@@ -12,6 +12,7 @@ from pydantic import Field
 
 from rdm.config import Record
 from rdm.generators.sample_settings import Setting
+from rdm.sampling.request import QueryKind
 
 FORMAT = "rdm.recipe/1"
 MAX_PNG_BYTES = 256 * 1024  # readers of PNGs refuse texts of a megabyte and more
@@ -27,7 +28,8 @@ class Credit(Record):
 
     patch_id: int
     database: str = Field(default="", description="its name, as in `databases`")
-    similarity: float
+    similarity: float | None = Field(description="to the query; None of what is led away from")
+    weight: float = Field(default=1.0, description="factor on the attention that it got")
     image_id: str
     title: str = ""
     author: str
@@ -77,9 +79,9 @@ class SoftwareVersions(Record):
 class QueryRecord(Record):
     """What was asked for."""
 
-    kind: str
+    kind: QueryKind
     label: str = Field(description="the text, the file's name, the class, or the drawn patch")
-    image_sha256: str = Field(default="", description="of the query picture's file")
+    image_sha256: str = Field(default="", description="of a query picture's pixels, upright RGB")
 
 
 class TokenRecord(Record):
@@ -89,6 +91,15 @@ class TokenRecord(Record):
     patch_id: int | None = None
     database: str = ""
     weight: float = 1.0
+
+
+class NegativeRecord(Record):
+    """What a picture was led away from."""
+
+    texts: tuple[str, ...]
+    tokens: tuple[TokenRecord, ...]
+    neighbors: tuple[Credit, ...]
+    scale: float | None = Field(description="None: the guidance scale less 1")
 
 
 class BatchPlace(Record):
@@ -121,6 +132,7 @@ class SampleRecord(Record):
     databases: tuple[DatabaseReference, ...]
     tokens: tuple[TokenRecord, ...] = ()
     neighbors: tuple[Credit, ...]
+    negative: NegativeRecord | None = None
     neighbors_left_out: int = Field(
         default=0, description="neighbors whose credits a PNG has no room for"
     )
@@ -136,6 +148,11 @@ class SampleRecord(Record):
     )
     attribution: Attribution | None = None
 
+    @property
+    def looked_at(self) -> tuple[Credit, ...]:
+        """The neighbors that conditioned the picture, and those that it was led away from."""
+        return self.neighbors + (() if self.negative is None else self.negative.neighbors)
+
     def for_png(self, metadata: Metadata = "full") -> SampleRecord:
         """Return the recipe for a PNG, at most MAX_PNG_BYTES.
 
@@ -146,6 +163,9 @@ class SampleRecord(Record):
         if metadata == "credits":
             gone = {"query": None, "seed": None, "settings": None, "batch": None}
             changes |= {**gone, "tokens": (), "attribution": None, "parents": ()}
+            if self.negative is not None:
+                gone = {"texts": (), "tokens": (), "scale": None}
+                changes["negative"] = self.negative.model_copy(update=gone)
         elif self.query is not None:
             label = self.query.label[:_MAX_LABEL]
             changes["query"] = self.query.model_copy(update={"label": label})

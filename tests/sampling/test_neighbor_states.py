@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from written_recipe import recipe
+from written_recipe import neighbor, recipe
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
@@ -17,7 +17,7 @@ from rdm.database.changes.plan import Removal
 from rdm.sampling import Model, SampleSettings, sample, text_queries
 from rdm.sampling.neighbor_states import named_databases, neighbor_states
 from rdm.sampling.record import DatabaseReference, SampleRecord
-from rdm.sampling.recorder import Recorder, credits_of, database_reference
+from rdm.sampling.recorder import Recorder, database_reference
 from rdm.sources import CropConfig
 
 INLINE = ComputeConfig(dask="inline")
@@ -34,7 +34,7 @@ def root(database: RetrievalDatabase, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def record(model: Model, database: RetrievalDatabase) -> SampleRecord:
     drawn = list(sample(model, database, text_queries(database, ["a"], 3), [0], SETTINGS))
-    return Recorder(model, database, SETTINGS).records(drawn, ["a.png"])[0]
+    return Recorder(model, {"": database}, SETTINGS).records(drawn, ["a.png"])[0]
 
 
 def states(record: SampleRecord, *roots: Path) -> list[str]:
@@ -83,15 +83,18 @@ def test_a_patch_whose_photograph_left_its_source_is_deleted(
     config = BuildConfig(source=f"folder://{tmp_path}/photos", encoder=tiny_encoder, crop=crop)
     run_build(DatabaseBuilder(str(tmp_path / "db"), config), INLINE)
     opened = RetrievalDatabase.open(str(tmp_path / "db"))
-    credits = credits_of(opened, [np.arange(2)], [np.ones(2, np.float32)])[0]
+    credits = [
+        neighbor(one.patch_id, database="db", image_id=one.image_id, sha256=one.sha256, box=one.box)
+        for one in opened.records(np.arange(2))
+    ]
     some = recipe(0, neighbors=credits, databases=[database_reference(opened)])
 
-    (tmp_path / "photos" / credits[0].image_id).unlink()
+    (tmp_path / "photos" / some.neighbors[0].image_id).unlink()
     run_build(update_builder(str(tmp_path / "db")), INLINE)
     before, after = states(some, tmp_path / "db")
     assert (before, after) == (
         "deleted",
-        "deleted" if credits[1].image_id == credits[0].image_id else "there",
+        "deleted" if some.neighbors[1].image_id == some.neighbors[0].image_id else "there",
     )
 
 

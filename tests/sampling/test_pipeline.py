@@ -105,7 +105,7 @@ def test_a_picture_is_credited_to_the_neighbors_that_conditioned_it_and_to_no_ot
     query = text_queries(database, ["a"], 7)[0]
     settings = SampleSettings(k=2, num_steps=1)
     drawn = next(sample(model, database, [query], [0], settings))
-    (record,) = Recorder(model, database, settings).records([drawn], ["a.png"])
+    (record,) = Recorder(model, {"": database}, settings).records([drawn], ["a.png"])
     assert [credit.patch_id for credit in record.neighbors] == query.neighbor_ids[:2].tolist()
     assert [credit.similarity for credit in record.neighbors] == query.similarities[:2].tolist()
     assert record.settings is not None

@@ -21,7 +21,7 @@ def records(model: Model, database: RetrievalDatabase) -> list[SampleRecord]:
     queries = text_queries(database, ["a"], 2) * 4
     drawn = list(sample(model, database, queries, [0, 1, 2, 3], SETTINGS))
     names = [f"{number}.png" for number in range(4)]
-    return Recorder(model, database, SETTINGS).records(drawn, names)
+    return Recorder(model, {"": database}, SETTINGS).records(drawn, names)
 
 
 def test_a_recipe_names_model_encoder_and_database_by_digest(
@@ -68,7 +68,7 @@ def test_a_recipe_has_size_and_digest_of_its_pixels(
     model: Model, database: RetrievalDatabase
 ) -> None:
     drawn = list(sample(model, database, text_queries(database, ["a"], 2), [5], SETTINGS))
-    (record,) = Recorder(model, database, SETTINGS).records(drawn, ["a.png"])
+    (record,) = Recorder(model, {"": database}, SETTINGS).records(drawn, ["a.png"])
     assert record.size == (32, 32)
     assert record.pixels_sha256 == pixels_digest(drawn[0].pixels)
 
@@ -79,7 +79,7 @@ def test_a_recipe_names_no_folder_of_the_machine(
     picture = database.pixels(np.array([1]))[0]
     queries = image_queries(database, [picture], [str(tmp_path / "owl.jpg")], 2)
     drawn = list(sample(model, database, queries, [5], SETTINGS))
-    (record,) = Recorder(model, database, SETTINGS).records(drawn, ["a.png"])
+    (record,) = Recorder(model, {"": database}, SETTINGS).records(drawn, ["a.png"])
     assert record.query is not None
     assert record.query.label == "owl.jpg"
     text = record.model_dump_json()

@@ -60,7 +60,7 @@ def inspect(
             one.landing_page or one.url,
             state,
         ]
-        for one, state in zip(record.neighbors, states, strict=True)
+        for one, state in zip(record.looked_at, states, strict=True)
     ]
     show_rows(columns, rows, "conditioned by")
     if gone:
