@@ -26,6 +26,7 @@ _COMMANDS = (
     "models.sample",
     "models.inspect",
     "models.pictures",
+    "models.reproduce",
     "evaluation.evaluate",
     "evaluation.evaluate_autoencoder",
     "evaluation.evaluate_copies",
