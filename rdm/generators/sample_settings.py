@@ -42,7 +42,12 @@ class SampleSettings(Config):
         description="diffusion: log-SNRs between which guidance acts, as [-3,3]: faster, "
         "often better; None: all",
     )
-    batch_size: int = Field(default=32, ge=1, description="samples drawn at once")
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="samples drawn at once, which decides the last bits; smaller batches are "
+        "filled up; None: 8 on a CPU, 32 on a GPU",
+    )
     sampler: SamplerName = Field(
         default="ddim", description=f"diffusion: one of {', '.join(SAMPLERS)}"
     )

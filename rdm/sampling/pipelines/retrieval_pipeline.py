@@ -21,9 +21,10 @@ from rdm.errors import UsageError
 from rdm.generators.model_folder import Model, open_model
 from rdm.generators.sample_settings import DrawStep
 from rdm.models.first_stage.first_stage import to_uint8
+from rdm.sampling.batches import filled, rows_at_once
 from rdm.sampling.conditioning import Conditioning
 from rdm.sampling.draw import draw_latents
-from rdm.sampling.pipeline import Sample, records_of
+from rdm.sampling.pipeline import Sample
 from rdm.sampling.pipelines.call_arguments import (
     PictureName,
     named_picture,
@@ -33,9 +34,11 @@ from rdm.sampling.pipelines.call_arguments import (
     several,
     weighted,
 )
-from rdm.sampling.record import Credit, SampleRecord
+from rdm.sampling.record import BatchPlace, Credit, SampleRecord
+from rdm.sampling.recorder import Recorder
 from rdm.sampling.request import Request, request_of
 from rdm.sampling.retrieval.look_up import LookUp
+from rdm.sampling.start import open_start
 
 Databases: TypeAlias = str | Path | RetrievalDatabase | Mapping[str, RetrievalDatabase]
 OutputType = Literal["pil", "np", "pt", "latent"]
@@ -246,18 +249,33 @@ class RetrievalPipeline:
     ) -> Iterator[Sample]:
         """Yield a request's pictures as their batches are done; no more than one is held."""
         looked_up = LookUp(request, self.model.info, self.databases)
-        for asked, latents in self._batches(looked_up, on_step):
-            pictures = to_uint8(self.model.generator.space.to_pictures(latents))
-            for one, picture in zip(asked, pictures, strict=True):
-                yield Sample(one.query, one.seed, picture)
+        for samples, _ in self._batches(looked_up, on_step):
+            yield from samples
 
     def _batches(
         self, looked_up: LookUp, on_step: Callable[[DrawStep], object] | None
-    ) -> Iterator[tuple[list[Conditioning], Tensor]]:
-        settings = looked_up.request.settings
-        for start in range(0, len(looked_up), settings.batch_size):
-            asked = looked_up.rows(start, start + settings.batch_size)
-            yield asked, draw_latents(self.model, asked, settings, on_step)
+    ) -> Iterator[tuple[list[Sample], Tensor]]:
+        """Yield the pictures of each batch of the canonical shape, and their latents."""
+        model, request = self.model, looked_up.request
+        shape = rows_at_once(request.settings, model.device)
+        begun = None if request.start is None else open_start(request.start, model)
+        record = None if request.start is None else request.start.record()
+        for start in range(0, len(looked_up), shape):
+            asked = looked_up.rows(start, start + shape)
+            batch = filled(asked, shape)
+            heard = batch.listener(on_step)
+            latents = draw_latents(model, batch.rows, request.settings, heard, begun)
+            pictures = batch.counted(to_uint8(model.generator.space.to_pictures(latents)))
+            pictures = pictures if begun is None else begun.finished(pictures)
+            yield (
+                [
+                    Sample(
+                        one.query, one.seed, picture, BatchPlace(shape=shape, row=row), one, record
+                    )
+                    for row, (one, picture) in enumerate(zip(asked, pictures, strict=True))
+                ],
+                latents[: len(asked)],
+            )
 
     def _draw(
         self,
@@ -282,25 +300,25 @@ class RetrievalPipeline:
             open_image=pictures.__getitem__ if pictures else None,
         )
         drawn: list[Tensor] = []
-        asked: list[Conditioning] = []
+        samples: list[Sample] = []
         try:
             for some, latents in self._batches(looked_up, on_step):
-                asked += some
+                samples += some
                 drawn.append(latents)
         except _Interrupted:
             pass
 
-        shape = self.model.config.network.sample_shape
-        latents = torch.cat(drawn) if drawn else torch.zeros(0, *shape, device=self.model.device)
-        decoded = self.model.generator.space.to_pictures(latents) if drawn else None
-        pixels = np.zeros((0, 0, 0, 3), np.uint8) if decoded is None else to_uint8(decoded)
-        samples = [
-            Sample(one.query, one.seed, picture) for one, picture in zip(asked, pixels, strict=True)
-        ]
-        recipes = records_of(
-            samples, self.model, looked_up.databases, request.settings, [""] * len(samples)
-        )
-        images = latents if output_type == "latent" else _as_type(pixels, output_type)
+        weights = {one.name: one.weight for one in request.retrieval.databases}
+        recorder = Recorder(self.model, looked_up.databases, request.settings, weights)
+        recipes = recorder.records(samples, [""] * len(samples))
+        if output_type == "latent":
+            shape = self.model.config.network.sample_shape
+            nothing = torch.zeros(0, *shape, device=self.model.device)
+            images: Any = torch.cat([nothing, *drawn])
+        else:
+            pixels = [item.pixels for item in samples]
+            empty = np.zeros((0, 0, 0, 3), np.uint8)
+            images = _as_type(np.stack(pixels) if pixels else empty, output_type)
         return RetrievalPipelineOutput(images, tuple(recipes), self.interrupt)
 
 
