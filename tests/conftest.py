@@ -3,7 +3,9 @@ tiny."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import io
 import json
 import subprocess
@@ -29,8 +31,16 @@ TINY_CLIP = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()
     # autofaiss imports fire, which imports a module that Python 3.13 removes.
     config.addinivalue_line("filterwarnings", "ignore:'pipes' is deprecated:DeprecationWarning")
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over the libraries, which every collection would walk."""
+    gc.freeze()
+    gc.enable()
+    atexit.register(gc.unfreeze)  # libraries that check for leaks want all freed in the end
 
 
 @pytest.fixture(scope="session")
