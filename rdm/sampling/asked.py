@@ -47,8 +47,9 @@ def check_asked(
         "neighbors": by_neighbors,
         "unconditional": True,
     }
-    if unheard := [kind for kind in _OPTIONS if kind in kinds and not heard[kind]]:
-        options = [option for kind, option in _OPTIONS.items() if heard[kind]]
+    unheard: list[QueryKind] = [kind for kind in _OPTIONS if kind in kinds and not heard[kind]]
+    if unheard:
+        options = [_OPTIONS[kind] for kind in heard if heard[kind]]
         raise UsageError(
             f"the model was trained on {' and '.join(info.sources) or 'no condition'}, so "
             f"{_OPTIONS[unheard[0]]} cannot tell it anything",
