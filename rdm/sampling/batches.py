@@ -54,7 +54,9 @@ class FilledBatch(Generic[RowT]):
 
         def report(step: DrawStep) -> None:
             seeds = step.seeds[self.first : self.first + self.count]
-            shown = DrawStep(seeds, step.index, step.total, lambda: self.counted(step.preview()))
+            x0 = step.x0[self.first : self.first + self.count]
+            preview = lambda: self.counted(step.preview())  # noqa: E731
+            shown = DrawStep(seeds, step.index, step.total, preview, x0)
             on_step(shown)
 
         return report

@@ -20,6 +20,7 @@ from rdm.sampling.record import Metadata
 from rdm.sampling.recorder import Recorder
 from rdm.sampling.request import Request
 from rdm.sampling.retrieval.look_up import LookUp
+from rdm.sampling.start import open_start
 
 
 class DrawnCounts(Config):
@@ -60,6 +61,9 @@ def draw_request(
     """
     check_attribution(model, attribution)
     looked_up, settings = LookUp(request, model.info, databases), request.settings
+    # Before the folder is claimed: what cannot be drawn, or started from, leaves nothing behind.
+    model.check_settings(settings)
+    begun = None if request.start is None else open_start(request.start, model)
     weights = {one.name: one.weight for one in request.retrieval.databases}
     recorder = Recorder(model, looked_up.databases, settings, weights)
     shape = rows_at_once(settings, model.device)
@@ -83,7 +87,7 @@ def draw_request(
             if not missing:
                 continue
             asked = looked_up.rows(numbers.start, numbers.stop)
-            batch = draw_samples(model, asked, settings, report)
+            batch = draw_samples(model, asked, settings, report, begun)
             records = recorder.records(batch, [picture_name(number) for number in numbers])
             if attribution:
                 pixels = np.stack([item.pixels for item in batch])

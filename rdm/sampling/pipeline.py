@@ -25,6 +25,8 @@ from rdm.sampling.queries import (
     unconditional_queries,
 )
 from rdm.sampling.record import BatchPlace
+from rdm.sampling.start import OpenedStart
+from rdm.sampling.start_request import StartRecord
 
 Pair = tuple[Query, int]
 """A query and the seed of one picture."""
@@ -47,6 +49,7 @@ class Sample:
     pixels: NDArray[np.uint8]
     place: BatchPlace | None = None
     conditioning: Conditioning | None = None
+    start: StartRecord | None = None
 
 
 def proposed_queries(
@@ -155,13 +158,16 @@ def draw_samples(
     asked: Sequence[Conditioning],
     settings: SampleSettings,
     on_step: OnDrawStep | None = None,
+    start: OpenedStart | None = None,
 ) -> list[Sample]:
     """Return a batch of pictures with what they came from; arguments and errors as `draw`."""
     shape = rows_at_once(settings, model.device)
-    pictures = draw(model, asked, settings, on_step)
+    pictures = draw(model, asked, settings, on_step, start)
+    begun = None if start is None else start.request.record()
+    places = [BatchPlace(shape=shape, row=number % shape) for number in range(len(asked))]
     return [
-        Sample(one.query, one.seed, picture, BatchPlace(shape=shape, row=number % shape), one)
-        for number, (one, picture) in enumerate(zip(asked, pictures, strict=True))
+        Sample(one.query, one.seed, picture, place, one, begun)
+        for one, picture, place in zip(asked, pictures, places, strict=True)
     ]
 
 

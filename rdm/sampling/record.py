@@ -13,6 +13,7 @@ from pydantic import Field
 from rdm.config import Record
 from rdm.generators.sample_settings import Setting
 from rdm.sampling.request import QueryKind
+from rdm.sampling.start_request import StartRecord
 
 FORMAT = "rdm.recipe/1"
 MAX_PNG_BYTES = 256 * 1024  # readers of PNGs refuse texts of a megabyte and more
@@ -137,6 +138,9 @@ class SampleRecord(Record):
         default=0, description="neighbors whose credits a PNG has no room for"
     )
     settings: dict[str, Setting] | None = Field(description="those that act on this kind of model")
+    start: StartRecord | None = Field(
+        default=None, description="a picture that was changed, or noise between two seeds"
+    )
     model: ModelReference
     encoder: EncoderReference | None
     software: SoftwareVersions

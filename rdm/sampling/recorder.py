@@ -90,6 +90,7 @@ class Recorder:
             neighbors=neighbors,
             negative=self._negative(item, found),
             settings=self.model.acting(self.settings),
+            start=item.start,
             model=self._model,
             encoder=self._encoder,
             software=self._software,

@@ -230,6 +230,7 @@ class LookUp:
             top_m=request.top_m if asks_p_d else None,
             centers=request.centers if request.unconditional else None,
             retrieval=request.retrieval.model_copy(update={"databases": ()}),
+            start=request.start and request.start.record(),
             seeds=format_seeds(self.seeds),
             settings=model.acting(request.settings),
             model=model.digest,
