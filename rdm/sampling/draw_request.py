@@ -15,6 +15,7 @@ from rdm.progress import tracking
 from rdm.sampling.attribution import AttributionKind, attribute, check_attribution
 from rdm.sampling.batches import rows_at_once
 from rdm.sampling.output import SampleFolder, picture_name
+from rdm.sampling.picture_file import parents_of
 from rdm.sampling.pipeline import draw_samples, note_of
 from rdm.sampling.record import Metadata
 from rdm.sampling.recorder import Recorder
@@ -64,6 +65,8 @@ def draw_request(
     # Before the folder is claimed: what cannot be drawn, or started from, leaves nothing behind.
     model.check_settings(settings)
     begun = None if request.start is None else open_start(request.start, model)
+    image = None if request.start is None else request.start.image
+    parents = () if image is None else parents_of(Path(image))
     weights = {one.name: one.weight for one in request.retrieval.databases}
     recorder = Recorder(model, looked_up.databases, settings, weights)
     shape = rows_at_once(settings, model.device)
@@ -89,6 +92,7 @@ def draw_request(
             asked = looked_up.rows(numbers.start, numbers.stop)
             batch = draw_samples(model, asked, settings, report, begun)
             records = recorder.records(batch, [picture_name(number) for number in numbers])
+            records = [record.model_copy(update={"parents": parents}) for record in records]
             if attribution:
                 pixels = np.stack([item.pixels for item in batch])
                 shares, maps = attribute(model, asked, pixels, attribution)
