@@ -25,6 +25,8 @@ _COMMANDS = (
     "models.status",
     "models.sample",
     "models.inspect",
+    "models.pictures",
+    "models.reproduce",
     "evaluation.evaluate",
     "evaluation.evaluate_autoencoder",
     "evaluation.evaluate_copies",

@@ -212,7 +212,7 @@ class Generator(nn.Module):
 
         def report(index: int, total: int, x0: Tensor) -> None:
             assert on_step is not None
-            on_step(DrawStep(tuple(seeds), index, total, lambda: self.preview(x0)))
+            on_step(DrawStep(tuple(seeds), index, total, lambda: self.preview(x0), x0))
 
         with autocast(self.device):
             return self.head.sample(

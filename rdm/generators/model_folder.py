@@ -40,6 +40,7 @@ from rdm.storage.files import storage_errors
 INFO = "model.json"
 NETWORK = "network"
 FIRST_STAGE = "first_stage"
+DIFFUSERS_NETWORK, DIFFUSERS_FIRST_STAGE = "unet", "vae"  # in the layout of its pipelines
 
 
 class ModelInfo(Provenance):
@@ -355,7 +356,7 @@ def open_model(name_or_dir: str | Path, device: torch.device | str = "cpu") -> M
         None if config.space.kind == "pixels" else open_first_stage(directory, info).to(device)
     )
     space = open_space(config.space, first_stage, config.network.sample_shape)
-    network = load_network(directory / NETWORK, config.network)
+    network = load_network(_network_folder(directory), config.network)
     conditions = open_conditions(config)
     check_text_network(conditions, info.text_encoder_digest, directory)
     generator = Generator(config, space, conditions, network).to(device).eval()
@@ -368,6 +369,12 @@ def _opened(name_or_dir: str, device: str) -> Model:
     return open_model(name_or_dir, device)
 
 
+def _network_folder(directory: Path) -> Path:
+    """Return the folder of a model's network, in our layout or in diffusers'."""
+    other = directory / DIFFUSERS_NETWORK
+    return other if other.is_dir() else directory / NETWORK
+
+
 def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
     """Open the first stage of a model: an asset, or a folder inside the model's.
 
@@ -377,7 +384,7 @@ def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
     """
     name = info.autoencoder or FIRST_STAGE
     if not is_asset(name):
-        place = directory / FIRST_STAGE
+        place = directory / (name if name == DIFFUSERS_FIRST_STAGE else FIRST_STAGE)
         if not place.is_dir():
             raise ModelError(
                 "the model's folder lacks its first stage",

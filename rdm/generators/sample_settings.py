@@ -9,6 +9,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
+from torch import Tensor
 
 from rdm.config import Config
 from rdm.diffusion.sampler_names import (
@@ -41,7 +42,12 @@ class SampleSettings(Config):
         description="diffusion: log-SNRs between which guidance acts, as [-3,3]: faster, "
         "often better; None: all",
     )
-    batch_size: int = Field(default=32, ge=1, description="samples drawn at once")
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="samples drawn at once, which decides the last bits; smaller batches are "
+        "filled up; None: 8 on a CPU, 32 on a GPU",
+    )
     sampler: SamplerName = Field(
         default="ddim", description=f"diffusion: one of {', '.join(SAMPLERS)}"
     )
@@ -138,12 +144,14 @@ class DrawStep:
         total: steps of the batch.
         preview: returns the pictures as they would be now, uint8 [B, H, W, 3]; they are decoded
             only when it is called.
+        x0: the present guess of the samples [B, ...], in the model's space.
     """
 
     seeds: tuple[int, ...]
     index: int
     total: int
     preview: Callable[[], NDArray[np.uint8]]
+    x0: Tensor
 
 
 OnDrawStep = Callable[[DrawStep], object]

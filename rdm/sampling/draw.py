@@ -14,6 +14,7 @@ from rdm.generators.heads import Negative
 from rdm.generators.model_folder import Model, ModelInfo
 from rdm.generators.sample_settings import OnDrawStep, SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
+from rdm.sampling.batches import filled_batches, rows_at_once
 from rdm.sampling.conditioning import Conditioning, Tokens
 from rdm.sampling.start import OpenedStart
 
@@ -24,11 +25,12 @@ def draw(
     settings: SampleSettings,
     on_step: OnDrawStep | None = None,
     start: OpenedStart | None = None,
+    first_row: int = 0,
 ) -> NDArray[np.uint8]:
-    """Return a batch of pictures uint8 [B, H, W, 3], drawn from what conditions them alone.
+    """Return pictures uint8 [N, H, W, 3], drawn from what conditions them alone.
 
-    Picture i depends on its own conditioning and seed only; in the last bits also on the size of
-    the batch, because a processor's kernels do.
+    Picture i depends on its own conditioning and seed only: batches have one shape, see `batches`.
+    It is row i of the first, or i less a multiple of the shape of a later one.
 
     Args:
         model: draws.
@@ -36,15 +38,19 @@ def draw(
         settings: how to draw; those of the look-up, as k, say nothing here.
         on_step: called after each step; what it raises ends the drawing.
         start: what drawing starts from; None: the seeds' noise.
+        first_row: where in the first batch the first picture is.
 
     Raises:
         UsageError: the model cannot draw with these settings.
         ValueError: the pictures differ in their numbers of tokens, or in whether they are led away
             from something and how.
     """
-    latents = draw_latents(model, asked, settings, on_step, start)
-    pictures = to_uint8(model.generator.space.to_pictures(latents))
-    return pictures if start is None else start.finished(pictures)
+    pictures = []
+    for batch in filled_batches(asked, rows_at_once(settings, model.device), first_row):
+        latents = draw_latents(model, batch.rows, settings, batch.listener(on_step), start)
+        pictures.append(batch.counted(to_uint8(model.generator.space.to_pictures(latents))))
+    found = np.concatenate(pictures)
+    return found if start is None else start.finished(found)
 
 
 @torch.no_grad()
@@ -55,7 +61,7 @@ def draw_latents(
     on_step: OnDrawStep | None = None,
     start: OpenedStart | None = None,
 ) -> Tensor:
-    """Return samples [B, ...] in the model's space, before they become pictures; as `draw`."""
+    """Return samples [B, ...] in the model's space, of one batch as it is; otherwise as `draw`."""
     _check_alike(asked)
     generator, seeds = model.generator, [one.seed for one in asked]
     context = generator.context(known_of(model.info, asked))

