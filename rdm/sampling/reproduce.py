@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +28,22 @@ from rdm.sampling.queries import Query
 from rdm.sampling.query_vectors import class_vectors, text_vectors
 from rdm.sampling.record import QueryRecord, SampleRecord, TokenRecord
 from rdm.sampling.recorder import database_reference, software_on
+from rdm.sampling.start import reopen_start
+
+
+@dataclass(frozen=True)
+class EditedFiles:
+    """Files of a drawing that its recipe names by digest and does not hold.
+
+    Attributes:
+        start: the picture that was changed.
+        mask: of it.
+        autoguidance: folder of the model that it was led away from.
+    """
+
+    start: Path | None = None
+    mask: Path | None = None
+    autoguidance: str | None = None
 
 
 class Reproduction(Record):
@@ -50,6 +68,7 @@ def reproduce(
     model: Model,
     databases: Sequence[RetrievalDatabase],
     image: Image.Image | None = None,
+    files: EditedFiles | None = None,
 ) -> tuple[NDArray[np.uint8], Reproduction]:
     """Draw a picture again, and return its pixels uint8 [H, W, 3] and how they compare.
 
@@ -61,11 +80,12 @@ def reproduce(
         model: that drew it.
         databases: that its neighbors are of.
         image: the query picture, where its embedding was a token.
+        files: what else a picture was drawn with.
 
     Raises:
-        ModelError: the picture was drawn by another model.
+        ModelError: the picture was drawn by another model, or led by another one.
         DatabaseError: a photograph was removed, or is not the one of the recipe.
-        UsageError: a database or the query picture is not given.
+        UsageError: a database, the query picture, or a file is not given.
         SourceError: the recipe does not say enough, or the query picture is another one.
     """
     record = picture.record
@@ -84,9 +104,13 @@ def reproduce(
 
     conditioning = _conditioning(record, model, named, image)
     assert record.batch is not None
+    files, start = files or EditedFiles(), None
+    settings = _settings(record, model, files.autoguidance)
     with _threads(record.software.threads):
-        settings = _settings(record)
-        (pixels,) = draw(model, [conditioning], settings, first_row=record.batch.row)
+        if record.start is not None:
+            start = reopen_start(record.start, model, files.start, files.mask)
+        row = record.batch.row
+        (pixels,) = draw(model, [conditioning], settings, start=start, first_row=row)
         computed = software_on(model.device)
     differing = [
         f"{name} {then}, now {now}"
@@ -273,12 +297,19 @@ def _query_vector(
     return encoder.encode_images(encoder.preprocess(image)[None])[0]
 
 
-def _settings(record: SampleRecord) -> SampleSettings:
+def _settings(record: SampleRecord, model: Model, autoguidance: str | None) -> SampleSettings:
+    """Return the settings of a recipe, with the folder of the model that led."""
     assert record.batch is not None
+    settings = {**(record.settings or {}), "batch_size": record.batch.shape}
+    if (led := settings.get("autoguidance")) is not None:
+        if autoguidance is None:
+            raise UsageError(
+                f"the picture was led away from the model {led}, which is not given",
+                fix="--autoguidance DIR",
+            )
+        settings["autoguidance"] = autoguidance
     try:
-        return SampleSettings.model_validate(
-            {**(record.settings or {}), "batch_size": record.batch.shape}
-        )
+        found = SampleSettings.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         raise SourceError(
@@ -286,6 +317,14 @@ def _settings(record: SampleRecord) -> SampleSettings:
             f"{first['msg']}",
             fix=f"draw it again with retrieval-diffusion {record.software.rdm}",
         ) from error
+    now = model.acting(found).get("autoguidance")
+    if led is not None and str(now).split()[-1] != str(led).split()[-1]:
+        raise ModelError(
+            f"the picture was led away from the model {led}, this one is {now}",
+            where=autoguidance,
+            fix="--autoguidance with the model that led",
+        )
+    return found
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from rdm.diffusion.editing import Start, slerp
 from rdm.diffusion.samplers import seeded_noise
-from rdm.errors import UsageError
+from rdm.errors import SourceError, UsageError
 from rdm.generators.model_folder import Model
 from rdm.sampling.queries import load_query_image
-from rdm.sampling.start_request import StartRequest
+from rdm.sampling.start_request import StartRecord, StartRequest
+from rdm.storage import sha256_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +104,49 @@ def open_start(request: StartRequest, model: Model) -> OpenedStart:
     anew = torch.from_numpy(~kept)[None, None].float()
     keep = functional.max_pool2d(anew, _factor(model)) == 0
     return OpenedStart(request, pixels, kept, x0, keep.to(model.device))
+
+
+def reopen_start(
+    record: StartRecord, model: Model, image: Path | None, mask: Path | None
+) -> OpenedStart:
+    """Read a recorded start again, from the files that it was read from.
+
+    Args:
+        record: of a picture that is drawn again.
+        model: that drew it.
+        image: the picture that was changed.
+        mask: of it.
+
+    Raises:
+        UsageError: a file is not given.
+        SourceError: a file is another one.
+    """
+    files = {"--start": (image, record.image_sha256), "--mask": (mask, record.mask_sha256)}
+    for option, (path, wanted) in files.items():
+        if wanted is None:
+            continue
+        if path is None:
+            raise UsageError(
+                f"the picture was drawn with a file that its recipe does not hold, as {option}",
+                fix=f"{option} with that file; its SHA-256 is {wanted}",
+            )
+        if not path.is_file():
+            raise SourceError("the picture does not exist", where=path, fix=f"check {option}")
+        if (found := sha256_file(path)) != wanted:
+            raise SourceError(
+                f"this is another file than that of the recipe: its SHA-256 is {found}, not "
+                f"{wanted}",
+                where=path,
+                fix=f"{option} with the file that it was drawn with",
+            )
+    request = StartRequest(
+        image=None if record.image_sha256 is None else str(image),
+        strength=record.strength,
+        mask=None if record.mask_sha256 is None else str(mask),
+        towards=record.towards,
+        fraction=0.5 if record.fraction is None else record.fraction,
+    )
+    return open_start(request, model)
 
 
 def _kept(request: StartRequest, image: Image.Image, side: int) -> NDArray[np.bool_]:

@@ -17,10 +17,12 @@ from rdm.errors import DatabaseError, ModelError, SourceError, UsageError
 from rdm.sampling import Model, SampleSettings, open_model
 from rdm.sampling.draw_request import draw_request
 from rdm.sampling.picture_file import Picture, read_picture
-from rdm.sampling.reproduce import reproduce
+from rdm.sampling.reproduce import EditedFiles, reproduce
 from rdm.sampling.request import NegativeRequest, Request, Retrieval
+from rdm.sampling.start_request import StartRequest
 
 SETTINGS = SampleSettings(k=2, num_steps=3, batch_size=3)
+WEAKER = (("weak", 5), ("weaker", 6))
 
 
 @pytest.fixture
@@ -233,3 +235,81 @@ def test_settings_of_another_release_are_named(
     changed = pictures[0]._replace(record=record.model_copy(update={"settings": settings}))
     with pytest.raises(SourceError, match="another release: sparkle"):
         reproduce(changed, model, [database])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> EditedFiles:
+    """A picture to change, and a mask that keeps its left half."""
+    folder = tmp_path_factory.mktemp("files")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "start.png")
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    return EditedFiles(folder / "start.png", folder / "mask.png")
+
+
+@pytest.mark.parametrize(
+    ("with_mask", "settings"),
+    [(False, {}), (True, {}), (True, {"sampler": "dpm++2m-sde", "spacing": "karras"})],
+)
+def test_a_changed_picture_is_drawn_again_from_the_same_files(
+    with_mask: bool,
+    settings: dict[str, object],
+    files: EditedFiles,
+    model: Model,
+    database: RetrievalDatabase,
+    tmp_path: Path,
+) -> None:
+    start = StartRequest(
+        image=str(files.start),
+        mask=str(files.mask) if with_mask else None,
+        towards=9,
+        fraction=0.25,
+    )
+    chosen = SampleSettings.model_validate({**SETTINGS.model_dump(), **settings})
+    request = Request(texts=("a",), seeds="0-1", settings=chosen, start=start)
+    for picture in drawn(request, model, database, tmp_path / "out"):
+        assert reproduce(picture, model, [database], files=files)[1].identical
+
+
+def test_noise_between_seeds_is_drawn_again_without_files(
+    model: Model, database: RetrievalDatabase, tmp_path: Path
+) -> None:
+    start = StartRequest(towards=9, fraction=0.25)
+    request = Request(texts=("a",), seeds="0", settings=SETTINGS, start=start)
+    (picture,) = drawn(request, model, database, tmp_path / "out")
+    assert reproduce(picture, model, [database])[1].identical
+
+
+def test_a_changed_picture_is_not_drawn_again_from_other_files_or_none(
+    files: EditedFiles, model: Model, database: RetrievalDatabase, tmp_path: Path
+) -> None:
+    start = StartRequest(image=str(files.start), mask=str(files.mask))
+    request = Request(texts=("a",), seeds="0", settings=SETTINGS, start=start)
+    (picture,) = drawn(request, model, database, tmp_path / "out")
+    with pytest.raises(UsageError, match="as --start") as error:
+        reproduce(picture, model, [database])
+    assert "--start with that file; its SHA-256" in str(error.value.fix)
+    with pytest.raises(UsageError, match="as --mask"):
+        reproduce(picture, model, [database], files=EditedFiles(files.start))
+    with pytest.raises(SourceError, match="another file than that of the recipe"):
+        reproduce(picture, model, [database], files=EditedFiles(files.start, files.start))
+    with pytest.raises(SourceError, match="does not exist"):
+        reproduce(picture, model, [database], files=EditedFiles(tmp_path / "gone", files.mask))
+
+
+def test_a_led_picture_is_drawn_again_with_the_model_that_led(
+    model: Model, database: RetrievalDatabase, tmp_path: Path
+) -> None:
+    folders = [write_random_model(tmp_path / name, database, seed=seed) for name, seed in WEAKER]
+    settings = SETTINGS.model_copy(update={"autoguidance": str(folders[0])})
+    request = Request(texts=("a",), seeds="0", settings=settings)
+    (picture,) = drawn(request, model, database, tmp_path / "out")
+    again = EditedFiles(autoguidance=str(folders[0]))
+    assert reproduce(picture, model, [database], files=again)[1].identical
+    with pytest.raises(UsageError, match="led away from the model weak "):
+        reproduce(picture, model, [database])
+    other = EditedFiles(autoguidance=str(folders[1]))
+    with pytest.raises(ModelError, match="led away from the model weak .*this one is weaker "):
+        reproduce(picture, model, [database], files=other)
