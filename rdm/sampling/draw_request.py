@@ -49,6 +49,7 @@ def draw_request(
         ConcurrentWriterError: another process is drawing into the folder.
     """
     looked_up, settings = LookUp(request, model.info, databases), request.settings
+    looked_up.check()
     total, drawn = len(looked_up), 0
     with (
         SampleFolder(out, looked_up.identity(model)) as folder,
