@@ -10,7 +10,7 @@ from rdm.database import RetrievalDatabase
 from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import DrawStep, OnDrawStep
 from rdm.progress import tracking
-from rdm.sampling.output import SampleFolder, picture_name
+from rdm.sampling.output import REQUEST, SampleFolder, picture_name
 from rdm.sampling.pipeline import draw_samples, note_of, records_of
 from rdm.sampling.request import Request
 from rdm.sampling.retrieval.look_up import LookUp
@@ -49,7 +49,8 @@ def draw_request(
         ConcurrentWriterError: another process is drawing into the folder.
     """
     looked_up, settings = LookUp(request, model.info, databases), request.settings
-    looked_up.check()
+    if not (out / REQUEST).exists():
+        looked_up.check()
     total, drawn = len(looked_up), 0
     with (
         SampleFolder(out, looked_up.identity(model)) as folder,
