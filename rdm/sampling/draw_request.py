@@ -14,7 +14,7 @@ from rdm.generators.sample_settings import DrawStep, OnDrawStep
 from rdm.progress import tracking
 from rdm.sampling.attribution import AttributionKind, attribute, check_attribution
 from rdm.sampling.batches import rows_at_once
-from rdm.sampling.output import SampleFolder, picture_name
+from rdm.sampling.output import REQUEST, SampleFolder, picture_name
 from rdm.sampling.picture_file import parents_of
 from rdm.sampling.pipeline import draw_samples, note_of
 from rdm.sampling.record import Metadata
@@ -73,6 +73,8 @@ def draw_request(
     identity = looked_up.identity(model).model_copy(
         update={"metadata": metadata, "attribution": tuple(sorted(attribution))}
     )
+    if not (out / REQUEST).exists():
+        looked_up.check()
     total, drawn = len(looked_up), 0
     with (
         SampleFolder(out, identity, metadata) as folder,

@@ -81,6 +81,7 @@ def sample(
         if print_request:
             sys.stdout.write(resolved.model_dump_json(indent=1) + "\n")
             return
+        looked_up.check()
         facts = {"out": out, "pictures": len(looked_up)}
         if json:
             show({**facts, "request": resolved.model_dump(mode="json")}, as_json=True)

@@ -160,8 +160,10 @@ class RetrievalPipeline:
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("x0",),
-    ) -> RetrievalPipelineOutput | tuple[Any]:
-        """Draw pictures: each query with every seed. What is None has `Request`'s default.
+    ) -> Any:
+        """Draw pictures, each query with every seed, and return a RetrievalPipelineOutput.
+
+        What is None has `Request`'s default.
 
         Args:
             prompt: query in words, or several.

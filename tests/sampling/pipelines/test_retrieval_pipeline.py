@@ -1,3 +1,6 @@
+# pyright: reportPrivateImportUsage=false
+# users import diffusers' names from its front
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -167,7 +170,7 @@ def test_a_removed_patch_is_refused(pipe: RetrievalPipeline) -> None:
 def test_a_saved_pipeline_opens_in_three_ways_and_draws_the_same(
     pipe: RetrievalPipeline, database: RetrievalDatabase, tmp_path: Path
 ) -> None:
-    from diffusers import DiffusionPipeline, UNet2DConditionModel
+    import diffusers
 
     folder = tmp_path / "saved"
     pipe.save_pretrained(folder)
@@ -176,13 +179,13 @@ def test_a_saved_pipeline_opens_in_three_ways_and_draws_the_same(
     ours = RetrievalPipeline.from_pretrained(folder, database, device="cpu")
     assert np.array_equal(pixels(ours("an owl", seeds=[4], **QUICK).images), expected)
 
-    theirs = DiffusionPipeline.from_pretrained(
+    theirs: Any = diffusers.DiffusionPipeline.from_pretrained(
         str(folder), custom_pipeline="pipeline", trust_remote_code=True, low_cpu_mem_usage=False
     )
     drawn = theirs("an owl", database=database, seeds=[4], **QUICK)
     assert np.array_equal(pixels(drawn.images), expected)
 
-    unet = UNet2DConditionModel.from_pretrained(
+    unet: Any = diffusers.UNet2DConditionModel.from_pretrained(
         str(folder), subfolder="unet", low_cpu_mem_usage=False
     )
     weights = pipe.model.generator.network.state_dict()
@@ -195,10 +198,12 @@ def test_a_saved_pipeline_opens_in_three_ways_and_draws_the_same(
 def test_the_saved_scheduler_has_the_models_noise_and_steps(
     pipe: RetrievalPipeline, tmp_path: Path
 ) -> None:
-    from diffusers import DDIMScheduler
+    import diffusers
 
     pipe.save_pretrained(tmp_path / "saved")
-    scheduler = DDIMScheduler.from_pretrained(str(tmp_path / "saved"), subfolder="scheduler")
+    scheduler: Any = diffusers.DDIMScheduler.from_pretrained(
+        str(tmp_path / "saved"), subfolder="scheduler"
+    )
     process = pipe.model.generator.head.process  # type: ignore[union-attr]
     assert torch.allclose(
         scheduler.alphas_cumprod.double(), process.schedule.alphas_cumprod, rtol=1e-4
