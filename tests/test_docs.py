@@ -85,7 +85,7 @@ ADDED: dict[str, tuple[str, ...]] = {
     "deploy": ("--prefect-file", str(ROOT / "infra" / "prefect.yaml")),
     "sample": settings("num_steps=2"),
     "evaluate ": settings(
-        "settings.num_steps=2", "num_draws=1", "num_samples=4", "num_reference=4"
+        "settings.num_steps=2", "num_draws=2", "num_samples=4", "num_reference=4"
     ),
     "evaluate-autoencoder": ("--num-images", "8"),
     "evaluate-recognition": settings("num_steps=2", "k=2"),
@@ -164,8 +164,8 @@ def labelled(encoded: Callable[..., bytes], seed: int, per_class: int) -> dict[s
     """Return pictures of two classes, with the number of each picture's class beside it."""
     members = {}
     for number in range(2 * per_class):
-        members[f"{number:03d}.jpg"] = encoded(seed + number, size=SIZE)
-        members[f"{number:03d}.cls"] = str(number % 2).encode()
+        members[f"{seed + number}.jpg"] = encoded(seed + number, size=SIZE)
+        members[f"{seed + number}.cls"] = str(number % 2).encode()
     return members
 
 
