@@ -1,7 +1,7 @@
 """Run every benchmark, or those named: `python -m benchmarks [NAME ...]`.
 
 When named only: `approximate_neighbors`, `growth` and `updates`, which take long;
-`throughput_table`, for accelerators; `official_unet`, which needs the official code; `starting`,
+`batch_bits`; `throughput_table`, for accelerators; `official_unet`, which needs the official code; `starting`,
 which starts clusters.
 """
 
