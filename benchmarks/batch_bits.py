@@ -16,22 +16,24 @@ from numpy.typing import NDArray
 
 from rdm.generators.conditions import Known
 from rdm.generators.generator import Generator, GeneratorConfig
-from rdm.generators.model_folder import open_model
+from rdm.generators.model_folder import open_conditions, open_model
 from rdm.generators.sample_settings import SampleSettings
 from rdm.generators.spaces import LatentSpace
 from rdm.models.first_stage.first_stage import load_autoencoder, to_uint8
 from rdm.models.precision import Precision, autocast
 from rdm.recipes import recipe_config
 
-SHAPES = (1, 2, 4, 8, 16, 32)
-THREADS = tuple(map(int, os.environ.get("RDM_BENCHMARK_THREADS", "1,2,3,4").split(",")))
+SHAPES = (1, 4, 8, 16)
+MODELS = os.environ.get("RDM_BENCHMARK_MODELS", "rdm-64,rdm-tiny").split(",")
+THREADS = tuple(map(int, os.environ.get("RDM_BENCHMARK_THREADS", "1,2,3").split(",")))
 STEPS, K = int(os.environ.get("RDM_BENCHMARK_STEPS", "3")), 4
 
 
 def run() -> str:
     """Return the findings in words, a line for each model, precision and number of threads."""
     lines = []
-    for name, generator in (("rdm-64", _shipped()), ("rdm-tiny", _fresh())):
+    for name in MODELS:
+        generator = _shipped() if name == "rdm-64" else _fresh()
         for precision in ("fp32", "bf16"):
             for threads in THREADS:
                 torch.set_num_threads(threads)
@@ -48,9 +50,8 @@ def _fresh() -> Generator:
     torch.manual_seed(0)
     objective = recipe_config("rdm-tiny").objective
     assert isinstance(objective, GeneratorConfig)
-    conditions = open_model("assets://rdm-64").generator.conditions
     space = LatentSpace.of(load_autoencoder("assets://autoencoder-kl-f4"))
-    return Generator(objective, space, conditions).eval()
+    return Generator(objective, space, open_conditions(objective)).eval()
 
 
 def _findings(generator: Generator, precision: Precision) -> str:
