@@ -80,7 +80,7 @@ def test_a_system_on_pixels_has_a_loss_for_each_sample() -> None:
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_a_picture_depends_on_its_own_seed_with_either_sampler(sampler: str) -> None:
     generator = on_pixels()
     settings = SampleSettings.model_validate({"sampler": sampler, "num_steps": 4})
@@ -95,7 +95,7 @@ def test_every_step_of_ancestral_sampling_is_told() -> None:
     generator.sample(
         generator.context([Known()]),
         [1],
-        SampleSettings(sampler="ancestral", num_steps=5),
+        SampleSettings(sampler="ddpm", num_steps=5),
         told.append,
     )
     assert [(step.index, step.total) for step in told] == [(number, 5) for number in range(1, 6)]
