@@ -23,15 +23,17 @@ from rdm.models.first_stage.first_stage import load_autoencoder, to_uint8
 from rdm.models.precision import Precision, autocast
 from rdm.recipes import recipe_config
 
-SHAPES = (1, 2, 4, 8, 16, 32)
-THREADS = tuple(map(int, os.environ.get("RDM_BENCHMARK_THREADS", "1,2,3,4").split(",")))
+SHAPES = (1, 4, 8, 16)
+MODELS = os.environ.get("RDM_BENCHMARK_MODELS", "rdm-64,rdm-tiny").split(",")
+THREADS = tuple(map(int, os.environ.get("RDM_BENCHMARK_THREADS", "1,2,3").split(",")))
 STEPS, K = int(os.environ.get("RDM_BENCHMARK_STEPS", "3")), 4
 
 
 def run() -> str:
     """Return the findings in words, a line for each model, precision and number of threads."""
     lines = []
-    for name, generator in (("rdm-64", _shipped()), ("rdm-tiny", _fresh())):
+    for name in MODELS:
+        generator = _shipped() if name == "rdm-64" else _fresh()
         for precision in ("fp32", "bf16"):
             for threads in THREADS:
                 torch.set_num_threads(threads)
