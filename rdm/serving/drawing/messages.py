@@ -1,0 +1,95 @@
+"""Messages between server and drawers: context tokens, seeds and settings; pictures back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdm.generators.sample_settings import SampleSettings, Setting
+
+
+@dataclass(frozen=True)
+class DrawTask:
+    """A batch of one canonical shape.
+
+    Attributes:
+        number: of the task.
+        model: the name that requests say.
+        tokens: neighbors' embeddings, float32 [B, k, D]; None of a model without neighbors.
+        texts: captions [B], of a model that reads them.
+        seeds: [B].
+        settings: of all.
+        previews: whether pictures are wanted on the way.
+    """
+
+    number: int
+    model: str
+    tokens: NDArray[np.float32] | None
+    texts: tuple[str, ...] | None
+    seeds: tuple[int, ...]
+    settings: SampleSettings
+    previews: bool
+
+
+@dataclass(frozen=True)
+class CancelTask:
+    """Stop a task between two steps."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class ModelReady:
+    """A model is loaded and has drawn once."""
+
+    model: str
+    digest: str
+    device: str
+
+
+@dataclass(frozen=True)
+class DrawerReady:
+    """Every model is loaded.
+
+    Attributes:
+        seconds_per_step: of one picture, measured.
+        models: what was loaded.
+    """
+
+    seconds_per_step: float
+    models: tuple[ModelReady, ...]
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """A step of a task; `previews` are WebP files of the batch's pictures, where there are some."""
+
+    number: int
+    index: int
+    total: int
+    previews: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished task: pictures uint8 [B, H, W, 3], and the settings that acted."""
+
+    number: int
+    pixels: NDArray[np.uint8]
+    seconds: float
+    acting: dict[str, Setting]
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A task that was cancelled, or that failed with an error."""
+
+    number: int
+    error: Exception | None = None
+
+
+ToDrawer = DrawTask | CancelTask | None
+"""None: end."""
+FromDrawer = DrawerReady | StepDone | Drawn | Stopped
