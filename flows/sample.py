@@ -15,7 +15,7 @@ from rdm.database import RetrievalDatabase
 from rdm.report.html.database_pages import write_sample_gallery
 from rdm.sampling import SampleSettings, open_model
 from rdm.sampling.draw_request import draw_request
-from rdm.sampling.request import SampleRequest
+from rdm.sampling.request import Request, request_of
 
 
 class DrawnPictures(Record):
@@ -32,13 +32,13 @@ class DrawnPictures(Record):
 
 @task(name="draw", cache_policy=NO_CACHE)
 def draw_task(
-    model: str, database: str, out: str, request: SampleRequest, device: DeviceName
+    model: str, database: str, out: str, request: Request, device: DeviceName
 ) -> DrawnPictures:
     """Draw and write the pictures that are missing."""
     used = compute_device(device)
     opened, source = open_model(model, used), RetrievalDatabase.open(database, device=device)
-    counts = draw_request(request, opened, source, Path(out))
-    gallery = write_sample_gallery(Path(out), source, counts.pictures)
+    counts = draw_request(request, opened, {database: source}, Path(out))
+    gallery = write_sample_gallery(Path(out), {database: source}, counts.pictures)
     return DrawnPictures(
         **counts.model_dump(), gallery=str(gallery.resolve()), device=describe_device(used)
     )
@@ -67,12 +67,15 @@ def sample(
         overrides: settings of the sampler as `key=value`.
         device: what networks compute on; `auto`: a GPU where there is one.
     """
-    request = SampleRequest(
-        texts=tuple(texts or ()),
-        unconditional=not texts,
-        seeds=f"0-{num_seeds - 1}",
-        top_m=top_m,
-        settings=SampleSettings().with_overrides(overrides or []),
+    request = request_of(
+        {
+            "texts": texts or [],
+            "unconditional": not texts,
+            "seeds": f"0-{num_seeds - 1}",
+            "top_m": top_m,
+            "settings": SampleSettings().with_overrides(overrides or []),
+        },
+        "sample",
     )
     with artifact_progress():
         result = draw_task(model, database, out, request, device)

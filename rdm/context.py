@@ -28,6 +28,8 @@ class Part:
         present: bool [B, L] or [B, N]: which of the tokens are some, and no padding; None: all.
         null: values that mean "nothing was said", [1, ...] or [B, ...]; None: zeros.
         null_present: which tokens of the null are some, bool [1, L] or [B, L]; None: none of them.
+        weights: float32 [B, L], factors on the attention that tokens get; 0 takes a token out, 2
+            is as if it were given twice; None: all are 1. Those of a null are 1.
     """
 
     source: str
@@ -36,10 +38,11 @@ class Part:
     present: Tensor | None = None
     null: Tensor | None = None
     null_present: Tensor | None = None
+    weights: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Part:
         """Return the part with a function applied to each of its tensors."""
-        names = ("values", "present", "null", "null_present")
+        names = ("values", "present", "null", "null_present", "weights")
         tensors = {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
         return replace(self, **{name: function(tensor) for name, tensor in tensors.items()})
 
@@ -50,7 +53,11 @@ class Part:
             result = tensor.to(*args, **kwargs)  # type: ignore[call-overload]
             return result if tensor.is_floating_point() else result.to(tensor.dtype)
 
-        return self.map(moved)
+        part = self.map(moved)
+        if self.weights is None:
+            return part
+        # Weights become logarithms: in 16 bits they would be others.
+        return replace(part, weights=self.weights.to(part.values.device))
 
     def nulled(self, kept: Tensor | None = None) -> Part:
         """Return the part with nulls where samples are not kept, bool [B]; None: keep none."""
@@ -58,15 +65,21 @@ class Part:
             torch.zeros_like(self.values) if self.null is None else self.null.expand_as(self.values)
         )
         if kept is None:
-            return replace(self, values=null, present=self._mask(self.null_present))
+            return replace(self, values=null, present=self._mask(self.null_present), weights=None)
 
         values = torch.where(_along(kept, self.values), self.values, null)
+        weights = self.weights
+        if weights is not None:
+            weights = torch.where(_along(kept, weights), weights, 1.0)
         if self.present is None:
-            return replace(self, values=values)
+            return replace(self, values=values, weights=weights)
         mask = self._mask(self.null_present)
         assert mask is not None
         return replace(
-            self, values=values, present=torch.where(_along(kept, self.present), self.present, mask)
+            self,
+            values=values,
+            present=torch.where(_along(kept, self.present), self.present, mask),
+            weights=weights,
         )
 
     def rows(self, rows: Tensor) -> Part:
@@ -140,6 +153,15 @@ class Context:
             return None
         masks = [_mask_of(part) for part in parts]
         return torch.cat(masks, dim=1)
+
+    @property
+    def tokens_weight(self) -> Tensor | None:
+        """float32 [B, L]: factors on the attention that tokens get, 0 of padding; None where no
+        part has weights."""
+        parts = [part for part in self.parts if part.port == "tokens"]
+        if all(part.weights is None for part in parts):
+            return None
+        return torch.cat([_weights_of(part) * _mask_of(part) for part in parts], dim=1)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -271,9 +293,19 @@ def _mask_of(part: Part) -> Tensor:
     return torch.ones(part.values.shape[:2], dtype=torch.bool, device=part.values.device)
 
 
+def _weights_of(part: Part) -> Tensor:
+    if part.weights is not None:
+        return part.weights
+    return torch.ones(part.values.shape[:2], device=part.values.device)
+
+
 def _stacked(first: Part, second: Part) -> Part:
     """Return two parts of one port stacked along the batch; the result has no null of its own."""
     present = None
     if first.present is not None or second.present is not None:
         present = torch.cat([_mask_of(first), _mask_of(second)])
-    return Part(first.source, first.port, torch.cat([first.values, second.values]), present)
+    weights = None
+    if first.weights is not None or second.weights is not None:
+        weights = torch.cat([_weights_of(first), _weights_of(second)])
+    values = torch.cat([first.values, second.values])
+    return Part(first.source, first.port, values, present, weights=weights)

@@ -28,6 +28,7 @@ _COMMANDS = (
     "models.inspect",
     "evaluation.evaluate",
     "evaluation.evaluate_autoencoder",
+    "evaluation.evaluate_copies",
     "models.export_model",
     "evaluation.evaluate_recognition",
     "models.import_checkpoint",

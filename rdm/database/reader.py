@@ -1,5 +1,8 @@
 """`RetrievalDatabase`: one pinned version of a database, to search and to look things up in."""
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow ships no types for the functions that it makes at run time.
+
 from __future__ import annotations
 
 import logging
@@ -10,6 +13,7 @@ from functools import cached_property
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -147,7 +151,12 @@ class RetrievalDatabase:
         return open_index(self.folder, place, self.version.index)
 
     def search_vectors(
-        self, queries: NDArray[np.floating], k: int, *, exact: bool = False
+        self,
+        queries: NDArray[np.floating],
+        k: int,
+        *,
+        exact: bool = False,
+        excluded: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the nearest living patches' ids [B, k] and similarities [B, k], best first.
 
@@ -158,9 +167,10 @@ class RetrievalDatabase:
             k: how many.
             exact: compare with every vector instead of asking the index. The similarities are the
                 same either way.
+            excluded: ids of patches that may not be found; None: deleted ones alone.
 
         Raises:
-            UsageError: k is under 1.
+            UsageError: k is under 1, or so much is excluded that fewer than k patches are left.
             DatabaseError: the database has fewer than k living patches, or the dimension differs.
         """
         # Refuse what has no answer.
@@ -180,24 +190,41 @@ class RetrievalDatabase:
                 fix="ask for fewer neighbors, or add photographs",
             )
 
+        hidden = self.tombstones
+        if excluded is not None and len(excluded):
+            self._check_ids(np.asarray(excluded, np.int64))
+            hidden = np.union1d(hidden, excluded)
+            if (left := self.version.next_patch_id - len(hidden)) < k:
+                raise UsageError(
+                    f"{k} neighbors are asked for, but what is excluded leaves {left} of "
+                    f"{self.version.num_live_patches} patches",
+                    where=self.folder.url,
+                    fix="exclude less, ask for fewer neighbors, or add photographs",
+                )
+
         # Both ways score by the canonical similarity, so an approximate answer differs only in
         # members.
         vectors = quantize(queries)
         if exact or self._index is None:
-            return exact_search(vectors, blocks_of(self.parts), k, excluded=self.tombstones)
-        return self._approximate(self._index, vectors, k)
+            return exact_search(vectors, blocks_of(self.parts), k, excluded=hidden)
+        return self._approximate(self._index, vectors, k, hidden)
 
     def _approximate(
-        self, index: faiss.Index, queries: NDArray[np.float16], k: int
+        self,
+        index: faiss.Index,
+        queries: NDArray[np.float16],
+        k: int,
+        hidden: NDArray[np.int64],
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Ask the index for candidates, and put them in order by their exact similarities."""
         candidates = approximate_candidates(index, queries, k)
 
-        # The probed lists may hold fewer than k vectors: such rows are searched exactly.
-        short = np.flatnonzero((candidates < 0).any(axis=1))
+        # The probed lists may hold fewer than k vectors, or some that are excluded: such rows are
+        # searched exactly.
+        short = np.flatnonzero(((candidates < 0) | np.isin(candidates, hidden)).any(axis=1))
         if len(short):
             candidates[short] = exact_search(
-                queries[short], blocks_of(self.parts), k, excluded=self.tombstones
+                queries[short], blocks_of(self.parts), k, excluded=hidden
             )[0]
 
         # Candidates are scored as exact search scores them, and ordered by (similarity, id).
@@ -249,6 +276,35 @@ class RetrievalDatabase:
                 ValueError(f"it has no column {min(missing)}"), self.folder.describe(path)
             )
         return table
+
+    def patches_where(self, column: str, values: Sequence[str]) -> NDArray[np.int64]:
+        """Return the sorted ids of living patches whose column has one of some values.
+
+        Args:
+            column: `image_id`, `author` or `license`.
+            values: texts, compared whole.
+        """
+        kind = "patches" if column in PATCH_SCHEMA.names else "metadata"
+        parts = [
+            self.folder.read_table(part.path, columns=[column])
+            for part in self.version.parts_of(kind)
+        ]
+        texts = pa.concat_tables(parts).column(column)
+        found = pc.is_in(texts, value_set=pa.array(list(values), texts.type))
+        # A patch's id is its row in the parts, counted in order.
+        return np.setdiff1d(np.flatnonzero(found.to_numpy()), self.tombstones)
+
+    def similarities(
+        self, queries: NDArray[np.floating], patch_ids: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Return the similarities [B, k] of unit vectors [B, dim] to patches [B, k], as searches
+        return them."""
+        return canonical_similarities(quantize(queries), self.embeddings(patch_ids))
+
+    def require_living(self, patch_ids: NDArray[np.integer]) -> None:
+        """Raise DatabaseError for a patch that was never there, or was deleted."""
+        self._check_ids(np.asarray(patch_ids, np.int64).ravel())
+        self._refuse_deleted(patch_ids)
 
     def records(self, patch_ids: NDArray[np.integer]) -> list[PatchRecord]:
         """Return the records of patches; raise DatabaseError for a deleted one."""

@@ -83,6 +83,37 @@ def guided(predict: Predictor, guidance_scale: float, negative: Context | None =
     return predict_guided
 
 
+def guided_away(
+    predict: Predictor,
+    guidance_scale: float,
+    negative: Context,
+    negative_scale: float | None = None,
+) -> Predictor:
+    """Return a predictor led to its context and away from another one, each with its scale.
+
+    e = (1 - s + n) e_u + s e_c - n e_n. With n = s - 1 the null has no part: the negative is the
+    unconditional branch of `guided`, two evaluations in place of three.
+
+    Args:
+        predict: the network.
+        guidance_scale: s, of the context.
+        negative: what is led away from, with the ports of the context.
+        negative_scale: n >= 0, of the negative; None: s - 1.
+    """
+    away = weight_from_scale(guidance_scale) if negative_scale is None else negative_scale
+    null_scale = 1 - guidance_scale + away
+    if null_scale == 0:
+        return guided(predict, guidance_scale, negative)
+
+    def predict_guided(x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        scales = (null_scale, guidance_scale, -away)
+        pairs = zip(scales, (context.null(), context, negative), strict=True)
+        terms = [scale * predict(x_t, t, branch) for scale, branch in pairs if scale != 0]
+        return torch.stack(terms).sum(0)
+
+    return predict_guided
+
+
 def guided_in_interval(
     predict: Predictor,
     guided_predict: Predictor,

@@ -90,7 +90,7 @@ def evaluate_model(
     model, database = open_model(inputs.model, used), None
     if inputs.database is not None:
         database = RetrievalDatabase.open(inputs.database, device=device)
-    check_asked(model, database, {"unconditional"})
+    check_asked(model.info, database, {"unconditional"})
     folder = Folder(out)
     key = digest_json(
         [

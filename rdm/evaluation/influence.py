@@ -22,7 +22,8 @@ from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.generators.conditions import Known
 from rdm.generators.model_folder import Model
-from rdm.sampling.pipeline import known_of
+from rdm.sampling.draw import known_of
+from rdm.sampling.pipeline import conditioned
 from rdm.sampling.queries import Query
 
 _CELLS = 4  # of a side: what is compared is layout and color, not detail
@@ -83,7 +84,7 @@ def influences(model: Model, retrieved: Retrieved, seed: int = 0) -> NDArray[np.
         UsageError: the model reads no neighbors, is no diffusion, or there are too many neighbors.
     """
     _check(model)
-    known = known_of(model, retrieved.database, retrieved.queries)
+    known = _known(model, retrieved)
     neighbors = torch.stack([one.neighbors for one in known if one.neighbors is not None])
     k = neighbors.shape[1]
     if k > _MOST_NEIGHBORS:
@@ -137,8 +138,13 @@ def _check(model: Model) -> None:
         )
 
 
+def _known(model: Model, retrieved: Retrieved) -> list[Known]:
+    pairs = [(query, 0) for query in retrieved.queries]
+    return known_of(model.info, conditioned(model, retrieved.database, pairs))
+
+
 def _cells_of(model: Model, retrieved: Retrieved, seed: int) -> NDArray[np.float64]:
-    return _expected_cells(model, known_of(model, retrieved.database, retrieved.queries), seed)
+    return _expected_cells(model, _known(model, retrieved), seed)
 
 
 def _expected_cells(model: Model, known: Sequence[Known], seed: int) -> NDArray[np.float64]:

@@ -132,7 +132,9 @@ class Known:
     """What is known of a picture to draw; a condition whose source is missing is null.
 
     Attributes:
-        neighbors: embeddings [k, D] of the nearest patches, before any scale.
+        neighbors: embeddings [k, D] of the nearest patches, before any scale; among them may be
+            that of the query itself.
+        weights: float32 [k], factors on the attention that each gets; None: 1.
         text: a caption.
         label: the number of a class.
     """
@@ -140,6 +142,7 @@ class Known:
     neighbors: Tensor | None = None
     text: str | None = None
     label: int | None = None
+    weights: Tensor | None = None
 
 
 class Condition(Protocol):
@@ -202,14 +205,22 @@ class NeighborCondition:
             raise ValueError(
                 "some pictures have neighbors, others have none: draw them in batches of their own"
             )
-        return self._parts(torch.stack(given).to(device))
+        weights = None
+        # Without weights the network gets no mask, and computes as in training.
+        if any(one.weights is not None for one in known):
+            weights = torch.stack([_weights_of(one) for one in known]).to(device)
+        return self._parts(torch.stack(given).to(device), weights)
 
-    def _parts(self, neighbors: Tensor) -> tuple[Part, ...]:
+    def _parts(self, neighbors: Tensor, weights: Tensor | None = None) -> tuple[Part, ...]:
         # Stored as float16, and widened first, so that the product is not rounded a second time.
-        tokens = Part(self.source, "tokens", neighbors.float() * self.config.scale)
+        values = neighbors.float() * self.config.scale
+        tokens = Part(self.source, "tokens", values, weights=weights)
         if not self.config.mean_vector:
             return (tokens,)
-        return tokens, Part(self.source, "vector", tokens.values.mean(1))
+        if weights is None:
+            return tokens, Part(self.source, "vector", values.mean(1))
+        mean = (values * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)
+        return tokens, Part(self.source, "vector", mean)
 
 
 @dataclass(frozen=True)
@@ -280,6 +291,11 @@ class LabelCondition:
         # -1 is no index; its row is then cleared by the mask.
         one_hot = torch.nn.functional.one_hot(labels.clamp(min=0), self.config.num_classes)
         return Part(self.source, "vector", one_hot.float() * (labels >= 0)[:, None])
+
+
+def _weights_of(known: Known) -> Tensor:
+    assert known.neighbors is not None
+    return torch.ones(len(known.neighbors)) if known.weights is None else known.weights
 
 
 def draw_neighbors(neighbors: Tensor, k: int, generator: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from rdm.config import Config
 from rdm.context import Context, Part
+from rdm.diffusion.gaussian import Predictor
+from rdm.diffusion.guidance import guided_away, guided_in_interval
 from rdm.diffusion.samplers import seeded_noise
 from rdm.encoders.text_states import TEXT_DIMS
 from rdm.errors import UsageError
@@ -102,6 +105,19 @@ class GeneratorConfig(Config):
         return Context(*parts)
 
 
+@dataclass(frozen=True, eq=False)
+class Negative:
+    """What pictures are led away from.
+
+    Attributes:
+        context: one row per picture, with the ports of the pictures' own.
+        scale: n of (1 - s + n) e_u + s e_c - n e_n; None: s - 1, so that it takes e_u's place.
+    """
+
+    context: Context
+    scale: float | None = None
+
+
 class Generator(nn.Module):
     """A system: its loss and its pictures.
 
@@ -177,6 +193,7 @@ class Generator(nn.Module):
         seeds: Sequence[int],
         settings: SampleSettings,
         on_step: OnDrawStep | None = None,
+        negative: Negative | None = None,
     ) -> Tensor:
         """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context.
 
@@ -185,25 +202,60 @@ class Generator(nn.Module):
             seeds: of the pictures, B.
             settings: of the head and of guidance.
             on_step: called after each step of a batch; what it raises ends the drawing.
+            negative: what the pictures are led away from.
 
         Raises:
-            UsageError: the head cannot draw with these settings.
+            UsageError: the head cannot draw with these settings, or with a negative.
         """
+        return self.space.to_pictures(
+            self.sample_space(context, seeds, settings, on_step, negative)
+        )
+
+    @torch.no_grad()
+    def sample_space(
+        self,
+        context: Context,
+        seeds: Sequence[int],
+        settings: SampleSettings,
+        on_step: OnDrawStep | None = None,
+        negative: Negative | None = None,
+    ) -> Tensor:
+        """Return samples [B, ...] in the space, as latents or tokens; otherwise as `sample`."""
 
         def report(index: int, total: int, x0: Tensor) -> None:
             assert on_step is not None
             on_step(DrawStep(tuple(seeds), index, total, lambda: self.preview(x0)))
 
+        acting = self.effective(settings)
+        network: Predictor | Network = self.network
+        if negative is not None:
+            network = self._led_away(acting, negative)
+            # The predictor guides already.
+            acting = acting.model_copy(update={"guidance_scale": 1.0, "guidance_interval": None})
         with autocast(self.device):
-            x0 = self.head.sample(
-                self.network,
+            return self.head.sample(
+                network,
                 context,
                 self.config.network.sample_shape,
                 seeds,
-                self.effective(settings),
+                acting,
                 None if on_step is None else report,
             )
-        return self.space.to_pictures(x0)
+
+    def _led_away(self, settings: SampleSettings, negative: Negative) -> Predictor:
+        """Return the network as it predicts with a negative."""
+        head = self.head
+        if not isinstance(head, DiffusionHead):
+            raise UsageError(
+                "only a diffusion model can be led away from neighbors or texts",
+                where="negative",
+                fix="leave the negative out, or ask a model with a Gaussian head",
+            )
+        away = guided_away(self.network, settings.guidance_scale, negative.context, negative.scale)
+        if settings.guidance_interval is None:
+            return away
+        schedule = head.process.schedule
+        return guided_in_interval(self.network, away, schedule, settings.guidance_interval)
 
     @torch.no_grad()
     def expected(self, context: Context, seed: int) -> Tensor:

@@ -22,7 +22,7 @@ from rdm.database import RetrievalDatabase
 from rdm.encoders.text_states import load_text_states
 from rdm.errors import EncoderMismatchError, ModelError
 from rdm.generators.conditions import Condition, LabelCondition, NeighborCondition, TextCondition
-from rdm.generators.generator import Generator, GeneratorConfig
+from rdm.generators.generator import Generator, GeneratorConfig, Negative
 from rdm.generators.provenance import Provenance
 from rdm.generators.sample_settings import OnDrawStep, SampleSettings, Setting
 from rdm.generators.spaces import AnySpaceConfig, LatentSpace, PixelSpace, Space, TokenSpace
@@ -43,6 +43,39 @@ class ModelInfo(Provenance):
 
     format: Literal["retrieval-diffusion-model"] = "retrieval-diffusion-model"
     generator: GeneratorConfig
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources that condition: those that training ever showed."""
+        return self.generator.conditions.read
+
+    @property
+    def reads_neighbors(self) -> bool:
+        """Whether the model looks neighbors up, and so needs a database."""
+        return "neighbors" in self.sources
+
+    @property
+    def known_classes(self) -> tuple[str, ...]:
+        """The classes that the model can be asked for by name; none where it reads no class."""
+        return (self.class_names or ()) if "label" in self.sources else ()
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a caption conditions the model by itself, not only by the neighbors of it."""
+        return "text" in self.sources
+
+    def check_database(self, database: RetrievalDatabase) -> None:
+        """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the
+        model was trained with. Any database will do for a model that reads no neighbors.
+        """
+        if self.reads_neighbors and database.encoder_digest != self.encoder_digest:
+            raise EncoderMismatchError(
+                f"the model was trained with embeddings of {self.encoder} "
+                f"{self.encoder_digest}, the "
+                f"database holds those of {database.encoder_name} {database.encoder_digest}",
+                where=database.folder.url,
+                fix="build the database with the model's encoder",
+            )
 
 
 def model_info(config: GeneratorConfig, provenance: Provenance) -> ModelInfo:
@@ -195,22 +228,22 @@ class Model:
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources that condition: those that training ever showed."""
-        return self.config.conditions.read
+        return self.info.sources
 
     @property
     def reads_neighbors(self) -> bool:
         """Whether the model looks neighbors up, and so needs a database."""
-        return "neighbors" in self.sources
+        return self.info.reads_neighbors
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes that the model can be asked for by name; none where it reads no class."""
-        return (self.info.class_names or ()) if "label" in self.sources else ()
+        return self.info.known_classes
 
     @property
     def reads_text(self) -> bool:
         """Whether a caption conditions the model by itself, not only by the neighbors of it."""
-        return "text" in self.sources
+        return self.info.reads_text
 
     @cached_property
     def digest(self) -> str:
@@ -228,6 +261,7 @@ class Model:
         seeds: Sequence[int],
         settings: SampleSettings,
         on_step: OnDrawStep | None = None,
+        negative: Negative | None = None,
     ) -> Tensor:
         """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context.
 
@@ -236,8 +270,9 @@ class Model:
             seeds: of the pictures, B.
             settings: of the head and of guidance.
             on_step: called after each step of a batch; what it raises ends the drawing.
+            negative: what the pictures are led away from.
         """
-        return self.generator.sample(context, seeds, settings, on_step)
+        return self.generator.sample(context, seeds, settings, on_step, negative)
 
     def acting(self, settings: SampleSettings) -> dict[str, Setting]:
         """Return the settings that act on this model, by name."""
@@ -247,14 +282,7 @@ class Model:
         """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the
         model was trained with. Any database will do for a model that reads no neighbors.
         """
-        if self.reads_neighbors and database.encoder_digest != self.info.encoder_digest:
-            raise EncoderMismatchError(
-                f"the model was trained with embeddings of {self.info.encoder} "
-                f"{self.info.encoder_digest}, the "
-                f"database holds those of {database.encoder_name} {database.encoder_digest}",
-                where=database.folder.url,
-                fix="build the database with the model's encoder",
-            )
+        self.info.check_database(database)
 
 
 def open_model(name_or_dir: str | Path, device: torch.device | str = "cpu") -> Model:

@@ -93,7 +93,8 @@ class TokenPredictor(nn.Module):
 
         Args:
             tokens: int64 [B, n], n < side^2.
-            context: `tokens` [B, L, D] is required, and read alone.
+            context: `tokens` [B, L, D] is required, and read alone; weights of tokens multiply
+                the attention that they get.
 
         Raises:
             ValueError: there is no context (without it, GPT-2 would leave its cross-attention out),
@@ -106,7 +107,7 @@ class TokenPredictor(nn.Module):
         result = self.transformer(
             inputs,
             encoder_hidden_states=self._projected(context),
-            encoder_attention_mask=context.tokens_present,
+            encoder_attention_mask=attention_bias(context),
             # Keys and values are of use to `begin` alone; in training they would only take memory.
             use_cache=False,
         )
@@ -123,7 +124,7 @@ class TokenPredictor(nn.Module):
 
         It keeps keys and values, so a picture costs one pass over each token.
         """
-        projected, past = self._projected(context), None
+        projected, bias, past = self._projected(context), attention_bias(context), None
 
         def advance(token: Tensor | None) -> Tensor:
             nonlocal past
@@ -136,7 +137,7 @@ class TokenPredictor(nn.Module):
             result = self.transformer(
                 token[:, None],
                 encoder_hidden_states=projected,
-                encoder_attention_mask=context.tokens_present,
+                encoder_attention_mask=bias,
                 past_key_values=past,
                 use_cache=True,
             )
@@ -159,6 +160,17 @@ class TokenPredictor(nn.Module):
     def _logits(self, result: Any) -> Tensor:
         """Return the logits without the start token's, which follows nothing."""
         return result.logits[..., : self.config.codebook_size]
+
+
+def attention_bias(context: Context) -> Tensor | None:
+    """Return which tokens are attended to, bool [B, L], or where they have weights what is added
+    to the logits, float32 [B, 1, 1, L]: ln w."""
+    weights = context.tokens_weight
+    if weights is None:
+        return context.tokens_present
+    # A weight of 0 is a finite number: -inf could meet another one and give nan.
+    logs = torch.where(weights > 0, weights.log(), -10000.0)
+    return logs[:, None, None, :]
 
 
 def build_token_predictor(config: TokenPredictorConfig) -> TokenPredictor:

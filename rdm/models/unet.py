@@ -119,11 +119,13 @@ class Denoiser(nn.Module):
             x_t: noisy latents [B, C, H, W].
             t: int64 timesteps [B].
             context: `tokens` [B, L, D] is required, and `vector` [B, D] where the network has a
-                `vector_dim`. Tokens that are padding are not attended to.
+                `vector_dim`. Tokens that are padding are not attended to, and weights of tokens
+                multiply the attention that they get.
 
         Raises:
             ValueError: there are no tokens (a cross-attention block without context would silently
-                attend to itself), or the vector is missing, or is not read.
+                attend to itself), or the vector is missing, or is not read; or tokens have weights
+                and x_t is not float32.
         """
         # Nothing in the context may be dropped in silence, and nothing that is needed be missing.
         ports = ("tokens", "vector") if self.reads_vector else ("tokens",)
@@ -136,11 +138,18 @@ class Denoiser(nn.Module):
         if self.reads_vector and context.vector is None:
             raise ValueError("the denoiser needs the context's vector, because it has a vector_dim")
 
+        mask, weights = context.tokens_present, context.tokens_weight
+        if weights is not None:
+            # The mask below takes the type of x_t, and its steps in 16 bits are 39 in ln w.
+            if x_t.dtype != torch.float32:
+                raise ValueError(f"weights of tokens need float32 samples, not {x_t.dtype}")
+            mask = attention_mask(weights)
+
         return self.unet(
             x_t,
             t,
             encoder_hidden_states=context.tokens,
-            encoder_attention_mask=context.tokens_present,
+            encoder_attention_mask=mask,
             class_labels=context.vector,
         ).sample
 
@@ -153,6 +162,15 @@ class Denoiser(nn.Module):
     def reads_vector(self) -> bool:
         """Whether the context's vector is added to the time embedding."""
         return self.unet.config.class_embed_type == "projection"
+
+
+def attention_mask(weights: Tensor) -> Tensor:
+    """Return the mask float32 [B, L] that multiplies attention by weights [B, L] of 0 and more.
+
+    diffusers adds -10000 (1 - m) to the logits: m = 1 + ln(w) / 10000 adds ln(w), to 6e-4.
+    """
+    logs = weights.double().log() / 10000
+    return torch.where(weights > 0, 1 + logs, 0.0).float()
 
 
 def build_denoiser(config: DenoiserConfig) -> Denoiser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rdm.config import Config
@@ -10,8 +11,9 @@ from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import DrawStep, OnDrawStep
 from rdm.progress import tracking
 from rdm.sampling.output import SampleFolder, picture_name
-from rdm.sampling.pipeline import draw_batch, note_of, records_of
-from rdm.sampling.request import RequestedPairs, SampleRequest
+from rdm.sampling.pipeline import draw_samples, note_of, records_of
+from rdm.sampling.request import Request
+from rdm.sampling.retrieval.look_up import LookUp
 
 
 class DrawnCounts(Config):
@@ -22,9 +24,9 @@ class DrawnCounts(Config):
 
 
 def draw_request(
-    request: SampleRequest,
+    request: Request,
     model: Model,
-    database: RetrievalDatabase | None,
+    databases: Mapping[str, RetrievalDatabase],
     out: Path,
     *,
     on_step: OnDrawStep | None = None,
@@ -37,7 +39,7 @@ def draw_request(
     Args:
         request: queries, seeds and settings.
         model: draws.
-        database: of the neighbors; None of a model without.
+        databases: of the neighbors, by the request's names for them; none of a model without.
         out: the folder.
         on_step: called after each step of a batch; what it raises ends the drawing.
 
@@ -46,10 +48,10 @@ def draw_request(
         EncoderMismatchError: database and model do not belong to the same encoder.
         ConcurrentWriterError: another process is drawing into the folder.
     """
-    pairs, settings = RequestedPairs(request, model, database), request.settings
-    total, drawn = len(pairs), 0
+    looked_up, settings = LookUp(request, model.info, databases), request.settings
+    total, drawn = len(looked_up), 0
     with (
-        SampleFolder(out, pairs.identity()) as folder,
+        SampleFolder(out, looked_up.identity(model)) as folder,
         tracking("sample", total, "pictures", folder.num_finished) as tracker,
     ):
 
@@ -63,11 +65,10 @@ def draw_request(
             missing = [number for number in numbers if not folder.finished(number)]
             if not missing:
                 continue
-            batch = draw_batch(
-                model, database, pairs.rows(numbers.start, numbers.stop), settings, report
-            )
+            asked = looked_up.rows(numbers.start, numbers.stop)
+            batch = draw_samples(model, asked, settings, report)
             names = [picture_name(number) for number in numbers]
-            records = records_of(batch, model, database, settings, names)
+            records = records_of(batch, model, looked_up.databases, settings, names)
             folder.add(list(zip(numbers, batch, records, strict=True)))
             drawn += len(missing)
             tracker.advance(len(missing))

@@ -177,11 +177,12 @@ def write_samples(
     # A record is in the journal only after its picture is on the disk.
     lines: list[tuple[str, int]] = []
     iterator = iter(samples)
+    databases = {} if database is None else {"": database}
     with storage_errors(out), open(out / JOURNAL, "ab") as journal:
         while batch := list(islice(iterator, settings.batch_size)):
             names = [picture_name(len(lines) + place) for place in range(len(batch))]
             for item, record in zip(
-                batch, records_of(batch, model, database, settings, names), strict=True
+                batch, records_of(batch, model, databases, settings, names), strict=True
             ):
                 write_picture(folder, item, record)
                 lines.append((JOURNAL, _append_line(journal, record)))
@@ -209,7 +210,15 @@ def read_samples(out: Path, limit: int | None = None) -> list[Sample]:
         similarities = np.array(
             [neighbor["similarity"] for neighbor in row["neighbors"]], np.float32
         )
-        query = Query(row["kind"], row["label"], np.zeros(0, np.float32), ids, similarities)
+        query = Query(
+            row["kind"],
+            row["label"],
+            np.zeros(0, np.float32),
+            ids,
+            similarities,
+            weights=tuple(neighbor["weight"] for neighbor in row["neighbors"]),
+            databases=tuple(neighbor["database"] for neighbor in row["neighbors"]),
+        )
         samples.append(Sample(query, row["seed"], pixels))
     return samples
 

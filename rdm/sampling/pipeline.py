@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rdm.compute.device import describe_device
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
-from rdm.generators.conditions import Known
 from rdm.generators.model_folder import Model
 from rdm.generators.neighbor_vectors import conditioning_vectors
 from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings
-from rdm.models.first_stage.first_stage import to_uint8
 from rdm.progress import tracking
+from rdm.sampling.asked import check_asked, no_database
+from rdm.sampling.conditioning import Conditioning, TokenKind, Tokens
+from rdm.sampling.draw import draw
 from rdm.sampling.queries import (
     Query,
-    QueryKind,
     null_queries,
     query_set_proposal,
     unconditional_queries,
@@ -44,13 +43,14 @@ class Sample:
     ) -> SampleRecord:
         """Return the picture's record: query, seed, settings, and every neighbor with its source
         and license."""
-        return records_of([self], model, database, settings, [""])[0]
+        databases = {} if database is None else {"": database}
+        return records_of([self], model, databases, settings, [""])[0]
 
 
 def records_of(
     samples: Sequence[Sample],
     model: Model,
-    database: RetrievalDatabase | None,
+    databases: Mapping[str, RetrievalDatabase],
     settings: SampleSettings,
     files: Sequence[str],
 ) -> list[SampleRecord]:
@@ -59,18 +59,18 @@ def records_of(
     Args:
         samples: drawn pictures.
         model: that drew them.
-        database: of their neighbors; None of a model without.
+        databases: of their neighbors by name; none of a model without.
         settings: that they were drawn with.
         files: name of each picture's file.
     """
     credits: list[tuple[Credit, ...]] = [()] * len(samples)
-    reference = None
-    if database is not None and model.reads_neighbors:
-        queries = [item.query for item in samples]
-        credits = credits_of(
-            database, [q.neighbor_ids for q in queries], [q.similarities for q in queries]
+    references: tuple[DatabaseReference, ...] = ()
+    if databases and model.reads_neighbors:
+        credits = credits_of(databases, [item.query for item in samples])
+        references = tuple(
+            DatabaseReference(name=name, root=one.folder.url, version=one.version.number)
+            for name, one in databases.items()
         )
-        reference = DatabaseReference(root=database.folder.url, version=database.version.number)
 
     return [
         SampleRecord(
@@ -83,31 +83,10 @@ def records_of(
             model=str(model.directory),
             model_digest=model.digest,
             device=describe_device(model.device),
-            database=reference,
+            databases=references,
         )
         for item, neighbors, file in zip(samples, credits, files, strict=True)
     ]
-
-
-def known_of(
-    model: Model, database: RetrievalDatabase | None, queries: Sequence[Query]
-) -> list[Known]:
-    """Return what is known of the pictures of a batch: their neighbors' embeddings, captions and
-    classes, where the model reads them."""
-    known = [
-        Known(
-            text=query.label if query.kind == "text" and model.reads_text else None,
-            label=model.class_names.index(query.label) if query.kind == "class" else None,
-        )
-        for query in queries
-    ]
-    config = model.config.conditions.neighbors
-    if database is None or config is None or not model.reads_neighbors:
-        return known
-    ids = np.stack([query.neighbor_ids for query in queries])
-    vectors = conditioning_vectors(database, ids, config.embedding).astype(np.float32)
-    pairs = zip(known, torch.from_numpy(vectors), strict=True)
-    return [replace(one, neighbors=row) for one, row in pairs]
 
 
 def proposed_queries(
@@ -129,60 +108,9 @@ def proposed_queries(
     if not model.reads_neighbors:
         return null_queries(seeds)
     if database is None:
-        raise _no_database()
+        raise no_database()
     proposal = query_set_proposal(database, model.info.queries_digest or "").truncated(top_m)
     return unconditional_queries(database, proposal, seeds, k)
-
-
-def check_asked(
-    model: Model,
-    database: RetrievalDatabase | None,
-    kinds: Collection[QueryKind],
-    classes: Sequence[str] = (),
-) -> None:
-    """Refuse what a model cannot be asked.
-
-    Args:
-        model: that draws.
-        database: where neighbors are looked up.
-        kinds: of the queries.
-        classes: that are asked for by name.
-
-    Raises:
-        UsageError: the model does not read what a query says, it has no such class, or there is no
-            database for one that reads neighbors.
-        EncoderMismatchError: database and model do not belong to the same encoder.
-    """
-    heard = {
-        "image": model.reads_neighbors,
-        "text": model.reads_neighbors or model.reads_text,
-        "class": bool(model.class_names) and not model.reads_neighbors,
-        "unconditional": True,
-    }
-    if unheard := [kind for kind in heard if kind in kinds and not heard[kind]]:
-        options = [f"--{kind}" for kind in heard if heard[kind]]
-        raise UsageError(
-            f"the model was trained on {' and '.join(model.sources) or 'no condition'}, so "
-            f"--{unheard[0]} cannot tell it anything",
-            where=model.directory,
-            fix=f"{', '.join(options)}, or a model of another recipe",
-        )
-    if unknown := [name for name in classes if name not in model.class_names]:
-        raise UsageError(
-            f"the model has no class {unknown[0]!r}",
-            where=model.directory,
-            fix=f"--class with one of: {', '.join(model.class_names)}",
-        )
-    if database is not None:
-        model.check_database(database)
-    elif model.reads_neighbors:
-        raise _no_database()
-
-
-def _no_database() -> UsageError:
-    return UsageError(
-        "the model reads neighbors, so it needs a database to look them up in", fix="--database DIR"
-    )
 
 
 def sample(
@@ -217,7 +145,7 @@ def sample(
         ValueError: the sequences differ in length.
     """
     classes = [query.label for query in queries if query.kind == "class"]
-    check_asked(model, database, {query.kind for query in queries}, classes)
+    check_asked(model.info, database, {query.kind for query in queries}, classes)
     pairs = list(zip(queries, seeds, strict=True))
     return _drawn(model, database, pairs, settings, on_step)
 
@@ -249,7 +177,6 @@ def note_of(step: DrawStep) -> str:
     return f"step {step.index}/{step.total}"
 
 
-@torch.no_grad()
 def draw_batch(
     model: Model,
     database: RetrievalDatabase | None,
@@ -259,13 +186,45 @@ def draw_batch(
 ) -> list[Sample]:
     """Draw one batch of pictures; arguments and errors as `sample`."""
     # A database may be given all the same: a baseline is sampled by the same command as its RDM.
-    uses_neighbors = database is not None and model.reads_neighbors
-    queries = [_conditioning(query, settings.k if uses_neighbors else 0) for query, _ in pairs]
-    context = model.generator.context(known_of(model, database, queries))
-    images = to_uint8(model.draw(context, [seed for _, seed in pairs], settings, on_step))
+    read = database if model.reads_neighbors else None
+    k = settings.k if read is not None else 0
+    asked = conditioned(model, read, [(_conditioning(query, k), seed) for query, seed in pairs])
+    return draw_samples(model, asked, settings, on_step)
+
+
+def draw_samples(
+    model: Model,
+    asked: Sequence[Conditioning],
+    settings: SampleSettings,
+    on_step: OnDrawStep | None = None,
+) -> list[Sample]:
+    """Return a batch of pictures with what they came from; arguments and errors as `draw`."""
+    pictures = draw(model, asked, settings, on_step)
     return [
-        Sample(query, seed, image)
-        for query, (_, seed), image in zip(queries, pairs, images, strict=True)
+        Sample(one.query, one.seed, picture) for one, picture in zip(asked, pictures, strict=True)
+    ]
+
+
+def conditioned(
+    model: Model, database: RetrievalDatabase | None, pairs: Sequence[Pair]
+) -> list[Conditioning]:
+    """Return what conditions pictures, from queries whose neighbors were looked up already.
+
+    Args:
+        model: that will draw.
+        database: of the neighbors; None: none is read.
+        pairs: queries with as many neighbors each, and seeds.
+    """
+    config = model.config.conditions.neighbors
+    if database is None or config is None:
+        return [Conditioning(query, seed, None) for query, seed in pairs]
+    ids = np.stack([query.neighbor_ids for query, _ in pairs])
+    vectors = conditioning_vectors(database, ids, config.embedding).astype(np.float32)
+    ones = np.ones(ids.shape[1], np.float32)
+    kinds: tuple[TokenKind, ...] = ("patch",) * ids.shape[1]
+    return [
+        Conditioning(query, seed, Tokens(row, kinds, ones))
+        for (query, seed), row in zip(pairs, vectors, strict=True)
     ]
 
 

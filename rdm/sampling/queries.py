@@ -15,9 +15,8 @@ from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.encoders import normalize
 from rdm.errors import DatabaseError, SourceError
 from rdm.sampling.proposal import Proposal
+from rdm.sampling.request import QueryKind
 from rdm.sources import ImageDecodeError, decode_image
-
-QueryKind = Literal["text", "image", "class", "unconditional"]
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,14 @@ class Query:
     """What is asked for, and what the database answers.
 
     Attributes:
-        kind: text, image, class, or unconditional: a patch drawn from p_D, or nothing where the
-            model reads no neighbors.
-        label: the text, the file, or the drawn patch.
+        kind: text, image, class, patch, neighbors (chosen by hand, no query), or unconditional: a
+            patch drawn from p_D, or nothing where the model reads no neighbors.
+        label: the text, the file, the class, or the patch.
         embedding: unit query vector [D].
-        neighbor_ids: [k], best first.
+        neighbor_ids: [k], those chosen by hand, then the others, best first.
         similarities: [k].
+        weights: [k], factors on the attention that neighbors get; none: all are 1.
+        databases: [k], the name of each neighbor's database; none: there is one.
     """
 
     kind: QueryKind
@@ -38,6 +39,8 @@ class Query:
     embedding: NDArray[np.float32]
     neighbor_ids: NDArray[np.int64]
     similarities: NDArray[np.float32]
+    weights: tuple[float, ...] = ()
+    databases: tuple[str, ...] = ()
 
 
 def text_queries(

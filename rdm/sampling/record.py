@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from pydantic import Field, ValidationError
 
 from rdm.config import Config
 from rdm.database import RetrievalDatabase
+from rdm.database.reader import PatchRecord
 from rdm.errors import SourceError
 from rdm.generators.sample_settings import Setting
+from rdm.sampling.queries import Query
+from rdm.sampling.request import QueryKind
 
 PNG_KEY = "rdm"
 MAX_PNG_BYTES = 256 * 1024  # readers of PNGs refuse texts of a megabyte and more
@@ -32,11 +34,14 @@ class Credit(Config):
     author: str
     license: str
     box: tuple[int, int, int, int]
+    weight: float = Field(default=1.0, description="factor on the attention that it got")
+    database: str = Field(default="", description="the name of its database; empty: the only one")
 
 
 class DatabaseReference(Config):
     """The database that neighbors were looked up in."""
 
+    name: str = ""
     root: str
     version: int
 
@@ -46,7 +51,7 @@ class SampleRecord(Config):
 
     format: Literal["rdm.sample/1"] = "rdm.sample/1"
     file: str
-    kind: Literal["text", "image", "class", "unconditional"]
+    kind: QueryKind
     label: str = Field(description="the text, the file's name, or the drawn patch")
     seed: int
     neighbors: tuple[Credit, ...]
@@ -57,17 +62,20 @@ class SampleRecord(Config):
     model: str
     model_digest: str = Field(description="16 hexadecimal digits of the model's files")
     device: str
-    database: DatabaseReference | None
+    databases: tuple[DatabaseReference, ...] = ()
 
     def for_png(self) -> SampleRecord:
         """Return the record for a PNG: no folders of this machine, at most MAX_PNG_BYTES."""
-        database = self.database and DatabaseReference(
-            root=PurePath(self.database.root).name, version=self.database.version
+        databases = tuple(
+            one.model_copy(
+                update={"name": PurePath(one.name).name, "root": PurePath(one.root).name}
+            )
+            for one in self.databases
         )
         label = PurePath(self.label).name if self.kind == "image" else self.label
         changes = {
             "model": PurePath(self.model).name,
-            "database": database,
+            "databases": databases,
             "label": label[:_MAX_LABEL],
         }
         short = self.model_copy(update={**changes, "neighbors": ()})
@@ -75,7 +83,8 @@ class SampleRecord(Config):
         kept: list[Credit] = []
         # 64 bytes for the number of neighbors left out and the brackets around the others.
         room = MAX_PNG_BYTES - len(_json(short)) - 64
-        for credit in self.neighbors:
+        for full in self.neighbors:
+            credit = full.model_copy(update={"database": PurePath(full.database).name})
             room -= len(_json(credit)) + 1
             if room < 0:
                 break
@@ -89,31 +98,48 @@ def _json(record: Config) -> bytes:
 
 
 def credits_of(
-    database: RetrievalDatabase,
-    ids: Iterable[NDArray[np.int64]],
-    similarities: Iterable[NDArray[np.float32]],
+    databases: Mapping[str, RetrievalDatabase], queries: Sequence[Query]
 ) -> list[tuple[Credit, ...]]:
-    """Return the credits of pictures' neighbors, in order, from one read of the database."""
-    pairs = zip(ids, similarities, strict=True)
-    rows = [list(zip(some.tolist(), values.tolist(), strict=True)) for some, values in pairs]
-    distinct = np.unique(np.array([patch_id for row in rows for patch_id, _ in row], np.int64))
-    found = (
-        {record.patch_id: record for record in database.records(distinct)} if len(distinct) else {}
-    )
+    """Return the credits of pictures' neighbors, in order, from one read of each database.
 
-    def credit(patch_id: int, similarity: float) -> Credit:
-        record = found[patch_id]
-        return Credit(
-            patch_id=patch_id,
-            similarity=similarity,
-            image_id=record.image_id,
-            url=record.url,
-            author=record.author,
-            license=record.license,
-            box=record.box,
+    Args:
+        databases: by name; a query that names none is of the first.
+        queries: with the neighbors that conditioned.
+    """
+    first = next(iter(databases))
+    places = [list(_places(query, first)) for query in queries]
+    found: dict[tuple[str, int], PatchRecord] = {}
+    for name, database in databases.items():
+        ids = {patch_id for row in places for at, patch_id in row if at == name}
+        if ids:
+            records = database.records(np.array(sorted(ids), np.int64))
+            found |= {(name, record.patch_id): record for record in records}
+    return [
+        tuple(
+            _credit(found[at], query, number, at[0] if len(databases) > 1 else "")
+            for number, at in enumerate(row)
         )
+        for query, row in zip(queries, places, strict=True)
+    ]
 
-    return [tuple(credit(*neighbor) for neighbor in row) for row in rows]
+
+def _places(query: Query, first: str) -> Iterator[tuple[str, int]]:
+    names = query.databases or (first,) * len(query.neighbor_ids)
+    return zip(names, query.neighbor_ids.tolist(), strict=True)
+
+
+def _credit(record: PatchRecord, query: Query, number: int, database: str) -> Credit:
+    return Credit(
+        patch_id=record.patch_id,
+        similarity=float(query.similarities[number]),
+        image_id=record.image_id,
+        url=record.url,
+        author=record.author,
+        license=record.license,
+        box=record.box,
+        weight=query.weights[number] if query.weights else 1.0,
+        database=database,
+    )
 
 
 def png_text(record: SampleRecord) -> PngInfo:

@@ -1,51 +1,177 @@
-"""Requests of `rdm sample`: queries, seeds and settings, and the pairs to draw."""
+"""The request: everything that decides pictures, for command line, flow, server, link and record.
+
+One frozen model. Its fields are only added to; a field that is not known is refused by its name, so
+that a request of a later release is never drawn as something else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
-from itertools import pairwise
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from rdm.config import Config, digest_json
-from rdm.database import RetrievalDatabase
+from rdm.config import Config
 from rdm.errors import UsageError
-from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import SampleSettings, Setting
-from rdm.sampling.pipeline import Pair, check_asked, proposed_queries
-from rdm.sampling.queries import (
-    Query,
-    QueryKind,
-    image_queries,
-    load_query_image,
-    plain_queries,
-    text_queries,
-)
-from rdm.storage import sha256_file
+from rdm.sampling.seeds import checked_seeds, seeds_text
 
-MAX_SEED = 2**63 - 1
-_MAX_PICTURES = 10_000_000
-# unconditional queries at once: bounds the memory, and one pass over the vectors serves them all
-_LOOKED_UP = 1024
+QueryKind = Literal["text", "image", "class", "patch", "neighbors", "unconditional"]
+
+FORMAT = "rdm.request/1"
+MAX_TEXT = 2000  # characters; records keep as many
+MAX_WEIGHT = 4.0
 
 
-class SampleRequest(Config):
-    """Pictures to draw: each text, image and class with every seed, then a patch of p_D for each
-    seed."""
+def _checked_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the text is empty: say what to draw, or ask for unconditional pictures")
+    if len(text) > MAX_TEXT:
+        raise ValueError(
+            f"the text has {len(text):,} characters, at most {MAX_TEXT:,} are read: shorten it"
+        )
+    return text
 
-    texts: tuple[str, ...] = ()
-    images: tuple[str, ...] = Field(default=(), description="picture files")
-    classes: tuple[str, ...] = Field(default=(), description="names of the model's classes")
-    unconditional: bool = False
-    seeds: str = Field(
-        default="0-7", description="such as 0-7 or 3,5,9; picture i depends on its query and seed"
+
+def _patch_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+def _checked_patch(text: str) -> str:
+    name, colon, number = text.rpartition(":")
+    # 18 digits fit into int64; isdigit alone would let other scripts' digits pass.
+    if not (number.isascii() and number.isdigit() and len(number) <= 18) or bool(colon) != bool(
+        name
+    ):
+        raise ValueError(f"{text!r} is no patch: write its id, as 77, or DATABASE:77")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_checked_text)]
+Patch = Annotated[str, BeforeValidator(_patch_text), AfterValidator(_checked_patch)]
+"""A patch's id; with its database's name before it, `birds:77`, where that is not the first."""
+
+
+class WeightedDatabase(Config):
+    """One of the databases that neighbors are looked up in."""
+
+    name: str = Field(min_length=1, description="a folder, or a name that a server gave it")
+    weight: float = Field(
+        default=1.0, ge=0, le=1e6, allow_inf_nan=False, description="its share of the neighbors"
     )
+    version: int | None = Field(default=None, ge=1, description="a pinned one; None: the current")
+
+
+class Exclusions(Config):
+    """What no look-up may find."""
+
+    patches: tuple[Patch, ...] = ()
+    photographs: tuple[str, ...] = Field(default=(), description="image ids")
+    authors: tuple[str, ...] = ()
+    licenses: tuple[str, ...] = Field(default=(), description="as records have them, whole")
+
+
+class NegativeRequest(Config):
+    """What pictures are led away from, e = (1 - s + n) e_u + s e_c - n e_n."""
+
+    texts: tuple[Text, ...] = Field(default=(), description="each is looked up as a query is")
+    patches: tuple[Patch, ...] = Field(default=(), description="these themselves")
+    scale: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="n; None: s - 1, so that the negative takes the place of nothing, e_u",
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.texts and not self.patches:
+            raise ValueError("a negative names texts or patches")
+        return self
+
+
+class Retrieval(Config):
+    """What conditions a picture: which neighbors, of which databases, with which weights."""
+
+    databases: tuple[WeightedDatabase, ...] = Field(
+        default=(), description="none: the first of those that are open"
+    )
+    pool: int | None = Field(
+        default=None,
+        ge=1,
+        description="the nearest l neighbors, of which each seed draws its own k; None: k",
+    )
+    tokens: Literal["neighbors", "query", "query+neighbors"] = Field(
+        default="neighbors",
+        description="the k nearest, the query's own embedding alone, or that and the k - 1 nearest",
+    )
+    include: tuple[Patch, ...] = Field(
+        default=(), description="neighbors by hand; they count among the k"
+    )
+    exclude: Exclusions = Exclusions()
+    weights: dict[Patch, Annotated[float, Field(ge=0, le=MAX_WEIGHT)]] = Field(
+        default_factory=dict,
+        description="factors on the attention of neighbors, wherever they are found; 0 removes, "
+        "2 is as if given twice",
+    )
+    negative: NegativeRequest | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [one.name for one in self.databases]
+        if len(set(names)) < len(names):
+            raise ValueError("a database is named twice: give it one weight")
+        if self.databases and not any(one.weight for one in self.databases):
+            raise ValueError("the weights of all databases are 0: give one of them some")
+        if len(set(self.include)) < len(self.include):
+            raise ValueError("a patch is included twice: give it a weight of 2 instead")
+        return self
+
+
+class Request(Config):
+    """Pictures to draw: each text, image, class and patch with every seed, then a patch of the
+    proposal distribution for each seed. Neighbors by hand need no query beside them."""
+
+    format: Literal["rdm.request/1"] = FORMAT
+    model: str | None = Field(default=None, description="a folder, or a name that a server gave it")
+    texts: tuple[Text, ...] = ()
+    images: tuple[str, ...] = Field(default=(), description="picture files, or a server's uploads")
+    classes: tuple[Text, ...] = Field(
+        default=(),
+        description="names: those that the model was trained on, or where it reads neighbors any, "
+        "looked up by an ensemble of prompts",
+    )
+    patches: tuple[Patch, ...] = Field(default=(), description="patches whose neighbors are asked")
+    unconditional: bool = False
     top_m: float = Field(
         default=0.01, gt=0, le=1, description="share of the likeliest patches that p_D keeps"
     )
+    centers: int | None = Field(
+        default=None,
+        ge=1,
+        description="unconditional: draw the patches nearest to so many cluster centers of the "
+        "database, each as often, in place of p_D",
+    )
+    retrieval: Retrieval = Retrieval()
+    seeds: Annotated[str, BeforeValidator(seeds_text), AfterValidator(checked_seeds)] = Field(
+        default="0-7", description="such as 0-7 or 3,5,9; picture i depends on its query and seed"
+    )
     settings: SampleSettings = SampleSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        k, retrieval = self.settings.k, self.retrieval
+        if retrieval.pool is not None and retrieval.pool < k:
+            raise ValueError(f"a pool of {retrieval.pool} neighbors is smaller than k = {k}")
+        negative = retrieval.negative
+        if negative is not None and negative.scale is None and self.settings.guidance_scale == 1:
+            raise ValueError(
+                "a negative acts through guidance, and guidance_scale 1 is none: set another, or "
+                "the negative's own scale"
+            )
+        return self
 
     @property
     def kinds(self) -> set[QueryKind]:
@@ -54,8 +180,11 @@ class SampleRequest(Config):
             "text": bool(self.texts),
             "image": bool(self.images),
             "class": bool(self.classes),
+            "patch": bool(self.patches),
             "unconditional": self.unconditional,
         }
+        if self.retrieval.include and not any(asked.values()):
+            return {"neighbors"}
         return {kind for kind, is_asked in asked.items() if is_asked}
 
 
@@ -65,8 +194,11 @@ class RequestIdentity(Config):
     texts: tuple[str, ...]
     images: tuple[str, ...] = Field(description="SHA-256 of each query picture's file")
     classes: tuple[str, ...] = ()
+    patches: tuple[str, ...] = ()
     unconditional: bool
     top_m: float | None
+    centers: int | None = None
+    retrieval: Retrieval | None = Field(default=None, description="of which databases: below")
     seeds: str
     settings: dict[str, Setting]
     model: str
@@ -79,126 +211,56 @@ class RequestIdentity(Config):
         ]
 
 
-class RequestedPairs:
-    """The (query, seed) pairs of a request; a slice looks up its neighbors when asked for.
+def request_of(data: Mapping[str, Any], where: object = "") -> Request:
+    """Return a request from values as JSON has them.
+
+    Args:
+        data: of its fields; what is left out has its default.
+        where: the file or option that they are from, for the error.
 
     Raises:
-        UsageError: nothing is asked for, what the model cannot be asked, or `seeds` is no list of
-            them.
-        EncoderMismatchError: database and model do not belong to the same encoder.
-        SourceError: a query picture cannot be read.
+        UsageError: a field is not known, or its value is not valid; it is named.
     """
-
-    def __init__(
-        self, request: SampleRequest, model: Model, database: RetrievalDatabase | None
-    ) -> None:
-        if not request.kinds:
-            raise UsageError(
-                "nothing to sample",
-                fix='give --text "...", --image FILE, --class NAME or --unconditional',
-            )
-        check_asked(model, database, request.kinds, request.classes)
-        self.request, self.model, self.database = request, model, database
-        self.seeds = parse_seeds(request.seeds)
-        # Read at once, so that a broken picture is refused before the first one is drawn.
-        self._pictures = [load_query_image(Path(path)) for path in request.images]
-        self._block: tuple[int, list[Query]] = (-1, [])
-
-    @cached_property
-    def _asked(self) -> list[Query]:
-        request, database, k = self.request, self.database, self.request.settings.k
-        if not self.model.reads_neighbors:
-            texts = plain_queries("text", request.texts)
-            return texts + plain_queries("class", request.classes)
-        found: list[Query] = []
-        if request.texts and database is not None:
-            found += text_queries(database, request.texts, k)
-        if self._pictures and database is not None:
-            found += image_queries(database, self._pictures, request.images, k)
-        return found
-
-    @property
-    def _num_asked(self) -> int:
-        request = self.request
-        asked = (*request.texts, *request.images, *request.classes)
-        return len(asked) * len(self.seeds)
-
-    def __len__(self) -> int:
-        return self._num_asked + (len(self.seeds) if self.request.unconditional else 0)
-
-    def rows(self, start: int, stop: int) -> list[Pair]:
-        """Return the pairs start .. stop - 1, fewer at the end."""
-        return [self._pair(number) for number in range(start, min(stop, len(self)))]
-
-    def _pair(self, number: int) -> Pair:
-        seeds = self.seeds
-        if number < self._num_asked:
-            query, seed = divmod(number, len(seeds))
-            return self._asked[query], seeds[seed]
-        place = number - self._num_asked
-        return self._proposed(place), seeds[place]
-
-    def _proposed(self, place: int) -> Query:
-        # Blocks have fixed borders, so a resumed request looks up the same ones.
-        block, row = divmod(place, _LOOKED_UP)
-        if self._block[0] != block:
-            seeds = self.seeds[block * _LOOKED_UP : (block + 1) * _LOOKED_UP]
-            k, top_m = self.request.settings.k, self.request.top_m
-            self._block = (
-                block,
-                proposed_queries(self.model, self.database, seeds, top_m=top_m, k=k),
-            )
-        return self._block[1][row]
-
-    def identity(self) -> RequestIdentity:
-        """Return what decides the pictures."""
-        request, database = self.request, self.database if self.model.reads_neighbors else None
-        return RequestIdentity(
-            texts=request.texts,
-            images=tuple(sha256_file(Path(path)) for path in request.images),
-            classes=request.classes,
-            unconditional=request.unconditional,
-            top_m=request.top_m if request.unconditional and self.model.reads_neighbors else None,
-            seeds=format_seeds(self.seeds),
-            settings=self.model.acting(request.settings),
-            model=self.model.digest,
-            database=database and digest_json(database.version.model_dump(mode="json")),
-        )
-
-
-def parse_seeds(text: str) -> Sequence[int]:
-    """Return seeds from `0-7`, `3,5,9` or a mixture.
-
-    Raises:
-        UsageError: the text is neither, a seed is out of range, or there are too many.
-    """
-    ranges: list[range] = []
-    try:
-        for piece in text.split(","):
-            first, _, last = piece.partition("-")
-            ranges.append(range(int(first), int(last or first) + 1))
-    except ValueError as error:
+    found = data.get("format", FORMAT)
+    if found != FORMAT:
         raise UsageError(
-            f"{text!r} is no list of seeds", where="--seeds", fix="write 0-7 or 3,5,9"
+            f"the request has the format {found!r}, this release reads {FORMAT}",
+            where=where,
+            fix="draw it with the release that wrote it, or a later one",
+        )
+    try:
+        return Request.model_validate(dict(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(
+                f"a request has no field {field!r}",
+                where=where,
+                fix="mend its name; a request of a later release needs that release",
+            ) from error
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise UsageError(
+            f"{field}: {message}" if field else message,
+            where=where,
+            fix=f"mend {field}" if field else "change one of the two",
         ) from error
 
-    if not all(ranges):
+
+def read_request(path: Path) -> Request:
+    """Return the request in a JSON file.
+
+    Raises:
+        UsageError: the file cannot be read, is no JSON object, or its request is not valid.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError("the request cannot be read", where=path, fix="check --request") from error
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise UsageError(
-            f"{text!r}: a range of seeds is empty", where="--seeds", fix="write 0-7 or 3,5,9"
-        )
-
-    # Checked by the ends of ranges: a list of 10^18 seeds is never made.
-    if max(piece[-1] for piece in ranges) > MAX_SEED or sum(map(len, ranges)) > _MAX_PICTURES:
-        raise UsageError(
-            f"{text!r}: seeds go up to 2^63 - 1, and {_MAX_PICTURES:,} at once",
-            where="--seeds",
-            fix="write 0-7 or 3,5,9",
-        )
-    return ranges[0] if len(ranges) == 1 else [seed for piece in ranges for seed in piece]
-
-
-def format_seeds(seeds: Sequence[int]) -> str:
-    """Return seeds as `parse_seeds` reads them, runs of consecutive ones as `FIRST-LAST`."""
-    breaks = [place for place, (a, b) in enumerate(pairwise(seeds), start=1) if b != a + 1]
-    runs = [seeds[a:b] for a, b in pairwise([0, *breaks, len(seeds)])]
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+            f"the request is not JSON: {error}", where=path, fix="mend the file"
+        ) from error
+    if not isinstance(data, dict):
+        raise UsageError("the request is no JSON object", where=path, fix="write {...}")
+    return request_of(data, path)

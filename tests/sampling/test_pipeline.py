@@ -85,7 +85,7 @@ def test_a_written_sample_says_where_it_came_from(
     drawn = list(sample(model, database, text_queries(database, ["a"], 3), [9], SETTINGS))
     write_samples(tmp_path, drawn, model, database, SETTINGS)
     row = json.loads((tmp_path / "samples.json").read_text())[0]
-    assert (row["label"], row["seed"], row["database"]["version"]) == ("a", 9, 1)
+    assert (row["label"], row["seed"], row["databases"][0]["version"]) == ("a", 9, 1)
     assert [neighbor["patch_id"] for neighbor in row["neighbors"]] == drawn[
         0
     ].query.neighbor_ids.tolist()

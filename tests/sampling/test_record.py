@@ -41,7 +41,7 @@ def record(num_neighbors: int = 3, author: str = "Zoë 写", **changes: object) 
         "model": "/home/me/run/model",
         "model_digest": "0123456789abcdef",
         "device": "cpu",
-        "database": DatabaseReference(root="/home/me/birds", version=3),
+        "databases": (DatabaseReference(name="/home/me/birds", root="/home/me/birds", version=3),),
     }
     return SampleRecord.model_validate({**fields, **changes})
 
@@ -60,11 +60,7 @@ def test_a_picture_carries_its_credits_in_order(tmp_path: Path) -> None:
 def test_a_picture_carries_no_folder_of_the_machine_that_drew_it(tmp_path: Path) -> None:
     path = written(tmp_path / "a.png", record(kind="image", label="/home/me/owl.jpg"))
     found = read_png_record(path)
-    assert (found.label, found.model, found.database and found.database.root) == (
-        "owl.jpg",
-        "model",
-        "birds",
-    )
+    assert (found.label, found.model, found.databases[0].root) == ("owl.jpg", "model", "birds")
     assert b"/home/me" not in path.read_bytes()
 
 

@@ -5,7 +5,9 @@ import pytest
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.sampling import Model, SampleSettings
-from rdm.sampling.request import RequestedPairs, SampleRequest, format_seeds, parse_seeds
+from rdm.sampling.request import Request
+from rdm.sampling.retrieval.look_up import LookUp
+from rdm.sampling.seeds import format_seeds, parse_seeds
 
 
 @pytest.mark.parametrize(
@@ -28,18 +30,18 @@ def test_fifty_thousand_seeds_take_no_memory_of_their_own() -> None:
 
 
 def test_pairs_are_every_text_with_every_seed(model: Model, database: RetrievalDatabase) -> None:
-    request = SampleRequest(texts=("a", "b"), seeds="3-5", settings=SampleSettings(k=2))
-    pairs = RequestedPairs(request, model, database)
-    assert len(pairs) == 6
-    assert [(query.label, seed) for query, seed in pairs.rows(1, 5)] == [
+    request = Request(texts=("a", "b"), seeds="3-5", settings=SampleSettings(k=2))
+    looked_up = LookUp(request, model.info, {"birds": database})
+    assert len(looked_up) == 6
+    assert [(one.query.label, one.seed) for one in looked_up.rows(1, 5)] == [
         ("a", 4),
         ("a", 5),
         ("b", 3),
         ("b", 4),
     ]
-    assert [len(query.neighbor_ids) for query, _ in pairs.rows(0, 99)] == [2] * 6
+    assert [len(one.query.neighbor_ids) for one in looked_up.rows(0, 99)] == [2] * 6
 
 
 def test_nothing_asked_for_is_refused(model: Model, database: RetrievalDatabase) -> None:
     with pytest.raises(UsageError, match="nothing to sample"):
-        RequestedPairs(SampleRequest(), model, database)
+        LookUp(Request(), model.info, {"birds": database})

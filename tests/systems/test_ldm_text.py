@@ -30,7 +30,9 @@ from rdm.generators.model_folder import open_model
 from rdm.generators.sample_settings import SampleSettings
 from rdm.models.unet import Denoiser, DenoiserConfig, build_denoiser
 from rdm.recipes import recipe_config
-from rdm.sampling.request import RequestedPairs, SampleRequest
+from rdm.sampling.draw import draw
+from rdm.sampling.request import Request
+from rdm.sampling.retrieval.look_up import look_up
 from rdm.training.config import TrainInputs
 from rdm.training.data.latent_cache import build_cache
 from rdm.training.data.text_annotation import TextAnnotationConfig, annotate_text
@@ -192,15 +194,11 @@ def test_a_caption_is_heard_after_a_minute_of_training(tmp_path: Path) -> None:
 
     # Pictures have the color that they are told.
     settings = SampleSettings(num_steps=20, guidance_scale=3.0)
-    request = SampleRequest(texts=("a red picture", "blue"), seeds="0-3", settings=settings)
-    pairs = RequestedPairs(request, model, None).rows(0, 8)
-    from rdm.sampling import sample
-
-    drawn = sample(model, None, [q for q, _ in pairs], [s for _, s in pairs], settings)
-    means = np.stack([item.pixels.mean(axis=(0, 1)) for item in drawn])
+    request = Request(texts=("a red picture", "blue"), seeds="0-3", settings=settings)
+    means = draw(model, look_up(request, model.info, {}), settings).mean(axis=(1, 2))
     assert (means[:4, 0] > means[:4, 2] + 50).all()
     assert (means[4:, 2] > means[4:, 0] + 50).all()
 
     # A picture is no caption.
     with pytest.raises(UsageError, match="trained on text, so --image cannot"):
-        RequestedPairs(SampleRequest(images=("a.png",)), model, None)
+        look_up(Request(images=("a.png",)), model.info, {})

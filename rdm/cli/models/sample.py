@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from rdm.cli.console import DeviceOption, JsonFlag, SetOption, in_range, show
+from rdm.cli.console import DeviceOption, DryRunFlag, JsonFlag, SetOption, show
+from rdm.cli.models.request_options import RequestOptions
+from rdm.errors import UsageError
+
+if TYPE_CHECKING:
+    from rdm.database import RetrievalDatabase
+    from rdm.sampling.request import Request
 
 
 def register(app: App) -> None:
@@ -17,48 +24,21 @@ def register(app: App) -> None:
 
 def sample(
     *,
-    model: Annotated[
-        str, Parameter(help="assets://NAME, or a `model` folder that `rdm train` wrote")
-    ],
-    database: Annotated[
-        str | None, Parameter(help="where neighbors are looked up; an LDM needs none")
-    ] = None,
+    options: RequestOptions = RequestOptions(),  # noqa: B008 - frozen
     out: Annotated[Path, Parameter(help="folder for the pictures")] = Path("samples"),
-    text: Annotated[
-        list[str] | None, Parameter(help="query in words; any number of times", negative="")
+    request: Annotated[
+        Path | None,
+        Parameter(help="a request in JSON, as --print-request shows it; options change it"),
     ] = None,
-    image: Annotated[
-        list[Path] | None, Parameter(help="query as a picture; any number of times", negative="")
-    ] = None,
-    class_: Annotated[
-        list[str] | None,
-        Parameter(name="--class", help="a class of the model; any number of times", negative=""),
-    ] = None,
-    unconditional: Annotated[bool, Parameter(help="draw queries from p_D", negative="")] = False,
-    k: Annotated[
-        int,
-        Parameter(
-            name=["-k", "--k"],
-            help="neighbors that condition a sample; --set k",
-            validator=in_range(1),
-        ),
-    ] = 4,
-    guidance: Annotated[
-        float,
-        Parameter(help="guidance scale s; 1: none; --set guidance_scale", validator=in_range(0)),
-    ] = 2.0,
-    top_m: Annotated[
-        float,
-        Parameter(
-            help="fraction of the likeliest patches that p_D keeps",
-            validator=in_range(0, 1, excluding=0),
-        ),
-    ] = 0.01,
-    seeds: Annotated[
-        str, Parameter(help="e.g. 0-7 or 3,5,9; picture i depends on seed i only")
-    ] = "0-7",
     set_: SetOption = None,
     device: DeviceOption = "auto",
+    print_request: Annotated[
+        bool,
+        Parameter(
+            help="show the request with everything filled in, as JSON, and stop", negative=""
+        ),
+    ] = False,
+    dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """Draw pictures for queries, each with a record that names its neighbors, and a gallery page.
@@ -69,29 +49,48 @@ def sample(
     Example: rdm sample --model run/model --database birds --text "an owl" --seeds 0-15
     """
     from rdm.compute.device import compute_device, describe_device
-    from rdm.database import RetrievalDatabase
+    from rdm.generators.model_folder import INFO, open_model, read_info
+    from rdm.models.assets import named_folder
     from rdm.report.html.database_pages import write_sample_gallery
-    from rdm.sampling import SampleSettings, open_model
     from rdm.sampling.draw_request import draw_request
-    from rdm.sampling.request import SampleRequest
+    from rdm.sampling.retrieval.look_up import LookUp
 
-    request = SampleRequest(
-        texts=tuple(text or ()),
-        images=tuple(map(str, image or ())),
-        classes=tuple(class_ or ()),
-        unconditional=unconditional,
-        seeds=seeds,
-        top_m=top_m,
-        settings=SampleSettings(k=k, guidance_scale=guidance).with_overrides(set_ or []),
-    )
+    asked = options.request(request, set_ or [])
+    if asked.model is None:
+        raise UsageError("no model is named", where="--model", fix="--model DIR or assets://NAME")
+    databases = _opened(asked, device)
+
+    if print_request or dry_run:
+        info = read_info(named_folder(asked.model, INFO, "model"))
+        looked_up = LookUp(asked, info, databases)
+        resolved = looked_up.resolved()
+        if print_request:
+            sys.stdout.write(resolved.model_dump_json(indent=1) + "\n")
+            return
+        facts = {"out": out, "pictures": len(looked_up)}
+        if json:
+            show({**facts, "request": resolved.model_dump(mode="json")}, as_json=True)
+        else:
+            show(facts, as_json=False, title="would be sampled")
+        return
+
     used = compute_device(device)
-    opened = open_model(model, used)
-    source = None if database is None else RetrievalDatabase.open(database, device=device)
-    counts = draw_request(request, opened, source, out)
+    opened = open_model(asked.model, used)
+    counts = draw_request(asked, opened, databases, out)
     gallery = out / "index.html"
     if counts.drawn or not gallery.exists():
-        write_sample_gallery(out, source, counts.pictures)
+        write_sample_gallery(out, databases, counts.pictures)
     facts = {**counts.model_dump(), "gallery": gallery, "device": describe_device(used)}
     show(
         {"out": out, **facts}, as_json=json, title="sampled" if counts.drawn else "nothing to draw"
     )
+
+
+def _opened(request: Request, device: DeviceOption) -> dict[str, RetrievalDatabase]:
+    """Return the request's databases by their names, which are folders here."""
+    from rdm.database import RetrievalDatabase
+
+    return {
+        one.name: RetrievalDatabase.open(one.name, version=one.version, device=device)
+        for one in request.retrieval.databases
+    }

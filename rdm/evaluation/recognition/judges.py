@@ -60,10 +60,11 @@ class Lite2:
 def _batches(images: Pictures) -> Iterator[NDArray[np.uint8]]:
     iterator = iter(images)
     while batch := list(islice(iterator, _BATCH)):
-        yield np.stack([_lite2_input(image) for image in batch])
+        yield np.stack([lite2_input(image) for image in batch])
 
 
-def _lite2_input(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def lite2_input(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture uint8 [H, W, 3] as EfficientNet-Lite2 sees it, uint8 [3, 260, 260]."""
     side = (_LITE2_SIDE, _LITE2_SIDE)
     resized = Image.fromarray(image).resize(side, Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))

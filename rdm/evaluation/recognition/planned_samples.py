@@ -14,7 +14,7 @@ from rdm.config import digest_json
 from rdm.encoders import Encoder, load_encoder, normalize
 from rdm.encoders.encoding import encode_images
 from rdm.encoders.registry import fastest_precision
-from rdm.errors import SourceError
+from rdm.errors import EncoderMismatchError, SourceError
 from rdm.evaluation.recognition.labelled import PictureSet
 from rdm.evaluation.recognition.stored_features import StoredArrays
 from rdm.generators.conditions import Known
@@ -34,10 +34,12 @@ class SamplePlan:
     Attributes:
         contexts: rows of the picture set, [M, k].
         labels: the class that the pictures of a context share, [M]; None without classes.
+        queries: the picture whose nearest others a context is, [M]; None with classes.
     """
 
     contexts: NDArray[np.int64]
     labels: NDArray[np.int64] | None
+    queries: NDArray[np.int64] | None = None
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -94,12 +96,34 @@ def nearest_plan(embeddings: NDArray[np.float32], num_queries: int, k: int) -> S
     similarities = unit[queries] @ unit.T
     # A picture is its own nearest neighbor, and would be copied, not answered.
     similarities[np.arange(len(queries)), queries] = -np.inf
-    return SamplePlan(np.argsort(-similarities, axis=1, kind="stable")[:, :k], None)
+    return SamplePlan(np.argsort(-similarities, axis=1, kind="stable")[:, :k], None, queries)
 
 
 def open_encoder(name: str, device: str) -> Encoder:
     """Return an encoder in the precision in which databases are built on this machine."""
     return load_encoder(name, device=device, precision=fastest_precision(name, device))
+
+
+def model_encoder(model: Model, name: str | None, device: str) -> Encoder:
+    """Return the encoder that a model was trained with, in the precision of databases.
+
+    Args:
+        model: reads neighbors.
+        name: of the encoder; None: the one that the model names.
+        device: computes it.
+
+    Raises:
+        EncoderMismatchError: it is not the model's.
+    """
+    encoder = open_encoder(name or str(model.info.encoder), device)
+    if (found := encoder.fingerprint.digest()) != model.info.encoder_digest:
+        raise EncoderMismatchError(
+            f"the model was trained with embeddings of {model.info.encoder} "
+            f"{model.info.encoder_digest}, this encoder is {encoder.fingerprint.name} {found}",
+            where=model.directory,
+            fix="give --encoder the model's",
+        )
+    return encoder
 
 
 def embed(
@@ -155,15 +179,20 @@ class PlannedDraw:
         of_plan = [self.plan.contexts.tolist(), self.seed, self.pictures_digest]
         return digest_json([self.model.digest, settings, of_plan])
 
-    def samples(self, store: StoredArrays) -> NDArray[np.uint8]:
-        """Return all samples, uint8 [M, H, W, 3]; those of finished batches are read."""
+    def samples(self, store: StoredArrays, name: str = "samples") -> NDArray[np.uint8]:
+        """Return all samples, uint8 [M, H, W, 3]; those of finished batches are read.
+
+        Args:
+            store: keeps finished batches.
+            name: of the set, in the store.
+        """
         total, size, digest = len(self.plan.contexts), self.settings.batch_size, self.digest
         batches = []
         with tracking("sample", total, "pictures") as tracker:
             for start in range(0, total, size):
                 rows = slice(start, min(start + size, total))
                 key = digest_json([digest, rows.start, rows.stop])
-                batch = store.once(f"samples-{start:06d}", key, lambda rows=rows: self._draw(rows))
+                batch = store.once(f"{name}-{start:06d}", key, lambda rows=rows: self._draw(rows))
                 batches.append(batch)
                 tracker.advance(len(batch))
         return np.concatenate(batches)

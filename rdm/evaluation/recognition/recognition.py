@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from rdm.compute.device import DeviceName, compute_device, describe_device
 from rdm.config import digest_json
 from rdm.encoders import Encoder
-from rdm.errors import EncoderMismatchError, SourceError, StorageError, UsageError
+from rdm.errors import SourceError, StorageError, UsageError
 from rdm.evaluation.metrics.fidelity import LEAST, Fidelity, fidelity
 from rdm.evaluation.recognition.identification import Identification, identify
 from rdm.evaluation.recognition.judges import LITE2_POOLED, ImageNetJudge, Judge, LinearProbe
@@ -27,8 +27,8 @@ from rdm.evaluation.recognition.planned_samples import (
     SamplePlan,
     class_plan,
     embed,
+    model_encoder,
     nearest_plan,
-    open_encoder,
 )
 from rdm.evaluation.recognition.recognition_record import (
     FORMAT,
@@ -145,7 +145,7 @@ class _Bench:
         """Draw, judge and compare."""
         inputs, config, model = self.inputs, self.config, self.model
         judge = self._judge() if inputs.classes else None
-        plan, embeddings = self._plan(self._encoder())
+        plan, embeddings = self._plan(model_encoder(model, inputs.encoder, str(self.device)))
         draw = PlannedDraw(
             model, plan, embeddings, config.settings, config.seed, self.pictures.digest
         )
@@ -184,19 +184,6 @@ class _Bench:
             fidelity=self._fidelity(draw.digest, samples) if config.distances else {},
             device=describe_device(self.device),
         )
-
-    def _encoder(self) -> Encoder:
-        info = self.model.info
-        encoder = open_encoder(self.inputs.encoder or str(info.encoder), str(self.device))
-        if (found := encoder.fingerprint.digest()) != info.encoder_digest:
-            raise EncoderMismatchError(
-                f"the model was trained with embeddings of {info.encoder} "
-                f"{info.encoder_digest}, this encoder "
-                f"is {encoder.fingerprint.name} {found}",
-                where=self.inputs.model,
-                fix="give --encoder the model's",
-            )
-        return encoder
 
     def _plan(self, encoder: Encoder) -> tuple[SamplePlan, NDArray[np.float32]]:
         """Return the plan and the raw embeddings of its pictures."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from rdm.report.html.gallery import GallerySection, write_gallery
 from rdm.report.html.page import render, write_text
 from rdm.sampling.output import GALLERY, read_samples
 from rdm.sampling.pipeline import Sample
+from rdm.sampling.queries import Query as SampleQuery
 
 MAX_GALLERY = 256  # pictures on a page that holds them all
 
@@ -100,9 +101,24 @@ def _place(box: tuple[int, int, int, int], width: int, height: int) -> str:
     return f"left:{left};top:{top};right:{right};bottom:{bottom}"
 
 
+def conditioning_of(
+    databases: Mapping[str, RetrievalDatabase], query: SampleQuery
+) -> tuple[Neighbor, ...]:
+    """Return the pixels of a query's neighbors, each from its database; by default the first."""
+    ids, found = query.neighbor_ids, list[Neighbor]()
+    if not databases:
+        return ()
+    first = next(iter(databases.values()))
+    homes = [databases.get(name, first) for name in query.databases] or [first] * len(ids)
+    for place, home in enumerate(homes):
+        one = slice(place, place + 1)
+        found += neighbors_of(home, ids[one], query.similarities[one])
+    return tuple(found)
+
+
 def sample_groups(
     samples: Sequence[Sample],
-    database: RetrievalDatabase | None,
+    databases: Mapping[str, RetrievalDatabase],
     guidance_scale: float | None = None,
     query_pixels: dict[str, NDArray[np.uint8]] | None = None,
 ) -> list[SampleGroup]:
@@ -110,7 +126,7 @@ def sample_groups(
 
     Args:
         samples: in any order.
-        database: where neighbors are shown from; None: of a model without.
+        databases: where neighbors are shown from, by name; none of a model without.
         guidance_scale: to show; None: not shown.
         query_pixels: pictures of image queries by label.
     """
@@ -118,7 +134,7 @@ def sample_groups(
     def draw(members: list[Sample]) -> Draw:
         query = members[0].query
         return Draw(
-            neighbors_of(database, query.neighbor_ids, query.similarities),
+            conditioning_of(databases, query),
             tuple(DrawnSample(item.pixels, item.seed) for item in members),
         )
 
@@ -140,10 +156,10 @@ def sample_groups(
     return groups
 
 
-def write_sample_gallery(out: Path, database: RetrievalDatabase | None, total: int) -> Path:
+def write_sample_gallery(out: Path, databases: Mapping[str, RetrievalDatabase], total: int) -> Path:
     """Write and return a page of a folder's first pictures beside their neighbors."""
     path, samples = out / GALLERY, read_samples(out, MAX_GALLERY)
-    sections = [GallerySection("Samples", samples=tuple(sample_groups(samples, database)))]
+    sections = [GallerySection("Samples", samples=tuple(sample_groups(samples, databases)))]
     shown = (
         f"{total} samples"
         if len(samples) == total

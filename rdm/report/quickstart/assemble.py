@@ -113,7 +113,8 @@ def assemble_report(inputs: ReportInputs) -> QuickstartReport:
     scale, shares = inputs.showcase.settings.guidance_scale, read_readout(inputs.samples).influences
     groups: list[SampleGroup] = []
     for name in ("text", "image", "unconditional"):
-        found = sample_groups(read_showcase(inputs.samples, name), database, scale, pictures)
+        drawn = read_showcase(inputs.samples, name)
+        found = sample_groups(drawn, {"": database}, scale, pictures)
         if name == "text" and shares:
             found = [_with_influences(group, row) for group, row in zip(found, shares, strict=True)]
         groups += found
@@ -251,9 +252,11 @@ def _swap(database: RetrievalDatabase, inputs: ReportInputs) -> DatabaseSwap:
     swapped = RetrievalDatabase.open(inputs.swapped)
     first, second = read_showcase(inputs.samples, "text"), read_showcase(inputs.samples, "swapped")
 
+    before, after = (
+        sample_groups(drawn, {"": home}) for drawn, home in ((first, database), (second, swapped))
+    )
     rows = [
-        SwapRow(a.query, _shortened(a), _shortened(b))
-        for a, b in zip(sample_groups(first, database), sample_groups(second, swapped), strict=True)
+        SwapRow(a.query, _shortened(a), _shortened(b)) for a, b in zip(before, after, strict=True)
     ]
     return DatabaseSwap(
         name_a=database.version.source,

@@ -1,0 +1,1 @@
+"""Copies of training photographs among samples: a detector, its power, and an exact test."""

@@ -1,0 +1,99 @@
+"""From what conditions pictures to pictures: the half of sampling that needs no database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rdm.generators.conditions import Known
+from rdm.generators.generator import Negative
+from rdm.generators.model_folder import Model, ModelInfo
+from rdm.generators.sample_settings import OnDrawStep, SampleSettings
+from rdm.models.first_stage.first_stage import to_uint8
+from rdm.sampling.conditioning import Conditioning, Tokens
+
+
+def draw(
+    model: Model,
+    asked: Sequence[Conditioning],
+    settings: SampleSettings,
+    on_step: OnDrawStep | None = None,
+) -> NDArray[np.uint8]:
+    """Return a batch of pictures uint8 [B, H, W, 3], drawn from what conditions them alone.
+
+    Picture i depends on its own conditioning and seed only; in the last bits also on the size of
+    the batch, because a processor's kernels do.
+
+    Args:
+        model: draws.
+        asked: of each picture, with as many tokens each.
+        settings: how to draw; those of the look-up, as k, say nothing here.
+        on_step: called after each step; what it raises ends the drawing.
+
+    Raises:
+        UsageError: the model cannot draw with these settings.
+        ValueError: the pictures differ in their numbers of tokens, or in whether they are led away
+            from something and how.
+    """
+    latents = draw_latents(model, asked, settings, on_step)
+    return to_uint8(model.generator.space.to_pictures(latents))
+
+
+@torch.no_grad()
+def draw_latents(
+    model: Model,
+    asked: Sequence[Conditioning],
+    settings: SampleSettings,
+    on_step: OnDrawStep | None = None,
+) -> Tensor:
+    """Return samples [B, ...] in the model's space, before they become pictures; as `draw`."""
+    _check_alike(asked)
+    generator, seeds = model.generator, [one.seed for one in asked]
+    context = generator.context(known_of(model.info, asked))
+    negative = None
+    if (led_away := asked[0].negative) is not None:
+        away = [_known(one.negative.tokens, one.negative.caption) for one in asked if one.negative]
+        negative = Negative(generator.context(away), led_away.scale)
+    return generator.sample_space(context, seeds, settings, on_step, negative)
+
+
+def known_of(info: ModelInfo, asked: Sequence[Conditioning]) -> list[Known]:
+    """Return what is known of pictures: their tokens, captions and classes, where the model reads
+    them."""
+    classes = {name: number for number, name in enumerate(info.known_classes)}
+    return [
+        _known(
+            one.tokens,
+            one.query.label if one.query.kind == "text" and info.reads_text else None,
+            classes.get(one.query.label) if one.query.kind == "class" else None,
+        )
+        for one in asked
+    ]
+
+
+def _known(tokens: Tokens | None, caption: str | None, label: int | None = None) -> Known:
+    if tokens is None:
+        return Known(text=caption, label=label)
+    # Weights that are all 1 are left out: then the network computes without a mask.
+    weighted = bool((tokens.weights != 1).any())
+    return Known(
+        neighbors=torch.from_numpy(tokens.values),
+        text=caption,
+        label=label,
+        weights=torch.from_numpy(tokens.weights) if weighted else None,
+    )
+
+
+def _check_alike(asked: Sequence[Conditioning]) -> None:
+    lengths = {0 if one.tokens is None else len(one.tokens.values) for one in asked}
+    scales = {one.negative and one.negative.scale for one in asked}
+    led_away = {one.negative is not None for one in asked}
+    if len(lengths) > 1 or len(scales) > 1 or len(led_away) > 1:
+        raise ValueError(
+            "pictures of one batch have as many tokens each, and negatives of one scale: draw "
+            "them in batches of their own"
+        )

@@ -1,0 +1,1 @@
+"""From a request to what conditions each picture: neighbors, tokens, negatives."""
