@@ -27,9 +27,11 @@ _MAX_SHARDS = 64
 class Neighbor(Record):
     """A patch that was looked up, and whose photograph it was cut from."""
 
+    database: str
     patch_id: int
     image_id: str
     similarity: float
+    weight: float = 1.0
     author: str
     license: str
     source_page: str
@@ -114,22 +116,20 @@ class OpenDatabase:
                     fix="look up again: no search finds it",
                 )
 
-    def neighbors(
-        self, ids: NDArray[np.int64], similarities: NDArray[np.float32]
-    ) -> tuple[Neighbor, ...]:
-        """Return patches with their sources, in order."""
-        rows = self.database.patch_rows(ids).to_pylist()
+    def neighbors(self, ids: NDArray[np.int64]) -> tuple[Neighbor, ...]:
+        """Return patches with their sources, in order, as similar as can be."""
         return tuple(
             Neighbor(
+                database=self.name,
                 patch_id=row["patch_id"],
                 image_id=row["image_id"],
-                similarity=round(float(similarity), 4),
+                similarity=1.0,
                 author=row["author"],
                 license=row["license"],
                 source_page=self._source_page(row["image_shard"], row["image_row"], row["url"]),
                 box=(row["x0"], row["y0"], row["x1"], row["y1"]),
             )
-            for row, similarity in zip(rows, similarities, strict=True)
+            for row in self.database.patch_rows(ids).to_pylist()
         )
 
     def _source_page(self, shard: str, row: int, url: str) -> str:

@@ -1,4 +1,4 @@
-"""Look-ups: from a query to neighbors and the tokens that they condition a picture by.
+"""Look-ups: from a request to what conditions its pictures, in one version of each database.
 
 No network that draws is touched here, and no database where pictures are drawn.
 """
@@ -6,147 +6,133 @@ No network that draws is touched here, and no database where pictures are drawn.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from rdm.encoders import normalize
-from rdm.generators.neighbor_vectors import conditioning_vectors
-from rdm.sampling.queries import query_set_proposal
+from rdm.config import Record
+from rdm.generators.generator import GeneratorConfig
+from rdm.generators.model_folder import ModelInfo
+from rdm.sampling.conditioning import Conditioning
+from rdm.sampling.request import Request
+from rdm.sampling.retrieval.look_up import LookUp
 from rdm.serving.databases import Neighbor, OpenDatabase
-from rdm.serving.models import KnownModel
-from rdm.serving.problems import ServeError
-from rdm.serving.request import AskedQuery, Excluded, Retrieval
 
-QueryKind = Literal["text", "image", "unconditional"]
+_EXACT_ROWS = 200_000  # up to so many patches a look-up compares with every vector in milliseconds
+
+
+class DatabaseVersion(Record):
+    """The version of a database that something was looked up in."""
+
+    name: str
+    version: int
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a query found in one version of a database.
+    """What a request found.
 
     Attributes:
-        database: the version.
-        label: the query in words.
-        kind: of the query, as pictures record it.
-        neighbors: those that condition, nearest first.
-        tokens: their embeddings, float32 [k, D].
+        databases: the versions, by name.
+        asked: what conditions each picture.
+        neighbors: those of each picture, nearest first.
         milliseconds: that the look-up took.
     """
 
-    database: OpenDatabase
-    label: str
-    kind: QueryKind
-    neighbors: tuple[Neighbor, ...]
-    tokens: NDArray[np.float32]
+    databases: Mapping[str, OpenDatabase]
+    asked: tuple[Conditioning, ...]
+    neighbors: tuple[tuple[Neighbor, ...], ...]
     milliseconds: float
+
+    @property
+    def label(self) -> str:
+        """The query in words."""
+        return self.asked[0].query.label
+
+    @property
+    def versions(self) -> tuple[DatabaseVersion, ...]:
+        """The versions that were read."""
+        return tuple(
+            DatabaseVersion(name=name, version=one.version) for name, one in self.databases.items()
+        )
+
+    @property
+    def all_neighbors(self) -> tuple[Neighbor, ...]:
+        """The neighbors of every picture, each once."""
+        found = {(one.database, one.patch_id): one for row in self.neighbors for one in row}
+        return tuple(found.values())
 
 
 def look_up(
-    model: KnownModel | None,
-    opened: OpenDatabase,
-    query: AskedQuery,
-    retrieval: Retrieval,
-    seed: int,
-    picture: Image.Image | None = None,
+    info: ModelInfo | None,
+    databases: Mapping[str, OpenDatabase],
+    request: Request,
+    open_image: Callable[[str], Image.Image],
 ) -> Found:
-    """Return the neighbors of a query.
+    """Return what conditions the pictures of a request.
 
     Args:
-        model: whose tokens are wanted, and whose query set p_D is of; None: neither.
-        opened: where to look.
-        query: what for.
-        retrieval: how many, and which not.
-        seed: of a draw from p_D.
-        picture: of a query by picture.
+        info: of the model that will draw; None: only the neighbors are wanted.
+        databases: those that the request names, by name, the first one first.
+        request: what is asked for.
+        open_image: returns an upload by its id.
 
     Raises:
-        ServeError: a patch was removed, or too few are left.
-        DatabaseError: p_D of the model's query set is not known.
+        RdmError: see `rdm.sampling.look_up`.
     """
     started = time.perf_counter()
-    vector = _vector(model, opened, query, seed, picture)
-    ids, similarities = _nearest(opened, vector, retrieval.k, retrieval.exclude)
-    neighbors = opened.neighbors(ids, similarities)
-    embedding: Literal["unit", "raw"] = "unit"
-    if model is not None and (config := model.info.generator.conditions.neighbors) is not None:
-        embedding = config.embedding
-    tokens = conditioning_vectors(opened.database, ids, embedding).astype(np.float32)
-    return Found(
-        database=opened,
-        label=query.label,
-        kind="text"
-        if query.text is not None
-        else "image"
-        if query.unconditional is None
-        else "unconditional",
-        neighbors=neighbors,
-        tokens=tokens,
-        milliseconds=round((time.perf_counter() - started) * 1000, 1),
+    if info is None:
+        digest = next(iter(databases.values())).database.encoder_digest
+        info = ModelInfo(generator=GeneratorConfig(), encoder_digest=digest)
+    num_patches = sum(one.database.version.num_live_patches for one in databases.values())
+    opened = {name: one.database for name, one in databases.items()}
+    looked_up = LookUp(
+        request,
+        info,
+        opened if info.reads_neighbors else {},
+        open_image=open_image,
+        exact=num_patches <= _EXACT_ROWS,
     )
+    asked = looked_up.rows(0, len(looked_up))
+    used = databases if info.reads_neighbors else {}
+    neighbors = _neighbors(asked, used)
+    milliseconds = round((time.perf_counter() - started) * 1000, 1)
+    return Found(used, tuple(asked), neighbors, milliseconds)
 
 
-def _vector(
-    model: KnownModel | None,
-    opened: OpenDatabase,
-    query: AskedQuery,
-    seed: int,
-    picture: Image.Image | None,
-) -> NDArray[np.float32]:
-    """Return the unit vector [1, D] of a query."""
-    database = opened.database
-    if query.text is not None:
-        return normalize(database.encoder.encode_texts([query.text]))
-    if picture is not None:
-        pixels = database.encoder.preprocess(picture)[None]
-        return normalize(database.encoder.encode_images(pixels))
-    if query.patch is not None:
-        opened.refuse_removed([query.patch])
-        return database.embeddings(np.array([query.patch])).astype(np.float32)
-    return database.embeddings(np.array([_proposed(model, opened, query, seed)])).astype(np.float32)
-
-
-def _proposed(model: KnownModel | None, opened: OpenDatabase, query: AskedQuery, seed: int) -> int:
-    """Return a patch of p_D, or, of a database without the model's query set, of a fair draw."""
-    database, asked = opened.database, query.unconditional
-    assert asked is not None
-    if database.version.parts_of("queryset"):
-        digest = (model and model.info.queries_digest) or ""
-        proposal = query_set_proposal(database, digest).truncated(asked.top_m)
-        return int(proposal.draw(np.array([seed], np.int64))[0])
-    living = database.living_ids()
-    return int(living[np.random.default_rng([seed, 0x9D]).integers(len(living))])
-
-
-def _nearest(
-    opened: OpenDatabase, vector: NDArray[np.float32], k: int, excluded: Excluded
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the k nearest patches [k] that are not excluded, and their similarities [k]."""
-    database = opened.database
-    living = database.version.num_live_patches
-    photographs, patches = set(excluded.photographs), set(excluded.patches)
-    wanted = k + len(patches) + len(photographs)
-    while True:
-        asked = min(wanted, living)
-        ids, similarities = database.search_vectors(vector, asked) if asked else _nothing()
-        kept = ~np.isin(ids[0], list(patches)) if patches else np.ones(asked, bool)
-        if photographs:
-            names = database.patch_rows(ids[0]).column("image_id").to_pylist()
-            kept &= np.array([name not in photographs for name in names], bool)
-        if kept.sum() >= k:
-            return ids[0][kept][:k], similarities[0][kept][:k]
-        if asked == living:
-            raise ServeError(
-                "too_few_neighbors",
-                f"{k} neighbors are wanted, and {int(kept.sum())} of {living} patches may be used",
-                where="retrieval",
-                fix="ask for fewer, or exclude less",
+def _neighbors(
+    asked: Sequence[Conditioning], databases: Mapping[str, OpenDatabase]
+) -> tuple[tuple[Neighbor, ...], ...]:
+    """Return the neighbors of each picture, from one read of each database."""
+    if not databases:
+        return ((),) * len(asked)
+    first = next(iter(databases))
+    rows = [
+        list(
+            zip(
+                one.query.databases or (first,) * len(one.query.neighbor_ids),
+                one.query.neighbor_ids.tolist(),
+                one.query.similarities.tolist(),
+                one.query.weights or (1.0,) * len(one.query.neighbor_ids),
+                strict=True,
             )
-        wanted *= 2
-
-
-def _nothing() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    return np.zeros((1, 0), np.int64), np.zeros((1, 0), np.float32)
+        )
+        for one in asked
+    ]
+    known: dict[tuple[str, int], Neighbor] = {}
+    for name, opened in databases.items():
+        ids = sorted({patch for row in rows for at, patch, _, _ in row if at == name})
+        if ids:
+            found = opened.neighbors(np.array(ids, np.int64))
+            known |= {(name, one.patch_id): one for one in found}
+    return tuple(
+        tuple(
+            known[at, patch].model_copy(
+                update={"similarity": round(similarity, 4), "weight": weight}
+            )
+            for at, patch, similarity, weight in row
+        )
+        for row in rows
+    )

@@ -30,20 +30,10 @@ class KnownModel:
     directory: Path
     info: ModelInfo
 
-    @property
-    def reads_neighbors(self) -> bool:
-        """Whether the model looks neighbors up."""
-        return "neighbors" in self.info.generator.conditions.read
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether a caption conditions the model by itself."""
-        return "text" in self.info.generator.conditions.read
-
     def refusal(self, opened: OpenDatabase) -> str:
         """Return why the model does not draw from a database; empty where it does."""
         database = opened.database
-        if not self.reads_neighbors or database.encoder_digest == self.info.encoder_digest:
+        if not self.info.reads_neighbors or database.encoder_digest == self.info.encoder_digest:
             return ""
         return (
             f"{self.name} was trained with {self.info.encoder} {self.info.encoder_digest}, "

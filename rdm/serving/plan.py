@@ -45,7 +45,7 @@ def _database(named: Named, models: Models, is_demo: bool) -> dict[str, object]:
     refused = [
         f"{model.name} was trained with {model.info.encoder}, this holds {database.encoder_name}"
         for model in models.all
-        if model.reads_neighbors and model.info.encoder_digest != digest
+        if model.info.reads_neighbors and model.info.encoder_digest != digest
     ]
     facts = database.facts()
     return {

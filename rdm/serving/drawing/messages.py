@@ -1,4 +1,4 @@
-"""Messages between server and drawers: context tokens, seeds and settings; pictures back."""
+"""Messages between server and drawers: what conditions pictures, and pictures back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdm.generators.sample_settings import SampleSettings, Setting
+from rdm.sampling.conditioning import Conditioning
 
 
 @dataclass(frozen=True)
@@ -17,18 +18,14 @@ class DrawTask:
     Attributes:
         number: of the task.
         model: the name that requests say.
-        tokens: neighbors' embeddings, float32 [B, k, D]; None of a model without neighbors.
-        texts: captions [B], of a model that reads them.
-        seeds: [B].
+        asked: what conditions each picture [B].
         settings: of all.
         previews: whether pictures are wanted on the way.
     """
 
     number: int
     model: str
-    tokens: NDArray[np.float32] | None
-    texts: tuple[str, ...] | None
-    seeds: tuple[int, ...]
+    asked: tuple[Conditioning, ...]
     settings: SampleSettings
     previews: bool
 

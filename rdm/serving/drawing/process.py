@@ -19,7 +19,7 @@ from rdm.errors import RdmError
 from rdm.generators.conditions import Known
 from rdm.generators.model_folder import Model, open_model
 from rdm.generators.sample_settings import DrawStep, SampleSettings
-from rdm.models.first_stage.first_stage import to_uint8
+from rdm.sampling.draw import draw
 from rdm.serving.drawing.messages import (
     CancelTask,
     DrawerReady,
@@ -95,15 +95,12 @@ def _null(model: Model) -> Known:
     return Known(neighbors=tokens, text="" if model.reads_text else None)
 
 
-@torch.no_grad()
 def _draw(connection: Connection, model: Model, task: DrawTask) -> Drawn | Stopped:
     """Draw a task; a cancellation is seen after each step."""
     started = time.perf_counter()
     reporter = _Reporter(connection, task)
     try:
-        context = model.generator.context(_known(task))
-        pictures = model.draw(context, task.seeds, task.settings, reporter)
-        pixels = to_uint8(pictures)
+        pixels = draw(model, task.asked, task.settings, reporter)
     except _CancelledError:
         return Stopped(task.number)
     except RdmError as error:
@@ -114,17 +111,6 @@ def _draw(connection: Connection, model: Model, task: DrawTask) -> Drawn | Stopp
     return Drawn(
         task.number, pixels, time.perf_counter() - started, dict(model.acting(task.settings))
     )
-
-
-def _known(task: DrawTask) -> list[Known]:
-    tokens, texts = task.tokens, task.texts
-    return [
-        Known(
-            neighbors=None if tokens is None else torch.from_numpy(tokens[row]),
-            text=None if texts is None else texts[row],
-        )
-        for row in range(len(task.seeds))
-    ]
 
 
 class _Reporter:

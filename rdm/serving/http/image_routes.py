@@ -11,6 +11,7 @@ from rdm.sampling.record import SampleRecord
 from rdm.serving.http.context import Serving, ServingDep
 from rdm.serving.jobs.pictures import Credits, credits_of_image, thumbnail
 from rdm.serving.jobs.records import Picture, StoredImage, picture_of
+from rdm.serving.lookup import DatabaseVersion
 from rdm.serving.problems import ServeError
 from rdm.serving.request import JobRequest
 
@@ -24,8 +25,7 @@ class HistoryEntry(Record):
     job: str
     created: float
     label: str
-    database: str | None
-    version: int | None
+    databases: tuple[DatabaseVersion, ...]
     request: JobRequest
 
 
@@ -54,9 +54,8 @@ def known(serving: Serving, image_id: str) -> StoredImage:
 
 def credits_of(serving: Serving, image: StoredImage) -> Credits:
     """Return whom a picture is credited to, as its database is now."""
-    is_served = image.database in serving.databases.names
-    opened = serving.databases.get(image.database or "") if is_served else None
-    return credits_of_image(image, opened)
+    served = [one.name for one in image.databases if one.name in serving.databases.names]
+    return credits_of_image(image, {name: serving.databases.get(name) for name in served})
 
 
 @router.get("/images/{image_id}.png")
@@ -141,7 +140,6 @@ def _entry(image: StoredImage) -> HistoryEntry:
         job=image.job,
         created=image.created,
         label=image.label,
-        database=image.database,
-        version=image.version,
+        databases=image.databases,
         request=image.request,
     )

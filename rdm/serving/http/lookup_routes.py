@@ -8,12 +8,14 @@ import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from rdm.config import Record
+from rdm.sampling.request import Retrieval, WeightedDatabase
 from rdm.serving.databases import DatabaseInfo, Neighbor, OpenDatabase
 from rdm.serving.http.context import ServingDep
 from rdm.serving.jobs.pictures import credit_note, encode_webp
+from rdm.serving.lookup import DatabaseVersion
 from rdm.serving.models import ModelFacts
 from rdm.serving.problems import ServeError
-from rdm.serving.request import AskedQuery, NeighborsRequest, Retrieval
+from rdm.serving.request import JobSettings, LookUpRequest
 from rdm.serving.uploads import Upload
 
 Side = Annotated[int, Query(ge=16, le=512, description="of the longer side, pixels")]
@@ -24,8 +26,7 @@ _MAX_THUMBS = 512
 class NeighborsAnswer(Record):
     """What a query finds, in one version of one database."""
 
-    database: str
-    version: int
+    databases: tuple[DatabaseVersion, ...]
     query: str
     milliseconds: float
     neighbors: tuple[Neighbor, ...]
@@ -72,16 +73,15 @@ router = APIRouter(prefix="/v1")
 
 
 @router.post("/neighbors", response_model=NeighborsAnswer, tags=["look up"])
-async def neighbors(serving: ServingDep, body: NeighborsRequest) -> NeighborsAnswer:
+async def neighbors(serving: ServingDep, body: LookUpRequest) -> NeighborsAnswer:
     """Look up without drawing."""
     found = await serving.service.neighbors(body)
     return NeighborsAnswer(
-        database=found.database.name,
-        version=found.database.version,
+        databases=found.versions,
         query=found.label,
         milliseconds=found.milliseconds,
-        neighbors=found.neighbors,
-        note=credit_note(found.database),
+        neighbors=found.all_neighbors,
+        note=" ".join(filter(None, map(credit_note, found.databases.values()))),
     )
 
 
@@ -134,14 +134,16 @@ async def patches(
     """Browse a database in the order of its patches, or search it."""
     opened = serving.databases.get(name)
     if q and q.strip():
-        asked = NeighborsRequest(
-            query=AskedQuery(text=q), retrieval=Retrieval(database=name, k=limit)
+        asked = LookUpRequest(
+            texts=(q,),
+            retrieval=Retrieval(databases=(WeightedDatabase(name=name),)),
+            settings=JobSettings(k=limit),
         )
         found = await serving.service.neighbors(asked)
         return PatchPage(
             database=name,
-            version=found.database.version,
-            patches=found.neighbors,
+            version=found.versions[0].version,
+            patches=found.all_neighbors,
             cursor=None,
         )
     return await serving.service.in_file_thread(lambda: _page(opened, cursor, limit))
@@ -152,8 +154,8 @@ async def patch(serving: ServingDep, name: str, patch_id: int) -> Neighbor:
     """Return a patch and its photograph's credit."""
     opened = serving.databases.get(name)
     opened.refuse_removed([patch_id])
-    ids, ones = np.array([patch_id]), np.ones(1, np.float32)
-    found = await serving.service.in_file_thread(lambda: opened.neighbors(ids, ones))
+    ids = np.array([patch_id])
+    found = await serving.service.in_file_thread(lambda: opened.neighbors(ids))
     return found[0]
 
 
@@ -200,7 +202,7 @@ def _page(opened: OpenDatabase, cursor: int, limit: int) -> PatchPage:
         if cursor not in opened.removed:
             ids.append(cursor)
         cursor += 1
-    found = opened.neighbors(np.array(ids, np.int64), np.ones(len(ids), np.float32))
+    found = opened.neighbors(np.array(ids, np.int64))
     return PatchPage(
         database=opened.name,
         version=opened.version,

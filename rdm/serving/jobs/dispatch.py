@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import itertools
 import logging
-import time
 from typing import Protocol
 
 import numpy as np
@@ -130,7 +129,7 @@ class Dispatch:
     def on_drawn(self, drawer: Drawer, drawn: Drawn) -> None:
         """See DrawerEvents."""
         rows = self._rows.pop(drawn.number, [])
-        steps = rows[0].job.request.sampler.num_inference_steps if rows else 1
+        steps = rows[0].job.request.settings.num_steps if rows else 1
         measured = drawn.seconds / (len(drawn.pixels) * steps)
         self.seconds_per_step = 0.7 * self.seconds_per_step + 0.3 * measured
         self._metrics.draw_seconds.observe(drawn.seconds)
@@ -183,17 +182,10 @@ def _task_of(rows: list[Row], number: int) -> DrawTask:
     """Return a batch; it is filled up to its canonical shape by its last row."""
     first = rows[0]
     filled = [*rows, *[rows[-1]] * (first.shape - len(rows))]
-    found = [row.job.found for row in filled]
-    assert all(one is not None for one in found)
-    tokens = np.stack([one.tokens for one in found if one is not None])
-    for row in rows:
-        row.job.started = row.job.started or time.time()
     return DrawTask(
         number=number,
         model=first.job.request.model or "",
-        tokens=tokens,
-        texts=tuple(one.label for one in found if one is not None),
-        seeds=tuple(row.seed for row in filled),
+        asked=tuple(row.asked for row in filled),
         settings=first.settings,
-        previews=any(row.job.request.output.preview != "off" for row in rows),
+        previews=any(row.job.request.preview != "off" for row in rows),
     )

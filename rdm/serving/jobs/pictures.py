@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from rdm.sampling.record import Credit, DatabaseReference, SampleRecord, png_tex
 from rdm.serving.databases import Neighbor, OpenDatabase
 from rdm.serving.drawing.messages import ModelReady
 from rdm.serving.jobs.records import Job, StoredImage, new_id
-from rdm.serving.lookup import Found
+from rdm.serving.lookup import DatabaseVersion, Found
 
 THUMB_SIDES = (64, 128, 256, 512)
 
@@ -25,6 +26,7 @@ THUMB_SIDES = (64, 128, 256, 512)
 class CreditLine(Record):
     """Whom one neighbor of a picture is credited to."""
 
+    database: str
     patch_id: int
     image_id: str
     author: str
@@ -39,8 +41,7 @@ class Credits(Record):
 
     picture: str
     label: str
-    database: str | None
-    version: int | None
+    databases: tuple[DatabaseVersion, ...]
     neighbors: tuple[CreditLine, ...]
     conditioned_on_removed: bool
     note: str
@@ -67,18 +68,21 @@ def finished_picture(
         ready: the model that drew it.
         acting: the settings that acted.
     """
-    image_id, seed = new_id("img"), job.request.seeds[index]
+    image_id, asked = new_id("img"), found.asked[index]
     record = SampleRecord(
         file=f"{image_id}.png",
-        kind=found.kind,
-        label=found.label,
-        seed=seed,
-        neighbors=tuple(map(_credit, found.neighbors)),
+        kind=asked.query.kind,
+        label=asked.query.label,
+        seed=asked.seed,
+        neighbors=tuple(_credit(one, len(found.databases)) for one in found.neighbors[index]),
         settings=acting,
         model=ready.model,
         model_digest=ready.digest,
         device=ready.device,
-        database=DatabaseReference(root=found.database.name, version=found.database.version),
+        databases=tuple(
+            DatabaseReference(name=one.name, root=one.name, version=one.version)
+            for one in found.versions
+        ),
     )
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", pnginfo=png_text(record))
@@ -86,12 +90,10 @@ def finished_picture(
         id=image_id,
         job=job.id,
         index=index,
-        seed=seed,
+        seed=asked.seed,
         created=time.time(),
         label=found.label,
-        database=found.database.name,
-        version=found.database.version,
-        patch_ids=tuple(one.patch_id for one in found.neighbors),
+        databases=found.versions,
         request=job.request,
         recipe=record.model_dump_json(),
         is_draft=job.request.supersede,
@@ -100,7 +102,7 @@ def finished_picture(
     return image, buffer.getvalue()
 
 
-def _credit(neighbor: Neighbor) -> Credit:
+def _credit(neighbor: Neighbor, num_databases: int) -> Credit:
     return Credit(
         patch_id=neighbor.patch_id,
         similarity=neighbor.similarity,
@@ -109,6 +111,8 @@ def _credit(neighbor: Neighbor) -> Credit:
         author=neighbor.author,
         license=neighbor.license,
         box=neighbor.box,
+        weight=neighbor.weight,
+        database=neighbor.database if num_databases > 1 else "",
     )
 
 
@@ -130,33 +134,22 @@ def encode_webp(image: Image.Image, side: int) -> bytes:
     return buffer.getvalue()
 
 
-def credits_of_image(image: StoredImage, opened: OpenDatabase | None) -> Credits:
+def credits_of_image(image: StoredImage, opened: Mapping[str, OpenDatabase]) -> Credits:
     """Return whom a picture is credited to. Of a photograph that was removed since nothing is told.
 
     Args:
         image: the picture.
-        opened: its database at the newest version; None: it is served no more.
+        opened: its databases at their newest versions, those that are served.
     """
     record = SampleRecord.model_validate_json(image.recipe)
-    removed = opened.removed if opened is not None else frozenset[int]()
-    lines = tuple(
-        CreditLine(
-            patch_id=one.patch_id,
-            image_id="" if one.patch_id in removed else one.image_id,
-            author="" if one.patch_id in removed else one.author,
-            license="" if one.patch_id in removed else one.license,
-            source_page="" if one.patch_id in removed else one.url,
-            similarity=one.similarity,
-            is_removed=one.patch_id in removed,
-        )
-        for one in record.neighbors
-    )
-    note = credit_note(opened)
+    first = image.databases[0].name if image.databases else ""
+    lines = tuple(_line(one, one.database or first, opened) for one in record.neighbors)
+    notes = dict.fromkeys(note for one in opened.values() if (note := credit_note(one)))
+    note = " ".join(notes)
     return Credits(
         picture=image.id,
         label=image.label,
-        database=image.database,
-        version=image.version,
+        databases=image.databases,
         neighbors=lines,
         conditioned_on_removed=any(line.is_removed for line in lines),
         note=note,
@@ -164,9 +157,23 @@ def credits_of_image(image: StoredImage, opened: OpenDatabase | None) -> Credits
     )
 
 
-def credit_note(opened: OpenDatabase | None) -> str:
+def _line(credit: Credit, name: str, opened: Mapping[str, OpenDatabase]) -> CreditLine:
+    is_removed = name in opened and credit.patch_id in opened[name].removed
+    return CreditLine(
+        database=name,
+        patch_id=credit.patch_id,
+        image_id="" if is_removed else credit.image_id,
+        author="" if is_removed else credit.author,
+        license="" if is_removed else credit.license,
+        source_page="" if is_removed else credit.url,
+        similarity=credit.similarity,
+        is_removed=is_removed,
+    )
+
+
+def credit_note(opened: OpenDatabase) -> str:
     """Return what a database's source says of all its photographs together."""
-    if opened is None or not opened.authors:
+    if not opened.authors:
         return ""
     return (
         f"The source names the {len(opened.authors)} authors of these photographs in one list, "
@@ -176,9 +183,10 @@ def credit_note(opened: OpenDatabase | None) -> str:
 
 def credit_text(image: StoredImage, lines: tuple[CreditLine, ...], note: str) -> str:
     """Return credits as plain text: title, author, source, license, a line each."""
+    homes = " and ".join(f"{one.name}, version {one.version}" for one in image.databases)
     head = (
         f'Picture drawn for "{image.label}" (seed {image.seed}) by retrieval-diffusion, '
-        f"from {len(lines)} photographs of {image.database}, version {image.version}:"
+        f"from {len(lines)} photographs of {homes}:"
     )
     rows = []
     for place, line in enumerate(lines, start=1):

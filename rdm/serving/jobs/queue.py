@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rdm.generators.sample_settings import SampleSettings
+from rdm.sampling.conditioning import Conditioning
 from rdm.serving.jobs.records import Job
 from rdm.serving.problems import ServeError
 from rdm.serving.settings import Limits
 
-CPU_SHAPES = (1, 4)
+CPU_SHAPES = (1, 2, 4)
 GPU_SHAPES = (1, 4, 16)
 
 
@@ -35,18 +36,29 @@ class Row:
     @property
     def seed(self) -> int:
         """Of the picture."""
-        return self.job.request.seeds[self.index]
+        return self.job.request.seed_list[self.index]
 
     @property
     def settings(self) -> SampleSettings:
         """Of the batch."""
-        return self.job.request.settings(self.shape)
+        settings = self.job.request.settings.model_dump()
+        return SampleSettings(**{**settings, "batch_size": self.shape})
+
+    @property
+    def asked(self) -> Conditioning:
+        """What conditions the picture."""
+        assert self.job.found is not None
+        return self.job.found.asked[self.index]
 
     def key(self) -> tuple[object, ...]:
         """Return what rows of one batch have in common."""
-        found = self.job.found
-        tokens = None if found is None else found.tokens.shape
-        return (self.job.request.model, self.settings, tokens, self.shape)
+        asked = self.asked
+        tokens = None if asked.tokens is None else asked.tokens.values.shape
+        negative = asked.negative and (
+            asked.negative.scale,
+            asked.negative.tokens and asked.negative.tokens.values.shape,
+        )
+        return (self.job.request.model, self.settings, tokens, negative, self.shape)
 
 
 def shape_of(num_pictures: int, shapes: tuple[int, ...]) -> int:

@@ -10,7 +10,7 @@ from typing import Literal
 from rdm.config import Record
 from rdm.serving.databases import Neighbor
 from rdm.serving.jobs.events import EventRing
-from rdm.serving.lookup import Found
+from rdm.serving.lookup import DatabaseVersion, Found
 from rdm.serving.problems import Problem
 from rdm.serving.request import JobRequest
 
@@ -57,8 +57,7 @@ class JobView(Record):
     position: int
     seconds_left: float
     request: JobRequest
-    database: str | None
-    version: int | None
+    databases: tuple[DatabaseVersion, ...]
     neighbors: tuple[Neighbor, ...]
     images: tuple[Picture, ...]
     problem: Problem | None
@@ -77,6 +76,7 @@ class Job:
         created: seconds since the epoch.
         state: where it stands.
         found: its look-up; None before it.
+        databases: that it was looked up in.
         neighbors: those that condition; of a job that ended they are all that is left of `found`.
         images: finished pictures by index.
         problem: why it failed.
@@ -89,14 +89,12 @@ class Job:
     created: float = field(default_factory=time.time)
     state: State = "queued"
     found: Found | None = None
-    database: str | None = None
-    version: int | None = None
+    databases: tuple[DatabaseVersion, ...] = ()
     neighbors: tuple[Neighbor, ...] = ()
     images: dict[int, Picture] = field(default_factory=dict)
     problem: Problem | None = None
     timings: Timings = Timings()
     ring: EventRing = field(default_factory=EventRing)
-    started: float | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -106,12 +104,12 @@ class Job:
     @property
     def num_left(self) -> int:
         """Pictures that are not drawn yet."""
-        return 0 if self.has_ended else len(self.request.seeds) - len(self.images)
+        return 0 if self.has_ended else len(self.request.seed_list) - len(self.images)
 
     @property
     def steps_left(self) -> int:
         """Steps of single pictures that are not drawn yet."""
-        return self.num_left * self.request.sampler.num_inference_steps
+        return self.num_left * self.request.settings.num_steps
 
 
 class StoredImage(Record):
@@ -123,9 +121,7 @@ class StoredImage(Record):
     seed: int
     created: float
     label: str
-    database: str | None
-    version: int | None
-    patch_ids: tuple[int, ...]
+    databases: tuple[DatabaseVersion, ...]
     request: JobRequest
     recipe: str
     is_draft: bool

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rdm.config import Record
 from rdm.errors import RdmError
 from rdm.generators.sample_settings import Setting
+from rdm.sampling.request import WeightedDatabase
 from rdm.serving.databases import DatabaseChange, Databases, OpenDatabase
 from rdm.serving.drawing.drawers import Drawers
 from rdm.serving.drawing.messages import ModelReady, StepDone
@@ -37,7 +38,7 @@ from rdm.serving.lookup import Found, look_up
 from rdm.serving.metrics import Metrics
 from rdm.serving.models import KnownModel, Models, check_model
 from rdm.serving.problems import ServeError, problem_of
-from rdm.serving.request import JobRequest, NeighborsRequest
+from rdm.serving.request import JobRequest, LookUpRequest
 from rdm.serving.settings import Limits
 from rdm.serving.uploads import Uploads
 
@@ -74,39 +75,61 @@ class JobService:
 
     # Asking.
 
-    def resolve(self, request: JobRequest | NeighborsRequest) -> tuple[str | None, OpenDatabase]:
-        """Return the model's name and the database of a request, with their defaults.
+    def resolve(self, request: LookUpRequest) -> tuple[KnownModel | None, dict[str, OpenDatabase]]:
+        """Return the model and the databases of a request, with their defaults.
 
         Raises:
             ServeError: one does not exist, is not open yet, or they do not belong together.
         """
         model = self.models.get(request.model) if request.model or self.models.all else None
-        name = request.retrieval.database
-        if name is None:
+        names = [one.name for one in request.retrieval.databases]
+        if not names and model is not None and not model.info.reads_neighbors:
+            return model, {}
+        if not names:
             fitting = [one for one in self.databases.all if not model or not model.refusal(one)]
-            name = next((one.name for one in fitting), next(iter(self.databases.names), ""))
-        opened = self.databases.get(name)
-        if model is not None:
-            check_model(model, opened)
-        return (model and model.name), opened
+            names = [next((one.name for one in fitting), next(iter(self.databases.names), ""))]
+        opened = {name: self.databases.get(name) for name in names}
+        for one in opened.values():
+            if model is not None:
+                check_model(model, one)
+        for wanted in request.retrieval.databases:
+            if wanted.version not in (None, opened[wanted.name].version):
+                raise ServeError(
+                    "version_gone",
+                    f"version {wanted.version} of {wanted.name} is asked for, "
+                    f"{opened[wanted.name].version} is served",
+                    where="retrieval.databases",
+                    fix="leave the version out",
+                )
+        self._refuse_removed(request, opened)
+        return model, opened
 
-    async def neighbors(self, request: NeighborsRequest) -> Found:
+    def _refuse_removed(self, request: LookUpRequest, opened: dict[str, OpenDatabase]) -> None:
+        """Raise ServeError where a request names a patch that was removed, or never was."""
+        first = next(iter(opened))
+        retrieval = request.retrieval
+        negative = retrieval.negative.patches if retrieval.negative else ()
+        for patch in (*request.patches, *retrieval.include, *retrieval.weights, *negative):
+            name, _, number = patch.rpartition(":")
+            if (name or first) in opened:
+                opened[name or first].refuse_removed([int(number)])
+
+    async def neighbors(self, request: LookUpRequest) -> Found:
         """Look up without drawing."""
-        name, opened = self.resolve(request)
-        model = self.models.get(name) if name else None
-        return await self._look_up(model, opened, request, request.seed)
+        self._check_size(request)
+        model, opened = self.resolve(request)
+        return await self._look_up(model, opened, request)
 
     async def _look_up(
         self,
         model: KnownModel | None,
-        opened: OpenDatabase,
-        request: JobRequest | NeighborsRequest,
-        seed: int,
+        opened: dict[str, OpenDatabase],
+        request: LookUpRequest,
     ) -> Found:
+        info = model and model.info
+
         def work() -> Found:
-            asked = request.query.image
-            picture = None if asked is None else self.uploads.get(asked)
-            return look_up(model, opened, request.query, request.retrieval, seed, picture)
+            return look_up(info, opened, request, self.uploads.get)
 
         found = await self.in_thread(self._lookups, work)
         self.metrics.lookup_seconds.observe(found.milliseconds / 1000)
@@ -143,7 +166,7 @@ class JobService:
 
         replaced = [job for job in self._living() if _takes_place(request, client, job)]
         check_admission(
-            len(request.seeds) * request.sampler.num_inference_steps,
+            len(request.seed_list) * request.settings.num_steps,
             client,
             (job for job in self._living() if job not in replaced),
             self.limits,
@@ -158,30 +181,28 @@ class JobService:
 
     def _resolved(self, request: JobRequest) -> JobRequest:
         """Return a request with its defaults filled in, within the limits."""
-        limits, steps = self.limits, request.sampler.num_inference_steps
-        if len(request.seeds) > limits.max_images:
-            raise ServeError(
-                "invalid_request",
-                f"{len(request.seeds)} pictures are asked for, at most {limits.max_images} allowed",
-                where="seeds",
-                fix="ask for fewer, or in several jobs",
-            )
-        if steps > limits.max_steps:
-            raise ServeError(
-                "invalid_request",
-                f"{steps} steps are asked for, at most {limits.max_steps} allowed",
-                where="sampler.num_inference_steps",
-                fix="ask for fewer",
-            )
+        self._check_size(request)
         if not self.models.all:
             self.models.get(None)
-        if request.query.image is not None:
-            self.uploads.get(request.query.image)
+        for upload in request.images:
+            self.uploads.get(upload)
         model, opened = self.resolve(request)
-        if request.query.patch is not None:
-            opened.refuse_removed([request.query.patch])
-        retrieval = request.retrieval.model_copy(update={"database": opened.name})
-        return request.model_copy(update={"model": model, "retrieval": retrieval})
+        named = request.retrieval.databases or tuple(WeightedDatabase(name=n) for n in opened)
+        retrieval = request.retrieval.model_copy(update={"databases": named})
+        return request.model_copy(update={"model": model and model.name, "retrieval": retrieval})
+
+    def _check_size(self, request: LookUpRequest) -> None:
+        """Raise ServeError for more than one request may ask for."""
+        limits, steps, count = self.limits, request.settings.num_steps, len(request.seed_list)
+        asked = {"pictures": (count, limits.max_images), "steps": (steps, limits.max_steps)}
+        for what, (number, most) in asked.items():
+            if number > most:
+                raise ServeError(
+                    "invalid_request",
+                    f"{number} {what} are asked for, at most {most} are allowed",
+                    where="seeds" if what == "pictures" else "settings.num_steps",
+                    fix="ask for fewer",
+                )
 
     def _accept(self, job: Job) -> None:
         self._jobs[job.id] = job
@@ -200,30 +221,27 @@ class JobService:
     async def _prepare(self, job: Job) -> None:
         """Look a job's neighbors up, and let its pictures wait for a drawer."""
         try:
-            name, opened = self.resolve(job.request)
-            model = self.models.get(name)
-            found = await self._look_up(model, opened, job.request, job.request.seeds[0])
+            model, opened = self.resolve(job.request)
+            found = await self._look_up(model, opened, job.request)
         except Exception as error:
             self.on_failed(job, error)
             return
         if job.has_ended:
             return
-        job.found, job.neighbors = found, found.neighbors
-        job.database, job.version = found.database.name, found.database.version
+        job.found, job.neighbors, job.databases = found, found.all_neighbors, found.versions
         job.timings = job.timings.model_copy(update={"looked_up": found.milliseconds / 1000})
         self.publish(
             job,
             "job.neighbors",
             {
-                "database": job.database,
-                "version": job.version,
+                "databases": [one.to_json() for one in found.versions],
                 "query": found.label,
                 "milliseconds": found.milliseconds,
-                "neighbors": [one.to_json() for one in found.neighbors],
+                "neighbors": [one.to_json() for one in job.neighbors],
             },
         )
-        shape = shape_of(len(job.request.seeds), self._shapes)
-        missing = [i for i in range(len(job.request.seeds)) if i not in job.images]
+        shape = shape_of(len(job.request.seed_list), self._shapes)
+        missing = [i for i in range(len(job.request.seed_list)) if i not in job.images]
         self.dispatch.add([Row(job, index, shape) for index in missing])
 
     # Finding.
@@ -254,8 +272,7 @@ class JobService:
             position=position,
             seconds_left=seconds,
             request=job.request,
-            database=job.database,
-            version=job.version,
+            databases=job.databases,
             neighbors=job.neighbors,
             images=tuple(job.images[index] for index in sorted(job.images)),
             problem=job.problem,
@@ -325,7 +342,7 @@ class JobService:
         queued = time.time() - job.created
         job.timings = job.timings.model_copy(update={"queued": round(queued, 3)})
         self.metrics.queue_seconds.observe(queued)
-        self.publish(job, "job.started", {"steps": job.request.sampler.num_inference_steps})
+        self.publish(job, "job.started", {"steps": job.request.settings.num_steps})
 
     def on_preview(self, job: Job, index: int, step: StepDone, data: str) -> None:
         """See JobProgress."""
@@ -411,8 +428,11 @@ class JobService:
         opened = self.databases.get(change.name)
         self.metrics.database_version.labels(change.name).set(change.version)
         for job in self._living():
-            hit = any(one.patch_id in opened.removed for one in job.neighbors)
-            if job.database == change.name and hit and self.dispatch.queue.remove(job):
+            hit = any(
+                one.database == change.name and one.patch_id in opened.removed
+                for one in job.neighbors
+            )
+            if hit and self.dispatch.queue.remove(job):
                 self._run(self._prepare(job))
         self.broadcast("database.changed", change)
 

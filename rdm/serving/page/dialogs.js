@@ -23,15 +23,16 @@ export function Dialogs({ state }) {
 function Credits({ credits }) {
   const [authors, setAuthors] = useState(null);
   if (!credits) return html`<${Dialog} title="Credits" onClose=${close}><p class="quiet">Looking up whom to credit …</p><//>`;
+  const homes = credits.databases.map((one) => one.name).join(" and ");
   const named = [...new Set(credits.neighbors.map((one) => one.author).filter(Boolean))];
   return html`<${Dialog} title="Credits" onClose=${close}>
-    <p>This picture looked at ${count(credits.neighbors.length, "photograph")} of ${credits.database}${named.length ? ` by ${named.join(", ")}` : ""}, and at nothing else of it.</p>
-    <ol class="credits">${credits.neighbors.map((one) => html`<li key=${one.patch_id}>
-      ${one.is_removed ? html`<span class="gone">removed on request</span>` : html`<img src=${patchImage(credits.database, one.patch_id, 128)} alt="" width="56" height="56" />
+    <p>This picture looked at ${count(credits.neighbors.length, "photograph")} of ${homes}${named.length ? ` by ${named.join(", ")}` : ""}, and at nothing else of it.</p>
+    <ol class="credits">${credits.neighbors.map((one) => html`<li key=${`${one.database} ${one.patch_id}`}>
+      ${one.is_removed ? html`<span class="gone">removed on request</span>` : html`<img src=${patchImage(one.database, one.patch_id, 128)} alt="" width="56" height="56" />
       <span><b>${one.source_page ? html`<a href=${one.source_page} rel="noreferrer" target="_blank">${one.image_id}</a>` : one.image_id}</b> ${authorName(one.author)}<br />
       ${one.license ? html`<a href=${one.license} rel="noreferrer license" target="_blank">${licenseName(one.license)}</a>` : licenseName("")}, similarity ${one.similarity.toFixed(2)}</span>`}</li>`)}</ol>
     ${credits.conditioned_on_removed && html`<p class="quiet">A photograph that this picture looked at was removed since, at its owner's request.</p>`}
-    ${credits.note && html`<p class="quiet">${credits.note} ${authors ? "" : html`<button type="button" class="text" onClick=${() => api.authors(credits.database).then((found) => setAuthors(found.data)).catch((problem) => story.fail(problem))}>Show the list</button>`}</p>`}
+    ${credits.note && html`<p class="quiet">${credits.note} ${authors ? "" : html`<button type="button" class="text" onClick=${() => api.authors(credits.databases[0].name).then((found) => setAuthors(found.data)).catch((problem) => story.fail(problem))}>Show the list</button>`}</p>`}
     ${authors && html`<ul class="authors" tabindex="0" aria-label="Authors">${authors.map((one) => html`<li key=${one.url + one.name}><a href=${one.url} rel="noreferrer" target="_blank">${one.name}</a></li>`)}</ul>`}
     <p class="buttons"><button type="button" class="primary" onClick=${() => story.copy(credits.text, "Credits copied")}><${Icon} name="copy" />Copy as text</button>
       <a class="button" href=${`v1/images/${credits.picture}/recipe`} target="_blank">Recipe</a></p>

@@ -4,7 +4,7 @@ import { Header, PromptBar } from "./bar.js";
 import { Dialogs, SignIn } from "./dialogs.js";
 import { History, Panel } from "./panel.js";
 import { ProblemBox, Stage } from "./stage.js";
-import { Tray } from "./tray.js";
+import { Shelf, Tray } from "./tray.js";
 import { patchImage } from "./api.js";
 import { story } from "./story.js";
 import { altOf } from "./words.js";
@@ -41,7 +41,7 @@ function Story({ state }) {
       <svg class="arrow" viewBox="0 0 18 12" aria-hidden="true"><path d="M0 6h15M10 1l5 5-5 5" fill="none" stroke="currentColor" stroke-width="1.5" /></svg>
       ${state.models.length ? html`<${Stage} state=${state} name=${names[0]} />` : html`<p class="quiet">No model is served: photographs can be searched, pictures not drawn.</p>`}</div>`;
   }
-  return html`<div class="sides" data-count=${names.length}>${names.map((name) => html`<div class="side" key=${name}><${Tray} state=${state} name=${name} isCompact /><${Stage} state=${state} name=${name} isCompact /></div>`)}</div>`;
+  return html`<div class="sides" data-count=${names.length}>${names.map((name) => html`<div class="side" key=${name}><${Tray} state=${state} name=${name} isCompact /><${Stage} state=${state} name=${name} isCompact /><${Shelf} state=${state} name=${name} /></div>`)}</div>`;
 }
 
 function Empty({ state }) {

@@ -30,8 +30,8 @@ export function History({ state }) {
   if (!state.history.length) return null;
   return html`<section class="history" aria-labelledby="history"><h2 id="history">Earlier pictures</h2>
     <ul>${state.history.map((entry) => html`<li key=${entry.image.id}>
-      <button type="button" class="entry" onClick=${() => story.restoreEntry(entry)} title=${`${entry.label}, ${entry.database}`}>
-        <img src=${entry.image.thumb} width="64" height="64" loading="lazy" alt=${`Restore: ${entry.label}, ${entry.database}, seed ${entry.image.seed}`} /></button>
+      <button type="button" class="entry" onClick=${() => story.restoreEntry(entry)} title=${`${entry.label}, ${entry.databases[0]?.name}`}>
+        <img src=${entry.image.thumb} width="64" height="64" loading="lazy" alt=${`Restore: ${entry.label}, ${entry.databases[0]?.name}, seed ${entry.image.seed}`} /></button>
       <${IconButton} icon="remove" label=${`Delete ${entry.label}, seed ${entry.image.seed}`} onClick=${() => story.forget(entry)} /></li>`)}
       ${state.historyCursor && html`<li key="more"><button type="button" class="more" onClick=${() => story.loadHistory(true)}>Older</button></li>`}</ul>
   </section>`;

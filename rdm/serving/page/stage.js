@@ -18,7 +18,7 @@ export function Stage({ state, name, isCompact }) {
     ${compares && html`<${Wipe} state=${state} images=${images} />`}
     ${column?.problem && html`<${ProblemBox} problem=${column.problem} onRetry=${() => story.ask()} />`}
     ${!isCompact && html`<${Facts} state=${state} column=${column} name=${name} />`}
-    ${isCompact && column?.images[0]?.picture && html`<p class="facts"><button type="button" class="text" onClick=${() => story.showCredits(column.images[0].picture, name)}>Credits: ${count(column.neighbors.length, "photograph")}</button></p>`}
+    ${isCompact && column?.images[0]?.picture && html`<p class="facts"><button type="button" class="text" onClick=${() => story.showCredits(column.images[0].picture)}>Credits: ${count(column.neighbors.length, "photograph")}</button></p>`}
   </section>`;
 }
 
@@ -101,7 +101,7 @@ function Facts({ state, column, name }) {
   return html`<div class="facts">
     <p>${seeds}, ${column.isDraft ? "draft" : `${state.settings.steps} steps`}${column.version ? `, ${name} version ${column.version}` : ""}</p>
     <div class="toolbar">
-      <button type="button" onClick=${() => story.showCredits(first, name)} disabled=${!first}><${Icon} name="copy" />Credits: ${count(column.neighbors.length, "photograph")}</button>
+      <button type="button" onClick=${() => story.showCredits(first)} disabled=${!first}><${Icon} name="copy" />Credits: ${count(column.neighbors.length, "photograph")}</button>
       ${state.before && html`<button type="button" aria-pressed=${String(state.isComparing)} onClick=${() => story.compare()}><${Icon} name="compare" />Compare</button>`}
       <button type="button" onClick=${save} disabled=${!first}><${Icon} name="save" />Save</button>
       <button type="button" onClick=${() => story.copyLink()}><${Icon} name="link" />Link</button>

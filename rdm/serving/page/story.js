@@ -118,7 +118,15 @@ class Story {
 
   clearQuery() { this.set({ query: this.state.text.trim() ? { text: this.state.text.trim() } : null }); if (this.state.query) this.ask(); else this.stop(); }
 
-  surprise() { this.set({ settings: { ...this.state.settings, seed: Math.floor(Math.random() * 1e6) } }); this.askFor({ unconditional: { top_m: 0.25 } }, { label: "a surprise" }); }
+  /** Begin with any photograph of the database. */
+  async surprise() {
+    const database = this.state.databases.find((one) => one.name === this.state.database);
+    if (!database) return;
+    try {
+      const page = await api.patches(database.name, Math.floor(Math.random() * database.patches), 1);
+      if (page.patches.length) this.like(page.patches[0], "a surprise");
+    } catch (problem) { this.fail(problem); }
+  }
 
   async upload(file) {
     try {
@@ -127,15 +135,14 @@ class Story {
     } catch (problem) { this.fail(problem); }
   }
 
-  like(neighbor) {
-    const database = this.shownNames().find((name) => this.column(name).neighbors.includes(neighbor)) || this.state.database;
-    this.set({ database, isAll: false });
-    this.askFor({ patch: neighbor.patch_id }, { label: `photograph ${neighbor.image_id}`, src: patchImage(database, neighbor.patch_id, 64) });
+  like(neighbor, label = `photograph ${neighbor.image_id}`) {
+    this.set({ database: neighbor.database, isAll: false });
+    this.askFor({ patch: neighbor.patch_id, home: neighbor.database }, { label, src: patchImage(neighbor.database, neighbor.patch_id, 64) });
   }
 
   exclude(neighbor) {
     this.rememberBefore(`with ${neighbor.image_id}`, `without ${neighbor.image_id}`);
-    this.set({ excluded: [...this.state.excluded, { ...neighbor, database: this.state.database }] });
+    this.set({ excluded: [...this.state.excluded, neighbor] });
     this.announce(`removed photograph ${neighbor.image_id}; drawing again with the same seeds`);
     this.ask({ compare: true });
   }
@@ -183,17 +190,28 @@ class Story {
 
   seeds() { return Array.from({ length: this.state.settings.count }, (_, i) => this.state.settings.seed + i); }
 
-  body(name, isDraft) {
+  asked() {
+    const { text, image, patch } = this.state.query;
+    return text ? { texts: [text] } : image ? { images: [image] } : { patches: [String(patch)] };
+  }
+
+  lookUpBody(name) {
     const { settings, excluded, query } = this.state;
-    const { chip, ...asked } = query;
     const removed = excluded.filter((one) => one.database === name).map((one) => one.image_id);
+    const asked = this.asked();
+    const databases = [{ name }];
+    // A photograph of one database, looked up in another: it is named, and has no share itself.
+    if (asked.patches && query.home && query.home !== name) { asked.patches = [`${query.home}:${query.patch}`]; databases.push({ name: query.home, weight: 0 }); }
+    return { ...asked, retrieval: { databases, exclude: { photographs: removed } }, settings: { k: settings.k } };
+  }
+
+  body(name, isDraft) {
+    const { settings } = this.state;
+    const body = this.lookUpBody(name);
     return {
-      query: asked,
-      retrieval: { database: name, k: settings.k, exclude: { photographs: removed } },
-      sampler: { num_inference_steps: isDraft ? Math.min(DRAFT_STEPS, settings.steps) : settings.steps, guidance_scale: settings.guidance },
-      seeds: this.seeds(),
-      client_tag: name,
-      supersede: isDraft,
+      ...body,
+      settings: { ...body.settings, num_steps: isDraft ? Math.min(DRAFT_STEPS, settings.steps) : settings.steps, guidance_scale: settings.guidance },
+      seeds: this.seeds(), client_tag: name, supersede: isDraft,
     };
   }
 
@@ -215,8 +233,8 @@ class Story {
     this.setColumn(name, { phase: "looking", problem: null, isDraft });
     try {
       if (!this.state.models.length) {
-        const found = await api.neighbors({ query: this.body(name, true).query, retrieval: this.body(name, true).retrieval });
-        if (generation === this.generation) this.setColumn(name, { ...found, ms: found.milliseconds, phase: "idle", images: [] });
+        const found = await api.neighbors(this.lookUpBody(name));
+        if (generation === this.generation) this.setColumn(name, { neighbors: found.neighbors, version: found.databases[0].version, ms: found.milliseconds, phase: "idle", images: [] });
         return;
       }
       const job = await api.submit(this.body(name, isDraft));
@@ -296,7 +314,7 @@ class Story {
 
   onJob(column, name, data, known) {
     if (name === "job.neighbors") {
-      this.setColumn(column, { neighbors: data.neighbors, version: data.version, ms: data.milliseconds });
+      this.setColumn(column, { neighbors: data.neighbors, version: data.databases[0]?.version, ms: data.milliseconds });
       this.announce(`looked up ${data.neighbors.length} photographs in ${Math.round(data.milliseconds)} ms`);
     } else if (name === "job.queued") this.setColumn(column, { position: data.position, secondsLeft: data.seconds_left });
     else if (name === "job.started") this.setColumn(column, { phase: "drawing", position: 0, started: performance.now() });
@@ -335,7 +353,7 @@ class Story {
     for (const [id, known] of this.jobs) {
       try {
         const job = await api.job(id);
-        this.setColumn(known.name, { neighbors: job.neighbors, version: job.version });
+        this.setColumn(known.name, { neighbors: job.neighbors, version: job.databases[0]?.version });
         for (const picture of job.images) this.onJob(known.name, "image.done", picture, known);
         if (["done", "failed", "cancelled"].includes(job.state)) this.onJob(known.name, `job.${job.state}`, { job: id, images: job.images.length, timings: job.timings, problem: job.problem }, known);
       } catch { this.jobs.delete(id); this.setColumn(known.name, { phase: "idle" }); }
@@ -366,9 +384,10 @@ class Story {
     const number = (given, low, high, other) => (Number.isFinite(given) ? Math.min(high, Math.max(low, given)) : other);
     const database = this.state.databases.some((one) => one.name === value.d) ? value.d : this.state.database;
     const text = typeof value.q?.text === "string" ? value.q.text.slice(0, 2000) : "";
+    const home = this.state.databases.some((one) => one.name === value.q?.home) ? value.q.home : database;
+    const patch = Number(value.q?.patch);
     const query = text.trim() ? { text: text.trim() }
-      : value.q?.patch !== undefined ? { patch: number(value.q.patch, 0, 2 ** 53, 0), chip: { label: `patch ${value.q.patch}`, src: patchImage(database, value.q.patch, 64) } }
-      : value.q?.unconditional ? { unconditional: { top_m: 0.25 }, chip: { label: "a surprise" } }
+      : Number.isInteger(patch) && patch >= 0 ? { patch, home, chip: { label: `photograph ${patch} of ${home}`, src: patchImage(home, patch, 64) } }
       : /^[0-9a-f]{64}$/.test(value.q?.image) ? { image: value.q.image, chip: { label: "a picture", src: `v1/uploads/${value.q.image}.webp?size=64` } } : null;
     this.set({
       text, query, database, isAll: value.a === 1, before: null, isComparing: false,
@@ -381,9 +400,12 @@ class Story {
   restoreEntry(entry) {
     const { request } = entry;
     this.rememberBefore("before", "from the history");
+    const [patch] = request.patches;
+    const seeds = request.seeds.split(/[-,]/).map(Number);
     this.restore({
-      q: request.query, d: entry.database, k: request.retrieval.k, steps: request.sampler.num_inference_steps,
-      guidance: request.sampler.guidance_scale, count: request.seeds.length, seed: request.seeds[0], x: request.retrieval.exclude.photographs,
+      q: { text: request.texts[0], image: request.images[0], patch: patch?.split(":").at(-1), home: patch?.includes(":") ? patch.split(":")[0] : entry.databases[0]?.name },
+      d: entry.databases[0]?.name, k: request.settings.k, steps: request.settings.num_steps, guidance: request.settings.guidance_scale,
+      count: request.seeds.includes("-") ? seeds[1] - seeds[0] + 1 : seeds.length, seed: seeds[0], x: request.retrieval.exclude.photographs,
     });
   }
 
@@ -392,9 +414,9 @@ class Story {
     this.loadHistory();
   }
 
-  async showCredits(picture, database) {
+  async showCredits(picture) {
     this.set({ dialog: "credits", credits: null });
-    try { this.set({ credits: { ...(await api.credits(picture)), database } }); } catch (problem) { this.set({ dialog: null }); this.fail(problem); }
+    try { this.set({ credits: await api.credits(picture) }); } catch (problem) { this.set({ dialog: null }); this.fail(problem); }
   }
 
   async copy(text, said) {

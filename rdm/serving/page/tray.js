@@ -3,21 +3,27 @@ import { html, useRef, useState } from "./dom.js";
 import { IconButton } from "./icons.js";
 import { patchImage } from "./api.js";
 import { story } from "./story.js";
-import { altOf, authorName, licenseName } from "./words.js";
+import { altOf, licenseName } from "./words.js";
 
 export function Tray({ state, name, isCompact }) {
   const column = state.columns[name];
   const neighbors = column?.neighbors || [];
-  const excluded = state.excluded.filter((one) => one.database === name);
   const wanted = state.settings.k;
   const isLooking = column?.phase === "looking" && !neighbors.length;
   return html`<section class="tray" aria-labelledby=${`tray-${name}`}>
     <h2 id=${`tray-${name}`}>${isCompact ? name : "Looked at"}<small>${neighbors.length ? `${neighbors.length} of ${name}${column.ms ? `, ${Math.max(1, Math.round(column.ms))} ms` : ""}` : isLooking ? "looking up …" : ""}</small></h2>
     <${Tiles} name=${name} neighbors=${neighbors} wanted=${wanted} isCompact=${isCompact} isLooking=${isLooking} />
-    ${excluded.length > 0 && html`<div class="shelf"><h3>Excluded</h3><ul>${excluded.map((one) => html`<li key=${one.image_id}>
-      <button type="button" onClick=${() => story.include(one)} title="Bring it back">
-        ${one.patch_id !== null ? html`<img src=${patchImage(name, one.patch_id, 64)} alt=${`Bring back ${altOf(one)}`} width="44" height="44" />` : html`<span>Bring back ${one.image_id}</span>`}</button></li>`)}</ul></div>`}
+    ${!isCompact && html`<${Shelf} state=${state} name=${name} />`}
   </section>`;
+}
+
+/** What was taken out, to be brought back. */
+export function Shelf({ state, name }) {
+  const excluded = state.excluded.filter((one) => one.database === name);
+  if (!excluded.length) return null;
+  return html`<div class="shelf"><h3>Excluded</h3><ul>${excluded.map((one) => html`<li key=${one.image_id}>
+    <button type="button" onClick=${() => story.include(one)} title="Bring it back">
+      ${one.patch_id !== null ? html`<img src=${patchImage(name, one.patch_id, 64)} alt=${`Bring back ${altOf(one)}`} width="44" height="44" />` : html`<span>Bring back ${one.image_id}</span>`}</button></li>`)}</ul></div>`;
 }
 
 function Tiles({ name, neighbors, wanted, isCompact, isLooking }) {
@@ -58,4 +64,3 @@ function Tile({ name, neighbor, isCompact, ...rest }) {
   </li>`;
 }
 
-export { authorName };
