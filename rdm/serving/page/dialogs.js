@@ -26,7 +26,7 @@ function Credits({ credits }) {
   const homes = credits.databases.map((one) => one.name).join(" and ");
   const named = [...new Set(credits.neighbors.map((one) => one.author).filter(Boolean))];
   return html`<${Dialog} title="Credits" onClose=${close}>
-    <p>This picture looked at ${count(credits.neighbors.length, "photograph")} of ${homes}${named.length ? ` by ${named.join(", ")}` : ""}, and at nothing else of it.</p>
+    <p>This picture looked at ${count(credits.neighbors.length, "photograph")} of ${homes}${named.length ? ` by ${named.join(", ")}` : ""}.</p>
     <ol class="credits">${credits.neighbors.map((one) => html`<li key=${`${one.database} ${one.patch_id}`}>
       ${one.is_removed ? html`<span class="gone">removed on request</span>` : html`<img src=${patchImage(one.database, one.patch_id, 128)} alt="" width="56" height="56" />
       <span><b>${one.source_page ? html`<a href=${one.source_page} rel="noreferrer" target="_blank">${one.image_id}</a>` : one.image_id}</b> ${authorName(one.author)}<br />

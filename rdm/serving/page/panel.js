@@ -1,6 +1,6 @@
 // Settings, each with a line that says what it does; and the history.
 import { html } from "./dom.js";
-import { Icon, IconButton } from "./icons.js";
+import { IconButton } from "./icons.js";
 import { defaults, story } from "./story.js";
 
 export function Panel({ state }) {
@@ -8,9 +8,9 @@ export function Panel({ state }) {
   return html`<aside class="panel" aria-label="Settings">
     <h2>Settings<${IconButton} icon="remove" label="Close settings" onClick=${() => story.set({ isPanelOpen: false })} /></h2>
     <${Slider} name="k" label="Photographs" min=${1} max=${16} value=${settings.k} help="How many are looked at. The model was trained with 4." />
-    <${Slider} name="guidance" label="Guidance" min=${1} max=${8} step=${0.5} value=${settings.guidance} help="How strictly the photographs are followed; 1 is not at all more than learned." />
+    <${Slider} name="guidance" label="Guidance" min=${1} max=${8} step=${0.5} value=${settings.guidance} help="How strictly the photographs are followed. 1 is as learned, and no more." />
     <${Slider} name="steps" label="Steps" min=${4} max=${100} value=${settings.steps} help="More is finer and slower. A draft takes 8." />
-    <${Slider} name="seed" label="Seed" min=${0} max=${999999} value=${settings.seed} isNumber help="The noise that a picture begins as.">
+    <${Slider} name="seed" label="Seed" min=${0} max=${999999} value=${settings.seed} isNumber help="The noise that a picture begins with.">
       <${IconButton} icon=${state.isLocked ? "lock" : "unlock"} label=${state.isLocked ? "The seed is kept" : "Every Draw takes a new seed"} keys="s" pressed=${state.isLocked} onClick=${() => story.lockSeed()} />
     <//>
     <fieldset class="choice"><legend>Pictures</legend>${[1, 4, 9].map((count) => html`<label key=${count}><input type="radio" name="count" checked=${settings.count === count} onChange=${() => story.setting("count", count)} /><span>${count}</span></label>`)}</fieldset>
@@ -36,5 +36,3 @@ export function History({ state }) {
       ${state.historyCursor && html`<li key="more"><button type="button" class="more" onClick=${() => story.loadHistory(true)}>Older</button></li>`}</ul>
   </section>`;
 }
-
-export { Icon };
