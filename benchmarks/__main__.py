@@ -17,6 +17,7 @@ BENCHMARKS = (
     "latent_loader",
     "neighbor_vectors",
     "prefetch",
+    "sampler_steps",
     "token_sampling",
     "training_overhead",
     "two_ranks",

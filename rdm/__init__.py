@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rdm.report.html.plots import loss_curve
     from rdm.sampling import (
         Model,
+        Request,
         SampleSettings,
         image_queries,
         open_model,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         text_queries,
         unconditional_queries,
     )
+    from rdm.sampling.pipelines.retrieval_pipeline import RetrievalPipeline
     from rdm.training.config import TrainConfig, TrainInputs
     from rdm.training.data.latent_cache import LatentCache, build_cache
     from rdm.training.job.launch import run_training
@@ -50,7 +52,9 @@ _HOMES = {
     "NeighborTable": "rdm.database",
     "RECIPES": "rdm.recipes",
     "RdmError": "rdm.errors",
+    "Request": "rdm.sampling",
     "RetrievalDatabase": "rdm.database",
+    "RetrievalPipeline": "rdm.sampling.pipelines.retrieval_pipeline",
     "Retrieved": "rdm.evaluation.influence",
     "SampleSettings": "rdm.sampling",
     "TrainConfig": "rdm.training.config",
@@ -87,7 +91,9 @@ __all__ = [
     "NeighborTable",
     "RECIPES",
     "RdmError",
+    "Request",
     "RetrievalDatabase",
+    "RetrievalPipeline",
     "Retrieved",
     "SampleSettings",
     "TrainConfig",

@@ -85,9 +85,9 @@ def _unwritable(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             yield name, ""
 
 
-def own_home() -> Path:
-    """Return this user's own cache folder among the temporary files, for unwritable homes."""
-    place = Path(tempfile.gettempdir()) / f"rdm-home-{os.getuid()}"
+def own_home(temporary: Path) -> Path:
+    """Return this user's own cache folder below the temporary files, for unwritable homes."""
+    place = temporary / f"rdm-home-{os.getuid()}"
     with suppress(FileExistsError):
         place.mkdir(mode=0o700)
     status = place.lstat()
@@ -98,15 +98,15 @@ def own_home() -> Path:
         and not place.is_symlink()
     ):
         return place
-    return Path(tempfile.mkdtemp(prefix="rdm-home-"))  # somebody else took the name
+    return Path(tempfile.mkdtemp(prefix="rdm-home-", dir=temporary))  # somebody else took the name
 
 
 def use_writable_homes() -> None:
     """Change this process's environment, and its children's, where homes cannot be written."""
-    probe = Path(tempfile.gettempdir()) / "rdm-home"
-    if not writable_homes(os.environ, probe):
+    temporary = Path(tempfile.gettempdir())
+    if not writable_homes(os.environ, temporary / "rdm-home"):
         return
-    changes = writable_homes(os.environ, own_home())
+    changes = writable_homes(os.environ, own_home(temporary))
     REPLACED.update(changes)
     for name, value in changes.items():
         if value:

@@ -3,6 +3,9 @@ tiny."""
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import gc
 import io
 import json
 import subprocess
@@ -19,6 +22,7 @@ from PIL import Image
 settings.register_profile("rdm", deadline=None, max_examples=50)
 settings.load_profile("rdm")
 
+_CAPABILITY_VERSION_3, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 0x20080522, 1 << 1, 1 << 2
 TINY_CLIP = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
@@ -27,8 +31,16 @@ TINY_CLIP = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()
     # autofaiss imports fire, which imports a module that Python 3.13 removes.
     config.addinivalue_line("filterwarnings", "ignore:'pipes' is deprecated:DeprecationWarning")
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over the libraries, which every collection would walk."""
+    gc.freeze()
+    gc.enable()
+    atexit.register(gc.unfreeze)  # libraries that check for leaks want all freed in the end
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +105,22 @@ def make_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], st
 def tiny_encoder(make_encoder: Callable[[int], str]) -> str:
     """The name of an encoder whose embeddings have 16 dimensions."""
     return make_encoder(0)
+
+
+@pytest.fixture
+def bound_by_permissions() -> Iterator[None]:
+    """Have this thread obey the permissions of files, which root's threads pass over."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)  # 0: this thread
+    held = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, in two words of bits
+    assert libc.capget(header, held) == 0
+    bound = type(held)(*held)
+    bound[0] &= ~(_CAP_DAC_OVERRIDE | _CAP_DAC_READ_SEARCH)
+    assert libc.capset(header, bound) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, held) == 0
 
 
 @pytest.fixture

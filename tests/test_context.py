@@ -276,3 +276,24 @@ def test_stacking_a_masked_and_an_unmasked_part_says_that_all_of_the_latter_is_p
     both = Context(text_part(batch=1)).concatenated(Context(tokens=torch.zeros(1, 4, 5)))
     assert both.tokens_present is not None
     assert both.tokens_present.tolist() == [[True, True, False, False], [True] * 4]
+
+
+def test_weights_of_tokens_join_masks_and_fill_up_with_ones() -> None:
+    weighted = Part("neighbors", "tokens", torch.zeros(2, 2, 3), weights=torch.full((2, 2), 0.5))
+    padded = Part("text", "tokens", torch.zeros(2, 1, 3), torch.tensor([[True], [False]]))
+    context = Context(weighted, padded)
+    assert context.tokens_weight is not None
+    assert context.tokens_weight.tolist() == [[0.5, 0.5, 1.0], [0.5, 0.5, 0.0]]
+    # A null has no weights: its tokens say nothing.
+    both = Context(weighted).concatenated(Context(weighted).null())
+    assert both.tokens_weight is not None
+    assert both.tokens_weight.tolist() == [[0.5, 0.5]] * 2 + [[1.0, 1.0]] * 2
+    assert Context(tokens=torch.zeros(2, 2, 3)).tokens_weight is None
+
+
+def test_weights_keep_32_bits_when_a_context_is_cast() -> None:
+    part = Part("neighbors", "tokens", torch.zeros(1, 1, 3), weights=torch.tensor([[1.2345678]]))
+    moved = Context(part).to(torch.bfloat16)
+    assert moved.parts[0].values.dtype == torch.bfloat16
+    assert moved.tokens_weight is not None
+    assert moved.tokens_weight.item() == torch.tensor(1.2345678).item()

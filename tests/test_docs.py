@@ -15,6 +15,7 @@ from rdm.training.data.text_annotation import TextAnnotationConfig
 from rdm.training.presets import cache_config
 
 ROOT = Path(__file__).parent.parent
+APP = build_app()
 PAGES = [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
@@ -35,7 +36,7 @@ def test_the_documentation_has_commands() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_parses_and_its_settings_exist(command: str) -> None:
     tokens = shlex.split(command, comments=True)[1:]
-    function, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
+    function, bound, _ = APP.parse_args(tokens, exit_on_error=False, print_error=False)
     given, settings = bound.arguments, bound.arguments.get("set_") or []
     if function.__name__ == "train":
         recipe_config(given["recipe"]).with_overrides(settings)

@@ -55,13 +55,12 @@ def test_cache_of_another_user_in_a_writable_home_is_replaced_alone(tmp_path: Pa
     }
 
 
-def test_own_folder_is_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    first = own_home()
+def test_own_folder_is_this_users_alone(tmp_path: Path) -> None:
+    first = own_home(tmp_path)
     assert (first.parent, stat.S_IMODE(first.stat().st_mode)) == (tmp_path, 0o700)
-    assert own_home() == first
+    assert own_home(tmp_path) == first
     first.chmod(0o777)  # as somebody else could have made it
-    assert own_home() not in (first, tmp_path)
+    assert own_home(tmp_path) not in (first, tmp_path)
 
 
 def test_a_command_without_a_home_gives_one_to_what_it_starts(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ _COMMANDS = (
     "models.sample",
     "serve",
     "models.inspect",
+    "models.pictures",
+    "models.reproduce",
     "evaluation.evaluate",
     "evaluation.evaluate_autoencoder",
     "evaluation.evaluate_copies",

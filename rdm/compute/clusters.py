@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 from rdm.compute.device import compute_device
 from rdm.compute.machine import memory_bytes
 from rdm.compute.pool import (
-    WAIT_FOR_WORKERS_SECONDS,
     ComputeConfig,
     ComputePool,
     InlinePool,
@@ -133,7 +132,7 @@ def _remote_pool(config: ComputeConfig) -> Iterator[ComputePool]:
                 "the Dask scheduler at %s has no workers yet; waiting for one", config.dask
             )
             try:
-                client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_SECONDS)
+                client.wait_for_workers(1, timeout=config.wait_for_workers_seconds)
             except TimeoutError as error:
                 raise UsageError(
                     "the Dask scheduler has no workers",

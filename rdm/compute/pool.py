@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 logger = logging.getLogger(__name__)
-WAIT_FOR_WORKERS_SECONDS = 300
 WATCH_SECONDS = 5.0  # between looks at whether workers live, while no shard is finished
-# Seconds for a dead worker to start again, before another is started for it.
-LOST_WORKER_SECONDS = 60
 ShardT = TypeVar("ShardT")
 ResultT = TypeVar("ResultT")
 
@@ -55,6 +52,14 @@ class ComputeConfig(Config):
         default=2,
         ge=0,
         description="further attempts for a shard whose worker died; an error is not retried",
+    )
+    lost_worker_seconds: float = Field(
+        default=60,
+        gt=0,
+        description="time for a dead local worker to start again, before another is started for it",
+    )
+    wait_for_workers_seconds: float = Field(
+        default=300, gt=0, description="longest time without any worker; then the work fails"
     )
 
 
@@ -225,7 +230,7 @@ class ComputePool:
             self._lived = now
         if alive >= wanted:
             self._complete = now
-        elif now - self._complete > LOST_WORKER_SECONDS:
+        elif now - self._complete > self.config.lost_worker_seconds:
             # Workers that have not come back in time are replaced.
             logger.warning("%d of %d workers are left", alive, wanted)
             self._complete = now
@@ -235,10 +240,11 @@ class ComputePool:
                 cluster.scale(wanted)
 
         # Without any worker there is nothing to wait for.
-        if now - self._lived > WAIT_FOR_WORKERS_SECONDS:
+        longest = self.config.wait_for_workers_seconds
+        if now - self._lived > longest:
             local = self.config.dask == "local"
             raise RdmError(
-                f"no worker has lived for {WAIT_FOR_WORKERS_SECONDS} seconds",
+                f"no worker has lived for {longest:g} seconds",
                 where="the local Dask cluster" if local else self.config.dask,
                 fix="most likely a worker needs more memory than it has: run the same command with "
                 f"{'fewer workers' if local else 'larger workers'}; finished shards are kept",

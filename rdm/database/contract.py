@@ -62,7 +62,10 @@ DUPLICATE_SCHEMA = pa.schema(
 )
 """Columns of a version's table of near-duplicates; with the `etag` of the left-out photograph."""
 
-METADATA_COLUMNS = ("image_path", "url", "author", "license", "norm")
+ORIGIN_COLUMNS = ("url", "author", "title", "license", "landing_page", "sha256")
+"""Which photograph a patch is of, and whose: ledger columns, repeated for each patch."""
+
+METADATA_COLUMNS = ("image_path", *ORIGIN_COLUMNS, "norm")
 """Columns of a metadata part, beside the ids; `norm` is the length of the raw vector."""
 
 SHARD_KINDS: tuple[str, ...] = ("images", "ledger", "patches", "embeddings", "metadata")

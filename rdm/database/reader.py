@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rdm.compute.device import DeviceName, compute_device
-from rdm.database.contract import METADATA_COLUMNS, PATCH_SCHEMA, index_place, query_set_of
+from rdm.database.contract import (
+    METADATA_COLUMNS,
+    ORIGIN_COLUMNS,
+    PATCH_SCHEMA,
+    index_place,
+    query_set_of,
+)
 from rdm.database.embedding_parts import gather, open_embeddings
 from rdm.database.facts import DatabaseStatus, VersionFacts, version_facts
 from rdm.database.pixels import iterate_patches, read_photograph
@@ -41,13 +47,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PatchRecord:
-    """One patch: where it was cut, and whose photograph it is from."""
+    """One patch: where it was cut, and whose photograph it is from.
+
+    Attributes:
+        patch_id: given once.
+        image_id: the photograph's id in its source.
+        url: where the photograph came from; of a local source the file's name.
+        author: empty where the source does not say, as are the next three.
+        title: of the photograph.
+        license: a URL or a name.
+        landing_page: the photograph's page.
+        sha256: of the photograph's bytes, in hexadecimal digits.
+        box: x0, y0, x1, y1 in pixels of the upright photograph.
+    """
 
     patch_id: int
     image_id: str
     url: str
     author: str
+    title: str
     license: str
+    landing_page: str
+    sha256: str
     box: tuple[int, int, int, int]
 
 
@@ -312,12 +333,10 @@ class RetrievalDatabase:
         self._refuse_deleted(patch_ids)
         return [
             PatchRecord(
-                row["patch_id"],
-                row["image_id"],
-                row["url"],
-                row["author"],
-                row["license"],
-                (row["x0"], row["y0"], row["x1"], row["y1"]),
+                patch_id=row["patch_id"],
+                image_id=row["image_id"],
+                **{name: row[name] for name in ORIGIN_COLUMNS},
+                box=(row["x0"], row["y0"], row["x1"], row["y1"]),
             )
             for row in self.patch_rows(patch_ids).to_pylist()
         ]

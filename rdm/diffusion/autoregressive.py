@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rdm.context import Context
-from rdm.diffusion.guidance import combine
+from rdm.diffusion.guidance import combine, same_shapes
 
 Predict = Callable[[Tensor, Context], Tensor]
 """(tokens int64 [B, n], context) -> logits [B, n + 1, Z]; entry i: of token i given tokens < i."""
@@ -73,6 +73,7 @@ def autoregressive_sample(
     length: int,
     seeds: Sequence[int],
     guidance_scale: float = 1.0,
+    negative: Context | None = None,
     settings: DrawSettings | None = None,
     on_token: Callable[[Tensor], object] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -84,6 +85,7 @@ def autoregressive_sample(
         length: tokens per sample.
         seeds: one per sample; a sample depends on its own seed only.
         guidance_scale: s of l_u + s (l_c - l_u) on logits; 1 is no guidance, 0 unconditional.
+        negative: a context to be led away from; None: the null context.
         settings: how a token is drawn; from the whole distribution where it is None.
         on_token: is called with the tokens so far, int64 [B, n], after each; an exception that it
             raises ends the drawing.
@@ -97,7 +99,7 @@ def autoregressive_sample(
         )
 
     chosen = settings or DrawSettings()
-    advance = _guided(begin, context, guidance_scale)
+    advance = _guided(begin, context, guidance_scale, negative)
     # All numbers of a sample come from its own seed, before the first token.
     draws = torch.stack([_uniform(seed, length) for seed in seeds])
 
@@ -156,14 +158,21 @@ def kept_log_probs(logits: Tensor, settings: DrawSettings) -> Tensor:
     return torch.full_like(scaled, -torch.inf).scatter(1, order, ordered).log_softmax(1)
 
 
-def _guided(begin: Begin, context: Context, guidance_scale: float) -> Advance:
-    """Return a predictor with classifier-free guidance: both branches as one batch."""
+def _guided(
+    begin: Begin, context: Context, guidance_scale: float, negative: Context | None
+) -> Advance:
+    """Return a predictor with classifier-free guidance: both branches as one batch, or one after
+    the other where contexts differ in shape."""
     if guidance_scale == 1:
         return begin(context)
+    other = context.null() if negative is None else negative
     if guidance_scale == 0:
-        return begin(context.null())
+        return begin(other)
+    if not same_shapes(context, other):
+        one, away = begin(context), begin(other)
+        return lambda token: combine(one(token), away(token), guidance_scale)
     # Both branches must see the token that was drawn, or their caches would describe two pictures.
-    both = begin(context.concatenated(context.null()))
+    both = begin(context.concatenated(other))
 
     def advance(token: Tensor | None) -> Tensor:
         conditional, unconditional = both(

@@ -13,8 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rdm.diffusion.gaussian import posterior_mean, posterior_variance, prior_kl, q_sample
-from rdm.diffusion.samplers import AncestralVariance, Denoiser
+from rdm.diffusion.gaussian import (
+    FixedVariance,
+    posterior_mean,
+    posterior_variance,
+    prior_kl,
+    q_sample,
+)
+from rdm.diffusion.samplers import Denoiser
 
 _HALF_BIN = 1 / 255  # of a pixel's 256 values on [-1, 1]
 
@@ -44,7 +50,7 @@ def variational_bound(
     denoise: Denoiser,
     x0: Tensor,
     noise: Callable[[int], Tensor],
-    variance: AncestralVariance = "posterior",
+    variance: FixedVariance = "posterior",
     *,
     discrete: bool = False,
 ) -> Bound:
@@ -94,7 +100,7 @@ def bits_per_dim(nats: Tensor, *, discrete: bool = False) -> Tensor:
     return bits if discrete else bits + math.log2(127.5)
 
 
-def _model_variance(levels: tuple[float, ...], t: int, variance: AncestralVariance) -> float:
+def _model_variance(levels: tuple[float, ...], t: int, variance: FixedVariance) -> float:
     """Return the model's variance of step t."""
     if variance == "beta":
         return 1 - levels[t] / (levels[t - 1] if t else 1.0)

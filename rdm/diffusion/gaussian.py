@@ -9,6 +9,7 @@ per sample) and the samplers (one level per step) share them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias, TypeVar
 
@@ -23,6 +24,8 @@ Predictor: TypeAlias = Callable[[Tensor, Tensor, Context], Tensor]
 
 PredictionType = Literal["eps", "v", "x0"]
 Weighting = Literal["plain", "min_snr"]
+FixedVariance = Literal["beta", "posterior"]
+AncestralVariance = Literal["beta", "posterior", "learned"]
 Level = TypeVar("Level", Tensor, float)
 MIN_SNR_GAMMA = 5.0  # [M] section 3.4
 
@@ -71,6 +74,39 @@ def posterior_mean(
 def posterior_variance(alpha_bar: Level, alpha_bar_prev: Level) -> Level:
     """Return beta-tilde, the variance of q(x_prev | x_t, x_0) between any two levels. [H] eq. 7."""
     return (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
+
+
+def ancestral_variance(
+    alpha_bar: float,
+    alpha_bar_prev: float,
+    variance: AncestralVariance,
+    place: Tensor | None = None,
+) -> Tensor | float:
+    """Return sigma^2 of an ancestral step between any two levels.
+
+    Args:
+        alpha_bar: level to leave.
+        alpha_bar_prev: level to go to.
+        variance: beta; beta-tilde of the posterior; or what a network has learned.
+        place: of the learned variance between beta-tilde, 0, and beta, 1, on the scale of
+            logarithms: Nichol and Dhariwal 2021, eq. 15.
+
+    Raises:
+        ValueError: the variance is to be the learned one, and there is none.
+    """
+    # Of the step between these two levels: where timesteps are skipped, more than the schedule's.
+    beta = 1 - alpha_bar / alpha_bar_prev
+    if variance == "beta":
+        return beta
+    posterior = posterior_variance(alpha_bar, alpha_bar_prev)
+    if variance == "posterior":
+        return posterior
+    if place is None:
+        raise ValueError("the network has not learned a variance: take posterior or beta")
+    # The step to clean data has a posterior without spread, whose logarithm is infinite.
+    if posterior <= 0:
+        return posterior
+    return (place * math.log(beta) + (1 - place) * math.log(posterior)).exp()
 
 
 def x0_from_eps(eps: Tensor, x_t: Tensor, alpha_bar: Tensor | float) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rdm.context import Context
+from rdm.diffusion.editing import Start
 from rdm.diffusion.gaussian import (
     PredictionType,
     Predictor,
@@ -17,24 +18,10 @@ from rdm.diffusion.gaussian import (
     draw_noise,
     loss_at,
 )
-from rdm.diffusion.guidance import guided, guided_in_interval
-from rdm.diffusion.samplers import (
-    AncestralVariance,
-    Denoiser,
-    OnStep,
-    ddim_invert,
-    ddim_sample,
-    ddpm_sample,
-    seeded_noise,
-)
-from rdm.diffusion.schedules import (
-    NoiseSchedule,
-    Spacing,
-    ancestral_timesteps,
-    ddim_timesteps,
-    linspace_timesteps,
-    rdm,
-)
+from rdm.diffusion.guidance import Guidance
+from rdm.diffusion.named_sampler import NamedSampler
+from rdm.diffusion.samplers import Denoiser, OnStep, ddim_invert, seeded_noise
+from rdm.diffusion.schedules import NoiseSchedule, Spacing, ddim_timesteps, linspace_timesteps, rdm
 from rdm.diffusion.thresholding import Thresholding
 
 
@@ -49,6 +36,7 @@ class GaussianHead:
         spacing: of DDIM's timesteps: `leading` is latent diffusion's rule, `linspace` starts at the
             noisiest level.
         timestep_probabilities: float64 [T], of the timesteps that training draws; None: uniform.
+        learned_variance: the network returns a variance too, see `Denoiser`.
     """
 
     schedule: NoiseSchedule = field(default_factory=lambda: rdm().build())
@@ -56,6 +44,7 @@ class GaussianHead:
     weighting: Weighting = "plain"
     spacing: Spacing = "leading"
     timestep_probabilities: Tensor | None = None
+    learned_variance: bool = False
 
     def to(self, device: torch.device | str) -> GaussianHead:
         """Return the head with its schedule on another device."""
@@ -70,7 +59,14 @@ class GaussianHead:
         self, predict: Predictor, context: Context, thresholding: Thresholding | None = None
     ) -> Denoiser:
         """Return the network with this head's schedule and prediction type, for `samplers`."""
-        return Denoiser(predict, self.schedule, context, self.prediction_type, thresholding)
+        return Denoiser(
+            predict,
+            self.schedule,
+            context,
+            self.prediction_type,
+            thresholding,
+            self.learned_variance,
+        )
 
     def loss(
         self, predict: Predictor, x0: Tensor, context: Context, generator: torch.Generator
@@ -95,77 +91,58 @@ class GaussianHead:
             predict, x0, t, noise, context, self.schedule, self.prediction_type, self.weighting
         )
 
-    def sample(  # noqa: PLR0913 - a sampler's settings, each with a default
+    def sample(  # noqa: PLR0913 - what may lead a drawing, each with a default
         self,
         predict: Predictor,
         context: Context,
         *,
         shape: Sequence[int],
         seeds: Sequence[int],
-        num_steps: int = 100,
-        eta: float = 1.0,
-        guidance_scale: float = 1.0,
-        guidance_interval: tuple[float, float] | None = None,
+        sampler: NamedSampler | None = None,
+        guidance: Guidance | None = None,
         thresholding: Thresholding | None = None,
+        start: Start | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Return samples float32 [len(seeds), *shape] by DDIM, on the context's device.
+        """Return samples float32 [len(seeds), *shape], on the context's device.
 
         An empty context has none: then it is the schedule's.
 
         Args:
-            predict: the network. For a negative context pass `guided(predict, s, negative)` and
-                guidance_scale 1.
+            predict: the network.
             context: conditioning of len(seeds) samples.
             shape: of one sample, without the batch.
             seeds: one per sample; a sample depends on its own seed only.
-            num_steps: number of network evaluations per branch, see `ddim_timesteps`. RDM samples
-                with 100 and eta = 1.
-            eta: in [0, 1]; 0 is deterministic given the initial noise.
-            guidance_scale: s of e_u + s (e_c - e_u); 1 is no guidance.
-            guidance_interval: log-SNRs between which guidance acts; None: everywhere.
+            sampler: which, and its settings; None: as RDM samples, DDIM with 100 steps and eta = 1.
+            guidance: how the network is led; None: not at all.
             thresholding: bounds the predicted x_0.
+            start: a picture to start from, or known parts to keep; None: from noise.
             on_step: is called after each step.
 
         Raises:
             ValueError: the context's batch is not len(seeds), or a number is out of range.
         """
-        noise = self._initial_noise(context, shape, seeds)
-        guiding = guided(predict, guidance_scale)
-        # At scale 1 there is nothing to switch off; a comparison per step is saved.
-        if guidance_interval is not None and guidance_scale != 1:
-            guiding = guided_in_interval(predict, guiding, self.schedule, guidance_interval)
-        denoise = self.denoiser(guiding, context, thresholding)
-        return ddim_sample(
-            denoise, noise, self.timesteps(num_steps), eta=eta, seeds=seeds, on_step=on_step
-        )
-
-    def sample_ancestral(  # noqa: PLR0913 - as `sample`
-        self,
-        predict: Predictor,
-        context: Context,
-        *,
-        shape: Sequence[int],
-        seeds: Sequence[int],
-        num_steps: int | None = None,
-        variance: AncestralVariance = "posterior",
-        guidance_scale: float = 1.0,
-        thresholding: Thresholding | None = None,
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Return samples float32 [len(seeds), *shape] by ancestral sampling, by default in T steps.
-
-        Arguments are those of `sample`, and `variance`: see `ddpm_step`.
-        """
         # The initial noise is a function of the seeds alone, for every sampler.
         noise = self._initial_noise(context, shape, seeds)
-        denoise = self.denoiser(guided(predict, guidance_scale), context, thresholding)
-        timesteps = ancestral_timesteps(
-            self.schedule.num_timesteps, num_steps or self.schedule.num_timesteps
+        leading = predict if guidance is None else guidance.of(predict, self.schedule)
+        denoise = self.denoiser(leading, context, thresholding)
+        sampler = sampler or NamedSampler()
+        timesteps = sampler.timesteps(self.schedule, self.spacing)
+        if start is None:
+            return sampler.run(denoise, noise, timesteps, seeds=seeds, on_step=on_step)
+
+        begun = start.at(self.schedule, timesteps, noise)
+        if not len(begun.timesteps):
+            return begun.x_t
+        samples = sampler.run(
+            denoise,
+            begun.x_t,
+            begun.timesteps,
+            seeds=seeds,
+            on_step=on_step,
+            project=begun.known,
         )
-        return ddpm_sample(
-            denoise, noise, timesteps, seeds=seeds, variance=variance, on_step=on_step
-        )
+        return samples if begun.known is None else begun.known.finished(samples)
 
     def invert(
         self, predict: Predictor, x0: Tensor, context: Context, *, num_steps: int = 100

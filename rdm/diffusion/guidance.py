@@ -1,6 +1,7 @@
 """Guidance: away from an unconditional prediction, or along a classifier's gradient.
 
-References: [F] Ho and Salimans 2022 (classifier-free), [D] Dhariwal and Nichol 2021 (classifier).
+References: [F] Ho and Salimans 2022 (classifier-free), [D] Dhariwal and Nichol 2021 (classifier),
+    [A] Karras et al. 2024 (autoguidance), [B] Brooks et al. 2023 (a scale per source).
 
 Two conventions of the classifier-free strength are in use. Papers write (1 + w) e_c - w e_u; code,
 and this project's `guidance_scale` s, writes e_u + s (e_c - e_u). They are the same with s = 1 + w.
@@ -9,7 +10,7 @@ s = 1 is no guidance, s = 0 is unconditional.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -73,12 +74,84 @@ def guided(predict: Predictor, guidance_scale: float, negative: Context | None =
             return predict(x_t, t, other)
 
         # One batch where the shapes allow it: one pass fills a device better than two.
-        if _same_shapes(context, other):
+        if same_shapes(context, other):
             both = predict(torch.cat([x_t, x_t]), torch.cat([t, t]), context.concatenated(other))
             conditional, unconditional = both.chunk(2)
         else:
             conditional, unconditional = predict(x_t, t, context), predict(x_t, t, other)
-        return combine(conditional, unconditional, guidance_scale)
+        return _combined_values(conditional, unconditional, guidance_scale, x_t)
+
+    return predict_guided
+
+
+def led(predict: Predictor, weaker: Predictor, guidance_scale: float) -> Predictor:
+    """Return a predictor that is led away from a weaker network in the same context. [A] eq. 3.
+
+    e_w + s (e - e_w): what the weaker network does worse is corrected further. It needs no null
+    context, so it leads an unconditional model too.
+
+    Args:
+        predict: the network.
+        weaker: an earlier or smaller one of the same training, of the same prediction type.
+        guidance_scale: s; 1 returns `predict` itself.
+    """
+    if guidance_scale == 1:
+        return predict
+
+    def predict_led(x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        strong, weak = predict(x_t, t, context), weaker(x_t, t, context)
+        return _combined_values(strong, weak, guidance_scale, x_t)
+
+    return predict_led
+
+
+def guided_by_source(
+    predict: Predictor, scales: Mapping[str, float], guidance_scale: float = 1.0
+) -> Predictor:
+    """Return a predictor with a guidance scale of its own for each source. [B] eq. 3.
+
+    e(none) + s_1 (e(A) - e(none)) + s_2 (e(A, B) - e(A)) + ..., in the order of the context's
+    sources. Equal scales are classifier-free guidance with that scale. All branches whose weight is
+    not 0 run as one batch.
+
+    Args:
+        predict: the network.
+        scales: s by source.
+        guidance_scale: of the sources that `scales` does not name.
+
+    Raises:
+        ValueError: when called, if a name is no source of the context.
+    """
+
+    def predict_guided(x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        sources = context.sources
+        if unknown := [name for name in scales if name not in sources]:
+            raise ValueError(
+                f"a guidance scale for {unknown[0]}, but the sources are: "
+                f"{', '.join(sources) or 'none'}"
+            )
+        chain = [scales.get(name, guidance_scale) for name in sources]
+        # Branch i knows the first i sources: its weight is what its two neighbors in the chain
+        # leave of it, and 0 between equal scales.
+        weights = [
+            before - after for before, after in zip([1.0, *chain], [*chain, 0.0], strict=True)
+        ]
+        branches = [
+            (weight, context.null(sources[known:]) if known < len(sources) else context)
+            for known, weight in enumerate(weights)
+            if weight != 0
+        ]
+        (_, stacked), *others = branches
+        for _, branch in others:
+            stacked = stacked.concatenated(branch)
+        count = len(branches)
+        predictions = predict(torch.cat([x_t] * count), torch.cat([t] * count), stacked)
+
+        values, channels = predictions[:, : x_t.shape[1]], x_t.shape[1]
+        parts = zip(branches, values.chunk(count), strict=True)
+        mixed = torch.stack([weight * part for (weight, _), part in parts]).sum(0)
+        # The last branch knows everything: the variance of a network that learns it is that one's.
+        return torch.cat([mixed, predictions.chunk(count)[-1][:, channels:]], dim=1)
 
     return predict_guided
 
@@ -108,10 +181,78 @@ def guided_away(
     def predict_guided(x_t: Tensor, t: Tensor, context: Context) -> Tensor:
         scales = (null_scale, guidance_scale, -away)
         pairs = zip(scales, (context.null(), context, negative), strict=True)
-        terms = [scale * predict(x_t, t, branch) for scale, branch in pairs if scale != 0]
-        return torch.stack(terms).sum(0)
+        channels, learned, terms = x_t.shape[1], None, []
+        for scale, branch in pairs:
+            if scale != 0:
+                prediction = predict(x_t, t, branch)
+                terms.append(scale * prediction[:, :channels])
+                learned = prediction[:, channels:] if branch is context else learned
+        values = torch.stack(terms).sum(0)
+        # A learned variance is the context's own.
+        return values if learned is None else torch.cat([values, learned], dim=1)
 
     return predict_guided
+
+
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """How a network is led: by a scale, and away from what.
+
+    Attributes:
+        scale: s of e_other + s (e - e_other); 1: no guidance.
+        interval: log-SNRs between which guidance acts; None: everywhere.
+        negative: the context to be led away from; None: the null context.
+        negative_scale: of the negative, see `guided_away`; None: it takes the null's place.
+        by_source: scales by source in place of the one; see `guided_by_source`.
+        weaker: a network to be led away from in the same context, in place of the null context.
+
+    Raises:
+        ValueError: two of the last three are given.
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] | None = None
+    negative: Context | None = None
+    negative_scale: float | None = None
+    by_source: Mapping[str, float] | None = None
+    weaker: Predictor | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is one thing to be led away from."""
+        given = {
+            "a negative context": self.negative,
+            "scales by source": self.by_source,
+            "a weaker network": self.weaker,
+        }
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) > 1:
+            raise ValueError(f"{' and '.join(names)} do not go together: give one of them")
+
+    def of(self, predict: Predictor, schedule: NoiseSchedule) -> Predictor:
+        """Return the guided predictor of a network."""
+        if self.weaker is not None:
+            leading = led(predict, self.weaker, self.scale)
+        elif self.by_source is not None:
+            leading = guided_by_source(predict, self.by_source, self.scale)
+        elif self.negative is not None:
+            leading = guided_away(predict, self.scale, self.negative, self.negative_scale)
+        else:
+            leading = guided(predict, self.scale)
+        # Without guidance there is nothing to switch off; a comparison per step is saved.
+        if self.interval is None or leading is predict:
+            return leading
+        return guided_in_interval(predict, leading, schedule, self.interval)
+
+
+def _combined_values(
+    conditional: Tensor, unconditional: Tensor, guidance_scale: float, x_t: Tensor
+) -> Tensor:
+    """Return `combine` of predictions of x_t; a learned variance stays that of the first."""
+    channels = x_t.shape[1]
+    if conditional.shape[1] == channels:
+        return combine(conditional, unconditional, guidance_scale)
+    values = combine(conditional[:, :channels], unconditional[:, :channels], guidance_scale)
+    return torch.cat([values, conditional[:, channels:]], dim=1)
 
 
 def guided_in_interval(
@@ -145,7 +286,7 @@ def guided_in_interval(
     return predict_in_interval
 
 
-def _same_shapes(first: Context, second: Context) -> bool:
+def same_shapes(first: Context, second: Context) -> bool:
     """Return whether two contexts can share a batch; neighbor sets of different k cannot.
 
     Raises:

@@ -1,6 +1,7 @@
 """From noise to samples: DDIM, its inversion, and ancestral DDPM.
 
-References: [H] Ho et al. 2020 (DDPM), [I] Song et al. 2021 (DDIM), [D] Dhariwal and Nichol 2021.
+References: [H] Ho et al. 2020 (DDPM), [I] Song et al. 2021 (DDIM), [D] Dhariwal and Nichol 2021,
+    [N] Nichol and Dhariwal 2021.
 
 A sample depends on its seed alone, not on the rest of the batch: all noise comes from
 `seeded_noise`. (A network whose kernels depend on the batch size may still differ in the last
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from rdm.context import Context
 from rdm.diffusion.gaussian import (
+    AncestralVariance,
     PredictionType,
     Predictor,
+    ancestral_variance,
     checked_prediction,
     eps_and_x0,
     eps_from_x0,
@@ -31,8 +34,6 @@ from rdm.diffusion.gaussian import (
 from rdm.diffusion.guidance import ClassifierGuidance, guided_mean
 from rdm.diffusion.schedules import NoiseSchedule
 from rdm.diffusion.thresholding import Thresholding
-
-AncestralVariance = Literal["beta", "posterior"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ class Denoiser:
         context: conditioning of the whole batch.
         prediction_type: the kind of the network's predictions.
         thresholding: bounds the predicted x_0, for data of known range.
+        learned_variance: the network returns twice the channels of its input; the second half are
+            numbers in [-1, 1] that say where the variance of an ancestral step lies, [N] eq. 15.
     """
 
     predict: Predictor
@@ -111,19 +114,39 @@ class Denoiser:
     context: Context = field(default_factory=Context)
     prediction_type: PredictionType = "eps"
     thresholding: Thresholding | None = None
+    learned_variance: bool = False
 
     def __call__(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Return (eps, x_0), each shaped like x_t [B, ...], in agreement, thresholded or not."""
+        return self.with_variance(x_t, t)[:2]
+
+    def with_variance(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return (eps, x_0, place), each shaped like x_t.
+
+        The place is that of the learned variance between beta-tilde, 0, and beta, 1, on the scale
+        of logarithms; None of a network that does not learn it.
+        """
+        place: list[Tensor] = []
+
+        def values(x: Tensor, times: Tensor, context: Context) -> Tensor:
+            prediction = self.predict(x, times, context)
+            if not self.learned_variance:
+                return prediction
+            value, variance = prediction.chunk(2, dim=1)
+            place.append((variance.to(x.dtype) + 1) / 2)
+            return value
+
         alpha_bar = self.schedule.alpha_bars[t]
-        prediction = checked_prediction(self.predict, x_t, _batch_of(t, x_t), self.context)
+        prediction = checked_prediction(values, x_t, _batch_of(t, x_t), self.context)
         # From here on every sampler sees eps and x_0, whichever of the three the network predicts.
         eps, x0 = eps_and_x0(prediction, x_t, alpha_bar, self.prediction_type)
+        learned = place[0] if place else None
 
         # The thresholded x_0 implies another eps at this x_t.
         if self.thresholding is None:
-            return eps, x0
+            return eps, x0, learned
         x0 = self.thresholding(x0)
-        return eps_from_x0(x0, x_t, alpha_bar), x0
+        return eps_from_x0(x0, x_t, alpha_bar), x0, learned
 
 
 def ddim_step(
@@ -159,6 +182,7 @@ def ddpm_step(
     variance: AncestralVariance = "posterior",
     gradient: Tensor | None = None,
     noise: Tensor | None = None,
+    place: Tensor | None = None,
 ) -> Tensor:
     """Draw x at level `alpha_bar_prev` from the ancestral model. [H] algorithm 2, eq. 7 and 11.
 
@@ -168,13 +192,12 @@ def ddpm_step(
         alpha_bar: level of x_t.
         alpha_bar_prev: level to go to; 1 is clean.
         variance: sigma^2 = beta, best for normal data, or `posterior` (beta-tilde), best for a
-            single point.
+            single point, or `learned`: between them.
         gradient: classifier guidance, scaled: moves the mean by sigma^2 times itself.
         noise: standard normal [B, ...]; None returns the mean, as the last step does.
+        place: of the learned variance, see `Denoiser.with_variance`.
     """
-    # Of the step between these two levels: where timesteps are skipped, more than the schedule's.
-    beta = 1 - alpha_bar / alpha_bar_prev
-    sigma2 = beta if variance == "beta" else posterior_variance(alpha_bar, alpha_bar_prev)
+    sigma2 = ancestral_variance(alpha_bar, alpha_bar_prev, variance, place)
     mean = posterior_mean(x0, x_t, alpha_bar, alpha_bar_prev)
     if gradient is not None:
         mean = guided_mean(mean, sigma2, gradient)
@@ -213,15 +236,15 @@ def ddim_sample(
         raise ValueError(f"eta must lie in 0 .. 1, not {eta}")
 
     # Without noise the seeds do not matter: a caller that passes some need not match the batch.
-    noise_seeds = _checked_seeds(seeds, x_t) if eta > 0 else None
+    noise_seeds = checked_seeds(seeds, x_t) if eta > 0 else None
 
     # From the noisiest level down. Noise is added after each step, keyed by its number.
-    levels = _levels(timesteps, denoise.schedule)
+    levels = ddim_levels(timesteps, denoise.schedule)
     alpha_bars = denoise.schedule.alpha_bars
     for index, (t, t_prev) in enumerate(pairwise(reversed(levels)), start=1):
         # One evaluation of the network per level; the rest of a step is arithmetic on its answer.
         eps, x0 = denoise(x_t, t)
-        noise = _noise_like(x_t, noise_seeds, index)
+        noise = noise_like(x_t, noise_seeds, index)
         x_t = ddim_step(eps, x0, alpha_bars[t], alpha_bars[t_prev], eta, noise)
 
         if project is not None:
@@ -247,7 +270,7 @@ def ddim_invert(
         on_step: is called after each step.
     """
     # Upwards, by the same step as downwards.
-    levels = _levels(timesteps, denoise.schedule)
+    levels = ddim_levels(timesteps, denoise.schedule)
     alpha_bars = denoise.schedule.alpha_bars
     x_t = x0
     for index, (t, t_next) in enumerate(pairwise(levels), start=1):
@@ -287,17 +310,17 @@ def ddpm_sample(
     Raises:
         ValueError: the number of seeds is not B, or the timesteps do not rise.
     """
-    noise_seeds = _checked_seeds(seeds, x_t)
-    levels = _checked_timesteps(timesteps, denoise.schedule)
+    noise_seeds = checked_seeds(seeds, x_t)
+    levels = checked_timesteps(timesteps, denoise.schedule)
     alpha_bars = denoise.schedule.alpha_bars
 
     # The last step goes to clean data, ab = 1, and adds no noise.
     for index, t in enumerate(reversed(levels), start=1):
         alpha_bar_prev = alpha_bars[levels[-index - 1]] if index < len(levels) else 1.0
-        _, x0 = denoise(x_t, t)
+        _, x0, place = denoise.with_variance(x_t, t)
         gradient = None if classifier is None else classifier.gradient(x_t, _batch_of(t, x_t))
-        noise = _noise_like(x_t, noise_seeds if index < len(levels) else None, index)
-        x_t = ddpm_step(x_t, x0, alpha_bars[t], alpha_bar_prev, variance, gradient, noise)
+        noise = noise_like(x_t, noise_seeds if index < len(levels) else None, index)
+        x_t = ddpm_step(x_t, x0, alpha_bars[t], alpha_bar_prev, variance, gradient, noise, place)
 
         if project is not None:
             x_t = project(x_t, alpha_bar_prev)
@@ -311,13 +334,18 @@ def _batch_of(t: int, x: Tensor) -> Tensor:
     return torch.full((x.shape[0],), t, dtype=torch.int64, device=x.device)
 
 
-def _levels(timesteps: Tensor, schedule: NoiseSchedule) -> list[int]:
+def ddim_levels(timesteps: Tensor, schedule: NoiseSchedule) -> list[int]:
     """Return the timesteps with level 0 in front, where DDIM trajectories end."""
-    steps = _checked_timesteps(timesteps, schedule)
+    steps = checked_timesteps(timesteps, schedule)
     return steps if steps[0] == 0 else [0, *steps]
 
 
-def _checked_timesteps(timesteps: Tensor, schedule: NoiseSchedule) -> list[int]:
+def checked_timesteps(timesteps: Tensor, schedule: NoiseSchedule) -> list[int]:
+    """Return the timesteps as numbers.
+
+    Raises:
+        ValueError: they do not rise within the schedule.
+    """
     steps: list[int] = timesteps.tolist()
     rising = all(low < high for low, high in pairwise(steps))
     if not steps or not rising or steps[0] < 0 or steps[-1] >= schedule.num_timesteps:
@@ -326,7 +354,12 @@ def _checked_timesteps(timesteps: Tensor, schedule: NoiseSchedule) -> list[int]:
     return steps
 
 
-def _checked_seeds(seeds: Sequence[int] | None, x: Tensor) -> Sequence[int]:
+def checked_seeds(seeds: Sequence[int] | None, x: Tensor) -> Sequence[int]:
+    """Return the seeds of a batch x.
+
+    Raises:
+        ValueError: there is not one for each sample.
+    """
     if seeds is None or len(seeds) != x.shape[0]:
         given = "none" if seeds is None else str(len(seeds))
         raise ValueError(
@@ -335,7 +368,8 @@ def _checked_seeds(seeds: Sequence[int] | None, x: Tensor) -> Sequence[int]:
     return seeds
 
 
-def _noise_like(x: Tensor, seeds: Sequence[int] | None, step: int) -> Tensor | None:
+def noise_like(x: Tensor, seeds: Sequence[int] | None, step: int) -> Tensor | None:
+    """Return the noise of a step, shaped like x; None without seeds."""
     if seeds is None:
         return None
     # `step` counts from 1, so no step's noise is the initial noise, which has the key 0.

@@ -227,6 +227,53 @@ def ancestral_timesteps(num_train: int, num_steps: int) -> Tensor:
     return torch.linspace(0, num_train - 1, num_steps, dtype=torch.float64).round().long()
 
 
+def trailing_timesteps(num_train: int, num_steps: int) -> Tensor:
+    """Return S timesteps that end at T-1, at distances of T / S (Lin et al. 2024, table 2).
+
+    Returns:
+        int64 [S], rising; all of them for S = T.
+
+    Raises:
+        ValueError: num_steps is not in 1 .. num_train.
+    """
+    _check_num_steps(num_train, num_steps, num_train)
+    places = torch.arange(num_steps, dtype=torch.float64)
+    return (num_train - places * num_train / num_steps).round().long().flip(0) - 1
+
+
+def karras_timesteps(schedule: NoiseSchedule, num_steps: int, rho: float = 7.0) -> Tensor:
+    """Return the S timesteps whose noise levels are nearest to those of Karras et al. 2022, eq. 5.
+
+    sigma = sqrt((1 - ab) / ab) falls so that its root of order rho does so evenly. Networks know
+    whole timesteps alone, so each level is that of a timestep, and none is taken twice.
+
+    Args:
+        schedule: its noisiest and its cleanest level are the ends.
+        num_steps: S.
+        rho: more of it spends more of the steps where there is little noise.
+
+    Returns:
+        int64 [S], rising, from 0 to T-1; T-1 alone for S = 1.
+
+    Raises:
+        ValueError: num_steps is not in 1 .. T.
+    """
+    count = schedule.num_timesteps
+    _check_num_steps(count, num_steps, count)
+    if num_steps == 1:
+        return torch.tensor([count - 1])
+    levels = schedule.alphas_cumprod.cpu()
+    log_sigmas = -0.5 * torch.logit(levels)
+    low, high = (log_sigmas[[0, -1]] / rho).exp().tolist()
+    wanted = rho * torch.linspace(low, high, num_steps, dtype=torch.float64).log()
+    nearest = (wanted[:, None] - log_sigmas[None]).abs().argmin(dim=1)
+
+    # Where levels are closer than timesteps, each takes the next one that is free.
+    places = torch.arange(num_steps)
+    rising = torch.cummax(nearest - places, dim=0).values + places
+    return torch.minimum(rising, count - num_steps + places)
+
+
 def _check_num_steps(num_train: int, num_steps: int, most: int) -> None:
     if not 1 <= num_steps <= most:
         raise ValueError(

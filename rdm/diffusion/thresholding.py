@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import torch
@@ -37,3 +37,11 @@ def dynamic_threshold(x0: Tensor, percentile: float = 0.995, limit: float = 1.0)
     # Divided in this order so that s = limit leaves every bit as it was, and nothing exceeds the
     # limit.
     return torch.minimum(torch.maximum(x0, -scale), scale) / (scale / limit)
+
+
+THRESHOLDINGS: Mapping[str, Thresholding | None] = {
+    "none": None,
+    "static": static_threshold,
+    "dynamic": dynamic_threshold,
+}
+"""By name, with the limits of data in [-1, 1]."""

@@ -35,7 +35,7 @@ class EvaluationConfig(Config):
     top_m: float = Field(
         default=1.0, gt=0, le=1, description="share of the likeliest patches that p_D keeps"
     )
-    settings: SampleSettings = SampleSettings()
+    settings: SampleSettings = SampleSettings(batch_size=32)
     seed: int = 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -14,19 +13,20 @@ from torch import Tensor, nn
 
 from rdm.config import Config
 from rdm.context import Context, Part
-from rdm.diffusion.gaussian import Predictor
-from rdm.diffusion.guidance import guided_away, guided_in_interval
+from rdm.diffusion.sampler_names import SAMPLERS
 from rdm.diffusion.samplers import seeded_noise
 from rdm.encoders.text_states import TEXT_DIMS
 from rdm.errors import UsageError
 from rdm.generators.conditions import Condition, Conditions, Known, NeighborsConfig, assemble
 from rdm.generators.heads import (
+    PLAIN,
     AutoregressiveConfig,
     DiffusionHead,
     Draws,
     GaussianConfig,
     HeadConfig,
     Losses,
+    Steering,
     build_head,
 )
 from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings, Setting
@@ -105,19 +105,6 @@ class GeneratorConfig(Config):
         return Context(*parts)
 
 
-@dataclass(frozen=True, eq=False)
-class Negative:
-    """What pictures are led away from.
-
-    Attributes:
-        context: one row per picture, with the ports of the pictures' own.
-        scale: n of (1 - s + n) e_u + s e_c - n e_n; None: s - 1, so that it takes e_u's place.
-    """
-
-    context: Context
-    scale: float | None = None
-
-
 class Generator(nn.Module):
     """A system: its loss and its pictures.
 
@@ -193,7 +180,7 @@ class Generator(nn.Module):
         seeds: Sequence[int],
         settings: SampleSettings,
         on_step: OnDrawStep | None = None,
-        negative: Negative | None = None,
+        steering: Steering = PLAIN,
     ) -> Tensor:
         """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context.
 
@@ -202,13 +189,13 @@ class Generator(nn.Module):
             seeds: of the pictures, B.
             settings: of the head and of guidance.
             on_step: called after each step of a batch; what it raises ends the drawing.
-            negative: what the pictures are led away from.
+            steering: what leads the drawing besides.
 
         Raises:
             UsageError: the head cannot draw with these settings, or with a negative.
         """
         return self.space.to_pictures(
-            self.sample_space(context, seeds, settings, on_step, negative)
+            self.sample_space(context, seeds, settings, on_step, steering)
         )
 
     @torch.no_grad()
@@ -218,44 +205,25 @@ class Generator(nn.Module):
         seeds: Sequence[int],
         settings: SampleSettings,
         on_step: OnDrawStep | None = None,
-        negative: Negative | None = None,
+        steering: Steering = PLAIN,
     ) -> Tensor:
         """Return samples [B, ...] in the space, as latents or tokens; otherwise as `sample`."""
+        self.check_settings(settings)
 
         def report(index: int, total: int, x0: Tensor) -> None:
             assert on_step is not None
-            on_step(DrawStep(tuple(seeds), index, total, lambda: self.preview(x0)))
+            on_step(DrawStep(tuple(seeds), index, total, lambda: self.preview(x0), x0))
 
-        acting = self.effective(settings)
-        network: Predictor | Network = self.network
-        if negative is not None:
-            network = self._led_away(acting, negative)
-            # The predictor guides already.
-            acting = acting.model_copy(update={"guidance_scale": 1.0, "guidance_interval": None})
         with autocast(self.device):
             return self.head.sample(
-                network,
+                self.network,
                 context,
                 self.config.network.sample_shape,
                 seeds,
-                acting,
+                self.effective(settings),
                 None if on_step is None else report,
+                steering,
             )
-
-    def _led_away(self, settings: SampleSettings, negative: Negative) -> Predictor:
-        """Return the network as it predicts with a negative."""
-        head = self.head
-        if not isinstance(head, DiffusionHead):
-            raise UsageError(
-                "only a diffusion model can be led away from neighbors or texts",
-                where="negative",
-                fix="leave the negative out, or ask a model with a Gaussian head",
-            )
-        away = guided_away(self.network, settings.guidance_scale, negative.context, negative.scale)
-        if settings.guidance_interval is None:
-            return away
-        schedule = head.process.schedule
-        return guided_in_interval(self.network, away, schedule, settings.guidance_interval)
 
     @torch.no_grad()
     def expected(self, context: Context, seed: int) -> Tensor:
@@ -292,17 +260,51 @@ class Generator(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             return to_uint8(self.space.to_pictures(x0))
 
+    def check_settings(self, settings: SampleSettings) -> None:
+        """Refuse settings that the system cannot draw with.
+
+        Raises:
+            UsageError: thresholding, and the data have no known range; or what its head refuses.
+        """
+        self.head.check_settings(self.effective(settings), self.config.conditions.sources)
+        kind = self.config.space.kind
+        if settings.thresholding != "none" and kind == "latents":
+            raise UsageError(
+                f"{settings.thresholding} thresholding is for pixels in [-1, 1]; latents have "
+                "no known range",
+                fix="thresholding=none, or a lower guidance_scale",
+            )
+
     def effective(self, settings: SampleSettings) -> SampleSettings:
-        """Return the settings as they act: without a condition there is no guidance."""
+        """Return the settings as they act: without anything to be led away from there is no
+        guidance, and what the sampler decides by itself is filled in."""
+        filled = settings.filled()
+        if filled.autoguidance is not None:
+            return filled
         # With nothing to drop both branches are equal, and guidance would cost double.
-        scale = settings.guidance_scale if self.config.conditions.read else 1.0
-        interval = None if scale == 1 else settings.guidance_interval
-        return settings.model_copy(update={"guidance_scale": scale, "guidance_interval": interval})
+        reads = bool(self.config.conditions.read)
+        scale = filled.guidance_scale if reads else 1.0
+        scales = filled.guidance_scales if reads else None
+        interval = None if scale == 1 and not scales else filled.guidance_interval
+        return filled.model_copy(
+            update={
+                "guidance_scale": scale,
+                "guidance_scales": scales,
+                "guidance_interval": interval,
+            }
+        )
 
     def acting(self, settings: SampleSettings) -> dict[str, Setting]:
         """Return the settings that act on this system: a RARM takes no denoising steps."""
         idle = set(self.head.idle_settings)
         if "neighbors" not in self.config.conditions.read:
             idle.add("k")
-        idle |= {"variance"} if settings.sampler == "ddim" else {"eta", "guidance_interval"}
-        return self.effective(settings).model_dump(mode="json", exclude=idle)
+        idle |= {"eta", "variance"} - SAMPLERS[settings.sampler].takes
+        effective = self.effective(settings)
+        # These came later: a folder that was begun without them is still of the same request.
+        idle |= {
+            name
+            for name in ("spacing", "thresholding", "guidance_scales", "autoguidance")
+            if getattr(effective, name) == SampleSettings.model_fields[name].default
+        }
+        return effective.model_dump(mode="json", exclude=idle)

@@ -17,10 +17,15 @@ from torch import Tensor
 from rdm.config import Config
 from rdm.context import Context
 from rdm.diffusion.autoregressive import DrawSettings, autoregressive_loss, autoregressive_sample
+from rdm.diffusion.editing import Start
 from rdm.diffusion.gaussian_head import GaussianHead
+from rdm.diffusion.guidance import Guidance
+from rdm.diffusion.named_sampler import NamedSampler
+from rdm.diffusion.sampler_names import SAMPLERS
 from rdm.diffusion.samplers import Step
 from rdm.diffusion.schedules import ScheduleConfig, TimestepConfig
 from rdm.diffusion.schedules import rdm as rdm_schedule
+from rdm.diffusion.thresholding import THRESHOLDINGS
 from rdm.errors import UsageError
 from rdm.generators.sample_settings import SampleSettings
 
@@ -78,6 +83,37 @@ class Losses:
     timesteps: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Negative:
+    """What pictures are led away from.
+
+    Attributes:
+        context: one row per picture, with the ports of the pictures' own.
+        scale: n of (1 - s + n) e_u + s e_c - n e_n; None: s - 1, so that it takes e_u's place.
+    """
+
+    context: Context
+    scale: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """What leads a drawing besides its context and settings.
+
+    Attributes:
+        negative: what is led away from besides the null, or in its place.
+        weaker: a network to be led away from in place of the null context.
+        start: a picture to start from, or whose parts are kept.
+    """
+
+    negative: Negative | None = None
+    weaker: Any = None
+    start: Start | None = None
+
+
+PLAIN = Steering()
+
+
 class Head(Protocol):
     """A loss and a way to draw."""
 
@@ -116,6 +152,18 @@ class Head(Protocol):
         """
         ...
 
+    def check_settings(self, settings: SampleSettings, sources: Sequence[str]) -> None:
+        """Refuse settings that this head cannot draw with.
+
+        Args:
+            settings: of a drawing.
+            sources: that its context has.
+
+        Raises:
+            UsageError: says which, and what to do.
+        """
+        ...
+
     def sample(
         self,
         network: Any,
@@ -124,6 +172,7 @@ class Head(Protocol):
         seeds: Sequence[int],
         settings: SampleSettings,
         on_step: HeadStep | None = None,
+        steering: Steering = PLAIN,
     ) -> Tensor:
         """Return samples [len(seeds), *shape]; a sample depends on its own seed and context
         only.
@@ -135,6 +184,7 @@ class Head(Protocol):
             seeds: of the samples.
             settings: steps, guidance, thresholding.
             on_step: called after each step.
+            steering: what leads the drawing besides.
         """
         ...
 
@@ -187,53 +237,65 @@ class DiffusionHead:
         seeds: Sequence[int],
         settings: SampleSettings,
         on_step: HeadStep | None = None,
+        steering: Steering = PLAIN,
     ) -> Tensor:
         """See Head: float32.
 
         Raises:
-            UsageError: more steps than there are timesteps, or fewer than the sampler takes.
+            UsageError: see `check_settings`.
         """
-        most = self.process.schedule.num_timesteps
-        if settings.num_steps > most:
-            raise UsageError(
-                f"{settings.num_steps} steps, but the model has {most} timesteps",
-                fix=f"num_steps={most}",
-            )
-
-        told = None if on_step is None else _denoising(on_step)
-        if settings.sampler == "ddim":
-            return self.process.sample(
-                network,
-                context,
-                shape=shape,
-                seeds=seeds,
-                num_steps=settings.num_steps,
-                eta=settings.eta,
-                guidance_scale=settings.guidance_scale,
-                guidance_interval=settings.guidance_interval,
-                on_step=told,
-            )
-
-        # What ancestral sampling cannot do is refused, not left out.
-        if settings.num_steps < 2:
-            raise UsageError(
-                "ancestral sampling takes at least two steps", fix="num_steps=2 or more"
-            )
-        if settings.guidance_interval is not None:
-            raise UsageError(
-                "a guidance interval is for DDIM", fix="sampler=ddim, or no guidance_interval"
-            )
-
-        return self.process.sample_ancestral(
+        self.check_settings(settings, context.sources)
+        its = NamedSampler(
+            settings.sampler,
+            settings.num_steps,
+            settings.spacing,
+            settings.eta,
+            settings.variance,
+        )
+        negative = steering.negative
+        # A context to be led away from, or a weaker network, takes the place of the null.
+        guidance = Guidance(
+            settings.guidance_scale,
+            settings.guidance_interval,
+            None if negative is None else negative.context,
+            None if negative is None else negative.scale,
+            settings.guidance_scales,
+            steering.weaker,
+        )
+        return self.process.sample(
             network,
             context,
             shape=shape,
             seeds=seeds,
-            num_steps=settings.num_steps,
-            variance=settings.variance,
-            guidance_scale=settings.guidance_scale,
-            on_step=told,
+            sampler=its,
+            guidance=guidance,
+            thresholding=THRESHOLDINGS[settings.thresholding],
+            start=steering.start,
+            on_step=None if on_step is None else _denoising(on_step),
         )
+
+    def check_settings(self, settings: SampleSettings, sources: Sequence[str]) -> None:
+        """See Head: there are as many timesteps as steps, the network has learned a variance that
+        is asked for, and the sources that have a scale."""
+        count = self.process.schedule.num_timesteps
+        ends_clean = SAMPLERS[settings.sampler].ends_clean
+        most = count if ends_clean or settings.spacing != "karras" else count - 1
+        if settings.num_steps > most:
+            raise UsageError(
+                f"{settings.num_steps} steps, but the model has {count} timesteps",
+                fix=f"num_steps={most}",
+            )
+        if settings.variance == "learned" and not self.process.learned_variance:
+            raise UsageError(
+                "the model has not learned a variance", fix="variance=posterior or variance=beta"
+            )
+        if unknown := [name for name in settings.guidance_scales or {} if name not in sources]:
+            raise UsageError(
+                f"a guidance scale for {unknown[0]}, but the model reads: "
+                f"{', '.join(sources) or 'none'}",
+                where="guidance_scales",
+                fix="name the sources that the model reads, or set guidance_scale alone",
+            )
 
 
 @dataclass(frozen=True)
@@ -241,7 +303,17 @@ class AutoregressiveHead:
     """Tokens one after another, each given those before it."""
 
     idle_settings: ClassVar[frozenset[str]] = frozenset(
-        {"sampler", "num_steps", "eta", "variance", "guidance_interval"}
+        {
+            "sampler",
+            "num_steps",
+            "spacing",
+            "eta",
+            "variance",
+            "thresholding",
+            "guidance_interval",
+            "guidance_scales",
+            "autoguidance",
+        }
     )
     deterministic_loss: ClassVar[bool] = True
 
@@ -261,6 +333,9 @@ class AutoregressiveHead:
         for _ in range(num_draws):
             yield lambda rows, context: autoregressive_loss(network, x0[rows].to(device), context)
 
+    def check_settings(self, settings: SampleSettings, sources: Sequence[str]) -> None:
+        """See Head: settings of diffusion say nothing here, and all others go together."""
+
     def sample(
         self,
         network: Any,
@@ -269,8 +344,26 @@ class AutoregressiveHead:
         seeds: Sequence[int],
         settings: SampleSettings,
         on_step: HeadStep | None = None,
+        steering: Steering = PLAIN,
     ) -> Tensor:
-        """See Head: int64."""
+        """See Head: int64.
+
+        Raises:
+            UsageError: the drawing is to be led by a weaker network, or to start from a picture.
+        """
+        if steering.weaker is not None or steering.start is not None:
+            what = "autoguidance" if steering.weaker is not None else "start from a picture"
+            raise UsageError(
+                f"tokens are drawn one after another: there is no {what}",
+                fix="leave it out, or take a model of a diffusion recipe",
+            )
+        negative = steering.negative
+        if negative is not None and negative.scale is not None:
+            raise UsageError(
+                "a negative of tokens has no scale of its own",
+                where="negative",
+                fix="leave its scale out: then it takes the place of the null",
+            )
         (length,) = shape
         tokens, _ = autoregressive_sample(
             network.begin,
@@ -278,6 +371,7 @@ class AutoregressiveHead:
             length=length,
             seeds=seeds,
             guidance_scale=settings.guidance_scale,
+            negative=None if negative is None else negative.context,
             settings=DrawSettings(settings.temperature, settings.top_k, settings.top_p),
             on_token=None
             if on_step is None

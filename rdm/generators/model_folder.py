@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -19,10 +19,14 @@ from torch import Tensor
 from rdm.config import digest_json
 from rdm.context import Context
 from rdm.database import RetrievalDatabase
+from rdm.diffusion.editing import Start
 from rdm.encoders.text_states import load_text_states
-from rdm.errors import EncoderMismatchError, ModelError
+from rdm.errors import EncoderMismatchError, ModelError, UsageError
+from rdm.generators.autoguidance import require_shared
 from rdm.generators.conditions import Condition, LabelCondition, NeighborCondition, TextCondition
-from rdm.generators.generator import Generator, GeneratorConfig, Negative
+from rdm.generators.generator import Generator, GeneratorConfig
+from rdm.generators.heads import Negative, Steering
+from rdm.generators.portable_names import portable_name
 from rdm.generators.provenance import Provenance
 from rdm.generators.sample_settings import OnDrawStep, SampleSettings, Setting
 from rdm.generators.spaces import AnySpaceConfig, LatentSpace, PixelSpace, Space, TokenSpace
@@ -36,6 +40,7 @@ from rdm.storage.files import storage_errors
 INFO = "model.json"
 NETWORK = "network"
 FIRST_STAGE = "first_stage"
+DIFFUSERS_NETWORK, DIFFUSERS_FIRST_STAGE = "unet", "vae"  # in the layout of its pipelines
 
 
 class ModelInfo(Provenance):
@@ -262,6 +267,7 @@ class Model:
         settings: SampleSettings,
         on_step: OnDrawStep | None = None,
         negative: Negative | None = None,
+        start: Start | None = None,
     ) -> Tensor:
         """Return pictures float32 [B, 3, H, W] in [-1, 1], one per seed and row of the context.
 
@@ -271,12 +277,63 @@ class Model:
             settings: of the head and of guidance.
             on_step: called after each step of a batch; what it raises ends the drawing.
             negative: what the pictures are led away from.
+            start: a picture to start from, or whose parts are kept.
+
+        Raises:
+            UsageError: the settings do not go with the model, or it is to be led by one that does
+                not work on the same.
         """
-        return self.generator.sample(context, seeds, settings, on_step, negative)
+        steering = self.steering(settings, negative, start)
+        return self.generator.sample(context, seeds, settings, on_step, steering)
+
+    def steering(
+        self,
+        settings: SampleSettings,
+        negative: Negative | None = None,
+        start: Start | None = None,
+    ) -> Steering:
+        """Return what leads a drawing: what is given, and the weaker model that settings name.
+
+        Raises:
+            UsageError: that model does not work on the same.
+        """
+        name = settings.autoguidance
+        if name is not None and negative is not None:
+            raise UsageError(
+                "autoguidance leads away from one thing, a negative from another",
+                where="autoguidance",
+                fix="leave one of them out",
+            )
+        return Steering(negative, None if name is None else self.weaker(name).network, start)
+
+    def check_settings(self, settings: SampleSettings) -> None:
+        """Refuse settings that the model cannot draw with, before anything is written.
+
+        Raises:
+            UsageError: says which, and what to do.
+        """
+        self.generator.check_settings(settings)
+        self.steering(settings)
 
     def acting(self, settings: SampleSettings) -> dict[str, Setting]:
-        """Return the settings that act on this model, by name."""
-        return self.generator.acting(settings)
+        """Return the settings that act on this model, by name; of a weaker model its folder's name
+        and its digest, so that no record holds a path."""
+        acting = self.generator.acting(settings)
+        if "autoguidance" in acting and settings.autoguidance is not None:
+            weaker = _opened(settings.autoguidance, str(self.device))
+            acting["autoguidance"] = f"{weaker.directory.name} {weaker.digest}"
+        return acting
+
+    def weaker(self, name_or_dir: str) -> Generator:
+        """Return the system of another model that this one can be led away from.
+
+        Raises:
+            UsageError: it works on something else, see `require_shared`.
+            ModelError: the folder holds no model.
+        """
+        other = _opened(name_or_dir, str(self.device))
+        require_shared((self.config, self.info), (other.config, other.info), other.directory)
+        return other.generator
 
     def check_database(self, database: RetrievalDatabase) -> None:
         """Raise EncoderMismatchError unless the database's embeddings are of the encoder that the
@@ -299,11 +356,23 @@ def open_model(name_or_dir: str | Path, device: torch.device | str = "cpu") -> M
         None if config.space.kind == "pixels" else open_first_stage(directory, info).to(device)
     )
     space = open_space(config.space, first_stage, config.network.sample_shape)
-    network = load_network(directory / NETWORK, config.network)
+    network = load_network(_network_folder(directory), config.network)
     conditions = open_conditions(config)
     check_text_network(conditions, info.text_encoder_digest, directory)
     generator = Generator(config, space, conditions, network).to(device).eval()
     return Model(directory, info, generator, first_stage)
+
+
+@lru_cache(maxsize=2)
+def _opened(name_or_dir: str, device: str) -> Model:
+    # Each batch asks for it; a folder's weights are read once.
+    return open_model(name_or_dir, device)
+
+
+def _network_folder(directory: Path) -> Path:
+    """Return the folder of a model's network, in our layout or in diffusers'."""
+    other = directory / DIFFUSERS_NETWORK
+    return other if other.is_dir() else directory / NETWORK
 
 
 def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
@@ -315,7 +384,7 @@ def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
     """
     name = info.autoencoder or FIRST_STAGE
     if not is_asset(name):
-        place = directory / FIRST_STAGE
+        place = directory / (name if name == DIFFUSERS_FIRST_STAGE else FIRST_STAGE)
         if not place.is_dir():
             raise ModelError(
                 "the model's folder lacks its first stage",
@@ -333,28 +402,6 @@ def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
             fix="restore that first stage, or train again",
         )
     return first_stage
-
-
-def portable_name(name: str) -> str:
-    """Return the name of a source or an encoder with only the last part of an absolute path in it.
-
-    `folder:///home/me/birds` becomes `folder://birds`, `open_clip:ViT-B-32//home/me/w.pt` becomes
-    `open_clip:ViT-B-32/w.pt`; a name without a path stays as it is.
-    """
-    scheme, separator, rest = name.partition("://")
-    if separator:
-        path, question, query = rest.partition("?")
-        kept = f"{question}{query}" if "/" not in query else ""
-        return f"{scheme}://{_last_part(path)}{kept}"
-    kind, colon, rest = name.partition(":")
-    model, slashes, path = rest.partition("//")
-    if slashes:
-        return f"{kind}{colon}{model}/{_last_part('/' + path)}"
-    return f"{kind}{colon}{_last_part(rest)}" if colon else _last_part(name)
-
-
-def _last_part(path: str) -> str:
-    return Path(path).name if path.startswith(("/", "~")) else path
 
 
 def _copy_first_stage(source: Path, target: Path) -> None:

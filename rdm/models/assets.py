@@ -47,6 +47,15 @@ def named_folder(name_or_dir: str, marker: str, what: str) -> Path:
     return root / stem
 
 
+def public_name(directory: Path) -> str:
+    """Return the name of a folder that says nothing of the machine: `assets://NAME` of what ships,
+    else its last part."""
+    root = Path(str(importlib.resources.files("rdm"))) / "assets"
+    if directory.is_relative_to(root):
+        return ASSET_PREFIX + directory.relative_to(root).as_posix()
+    return directory.resolve().name
+
+
 def absolute_name(name_or_dir: str) -> str:
     """Return a name that opens from every directory: a folder's absolute path."""
     return name_or_dir if is_asset(name_or_dir) else absolute_path(name_or_dir)

@@ -10,7 +10,8 @@ import torch
 
 from rdm.compute.machine import num_cores
 from rdm.errors import RdmError
-from rdm.generators.model_folder import INFO, ModelInfo, portable_name, read_info
+from rdm.generators.model_folder import INFO, ModelInfo, read_info
+from rdm.generators.portable_names import portable_name
 from rdm.models.networks import build_network
 from rdm.models.unet import num_parameters
 from rdm.report.cards import ModelCard, model_card

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from rdm.generators.sample_settings import DrawStep, SampleSettings
     from rdm.sampling.asked import check_asked
     from rdm.sampling.conditioning import Conditioning
-    from rdm.sampling.draw import draw
     from rdm.sampling.draw_request import draw_request
     from rdm.sampling.pipeline import Sample, proposed_queries, sample
     from rdm.sampling.proposal import Proposal
@@ -30,7 +29,6 @@ _HOMES = {
     "Conditioning": "rdm.sampling.conditioning",
     "LookUp": "rdm.sampling.retrieval.look_up",
     "check_asked": "rdm.sampling.asked",
-    "draw": "rdm.sampling.draw",
     "look_up": "rdm.sampling.retrieval.look_up",
     "read_request": "rdm.sampling.request",
     "proposed_queries": "rdm.sampling.pipeline",
@@ -57,7 +55,6 @@ __all__ = [
     "Request",
     "SampleSettings",
     "check_asked",
-    "draw",
     "draw_request",
     "image_queries",
     "look_up",

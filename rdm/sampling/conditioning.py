@@ -24,11 +24,13 @@ class Tokens:
         values: float32 [L, D].
         kinds: [L], whether each is the query's own or a patch's.
         weights: float32 [L], factors on the attention that each gets.
+        patches: of the tokens that are one, in order: the name of its database and its id.
     """
 
     values: NDArray[np.float32]
     kinds: tuple[TokenKind, ...]
     weights: NDArray[np.float32]
+    patches: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +41,13 @@ class NegativeConditioning:
         tokens: None of a model that reads no neighbors.
         caption: of a model that reads texts by themselves.
         scale: n of (1 - s + n) e_u + s e_c - n e_n; None: s - 1.
+        texts: that were looked up, in the order of the tokens that are a query's own.
     """
 
     tokens: Tokens | None
     caption: str | None
     scale: float | None
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +59,11 @@ class Conditioning:
         seed: of the picture.
         tokens: of its neighbors, or its own; None of a model that reads none.
         negative: what it is led away from.
+        image_sha256: of a query picture's pixels.
     """
 
     query: Query
     seed: int
     tokens: Tokens | None
     negative: NegativeConditioning | None = None
+    image_sha256: str = ""

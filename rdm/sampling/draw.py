@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdm.generators.conditions import Known
-from rdm.generators.generator import Negative
+from rdm.generators.heads import Negative
 from rdm.generators.model_folder import Model, ModelInfo
 from rdm.generators.sample_settings import OnDrawStep, SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
+from rdm.sampling.batches import filled_batches, rows_at_once
 from rdm.sampling.conditioning import Conditioning, Tokens
+from rdm.sampling.start import OpenedStart
 
 
 def draw(
@@ -22,25 +24,33 @@ def draw(
     asked: Sequence[Conditioning],
     settings: SampleSettings,
     on_step: OnDrawStep | None = None,
+    start: OpenedStart | None = None,
+    first_row: int = 0,
 ) -> NDArray[np.uint8]:
-    """Return a batch of pictures uint8 [B, H, W, 3], drawn from what conditions them alone.
+    """Return pictures uint8 [N, H, W, 3], drawn from what conditions them alone.
 
-    Picture i depends on its own conditioning and seed only; in the last bits also on the size of
-    the batch, because a processor's kernels do.
+    Picture i depends on its own conditioning and seed only: batches have one shape, see `batches`.
+    It is row i of the first, or i less a multiple of the shape of a later one.
 
     Args:
         model: draws.
         asked: of each picture, with as many tokens each.
         settings: how to draw; those of the look-up, as k, say nothing here.
         on_step: called after each step; what it raises ends the drawing.
+        start: what drawing starts from; None: the seeds' noise.
+        first_row: where in the first batch the first picture is.
 
     Raises:
         UsageError: the model cannot draw with these settings.
         ValueError: the pictures differ in their numbers of tokens, or in whether they are led away
             from something and how.
     """
-    latents = draw_latents(model, asked, settings, on_step)
-    return to_uint8(model.generator.space.to_pictures(latents))
+    pictures = []
+    for batch in filled_batches(asked, rows_at_once(settings, model.device), first_row):
+        latents = draw_latents(model, batch.rows, settings, batch.listener(on_step), start)
+        pictures.append(batch.counted(to_uint8(model.generator.space.to_pictures(latents))))
+    found = np.concatenate(pictures)
+    return found if start is None else start.finished(found)
 
 
 @torch.no_grad()
@@ -49,8 +59,9 @@ def draw_latents(
     asked: Sequence[Conditioning],
     settings: SampleSettings,
     on_step: OnDrawStep | None = None,
+    start: OpenedStart | None = None,
 ) -> Tensor:
-    """Return samples [B, ...] in the model's space, before they become pictures; as `draw`."""
+    """Return samples [B, ...] in the model's space, of one batch as it is; otherwise as `draw`."""
     _check_alike(asked)
     generator, seeds = model.generator, [one.seed for one in asked]
     context = generator.context(known_of(model.info, asked))
@@ -58,7 +69,11 @@ def draw_latents(
     if (led_away := asked[0].negative) is not None:
         away = [_known(one.negative.tokens, one.negative.caption) for one in asked if one.negative]
         negative = Negative(generator.context(away), led_away.scale)
-    return generator.sample_space(context, seeds, settings, on_step, negative)
+    begun = None
+    if start is not None:
+        begun = start.of(seeds, model.config.network.sample_shape, model.device)
+    steering = model.steering(settings, negative, begun)
+    return generator.sample_space(context, seeds, settings, on_step, steering)
 
 
 def known_of(info: ModelInfo, asked: Sequence[Conditioning]) -> list[Known]:

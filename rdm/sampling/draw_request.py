@@ -10,10 +10,14 @@ from rdm.database import RetrievalDatabase
 from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import DrawStep, OnDrawStep
 from rdm.progress import tracking
+from rdm.sampling.batches import rows_at_once
 from rdm.sampling.output import SampleFolder, picture_name
-from rdm.sampling.pipeline import draw_samples, note_of, records_of
+from rdm.sampling.pipeline import draw_samples, note_of
+from rdm.sampling.record import Metadata
+from rdm.sampling.recorder import Recorder
 from rdm.sampling.request import Request
 from rdm.sampling.retrieval.look_up import LookUp
+from rdm.sampling.start import open_start
 
 
 class DrawnCounts(Config):
@@ -30,11 +34,12 @@ def draw_request(
     out: Path,
     *,
     on_step: OnDrawStep | None = None,
+    metadata: Metadata = "full",
 ) -> DrawnCounts:
     """Draw what is missing of a request's pictures, and write each batch when it is done.
 
-    A batch with a missing picture is drawn whole, so that a picture has the bits of a run that was
-    not interrupted. A kill, or an exception of `on_step`, loses the batch in work.
+    A batch with a missing picture is drawn whole, so that a picture has the row and the bits of a
+    run that was not interrupted. A kill, or an exception of `on_step`, loses the batch in work.
 
     Args:
         request: queries, seeds and settings.
@@ -42,6 +47,7 @@ def draw_request(
         databases: of the neighbors, by the request's names for them; none of a model without.
         out: the folder.
         on_step: called after each step of a batch; what it raises ends the drawing.
+        metadata: what PNGs carry; `samples.json` has all of it.
 
     Raises:
         UsageError: the folder holds pictures of another request, or the model cannot be asked this.
@@ -49,9 +55,15 @@ def draw_request(
         ConcurrentWriterError: another process is drawing into the folder.
     """
     looked_up, settings = LookUp(request, model.info, databases), request.settings
+    # Before the folder is claimed: what cannot be drawn, or started from, leaves nothing behind.
+    model.check_settings(settings)
+    begun = None if request.start is None else open_start(request.start, model)
+    weights = {one.name: one.weight for one in request.retrieval.databases}
+    recorder = Recorder(model, looked_up.databases, settings, weights)
+    shape = rows_at_once(settings, model.device)
     total, drawn = len(looked_up), 0
     with (
-        SampleFolder(out, looked_up.identity(model)) as folder,
+        SampleFolder(out, looked_up.identity(model), metadata) as folder,
         tracking("sample", total, "pictures", folder.num_finished) as tracker,
     ):
 
@@ -60,15 +72,14 @@ def draw_request(
             if on_step is not None:
                 on_step(step)
 
-        for start in range(0, total, settings.batch_size):
-            numbers = range(start, min(start + settings.batch_size, total))
+        for start in range(0, total, shape):
+            numbers = range(start, min(start + shape, total))
             missing = [number for number in numbers if not folder.finished(number)]
             if not missing:
                 continue
             asked = looked_up.rows(numbers.start, numbers.stop)
-            batch = draw_samples(model, asked, settings, report)
-            names = [picture_name(number) for number in numbers]
-            records = records_of(batch, model, looked_up.databases, settings, names)
+            batch = draw_samples(model, asked, settings, report, begun)
+            records = recorder.records(batch, [picture_name(number) for number in numbers])
             folder.add(list(zip(numbers, batch, records, strict=True)))
             drawn += len(missing)
             tracker.advance(len(missing))

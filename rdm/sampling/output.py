@@ -7,7 +7,6 @@ a line, whatever their number.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -24,9 +23,12 @@ from rdm.database import RetrievalDatabase
 from rdm.errors import StorageError, UsageError
 from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import SampleSettings
-from rdm.sampling.pipeline import Sample, records_of
+from rdm.sampling.batches import rows_at_once
+from rdm.sampling.picture_file import png_bytes
+from rdm.sampling.pipeline import Sample
 from rdm.sampling.queries import Query
-from rdm.sampling.record import SampleRecord, png_text
+from rdm.sampling.record import BatchPlace, Metadata, SampleRecord
+from rdm.sampling.recorder import Recorder
 from rdm.sampling.request import RequestIdentity
 from rdm.storage import Folder
 from rdm.storage.files import storage_errors
@@ -53,8 +55,9 @@ class SampleFolder:
         ConcurrentWriterError: another process is drawing into it.
     """
 
-    def __init__(self, out: Path, identity: RequestIdentity) -> None:
+    def __init__(self, out: Path, identity: RequestIdentity, metadata: Metadata = "full") -> None:
         self.folder = Folder(out)
+        self.metadata: Metadata = metadata
         self.out = out
         self._identity = identity
         # file and offset of each finished picture's record
@@ -125,7 +128,7 @@ class SampleFolder:
         with storage_errors(self.out), open(self.out / JOURNAL, "ab") as journal:
             for number, item, record in pictures:
                 if number not in self._lines:
-                    write_picture(self.folder, item, record)
+                    write_picture(self.folder, item, record, self.metadata)
                     self._lines[number] = (JOURNAL, _append_line(journal, record))
             journal.flush()
             # Once for a batch and not for each picture: a sync takes longer than a small PNG.
@@ -138,11 +141,11 @@ class SampleFolder:
         _write_index(self.out, [self._lines[number] for number in sorted(self._lines)])
 
 
-def write_picture(folder: Folder, item: Sample, record: SampleRecord) -> None:
-    """Write a PNG that carries its record."""
-    buffer = io.BytesIO()
-    Image.fromarray(item.pixels).save(buffer, "PNG", pnginfo=png_text(record))
-    folder.write_bytes(record.file, buffer.getvalue())
+def write_picture(
+    folder: Folder, item: Sample, record: SampleRecord, metadata: Metadata = "full"
+) -> None:
+    """Write a PNG that carries its recipe."""
+    folder.write_bytes(record.file, png_bytes(item.pixels, record, metadata))
 
 
 def _append_line(journal: BinaryIO, record: SampleRecord) -> int:
@@ -177,13 +180,11 @@ def write_samples(
     # A record is in the journal only after its picture is on the disk.
     lines: list[tuple[str, int]] = []
     iterator = iter(samples)
-    databases = {} if database is None else {"": database}
+    recorder = Recorder(model, {} if database is None else {"": database}, settings)
     with storage_errors(out), open(out / JOURNAL, "ab") as journal:
-        while batch := list(islice(iterator, settings.batch_size)):
+        while batch := list(islice(iterator, rows_at_once(settings, model.device))):
             names = [picture_name(len(lines) + place) for place in range(len(batch))]
-            for item, record in zip(
-                batch, records_of(batch, model, databases, settings, names), strict=True
-            ):
+            for item, record in zip(batch, recorder.records(batch, names), strict=True):
                 write_picture(folder, item, record)
                 lines.append((JOURNAL, _append_line(journal, record)))
 
@@ -210,17 +211,36 @@ def read_samples(out: Path, limit: int | None = None) -> list[Sample]:
         similarities = np.array(
             [neighbor["similarity"] for neighbor in row["neighbors"]], np.float32
         )
+        kind, label = row["query"]["kind"], row["query"]["label"]
         query = Query(
-            row["kind"],
-            row["label"],
+            kind,
+            label,
             np.zeros(0, np.float32),
             ids,
             similarities,
             weights=tuple(neighbor["weight"] for neighbor in row["neighbors"]),
             databases=tuple(neighbor["database"] for neighbor in row["neighbors"]),
         )
-        samples.append(Sample(query, row["seed"], pixels))
+        place = BatchPlace.model_validate(row["batch"])
+        samples.append(Sample(query, row["seed"], pixels, place))
     return samples
+
+
+def stored_records(path: Path) -> Iterator[SampleRecord]:
+    """Yield the recipes of `samples.json` or its journal.
+
+    Raises:
+        StorageError: a line is no recipe.
+    """
+    for _, row in _rows(path):
+        try:
+            yield SampleRecord.model_validate(row)
+        except ValidationError as error:
+            raise StorageError(
+                f"the file is damaged: {error.errors()[0]['msg']}",
+                where=path,
+                fix="delete the folder and draw again; PNGs carry their records too",
+            ) from error
 
 
 def _finished(out: Path) -> dict[int, tuple[str, int]]:

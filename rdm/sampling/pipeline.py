@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdm.compute.device import describe_device
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.generators.model_folder import Model
@@ -16,6 +15,7 @@ from rdm.generators.neighbor_vectors import conditioning_vectors
 from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings
 from rdm.progress import tracking
 from rdm.sampling.asked import check_asked, no_database
+from rdm.sampling.batches import rows_at_once
 from rdm.sampling.conditioning import Conditioning, TokenKind, Tokens
 from rdm.sampling.draw import draw
 from rdm.sampling.queries import (
@@ -24,7 +24,9 @@ from rdm.sampling.queries import (
     query_set_proposal,
     unconditional_queries,
 )
-from rdm.sampling.record import Credit, DatabaseReference, SampleRecord, credits_of
+from rdm.sampling.record import BatchPlace
+from rdm.sampling.start import OpenedStart
+from rdm.sampling.start_request import StartRecord
 
 Pair = tuple[Query, int]
 """A query and the seed of one picture."""
@@ -32,61 +34,22 @@ Pair = tuple[Query, int]
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and what it came from; the query's neighbors are those that conditioned it."""
+    """A picture and what it came from; the query's neighbors are those that conditioned it.
+
+    Attributes:
+        query: what was asked.
+        seed: of the noise.
+        pixels: uint8 [H, W, 3].
+        place: in the batch that it was drawn in.
+        conditioning: what it was drawn from; None of a picture that was read back.
+    """
 
     query: Query
     seed: int
     pixels: NDArray[np.uint8]
-
-    def provenance(
-        self, model: Model, database: RetrievalDatabase | None, settings: SampleSettings
-    ) -> SampleRecord:
-        """Return the picture's record: query, seed, settings, and every neighbor with its source
-        and license."""
-        databases = {} if database is None else {"": database}
-        return records_of([self], model, databases, settings, [""])[0]
-
-
-def records_of(
-    samples: Sequence[Sample],
-    model: Model,
-    databases: Mapping[str, RetrievalDatabase],
-    settings: SampleSettings,
-    files: Sequence[str],
-) -> list[SampleRecord]:
-    """Return the records of pictures that are written to files.
-
-    Args:
-        samples: drawn pictures.
-        model: that drew them.
-        databases: of their neighbors by name; none of a model without.
-        settings: that they were drawn with.
-        files: name of each picture's file.
-    """
-    credits: list[tuple[Credit, ...]] = [()] * len(samples)
-    references: tuple[DatabaseReference, ...] = ()
-    if databases and model.reads_neighbors:
-        credits = credits_of(databases, [item.query for item in samples])
-        references = tuple(
-            DatabaseReference(name=name, root=one.folder.url, version=one.version.number)
-            for name, one in databases.items()
-        )
-
-    return [
-        SampleRecord(
-            file=file,
-            kind=item.query.kind,
-            label=item.query.label,
-            seed=item.seed,
-            neighbors=neighbors,
-            settings=model.acting(settings),
-            model=str(model.directory),
-            model_digest=model.digest,
-            device=describe_device(model.device),
-            databases=references,
-        )
-        for item, neighbors, file in zip(samples, credits, files, strict=True)
-    ]
+    place: BatchPlace | None = None
+    conditioning: Conditioning | None = None
+    start: StartRecord | None = None
 
 
 def proposed_queries(
@@ -124,8 +87,7 @@ def sample(
 ) -> Iterator[Sample]:
     """Draw one picture per (query, seed) pair, and yield each batch's as it is done.
 
-    Picture i depends on its own query and seed only; in the last bits also on the size of the batch
-    that it is drawn in, because a processor's kernels do.
+    Picture i depends on its own query and seed only: batches have one shape, see `batches`.
 
     Args:
         model: draws.
@@ -133,7 +95,7 @@ def sample(
         queries: of each picture; repeat one to draw several seeds. A query's nearest `settings.k`
             neighbors condition.
         seeds: as many.
-        settings: how to draw; `batch_size` pictures are held in memory.
+        settings: how to draw; a batch of pictures is held in memory.
         on_step: is told of every step of every batch. An exception that it raises ends the drawing
             between two steps and reaches the caller; pictures of earlier batches were yielded
             already.
@@ -164,10 +126,9 @@ def _drawn(
             if on_step is not None:
                 on_step(step)
 
-        for start in range(0, len(pairs), settings.batch_size):
-            batch = draw_batch(
-                model, database, pairs[start : start + settings.batch_size], settings, report
-            )
+        shape = rows_at_once(settings, model.device)
+        for start in range(0, len(pairs), shape):
+            batch = draw_batch(model, database, pairs[start : start + shape], settings, report)
             yield from batch
             tracker.advance(len(batch))
 
@@ -197,11 +158,16 @@ def draw_samples(
     asked: Sequence[Conditioning],
     settings: SampleSettings,
     on_step: OnDrawStep | None = None,
+    start: OpenedStart | None = None,
 ) -> list[Sample]:
     """Return a batch of pictures with what they came from; arguments and errors as `draw`."""
-    pictures = draw(model, asked, settings, on_step)
+    shape = rows_at_once(settings, model.device)
+    pictures = draw(model, asked, settings, on_step, start)
+    begun = None if start is None else start.request.record()
+    places = [BatchPlace(shape=shape, row=number % shape) for number in range(len(asked))]
     return [
-        Sample(one.query, one.seed, picture) for one, picture in zip(asked, pictures, strict=True)
+        Sample(one.query, one.seed, picture, place, one, begun)
+        for one, picture, place in zip(asked, pictures, places, strict=True)
     ]
 
 
@@ -223,7 +189,7 @@ def conditioned(
     ones = np.ones(ids.shape[1], np.float32)
     kinds: tuple[TokenKind, ...] = ("patch",) * ids.shape[1]
     return [
-        Conditioning(query, seed, Tokens(row, kinds, ones))
+        Conditioning(query, seed, Tokens(row, kinds, ones, query.patches))
         for (query, seed), row in zip(pairs, vectors, strict=True)
     ]
 

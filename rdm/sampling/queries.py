@@ -15,6 +15,7 @@ from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.encoders import normalize
 from rdm.errors import DatabaseError, SourceError
 from rdm.sampling.proposal import Proposal
+from rdm.sampling.query_vectors import text_vectors
 from rdm.sampling.request import QueryKind
 from rdm.sources import ImageDecodeError, decode_image
 
@@ -42,6 +43,12 @@ class Query:
     weights: tuple[float, ...] = ()
     databases: tuple[str, ...] = ()
 
+    @property
+    def patches(self) -> tuple[tuple[str, int], ...]:
+        """The name of each neighbor's database, empty where there is one, and its id."""
+        names = self.databases or ("",) * len(self.neighbor_ids)
+        return tuple(zip(names, self.neighbor_ids.tolist(), strict=True))
+
 
 def text_queries(
     database: RetrievalDatabase, texts: Sequence[str], k: int, *, exact: bool = True
@@ -56,7 +63,7 @@ def text_queries(
         exact: compare with every vector, do not ask the index.
     """
     return _looked_up(
-        database, "text", texts, normalize(database.encoder.encode_texts(list(texts))), k, exact
+        database, "text", texts, normalize(text_vectors(database.encoder, texts)), k, exact
     )
 
 

@@ -1,90 +1,187 @@
-"""A picture's record: query, seed, settings and credits; in `samples.json` and PNGs."""
+"""A picture's recipe: all that it was drawn from; in `samples.json` and in the PNG.
+
+It names no folder of the machine that drew it, and holds no query picture and no vectors: a
+photograph that is removed from its database must not live on in pictures' files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
 from typing import Literal
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from rdm.config import Config
-from rdm.database import RetrievalDatabase
-from rdm.database.reader import PatchRecord
-from rdm.errors import SourceError
+from rdm.config import Record
 from rdm.generators.sample_settings import Setting
-from rdm.sampling.queries import Query
 from rdm.sampling.request import QueryKind
+from rdm.sampling.start_request import StartRecord
 
-PNG_KEY = "rdm"
+FORMAT = "rdm.recipe/1"
 MAX_PNG_BYTES = 256 * 1024  # readers of PNGs refuse texts of a megabyte and more
 _MAX_LABEL = 2000
 
+Metadata = Literal["full", "credits"]
+"""What a PNG carries: the whole recipe, or without what was asked for and how it was drawn."""
 
-class Credit(Config):
-    """A patch that conditioned a picture, and whose photograph it was cut from."""
+
+class Credit(Record):
+    """A patch that conditioned a picture, and whose photograph it was cut from; texts are empty
+    where the database does not know."""
 
     patch_id: int
-    similarity: float
-    image_id: str
-    url: str
-    author: str
-    license: str
-    box: tuple[int, int, int, int]
+    database: str = Field(default="", description="its name, as in `databases`")
+    similarity: float | None = Field(description="to the query; None of what is led away from")
     weight: float = Field(default=1.0, description="factor on the attention that it got")
-    database: str = Field(default="", description="the name of its database; empty: the only one")
+    image_id: str
+    title: str = ""
+    author: str
+    license: str = Field(description="its name, such as CC BY 2.0")
+    license_url: str = ""
+    url: str = Field(description="of the photograph's file, where it came from the web")
+    landing_page: str = ""
+    box: tuple[int, int, int, int]
+    sha256: str = Field(default="", description="of the photograph's bytes")
 
 
-class DatabaseReference(Config):
-    """The database that neighbors were looked up in."""
+class DatabaseReference(Record):
+    """A database that neighbors were looked up in."""
 
-    name: str = ""
-    root: str
+    name: str
     version: int
+    digest: str = Field(description="of the version: its parts, removals and settings")
+    weight: float = 1.0
 
 
-class SampleRecord(Config):
-    """One picture. `neighbors` are those that conditioned it, nearest first, and no others."""
+class ModelReference(Record):
+    """The model that drew."""
 
-    format: Literal["rdm.sample/1"] = "rdm.sample/1"
-    file: str
+    name: str = Field(description="assets://NAME, or the last part of its folder")
+    digest: str = Field(description="16 hexadecimal digits of its files, first stage included")
+    parameters: int | None = None
+
+
+class EncoderReference(Record):
+    """The encoder whose embeddings conditioned."""
+
+    name: str
+    digest: str
+
+
+class SoftwareVersions(Record):
+    """What computed: other versions, or another number of threads, may change the last bits."""
+
+    rdm: str
+    torch: str
+    diffusers: str
+    device: str
+    precision: Literal["bf16", "fp32"]
+    threads: int | None = Field(description="that shared each operation; None of a GPU")
+
+
+class QueryRecord(Record):
+    """What was asked for."""
+
     kind: QueryKind
-    label: str = Field(description="the text, the file's name, or the drawn patch")
-    seed: int
+    label: str = Field(description="the text, the file's name, the class, or the drawn patch")
+    image_sha256: str = Field(default="", description="of a query picture's pixels, upright RGB")
+
+
+class TokenRecord(Record):
+    """An embedding that the network read: the query's own, or a patch's."""
+
+    kind: Literal["query", "patch"]
+    patch_id: int | None = None
+    database: str = ""
+    weight: float = 1.0
+
+
+class NegativeRecord(Record):
+    """What a picture was led away from."""
+
+    texts: tuple[str, ...]
+    tokens: tuple[TokenRecord, ...]
     neighbors: tuple[Credit, ...]
+    scale: float | None = Field(description="None: the guidance scale less 1")
+
+
+class BatchPlace(Record):
+    """Where in its batch a picture was drawn: kernels depend on the shape, in the last bits."""
+
+    shape: int = Field(ge=1, description="rows of the batch, those that only filled it included")
+    row: int = Field(ge=0)
+
+
+class Attribution(Record):
+    """How much each token had to do with the picture, in the order of `tokens`; 1 in sum."""
+
+    attention: tuple[float, ...] | None = Field(
+        default=None, description="share of the cross-attention in one pass"
+    )
+    influence: tuple[float, ...] | None = Field(
+        default=None, description="Shapley values in the expected picture"
+    )
+
+
+class SampleRecord(Record):
+    """One picture. `neighbors` are those that conditioned it, in the order of their tokens, and no
+    others. With `metadata` credits, what was asked for and how it was drawn is left out."""
+
+    format: Literal["rdm.recipe/1"] = FORMAT
+    metadata: Metadata = "full"
+    file: str
+    query: QueryRecord | None
+    seed: int | None
+    databases: tuple[DatabaseReference, ...]
+    tokens: tuple[TokenRecord, ...] = ()
+    neighbors: tuple[Credit, ...]
+    negative: NegativeRecord | None = None
     neighbors_left_out: int = Field(
         default=0, description="neighbors whose credits a PNG has no room for"
     )
-    settings: dict[str, Setting] = Field(description="those that act on this kind of model")
-    model: str
-    model_digest: str = Field(description="16 hexadecimal digits of the model's files")
-    device: str
-    databases: tuple[DatabaseReference, ...] = ()
+    settings: dict[str, Setting] | None = Field(description="those that act on this kind of model")
+    start: StartRecord | None = Field(
+        default=None, description="a picture that was changed, or noise between two seeds"
+    )
+    model: ModelReference
+    encoder: EncoderReference | None
+    software: SoftwareVersions
+    batch: BatchPlace | None
+    size: tuple[int, int] = Field(description="width and height")
+    pixels_sha256: str = Field(description="of the pixels, RGB, row after row")
+    parents: tuple[str, ...] = Field(
+        default=(), description="pixels_sha256 of the pictures that it was made from"
+    )
+    attribution: Attribution | None = None
 
-    def for_png(self) -> SampleRecord:
-        """Return the record for a PNG: no folders of this machine, at most MAX_PNG_BYTES."""
-        databases = tuple(
-            one.model_copy(
-                update={"name": PurePath(one.name).name, "root": PurePath(one.root).name}
-            )
-            for one in self.databases
-        )
-        label = PurePath(self.label).name if self.kind == "image" else self.label
-        changes = {
-            "model": PurePath(self.model).name,
-            "databases": databases,
-            "label": label[:_MAX_LABEL],
-        }
-        short = self.model_copy(update={**changes, "neighbors": ()})
+    @property
+    def looked_at(self) -> tuple[Credit, ...]:
+        """The neighbors that conditioned the picture, and those that it was led away from."""
+        return self.neighbors + (() if self.negative is None else self.negative.neighbors)
 
+    def for_png(self, metadata: Metadata = "full") -> SampleRecord:
+        """Return the recipe for a PNG, at most MAX_PNG_BYTES.
+
+        Args:
+            metadata: `credits` leaves out query, seed, settings, tokens and attribution.
+        """
+        changes: dict[str, object] = {"metadata": metadata}
+        if metadata == "credits":
+            gone = {"query": None, "seed": None, "settings": None, "batch": None}
+            changes |= {**gone, "tokens": (), "attribution": None, "parents": ()}
+            if self.negative is not None:
+                gone = {"texts": (), "tokens": (), "scale": None}
+                changes["negative"] = self.negative.model_copy(update=gone)
+        elif self.query is not None:
+            label = self.query.label[:_MAX_LABEL]
+            changes["query"] = self.query.model_copy(update={"label": label})
+        return self.model_copy(update=changes)._shortened()
+
+    def _shortened(self) -> SampleRecord:
+        """Return the recipe with as many of its neighbors, nearest first, as a PNG has room for."""
+        short = self.model_copy(update={"neighbors": ()})
         kept: list[Credit] = []
         # 64 bytes for the number of neighbors left out and the brackets around the others.
         room = MAX_PNG_BYTES - len(_json(short)) - 64
-        for full in self.neighbors:
-            credit = full.model_copy(update={"database": PurePath(full.database).name})
+        for credit in self.neighbors:
             room -= len(_json(credit)) + 1
             if room < 0:
                 break
@@ -93,93 +190,5 @@ class SampleRecord(Config):
         return short.model_copy(update={"neighbors": tuple(kept), "neighbors_left_out": left_out})
 
 
-def _json(record: Config) -> bytes:
+def _json(record: Record) -> bytes:
     return record.model_dump_json().encode()
-
-
-def credits_of(
-    databases: Mapping[str, RetrievalDatabase], queries: Sequence[Query]
-) -> list[tuple[Credit, ...]]:
-    """Return the credits of pictures' neighbors, in order, from one read of each database.
-
-    Args:
-        databases: by name; a query that names none is of the first.
-        queries: with the neighbors that conditioned.
-    """
-    first = next(iter(databases))
-    places = [list(_places(query, first)) for query in queries]
-    found: dict[tuple[str, int], PatchRecord] = {}
-    for name, database in databases.items():
-        ids = {patch_id for row in places for at, patch_id in row if at == name}
-        if ids:
-            records = database.records(np.array(sorted(ids), np.int64))
-            found |= {(name, record.patch_id): record for record in records}
-    return [
-        tuple(
-            _credit(found[at], query, number, at[0] if len(databases) > 1 else "")
-            for number, at in enumerate(row)
-        )
-        for query, row in zip(queries, places, strict=True)
-    ]
-
-
-def _places(query: Query, first: str) -> Iterator[tuple[str, int]]:
-    names = query.databases or (first,) * len(query.neighbor_ids)
-    return zip(names, query.neighbor_ids.tolist(), strict=True)
-
-
-def _credit(record: PatchRecord, query: Query, number: int, database: str) -> Credit:
-    return Credit(
-        patch_id=record.patch_id,
-        similarity=float(query.similarities[number]),
-        image_id=record.image_id,
-        url=record.url,
-        author=record.author,
-        license=record.license,
-        box=record.box,
-        weight=query.weights[number] if query.weights else 1.0,
-        database=database,
-    )
-
-
-def png_text(record: SampleRecord) -> PngInfo:
-    """Return the record as a PNG's iTXt chunk `rdm`, UTF-8 and not compressed."""
-    text = PngInfo()
-    text.add_itxt(PNG_KEY, _json(record.for_png()).decode())
-    return text
-
-
-def read_png_record(path: Path) -> SampleRecord:
-    """Return the record in a picture that `rdm sample` drew.
-
-    Raises:
-        SourceError: there is no such picture, or it carries no record.
-    """
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            # texts may follow the pixels where another program saved the picture again
-            image.load()
-            text = getattr(image, "text", {}).get(PNG_KEY)
-    except FileNotFoundError as error:
-        raise SourceError(
-            "the picture does not exist", where=path, fix="check the file's name"
-        ) from error
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise SourceError(
-            f"the picture cannot be read as a PNG: {error}", where=path, fix="give a PNG"
-        ) from error
-
-    if text is None:
-        raise SourceError(
-            "the picture carries no record of what it was drawn from",
-            where=path,
-            fix="give a PNG as `rdm sample` wrote it; other programs and sites take texts out",
-        )
-    try:
-        return SampleRecord.model_validate_json(text)
-    except ValidationError as error:
-        raise SourceError(
-            f"the picture's record is damaged: {error.errors()[0]['msg']}",
-            where=path,
-            fix="give the picture as drawn",
-        ) from error

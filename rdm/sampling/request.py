@@ -17,6 +17,7 @@ from rdm.config import Config
 from rdm.errors import UsageError
 from rdm.generators.sample_settings import SampleSettings, Setting
 from rdm.sampling.seeds import checked_seeds, seeds_text
+from rdm.sampling.start_request import StartRecord, StartRequest
 
 QueryKind = Literal["text", "image", "class", "patch", "neighbors", "unconditional"]
 
@@ -155,6 +156,9 @@ class Request(Config):
         "database, each as often, in place of p_D",
     )
     retrieval: Retrieval = Retrieval()
+    start: StartRequest | None = Field(
+        default=None, description="a picture to change, or noise between two seeds"
+    )
     seeds: Annotated[str, BeforeValidator(seeds_text), AfterValidator(checked_seeds)] = Field(
         default="0-7", description="such as 0-7 or 3,5,9; picture i depends on its query and seed"
     )
@@ -199,6 +203,7 @@ class RequestIdentity(Config):
     top_m: float | None
     centers: int | None = None
     retrieval: Retrieval | None = Field(default=None, description="of which databases: below")
+    start: StartRecord | None = None
     seeds: str
     settings: dict[str, Setting]
     model: str

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,27 +13,15 @@ from rdm.compute.device import DeviceName
 from rdm.config import Record
 from rdm.database import RetrievalDatabase
 from rdm.errors import RdmError
+from rdm.sampling.record import Credit
 from rdm.serving.problems import ServeError
 from rdm.serving.settings import Named
 from rdm.sources import open_source
+from rdm.sources.licenses import license_of
+from rdm.sources.source import Author
 from rdm.storage import Folder, VersionStore
 
 logger = logging.getLogger(__name__)
-_MAX_SHARDS = 64
-
-
-class Neighbor(Record):
-    """A patch that was looked up, and whose photograph it was cut from."""
-
-    database: str
-    patch_id: int
-    image_id: str
-    similarity: float
-    weight: float = 1.0
-    author: str
-    license: str
-    source_page: str
-    box: tuple[int, int, int, int]
 
 
 class LicenseCount(Record):
@@ -82,16 +68,14 @@ class OpenDatabase:
         database: its reader.
         removed: ids of deleted patches.
         licenses: of the living patches.
-        authors: whom the source names in one list; name and page.
+        authors: whom the source names in one list.
     """
 
     name: str
     database: RetrievalDatabase
     removed: frozenset[int]
     licenses: tuple[LicenseCount, ...]
-    authors: tuple[tuple[str, str], ...]
-    _pages: OrderedDict[str, list[str]] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    authors: tuple[Author, ...]
 
     @property
     def version(self) -> int:
@@ -116,38 +100,30 @@ class OpenDatabase:
                     fix="look up again: no search finds it",
                 )
 
-    def neighbors(self, ids: NDArray[np.int64]) -> tuple[Neighbor, ...]:
-        """Return patches with their sources, in order, as similar as can be."""
-        return tuple(
-            Neighbor(
-                database=self.name,
-                patch_id=row["patch_id"],
-                image_id=row["image_id"],
-                similarity=1.0,
-                author=row["author"],
-                license=row["license"],
-                source_page=self._source_page(row["image_shard"], row["image_row"], row["url"]),
-                box=(row["x0"], row["y0"], row["x1"], row["y1"]),
+    def credits(self, ids: NDArray[np.int64]) -> tuple[Credit, ...]:
+        """Return living patches with their sources, in order, each as similar as can be."""
+        found = []
+        for record in self.database.records(ids):
+            license = license_of(record.license)
+            is_web = record.url.startswith(("https://", "http://"))
+            found.append(
+                Credit(
+                    database=self.name,
+                    patch_id=record.patch_id,
+                    similarity=1.0,
+                    image_id=record.image_id,
+                    title=record.title,
+                    author=record.author,
+                    license=license.name,
+                    license_url=license.url,
+                    # A local source's is the name of a file, which says nothing elsewhere.
+                    url=record.url if is_web else "",
+                    landing_page=record.landing_page,
+                    box=record.box,
+                    sha256=record.sha256,
+                )
             )
-            for row in self.database.patch_rows(ids).to_pylist()
-        )
-
-    def _source_page(self, shard: str, row: int, url: str) -> str:
-        """Return the page of a photograph, else where it was fetched, else nothing."""
-        with self._lock:
-            pages = self._pages.get(shard)
-            if pages is None:
-                table = self.database.folder.read_table(f"images/{shard}.parquet")
-                names = table.column_names
-                pages = table["landing_page"].to_pylist() if "landing_page" in names else []
-                self._pages[shard] = pages
-                while len(self._pages) > _MAX_SHARDS:
-                    self._pages.popitem(last=False)
-        page = pages[row] if row < len(pages) else ""
-        for candidate in (page, url):
-            if candidate and candidate.startswith(("https://", "http://")):
-                return candidate
-        return ""
+        return tuple(found)
 
 
 def open_version(name: str, database: RetrievalDatabase) -> OpenDatabase:
@@ -165,7 +141,8 @@ def open_version(name: str, database: RetrievalDatabase) -> OpenDatabase:
         first += len(licenses)
         values, numbers = np.unique(licenses[~np.isin(ids, tombstones)], return_counts=True)
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
-            counts[value or ""] = counts.get(value or "", 0) + number
+            name = license_of(value or "").name
+            counts[name] = counts.get(name, 0) + number
     found = sorted(counts.items(), key=lambda pair: -pair[1])
     return OpenDatabase(
         name,
@@ -176,13 +153,11 @@ def open_version(name: str, database: RetrievalDatabase) -> OpenDatabase:
     )
 
 
-def _named_authors(database: RetrievalDatabase) -> tuple[tuple[str, str], ...]:
+def _named_authors(database: RetrievalDatabase) -> tuple[Author, ...]:
     """Return the authors of embedded samples, whose package has one list for all of them."""
     if not database.version.source.startswith("samples://"):
         return ()
-    return tuple(
-        (author.name, author.url) for author in open_source(database.version.source).credits()
-    )
+    return tuple(open_source(database.version.source).credits())
 
 
 class Databases:

@@ -16,10 +16,12 @@ from rdm.config import Record
 from rdm.generators.generator import GeneratorConfig
 from rdm.generators.model_folder import ModelInfo
 from rdm.sampling.conditioning import Conditioning
+from rdm.sampling.record import Credit
 from rdm.sampling.request import Request
 from rdm.sampling.retrieval.look_up import LookUp
-from rdm.serving.databases import Neighbor, OpenDatabase
+from rdm.serving.databases import OpenDatabase
 
+PatchAt = tuple[str, int]
 _EXACT_ROWS = 200_000  # up to so many patches a look-up compares with every vector in milliseconds
 
 
@@ -35,15 +37,17 @@ class Found:
     """What a request found.
 
     Attributes:
+        request: what was asked for.
         databases: the versions, by name.
         asked: what conditions each picture.
         neighbors: those of each picture, nearest first.
         milliseconds: that the look-up took.
     """
 
+    request: Request
     databases: Mapping[str, OpenDatabase]
     asked: tuple[Conditioning, ...]
-    neighbors: tuple[tuple[Neighbor, ...], ...]
+    neighbors: tuple[tuple[Credit, ...], ...]
     milliseconds: float
 
     @property
@@ -59,7 +63,7 @@ class Found:
         )
 
     @property
-    def all_neighbors(self) -> tuple[Neighbor, ...]:
+    def all_neighbors(self) -> tuple[Credit, ...]:
         """The neighbors of every picture, each once."""
         found = {(one.database, one.patch_id): one for row in self.neighbors for one in row}
         return tuple(found.values())
@@ -99,40 +103,35 @@ def look_up(
     used = databases if info.reads_neighbors else {}
     neighbors = _neighbors(asked, used)
     milliseconds = round((time.perf_counter() - started) * 1000, 1)
-    return Found(used, tuple(asked), neighbors, milliseconds)
+    return Found(request, used, tuple(asked), neighbors, milliseconds)
 
 
 def _neighbors(
     asked: Sequence[Conditioning], databases: Mapping[str, OpenDatabase]
-) -> tuple[tuple[Neighbor, ...], ...]:
+) -> tuple[tuple[Credit, ...], ...]:
     """Return the neighbors of each picture, from one read of each database."""
     if not databases:
         return ((),) * len(asked)
     first = next(iter(databases))
-    rows = [
-        list(
-            zip(
-                one.query.databases or (first,) * len(one.query.neighbor_ids),
-                one.query.neighbor_ids.tolist(),
-                one.query.similarities.tolist(),
-                one.query.weights or (1.0,) * len(one.query.neighbor_ids),
-                strict=True,
-            )
-        )
-        for one in asked
-    ]
-    known: dict[tuple[str, int], Neighbor] = {}
+    patches = {(name or first, patch) for one in asked for name, patch in one.query.patches}
+    known: dict[PatchAt, Credit] = {}
     for name, opened in databases.items():
-        ids = sorted({patch for row in rows for at, patch, _, _ in row if at == name})
+        ids = sorted(patch for at, patch in patches if at == name)
         if ids:
-            found = opened.neighbors(np.array(ids, np.int64))
+            found = opened.credits(np.array(ids, np.int64))
             known |= {(name, one.patch_id): one for one in found}
-    return tuple(
-        tuple(
-            known[at, patch].model_copy(
-                update={"similarity": round(similarity, 4), "weight": weight}
+
+    rows = []
+    for one in asked:
+        query = one.query
+        weights = query.weights or (1.0,) * len(query.patches)
+        row = zip(query.patches, query.similarities.tolist(), weights, strict=True)
+        rows.append(
+            tuple(
+                known[name or first, patch].model_copy(
+                    update={"similarity": round(similarity, 4), "weight": weight}
+                )
+                for (name, patch), similarity, weight in row
             )
-            for at, patch, similarity, weight in row
         )
-        for row in rows
-    )
+    return tuple(rows)

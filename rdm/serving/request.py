@@ -45,6 +45,8 @@ class LookUpRequest(Request):
                 "one text, image, class or patch, or unconditional: "
                 f"{len(queries) + self.unconditional} are asked for"
             )
+        if self.start is not None:
+            raise ValueError("start: pictures are changed by `rdm sample`, not by a server yet")
         if self.images and not _UPLOAD.fullmatch(self.images[0]):
             raise ValueError("images: give the id that POST /v1/uploads returned")
         return self

@@ -11,7 +11,8 @@ from PIL import Image
 
 from rdm.config import Record
 from rdm.errors import SourceError
-from rdm.sampling.record import SampleRecord, read_png_record
+from rdm.sampling.picture_file import read_recipe
+from rdm.sampling.record import SampleRecord
 from rdm.serving.problems import ServeError
 from rdm.sources import ImageDecodeError, decode_image
 
@@ -61,7 +62,7 @@ class Uploads:
         scratch = self.folder / f"{hashlib.sha256(data).hexdigest()}.check"
         try:
             scratch.write_bytes(data)
-            return read_png_record(scratch)
+            return read_recipe(scratch)
         except SourceError:
             return None
         finally:

@@ -46,6 +46,7 @@ LEDGER_SCHEMA = pa.schema(
         ("tar_offset", pa.int64()),  # of the picture's bytes in the tar, for direct reads
         ("extension", pa.string()),
         ("author", pa.string()),
+        ("title", pa.string()),
         ("license", pa.string()),
         ("landing_page", pa.string()),
         ("etag", pa.string()),
@@ -126,5 +127,5 @@ def shard_stats(rows: Sequence[Row]) -> ShardStats:
 
 
 def _credited(entry: Row, url: str) -> Row:
-    kept = {name: entry[name] for name in ("image_id", "etag", "author", "license", "landing_page")}
-    return {**kept, "url": public_url(url)}
+    kept = ("image_id", "etag", "author", "title", "license", "landing_page")
+    return {**{name: entry[name] for name in kept}, "url": public_url(url)}

@@ -27,7 +27,8 @@ LISTING_SCHEMA = pa.schema(
         ("location", pa.string()),  # what `read` needs to find the bytes
         ("etag", pa.string()),  # changes when the bytes do: size and time, or a digest
         ("author", pa.string()),  # empty where the source does not say
-        ("license", pa.string()),  # a URL
+        ("title", pa.string()),
+        ("license", pa.string()),  # a URL, or a name such as CC BY 2.0
         ("landing_page", pa.string()),
         # counter-clockwise degrees that make the pixels upright, where the source knows
         ("rotation", pa.int16()),
@@ -85,7 +86,7 @@ class Source(Protocol):
 
 
 _DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(("etag", "author", "license", "landing_page", "checksum"), ""),
+    **dict.fromkeys(("etag", "author", "title", "license", "landing_page", "checksum"), ""),
     "rotation": 0,
 }
 

@@ -15,7 +15,7 @@ from rdm.storage.locks import lock_file
 from rdm.storage.records import Manifest, Part, Version, version_path
 
 FORMAT = "retrieval-database"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 _LOCK = ".writer.lock"
 _DRAFT = "_draft.json"

@@ -21,14 +21,26 @@ from rdm.models.unet import DenoiserConfig
 from rdm.storage.files import storage_errors
 
 
-def describe_imported_model(
-    imported: Imported, autoencoder: str | None, database: str | None, *, kind: str
-) -> ModelInfo | None:
-    """Return the `model.json` of an official U-Net; None without a first stage and a database.
+def official_generator(network: DenoiserConfig) -> GeneratorConfig:
+    """Return the released system that a U-Net is part of, by the length of its context vectors.
 
     The official models predict the noise. Those of ImageNet and FFHQ read the encoder's own (`raw`)
     vectors, unscaled; the one for 768 pixels, whose vectors have 768 numbers, reads normalized ones
     and has a schedule of its own.
+    """
+    is_768 = network.cross_attention_dim == 768
+    neighbors = NeighborsConfig(embedding="unit" if is_768 else "raw", scale=1.0, dropout=0.0)
+    return GeneratorConfig(
+        network=network,
+        conditions=Conditions(neighbors=neighbors),
+        head=GaussianConfig(schedule=rdm_768() if is_768 else rdm()),
+    )
+
+
+def describe_imported_model(
+    imported: Imported, autoencoder: str | None, database: str | None, *, kind: str
+) -> ModelInfo | None:
+    """Return the `model.json` of an official U-Net; None without a first stage and a database.
 
     Args:
         imported: the U-Net.
@@ -73,14 +85,6 @@ def describe_imported_model(
                 fix="name what the model was trained with",
             )
 
-    # The released 768-dimensional models read unit vectors, the others raw ones.
-    is_768 = config.cross_attention_dim == 768
-    neighbors = NeighborsConfig(embedding="unit" if is_768 else "raw", scale=1.0, dropout=0.0)
-    generator = GeneratorConfig(
-        network=config,
-        conditions=Conditions(neighbors=neighbors),
-        head=GaussianConfig(schedule=rdm_768() if is_768 else rdm()),
-    )
     provenance = Provenance(
         autoencoder=absolute_name(autoencoder),
         latents_digest=first_stage.latents_digest,
@@ -89,7 +93,7 @@ def describe_imported_model(
         encoder_digest=opened.encoder_digest,
         database=SeenDatabase(version=opened.version.number, source=opened.version.source),
     )
-    return model_info(generator, provenance)
+    return model_info(official_generator(config), provenance)
 
 
 def save_network(imported: Imported, out: Path, info: ModelInfo | None) -> None:

@@ -29,7 +29,7 @@ from rdm.training.finite_guard import LossGuard, SeenStep
 from rdm.training.grids import NUM_PICTURES, grid_path, is_grid_step, write_grid
 from rdm.training.objectives.objective import Objective
 from rdm.training.planning.cost import NetworkCost, network_cost
-from rdm.training.planning.throughput import flop_rates, peak_of
+from rdm.training.planning.throughput import device_name, flop_rates, peak_of
 from rdm.training.resumed_provenance import require_same_inputs, resumed_provenance
 from rdm.training.stats import StatsLog, StatsRow
 
@@ -107,7 +107,7 @@ class _Reporter:
         self._engine = engine
         self._stats = stats
         self._cost = cost
-        peak = peak_of(engine.device)
+        peak = peak_of(device_name(engine.device))
         self._peak = peak and peak * engine.world_size
         self._window_start, self._reported_step = time.monotonic(), step
 

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import io
 import json
 
 import pytest
-from rich.console import Console
 
-from rdm.cli import console
 from rdm.cli.console import console_progress, in_range, show, show_rows
 from rdm.progress import tracking
 
@@ -50,13 +47,14 @@ def test_brackets_in_rows_are_shown_as_they_are(capsys: pytest.CaptureFixture[st
     assert [text in out for text in ("a[/x].jpg", "[red]b.jpg", "[red] owl")] == [True, True, True]
 
 
-def test_brackets_in_progress_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=200)
-    monkeypatch.setattr(console, "error_console", lambda: terminal)
+def test_brackets_in_progress_are_shown_as_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any stream for a terminal then
+    monkeypatch.setenv("COLUMNS", "200")
     with console_progress(), tracking("s[/s]", 1, "u[/u]") as tracker:
         tracker.advance(note="n[red]")
-    assert isinstance(terminal.file, io.StringIO)
-    shown = terminal.file.getvalue()
+    shown = capsys.readouterr().err
     assert [text in shown for text in ("s[/s]", "u[/u]", "n[red]")] == [True, True, True]
 
 

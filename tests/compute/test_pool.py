@@ -14,7 +14,6 @@ import pytest
 from distributed import LocalCluster
 
 from rdm.compute import ComputeConfig, compute_pool
-from rdm.compute import pool as shards
 from rdm.compute.pool import ComputePool
 from rdm.errors import RdmError, StorageError
 from rdm.progress import progress_to
@@ -186,16 +185,16 @@ def killing_at_birth(path: Path) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_worker_that_dies_while_it_starts_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(shards, "LOST_WORKER_SECONDS", 3)
+    config = ComputeConfig(num_workers=1, lost_worker_seconds=3)
     path = tmp_path / "killed"
 
     def relent() -> None:
         (tmp_path / "killed.over").touch()
         path.unlink()
 
-    with killing_at_birth(path), compute_pool(ComputeConfig(num_workers=1)) as pool:
+    with killing_at_birth(path), compute_pool(config) as pool:
         timer = threading.Timer(10, relent)
         timer.start()
         assert list(pool.map(dying(), [str(path)], stage="fragile")) == [(0, True)]
@@ -205,27 +204,30 @@ def test_worker_that_dies_while_it_starts_is_replaced(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_cluster_whose_workers_never_start_again_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(shards, "LOST_WORKER_SECONDS", 3)
-    monkeypatch.setattr(shards, "WAIT_FOR_WORKERS_SECONDS", 15)
+    config = ComputeConfig(num_workers=1, lost_worker_seconds=3, wait_for_workers_seconds=15)
     path = tmp_path / "killed"
     with (
         killing_at_birth(path),
-        compute_pool(ComputeConfig(num_workers=1)) as pool,
+        compute_pool(config) as pool,
         pytest.raises(RdmError, match="no worker has lived for 15 seconds"),
     ):
         list(pool.map(dying(), [str(path)], stage="fragile"))
 
 
 @contextmanager
-def pool_at_an_address() -> Iterator[tuple[Any, ComputePool]]:
+def pool_at_an_address(wait_for_workers_seconds: float) -> Iterator[tuple[Any, ComputePool]]:
     """A cluster of one worker, and a pool that knows its address only."""
     with (
         cast(
             Any, LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0")
         ) as cluster,
-        compute_pool(ComputeConfig(dask=cluster.scheduler_address)) as pool,
+        compute_pool(
+            ComputeConfig(
+                dask=cluster.scheduler_address, wait_for_workers_seconds=wait_for_workers_seconds
+            )
+        ) as pool,
     ):
         assert isinstance(pool, ComputePool)
         yield cluster, pool
@@ -239,11 +241,8 @@ def dismiss_workers(cluster: Any, pool: ComputePool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_cluster_at_an_address_whose_workers_are_gone_is_an_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(shards, "WAIT_FOR_WORKERS_SECONDS", 8)
-    with pool_at_an_address() as (cluster, pool):
+def test_cluster_at_an_address_whose_workers_are_gone_is_an_error() -> None:
+    with pool_at_an_address(8) as (cluster, pool):
         dismiss_workers(cluster, pool)
         with pytest.raises(RdmError, match="no worker has lived for 8 seconds") as raised:
             list(pool.map(abs, [1], stage="lonely"))
@@ -254,11 +253,9 @@ def test_cluster_at_an_address_whose_workers_are_gone_is_an_error(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers_return", [True, False])
 def test_result_that_a_dying_worker_takes_along_is_computed_again_or_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, workers_return: bool
+    workers_return: bool,
 ) -> None:
-    monkeypatch.setattr(shards, "WAIT_FOR_WORKERS_SECONDS", 60 if workers_return else 8)
-    monkeypatch.setattr(shards, "WATCH_SECONDS", 1)
-    with pool_at_an_address() as (cluster, pool):
+    with pool_at_an_address(60 if workers_return else 8) as (cluster, pool):
         results = pool.map(abs, [-1, -2], stage="taken")
         first = next(results)
         while any(cast(Any, pool.client.processing()).values()):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,12 @@ def test_pixels_are_cut_from_the_photographs(database: RetrievalDatabase, built:
     for record, pixels in zip(database.records(ids), database.pixels(ids), strict=True):
         with Image.open(built / "photos" / record.image_id) as image:
             np.testing.assert_array_equal(np.asarray(pixels), np.asarray(image.crop(record.box)))
+
+
+def test_record_has_the_digest_of_its_photograph(database: RetrievalDatabase, built: Path) -> None:
+    for record in database.records(np.array([12, 3])):
+        data = (built / "photos" / record.image_id).read_bytes()
+        assert record.sha256 == hashlib.sha256(data).hexdigest()
 
 
 def test_photograph_is_the_whole_one(database: RetrievalDatabase, built: Path) -> None:

@@ -17,6 +17,8 @@ from rdm.database.building.jobs import run_build, update_builder, update_plan
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
 from rdm.database.verify.verify import verify_database
+from rdm.encoders import load_encoder, registry
+from rdm.errors import UsageError
 from rdm.storage import Folder, VersionStore
 
 GONE = Removal(frozenset(["p02.jpg"]))
@@ -145,10 +147,14 @@ def test_lists_for_the_workers_are_gone_after_an_update(tabled: Any, encoded: An
     assert not (tabled.root / "_markers" / "removed").exists()
 
 
-def test_removal_needs_no_encoder(tabled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str, **_: Any) -> None:
-        raise AssertionError(f"{name} was opened")
-
-    monkeypatch.setattr("rdm.database.building.builder.load_encoder", refuse)
-    builder = update_builder(str(tabled.root), GONE, only_delete=True)
+def test_removal_needs_no_encoder(
+    tmp_path: Path, photos: Path, build: Any, make_encoder: Any
+) -> None:
+    encoder = make_encoder(17)
+    build(tmp_path / "db", photos, encoder=encoder)
+    Path(encoder.removeprefix("open_clip:tiny-clip/")).unlink()
+    registry._load.cache_clear()  # as in another process
+    with pytest.raises(UsageError, match="checkpoint does not exist"):
+        load_encoder(encoder)
+    builder = update_builder(str(tmp_path / "db"), GONE, only_delete=True)
     assert run_build(builder, ComputeConfig(dask="inline")).photographs == 11

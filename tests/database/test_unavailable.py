@@ -3,11 +3,8 @@ no version."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
@@ -16,24 +13,25 @@ from rdm.database.building.results import BuildResult
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
 from rdm.database.verify.verify import verify_database
-from rdm.sources.kinds.local import LocalSource
-from rdm.sources.ledger import Row, unusable_row
 from rdm.sources.photographs.filters import FilterConfig
 from rdm.storage import Folder, VersionStore
 
 
-@pytest.fixture
-def unavailable(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The causes for which photographs cannot be read, by id."""
-    causes: dict[str, str] = {}
-    take = LocalSource._take_one
+def photograph(root: Path, name: str = "p03.jpg") -> Path:
+    """Return where the source of a database has a photograph."""
+    return root.parent / "photos" / name
 
-    def fail_or_take(source: LocalSource, entry: Row) -> tuple[Row, bytes]:
-        cause = causes.get(entry["image_id"])
-        return (unusable_row(entry, cause), b"") if cause else take(source, entry)
 
-    monkeypatch.setattr(LocalSource, "_take_one", fail_or_take)
-    return causes
+def withdraw(path: Path) -> None:
+    """Put a link to itself in a photograph's place: the file is listed, but cannot be read now."""
+    path.rename(path.parent.parent / path.name)
+    path.symlink_to(path.name)
+
+
+def give_back(path: Path) -> None:
+    """Put a photograph back that was withdrawn."""
+    path.unlink()
+    (path.parent.parent / path.name).rename(path)
 
 
 def update(root: Path, **options: Any) -> BuildResult:
@@ -45,31 +43,22 @@ def images_of(root: Path) -> set[str]:
     return {row.image_id for row in database.records(database.living_ids())}
 
 
-def touch(root: Path, name: str = "p03.jpg") -> None:
-    os.utime(root.parent / "photos" / name, (1, 1))
-
-
 ALL = {f"p{number:02d}.jpg" for number in range(12)}
 
 
-def test_photograph_whose_newer_bytes_cannot_be_had_stays(
-    living_root: Path, unavailable: dict[str, str]
-) -> None:
-    touch(living_root)
-    unavailable["p03.jpg"] = "timed out"
+def test_photograph_whose_newer_bytes_cannot_be_had_stays(living_root: Path) -> None:
+    withdraw(photograph(living_root))
     assert update(living_root).failed == 1
     assert images_of(living_root) == ALL
     assert RetrievalDatabase.open(str(living_root)).version.tombstones == []
     assert verify_database(str(living_root)) == []
 
 
-def test_newer_bytes_are_asked_for_by_the_next_update(
-    living_root: Path, unavailable: dict[str, str], encoded: Any
-) -> None:
-    (living_root.parent / "photos" / "p03.jpg").write_bytes(encoded(33, size=(96, 80)))
-    unavailable["p03.jpg"] = "timed out"
+def test_newer_bytes_are_asked_for_by_the_next_update(living_root: Path, encoded: Any) -> None:
+    photograph(living_root).write_bytes(encoded(33, size=(96, 80)))
+    withdraw(photograph(living_root))
     update(living_root)
-    unavailable.clear()
+    give_back(photograph(living_root))
     assert update(living_root).version == 3
     database = RetrievalDatabase.open(str(living_root))
     newest = max(
@@ -78,20 +67,14 @@ def test_newer_bytes_are_asked_for_by_the_next_update(
     assert database.photograph(newest).size == (96, 80)
 
 
-def test_photograph_whose_newer_bytes_are_broken_goes(
-    living_root: Path, unavailable: dict[str, str]
-) -> None:
-    touch(living_root)
-    unavailable["p03.jpg"] = "not a picture"
+def test_photograph_whose_newer_bytes_are_broken_goes(living_root: Path) -> None:
+    photograph(living_root).write_bytes(b"words")
     update(living_root)
     assert images_of(living_root) == ALL - {"p03.jpg"}
 
 
-def test_second_attempt_that_fails_commits_nothing(
-    living_root: Path, unavailable: dict[str, str], contents: Any
-) -> None:
-    touch(living_root)
-    unavailable["p03.jpg"] = "timed out"
+def test_second_attempt_that_fails_commits_nothing(living_root: Path, contents: Any) -> None:
+    withdraw(photograph(living_root))
     update(living_root)
     before = contents(living_root / "images")
     result = update(living_root)
@@ -99,68 +82,60 @@ def test_second_attempt_that_fails_commits_nothing(
     assert contents(living_root / "images") == before
 
 
-def test_photograph_that_was_kept_can_be_removed(
-    living_root: Path, unavailable: dict[str, str]
-) -> None:
-    touch(living_root)
-    unavailable["p03.jpg"] = "timed out"
+def test_photograph_that_was_kept_can_be_removed(living_root: Path) -> None:
+    withdraw(photograph(living_root))
     update(living_root)
     update(living_root, removal=Removal(where="image_id == 'p03.jpg' and width > 0"))
     assert images_of(living_root) == ALL - {"p03.jpg"}
 
 
-def test_photograph_that_was_kept_goes_when_it_vanishes(
-    living_root: Path, unavailable: dict[str, str]
-) -> None:
-    touch(living_root)
-    unavailable["p03.jpg"] = "timed out"
+def test_photograph_that_was_kept_goes_when_it_vanishes(living_root: Path) -> None:
+    withdraw(photograph(living_root))
     update(living_root)
-    (living_root.parent / "photos" / "p03.jpg").unlink()
+    photograph(living_root).unlink()
     update(living_root)
     assert images_of(living_root) == ALL - {"p03.jpg"}
 
 
-def test_kept_photograph_keeps_near_duplicates_out(
-    root: Path, build: Any, unavailable: dict[str, str], encoded: Any
-) -> None:
-    (root.parent / "photos" / "p20.jpg").write_bytes(encoded(3))
+def test_kept_photograph_keeps_near_duplicates_out(root: Path, build: Any, encoded: Any) -> None:
+    photograph(root, "p20.jpg").write_bytes(encoded(3))
     build(root, root.parent / "photos", filters=FilterConfig(near_duplicate_bits=4))
-    touch(root)
-    unavailable["p03.jpg"] = "timed out"
+    withdraw(photograph(root))
     update(root)
     assert images_of(root) == ALL
 
 
-def test_retry_that_gains_nothing_commits_nothing(
-    living_root: Path, unavailable: dict[str, str], encoded: Any
-) -> None:
-    (living_root.parent / "photos" / "p20.jpg").write_bytes(encoded(20))
-    unavailable["p20.jpg"] = "timed out"
+def test_retry_that_gains_nothing_commits_nothing(living_root: Path, encoded: Any) -> None:
+    path = photograph(living_root, "p20.jpg")
+    path.write_bytes(encoded(20))
+    withdraw(path)
     update(living_root)
-    unavailable["p20.jpg"] = "server error: 503"
+    path.unlink()
+    path.symlink_to("nowhere")  # another cause that may pass
     result = update(living_root, retry_failed=True)
     assert (result.unchanged, result.version) == (True, 2)
     assert VersionStore(Folder(living_root)).numbers() == [1, 2]
 
 
 def test_retry_that_learns_of_another_cause_or_succeeds_is_a_version(
-    living_root: Path, unavailable: dict[str, str], encoded: Any
+    living_root: Path, encoded: Any
 ) -> None:
     for name in ("p20.jpg", "p21.jpg"):
-        (living_root.parent / "photos" / name).write_bytes(encoded(int(name[1:3])))
-        unavailable[name] = "timed out"
+        photograph(living_root, name).write_bytes(encoded(int(name[1:3])))
+        withdraw(photograph(living_root, name))
     update(living_root)
-    unavailable["p20.jpg"] = "not found: 404"
+    photograph(living_root, "p20.jpg").unlink()
+    photograph(living_root, "p20.jpg").write_bytes(b"words")
     assert update(living_root, retry_failed=True).version == 3
-    unavailable.clear()
+    give_back(photograph(living_root, "p21.jpg"))
     assert update(living_root, retry_failed=True).version == 4
     assert images_of(living_root) == ALL | {"p21.jpg"}
 
 
 def test_compaction_removes_what_tells_of_a_removed_photograph_that_failed(
-    living_root: Path, unavailable: dict[str, str], contents: Any
+    living_root: Path, contents: Any
 ) -> None:
-    (living_root.parent / "photos" / "secret-name.jpg").write_bytes(b"words")
+    photograph(living_root, "secret-name.jpg").write_bytes(b"words")
     update(living_root)
     update(living_root, removal=Removal(frozenset(["secret-name.jpg"])))
     compact_database(str(living_root))

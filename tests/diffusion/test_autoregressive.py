@@ -102,6 +102,19 @@ def test_guidance_moves_the_logits_away_from_the_null_context() -> None:
     assert torch.allclose(guided[1], stronger[1])
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_negative_context_is_led_away_from_whatever_its_length(length: int) -> None:
+    # The context adds 0.3 z to the logits, the negative -0.3 z: 2 (0.3 + 0.3) - 0.3 = 0.9.
+    tokens = context(4, -0.3).tokens
+    assert tokens is not None
+    negative = Context(tokens=tokens.repeat(1, length, 1) / length)
+    led = autoregressive_sample(
+        begin, context(4), length=LENGTH, seeds=range(4), guidance_scale=2, negative=negative
+    )
+    stronger = autoregressive_sample(begin, context(4, 0.9), length=LENGTH, seeds=range(4))
+    assert torch.equal(led[0], stronger[0])
+
+
 def test_a_context_of_another_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="2 samples, but there are 3 seeds"):
         autoregressive_sample(begin, context(2), length=1, seeds=range(3))

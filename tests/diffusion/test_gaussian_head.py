@@ -11,12 +11,14 @@ from rdm.context import Context
 from rdm.diffusion import schedules
 from rdm.diffusion.gaussian import Predictor, diffusion_loss
 from rdm.diffusion.gaussian_head import GaussianHead
-from rdm.diffusion.guidance import guided
+from rdm.diffusion.guidance import Guidance, guided
+from rdm.diffusion.named_sampler import NamedSampler
 from rdm.diffusion.samplers import ddim_sample, seeded_noise
 from rdm.diffusion.schedules import ddim_timesteps, linspace_timesteps
 
 DDPM = schedules.ddpm_linear().build()
 HEAD = GaussianHead(DDPM)
+TEN = NamedSampler(num_steps=10)
 
 
 def ones(count: int) -> Context:
@@ -43,9 +45,8 @@ def test_head_samples_by_guided_ddim_from_its_seeds() -> None:
         ones(2),
         shape=(7,),
         seeds=[4, 8],
-        num_steps=20,
-        eta=1.0,
-        guidance_scale=3.0,
+        sampler=NamedSampler(num_steps=20, eta=1.0),
+        guidance=Guidance(3.0),
     )
     denoise = HEAD.denoiser(guided(conditional_predictor(DDPM), 3.0), ones(2))
     expected = ddim_sample(
@@ -57,7 +58,7 @@ def test_head_samples_by_guided_ddim_from_its_seeds() -> None:
 def test_head_with_scale_one_gives_the_bits_of_the_conditional_network() -> None:
     def sample(predict: Predictor, scale: float) -> Tensor:
         return HEAD.sample(
-            predict, ones(2), shape=(7,), seeds=[4, 8], num_steps=10, guidance_scale=scale
+            predict, ones(2), shape=(7,), seeds=[4, 8], sampler=TEN, guidance=Guidance(scale)
         )
 
     predict = conditional_predictor(DDPM)
@@ -70,8 +71,8 @@ def test_head_with_scale_one_gives_the_bits_of_the_conditional_network() -> None
 
 def test_head_with_scale_zero_gives_the_bits_of_the_null_context() -> None:
     predict = conditional_predictor(DDPM)
-    unconditional = HEAD.sample(predict, ones(2).null(), shape=(7,), seeds=[4, 8], num_steps=10)
-    got = HEAD.sample(predict, ones(2), shape=(7,), seeds=[4, 8], num_steps=10, guidance_scale=0)
+    unconditional = HEAD.sample(predict, ones(2).null(), shape=(7,), seeds=[4, 8], sampler=TEN)
+    got = HEAD.sample(predict, ones(2), shape=(7,), seeds=[4, 8], sampler=TEN, guidance=Guidance(0))
     assert torch.equal(got, unconditional)
 
 
@@ -82,7 +83,7 @@ def test_head_thresholds_the_predicted_sample() -> None:
         Context(),
         shape=(50,),
         seeds=[0],
-        num_steps=10,
+        sampler=TEN,
         thresholding=lambda x: x.clamp(0, 0.5),
         on_step=previews.append,
     )
@@ -93,19 +94,19 @@ def test_head_samples_the_same_picture_in_any_batch() -> None:
     predict = normal_predictor(DDPM)
 
     def sample(seeds: Sequence[int]) -> Tensor:
-        return HEAD.sample(predict, Context(), shape=(3, 4, 4), seeds=seeds, num_steps=10)
+        return HEAD.sample(predict, Context(), shape=(3, 4, 4), seeds=seeds, sampler=TEN)
 
     assert torch.equal(sample(range(4)), torch.cat([sample([0, 1]), sample([2]), sample([3])]))
 
 
 def test_head_samples_ancestrally_in_all_steps() -> None:
     steps = []
-    samples = HEAD.sample_ancestral(
+    samples = HEAD.sample(
         normal_predictor(DDPM),
         Context(),
         shape=(500,),
         seeds=[0],
-        variance="beta",
+        sampler=NamedSampler("ddpm", 1000, variance="beta"),
         on_step=steps.append,
     )
     assert len(steps) == 1000
@@ -115,7 +116,9 @@ def test_head_samples_ancestrally_in_all_steps() -> None:
 def test_head_inverts_what_it_samples() -> None:
     head = GaussianHead(DDPM, spacing="linspace")
     predict = normal_predictor(DDPM)
-    samples = head.sample(predict, Context(), shape=(9,), seeds=[0], num_steps=500, eta=0.0)
+    samples = head.sample(
+        predict, Context(), shape=(9,), seeds=[0], sampler=NamedSampler(num_steps=500, eta=0.0)
+    )
     latents = head.invert(predict, samples, Context(), num_steps=500)
     assert torch.allclose(latents, seeded_noise([0], (9,)), rtol=0.03)
 

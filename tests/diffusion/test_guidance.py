@@ -8,21 +8,27 @@ from exact_predictors import (
     mixture_eps,
     mixture_predictor,
     mode_eps,
+    normal_eps,
+    normal_predictor,
 )
 from torch import Tensor
 
-from rdm.context import Context
+from rdm.context import Context, Part
 from rdm.diffusion import schedules
-from rdm.diffusion.gaussian import PredictionType, prediction_from, x0_from_eps
+from rdm.diffusion.gaussian import PredictionType, Predictor, prediction_from, x0_from_eps
 from rdm.diffusion.guidance import (
     ClassifierGuidance,
+    Guidance,
     classifier_guided,
     combine,
     combine_by_weight,
     guided,
+    guided_away,
+    guided_by_source,
     guided_eps,
     guided_in_interval,
     guided_mean,
+    led,
     scale_from_weight,
     weight_from_scale,
 )
@@ -261,3 +267,100 @@ def test_ancestral_classifier_guidance_of_scale_one_gives_the_mode() -> None:
     samples = sample_with_classifier(1.0, "ancestral")
     assert samples.mean().item() == pytest.approx(1.0, abs=0.03)
     assert samples.std().item() < 0.27
+
+
+def two_sources() -> Context:
+    return Context(
+        Part("a", "vector", torch.full((3, 1), 0.2)), Part("b", "vector", torch.full((3, 1), 0.5))
+    )
+
+
+def counted(calls: list[int]) -> Predictor:
+    """A predictor that is not linear in what its sources say together."""
+
+    def predict(x: Tensor, t: Tensor, context: Context) -> Tensor:
+        calls.append(x.shape[0])
+        a, b = (part.values for part in context.parts)
+        return x * (1 + a) + (a + 1) * (b + 2)
+
+    return predict
+
+
+def test_scales_by_source_follow_the_chain_rule() -> None:
+    x, t, context, calls = torch.ones(3, 4), torch.arange(3), two_sources(), list[int]()
+    predict = counted(calls)
+    none, only_a = predict(x, t, context.null()), predict(x, t, context.null(["b"]))
+    both = predict(x, t, context)
+    calls.clear()
+    got = guided_by_source(predict, {"a": 3.0, "b": 1.5})(x, t, context)
+    assert torch.allclose(got, none + 3.0 * (only_a - none) + 1.5 * (both - only_a), atol=1e-5)
+    assert calls == [9]  # three branches of three samples as one batch
+
+
+@pytest.mark.parametrize(
+    ("scales", "evaluations"),
+    [({"a": 2.0, "b": 2.0}, 2), ({"a": 1.0, "b": 3.0}, 2), ({}, 1), ({"a": 0.0, "b": 0.0}, 1)],
+)
+def test_branches_without_weight_are_not_evaluated(
+    scales: dict[str, float], evaluations: int
+) -> None:
+    x, t, context, calls = torch.ones(3, 4), torch.arange(3), two_sources(), list[int]()
+    got = guided_by_source(counted(calls), scales)(x, t, context)
+    assert calls == [3 * evaluations]
+    if scales.get("a") == scales.get("b"):
+        expected = guided(counted([]), scales.get("a", 1.0))(x, t, context)
+        assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_a_scale_of_no_source_is_refused() -> None:
+    with pytest.raises(ValueError, match="a guidance scale for c, but the sources are: a, b"):
+        guided_by_source(counted([]), {"c": 2.0})(torch.ones(3, 4), torch.arange(3), two_sources())
+
+
+def test_a_weaker_network_is_led_away_from_in_the_same_context() -> None:
+    x, t, context = torch.ones(2, 4), torch.arange(2), Context(vector=torch.full((2, 1), 0.5))
+
+    def weaker(x: Tensor, t: Tensor, context: Context) -> Tensor:
+        assert context.vector is not None
+        return 0.1 * x * context.vector
+
+    def strong(x: Tensor, t: Tensor, context: Context) -> Tensor:
+        assert context.vector is not None
+        return x * context.vector
+
+    assert torch.allclose(led(strong, weaker, 3.0)(x, t, context), x * (0.05 + 3 * 0.45))
+    assert led(strong, weaker, 1.0) is strong
+
+
+def test_led_away_from_a_blurred_network_the_data_are_drawn_sharper() -> None:
+    """Two normals of one mean: the weaker one is twice as wide, so guidance narrows."""
+    wide = lambda x, t, c: normal_eps(x, gather(DDPM.alphas_cumprod, t, x), std=0.6)  # noqa: E731
+    predict = led(normal_predictor(DDPM), wide, 2.0)
+    samples = ddim_sample(
+        Denoiser(predict, DDPM), seeded_noise([0], (20_000,)), ddim_timesteps(1000, 100)
+    )
+    assert samples.mean().item() == pytest.approx(0.7, abs=0.01)
+    assert samples.std().item() < 0.27  # of 0.288 without guidance
+
+
+def test_what_is_led_away_from_is_one_thing() -> None:
+    with pytest.raises(ValueError, match="a negative context and a weaker network do not go"):
+        Guidance(2.0, negative=Context(), weaker=token_predictor)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("negative_scale", [None, 0.0, 0.5, 4.0])
+def test_a_negative_has_a_scale_of_its_own(scale: float, negative_scale: float | None) -> None:
+    def predict(x_t: torch.Tensor, t: torch.Tensor, context: Context) -> torch.Tensor:
+        assert context.tokens is not None
+        return x_t * context.tokens.sum(dim=(1, 2))[:, None]
+
+    x_t, t = torch.tensor([[1.0, 2.0]]), torch.tensor([3])
+    context, negative = (
+        Context(tokens=torch.full((1, 1, 1), 5.0)),
+        Context(tokens=torch.ones(1, 2, 1)),
+    )
+    n = scale - 1 if negative_scale is None else negative_scale
+    expected = x_t * ((1 - scale + n) * 0 + scale * 5 - n * 2)
+    found = guided_away(predict, scale, negative, negative_scale)(x_t, t, context)
+    assert torch.allclose(found, expected)

@@ -6,6 +6,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from hypothesis import given
 from pydantic import ValidationError
 from torch import Tensor
@@ -19,8 +20,10 @@ from rdm.diffusion.schedules import (
     ancestral_timesteps,
     ddim_timesteps,
     gather,
+    karras_timesteps,
     linspace_timesteps,
     rdm,
+    trailing_timesteps,
 )
 
 PRESETS = [
@@ -198,3 +201,39 @@ def test_every_timestep_keeps_its_uniform_share() -> None:
 
 def test_uniform_timesteps_need_no_probabilities() -> None:
     assert TimestepConfig().probabilities(rdm().build()) is None
+
+
+def test_trailing_timesteps_end_at_the_noisiest_level_at_equal_distances() -> None:
+    assert trailing_timesteps(1000, 4).tolist() == [249, 499, 749, 999]
+    assert trailing_timesteps(1000, 1).tolist() == [999]
+    assert trailing_timesteps(10, 10).tolist() == list(range(10))
+
+
+def test_trailing_timesteps_are_those_of_diffusers() -> None:
+    for num_steps in (3, 7, 20, 30, 50):
+        reference = DDIMScheduler(timestep_spacing="trailing")
+        reference.set_timesteps(num_steps)
+        assert trailing_timesteps(1000, num_steps).flip(0).tolist() == reference.timesteps.tolist()
+
+
+@pytest.mark.parametrize("preset", [schedules.rdm, schedules.ddpm_linear, schedules.cosine])
+@pytest.mark.parametrize("num_steps", [2, 5, 20, 100, 700, 1000])
+def test_karras_timesteps_rise_from_the_cleanest_to_the_noisiest_level(
+    preset: Callable[[], ScheduleConfig], num_steps: int
+) -> None:
+    timesteps = karras_timesteps(preset().build(), num_steps)
+    assert len(timesteps) == num_steps
+    assert (timesteps[0].item(), timesteps[-1].item()) == (0, 999)
+    assert bool((timesteps.diff() > 0).all())
+
+
+def test_karras_levels_are_even_in_the_seventh_root() -> None:
+    schedule = schedules.rdm().build()
+    levels = schedule.alphas_cumprod[karras_timesteps(schedule, 12)]
+    roots = ((1 - levels) / levels).sqrt() ** (1 / 7)
+    # Each level is that of a whole timestep, and a step of the schedule is not nothing.
+    assert torch.allclose(roots.diff(), roots.diff().mean(), rtol=0.1)
+
+
+def test_karras_spacing_in_one_step_is_the_noisiest_level() -> None:
+    assert karras_timesteps(schedules.rdm().build(), 1).tolist() == [999]

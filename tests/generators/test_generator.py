@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from pydantic import ValidationError
 from small_denoiser import SMALL_DENOISER, SMALL_PIXELS
 
+from rdm.context import Context
+from rdm.diffusion.editing import Start
+from rdm.diffusion.sampler_names import SAMPLERS, SamplerName
 from rdm.diffusion.schedules import ScheduleConfig
 from rdm.errors import UsageError
 from rdm.generators.conditions import Conditions, Known, LabelConfig, NeighborsConfig
 from rdm.generators.generator import Generator, GeneratorConfig
-from rdm.generators.heads import AutoregressiveConfig, GaussianConfig
+from rdm.generators.heads import (
+    AutoregressiveConfig,
+    AutoregressiveHead,
+    GaussianConfig,
+    Steering,
+)
 from rdm.generators.sample_settings import DrawStep, SampleSettings
 from rdm.generators.spaces import PixelsConfig, PixelSpace, TokensConfig
 from rdm.models.token_predictor import TokenPredictorConfig
@@ -96,7 +106,10 @@ def test_every_step_of_ancestral_sampling_is_told() -> None:
     ("settings", "words"),
     [
         ({"num_steps": 21}, "21 steps, but the model has 20 timesteps"),
-        ({"sampler": "ancestral", "num_steps": 1}, "at least two steps"),
+        (
+            {"sampler": "ddim", "spacing": "karras", "num_steps": 20},
+            "20 steps, but the model has 20 timesteps",
+        ),
     ],
 )
 def test_steps_that_a_sampler_cannot_take_are_refused(
@@ -113,6 +126,79 @@ def test_the_settings_that_act_are_those_of_the_sampler() -> None:
         set(generator.acting(SampleSettings.model_validate({"sampler": sampler})))
         for sampler in ("ddim", "ancestral")
     )
-    assert ddim - ancestral == {"eta", "guidance_interval"}
+    assert ddim - ancestral == {"eta"}
     assert ancestral - ddim == {"variance"}
     assert "k" not in ddim
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_from_a_network(sampler: SamplerName) -> None:
+    generator, told = on_pixels(), list[DrawStep]()
+    settings = SampleSettings(sampler=sampler, num_steps=4, thresholding="static")
+    together = generator.sample(generator.context([Known()] * 2), [5, 6], settings, told.append)
+    alone = generator.sample(generator.context([Known()]), [6], settings)
+    assert [(step.index, step.total) for step in told] == [(number, 4) for number in range(1, 5)]
+    assert torch.allclose(together[1], alone[0], atol=5e-2)  # 16 bits where that is faster
+    assert not torch.allclose(together[0], together[1], atol=5e-2)
+
+
+@pytest.mark.parametrize("thresholding", ["static", "dynamic"])
+def test_pixels_are_bounded_and_latents_refused(
+    thresholding: Literal["static", "dynamic"],
+) -> None:
+    generator, settings = on_pixels(), SampleSettings(num_steps=4, thresholding=thresholding)
+    seen = list[float]()
+    generator.head.sample(
+        lambda x, t, context: -30 * x,
+        generator.context([Known()]),
+        (3, 8, 8),
+        [1],
+        settings,
+        lambda index, total, x0: seen.append(x0.abs().max().item()),
+    )
+    assert max(seen) <= 1 + 1e-6
+    assert generator.acting(settings)["thresholding"] == thresholding
+
+    torch.manual_seed(0)
+    config = GeneratorConfig(network=SMALL_DENOISER)
+    latents = Generator(config, PixelSpace(), ())
+    with pytest.raises(UsageError, match="latents have no known range"):
+        latents.sample(latents.config.zero_context(1), [1], settings)
+
+
+def test_a_variance_that_no_recipe_teaches_is_refused() -> None:
+    generator = on_pixels()
+    settings = SampleSettings(sampler="ddpm", variance="learned", num_steps=4)
+    with pytest.raises(UsageError, match="has not learned a variance") as error:
+        generator.sample(generator.context([Known()]), [1], settings)
+    assert error.value.fix == "variance=posterior or variance=beta"
+
+
+def test_a_scale_for_a_source_that_the_model_does_not_read_is_refused() -> None:
+    torch.manual_seed(0)
+    latents = Generator(GeneratorConfig(network=SMALL_DENOISER), PixelSpace(), ())
+    settings = SampleSettings(num_steps=2, guidance_scales={"text": 3.0})
+    with pytest.raises(UsageError, match="a guidance scale for text, but the model reads: nei"):
+        latents.head.sample(
+            latents.network, latents.config.zero_context(1), (4, 8, 8), [1], settings
+        )
+
+
+def test_tokens_take_no_start_and_no_weaker_model() -> None:
+    for steering, words in (
+        (Steering(weaker=object()), "there is no autoguidance"),
+        (Steering(start=Start()), "there is no start from a picture"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            AutoregressiveHead().sample(
+                None, Context(), (4,), [1], SampleSettings(), steering=steering
+            )
+
+
+def test_settings_that_came_later_are_recorded_where_they_act() -> None:
+    generator = on_pixels()
+    later = {"spacing", "thresholding", "guidance_scales", "autoguidance"}
+    assert not later & set(generator.acting(SampleSettings()))
+    acting = generator.acting(SampleSettings(spacing="karras", sampler="heun"))
+    assert acting["spacing"] == "karras"
+    assert not {"eta", "variance"} & set(acting)

@@ -16,7 +16,6 @@ from rdm.generators.model_folder import (
     ModelInfo,
     open_first_stage,
     open_model,
-    portable_name,
     read_info,
     write_info,
     write_model,
@@ -104,22 +103,6 @@ def test_an_export_whose_first_stage_is_gone_is_refused(stage: Path, tmp_path: P
     (stage / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ModelError, match="is gone, so the model would not open"):
         write_info(tmp_path, info)
-
-
-@pytest.mark.parametrize(
-    ("name", "portable"),
-    [
-        ("folder:///home/me/birds?limit=3", "folder://birds?limit=3"),
-        ("urls:///home/me/list.csv?boxes=/home/me/b.csv", "urls://list.csv"),
-        ("open_clip:ViT-B-32//home/me/w.pt", "open_clip:ViT-B-32/w.pt"),
-        ("lite:~/heads", "lite:heads"),
-        ("open_clip:ViT-B-32-quickgelu/openai", "open_clip:ViT-B-32-quickgelu/openai"),
-        ("samples://openimages-birds/database", "samples://openimages-birds/database"),
-        ("assets://encoder-lite", "assets://encoder-lite"),
-    ],
-)
-def test_of_a_path_in_a_name_the_last_part_stays(name: str, portable: str) -> None:
-    assert portable_name(name) == portable
 
 
 def test_a_model_is_opened_as_it_was_written(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from small_denoiser import SMALL_DENOISER, SMALL_PIXELS
 
 from rdm.context import Context
 from rdm.diffusion.gaussian_head import GaussianHead
+from rdm.diffusion.named_sampler import NamedSampler
 from rdm.diffusion.samplers import AncestralVariance, seeded_noise
 from rdm.diffusion.schedules import ScheduleConfig
 from rdm.errors import ModelError
@@ -98,9 +99,8 @@ def test_the_folder_opens_in_diffusers_pipeline_and_draws_what_we_draw(
     pipeline = DDPMPipeline(UNet2DModel.from_pretrained(str(tmp_path)), scheduler)
 
     head = GaussianHead(schedule.build())
-    ours = head.sample_ancestral(
-        network, Context(), shape=(3, 8, 8), seeds=[1, 2], variance=variance
-    )
+    sampler = NamedSampler("ddpm", 10, variance=variance)
+    ours = head.sample(network, Context(), shape=(3, 8, 8), seeds=[1, 2], sampler=sampler)
 
     x = seeded_noise([1, 2], (3, 8, 8))
     for step, t in enumerate(range(9, -1, -1), start=1):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rdm.context import Context
+from rdm.context import Context, Part
 from rdm.diffusion.autoregressive import Advance, autoregressive_sample, token_losses
 from rdm.errors import ModelError
 from rdm.models.token_predictor import (
@@ -166,3 +166,17 @@ def test_the_official_sizes_in_gpt2s_layers() -> None:
     # Embeddings 16385 x 768 and 256 x 768, the projection 512 x 768, 18 layers, and the last norm.
     layer = 3 * 2 * 768 + 2 * 4 * (768 * 768 + 768) + 2 * 4 * 768 * 768 + 5 * 768
     assert num_parameters(network) == (16385 + 256 + 512) * 768 + 18 * layer + 2 * 768
+
+
+@pytest.mark.parametrize(("weights", "places"), [([2, 1, 1], [0, 0, 1, 2]), ([0, 1, 1], [1, 2])])
+def test_a_weight_counts_a_neighbor_so_many_times(
+    predictor: TokenPredictor, weights: list[float], places: list[int]
+) -> None:
+    values = neighbors(3).tokens
+    assert values is not None
+    factors = torch.tensor(weights).float().expand(2, -1)
+    weighted = Context(Part("neighbors", "tokens", values, weights=factors))
+    expected = predictor(tokens(), Context(tokens=values[:, places]))
+    assert torch.allclose(predictor(tokens(), weighted), expected, atol=1e-5)
+    first = predictor.begin(weighted)(None)
+    assert torch.allclose(first, expected[:, 0], atol=1e-5)

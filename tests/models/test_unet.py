@@ -153,3 +153,47 @@ def test_a_context_of_padding_alone_is_finite(denoiser: Denoiser) -> None:
     with torch.no_grad():
         found = denoiser(torch.zeros(2, 4, 8, 8), torch.tensor([10, 500]), Context(part))
     assert found.isfinite().all()
+
+
+def _weighted(denoiser: Denoiser, tokens: torch.Tensor, weights: list[float]) -> torch.Tensor:
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    factors = torch.tensor(weights).expand(2, -1)
+    part = Part("neighbors", "tokens", tokens, weights=factors)
+    with torch.no_grad():
+        return denoiser(x, torch.tensor([10, 500]), Context(part))
+
+
+@pytest.mark.parametrize(
+    ("weights", "places"),
+    [
+        ([2, 1, 1], [0, 0, 1, 2]),
+        ([0, 1, 1], [1, 2]),
+        ([1, 0, 3], [0, 2, 2, 2]),
+        ([0.5, 0.5, 0.5], [0, 1, 2]),
+    ],
+)
+def test_a_weight_counts_a_token_so_many_times(
+    denoiser: Denoiser, weights: list[float], places: list[int]
+) -> None:
+    tokens = _tokens(3)
+    expected = _predict(denoiser, tokens[:, places])
+    assert torch.allclose(_weighted(denoiser, tokens, weights), expected, atol=2e-4)
+    # The tolerance is far under what a weight changes.
+    assert not torch.allclose(_weighted(denoiser, tokens, [1, 4, 0.1]), expected, atol=2e-3)
+
+
+def test_weights_hold_where_the_network_computes_in_16_bits(denoiser: Denoiser) -> None:
+    tokens = _tokens(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        weighted = _weighted(denoiser, tokens, [2, 1, 0])
+        twice = _predict(denoiser, tokens[:, [0, 0, 1]])
+    once = _predict(denoiser, tokens[:, [0, 1]])
+    # As near as 16 bits are to 32.
+    assert (weighted - twice).abs().max() < 0.03
+    assert (weighted - twice).abs().mean() < (once - twice).abs().mean() / 4
+
+
+def test_weights_are_refused_where_samples_have_16_bits(denoiser: Denoiser) -> None:
+    part = Part("neighbors", "tokens", _tokens(2).bfloat16(), weights=torch.ones(2, 2))
+    with pytest.raises(ValueError, match="weights of tokens need float32 samples"):
+        denoiser(torch.zeros(2, 4, 8, 8).bfloat16(), torch.tensor([1, 1]), Context(part))

@@ -27,6 +27,7 @@ def entry(**fields: object) -> dict[str, object]:
         "location": SECRET_URL,
         "etag": "1",
         "author": "Ann",
+        "title": "A crow",
         "license": "CC",
         **fields,
     }
@@ -54,8 +55,9 @@ def test_only_what_may_be_gone_the_next_time_is_passing(message: str, passing: b
 def test_usable_row_holds_the_upright_size_and_the_credits(encoded: Callable[..., bytes]) -> None:
     row = usable_row(entry(rotation=90), encoded(1, size=(48, 40)), SECRET_URL)
     assert (row["width"], row["height"], row["rotation"], row["extension"]) == (40, 48, 90, "jpg")
-    assert (row["author"], row["license"], row["url"]) == (
+    assert (row["author"], row["title"], row["license"], row["url"]) == (
         "Ann",
+        "A crow",
         "CC",
         "http://example.org/a.jpg?token=***",
     )

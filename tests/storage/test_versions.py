@@ -145,7 +145,7 @@ def test_draft_is_read_back_and_gone_after_the_commit(store: VersionStore) -> No
     assert store.folder.names() == ["manifest.json", "versions"]
 
 
-@pytest.mark.parametrize("found", [1, 2, 4, None])
+@pytest.mark.parametrize("found", [1, 3, 5, None])
 def test_database_of_another_format_is_refused_by_its_number(
     store: VersionStore, found: int | None
 ) -> None:
@@ -154,7 +154,7 @@ def test_database_of_another_format_is_refused_by_its_number(
     store.folder.write_json("manifest.json", {**manifest, "format_version": found})
     for refused in (store.current, store.require, store.numbers, store.writer().__enter__):
         with pytest.raises(
-            DatabaseError, match=f"has format {found}, this release reads format 3"
+            DatabaseError, match=f"has format {found}, this release reads format 4"
         ) as caught:
             refused()
         assert "build it again in a new folder" in caught.value.fix
@@ -184,10 +184,10 @@ def test_tampered_version_is_detected(store: VersionStore) -> None:
         b"[]",
         b'{"format": "other"}',
         b'{"format": "retrieval-database"}',
-        b'{"format": "retrieval-database", "format_version": 4, "current": "versions/000001.json"}',
-        b'{"format": "retrieval-database", "format_version": 3}',
-        b'{"format": "retrieval-database", "format_version": 3, "current": "a/b"}',
-        b'{"format": "retrieval-database", "format_version": 3, "current": "../b"}',
+        b'{"format": "retrieval-database", "format_version": 5, "current": "versions/000001.json"}',
+        b'{"format": "retrieval-database", "format_version": 4}',
+        b'{"format": "retrieval-database", "format_version": 4, "current": "a/b"}',
+        b'{"format": "retrieval-database", "format_version": 4, "current": "../b"}',
         b"{",
     ],
 )
@@ -291,6 +291,6 @@ def test_manifest_names_the_format(store: VersionStore) -> None:
     manifest = json.loads(store.folder.read_bytes("manifest.json"))
     assert (manifest["format"], manifest["format_version"], manifest["current"]) == (
         "retrieval-database",
-        3,
+        4,
         "versions/000001.json",
     )

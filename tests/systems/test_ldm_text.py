@@ -22,6 +22,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from rdm.compute import ComputeConfig, compute_pool
 from rdm.context import Context, Part
 from rdm.diffusion.gaussian_head import GaussianHead
+from rdm.diffusion.guidance import Guidance
+from rdm.diffusion.named_sampler import NamedSampler
 from rdm.diffusion.samplers import seeded_noise
 from rdm.diffusion.schedules import ScheduleConfig
 from rdm.errors import UsageError
@@ -113,9 +115,8 @@ def test_latents_are_those_of_stable_diffusion_with_guidance() -> None:
         Context(Part("text", "tokens", said, null=empty)),
         shape=(4, 8, 8),
         seeds=[7],
-        num_steps=20,
-        eta=0.0,
-        guidance_scale=7.5,
+        sampler=NamedSampler(num_steps=20, eta=0.0),
+        guidance=Guidance(7.5),
     )
     assert torch.allclose(ours, torch.as_tensor(theirs), rtol=1e-4, atol=1e-4)
     # Zeros are another null: guidance would go elsewhere.
@@ -124,9 +125,8 @@ def test_latents_are_those_of_stable_diffusion_with_guidance() -> None:
         Context(Part("text", "tokens", said)),
         shape=(4, 8, 8),
         seeds=[7],
-        num_steps=20,
-        eta=0.0,
-        guidance_scale=7.5,
+        sampler=NamedSampler(num_steps=20, eta=0.0),
+        guidance=Guidance(7.5),
     )
     assert not torch.allclose(zeros, ours, atol=1e-2)
 

@@ -208,7 +208,7 @@ def test_an_ldm_samples_without_a_database(ldm: Path, tmp_path: Path) -> None:
     assert not np.array_equal(drawn[0].pixels, drawn[1].pixels)
     write_samples(tmp_path, drawn, model, None, SETTINGS)
     row = json.loads((tmp_path / "samples.json").read_text())[0]
-    assert (row["neighbors"], row["database"], row["settings"]["guidance_scale"]) == ([], None, 1.0)
+    assert (row["neighbors"], row["databases"], row["settings"]["guidance_scale"]) == ([], [], 1.0)
 
 
 def test_an_ldm_cannot_be_asked_for_a_text(ldm: Path, prepared: Prepared) -> None:

@@ -77,7 +77,9 @@ def _found_rows(database: RetrievalDatabase, query: Query) -> list[dict[str, Any
             "image_id": record.image_id,
             "box": record.box,
             "author": record.author,
+            "title": record.title,
             "license": record.license,
+            "landing_page": record.landing_page,
             "url": record.url,
         }
         for record, similarity in zip(

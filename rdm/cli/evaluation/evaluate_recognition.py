@@ -96,7 +96,7 @@ def evaluate_recognition(
         probe_per_class=probe_per_class,
         distances=distances,
         seed=seed,
-        settings=SampleSettings().with_overrides(set_ or []),
+        settings=SampleSettings(batch_size=32).with_overrides(set_ or []),
     )
     named = () if classes is None else read_classes(classes)
     inputs = RecognitionInputs(model, pictures, named, judge, probe_pictures, encoder)

@@ -18,33 +18,50 @@ def register(app: App) -> None:
 def inspect(
     picture: Annotated[Path, Parameter(help="a PNG that `rdm sample` drew")],
     *,
+    database: Annotated[
+        list[str] | None,
+        Parameter(help="a database that it was drawn from: says what was removed", negative=""),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Say what a picture was drawn from: query, seed, settings, and the photographs that
-    conditioned it.
+    """Show everything that a picture carries: what it was drawn from and how, whose photographs
+    conditioned it, and with their databases whether these are still there.
 
-    Example: rdm inspect samples/00000.png
+    Example: rdm inspect samples/00000.png --database birds
     """
-    from rdm.sampling.record import read_png_record
+    from rdm.database import RetrievalDatabase
+    from rdm.sampling.neighbor_states import neighbor_states
+    from rdm.sampling.picture_file import XMP_KEY, pixels_digest, read_picture
 
-    record = read_png_record(picture)
+    pixels, record, texts = read_picture(picture)
+    opened = [RetrievalDatabase.open(root) for root in database or ()]
+    states = [one.state for one in neighbor_states(record, opened)]
+    gone = [state for state in states if state in ("removed", "deleted", "missing", "another")]
+    facts = {
+        "pixels_are_as_drawn": pixels_digest(pixels) == record.pixels_sha256,
+        "neighbor_states": states,
+        "conditioned_on_removed": "removed" in states,
+    }
     if json:
-        show(record.model_dump(mode="json"), as_json=True)
+        show({**record.to_json(), **facts, "xmp": texts.get(XMP_KEY)}, as_json=True)
         return
-    show(
-        record.model_dump(mode="json", exclude={"neighbors", "format"}),
-        as_json=False,
-        title=str(picture),
-    )
+
+    shown = record.model_dump(mode="json", exclude={"neighbors", "format"})
+    del facts["neighbor_states"]
+    show({**shown, **facts}, as_json=False, title=str(picture))
+    columns = ["patch", "similarity", "title", "author", "license", "page", "in the database"]
     rows = [
         [
-            credit.patch_id,
-            credit.similarity,
-            credit.image_id,
-            credit.author,
-            credit.license,
-            credit.url,
+            f"{one.database}:{one.patch_id}",
+            one.similarity,
+            one.title or one.image_id,
+            one.author,
+            one.license,
+            one.landing_page or one.url,
+            state,
         ]
-        for credit in record.neighbors
+        for one, state in zip(record.looked_at, states, strict=True)
     ]
-    show_rows(["patch", "similarity", "image", "author", "license", "url"], rows, "conditioned by")
+    show_rows(columns, rows, "conditioned by")
+    if gone:
+        show({"no longer there": f"{len(gone)} of {len(states)} neighbors"}, as_json=False)

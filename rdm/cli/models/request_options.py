@@ -106,6 +106,28 @@ class RequestOptions:
             validator=in_range(0),
         ),
     ] = None
+    start: Annotated[
+        Path | None, Parameter(help="a picture to change, in place of a start in noise")
+    ] = None
+    strength: Annotated[
+        float | None,
+        Parameter(
+            help="how much of --start is changed, 0.8 by default and with --mask 1; 0: nothing",
+            validator=in_range(0, 1),
+        ),
+    ] = None
+    mask: Annotated[
+        Path | None,
+        Parameter(help="a picture of the size of --start: white is drawn anew, black is kept"),
+    ] = None
+    towards: Annotated[
+        int | None,
+        Parameter(help="a seed that the noise of each is turned to", validator=in_range(0)),
+    ] = None
+    fraction: Annotated[
+        float | None,
+        Parameter(help="of the turn, 0.5 by default", validator=in_range(0, 1)),
+    ] = None
     seeds: Annotated[
         str | None,
         Parameter(help="e.g. 0-7, the default, or 3,5,9; picture i depends on seed i only"),
@@ -144,6 +166,14 @@ class RequestOptions:
             "settings": changed.with_overrides(assignments).model_dump(mode="json"),
         }
         data["retrieval"] = self._retrieval(data["retrieval"])
+        start = {
+            "image": None if self.start is None else str(self.start),
+            "strength": self.strength,
+            "mask": None if self.mask is None else str(self.mask),
+            "towards": self.towards,
+            "fraction": self.fraction,
+        }
+        data["start"] = {**(data["start"] or {}), **_given(start)} or None
         return request_of(data, file or "rdm sample")
 
     def _retrieval(self, base: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from rdm.compute.device import DeviceName, worker_device
 from rdm.config import Record, digest_json
-from rdm.database.contract import embeddings_path, image_paths, metadata_path, patches_path
+from rdm.database.contract import (
+    ORIGIN_COLUMNS,
+    embeddings_path,
+    image_paths,
+    metadata_path,
+    patches_path,
+)
 from rdm.database.pixels import iterate_patches
 from rdm.encoders import Precision, load_encoder, normalize
 from rdm.encoders.encoding import encode_images
@@ -78,7 +84,7 @@ def _metadata(folder: Folder, patches: pa.Table, raw: NDArray[np.float32]) -> pa
     shards = patches.column("image_shard").to_pylist()
     rows = patches.column("image_row").to_pylist()
     ledgers = {
-        stem: folder.read_table(image_paths(stem)[1], columns=["key", "url", "author", "license"])
+        stem: folder.read_table(image_paths(stem)[1], ["key", *ORIGIN_COLUMNS])
         for stem in dict.fromkeys(shards)
     }
 
@@ -94,9 +100,7 @@ def _metadata(folder: Folder, patches: pa.Table, raw: NDArray[np.float32]) -> pa
             "image_path": [
                 f"{shard}.tar/{row['key']}" for shard, row in zip(shards, picked, strict=True)
             ],
-            "url": [row["url"] for row in picked],
-            "author": [row["author"] for row in picked],
-            "license": [row["license"] for row in picked],
+            **{name: [row[name] for row in picked] for name in ORIGIN_COLUMNS},
             # A network trained on raw embeddings is conditioned on unit vector times norm.
             "norm": np.linalg.norm(raw, axis=1).astype(np.float32),
         }

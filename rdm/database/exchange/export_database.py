@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from rdm.config import Record, digest_json
-from rdm.database.contract import CORNERS, embeddings_path, metadata_path
+from rdm.database.contract import CORNERS, ORIGIN_COLUMNS, embeddings_path, metadata_path
 from rdm.database.pixels import iterate_patches
 from rdm.database.reader import RetrievalDatabase
 from rdm.errors import DatabaseError
@@ -32,10 +32,8 @@ NPZ_ROWS = 2_000_000  # per part of the official release
 _ABOUT = (
     "image_id",
     "image_path",
-    "url",
     "caption",
-    "author",
-    "license",
+    *ORIGIN_COLUMNS,
     "norm",
     *CORNERS,
     "patch_id",

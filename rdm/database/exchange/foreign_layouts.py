@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rdm.database.contract import CORNERS
+from rdm.database.contract import CORNERS, ORIGIN_COLUMNS
 from rdm.errors import DatabaseError, StorageError
 from rdm.storage import Folder
 from rdm.storage.atomic import read_error
 
 ForeignFormat = Literal["clip-retrieval", "rdm-npz"]
-TEXTS = ("image_id", "image_path", "url", "caption", "author", "license")
+TEXTS = ("image_id", "image_path", "caption", *ORIGIN_COLUMNS)
 UNIT_TOLERANCE = 2e-3  # what rounding to float16 can do to the length of a unit vector
 _CHUNK = 16_384  # rows that are widened to float64 at a time
 _NPZ_ARRAYS = ("embedding", "img_id", "patch_coords")

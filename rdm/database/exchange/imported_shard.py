@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rdm.config import Record
-from rdm.database.contract import CORNERS, PATCH_SCHEMA, stats_path
+from rdm.database.contract import CORNERS, ORIGIN_COLUMNS, PATCH_SCHEMA, stats_path
 from rdm.database.exchange.foreign_layouts import TEXTS, ForeignPart, unit_vectors
 from rdm.errors import DatabaseError
 from rdm.sources.ledger import IMPORTED, LEDGER_SCHEMA, ShardStats
@@ -152,14 +152,15 @@ def _ledger(
         field.name: pa.nulls(len(names), field.type) for field in LEDGER_SCHEMA
     }
 
-    # No file was fetched, so sizes, digests and hashes of pictures stay null.
+    # No file was fetched, so sizes, digests and hashes of pictures stay null: a digest that the
+    # folder names is a claim, kept with the patches.
     columns |= {
         "key": [f"{stem}{number:06d}" for number in range(len(names))],
         "image_id": names,
         "status": [IMPORTED] * len(names),
         "num_bytes": [0] * len(names),
-        **dict.fromkeys(("error_message", "landing_page", "etag"), [""] * len(names)),
-        **{name: described[name] for name in ("url", "author", "license")},
+        **dict.fromkeys(("error_message", "etag"), [""] * len(names)),
+        **{name: described[name] for name in ORIGIN_COLUMNS if name != "sha256"},
     }
     return pa.table(columns).cast(LEDGER_SCHEMA), rows
 

@@ -11,14 +11,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rdm.database.contract import CORNERS, SHARD_KINDS
+from rdm.database.contract import CORNERS, ORIGIN_COLUMNS, SHARD_KINDS
 from rdm.database.reader import RetrievalDatabase
 from rdm.sources.ledger import SUCCESS
 from rdm.storage import Part, part_rows
 
 UNIT_TOLERANCE = 2e-3  # of the length of a vector whose numbers were rounded to float16
 BLOCK_ROWS = 65_536  # vectors whose lengths are computed at once
-CREDITS = ("url", "author", "license")
 
 
 def open_shards(database: RetrievalDatabase) -> Iterator[Shard]:
@@ -116,7 +115,7 @@ class Shard:
 
         # Patches that were imported bring credits of their own.
         if self.database.has_pixels:
-            for name in CREDITS:
+            for name in ORIGIN_COLUMNS:
                 if own[name].take(self.living).to_pylist() != [
                     value or "" for value in self._of_photographs(name)
                 ]:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from rdm.config import Config
 from rdm.evaluation.metrics.intervals import Share
-from rdm.generators.sample_settings import SampleSettings
+from rdm.generators.sample_settings import SampleSettings, Setting
 
 FORMAT = 1  # of the record's file
 
@@ -82,7 +82,7 @@ class Copies(Config):
     held_out: str
     num_samples: int
     num_compared: int = Field(description="photographs of each side")
-    settings: dict[str, float | int | str | tuple[float, float] | None]
+    settings: dict[str, Setting]
     features: str
 
     thresholds: dict[str, float] = Field(

@@ -23,6 +23,7 @@ from rdm.generators.neighbor_vectors import with_norms
 from rdm.generators.sample_settings import SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
 from rdm.progress import tracking
+from rdm.sampling.batches import filled, rows_at_once
 
 _ENCODED_AT_ONCE = 32
 
@@ -186,7 +187,8 @@ class PlannedDraw:
             store: keeps finished batches.
             name: of the set, in the store.
         """
-        total, size, digest = len(self.plan.contexts), self.settings.batch_size, self.digest
+        total, digest = len(self.plan.contexts), self.digest
+        size = rows_at_once(self.settings, self.model.device)
         batches = []
         with tracking("sample", total, "pictures") as tracker:
             for start in range(0, total, size):
@@ -203,9 +205,12 @@ class PlannedDraw:
         neighbors = self.model.config.conditions.neighbors
         assert neighbors is not None
         vectors = vectors_of(self.embeddings[places], neighbors.embedding)
-        context = self.model.generator.context([Known(row) for row in torch.from_numpy(vectors)])
         seeds = range(self.seed + rows.start, self.seed + rows.stop)
-        return to_uint8(self.model.draw(context, seeds, self.settings))
+        asked = list(zip(torch.from_numpy(vectors), seeds, strict=True))
+        batch = filled(asked, rows_at_once(self.settings, self.model.device))
+        context = self.model.generator.context([Known(row) for row, _ in batch.rows])
+        drawn = self.model.draw(context, [seed for _, seed in batch.rows], self.settings)
+        return batch.counted(to_uint8(drawn))
 
 
 def vectors_of(

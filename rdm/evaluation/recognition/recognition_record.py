@@ -34,7 +34,7 @@ class RecognitionConfig(Config):
     )
     distances: bool = Field(default=False, description="KID and FID too, by Inception features")
     seed: int = Field(default=0, ge=0, description="of contexts and samples")
-    settings: SampleSettings = SampleSettings()
+    settings: SampleSettings = SampleSettings(batch_size=32)
 
 
 @dataclass(frozen=True)

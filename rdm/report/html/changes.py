@@ -77,6 +77,7 @@ def write_changes_page(
     database: RetrievalDatabase,
     changes: VersionChanges,
     max_pictures: int = MAX_PICTURES,
+    max_removed: int = MAX_REMOVED,
 ) -> None:
     """Write what changed as one HTML file that needs no other file and no network; atomic.
 
@@ -85,6 +86,7 @@ def write_changes_page(
         database: the newest version: what is deleted in it is not shown, though it was new once.
         changes: what is told.
         max_pictures: new patches that are shown, first one of each photograph.
+        max_removed: removed photographs that are listed by id, of each cause.
 
     Raises:
         StorageError: the page cannot be written, or a part cannot be read.
@@ -103,7 +105,7 @@ def write_changes_page(
         rows=change_rows(changes),
         added=_pictures(database, shown),
         has_pixels=database.has_pixels,
-        removed=_groups(changes.removed),
+        removed=_groups(changes.removed, max_removed),
     )
     write_text(path, page)
 
@@ -145,7 +147,7 @@ def _pictures(database: RetrievalDatabase, ids: NDArray[np.int64]) -> list[NewPa
     ]
 
 
-def _groups(removed: tuple[RemovedPatch, ...]) -> list[RemovedGroup]:
+def _groups(removed: tuple[RemovedPatch, ...], most: int) -> list[RemovedGroup]:
     groups = []
     for cause, of_cause in groupby(
         sorted(removed, key=lambda patch: (patch.cause, patch.image_id)), _cause_of
@@ -158,7 +160,7 @@ def _groups(removed: tuple[RemovedPatch, ...]) -> list[RemovedGroup]:
 
         listed = [
             (image_id, ", ".join(str(patch.patch_id) for patch in members))
-            for image_id, members in list(ids.items())[:MAX_REMOVED]
+            for image_id, members in list(ids.items())[:most]
         ]
         groups.append(RemovedGroup(cause, len(patches), tuple(listed), len(ids) - len(listed)))
     return groups

@@ -17,6 +17,7 @@ from rdm.report.html.page import render, write_text
 from rdm.sampling.output import GALLERY, read_samples
 from rdm.sampling.pipeline import Sample
 from rdm.sampling.queries import Query as SampleQuery
+from rdm.sampling.recorder import public_names
 
 MAX_GALLERY = 256  # pictures on a page that holds them all
 
@@ -158,6 +159,9 @@ def sample_groups(
 
 def write_sample_gallery(out: Path, databases: Mapping[str, RetrievalDatabase], total: int) -> Path:
     """Write and return a page of a folder's first pictures beside their neighbors."""
+    # Records have names of databases that say nothing of this machine.
+    names = public_names(databases)
+    databases = {names[name]: database for name, database in databases.items()}
     path, samples = out / GALLERY, read_samples(out, MAX_GALLERY)
     sections = [GallerySection("Samples", samples=tuple(sample_groups(samples, databases)))]
     shown = (

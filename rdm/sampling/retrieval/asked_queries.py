@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 
@@ -14,11 +14,12 @@ from PIL import Image
 from rdm.database.centers import cluster_centers
 from rdm.encoders import normalize
 from rdm.errors import UsageError
+from rdm.sampling.picture_file import pixels_digest
 from rdm.sampling.proposal import Proposal
 from rdm.sampling.queries import load_query_image, query_set_proposal
+from rdm.sampling.query_vectors import class_vectors, text_vectors
 from rdm.sampling.request import QueryKind, Request
 from rdm.sampling.retrieval.neighbor_search import NeighborSearch, PatchAt, Pool
-from rdm.sampling.retrieval.prompts import class_vectors
 
 OpenImage = Callable[[str], Image.Image]
 """Returns the picture that a request names."""
@@ -38,6 +39,7 @@ class AskedQuery:
         unit: its unit vector [D].
         own: the patch that it is.
         pool: its nearest patches.
+        image_sha256: of a query picture's pixels.
     """
 
     kind: QueryKind
@@ -46,6 +48,7 @@ class AskedQuery:
     unit: NDArray[np.float32]
     own: PatchAt | None
     pool: Pool
+    image_sha256: str = ""
 
 
 class AskedQueries:
@@ -93,11 +96,14 @@ class AskedQueries:
         encoder = search.first.encoder if {"text", "image", "class"} & request.kinds else None
         found: list[AskedQuery] = []
         if request.texts and encoder is not None:
-            raw = encoder.encode_texts(list(request.texts))
+            raw = text_vectors(encoder, request.texts)
             found += self._with_pools("text", request.texts, raw)
         if self._pictures and encoder is not None:
             pixels = np.stack([encoder.preprocess(image) for image in self._pictures])
-            found += self._with_pools("image", request.images, encoder.encode_images(pixels))
+            some = self._with_pools("image", request.images, encoder.encode_images(pixels))
+            digests = [pixels_digest(np.asarray(image)) for image in self._pictures]
+            pairs = zip(some, digests, strict=True)
+            found += [replace(one, image_sha256=digest) for one, digest in pairs]
         if request.classes and encoder is not None:
             raw = class_vectors(encoder, list(request.classes))
             found += self._with_pools("class", request.classes, raw)

@@ -149,8 +149,11 @@ class LookUp:
             if one.own is None and self.request.retrieval.tokens != "neighbors":
                 values, weights = [search.token_of(one.raw), *values], [1.0, *weights]
                 kinds = ["query", *kinds]
-            tokens = Tokens(np.stack(values), tuple(kinds), np.array(weights, np.float32))
-            result.append(Conditioning(self._query(one, some), seed, tokens, negative))
+            tokens = Tokens(
+                np.stack(values), tuple(kinds), np.array(weights, np.float32), some.patches
+            )
+            query = self._query(one, some)
+            result.append(Conditioning(query, seed, tokens, negative, one.image_sha256))
         return result
 
     def _chosen(self, search: NeighborSearch, one: AskedQuery, seed: int) -> Chosen:
@@ -186,7 +189,7 @@ class LookUp:
                     where="negative",
                     fix="leave the negative out, or ask a model of another recipe",
                 )
-            return NegativeConditioning(None, caption, asked.scale)
+            return NegativeConditioning(None, caption, asked.scale, asked.texts)
 
         patches = [search.patch_at(patch) for patch in asked.patches]
         for name, patch_id in patches:
@@ -206,10 +209,13 @@ class LookUp:
             for one in LookUp(request, self.info, search.databases).rows(0, len(asked.texts)):
                 assert one.tokens is not None
                 values += [*one.tokens.values]
+                patches += one.tokens.patches
                 kinds += one.tokens.kinds
                 weights += one.tokens.weights.tolist()
-        tokens = Tokens(np.stack(values), tuple(kinds), np.array(weights, np.float32))
-        return NegativeConditioning(tokens, caption, asked.scale)
+        tokens = Tokens(
+            np.stack(values), tuple(kinds), np.array(weights, np.float32), tuple(patches)
+        )
+        return NegativeConditioning(tokens, caption, asked.scale, asked.texts)
 
     def identity(self, model: Model) -> RequestIdentity:
         """Return what decides the pictures."""
@@ -224,6 +230,7 @@ class LookUp:
             top_m=request.top_m if asks_p_d else None,
             centers=request.centers if request.unconditional else None,
             retrieval=request.retrieval.model_copy(update={"databases": ()}),
+            start=request.start and request.start.record(),
             seeds=format_seeds(self.seeds),
             settings=model.acting(request.settings),
             model=model.digest,

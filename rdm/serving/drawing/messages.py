@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 
 from rdm.generators.sample_settings import SampleSettings, Setting
 from rdm.sampling.conditioning import Conditioning
+from rdm.sampling.record import ModelReference, SoftwareVersions
 
 
 @dataclass(frozen=True)
 class DrawTask:
-    """A batch of one canonical shape.
+    """Pictures to draw in one batch of a canonical shape: the settings' `batch_size`.
 
     Attributes:
         number: of the task.
         model: the name that requests say.
-        asked: what conditions each picture [B].
+        asked: what conditions each picture, at most as many as the shape has rows.
         settings: of all.
         previews: whether pictures are wanted on the way.
     """
@@ -39,11 +40,17 @@ class CancelTask:
 
 @dataclass(frozen=True)
 class ModelReady:
-    """A model is loaded and has drawn once."""
+    """A model is loaded and has drawn once.
 
-    model: str
-    digest: str
-    device: str
+    Attributes:
+        name: that requests say.
+        reference: what recipes say of it.
+        software: that draws.
+    """
+
+    name: str
+    reference: ModelReference
+    software: SoftwareVersions
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdm.compute.device import describe_device
 from rdm.errors import RdmError
 from rdm.generators.conditions import Known
 from rdm.generators.model_folder import Model, open_model
 from rdm.generators.sample_settings import DrawStep, SampleSettings
+from rdm.models.assets import public_name
+from rdm.models.unet import num_parameters
 from rdm.sampling.draw import draw
+from rdm.sampling.record import ModelReference
+from rdm.sampling.recorder import software_on
 from rdm.serving.drawing.messages import (
     CancelTask,
     DrawerReady,
@@ -59,10 +62,7 @@ def run_drawer(connection: Connection, named: Sequence[Named], device: str) -> N
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s drawer %(message)s")
     try:
         models = {one.name: open_model(one.place, device) for one in named}
-        ready = tuple(
-            ModelReady(name, model.digest, describe_device(model.device))
-            for name, model in models.items()
-        )
+        ready = tuple(_ready(name, model) for name, model in models.items())
         seconds = [_warm_up(model) for model in models.values()]
         connection.send(DrawerReady(max(seconds, default=0.05), ready))
         while True:
@@ -75,6 +75,15 @@ def run_drawer(connection: Connection, named: Sequence[Named], device: str) -> N
         return
     except RdmError as error:
         connection.send(Stopped(-1, error))
+
+
+def _ready(name: str, model: Model) -> ModelReady:
+    reference = ModelReference(
+        name=public_name(model.directory),
+        digest=model.digest,
+        parameters=num_parameters(model.generator.network),
+    )
+    return ModelReady(name, reference, software_on(model.device))
 
 
 @torch.no_grad()

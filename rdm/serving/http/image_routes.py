@@ -8,8 +8,10 @@ from fastapi import APIRouter, Query, Request, Response
 
 from rdm.config import Record
 from rdm.sampling.record import SampleRecord
+from rdm.serving.databases import OpenDatabase
 from rdm.serving.http.context import Serving, ServingDep
-from rdm.serving.jobs.pictures import Credits, credits_of_image, thumbnail
+from rdm.serving.jobs.credits import Credits, credits_of_image, present_recipe
+from rdm.serving.jobs.pictures import thumbnail
 from rdm.serving.jobs.records import Picture, StoredImage, picture_of
 from rdm.serving.lookup import DatabaseVersion
 from rdm.serving.problems import ServeError
@@ -52,10 +54,10 @@ def known(serving: Serving, image_id: str) -> StoredImage:
     return image
 
 
-def credits_of(serving: Serving, image: StoredImage) -> Credits:
-    """Return whom a picture is credited to, as its database is now."""
+def served_databases(serving: Serving, image: StoredImage) -> dict[str, OpenDatabase]:
+    """Return a picture's databases as they are now, those that are served."""
     served = [one.name for one in image.databases if one.name in serving.databases.names]
-    return credits_of_image(image, {name: serving.databases.get(name) for name in served})
+    return {name: serving.databases.get(name) for name in served}
 
 
 @router.get("/images/{image_id}.png")
@@ -85,16 +87,9 @@ async def webp(serving: ServingDep, request: Request, image_id: str, size: Side 
 @router.get("/images/{image_id}/recipe", response_model=SampleRecord)
 async def recipe(serving: ServingDep, image_id: str) -> SampleRecord:
     """Return a picture's record: query, seed, settings, model, neighbors."""
-    record = SampleRecord.model_validate_json(known(serving, image_id).recipe)
-    removed = {
-        line.patch_id
-        for line in credits_of(serving, known(serving, image_id)).neighbors
-        if line.is_removed
-    }
-    kept = tuple(one for one in record.neighbors if one.patch_id not in removed)
-    return record.model_copy(
-        update={"neighbors": kept, "neighbors_left_out": len(record.neighbors) - len(kept)}
-    )
+    image = known(serving, image_id)
+    record = SampleRecord.model_validate_json(image.recipe)
+    return present_recipe(record, served_databases(serving, image))
 
 
 @router.get("/images/{image_id}/credits", response_model=Credits)
@@ -102,9 +97,10 @@ async def credits_route(
     serving: ServingDep, image_id: str, format: Annotated[Literal["json", "text"], Query()] = "json"
 ) -> Credits | Response:
     """Return whom a picture is credited to."""
-    found = credits_of(serving, known(serving, image_id))
+    image = known(serving, image_id)
+    found = credits_of_image(image, served_databases(serving, image))
     if format == "text":
-        return Response(found.text + "\n", media_type="text/plain; charset=utf-8")
+        return Response(found.text, media_type="text/plain; charset=utf-8")
     return found
 
 

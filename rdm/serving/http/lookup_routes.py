@@ -8,10 +8,12 @@ import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from rdm.config import Record
+from rdm.sampling.record import Credit
 from rdm.sampling.request import Retrieval, WeightedDatabase
-from rdm.serving.databases import DatabaseInfo, Neighbor, OpenDatabase
+from rdm.serving.databases import DatabaseInfo, OpenDatabase
 from rdm.serving.http.context import ServingDep
-from rdm.serving.jobs.pictures import credit_note, encode_webp
+from rdm.serving.jobs.credits import credit_note
+from rdm.serving.jobs.pictures import encode_webp
 from rdm.serving.lookup import DatabaseVersion
 from rdm.serving.models import ModelFacts
 from rdm.serving.problems import ServeError
@@ -29,7 +31,7 @@ class NeighborsAnswer(Record):
     databases: tuple[DatabaseVersion, ...]
     query: str
     milliseconds: float
-    neighbors: tuple[Neighbor, ...]
+    neighbors: tuple[Credit, ...]
     note: str
 
 
@@ -38,7 +40,7 @@ class PatchPage(Record):
 
     database: str
     version: int
-    patches: tuple[Neighbor, ...]
+    patches: tuple[Credit, ...]
     cursor: int | None
 
 
@@ -72,7 +74,7 @@ class AuthorList(Record):
 router = APIRouter(prefix="/v1")
 
 
-@router.post("/neighbors", response_model=NeighborsAnswer, tags=["look up"])
+@router.post("/neighbors", response_model=CreditsAnswer, tags=["look up"])
 async def neighbors(serving: ServingDep, body: LookUpRequest) -> NeighborsAnswer:
     """Look up without drawing."""
     found = await serving.service.neighbors(body)
@@ -120,7 +122,9 @@ async def database(serving: ServingDep, name: str) -> DatabaseInfo:
 async def authors(serving: ServingDep, name: str) -> AuthorList:
     """Return the authors whom the source names in one list for all of its photographs."""
     named = serving.databases.get(name).authors
-    return AuthorList(database=name, data=tuple(NamedAuthor(name=n, url=u) for n, u in named))
+    return AuthorList(
+        database=name, data=tuple(NamedAuthor(name=one.name, url=one.url) for one in named)
+    )
 
 
 @router.get("/databases/{name}/patches", response_model=PatchPage, tags=["databases"])
@@ -149,13 +153,13 @@ async def patches(
     return await serving.service.in_file_thread(lambda: _page(opened, cursor, limit))
 
 
-@router.get("/databases/{name}/patches/{patch_id}", response_model=Neighbor, tags=["databases"])
-async def patch(serving: ServingDep, name: str, patch_id: int) -> Neighbor:
+@router.get("/databases/{name}/patches/{patch_id}", response_model=Credit, tags=["databases"])
+async def patch(serving: ServingDep, name: str, patch_id: int) -> Credit:
     """Return a patch and its photograph's credit."""
     opened = serving.databases.get(name)
     opened.refuse_removed([patch_id])
     ids = np.array([patch_id])
-    found = await serving.service.in_file_thread(lambda: opened.neighbors(ids))
+    found = await serving.service.in_file_thread(lambda: opened.credits(ids))
     return found[0]
 
 
@@ -202,7 +206,7 @@ def _page(opened: OpenDatabase, cursor: int, limit: int) -> PatchPage:
         if cursor not in opened.removed:
             ids.append(cursor)
         cursor += 1
-    found = opened.neighbors(np.array(ids, np.int64))
+    found = opened.credits(np.array(ids, np.int64))
     return PatchPage(
         database=opened.name,
         version=opened.version,

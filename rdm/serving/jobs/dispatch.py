@@ -7,20 +7,17 @@ import itertools
 import logging
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rdm.errors import RdmError
-from rdm.generators.sample_settings import Setting
+from rdm.sampling.record import BatchPlace
 from rdm.serving.drawing.drawers import Drawer, Drawers
 from rdm.serving.drawing.messages import (
     DrawerReady,
     Drawn,
     DrawTask,
-    ModelReady,
     StepDone,
     Stopped,
 )
+from rdm.serving.jobs.pictures import DrawnPicture
 from rdm.serving.jobs.queue import FairQueue, Row
 from rdm.serving.jobs.records import Job
 from rdm.serving.metrics import Metrics
@@ -41,15 +38,8 @@ class JobProgress(Protocol):
         """A picture as it would be now, as WebP in base64; nothing where it is only a step."""
         ...
 
-    def on_picture(
-        self,
-        row: Row,
-        pixels: NDArray[np.uint8],
-        ready: ModelReady,
-        acting: dict[str, Setting],
-        seconds: float,
-    ) -> None:
-        """A picture is drawn, uint8 [H, W, 3]."""
+    def on_picture(self, row: Row, drawn: DrawnPicture, seconds: float) -> None:
+        """A picture is drawn; its batch took so long."""
         ...
 
     def on_failed(self, job: Job, error: Exception) -> None:
@@ -130,14 +120,16 @@ class Dispatch:
         """See DrawerEvents."""
         rows = self._rows.pop(drawn.number, [])
         steps = rows[0].job.request.settings.num_steps if rows else 1
-        measured = drawn.seconds / (len(drawn.pixels) * steps)
+        shape = rows[0].shape if rows else 1
+        measured = drawn.seconds / (shape * steps)
         self.seconds_per_step = 0.7 * self.seconds_per_step + 0.3 * measured
         self._metrics.draw_seconds.observe(drawn.seconds)
         # The drawer goes on while pictures are encoded and stored.
         self.wake()
-        for row, pixels in zip(rows, drawn.pixels, strict=False):
-            ready = next(one for one in drawer.models if one.model == row.job.request.model)
-            self._progress.on_picture(row, pixels, ready, drawn.acting, drawn.seconds)
+        for place, (row, pixels) in enumerate(zip(rows, drawn.pixels, strict=True)):
+            ready = next(one for one in drawer.models if one.name == row.job.request.model)
+            done = DrawnPicture(pixels, ready, drawn.acting, BatchPlace(shape=shape, row=place))
+            self._progress.on_picture(row, done, drawn.seconds)
 
     def on_stopped(self, drawer: Drawer, stopped: Stopped) -> None:
         """See DrawerEvents."""
@@ -179,13 +171,12 @@ class Dispatch:
 
 
 def _task_of(rows: list[Row], number: int) -> DrawTask:
-    """Return a batch; it is filled up to its canonical shape by its last row."""
+    """Return a batch, which drawing fills up to its canonical shape."""
     first = rows[0]
-    filled = [*rows, *[rows[-1]] * (first.shape - len(rows))]
     return DrawTask(
         number=number,
         model=first.job.request.model or "",
-        asked=tuple(row.asked for row in filled),
+        asked=tuple(row.asked for row in rows),
         settings=first.settings,
         previews=any(row.job.request.preview != "off" for row in rows),
     )

@@ -1,118 +1,140 @@
-"""Pictures that were drawn: their PNG with its record, thumbnails, and credits."""
+"""Pictures that were drawn: their recipe, their PNG, and smaller copies."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdm.config import Record
+from rdm.generators.model_folder import portable_name
 from rdm.generators.sample_settings import Setting
-from rdm.sampling.record import Credit, DatabaseReference, SampleRecord, png_text
-from rdm.serving.databases import Neighbor, OpenDatabase
+from rdm.sampling.conditioning import Conditioning, Tokens
+from rdm.sampling.picture_file import pixels_digest, png_bytes
+from rdm.sampling.record import (
+    BatchPlace,
+    EncoderReference,
+    NegativeRecord,
+    QueryRecord,
+    SampleRecord,
+    TokenRecord,
+)
+from rdm.sampling.recorder import database_reference
 from rdm.serving.drawing.messages import ModelReady
 from rdm.serving.jobs.records import Job, StoredImage, new_id
-from rdm.serving.lookup import DatabaseVersion, Found
-
-THUMB_SIDES = (64, 128, 256, 512)
+from rdm.serving.lookup import Found
 
 
-class CreditLine(Record):
-    """Whom one neighbor of a picture is credited to."""
+@dataclass(frozen=True, eq=False)
+class DrawnPicture:
+    """A picture as it comes from a drawer.
 
-    database: str
-    patch_id: int
-    image_id: str
-    author: str
-    license: str
-    source_page: str
-    similarity: float
-    is_removed: bool
+    Attributes:
+        pixels: uint8 [H, W, 3].
+        ready: the model that drew it.
+        acting: the settings that acted.
+        place: in its batch.
+    """
 
-
-class Credits(Record):
-    """Whom a picture is credited to: the photographs that it looked at."""
-
-    picture: str
-    label: str
-    databases: tuple[DatabaseVersion, ...]
-    neighbors: tuple[CreditLine, ...]
-    conditioned_on_removed: bool
-    note: str
-    """What holds for the whole database."""
-    text: str
-    """All of it as plain text, to copy."""
+    pixels: NDArray[np.uint8]
+    ready: ModelReady
+    acting: dict[str, Setting]
+    place: BatchPlace
 
 
 def finished_picture(
-    job: Job,
-    found: Found,
-    index: int,
-    pixels: NDArray[np.uint8],
-    ready: ModelReady,
-    acting: dict[str, Setting],
+    job: Job, found: Found, index: int, drawn: DrawnPicture
 ) -> tuple[StoredImage, bytes]:
-    """Return a picture's row for the store and its PNG, which carries its record.
+    """Return a picture's row for the store, and its PNG, which carries its recipe.
 
     Args:
         job: whose picture it is.
         found: its look-up.
         index: of the picture in the job.
-        pixels: uint8 [H, W, 3].
-        ready: the model that drew it.
-        acting: the settings that acted.
+        drawn: the picture.
     """
-    image_id, asked = new_id("img"), found.asked[index]
-    record = SampleRecord(
-        file=f"{image_id}.png",
-        kind=asked.query.kind,
-        label=asked.query.label,
-        seed=asked.seed,
-        neighbors=tuple(_credit(one, len(found.databases)) for one in found.neighbors[index]),
-        settings=acting,
-        model=ready.model,
-        model_digest=ready.digest,
-        device=ready.device,
-        databases=tuple(
-            DatabaseReference(name=one.name, root=one.name, version=one.version)
-            for one in found.versions
-        ),
-    )
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=png_text(record))
+    image_id = new_id("img")
+    record = recipe_of(found, index, drawn, f"{image_id}.png")
     image = StoredImage(
         id=image_id,
         job=job.id,
         index=index,
-        seed=asked.seed,
+        seed=found.asked[index].seed,
         created=time.time(),
         label=found.label,
         databases=found.versions,
         request=job.request,
         recipe=record.model_dump_json(),
         is_draft=job.request.supersede,
-        pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
+        pixels_sha256=record.pixels_sha256,
     )
-    return image, buffer.getvalue()
+    return image, png_bytes(drawn.pixels, record)
 
 
-def _credit(neighbor: Neighbor, num_databases: int) -> Credit:
-    return Credit(
-        patch_id=neighbor.patch_id,
-        similarity=neighbor.similarity,
-        image_id=neighbor.image_id,
-        url=neighbor.source_page,
-        author=neighbor.author,
-        license=neighbor.license,
-        box=neighbor.box,
-        weight=neighbor.weight,
-        database=neighbor.database if num_databases > 1 else "",
+def recipe_of(found: Found, index: int, drawn: DrawnPicture, file: str) -> SampleRecord:
+    """Return a picture's recipe; databases go by the names that the server gives them."""
+    asked = found.asked[index]
+    height, width = drawn.pixels.shape[:2]
+    databases = {name: one.database for name, one in found.databases.items()}
+    first = next(iter(databases.values()), None)
+    weights = {one.name: one.weight for one in found.request.retrieval.databases}
+    return SampleRecord(
+        file=file,
+        query=QueryRecord(
+            kind=asked.query.kind, label=asked.query.label, image_sha256=asked.image_sha256
+        ),
+        seed=asked.seed,
+        databases=tuple(
+            database_reference(one, name, weights.get(name, 1.0)) for name, one in databases.items()
+        ),
+        tokens=_token_records(asked.tokens, found),
+        neighbors=found.neighbors[index],
+        negative=_negative_record(asked, found),
+        settings=drawn.acting,
+        model=drawn.ready.reference,
+        encoder=first
+        and EncoderReference(name=portable_name(first.encoder_name), digest=first.encoder_digest),
+        software=drawn.ready.software,
+        batch=drawn.place,
+        size=(width, height),
+        pixels_sha256=pixels_digest(drawn.pixels),
+    )
+
+
+def _token_records(tokens: Tokens | None, found: Found) -> tuple[TokenRecord, ...]:
+    if tokens is None:
+        return ()
+    patches, first = iter(tokens.patches), next(iter(found.databases), "")
+    records = []
+    for kind, weight in zip(tokens.kinds, tokens.weights.tolist(), strict=True):
+        if kind == "query":
+            records.append(TokenRecord(kind="query", weight=weight))
+            continue
+        name, patch_id = next(patches)
+        records.append(
+            TokenRecord(kind="patch", patch_id=patch_id, database=name or first, weight=weight)
+        )
+    return tuple(records)
+
+
+def _negative_record(asked: Conditioning, found: Found) -> NegativeRecord | None:
+    negative = asked.negative
+    if negative is None:
+        return None
+    patches = () if negative.tokens is None else negative.tokens.patches
+    first = next(iter(found.databases), "")
+    return NegativeRecord(
+        texts=negative.texts,
+        tokens=_token_records(negative.tokens, found),
+        neighbors=tuple(
+            _credit(found.databases[name or first].neighbors(np.array([patch]))[0], found, None)
+            for name, patch in patches
+        ),
+        scale=negative.scale,
     )
 
 
@@ -132,68 +154,3 @@ def encode_webp(image: Image.Image, side: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=88, method=3)
     return buffer.getvalue()
-
-
-def credits_of_image(image: StoredImage, opened: Mapping[str, OpenDatabase]) -> Credits:
-    """Return whom a picture is credited to. Of a photograph that was removed since nothing is told.
-
-    Args:
-        image: the picture.
-        opened: its databases at their newest versions, those that are served.
-    """
-    record = SampleRecord.model_validate_json(image.recipe)
-    first = image.databases[0].name if image.databases else ""
-    lines = tuple(_line(one, one.database or first, opened) for one in record.neighbors)
-    notes = dict.fromkeys(note for one in opened.values() if (note := credit_note(one)))
-    note = " ".join(notes)
-    return Credits(
-        picture=image.id,
-        label=image.label,
-        databases=image.databases,
-        neighbors=lines,
-        conditioned_on_removed=any(line.is_removed for line in lines),
-        note=note,
-        text=credit_text(image, lines, note),
-    )
-
-
-def _line(credit: Credit, name: str, opened: Mapping[str, OpenDatabase]) -> CreditLine:
-    is_removed = name in opened and credit.patch_id in opened[name].removed
-    return CreditLine(
-        database=name,
-        patch_id=credit.patch_id,
-        image_id="" if is_removed else credit.image_id,
-        author="" if is_removed else credit.author,
-        license="" if is_removed else credit.license,
-        source_page="" if is_removed else credit.url,
-        similarity=credit.similarity,
-        is_removed=is_removed,
-    )
-
-
-def credit_note(opened: OpenDatabase) -> str:
-    """Return what a database's source says of all its photographs together."""
-    if not opened.authors:
-        return ""
-    return (
-        f"The source names the {len(opened.authors)} authors of these photographs in one list, "
-        "not photograph by photograph."
-    )
-
-
-def credit_text(image: StoredImage, lines: tuple[CreditLine, ...], note: str) -> str:
-    """Return credits as plain text: title, author, source, license, a line each."""
-    homes = " and ".join(f"{one.name}, version {one.version}" for one in image.databases)
-    head = (
-        f'Picture drawn for "{image.label}" (seed {image.seed}) by retrieval-diffusion, '
-        f"from {len(lines)} photographs of {homes}:"
-    )
-    rows = []
-    for place, line in enumerate(lines, start=1):
-        if line.is_removed:
-            rows.append(f"{place}. removed on request")
-            continue
-        author = line.author or "author not recorded"
-        parts = [line.image_id, author, line.license or "license not recorded", line.source_page]
-        rows.append(f"{place}. " + ", ".join(part for part in parts if part))
-    return "\n".join([head, *rows, *([note] if note else [])])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rdm.config import Record
-from rdm.serving.databases import Neighbor
+from rdm.sampling.record import Credit
 from rdm.serving.jobs.events import EventRing
 from rdm.serving.lookup import DatabaseVersion, Found
 from rdm.serving.problems import Problem
@@ -58,7 +58,7 @@ class JobView(Record):
     seconds_left: float
     request: JobRequest
     databases: tuple[DatabaseVersion, ...]
-    neighbors: tuple[Neighbor, ...]
+    neighbors: tuple[Credit, ...]
     images: tuple[Picture, ...]
     problem: Problem | None
     timings: Timings
@@ -90,7 +90,7 @@ class Job:
     state: State = "queued"
     found: Found | None = None
     databases: tuple[DatabaseVersion, ...] = ()
-    neighbors: tuple[Neighbor, ...] = ()
+    neighbors: tuple[Credit, ...] = ()
     images: dict[int, Picture] = field(default_factory=dict)
     problem: Problem | None = None
     timings: Timings = Timings()

@@ -11,25 +11,21 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rdm.config import Record
 from rdm.errors import RdmError
-from rdm.generators.sample_settings import Setting
 from rdm.sampling.request import WeightedDatabase
 from rdm.serving.databases import DatabaseChange, Databases, OpenDatabase
 from rdm.serving.drawing.drawers import Drawers
-from rdm.serving.drawing.messages import ModelReady, StepDone
+from rdm.serving.drawing.messages import StepDone
 from rdm.serving.jobs.dispatch import Dispatch
 from rdm.serving.jobs.events import PREVIEW, EventRing
-from rdm.serving.jobs.pictures import finished_picture
+from rdm.serving.jobs.pictures import DrawnPicture, finished_picture
 from rdm.serving.jobs.queue import CPU_SHAPES, GPU_SHAPES, Row, check_admission, shape_of
 from rdm.serving.jobs.records import (
     Job,
     JobView,
+    Picture,
     State,
-    StoredImage,
     new_id,
     picture_of,
 )
@@ -350,25 +346,23 @@ class JobService:
             told = {"index": index, "step": step.index, "of": step.total, "data": data}
             self.publish(job, PREVIEW, told, f"{index}")
 
-    def on_picture(
-        self,
-        row: Row,
-        pixels: NDArray[np.uint8],
-        ready: ModelReady,
-        acting: dict[str, Setting],
-        seconds: float,
-    ) -> None:
+    def on_picture(self, row: Row, drawn: DrawnPicture, seconds: float) -> None:
         """See JobProgress."""
         found = row.job.found
         if not row.job.has_ended and found is not None:
-            image, png = finished_picture(row.job, found, row.index, pixels, ready, acting)
-            self._run(self._keep(row, image, png, seconds / row.shape))
+            self._run(self._keep(row, found, drawn, seconds / row.shape))
 
-    async def _keep(self, row: Row, image: StoredImage, png: bytes, seconds: float) -> None:
+    async def _keep(self, row: Row, found: Found, drawn: DrawnPicture, seconds: float) -> None:
         """Store a picture, tell of it, and end its job with the last one."""
-        job, picture = row.job, picture_of(image)
+        job = row.job
+
+        def work() -> Picture:
+            image, png = finished_picture(job, found, row.index, drawn)
+            self.store.add_image(image, png)
+            return picture_of(image)
+
         try:
-            await self.in_file_thread(lambda: self.store.add_image(image, png))
+            picture = await self.in_file_thread(work)
         except Exception as error:
             self.on_failed(job, error)
             return
@@ -376,8 +370,8 @@ class JobService:
             return
         self.metrics.images.inc()
         job.images[row.index] = picture
-        drawn = round(job.timings.drawn + seconds, 3)
-        job.timings = job.timings.model_copy(update={"drawn": drawn})
+        total = round(job.timings.drawn + seconds, 3)
+        job.timings = job.timings.model_copy(update={"drawn": total})
         self.publish(job, "image.done", picture.to_json())
         if not job.num_left:
             self._end(job, "done")

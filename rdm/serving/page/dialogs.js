@@ -3,7 +3,7 @@ import { html, useEffect, useRef, useState } from "./dom.js";
 import { Icon, IconButton } from "./icons.js";
 import { api, patchImage } from "./api.js";
 import { story } from "./story.js";
-import { authorName, count, licenseName } from "./words.js";
+import { authorName, count, licenseName, nameOf, pageOf } from "./words.js";
 
 function Dialog({ title, children, onClose }) {
   const element = useRef(null);
@@ -29,8 +29,8 @@ function Credits({ credits }) {
     <p>This picture looked at ${count(credits.neighbors.length, "photograph")} of ${homes}${named.length ? ` by ${named.join(", ")}` : ""}.</p>
     <ol class="credits">${credits.neighbors.map((one) => html`<li key=${`${one.database} ${one.patch_id}`}>
       ${one.is_removed ? html`<span class="gone">removed on request</span>` : html`<img src=${patchImage(one.database, one.patch_id, 128)} alt="" width="56" height="56" />
-      <span><b>${one.source_page ? html`<a href=${one.source_page} rel="noreferrer" target="_blank">${one.image_id}</a>` : one.image_id}</b> ${authorName(one.author)}<br />
-      ${one.license ? html`<a href=${one.license} rel="noreferrer license" target="_blank">${licenseName(one.license)}</a>` : licenseName("")}, similarity ${one.similarity.toFixed(2)}</span>`}</li>`)}</ol>
+      <span><b>${pageOf(one) ? html`<a href=${pageOf(one)} rel="noreferrer" target="_blank">${nameOf(one)}</a>` : nameOf(one)}</b> ${authorName(one.author)}<br />
+      ${one.license_url ? html`<a href=${one.license_url} rel="noreferrer license" target="_blank">${one.license}</a>` : licenseName(one.license)}, similarity ${one.similarity.toFixed(2)}</span>`}</li>`)}</ol>
     ${credits.conditioned_on_removed && html`<p class="quiet">A photograph that this picture looked at was removed since, at its owner's request.</p>`}
     ${credits.note && html`<p class="quiet">${credits.note} ${authors ? "" : html`<button type="button" class="text" onClick=${() => api.authors(credits.databases[0].name).then((found) => setAuthors(found.data)).catch((problem) => story.fail(problem))}>Show the list</button>`}</p>`}
     ${authors && html`<ul class="authors" tabindex="0" aria-label="Authors">${authors.map((one) => html`<li key=${one.url + one.name}><a href=${one.url} rel="noreferrer" target="_blank">${one.name}</a></li>`)}</ul>`}

@@ -9,7 +9,7 @@ import { patchImage } from "./api.js";
 import { story } from "./story.js";
 import { altOf } from "./words.js";
 
-const PROMPTS = ["blue sky over water", "a red flower", "an owl", "gold and dark red"];
+const PROMPTS = ["a blue sky over the sea", "a red sunset", "a yellow flower", "gold and dark red"];
 
 function App() {
   const [state, setState] = useState(story.state);

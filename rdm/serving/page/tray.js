@@ -3,7 +3,7 @@ import { html, useRef, useState } from "./dom.js";
 import { IconButton } from "./icons.js";
 import { patchImage } from "./api.js";
 import { story } from "./story.js";
-import { altOf, licenseName } from "./words.js";
+import { altOf, licenseName, pageOf } from "./words.js";
 
 export function Tray({ state, name, isCompact }) {
   const column = state.columns[name];
@@ -59,8 +59,8 @@ function Tile({ name, neighbor, isCompact, ...rest }) {
         <${IconButton} icon="remove" label=${`Remove ${neighbor.image_id} and draw again`} keys="x" tabindex="-1" onClick=${() => story.exclude(neighbor)} />
       </span></span>
     <span class="meter"><i style=${{ width: `${Math.max(3, percent)}%` }}></i></span>
-    ${!isCompact && html`<span class="caption"><b>${neighbor.similarity.toFixed(2)}</b> ${neighbor.source_page ? html`<a href=${neighbor.source_page} rel="noreferrer" target="_blank" tabindex="-1">${neighbor.author || neighbor.image_id}</a>` : neighbor.author || neighbor.image_id}
-      <br />${neighbor.license ? html`<a href=${neighbor.license} rel="noreferrer license" target="_blank" tabindex="-1">${licenseName(neighbor.license)}</a>` : licenseName("")}</span>`}
+    ${!isCompact && html`<span class="caption"><b>${neighbor.similarity.toFixed(2)}</b> ${pageOf(neighbor) ? html`<a href=${pageOf(neighbor)} rel="noreferrer" target="_blank" tabindex="-1">${neighbor.author || neighbor.image_id}</a>` : neighbor.author || neighbor.image_id}
+      <br />${neighbor.license_url ? html`<a href=${neighbor.license_url} rel="noreferrer license" target="_blank" tabindex="-1">${neighbor.license}</a>` : licenseName(neighbor.license)}</span>`}
   </li>`;
 }
 

@@ -1,21 +1,12 @@
 // Licenses, numbers and names in words.
 
-const LICENSES = [
-  [/creativecommons\.org\/publicdomain\/zero/, "CC0"],
-  [/creativecommons\.org\/publicdomain\/mark/, "Public domain"],
-  [/creativecommons\.org\/licenses\/([a-z-]+)\/([0-9.]+)/, (kind, version) => `CC ${kind.toUpperCase()} ${version}`],
-];
+export const licenseName = (name) => name || "license not stated";
 
-export function licenseName(url) {
-  if (!url) return "license not recorded";
-  for (const [pattern, name] of LICENSES) {
-    const match = url.match(pattern);
-    if (match) return typeof name === "string" ? name : name(match[1], match[2]);
-  }
-  return url.replace(/^https?:\/\//, "");
-}
+/** The page of a photograph, else its file; nothing where neither is on the web. */
+export const pageOf = (neighbor) => [neighbor.landing_page, neighbor.url].find((url) => /^https?:/.test(url || "")) || "";
 
-export const authorName = (author) => author || "author not recorded";
+export const nameOf = (neighbor) => neighbor.title || neighbor.image_id;
+export const authorName = (author) => author || "an author whom the source does not name";
 export const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 export const ordinal = (number) => `${number}${["th", "st", "nd", "rd"][number % 100 > 10 && number % 100 < 14 ? 0 : number % 10] || "th"}`;
-export const altOf = (neighbor) => `photograph ${neighbor.image_id}${neighbor.author ? ` by ${neighbor.author}` : ""}, ${licenseName(neighbor.license)}`;
+export const altOf = (neighbor) => `photograph ${nameOf(neighbor)}${neighbor.author ? ` by ${neighbor.author}` : ""}, ${licenseName(neighbor.license)}`;

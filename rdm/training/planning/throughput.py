@@ -90,7 +90,7 @@ def measured_throughput(config: TrainConfig, cost: NetworkCost, batch_size: int)
         network.zero_grad(set_to_none=True)
 
     seconds = _seconds(step, device)
-    rate, peak = batch_size / seconds, peak_of(device)
+    rate, peak = batch_size / seconds, peak_of(device_name(device))
     flops = rate * cost.step_flops
     precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
     basis = (
@@ -108,12 +108,10 @@ def device_name(device: torch.device) -> str:
     return f"the CPU, {torch.get_num_threads()} threads"
 
 
-def peak_of(device: torch.device) -> float | None:
-    """Return a device's peak in bf16, of `PEAKS`; None where it is not in there."""
-    # A CPU's peak depends on its clock under load, which no data sheet says.
-    if device.type != "cuda":
-        return None
-    words = torch.cuda.get_device_name(device).lower().replace("-", " ").split()
+def peak_of(name: str) -> float | None:
+    """Return the peak in bf16, of `PEAKS`, of a device with that name; None if it is not there."""
+    # No CPU is: its peak depends on its clock under load, which no data sheet says.
+    words = name.lower().replace("-", " ").split()
     kinds = (
         ["h100-pcie"]
         if {"h100", "pcie"} <= set(words)

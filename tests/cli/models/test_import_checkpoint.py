@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +16,10 @@ from rdm.database import RetrievalDatabase
 from rdm.database.building.builder import BuildConfig, DatabaseBuilder
 from rdm.database.building.jobs import run_build
 from rdm.models.compvis.import_checkpoint import import_unet
+from rdm.models.unet import DenoiserConfig
 from rdm.sampling import SampleSettings, open_model, sample, text_queries
 from rdm.sources import CropConfig
-from rdm.training import imported_model as imported
+from rdm.training.imported_model import official_generator
 
 
 @pytest.fixture(scope="module")
@@ -75,26 +75,19 @@ def test_an_rdm_becomes_a_model_folder_that_samples(
     ("context", "embedding", "beta_end"), [(16, "raw", 0.0195), (768, "unit", 0.015)]
 )
 def test_the_model_for_768_pixels_has_a_schedule_and_a_conditioning_of_its_own(
-    context: int, embedding: str, beta_end: float, monkeypatch: pytest.MonkeyPatch
+    context: int, embedding: str, beta_end: float
 ) -> None:
     state = {
         name: torch.zeros(shape)
         for name, shape in unet((32, 64), (False, True), context, blocks=1).items()
     }
-    network = import_unet(state, use_ema=False, sample_size=8, head_dim=32, num_heads=None)
-    version = SimpleNamespace(embedding_dim=context, number=1, source="folder:///photos")
-    database = SimpleNamespace(version=version, encoder_name="an encoder", encoder_digest="")
-    monkeypatch.setattr(RetrievalDatabase, "open", lambda _: database)
-    channels = SimpleNamespace(
-        latent_channels=network.model.config.out_channels, latents_digest="", factor=4
-    )
-    monkeypatch.setattr(imported, "load_autoencoder", lambda _: channels)
-    info = imported.describe_imported_model(network, "vq", "db", kind="rdm-unet")
-    assert info is not None
-    assert info.generator.conditions.neighbors is not None
-    assert info.generator.conditions.neighbors.embedding == embedding
-    assert info.generator.head.kind == "gaussian"
-    assert info.generator.head.schedule.beta_end == beta_end
+    network = import_unet(state, use_ema=False, sample_size=8, head_dim=32, num_heads=None).config
+    assert isinstance(network, DenoiserConfig)
+    generator = official_generator(network)
+    assert generator.conditions.neighbors is not None
+    assert generator.conditions.neighbors.embedding == embedding
+    assert generator.head.kind == "gaussian"
+    assert generator.head.schedule.beta_end == beta_end
 
 
 def test_an_unconditional_u_net_is_saved_as_diffusers_own_and_is_no_rdm(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from random_model import write_random_model
 
 from rdm.cli.main import run
@@ -134,7 +135,7 @@ def test_inspect_shows_what_a_picture_was_drawn_from(
     )
     assert rdm(*ask, "-k", 2, *QUICK)[0] == 0
     code, found, _ = rdm("inspect", out / "00000.png")
-    assert (code, found["label"], found["seed"]) == (0, "owl", 3)
+    assert (code, found["query"]["label"], found["seed"]) == (0, "owl", 3)
     assert found["neighbors"] == rows(out)[0]["neighbors"]
 
 
@@ -236,3 +237,84 @@ def test_name_that_does_not_ship_is_refused_with_those_that_do(
     error = capsys.readouterr().err
     assert "there is no embedded model 'none'" in error
     assert "assets://rdm-64" in error
+
+
+def asked(root: Path, model: Path, out: Path) -> tuple[object, ...]:
+    return (
+        *("sample", "--model", model, "--database", root, "--text", "owl", "--seeds", "0-1"),
+        *("--out", out, "-k", 2, "--guidance", 1, "--set", "num_steps=2"),
+    )
+
+
+@pytest.mark.parametrize("sampler", ["dpm++2m", "dpm++2m-sde", "unipc", "heun", "plms", "ddpm"])
+def test_samplers_are_asked_for_by_name(
+    rdm: Command, root: Path, model: Path, tmp_path: Path, sampler: str
+) -> None:
+    code, found, error = rdm(*asked(root, model, tmp_path / "out"), "--set", f"sampler={sampler}")
+    assert (code, found.get("pictures")) == (0, 2), error
+    assert rows(tmp_path / "out")[0]["settings"]["sampler"] == sampler
+
+
+def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
+    rdm: Command, root: Path, model: Path, tmp_path: Path
+) -> None:
+    for settings, words in (
+        (("sampler=dpm++2m", "eta=0"), "DPM-Solver++ 2M has no eta"),
+        (("sampler=ddpm", "spacing=karras"), "does not go with karras spacing"),
+        (("thresholding=dynamic",), "latents have no known range"),
+        (("sampler=ddpm", "variance=learned"), "has not learned a variance"),
+        (("guidance_scales.text=2",), "a guidance scale for text, but the model reads: neighbors"),
+        (("num_steps=5000",), "5000 steps, but the model has"),
+        ((f"autoguidance={tmp_path}",), "there is no model here"),
+    ):
+        flags = [part for setting in settings for part in ("--set", setting)]
+        code, _, error = rdm(*asked(root, model, tmp_path / "out"), *flags)
+        assert code == (1 if "autoguidance" in settings[0] else 2)
+        assert words in error
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_weaker_model_is_named_in_the_record_without_its_folder(
+    rdm: Command, root: Path, model: Path, tmp_path: Path
+) -> None:
+    flags = ("--set", f"autoguidance={model}", "--set", "guidance_scale=2")
+    assert rdm(*asked(root, model, tmp_path / "out"), *flags)[0] == 0
+    name, digest = rows(tmp_path / "out")[0]["settings"]["autoguidance"].split()
+    assert name == model.name
+    assert len(digest) == 16
+
+
+def test_a_picture_is_changed_and_what_a_mask_keeps_is_not(
+    rdm: Command, root: Path, model: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "red.png")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (32, 0, 64, 64))
+    mask.save(tmp_path / "right.png")
+    mask.resize((32, 32)).save(tmp_path / "small.png")
+    start = ("--start", tmp_path / "red.png")
+    assert rdm(*asked(root, model, tmp_path / "a"), *start, "--strength", 0.5)[0] == 0
+    with_mask = (*start, "--mask", tmp_path / "right.png")
+    assert rdm(*asked(root, model, tmp_path / "b"), *with_mask)[0] == 0
+    picture = Image.open(tmp_path / "b" / "00000.png")
+    assert picture.crop((0, 0, picture.width // 2, picture.height)).getcolors() == [
+        (picture.width // 2 * picture.height, (200, 30, 30))
+    ]
+    code, _, error = rdm(
+        *asked(root, model, tmp_path / "c"), *start, "--mask", tmp_path / "small.png"
+    )
+    assert code == 2
+    assert "the mask has 32 x 32 pixels, the picture to start from 64 x 64" in error
+    assert not (tmp_path / "c").exists()
+    code, _, error = rdm(*asked(root, model, tmp_path / "d"), "--strength", 0.5)
+    assert code == 2
+    assert "a strength needs the picture to start from: give --start IMAGE" in error
+
+
+def test_noise_is_turned_to_another_seed(
+    rdm: Command, root: Path, model: Path, tmp_path: Path
+) -> None:
+    turned = ("--towards", 1, "--fraction", 1.0, "--set", "eta=0")
+    assert rdm(*asked(root, model, tmp_path / "out"), *turned)[0] == 0
+    first, second = (Image.open(tmp_path / "out" / f"0000{n}.png").tobytes() for n in (0, 1))
+    assert first == second

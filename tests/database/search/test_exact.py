@@ -5,16 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdm.database.search import exact as search
-from rdm.database.search import shortlist
 from rdm.database.search.exact import (
+    QUERY_ROWS,
     blocks_of,
     canonical_similarities,
     exact_search,
     quantize,
     rank,
 )
-from rdm.database.search.shortlist import ShortlistPrecision, rounded
+from rdm.database.search.shortlist import GROUP_ROWS, PANEL_ROWS, ShortlistPrecision, rounded
 
 NONE = np.zeros(0, np.int64)
 
@@ -118,38 +117,39 @@ def test_fewer_neighbors_are_a_prefix_of_more(
     np.testing.assert_array_equal(long[1][:, :fewer], short[1])
 
 
-def test_the_nearest_is_found_though_it_is_rounded_down_and_all_others_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_nearest_is_found_though_it_is_rounded_down_and_all_others_up() -> None:
     """In steps of the scale the nearest has 60.45, rounded to 60; the others have 60.55 and 60.3,
     rounded to 61 and 60.
 
     Every vector is there with both signs, so that the center is 0; the first number makes the
-    scale.
+    scale. The others fill a group, so that nothing is looked at for its neighbors' sake.
     """
-    monkeypatch.setattr(shortlist, "GROUP_ROWS", 2)  # nothing is looked at for its neighbors' sake
+    others = GROUP_ROWS // 2
     step, tail = 1 / 1024, np.repeat([60.55, 60.3], [120, 135])
-    rows = [*(np.roll(tail, shift) for shift in range(20)), np.full(255, 60.45)]
+    rows = [*(np.roll(tail, shift) for shift in range(others)), np.full(255, 60.45)]
     vectors = quantize(
         step * np.stack([[sign * 127, *(sign * row)] for row in rows for sign in (1, -1)])
     )
     query = quantize(np.full((1, 256), 1 / 16))
-    whole = rounded(vectors, np.zeros(256, np.float32), 2, "int8").values.sum(dim=1)
-    assert whole[40] < whole[:40:2].min() - 100
+    whole = rounded(vectors, np.zeros(256, np.float32), GROUP_ROWS, "int8").values.sum(dim=1)
+    assert whole[GROUP_ROWS] < whole[:GROUP_ROWS:2].min() - 100
     ids, _ = exact_search(query, [(0, vectors)], 1, excluded=NONE, precision="int8")
-    assert ids.tolist() == [[40]]
+    assert ids.tolist() == [[GROUP_ROWS]]
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_a_threshold_raised_again_and_again_loses_nothing(
-    monkeypatch: pytest.MonkeyPatch, precision: ShortlistPrecision
-) -> None:
+def test_a_threshold_raised_again_and_again_loses_nothing(precision: ShortlistPrecision) -> None:
+    """Panel after panel raises it, in several lots of queries."""
     rng = np.random.default_rng(1)
-    unit = unit_vectors(rng, 900, 16)
-    expected = exact_search(unit[:20], [(0, unit)], 9, excluded=NONE)
-    monkeypatch.setattr(shortlist, "PANEL_ROWS", 128)
-    monkeypatch.setattr(search, "QUERY_ROWS", 7)
-    found = exact_search(unit[:20], [(0, unit)], 9, excluded=NONE, precision=precision)
+    unit = unit_vectors(rng, 3 * PANEL_ROWS + 100, 16)
+    queries = unit[: QUERY_ROWS + 7]
+    found = exact_search(queries, [(0, unit)], 9, excluded=NONE, precision=precision)
+    expected = exact_search(
+        queries,
+        [(start, unit[start : start + 1000]) for start in range(0, len(unit), 1000)],
+        9,
+        excluded=NONE,
+    )
     assert all(one.tobytes() == other.tobytes() for one, other in zip(found, expected, strict=True))
 
 

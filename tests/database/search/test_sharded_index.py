@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass, field
 from typing import Any
 
 import faiss
@@ -12,10 +13,10 @@ from rdm.database.search.sharded_index import (
     IndexedRows,
     add_rows,
     build_sharded,
-    fill_shard,
     one_thread,
     train,
 )
+from rdm.progress import progress_to
 from rdm.storage import Folder
 
 DEAD = np.arange(0, 3000, 7)
@@ -64,29 +65,39 @@ def test_merged_index_holds_the_living_rows_under_their_ids(rows: IndexedRows) -
     np.testing.assert_array_equal(np.sort(np.concatenate(ids)), rows.living)
 
 
-def test_unfinished_shards_are_filled_and_finished_ones_kept(
-    rows: IndexedRows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = sharded(rows, "IVF32,Flat", 1000)
-    filled = []
+@dataclass
+class StampsOfShards:
+    """Notes when each unfinished file was written, and stops after so many shards."""
 
-    def stop_at_the_third(task: object) -> int:
-        filled.append(task)
-        if len(filled) == 3:
+    folder: Folder
+    shards: int = 100
+    stamps: list[dict[str, int]] = field(default_factory=list)
+
+    def start(self, stage: str, total: int, unit: str, done: int) -> None:
+        self.update(done, "")
+
+    def update(self, done: int, note: str) -> None:
+        paths = self.folder.files("_markers")
+        self.stamps.append(
+            {path: self.folder.local(path).stat().st_mtime_ns for path in sorted(paths)}
+        )
+        if done == self.shards:
             raise KeyboardInterrupt
-        return fill_shard(task)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("rdm.database.search.sharded_index.fill_shard", stop_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
+    def finish(self) -> None:
+        pass
+
+
+def test_unfinished_shards_are_filled_and_finished_ones_kept(rows: IndexedRows) -> None:
+    expected = sharded(rows, "IVF32,Flat", 1000)
+    stopped, again = StampsOfShards(rows.folder, shards=2), StampsOfShards(rows.folder)
+    with progress_to(stopped), pytest.raises(KeyboardInterrupt):
         sharded(rows, "IVF32,Flat", 1000)
-    stamps = {
-        path: rows.folder.local(path).stat().st_mtime_ns for path in rows.folder.files("_markers")
-    }
-    assert len(stamps) == 3  # the trained index and two shards
-    monkeypatch.setattr(
-        "rdm.database.search.sharded_index.train", lambda *_: pytest.fail("it was trained already")
-    )
-    assert sharded(rows, "IVF32,Flat", 1000) == expected
+    assert len(stopped.stamps[-1]) == 3  # the trained index and two shards
+    with progress_to(again):
+        assert sharded(rows, "IVF32,Flat", 1000) == expected
+    assert again.stamps[0] == stopped.stamps[-1]
+    assert again.stamps[-1].items() > stopped.stamps[-1].items()
     assert rows.folder.files("_markers") == []
 
 

@@ -172,6 +172,9 @@ def findings_of(root: Path) -> list[str]:
         ("metadata", "patch_id", 5, "and patches/patches_0000.parquet differ in patch_id"),
         ("metadata", "image_id", "other", "and patches/patches_0000.parquet differ in image_id"),
         ("metadata", "author", "Somebody else", "and images/00000.parquet differ in author"),
+        ("metadata", "title", "Another", "and images/00000.parquet differ in title"),
+        ("metadata", "landing_page", "a", "and images/00000.parquet differ in landing_page"),
+        ("metadata", "sha256", "0" * 64, "and images/00000.parquet differ in sha256"),
         (
             "metadata",
             "license",

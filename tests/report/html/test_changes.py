@@ -11,7 +11,6 @@ from rdm.database import BuildConfig, DatabaseBuilder, RetrievalDatabase
 from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.plan import Removal
 from rdm.database.changes.version_diff import describe_changes
-from rdm.report.html import changes as pages
 from rdm.report.html.changes import change_rows, write_changes_page
 from rdm.report.html.images import data_uri
 from rdm.sources import CropConfig
@@ -97,10 +96,7 @@ def test_few_pictures_are_of_as_many_photographs_as_can_be(
 
 
 def test_long_lists_of_removed_photographs_are_cut(
-    root: Path, tmp_path: Path, examples: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, examples: SimpleNamespace
 ) -> None:
-    monkeypatch.setattr(pages, "MAX_REMOVED", 0)
-    assert (
-        "1 more photographs are not listed."
-        in page_of(root, tmp_path / "page.html", examples).words
-    )
+    page = page_of(root, tmp_path / "page.html", examples, max_removed=0)
+    assert "1 more photographs are not listed." in page.words

@@ -52,7 +52,13 @@ def code(response: httpx.Response) -> str:
 
 @pytest.mark.parametrize(
     ("host", "name"),
-    [("a.b:80", "a.b"), ("A.B", "a.b"), ("[::1]:8420", "::1"), ("127.0.0.1", "127.0.0.1"), ("", "")],
+    [
+        ("a.b:80", "a.b"),
+        ("A.B", "a.b"),
+        ("[::1]:8420", "::1"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("", ""),
+    ],
 )
 def test_the_name_of_a_host_is_without_its_port(host: str, name: str) -> None:
     assert host_name(host) == name

@@ -27,5 +27,5 @@ def made_job(
     query = Query("text", "an owl", nothing, np.zeros(0, np.int64), nothing)
     tokens = Tokens(np.zeros((k, 16), np.float32), ("patch",) * k, np.ones(k, np.float32))
     asked = tuple(Conditioning(query, seed, tokens) for seed in request.seed_list)
-    found = Found({}, asked, ((),) * len(asked), 1.0)
+    found = Found(request, {}, asked, ((),) * len(asked), 1.0)
     return Job(new_id("job"), client, request, found=found)

@@ -22,7 +22,6 @@ import pytest
 from rdm.errors import RdmError
 from rdm.sources import FetchConfig, open_source
 from rdm.sources.causes import cause_of
-from rdm.sources.fetching import rounds as fetch
 from rdm.sources.fetching.rounds import Candidate, fetch_photographs
 from rdm.sources.ingest import IngestTask, ingest_shard
 from rdm.sources.source import make_listing
@@ -127,15 +126,12 @@ def test_photograph_without_a_candidate_is_a_row(tmp_path: Path) -> None:
     assert (row["status"], row["error_message"]) == ("failed", "not known to the source")
 
 
-def test_two_processes_do_not_fetch_the_same(
-    tmp_path: Path, encoded: Encoded, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetch, "LOCK_SECONDS", 0)
+def test_two_processes_do_not_fetch_the_same(tmp_path: Path, encoded: Encoded) -> None:
     leave_round(tmp_path / "round-0", {0: encoded(0), 1: encoded(1)}, {})
     first = fetch_photographs(entries(2), one_candidate, tmp_path, QUICK)
     next(first)
     with pytest.raises(RdmError, match="another process fetches"):
-        next(fetch_photographs(entries(2), one_candidate, tmp_path, QUICK))
+        next(fetch_photographs(entries(2), one_candidate, tmp_path, QUICK, lock_seconds=0))
 
 
 @pytest.mark.slow

@@ -48,6 +48,7 @@ def test_host_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatc
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80))
         for address in ("8.8.8.8", "10.0.0.1")
     ]
+    # No name on this machine resolves to public addresses, and a test asks no other resolver.
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(PrivateAddressError):
         connect_publicly(("pictures.example", 80))
@@ -61,6 +62,7 @@ def test_redirect_to_a_private_address_is_refused(
     start = server.serve(
         "/start", answer(status=302, headers={"Location": secret.replace("127.0.0.1", "127.0.0.2")})
     )
+    # Nothing that a test may reach is public: one of two loopback addresses stands for it.
     monkeypatch.setattr(
         "rdm.sources.http.public_addresses.is_public", lambda address: address == "127.0.0.1"
     )

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -89,19 +88,12 @@ def test_links_in_a_circle_are_listed_and_cannot_be_read(tmp_path: Path) -> None
         open_source(f"folder://{tmp_path}").read("x.jpg")
 
 
-def test_folder_that_cannot_be_read_is_an_error_and_not_empty(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a").mkdir()
-
-    def scandir(path: str, real: Callable[[str], object] = os.scandir) -> object:
-        if path.endswith("/a"):
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+@pytest.mark.usefixtures("bound_by_permissions")
+def test_folder_that_cannot_be_read_is_an_error_and_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir(mode=0)
     with pytest.raises(SourceError, match="cannot be read: Permission denied") as caught:
         listed(tmp_path)
+    (tmp_path / "a").chmod(0o755)
     assert caught.value.where == f"{tmp_path}/a"
 
 

@@ -48,10 +48,11 @@ def test_listing_has_the_split_sorted_with_credits(base: Path) -> None:
     assert [row["image_id"] for row in listing] == ["0a", "0b", "0c"]
     assert {
         name: listing[0][name]
-        for name in ("location", "author", "license", "landing_page", "checksum")
+        for name in ("location", "author", "title", "license", "landing_page", "checksum")
     } == {
         "location": "http://f.example/0a_o.jpg",
         "author": "Ann, A.",
+        "title": 'A title, with "quotes"',
         "license": CC,
         "landing_page": "http://f.example/0a",
         "checksum": "0amd5==",

@@ -4,9 +4,11 @@ import pytest
 
 from rdm.errors import UsageError
 from rdm.sources import decode_image, open_source
+from rdm.sources.kinds.samples import PUBLIC_DOMAIN
 from rdm.sources.source import LISTING_SCHEMA
 
 ROOT = "samples://openimages-birds"
+PAINTINGS = "samples://met-paintings"
 
 
 def ids(spec: str) -> set[str]:
@@ -44,15 +46,31 @@ def test_photographers_are_credited_once_each() -> None:
 
 
 def test_paintings_are_another_collection_with_a_page_each() -> None:
-    source = open_source("samples://met-paintings")
+    source = open_source(PAINTINGS)
     table = source.listing()
     assert table.num_rows == 174
-    assert set(table["license"].to_pylist()) == {""}
+    assert set(table["license"].to_pylist()) == {PUBLIC_DOMAIN}
     for row in table.select(["image_id", "landing_page"]).to_pylist():
         page = f"https://www.metmuseum.org/art/collection/search/{row['image_id']}"
         assert row["landing_page"] == page
     assert min(decode_image(source.read(table["location"][0].as_py())).size) > 300
     assert source.credits() == ()
+
+
+def test_paintings_have_their_titles_and_artists() -> None:
+    rows = {row["image_id"]: row for row in open_source(PAINTINGS).listing().to_pylist()}
+    madonna = rows["436892"]
+    assert (madonna["title"], madonna["author"]) == ("Madonna and Child", "Filippino Lippi")
+    assert all(row["title"] for row in rows.values())
+    # three are of nobody whose name is known
+    assert sum(not row["author"] for row in rows.values()) == 3
+    assert "Attributed to Qu Ding" in {row["author"] for row in rows.values()}
+
+
+def test_photographs_whose_authors_are_one_list_name_none_each() -> None:
+    table = open_source(ROOT).listing()
+    for column in ("author", "title", "landing_page"):
+        assert set(table[column].to_pylist()) == {""}
 
 
 @pytest.mark.parametrize("rest", ["", "openimages-cats", "openimages-birds/train"])

@@ -17,7 +17,11 @@ from rdm.sources.kinds.url_list import UrlListSource
 from rdm.sources.source import fingerprint
 
 A, B = "http://example.org/a.jpg", "http://example.org/b.jpg"
-CSV = f'url,id,author,Licence,landing-page,rating\n{B},2,"Bo, B.",CC,http://example.org/b,5\n{A},1,,,,\n'
+CSV = (
+    "url,id,author,Licence,landing-page,Title,rating\n"
+    f'{B},2,"Bo, B.",CC,http://example.org/b,A crow,5\n'
+    f"{A},1,,,,,\n"
+)
 
 
 def listing(path: Path) -> list[dict[str, object]]:
@@ -38,8 +42,9 @@ def test_text_list_has_one_url_per_line(tmp_path: Path) -> None:
 def test_csv_list_keeps_ids_and_credits(tmp_path: Path) -> None:
     first, second = listing(write(tmp_path / "l.csv", CSV))
     assert (first["image_id"], first["location"], first["author"]) == ("1", A, "")
-    names = ("image_id", "location", "author", "license", "landing_page")
-    assert [second[name] for name in names] == ["2", B, "Bo, B.", "CC", "http://example.org/b"]
+    assert [second[name] for name in ("image_id", "location")] == ["2", B]
+    names = ("author", "title", "license", "landing_page")
+    assert [second[name] for name in names] == ["Bo, B.", "A crow", "CC", "http://example.org/b"]
 
 
 def test_parquet_list_with_numbers_and_further_columns(tmp_path: Path) -> None:

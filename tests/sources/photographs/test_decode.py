@@ -220,6 +220,7 @@ def test_bands_give_the_pixels_of_the_whole(monkeypatch: pytest.MonkeyPatch, mod
         **({"transparency": 3} if mode == "P" else {}),
     )
     whole = np.asarray(decode_image(data, rotation=90))
+    # Pictures of several real bands would take seconds for each mode.
     monkeypatch.setattr(decode, "_BAND_PIXELS", 50)
     np.testing.assert_array_equal(np.asarray(decode_image(data, rotation=90)), whole)
 

@@ -17,7 +17,6 @@ from rdm.database import NeighborConfig, NeighborTable, RetrievalDatabase, build
 from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.plan import Removal
 from rdm.errors import CacheError, DatabaseError, TrainingError
-from rdm.sources.kinds.folder import FolderSource
 from rdm.storage import Folder
 from rdm.training.config import TrainConfig, TrainInputs
 from rdm.training.data.inlined_neighbors import InlinedInfo, inline_neighbors
@@ -263,22 +262,22 @@ def test_a_run_learns_the_same_from_inlined_neighbors(
     assert weights_of(tmp_path / "mapped") == weights_of(tmp_path / "inlined")
 
 
+@pytest.mark.usefixtures("bound_by_permissions")
 def test_a_photograph_that_can_be_read_again_brings_its_neighbors(
-    prepared: Prepared, tiny_recipe: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, tiny_recipe: TrainConfig, tmp_path: Path
 ) -> None:
-    read = FolderSource.read
-
-    def failing(source: FolderSource, location: str) -> bytes:
-        if location == "queries03.jpg":
-            raise OSError(5, "Input/output error")
-        return read(source, location)
-
     config, out = LatentCache(prepared.cache).config, str(tmp_path / "cache")
-    for reading in (failing, read):
-        monkeypatch.setattr(FolderSource, "read", reading)
+
+    def prepare() -> None:
         with compute_pool(INLINE) as pool:
             build_cache(out, config, pool)
             inline_neighbors(out, prepared.database, pool)
+
+    path = Path(prepared.cache).parent / "queries" / "queries03.jpg"
+    path.chmod(0)
+    prepare()
+    path.chmod(0o644)
+    prepare()
     data = TrainingRows.open(out, prepared.database, generative(tiny_recipe))
     assert len(data.load_shard(0)["neighbors"]) == data.shards[0].num_samples
 

@@ -15,7 +15,6 @@ from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import RetrievalDatabase
 from rdm.errors import CacheError
 from rdm.sources import CropConfig, QuerySetConfig
-from rdm.sources.kinds.folder import FolderSource
 from rdm.storage import Folder
 from rdm.training.config import TrainConfig
 from rdm.training.data.latent_cache import CacheConfig, CacheInfo, LatentCache, build_cache
@@ -122,28 +121,22 @@ def photo_cache(photos: Path) -> CacheConfig:
 
 
 @pytest.fixture
-def out_of_reach(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Photographs that cannot be read; a test takes them out again."""
-    names, read = {"p05.jpg"}, FolderSource.read
-
-    def reading(source: FolderSource, location: str) -> bytes:
-        if location in names:
-            raise OSError(5, "Input/output error")
-        return read(source, location)
-
-    monkeypatch.setattr(FolderSource, "read", reading)
-    return names
+def out_of_reach(photos: Path, bound_by_permissions: None) -> Path:
+    """A photograph that may not be read; a test may permit it."""
+    path = photos / "p05.jpg"
+    path.chmod(0)
+    return path
 
 
 def test_photographs_that_are_not_usable_are_listed_with_their_causes(
-    photos: Path, photo_cache: CacheConfig, out_of_reach: set[str], tmp_path: Path
+    photos: Path, photo_cache: CacheConfig, out_of_reach: Path, tmp_path: Path
 ) -> None:
     (photos / "p02.jpg").write_bytes(b"")
     build(tmp_path / "cache", photo_cache)
     cache = LatentCache(str(tmp_path / "cache"))
     assert cache.info.failures == [
         ("p02.jpg", "empty file"),
-        ("p05.jpg", "cannot be read: Input/output error"),
+        ("p05.jpg", "cannot be read: Permission denied"),
     ]
     images = {
         image for stem in cache.stems for image in cache.rows(stem).column("image_id").to_pylist()
@@ -152,13 +145,13 @@ def test_photographs_that_are_not_usable_are_listed_with_their_causes(
 
 
 def test_what_can_be_read_again_is_encoded_by_the_same_command_and_nothing_else(
-    photo_cache: CacheConfig, out_of_reach: set[str], tmp_path: Path
+    photo_cache: CacheConfig, out_of_reach: Path, tmp_path: Path
 ) -> None:
     build(tmp_path / "cache", photo_cache)
     before = written(tmp_path / "cache")
     build(tmp_path / "cache", photo_cache)
     assert written(tmp_path / "cache") == before
-    out_of_reach.clear()
+    out_of_reach.chmod(0o644)
     info = build(tmp_path / "cache", photo_cache)
     after = written(tmp_path / "cache")
     assert (info.failures, info.num_latents) == ([], 12 * 2 * 2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from small_denoiser import SMALL_DENOISER
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from rdm.context import Context
 from rdm.errors import TrainingError
@@ -84,21 +87,25 @@ def test_checkpointed_activations_give_the_same_gradients(kind: str) -> None:
     same(prepared(kind), prepared(kind, activation_checkpointing=True), 1e-6)
 
 
-def test_channels_last_reaches_every_convolution_and_leaves_parameters_contiguous(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+class ObservedConvolutions(TorchFunctionMode):
+    """Notes whether the input of each convolution has its channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.laid_out: list[bool] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.conv2d:
+            self.laid_out.append(args[0].is_contiguous(memory_format=torch.channels_last))
+        return func(*args, **kwargs or {})
+
+
+def test_channels_last_reaches_every_convolution_and_leaves_parameters_contiguous() -> None:
     """DeepSpeed sends parameters as bytes, which it cannot with others."""
-    laid_out = []
-    convolve = functional.conv2d
-
-    def observed(x: Tensor, *rest: object) -> Tensor:
-        laid_out.append(x.is_contiguous(memory_format=torch.channels_last))
-        return convolve(x, *rest)  # pyright: ignore[reportCallIssue, reportArgumentType]
-
-    monkeypatch.setattr(functional, "conv2d", observed)
-    network, _ = prepared("denoiser", channels_last=True)
-    assert laid_out
-    assert all(laid_out)
+    with ObservedConvolutions() as observed:
+        network, _ = prepared("denoiser", channels_last=True)
+    assert observed.laid_out
+    assert all(observed.laid_out)
     assert all(parameter.is_contiguous() for parameter in network.parameters())
 
 

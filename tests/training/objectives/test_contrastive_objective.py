@@ -14,7 +14,6 @@ from rdm.encoders.text_tower import HIDDEN_DIM
 from rdm.generators.provenance import Provenance
 from rdm.storage import Folder
 from rdm.training.data.contrastive_features import FeatureCache
-from rdm.training.objectives import contrastive
 from rdm.training.objectives.contrastive import (
     ContrastiveConfig,
     ContrastiveData,
@@ -42,7 +41,9 @@ def write_cache(folder: Path, num_pictures: int = 32) -> ContrastiveData:
         folder / "classes.npz", text=rng.normal(size=(NUM_CLASSES, HIDDEN_DIM)).astype(np.float16)
     )
     cache = FeatureCache(Folder(str(folder)), {"00000": "1", "00001": "2"})
-    return ContrastiveData(cache, [np.arange(20), np.arange(num_pictures - 20)])
+    return ContrastiveData(
+        "webdataset:///photos", cache, [np.arange(20), np.arange(num_pictures - 20)]
+    )
 
 
 def batch_of(data: ContrastiveData) -> dict[str, torch.Tensor]:
@@ -58,12 +59,9 @@ def built(data: ContrastiveData, config: ContrastiveConfig = CONFIG) -> Contrast
     return ContrastiveObjective(config, data)
 
 
-def test_a_run_records_which_photographs_it_learns_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(contrastive, "build_feature_cache", lambda *_: write_cache(tmp_path).cache)
-    data, tested = contrastive.open_training("webdataset:///photos", tmp_path, CONFIG)
-    assert tested.provenance == Provenance(
+def test_a_run_records_which_photographs_it_learns_from(tmp_path: Path) -> None:
+    data = write_cache(tmp_path)
+    assert built(data).provenance == Provenance(
         source="webdataset:///photos", photographs_digest=data.cache.digest
     )
 
@@ -162,7 +160,7 @@ def write_rank_gradient(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     cache = FeatureCache(Folder(str(folder)), {"00000": "1", "00001": "2"})
-    data = ContrastiveData(cache, [np.arange(20), np.arange(12)])
+    data = ContrastiveData("webdataset:///photos", cache, [np.arange(20), np.arange(12)])
     objective = built(data)
     share = {name: value[rank * 16 : (rank + 1) * 16, :1] for name, value in batch_of(data).items()}
     objective(share, torch.Generator().manual_seed(0))["loss"].backward()

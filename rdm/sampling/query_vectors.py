@@ -1,6 +1,12 @@
-"""Class names in words: one vector of several prompts."""
+"""Vectors of queries in words: texts, and class names as several prompts.
+
+Each text is encoded by itself: the last bits of its vector depend on how many are encoded at once,
+and a picture must not depend on what else a request asks. (Encoders see to it for pictures.)
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,5 +29,10 @@ def class_vectors(encoder: Encoder, names: list[str]) -> NDArray[np.float32]:
     # An underscore is how lists of classes write a space.
     words = [name.replace("_", " ") for name in names]
     texts = [prompt.format(word) for word in words for prompt in PROMPTS]
-    vectors = normalize(encoder.encode_texts(texts)).reshape(len(names), len(PROMPTS), -1)
+    vectors = normalize(text_vectors(encoder, texts)).reshape(len(names), len(PROMPTS), -1)
     return normalize(vectors.mean(axis=1))
+
+
+def text_vectors(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return the embeddings [N, D] of texts, at the encoder's own length."""
+    return np.concatenate([encoder.encode_texts([text]) for text in texts])

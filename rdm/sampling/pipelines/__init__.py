@@ -1,0 +1,1 @@
+"""Pipelines for Python: ours with diffusers' names, and diffusers' own of our models."""

@@ -1,0 +1,103 @@
+"""Arguments of a pipeline's call, as a request has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from PIL import Image
+
+from rdm.diffusion.guidance import scale_from_weight
+from rdm.errors import UsageError
+from rdm.sampling.queries import load_query_image
+from rdm.sampling.seeds import format_seeds
+
+PictureName: TypeAlias = str | Path | Image.Image
+
+
+def several(value: Any) -> list[Any]:
+    """Return a value, or several, as a list; none of None."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, (str, int, Path, Image.Image)) else list(value)
+
+
+def named_picture(picture: PictureName, pictures: dict[str, Image.Image]) -> str:
+    """Return a picture's name in the request; one that is open is kept by it."""
+    if isinstance(picture, Image.Image):
+        name = f"picture {len(pictures)}"
+        pictures[name] = picture
+    else:
+        name = str(picture)
+        pictures[name] = load_query_image(Path(name))
+    return name
+
+
+def scale_of(scale: float | None, weight: float | None) -> float | None:
+    """Return the guidance scale s of either convention.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if scale is not None and weight is not None:
+        raise UsageError(
+            "guidance_scale and guidance_weight are both given",
+            where="guidance_weight",
+            fix="one of them: s = 1 + w",
+        )
+    return scale if weight is None else scale_from_weight(weight)
+
+
+def negative_of(
+    texts: str | Sequence[str] | None, patches: Sequence[int | str], scale: float | None
+) -> dict[str, Any] | None:
+    """Return the request's negative; None: there is none."""
+    if not texts and not patches and scale is None:
+        return None
+    return {"texts": several(texts), "patches": list(patches), "scale": scale}
+
+
+def weighted(weights: Mapping[str, float] | None) -> list[dict[str, Any]]:
+    """Return the request's databases of their weights by name."""
+    return [{"name": name, "weight": weight} for name, weight in (weights or {}).items()]
+
+
+def seeds_of(
+    seeds: str | int | Sequence[int] | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    count: int,
+) -> str:
+    """Return the seeds of a call as a request has them.
+
+    Raises:
+        UsageError: seeds and generators are both given, or a generator has drawn already.
+    """
+    if seeds is not None and generator is not None:
+        raise UsageError(
+            "seeds and generators are both given", where="generator", fix="one of the two"
+        )
+    if isinstance(seeds, str):
+        return seeds
+    if seeds is not None:
+        return format_seeds([seeds] if isinstance(seeds, int) else list(seeds))
+    if generator is None:
+        return format_seeds(range(count))
+    if not isinstance(generator, torch.Generator):
+        return format_seeds([_seed_of(one) for one in generator])
+    first = _seed_of(generator)
+    return format_seeds(range(first, first + count))
+
+
+def _seed_of(generator: torch.Generator) -> int:
+    seed = generator.initial_seed()
+    fresh = torch.Generator(generator.device).manual_seed(seed)
+    # A picture must be drawn again from what its record says, and a state cannot be written there.
+    if not torch.equal(fresh.get_state(), generator.get_state()):
+        raise UsageError(
+            "the generator has drawn numbers already, and its state cannot be written down",
+            where="generator",
+            fix=f"a fresh one: torch.Generator().manual_seed({seed}); or seeds=[{seed}]",
+        )
+    return seed

@@ -1,0 +1,354 @@
+"""One pipeline for Python: diffusers' names in a call, a request and the shared functions behind.
+
+`rdm sample`, the flow and the server ask the same functions: `look_up` and `draw`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rdm.compute.device import DeviceName, compute_device
+from rdm.database import RetrievalDatabase
+from rdm.errors import UsageError
+from rdm.generators.model_folder import Model, open_model
+from rdm.generators.sample_settings import DrawStep
+from rdm.models.first_stage.first_stage import to_uint8
+from rdm.sampling.batches import filled, rows_at_once
+from rdm.sampling.conditioning import Conditioning
+from rdm.sampling.draw import draw_latents
+from rdm.sampling.pipeline import Sample
+from rdm.sampling.pipelines.call_arguments import (
+    PictureName,
+    named_picture,
+    negative_of,
+    scale_of,
+    seeds_of,
+    several,
+    weighted,
+)
+from rdm.sampling.record import BatchPlace, Credit, SampleRecord
+from rdm.sampling.recorder import Recorder
+from rdm.sampling.request import Request, request_of
+from rdm.sampling.retrieval.look_up import LookUp
+from rdm.sampling.start import open_start
+
+Databases: TypeAlias = str | Path | RetrievalDatabase | Mapping[str, RetrievalDatabase]
+OutputType = Literal["pil", "np", "pt", "latent"]
+Callback: TypeAlias = Callable[["RetrievalPipeline", int, None, dict[str, Tensor]], object]
+"""diffusers' `callback_on_step_end(pipe, step, timestep, tensors)`; the timestep is None, because
+samplers have none in common."""
+
+
+class _Interrupted(Exception):
+    """Ends the batch in work."""
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalPipelineOutput:
+    """Pictures and what they came from, in the same order.
+
+    Attributes:
+        images: PIL pictures, an array [B, H, W, 3] or a tensor [B, 3, H, W] in [0, 1], or latents.
+        recipes: a record of each.
+        interrupted: whether pictures are missing because the drawing was interrupted.
+    """
+
+    images: Any
+    recipes: tuple[SampleRecord, ...]
+    interrupted: bool
+
+    @property
+    def neighbors(self) -> tuple[tuple[Credit, ...], ...]:
+        """Those that conditioned each picture, with whose photographs they are."""
+        return tuple(recipe.neighbors for recipe in self.recipes)
+
+    def credits(self) -> str:
+        """Return whose photographs conditioned the pictures, a line each."""
+        lines = dict.fromkeys(
+            ", ".join(filter(None, (one.image_id, one.author, one.license, one.url)))
+            for neighbors in self.neighbors
+            for one in neighbors
+        )
+        return "\n".join(lines)
+
+
+class RetrievalPipeline:
+    """Draws pictures from a model and databases.
+
+    Not to be called from several threads at once: `interrupt` belongs to one call.
+
+    Attributes:
+        model: draws.
+        databases: where neighbors are looked up, by name; the first where a call names none.
+        interrupt: set it in a callback, and the call returns the batches that are done.
+    """
+
+    def __init__(self, model: Model, database: Databases | None = None) -> None:
+        """Put a model and databases together; `database` is a folder, an open one, or several.
+
+        Raises:
+            DatabaseError: there is no database in the folder.
+            EncoderMismatchError: a database does not belong to the model's encoder.
+        """
+        self.model = model
+        self.databases = _opened(database, "cpu")
+        for one in self.databases.values():
+            model.check_database(one)
+        self.interrupt = False
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, database: Databases | None = None, device: DeviceName = "auto"
+    ) -> Self:
+        """Open a model: `assets://NAME`, or a folder that training or `save_pretrained` wrote.
+
+        Args:
+            model: its name.
+            database: a folder, an open one, or several by name; an LDM needs none.
+            device: what networks compute on; `auto`: a GPU where there is one.
+
+        Raises:
+            ModelError: the model cannot be opened.
+            DatabaseError: there is no database in the folder.
+            EncoderMismatchError: a database does not belong to the model's encoder.
+        """
+        return cls(open_model(model, compute_device(device)), _opened(database, device))
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the model into a new folder in diffusers' layout; see `write_diffusers_folder`."""
+        from rdm.sampling.pipelines.diffusers_folder import write_diffusers_folder
+
+        write_diffusers_folder(self.model, Path(directory))
+
+    def __call__(  # noqa: PLR0913 - diffusers' users expect one call with everything
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        image: PictureName | Sequence[PictureName] | None = None,
+        class_name: str | Sequence[str] | None = None,
+        patch: int | str | Sequence[int | str] | None = None,
+        unconditional: bool = False,
+        neighbors: Sequence[int | str] = (),
+        k: int | None = None,
+        pool: int | None = None,
+        tokens: Literal["neighbors", "query", "query+neighbors"] = "neighbors",
+        exclude: Sequence[str] | Mapping[str, Sequence[int | str]] = (),
+        weights: Mapping[int | str, float] | None = None,
+        database_weights: Mapping[str, float] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        negative_neighbors: Sequence[int | str] = (),
+        negative_scale: float | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_weight: float | None = None,
+        eta: float | None = None,
+        scheduler: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        seeds: str | int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        num_images_per_prompt: int = 1,
+        request: Request | None = None,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("x0",),
+    ) -> RetrievalPipelineOutput | tuple[Any]:
+        """Draw pictures: each query with every seed. What is None has `Request`'s default.
+
+        Args:
+            prompt: query in words, or several.
+            image: query as a picture, or several: opened ones or files.
+            class_name: classes.
+            patch: patches of the database as queries.
+            unconditional: draw queries from p_D.
+            neighbors: patches by hand; alone they are all that conditions.
+            k: tokens of each picture.
+            pool: of the nearest l, each seed draws its own.
+            tokens: what conditions, see `Retrieval`.
+            exclude: image ids, or a mapping as `Exclusions` has it.
+            weights: factors on the attention of patches.
+            database_weights: shares of the neighbors by database; none: the first gives all.
+            negative_prompt: texts that pictures are led away from.
+            negative_neighbors: patches likewise.
+            negative_scale: how strongly.
+            num_inference_steps: of the sampler.
+            guidance_scale: s of e_u + s (e_c - e_u).
+            guidance_weight: w = s - 1, as papers write it; in place of the scale.
+            eta: of DDIM.
+            scheduler: the sampler's name.
+            settings: further ones of `SampleSettings`.
+            seeds: `0-7`, one, or several; by default 0 and as many as `num_images_per_prompt`.
+            generator: in place of seeds: what it, or each, was seeded with.
+            num_images_per_prompt: seeds counted on from 0 or from the generator's.
+            request: a whole request, in place of all of these.
+            output_type: of the images.
+            return_dict: False: a tuple of the images alone.
+            callback_on_step_end: called after each step as in diffusers.
+            callback_on_step_end_tensor_inputs: of what it is given, `x0`, the present guess.
+
+        Raises:
+            UsageError: an argument says nothing, or two say different things.
+        """
+        pictures: dict[str, Image.Image] = {}
+        if request is None:
+            images = [named_picture(one, pictures) for one in several(image)]
+            numbers = seeds_of(seeds, generator, num_images_per_prompt)
+            asks = prompt or images or class_name or patch or unconditional
+            by_hand = None if asks or not neighbors else len(neighbors)
+            chosen = {
+                "k": k if k is not None else by_hand,
+                "num_steps": num_inference_steps,
+                "guidance_scale": scale_of(guidance_scale, guidance_weight),
+                "eta": eta,
+                "sampler": scheduler,
+                **(settings or {}),
+            }
+            retrieval = {
+                "databases": weighted(database_weights),
+                "pool": pool,
+                "tokens": tokens,
+                "include": list(neighbors),
+                "exclude": dict(exclude)
+                if isinstance(exclude, Mapping)
+                else {"photographs": several(exclude)},
+                "weights": {str(name): weight for name, weight in (weights or {}).items()},
+                "negative": negative_of(negative_prompt, negative_neighbors, negative_scale),
+            }
+            request = request_of(
+                {
+                    "texts": several(prompt),
+                    "images": images,
+                    "classes": several(class_name),
+                    "patches": several(patch),
+                    "unconditional": unconditional,
+                    "retrieval": retrieval,
+                    "settings": {name: one for name, one in chosen.items() if one is not None},
+                    "seeds": numbers,
+                },
+                "RetrievalPipeline",
+            )
+        _check_tensors(callback_on_step_end_tensor_inputs)
+        output = self._draw(request, pictures, output_type, callback_on_step_end)
+        return output if return_dict else (output.images,)
+
+    def look_up(self, request: Request) -> list[Conditioning]:
+        """Return what conditions each picture of a request; nothing is drawn."""
+        looked_up = LookUp(request, self.model.info, self.databases)
+        return looked_up.rows(0, len(looked_up))
+
+    def stream(
+        self, request: Request, on_step: Callable[[DrawStep], object] | None = None
+    ) -> Iterator[Sample]:
+        """Yield a request's pictures as their batches are done; no more than one is held."""
+        looked_up = LookUp(request, self.model.info, self.databases)
+        for samples, _ in self._batches(looked_up, on_step):
+            yield from samples
+
+    def _batches(
+        self, looked_up: LookUp, on_step: Callable[[DrawStep], object] | None
+    ) -> Iterator[tuple[list[Sample], Tensor]]:
+        """Yield the pictures of each batch of the canonical shape, and their latents."""
+        model, request = self.model, looked_up.request
+        shape = rows_at_once(request.settings, model.device)
+        begun = None if request.start is None else open_start(request.start, model)
+        record = None if request.start is None else request.start.record()
+        for start in range(0, len(looked_up), shape):
+            asked = looked_up.rows(start, start + shape)
+            batch = filled(asked, shape)
+            heard = batch.listener(on_step)
+            latents = draw_latents(model, batch.rows, request.settings, heard, begun)
+            pictures = batch.counted(to_uint8(model.generator.space.to_pictures(latents)))
+            pictures = pictures if begun is None else begun.finished(pictures)
+            yield (
+                [
+                    Sample(
+                        one.query, one.seed, picture, BatchPlace(shape=shape, row=row), one, record
+                    )
+                    for row, (one, picture) in enumerate(zip(asked, pictures, strict=True))
+                ],
+                latents[: len(asked)],
+            )
+
+    def _draw(
+        self,
+        request: Request,
+        pictures: Mapping[str, Image.Image],
+        output_type: OutputType,
+        callback: Callback | None,
+    ) -> RetrievalPipelineOutput:
+        """Draw a request whole."""
+        self.interrupt = False
+
+        def on_step(step: DrawStep) -> None:
+            if callback is not None:
+                callback(self, step.index - 1, None, {"x0": step.x0})
+            if self.interrupt:
+                raise _Interrupted
+
+        looked_up = LookUp(
+            request,
+            self.model.info,
+            self.databases,
+            open_image=pictures.__getitem__ if pictures else None,
+        )
+        drawn: list[Tensor] = []
+        samples: list[Sample] = []
+        try:
+            for some, latents in self._batches(looked_up, on_step):
+                samples += some
+                drawn.append(latents)
+        except _Interrupted:
+            pass
+
+        weights = {one.name: one.weight for one in request.retrieval.databases}
+        recorder = Recorder(self.model, looked_up.databases, request.settings, weights)
+        recipes = recorder.records(samples, [""] * len(samples))
+        if output_type == "latent":
+            shape = self.model.config.network.sample_shape
+            nothing = torch.zeros(0, *shape, device=self.model.device)
+            images: Any = torch.cat([nothing, *drawn])
+        else:
+            pixels = [item.pixels for item in samples]
+            empty = np.zeros((0, 0, 0, 3), np.uint8)
+            images = _as_type(np.stack(pixels) if pixels else empty, output_type)
+        return RetrievalPipelineOutput(images, tuple(recipes), self.interrupt)
+
+
+def _as_type(pixels: np.ndarray, output_type: OutputType) -> Any:
+    """Return pictures uint8 [B, H, W, 3] as diffusers' output types have them."""
+    if output_type == "pil":
+        return [Image.fromarray(picture) for picture in pixels]
+    if output_type == "np":
+        return pixels.astype(np.float32) / 255
+    if output_type == "pt":
+        return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).float() / 255
+    raise UsageError(
+        f"there is no output type {output_type!r}", where="output_type", fix="pil, np, pt or latent"
+    )
+
+
+def _opened(database: Databases | None, device: DeviceName) -> dict[str, RetrievalDatabase]:
+    if database is None:
+        return {}
+    if isinstance(database, Mapping):
+        return dict(database)
+    if isinstance(database, RetrievalDatabase):
+        return {database.folder.url: database}
+    return {str(database): RetrievalDatabase.open(str(database), device=device)}
+
+
+def _check_tensors(names: Sequence[str]) -> None:
+    if unknown := [name for name in names if name != "x0"]:
+        raise UsageError(
+            f"there is no tensor {unknown[0]!r} for a callback",
+            where="callback_on_step_end_tensor_inputs",
+            fix="x0: the network's present guess of the result",
+        )

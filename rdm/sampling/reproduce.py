@@ -1,0 +1,300 @@
+"""Draw a picture again from the recipe that it carries, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+
+from rdm.config import Record
+from rdm.database import RetrievalDatabase
+from rdm.encoders import normalize
+from rdm.errors import DatabaseError, ModelError, SourceError, UsageError
+from rdm.generators.model_folder import Model
+from rdm.generators.neighbor_vectors import conditioning_vectors
+from rdm.generators.sample_settings import SampleSettings
+from rdm.sampling.conditioning import Conditioning, NegativeConditioning, TokenKind, Tokens
+from rdm.sampling.draw import draw
+from rdm.sampling.neighbor_states import NeighborState, named_databases, neighbor_states
+from rdm.sampling.picture_file import Picture, pixels_digest
+from rdm.sampling.queries import Query
+from rdm.sampling.query_vectors import class_vectors, text_vectors
+from rdm.sampling.record import QueryRecord, SampleRecord, TokenRecord
+from rdm.sampling.recorder import database_reference, software_on
+
+
+class Reproduction(Record):
+    """A picture that was drawn again, beside the one that was drawn then."""
+
+    identical: bool
+    """Whether every pixel is as it was drawn."""
+    differing_pixels: float
+    """Share of the pixels that differ from the file's."""
+    largest_difference: int
+    """Of a channel, 0 to 255."""
+    mean_difference: float
+    """Of the channels."""
+    file_altered: bool
+    """Whether the file's pixels are no longer those that were drawn."""
+    computed_differently: tuple[str, ...]
+    """What differs of that which computed: versions, device, precision."""
+
+
+def reproduce(
+    picture: Picture,
+    model: Model,
+    databases: Sequence[RetrievalDatabase],
+    image: Image.Image | None = None,
+) -> tuple[NDArray[np.uint8], Reproduction]:
+    """Draw a picture again, and return its pixels uint8 [H, W, 3] and how they compare.
+
+    Patches are found by id and by the digest of their photograph, so that any version of a database
+    will do that has them still.
+
+    Args:
+        picture: with its recipe.
+        model: that drew it.
+        databases: that its neighbors are of.
+        image: the query picture, where its embedding was a token.
+
+    Raises:
+        ModelError: the picture was drawn by another model.
+        DatabaseError: a photograph was removed, or is not the one of the recipe.
+        UsageError: a database or the query picture is not given.
+        SourceError: the recipe does not say enough, or the query picture is another one.
+    """
+    record = picture.record
+    _check_recipe(record)
+    if record.model.digest != model.digest:
+        raise ModelError(
+            f"the picture was drawn by the model {record.model.name} {record.model.digest}, this "
+            f"one is {model.digest}",
+            where=model.directory,
+            fix="--model with the model that drew it",
+        )
+    named = named_databases(record.databases, databases)
+    for database in named.values():
+        model.check_database(database)
+    _check_neighbors(record, databases, named)
+
+    conditioning = _conditioning(record, model, named, image)
+    assert record.batch is not None
+    with _threads(record.software.threads):
+        settings = _settings(record)
+        (pixels,) = draw(model, [conditioning], settings, first_row=record.batch.row)
+        computed = software_on(model.device)
+    differing = [
+        f"{name} {then}, now {now}"
+        for (name, then), (_, now) in zip(record.software, computed, strict=True)
+        if then != now
+    ]
+    return pixels, _compared(picture, pixels, differing)
+
+
+def _compared(
+    picture: Picture, pixels: NDArray[np.uint8], differing: Sequence[str]
+) -> Reproduction:
+    if pixels.shape != picture.pixels.shape:
+        raise SourceError(
+            f"the file has {picture.pixels.shape[1]}x{picture.pixels.shape[0]} pixels, "
+            f"{pixels.shape[1]}x{pixels.shape[0]} were drawn",
+            fix="give the picture as drawn",
+        )
+    distance = np.abs(pixels.astype(np.int16) - picture.pixels)
+    recorded = picture.record.pixels_sha256
+    return Reproduction(
+        identical=pixels_digest(pixels) == recorded,
+        differing_pixels=float((distance > 0).any(axis=-1).mean()),
+        largest_difference=int(distance.max()),
+        mean_difference=float(distance.mean()),
+        file_altered=pixels_digest(picture.pixels) != recorded,
+        computed_differently=tuple(differing),
+    )
+
+
+def _check_recipe(record: SampleRecord) -> None:
+    """Raise SourceError where a recipe does not say how its picture was drawn."""
+    if record.metadata == "credits":
+        raise SourceError(
+            "the picture carries its credits alone, not what was asked for",
+            fix="give the folder's other copy, or draw with --metadata full",
+        )
+    if record.parents:
+        raise SourceError(
+            "the picture was made from other pictures, which its recipe does not hold",
+            where=", ".join(record.parents),
+            fix="make it again from these",
+        )
+
+
+def _check_neighbors(
+    record: SampleRecord,
+    databases: Sequence[RetrievalDatabase],
+    named: Mapping[str, RetrievalDatabase],
+) -> None:
+    """Raise where a neighbor cannot be looked up any more, or is another one."""
+    if lacking := [one for one in record.databases if one.name not in named]:
+        raise UsageError(
+            f"the picture was drawn from the database {lacking[0].name}, version "
+            f"{lacking[0].version}, which is not given",
+            fix="--database DIR, once for each",
+        )
+    for one in neighbor_states(record, databases):
+        if one.state != "there":
+            credit, place = one.credit, named[one.credit.database].folder.url
+            raise DatabaseError(
+                _GONE[one.state].format(patch=credit.patch_id, photograph=credit.image_id),
+                where=place,
+                fix=_FIXES.get(one.state, "--database with the one that it was drawn from"),
+            )
+    # Neighbors whose credits had no room are known by their ids alone.
+    if record.neighbors_left_out:
+        for reference in record.databases:
+            if database_reference(named[reference.name]).digest != reference.digest:
+                raise DatabaseError(
+                    f"the picture has no room for {record.neighbors_left_out} of its neighbors, "
+                    f"and the database is no longer at version {reference.version}",
+                    where=named[reference.name].folder.url,
+                    fix="open that version",
+                )
+
+
+_GONE: dict[NeighborState, str] = {
+    "removed": "the photograph {photograph} was removed on request: no picture is drawn from it "
+    "again",
+    "deleted": "patch {patch} was deleted with its photograph {photograph}",
+    "missing": "the database has no patch {patch}",
+    "another": "patch {patch} is not of the photograph {photograph} that the picture was drawn "
+    "from",
+}
+_FIXES: dict[NeighborState, str] = {
+    "removed": "draw another picture from what is there",
+    "deleted": "draw another picture from what is there",
+}
+
+
+def _conditioning(
+    record: SampleRecord,
+    model: Model,
+    databases: Mapping[str, RetrievalDatabase],
+    image: Image.Image | None,
+) -> Conditioning:
+    """Return what conditioned a picture, with vectors looked up anew."""
+    asked, seed = record.query, record.seed
+    assert asked is not None
+    assert seed is not None
+    query = Query(
+        asked.kind,
+        asked.label,
+        np.zeros(0, np.float32),
+        np.array([one.patch_id for one in record.neighbors], np.int64),
+        np.zeros(len(record.neighbors), np.float32),
+        databases=tuple(one.database for one in record.neighbors),
+    )
+    tokens = negative = None
+    if record.tokens:
+        own = [_query_vector(asked, databases, image)] if _has_query(record.tokens) else []
+        tokens = _tokens(record.tokens, model, databases, own)
+    if (away := record.negative) is not None:
+        caption = ", ".join(away.texts) if model.reads_text else None
+        own = []
+        if _has_query(away.tokens):
+            encoder = next(iter(databases.values())).encoder
+            own = [text_vectors(encoder, [text])[0] for text in away.texts]
+        of_tokens = _tokens(away.tokens, model, databases, own) if away.tokens else None
+        negative = NegativeConditioning(of_tokens, caption, away.scale, away.texts)
+    return Conditioning(query, seed, tokens, negative)
+
+
+def _has_query(tokens: Sequence[TokenRecord]) -> bool:
+    return any(token.kind == "query" for token in tokens)
+
+
+def _tokens(
+    tokens: Sequence[TokenRecord],
+    model: Model,
+    databases: Mapping[str, RetrievalDatabase],
+    own: Sequence[NDArray[np.float32]],
+) -> Tokens:
+    """Return tokens with their vectors.
+
+    Args:
+        tokens: as recorded.
+        model: reads them.
+        databases: by the recipe's names.
+        own: raw vectors [D] of the tokens that are a query's own, in order.
+    """
+    config = model.config.conditions.neighbors
+    assert config is not None
+    vectors: list[NDArray[np.float32]] = []
+    queries = iter(own)
+    for token in tokens:
+        if token.kind == "query":
+            raw = next(queries)
+            vectors.append(raw if config.embedding == "raw" else normalize(raw))
+            continue
+        database = databases[token.database]
+        found = conditioning_vectors(database, np.array([token.patch_id]), config.embedding)
+        vectors.append(found[0].astype(np.float32))
+    kinds: tuple[TokenKind, ...] = tuple(token.kind for token in tokens)
+    weights = np.array([token.weight for token in tokens], np.float32)
+    return Tokens(np.stack(vectors), kinds, weights)
+
+
+def _query_vector(
+    query: QueryRecord, databases: Mapping[str, RetrievalDatabase], image: Image.Image | None
+) -> NDArray[np.float32]:
+    """Return the raw embedding [D] of a query that was a token itself."""
+    encoder = next(iter(databases.values())).encoder
+    if query.kind == "text":
+        return text_vectors(encoder, [query.label])[0]
+    if query.kind == "class":
+        return class_vectors(encoder, [query.label])[0]
+    if query.kind != "image":
+        raise SourceError(f"a query of kind {query.kind} has no embedding of its own")
+    if image is None:
+        raise UsageError(
+            f"the embedding of the query picture {query.label} was a token, and the picture is "
+            "not in the recipe",
+            fix=f"--image with that picture; the SHA-256 of its pixels is {query.image_sha256}",
+        )
+    if pixels_digest(np.asarray(image)) != query.image_sha256:
+        raise SourceError(
+            f"this is not the query picture {query.label}: the SHA-256 of its pixels is "
+            f"{pixels_digest(np.asarray(image))}, not {query.image_sha256}",
+            where="--image",
+            fix="give the picture that was asked with",
+        )
+    return encoder.encode_images(encoder.preprocess(image)[None])[0]
+
+
+def _settings(record: SampleRecord) -> SampleSettings:
+    assert record.batch is not None
+    try:
+        return SampleSettings.model_validate(
+            {**(record.settings or {}), "batch_size": record.batch.shape}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SourceError(
+            f"the recipe's settings are of another release: {'.'.join(map(str, first['loc']))}: "
+            f"{first['msg']}",
+            fix=f"draw it again with retrieval-diffusion {record.software.rdm}",
+        ) from error
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Compute with so many threads as then: their number decides last bits too."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
