@@ -1,4 +1,4 @@
-"""Chromium without a window, driven through its DevTools protocol: what the page's tests look at."""
+"""Chromium without a window, driven through its DevTools protocol: what tests look at."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ def chromium(folder: Path) -> Iterator[Callable[[], Page]]:
         port_file = folder / "DevToolsActivePort"
         end = time.monotonic() + 30
         while not port_file.exists() or not port_file.read_text().strip():
-            assert time.monotonic() < end and process.poll() is None
+            assert time.monotonic() < end
+            assert process.poll() is None
             time.sleep(0.05)
         port = port_file.read_text().split()[0]
 

@@ -74,7 +74,7 @@ class AuthorList(Record):
 router = APIRouter(prefix="/v1")
 
 
-@router.post("/neighbors", response_model=CreditsAnswer, tags=["look up"])
+@router.post("/neighbors", response_model=NeighborsAnswer, tags=["look up"])
 async def neighbors(serving: ServingDep, body: LookUpRequest) -> NeighborsAnswer:
     """Look up without drawing."""
     found = await serving.service.neighbors(body)

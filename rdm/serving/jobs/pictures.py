@@ -131,7 +131,9 @@ def _negative_record(asked: Conditioning, found: Found) -> NegativeRecord | None
         texts=negative.texts,
         tokens=_token_records(negative.tokens, found),
         neighbors=tuple(
-            _credit(found.databases[name or first].neighbors(np.array([patch]))[0], found, None)
+            found.databases[name or first]
+            .credits(np.array([patch]))[0]
+            .model_copy(update={"similarity": None})
             for name, patch in patches
         ),
         scale=negative.scale,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from jobs.made_jobs import made_job
 
@@ -46,7 +48,7 @@ def test_rows_of_equal_settings_share_a_batch_across_clients() -> None:
 
 
 @pytest.mark.parametrize("other", [{"k": 3}, {"steps": 11}])
-def test_rows_of_other_settings_do_not(other: dict[str, int]) -> None:
+def test_rows_of_other_settings_do_not(other: dict[str, Any]) -> None:
     queue = FairQueue()
     queue.add(rows_of(made_job("a", "0-2"), shape=4))
     queue.add(rows_of(made_job("b", "5", **other), shape=4))
@@ -81,7 +83,7 @@ def refusal(
     *, steps: int = 10, client: str = "a", jobs: list[Job], **limits: float
 ) -> ServeError | None:
     try:
-        check_admission(steps, client, jobs, Limits(**limits), 0.1)
+        check_admission(steps, client, jobs, Limits.model_validate(limits), 0.1)
     except ServeError as error:
         return error
     return None
