@@ -141,8 +141,8 @@ def open_version(name: str, database: RetrievalDatabase) -> OpenDatabase:
         first += len(licenses)
         values, numbers = np.unique(licenses[~np.isin(ids, tombstones)], return_counts=True)
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
-            name = license_of(value or "").name
-            counts[name] = counts.get(name, 0) + number
+            license = license_of(value or "").name
+            counts[license] = counts.get(license, 0) + number
     found = sorted(counts.items(), key=lambda pair: -pair[1])
     return OpenDatabase(
         name,

@@ -34,7 +34,7 @@ def build_demo(tell: Callable[[str], None]) -> None:
     for named in demo_databases():
         if (Path(named.place) / "manifest.json").exists():
             continue
-        tell(f"building the database {named.name} (once, half a minute): {named.place}")
+        tell(f"building the database {named.name} (once, about a minute): {named.place}")
         # One patch a picture: the embedded ones are small.
         config = build_config(SOURCES[named.name], "whole")
         run_build(DatabaseBuilder(named.place, config), ComputeConfig(dask="inline"))
