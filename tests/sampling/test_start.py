@@ -165,7 +165,8 @@ def test_a_mask_of_another_size_is_refused_by_its_size_and_leaves_no_folder(
 def test_a_mask_that_keeps_everything_is_refused(
     model: Model, photograph: Path, tmp_path: Path
 ) -> None:
-    Image.new("L", (side_of(model) * 2,) * 2).save(tmp_path / "black.png")
+    side = side_of(model) * 2
+    Image.new("L", (side, side)).save(tmp_path / "black.png")
     start = StartRequest(image=str(photograph), mask=str(tmp_path / "black.png"))
     with pytest.raises(UsageError, match="black everywhere"):
         open_start(start, model)

@@ -1,0 +1,1 @@
+"""Jobs: admission, a fair queue, events, and a store that outlives the process."""

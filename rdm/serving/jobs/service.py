@@ -1,0 +1,466 @@
+"""The job service: admits jobs, has them looked up and drawn, and tells everybody what happens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from rdm.config import Record
+from rdm.errors import RdmError
+from rdm.sampling.request import WeightedDatabase
+from rdm.serving.databases import DatabaseChange, Databases, OpenDatabase
+from rdm.serving.drawing.drawers import Drawers
+from rdm.serving.drawing.messages import StepDone
+from rdm.serving.jobs.dispatch import Dispatch
+from rdm.serving.jobs.events import PREVIEW, EventRing
+from rdm.serving.jobs.pictures import DrawnPicture, finished_picture
+from rdm.serving.jobs.queue import CPU_SHAPES, GPU_SHAPES, Row, check_admission, shape_of
+from rdm.serving.jobs.records import (
+    Job,
+    JobView,
+    Picture,
+    State,
+    new_id,
+    picture_of,
+)
+from rdm.serving.jobs.store import JobStore
+from rdm.serving.lookup import Found, look_up
+from rdm.serving.metrics import Metrics
+from rdm.serving.models import KnownModel, Models, check_model
+from rdm.serving.problems import ServeError, problem_of
+from rdm.serving.request import JobRequest, LookUpRequest
+from rdm.serving.settings import Limits
+from rdm.serving.uploads import Uploads
+
+logger = logging.getLogger(__name__)
+ResultT = TypeVar("ResultT")
+_MAX_ENDED = 500
+_MAX_SESSIONS = 500
+
+
+class JobService:
+    """Every job of the server. Its methods run in the event loop; threads look up and encode."""
+
+    def __init__(
+        self,
+        models: Models,
+        databases: Databases,
+        drawers: Drawers,
+        store: JobStore,
+        uploads: Uploads,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> None:
+        self.models, self.databases, self.store = models, databases, store
+        self.uploads, self.limits, self.metrics = uploads, limits, metrics
+        self.dispatch = Dispatch(drawers, self, metrics)
+        on_gpu = any(drawer.device != "cpu" for drawer in drawers.all)
+        self._shapes = GPU_SHAPES if on_gpu else CPU_SHAPES
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._sessions: OrderedDict[str, EventRing] = OrderedDict()
+        self._lookups = ThreadPoolExecutor(2, "lookup")
+        self._files = ThreadPoolExecutor(2, "files")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.is_draining = False
+
+    # Asking.
+
+    def resolve(self, request: LookUpRequest) -> tuple[KnownModel | None, dict[str, OpenDatabase]]:
+        """Return the model and the databases of a request, with their defaults.
+
+        Raises:
+            ServeError: one does not exist, is not open yet, or they do not belong together.
+        """
+        model = self.models.get(request.model) if request.model or self.models.all else None
+        names = [one.name for one in request.retrieval.databases]
+        if not names and model is not None and not model.info.reads_neighbors:
+            return model, {}
+        if not names:
+            fitting = [one for one in self.databases.all if not model or not model.refusal(one)]
+            names = [next((one.name for one in fitting), next(iter(self.databases.names), ""))]
+        opened = {name: self.databases.get(name) for name in names}
+        for one in opened.values():
+            if model is not None:
+                check_model(model, one)
+        for wanted in request.retrieval.databases:
+            if wanted.version not in (None, opened[wanted.name].version):
+                raise ServeError(
+                    "version_gone",
+                    f"version {wanted.version} of {wanted.name} is asked for, "
+                    f"{opened[wanted.name].version} is served",
+                    where="retrieval.databases",
+                    fix="leave the version out",
+                )
+        self._refuse_removed(request, opened)
+        return model, opened
+
+    def _refuse_removed(self, request: LookUpRequest, opened: dict[str, OpenDatabase]) -> None:
+        """Raise ServeError where a request names a patch that was removed, or never was."""
+        first = next(iter(opened))
+        retrieval = request.retrieval
+        negative = retrieval.negative.patches if retrieval.negative else ()
+        for patch in (*request.patches, *retrieval.include, *retrieval.weights, *negative):
+            name, _, number = patch.rpartition(":")
+            if (name or first) in opened:
+                opened[name or first].refuse_removed([int(number)])
+
+    async def neighbors(self, request: LookUpRequest) -> Found:
+        """Look up without drawing."""
+        self._check_size(request)
+        model, opened = self.resolve(request)
+        return await self._look_up(model, opened, request)
+
+    async def _look_up(
+        self,
+        model: KnownModel | None,
+        opened: dict[str, OpenDatabase],
+        request: LookUpRequest,
+    ) -> Found:
+        info = model and model.info
+
+        def work() -> Found:
+            return look_up(info, opened, request, self.uploads.get)
+
+        found = await self.in_thread(self._lookups, work)
+        self.metrics.lookup_seconds.observe(found.milliseconds / 1000)
+        return found
+
+    async def in_thread(self, pool: ThreadPoolExecutor, function: Callable[[], ResultT]) -> ResultT:
+        """Run a function in a pool's thread."""
+        return await asyncio.get_running_loop().run_in_executor(pool, function)
+
+    async def in_file_thread(self, function: Callable[[], ResultT]) -> ResultT:
+        """Run a function that reads or encodes files in a thread."""
+        return await self.in_thread(self._files, function)
+
+    def submit(self, request: JobRequest, client: str, key: str | None = None) -> Job | JobView:
+        """Admit a job, all of it or nothing; return the earlier one of the same key.
+
+        Raises:
+            ServeError: it cannot be admitted.
+        """
+        if self.is_draining:
+            raise ServeError(
+                "draining", "the server is shutting down", fix="try again later", retry_after=10
+            )
+        request = self._resolved(request)
+        if key is not None and (known := self.store.by_key(client, key)) is not None:
+            if known[1] != request.digest():
+                raise ServeError(
+                    "idempotency_conflict",
+                    "the key was given to another request",
+                    where="Idempotency-Key",
+                    fix="use a new key for a new request",
+                )
+            return self.find(known[0])
+
+        replaced = [job for job in self._living() if _takes_place(request, client, job)]
+        check_admission(
+            len(request.seed_list) * request.settings.num_steps,
+            client,
+            (job for job in self._living() if job not in replaced),
+            self.limits,
+            self.dispatch.seconds_per_picture_step,
+        )
+        job = Job(new_id("job"), client, request)
+        self.store.add_job(job, key)
+        for old in replaced:
+            self._end(old, "cancelled")
+        self._accept(job)
+        return job
+
+    def _resolved(self, request: JobRequest) -> JobRequest:
+        """Return a request with its defaults filled in, within the limits."""
+        self._check_size(request)
+        if not self.models.all:
+            self.models.get(None)
+        for upload in request.images:
+            self.uploads.get(upload)
+        model, opened = self.resolve(request)
+        named = request.retrieval.databases or tuple(WeightedDatabase(name=n) for n in opened)
+        retrieval = request.retrieval.model_copy(update={"databases": named})
+        return request.model_copy(update={"model": model and model.name, "retrieval": retrieval})
+
+    def _check_size(self, request: LookUpRequest) -> None:
+        """Raise ServeError for more than one request may ask for."""
+        limits, steps, count = self.limits, request.settings.num_steps, len(request.seed_list)
+        asked = {"pictures": (count, limits.max_images), "steps": (steps, limits.max_steps)}
+        for what, (number, most) in asked.items():
+            if number > most:
+                raise ServeError(
+                    "invalid_request",
+                    f"{number} {what} are asked for, at most {most} are allowed",
+                    where="seeds" if what == "pictures" else "settings.num_steps",
+                    fix="ask for fewer",
+                )
+
+    def _accept(self, job: Job) -> None:
+        self._jobs[job.id] = job
+        view = self.view(job)
+        self.publish(
+            job, "job.queued", {"position": view.position, "seconds_left": view.seconds_left}
+        )
+        self._run(self._prepare(job))
+        self._forget_old()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _prepare(self, job: Job) -> None:
+        """Look a job's neighbors up, and let its pictures wait for a drawer."""
+        try:
+            model, opened = self.resolve(job.request)
+            found = await self._look_up(model, opened, job.request)
+        except Exception as error:
+            self.on_failed(job, error)
+            return
+        if job.has_ended:
+            return
+        job.found, job.neighbors, job.databases = found, found.all_neighbors, found.versions
+        job.timings = job.timings.model_copy(update={"looked_up": found.milliseconds / 1000})
+        self.publish(
+            job,
+            "job.neighbors",
+            {
+                "databases": [one.to_json() for one in found.versions],
+                "query": found.label,
+                "milliseconds": found.milliseconds,
+                "neighbors": [one.to_json() for one in job.neighbors],
+            },
+        )
+        shape = shape_of(len(job.request.seed_list), self._shapes)
+        missing = [i for i in range(len(job.request.seed_list)) if i not in job.images]
+        self.dispatch.add([Row(job, index, shape) for index in missing])
+
+    # Finding.
+
+    def find(self, job_id: str) -> Job | JobView:
+        """Return a job in memory, or the last state of one that ended earlier.
+
+        Raises:
+            ServeError: there is none of this id.
+        """
+        if job_id in self._jobs:
+            return self._jobs[job_id]
+        if (view := self.store.ended(job_id)) is not None:
+            return view
+        raise ServeError(
+            "unknown_job", "there is no such job", where=job_id[:64], fix="POST /v1/jobs"
+        )
+
+    def view(self, job: Job | JobView) -> JobView:
+        """Return a job as clients see it."""
+        if isinstance(job, JobView):
+            return job
+        position, seconds = self._place_of(job)
+        return JobView(
+            id=job.id,
+            state=job.state,
+            created=job.created,
+            position=position,
+            seconds_left=seconds,
+            request=job.request,
+            databases=job.databases,
+            neighbors=job.neighbors,
+            images=tuple(job.images[index] for index in sorted(job.images)),
+            problem=job.problem,
+            timings=job.timings,
+            events=f"v1/jobs/{job.id}/events",
+        )
+
+    def _place_of(self, job: Job) -> tuple[int, float]:
+        """Return a job's place in the queue, 0 of one that draws, and seconds until it ends."""
+        if job.has_ended:
+            return 0, 0.0
+        per_step = self.dispatch.seconds_per_picture_step
+        if job.state == "running":
+            return 0, round(job.steps_left * per_step, 1)
+        ahead: dict[str, Job] = {one.id: one for one in self._living() if one.state == "running"}
+        for row in self.dispatch.queue.rows:
+            if row.job is job:
+                break
+            ahead[row.job.id] = row.job
+        waiting = sum(one.state == "queued" for one in ahead.values())
+        steps = job.steps_left + sum(one.steps_left for one in ahead.values())
+        return waiting + 1, round(steps * per_step, 1)
+
+    def _living(self) -> list[Job]:
+        return [job for job in self._jobs.values() if not job.has_ended]
+
+    def living_of(self, client: str) -> list[Job]:
+        """Return a client's jobs that have not ended."""
+        return [job for job in self._living() if job.client == client]
+
+    def session(self, client: str) -> EventRing:
+        """Return the ring of a browser session's events."""
+        if client not in self._sessions:
+            self._sessions[client] = EventRing()
+            idle = [name for name, ring in self._sessions.items() if not ring.num_readers]
+            for name in idle[: max(0, len(self._sessions) - _MAX_SESSIONS)]:
+                if name != client:
+                    del self._sessions[name]
+        self._sessions.move_to_end(client)
+        return self._sessions[client]
+
+    def _forget_old(self) -> None:
+        ended = [job.id for job in self._jobs.values() if job.has_ended]
+        for job_id in ended[: max(0, len(ended) - _MAX_ENDED)]:
+            del self._jobs[job_id]
+
+    # Telling.
+
+    def publish(self, job: Job, name: str, data: dict[str, Any], key: str = "") -> None:
+        """Add an event to a job's ring and to its session's."""
+        text = json.dumps({"job": job.id, **data}, separators=(",", ":"))
+        job.ring.add(name, text, key)
+        self.session(job.client).add(name, text, f"{job.id} {key}")
+
+    def broadcast(self, name: str, record: Record) -> None:
+        """Add an event to every session's ring."""
+        for ring in self._sessions.values():
+            ring.add(name, record.model_dump_json())
+
+    # What drawers say, see JobProgress.
+
+    def on_started(self, job: Job) -> None:
+        """See JobProgress."""
+        if job.state != "queued":
+            return
+        job.state = "running"
+        queued = time.time() - job.created
+        job.timings = job.timings.model_copy(update={"queued": round(queued, 3)})
+        self.metrics.queue_seconds.observe(queued)
+        self.publish(job, "job.started", {"steps": job.request.settings.num_steps})
+
+    def on_preview(self, job: Job, index: int, step: StepDone, data: str) -> None:
+        """See JobProgress."""
+        if data:
+            told = {"index": index, "step": step.index, "of": step.total, "data": data}
+            self.publish(job, PREVIEW, told, f"{index}")
+
+    def on_picture(self, row: Row, drawn: DrawnPicture, seconds: float) -> None:
+        """See JobProgress."""
+        found = row.job.found
+        if not row.job.has_ended and found is not None:
+            self._run(self._keep(row, found, drawn, seconds / row.shape))
+
+    async def _keep(self, row: Row, found: Found, drawn: DrawnPicture, seconds: float) -> None:
+        """Store a picture, tell of it, and end its job with the last one."""
+        job = row.job
+
+        def work() -> Picture:
+            image, png = finished_picture(job, found, row.index, drawn)
+            self.store.add_image(image, png)
+            return picture_of(image)
+
+        try:
+            picture = await self.in_file_thread(work)
+        except Exception as error:
+            self.on_failed(job, error)
+            return
+        if job.has_ended:
+            return
+        self.metrics.images.inc()
+        job.images[row.index] = picture
+        total = round(job.timings.drawn + seconds, 3)
+        job.timings = job.timings.model_copy(update={"drawn": total})
+        self.publish(job, "image.done", picture.to_json())
+        if not job.num_left:
+            self._end(job, "done")
+
+    def on_failed(self, job: Job, error: Exception) -> None:
+        """See JobProgress."""
+        if not isinstance(error, RdmError):
+            logger.error("job %s failed", job.id, exc_info=error)
+        if not job.has_ended:
+            job.problem = problem_of(error, job.id)
+            self._end(job, "failed")
+
+    def cancel(self, job_id: str) -> JobView:
+        """Cancel a job, within one step; its finished pictures stay.
+
+        Raises:
+            ServeError: there is no such job, or it ended in another way.
+        """
+        job = self.find(job_id)
+        if isinstance(job, Job) and not job.has_ended:
+            self._end(job, "cancelled")
+        if job.state != "cancelled":
+            raise ServeError(
+                "job_ended", f"the job is {job.state} already", where=job_id, fix="nothing to do"
+            )
+        return self.view(job)
+
+    def _end(self, job: Job, state: State) -> None:
+        """End a job, once: its state, its place in the store, its last event."""
+        assert not job.has_ended
+        job.state = state
+        self.metrics.jobs.labels(state).inc()
+        try:
+            self.store.end_job(self.view(job))
+        except RdmError:
+            logger.exception("the end of job %s is not stored", job.id)
+        told: dict[str, Any] = {"images": len(job.images), "timings": job.timings.to_json()}
+        if job.problem is not None:
+            told["problem"] = job.problem.to_json()
+        self.publish(job, f"job.{state}", told)
+        self.dispatch.drop(job)
+        job.found = None
+
+    # Changes, start and end.
+
+    def on_changed(self, change: DatabaseChange) -> None:
+        """Look up again what waits with a photograph that was removed, and tell every session."""
+        opened = self.databases.get(change.name)
+        self.metrics.database_version.labels(change.name).set(change.version)
+        for job in self._living():
+            hit = any(
+                one.database == change.name and one.patch_id in opened.removed
+                for one in job.neighbors
+            )
+            if hit and self.dispatch.queue.remove(job):
+                self._run(self._prepare(job))
+        self.broadcast("database.changed", change)
+
+    def resume(self) -> int:
+        """Take up the jobs that an earlier process left, and return how many there are."""
+        left = self.store.unfinished()
+        for job_id, client, text, created in left:
+            job = Job(job_id, client, JobRequest.model_validate_json(text), created)
+            job.images = {image.index: picture_of(image) for image in self.store.images_of(job_id)}
+            self._accept(job)
+            if not job.num_left:
+                self._end(job, "done")
+        return len(left)
+
+    async def drain(self, seconds: float) -> None:
+        """Admit nothing more, and wait for what is being drawn; what waits stays in the store."""
+        self.is_draining = self.dispatch.is_paused = True
+        for ring in self._sessions.values():
+            ring.add("server.draining", "{}")
+        until = time.monotonic() + seconds
+        while (self.dispatch.num_drawing or self._tasks) and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+
+    def close(self) -> None:
+        """Let go of threads."""
+        self._lookups.shutdown(wait=False, cancel_futures=True)
+        self._files.shutdown(wait=False, cancel_futures=True)
+
+
+def _takes_place(request: JobRequest, client: str, job: Job) -> bool:
+    """Return whether a draft takes the place of a job."""
+    return (
+        request.supersede
+        and job.request.supersede
+        and job.client == client
+        and job.request.client_tag == request.client_tag
+    )
