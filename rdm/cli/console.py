@@ -15,6 +15,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -63,6 +65,14 @@ def in_range(
     return check
 
 
+class _RateColumn(ProgressColumn):
+    """Items a second, those of an earlier run not counted."""
+
+    def render(self, task: Task) -> Text:
+        """See ProgressColumn."""
+        return Text("" if task.speed is None else f"{task.speed:.3g}/s")
+
+
 class RichSink:
     """Shows each stage as a bar with a rate, the time it took and the time it will take."""
 
@@ -102,6 +112,7 @@ def console_progress() -> Iterator[None]:
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}", markup=False),
+        _RateColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -110,12 +110,13 @@ class ComputePool:
         stage: str,
         unit: str = "shards",
         names: Sequence[str] | None = None,
+        sizes: Sequence[int] | None = None,
         done_before: int = 0,
     ) -> Iterator[tuple[int, ResultT]]:
         """Yield `(position, result)` of each shard as it finishes.
 
         Every shard is tried before the first error is raised, so that one bad shard costs one shard
-        and a rerun does only that one again.
+        and a rerun does only that one again. Progress counts shards, or their `sizes` in `unit`.
 
         Raises:
             RdmError: the first failing shard's error, with the shard named; or no worker lives.
@@ -136,7 +137,8 @@ class ComputePool:
 
         failures: list[ShardFailure] = []
         try:
-            with tracking(stage, len(shards) + done_before, unit, done_before) as tracker:
+            total = (len(shards) if sizes is None else sum(sizes)) + done_before
+            with tracking(stage, total, unit, done_before) as tracker:
                 # Results are yielded as they come, and released, so that they do not pile up.
                 for future in self._as_completed(list(futures)):
                     position = futures[future]
@@ -145,7 +147,10 @@ class ComputePool:
                         failures.append(ShardFailure(names[position], outcome.error))
                     else:
                         yield position, outcome
-                    tracker.advance(note=f"{len(failures)} failed" if failures else "")
+                    tracker.advance(
+                        1 if sizes is None else sizes[position],
+                        note=f"{len(failures)} failed" if failures else "",
+                    )
                     future.release()
         finally:
             # Whoever stops listening has no use for shards that are not done.
@@ -269,12 +274,14 @@ class InlinePool(Generic[ShardT]):
         stage: str,
         unit: str = "shards",
         names: Sequence[str] | None = None,
+        sizes: Sequence[int] | None = None,
         done_before: int = 0,
     ) -> Iterator[tuple[int, Any]]:
         """See ComputePool.map."""
         names = names or [str(position) for position in range(len(shards))]
         failures: list[ShardFailure] = []
-        with tracking(stage, len(shards) + done_before, unit, done_before) as tracker:
+        total = (len(shards) if sizes is None else sum(sizes)) + done_before
+        with tracking(stage, total, unit, done_before) as tracker:
             for position, shard in enumerate(shards):
                 # As on workers, one bad shard does not keep the others from being tried.
                 try:
@@ -283,7 +290,7 @@ class InlinePool(Generic[ShardT]):
                     failures.append(ShardFailure(names[position], error))
                 else:
                     yield position, result
-                tracker.advance()
+                tracker.advance(1 if sizes is None else sizes[position])
         if failures:
             _raise_failures(stage, failures)
 

@@ -45,6 +45,20 @@ def single_threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let PyTorch share each operation among so many threads; None: among as many as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def ahead(
     pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], ResultT]], count: int
 ) -> Iterator[ResultT]:

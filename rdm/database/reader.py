@@ -298,12 +298,15 @@ class RetrievalDatabase:
             )
         return table
 
-    def patches_where(self, column: str, values: Sequence[str]) -> NDArray[np.int64]:
+    def patches_where(
+        self, column: str, values: Sequence[str], *, deleted: bool = False
+    ) -> NDArray[np.int64]:
         """Return the sorted ids of living patches whose column has one of some values.
 
         Args:
             column: `image_id`, `author` or `license`.
             values: texts, compared whole.
+            deleted: deleted ones too, those that a compaction has not emptied.
         """
         kind = "patches" if column in PATCH_SCHEMA.names else "metadata"
         parts = [
@@ -313,7 +316,8 @@ class RetrievalDatabase:
         texts = pa.concat_tables(parts).column(column)
         found = pc.is_in(texts, value_set=pa.array(list(values), texts.type))
         # A patch's id is its row in the parts, counted in order.
-        return np.setdiff1d(np.flatnonzero(found.to_numpy()), self.tombstones)
+        ids = np.flatnonzero(found.to_numpy())
+        return ids if deleted else np.setdiff1d(ids, self.tombstones)
 
     def similarities(
         self, queries: NDArray[np.floating], patch_ids: NDArray[np.int64]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import numpy as np
@@ -33,7 +34,7 @@ from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings,
 from rdm.generators.spaces import LatentsConfig, Space, SpaceConfig
 from rdm.models.first_stage.first_stage import to_uint8
 from rdm.models.networks import Network, NetworkConfig, build_network
-from rdm.models.precision import autocast
+from rdm.models.precision import Precision, autocast
 from rdm.models.unet import rdm_tiny_denoiser
 
 
@@ -113,6 +114,7 @@ class Generator(nn.Module):
         space: what it works on.
         conditions: readers of its sources.
         head: loss and drawing.
+        precision: that pictures are drawn in; `auto`: the faster one of the device.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Generator(nn.Module):
         self.conditions = tuple(conditions)
         self.head = build_head(config.head)
         self.network: Network = build_network(config.network) if network is None else network
+        self.precision: Precision = "auto"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the schedule with the weights: each step would wait for it on another device.
@@ -150,6 +153,15 @@ class Generator(nn.Module):
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.network.parameters()).device
+
+    @contextmanager
+    def computing_in(self, precision: Precision) -> Iterator[None]:
+        """Draw in a precision for a while."""
+        before, self.precision = self.precision, precision
+        try:
+            yield
+        finally:
+            self.precision = before
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Losses:
         """Return the loss of each sample of a batch. The sample is drawn first, then its context,
@@ -214,7 +226,7 @@ class Generator(nn.Module):
             assert on_step is not None
             on_step(DrawStep(tuple(seeds), index, total, lambda: self.preview(x0), x0))
 
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             return self.head.sample(
                 self.network,
                 context,

@@ -27,7 +27,7 @@ from rdm.generators.conditions import Condition, LabelCondition, NeighborConditi
 from rdm.generators.generator import Generator, GeneratorConfig
 from rdm.generators.heads import Negative, Steering
 from rdm.generators.portable_names import portable_name
-from rdm.generators.provenance import Provenance
+from rdm.generators.provenance import DefaultDatabase, Provenance
 from rdm.generators.sample_settings import OnDrawStep, SampleSettings, Setting
 from rdm.generators.spaces import AnySpaceConfig, LatentSpace, PixelSpace, Space, TokenSpace
 from rdm.models.assets import is_asset, named_folder
@@ -48,6 +48,8 @@ class ModelInfo(Provenance):
 
     format: Literal["retrieval-diffusion-model"] = "retrieval-diffusion-model"
     generator: GeneratorConfig
+    default_database: DefaultDatabase | None = None
+    """Opened where a pipeline is given none."""
 
     @property
     def sources(self) -> tuple[str, ...]:

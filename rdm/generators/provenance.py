@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rdm.config import Config
+from rdm.config import Config, Record
 
 
 class SeenDatabase(Config):
@@ -13,6 +13,16 @@ class SeenDatabase(Config):
     version: int
     source: str
     earlier_versions: tuple[int, ...] = ()
+
+
+class DefaultDatabase(Record):
+    """A database that a model is published with, by its address."""
+
+    url: str
+    """An address, or a folder as seen from the model's."""
+    version: int
+    digest: str
+    """Of the version."""
 
 
 class Provenance(Config):

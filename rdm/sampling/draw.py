@@ -14,7 +14,7 @@ from rdm.generators.heads import Negative
 from rdm.generators.model_folder import Model, ModelInfo
 from rdm.generators.sample_settings import OnDrawStep, SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
-from rdm.sampling.batches import filled_batches, rows_at_once
+from rdm.sampling.batches import FilledBatch, filled_batches, rows_at_once
 from rdm.sampling.conditioning import Conditioning, Tokens
 from rdm.sampling.start import OpenedStart
 
@@ -45,12 +45,26 @@ def draw(
         ValueError: the pictures differ in their numbers of tokens, or in whether they are led away
             from something and how.
     """
-    pictures = []
-    for batch in filled_batches(asked, rows_at_once(settings, model.device), first_row):
-        latents = draw_latents(model, batch.rows, settings, batch.listener(on_step), start)
-        pictures.append(batch.counted(to_uint8(model.generator.space.to_pictures(latents))))
-    found = np.concatenate(pictures)
-    return found if start is None else start.finished(found)
+    pictures = [
+        draw_filled(model, batch, settings, on_step, start)[0]
+        for batch in filled_batches(asked, rows_at_once(settings, model.device), first_row)
+    ]
+    return np.concatenate(pictures)
+
+
+def draw_filled(
+    model: Model,
+    batch: FilledBatch[Conditioning],
+    settings: SampleSettings,
+    on_step: OnDrawStep | None = None,
+    start: OpenedStart | None = None,
+) -> tuple[NDArray[np.uint8], Tensor]:
+    """Return pictures uint8 [B, H, W, 3] of a batch's rows that count, and their samples [B, ...]
+    in the model's space; otherwise as `draw`."""
+    latents = draw_latents(model, batch.rows, settings, batch.listener(on_step), start)
+    pictures = batch.counted(to_uint8(model.generator.space.to_pictures(latents)))
+    kept = latents[batch.first : batch.first + batch.count]
+    return pictures if start is None else start.finished(pictures), kept
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rdm.config import Record
 from rdm.errors import SourceError, UsageError
-from rdm.sampling.output import INDEX, JOURNAL, stored_records
+from rdm.sampling.output import CONTACT, INDEX, JOURNAL, stored_records
 from rdm.sampling.picture_file import read_recipe
 from rdm.sampling.record import Credit, SampleRecord
 
@@ -93,6 +93,9 @@ def _recipes_below(folder: Path) -> Iterator[tuple[Path, SampleRecord | None]]:
     for parent, paths in groupby(pictures, key=lambda path: path.parent):
         beside: dict[str, SampleRecord] | None = None
         for path in paths:
+            # A sheet of the pictures beside it, which are examined themselves.
+            if path.name == CONTACT and (parent / INDEX).exists():
+                continue
             record = _carried(path)
             # Sites take texts out of PNGs, and a text has no room for hundreds of neighbors.
             if record is None or record.neighbors_left_out:

@@ -40,6 +40,7 @@ INDEX = "samples.json"
 JOURNAL = "samples.jsonl"
 REQUEST = "request.json"
 GALLERY = "index.html"
+CONTACT = "contact.png"
 MAPS = "attention"
 _LOCK = ".samples.lock"
 _PICTURE = re.compile(r"[0-9]{5,}\.png")
@@ -96,7 +97,7 @@ class SampleFolder:
             return
 
         # Never replace files that no request of ours describes.
-        known = {INDEX, JOURNAL, GALLERY}
+        known = {INDEX, JOURNAL, GALLERY, CONTACT}
         if taken := [
             name for name in self.folder.names() if name in known or _PICTURE.fullmatch(name)
         ]:
@@ -120,6 +121,10 @@ class SampleFolder:
     def finished(self, number: int) -> bool:
         """Return whether a picture and its record stand."""
         return number in self._lines
+
+    def all_finished(self, numbers: range) -> bool:
+        """Return whether all of some pictures stand."""
+        return all(map(self.finished, numbers))
 
     @property
     def num_finished(self) -> int:

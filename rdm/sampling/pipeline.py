@@ -25,7 +25,6 @@ from rdm.sampling.queries import (
     unconditional_queries,
 )
 from rdm.sampling.record import BatchPlace
-from rdm.sampling.start import OpenedStart
 from rdm.sampling.start_request import StartRecord
 
 Pair = tuple[Query, int]
@@ -158,15 +157,13 @@ def draw_samples(
     asked: Sequence[Conditioning],
     settings: SampleSettings,
     on_step: OnDrawStep | None = None,
-    start: OpenedStart | None = None,
 ) -> list[Sample]:
     """Return a batch of pictures with what they came from; arguments and errors as `draw`."""
     shape = rows_at_once(settings, model.device)
-    pictures = draw(model, asked, settings, on_step, start)
-    begun = None if start is None else start.request.record()
+    pictures = draw(model, asked, settings, on_step)
     places = [BatchPlace(shape=shape, row=number % shape) for number in range(len(asked))]
     return [
-        Sample(one.query, one.seed, picture, place, one, begun)
+        Sample(one.query, one.seed, picture, place, one)
         for one, picture, place in zip(asked, pictures, places, strict=True)
     ]
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from rdm.compute.device import describe_device
-from rdm.compute.machine import has_fast_bfloat16
 from rdm.config import digest_json
 from rdm.database import RetrievalDatabase
 from rdm.database.reader import PatchRecord
 from rdm.generators.model_folder import Model, portable_name
 from rdm.generators.sample_settings import SampleSettings
 from rdm.models.assets import public_name
+from rdm.models.precision import Precision, acting_precision
 from rdm.models.unet import num_parameters
 from rdm.sampling.conditioning import Tokens
 from rdm.sampling.picture_file import pixels_digest
@@ -215,7 +215,7 @@ class Recorder:
 
     @cached_property
     def _software(self) -> SoftwareVersions:
-        return software_on(self.model.device)
+        return software_on(self.model.device, self.model.generator.precision)
 
 
 def public_names(databases: Mapping[str, RetrievalDatabase]) -> dict[str, str]:
@@ -245,14 +245,14 @@ def database_name(database: RetrievalDatabase) -> str:
     return database.folder.url.rstrip("/").rpartition("/")[2]
 
 
-def software_on(device: torch.device) -> SoftwareVersions:
-    """Return the versions of what computes on a device now."""
+def software_on(device: torch.device, precision: Precision = "auto") -> SoftwareVersions:
+    """Return the versions of what computes on a device now, in a precision."""
     return SoftwareVersions(
         rdm=_own_version(),
         torch=torch.__version__,
         diffusers=version("diffusers"),
         device=describe_device(device),
-        precision="bf16" if has_fast_bfloat16(device.type) else "fp32",
+        precision=acting_precision(device, precision),
         threads=torch.get_num_threads() if device.type == "cpu" else None,
     )
 

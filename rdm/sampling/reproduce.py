@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
+from rdm.compute.threads import torch_threads
 from rdm.config import Record
 from rdm.database import RetrievalDatabase
 from rdm.encoders import normalize
@@ -107,11 +106,12 @@ def reproduce(
     conditioning = _conditioning(record, model, named, given.image)
     start = None if record.start is None else open_start(_start(record.start, given), model)
     assert record.batch is not None
-    with _threads(record.software.threads):
+    threads, precision = record.software.threads, record.software.precision
+    with torch_threads(threads), model.generator.computing_in(precision):
         settings = _settings(record, model, given.weaker)
         row = record.batch.row
         (pixels,) = draw(model, [conditioning], settings, first_row=row, start=start)
-        computed = software_on(model.device)
+        computed = software_on(model.device, model.generator.precision)
     differing = [
         f"{name} {then}, now {now}"
         for (name, then), (_, now) in zip(record.software, computed, strict=True)
@@ -350,15 +350,3 @@ def _settings(record: SampleRecord, model: Model, weaker: str | None) -> SampleS
             f"{first['msg']}",
             fix=f"draw it again with retrieval-diffusion {record.software.rdm}",
         ) from error
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Compute with so many threads as then: their number decides last bits too."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -6,7 +6,7 @@ Properties of IPTC's photo metadata standard 2025.1, Dublin Core and Adobe's XMP
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
 from rdm.sampling.credits import Photograph, credit_line, photographs_of
@@ -35,15 +35,30 @@ _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 
 def xmp_packet(record: SampleRecord) -> str:
     """Return the XMP packet of a picture with a recipe."""
+    return _packet(_texts(record), photographs_of([record]))
+
+
+def sheet_packet(records: Sequence[SampleRecord]) -> str:
+    """Return the XMP packet of several pictures in one: the mark of a network, and the credits."""
+    kinds = [_texts(record)["Iptc4xmpExt:DigitalSourceType"] for record in records]
+    texts = {
+        "Iptc4xmpExt:DigitalSourceType": COMPOSITE
+        if COMPOSITE in kinds
+        else TRAINED_ALGORITHMIC_MEDIA,
+        "xmp:CreatorTool": _software(records[0]),
+    }
+    return _packet(texts, photographs_of(records))
+
+
+def _packet(texts: Mapping[str, str], photographs: Sequence[Photograph]) -> str:
     for prefix, uri in NAMESPACES.items():
         ElementTree.register_namespace(prefix, uri)
     root = ElementTree.Element(_name("x:xmpmeta"))
     rdf = ElementTree.SubElement(root, _name("rdf:RDF"))
     description = ElementTree.SubElement(rdf, _name("rdf:Description"), {_name("rdf:about"): ""})
 
-    for name, value in _texts(record).items():
+    for name, value in texts.items():
         ElementTree.SubElement(description, _name(name)).text = _legal(value)
-    photographs = photographs_of([record])
     if photographs:
         _add_photographs(description, photographs)
     text = ElementTree.tostring(root, encoding="unicode")
@@ -52,20 +67,23 @@ def xmp_packet(record: SampleRecord) -> str:
 
 def _texts(record: SampleRecord) -> dict[str, str]:
     """Return the properties that are plain texts."""
-    software = f"retrieval-diffusion {record.software.rdm}"
     is_edit = record.start is not None and record.start.image_sha256 is not None
     model = record.model
     texts = {
         "Iptc4xmpExt:DigitalSourceType": COMPOSITE if is_edit else TRAINED_ALGORITHMIC_MEDIA,
         "Iptc4xmpExt:AISystemUsed": f"{model.name} ({model.digest}), retrieval-diffusion",
         "Iptc4xmpExt:AISystemVersionUsed": record.software.rdm,
-        "xmp:CreatorTool": software,
+        "xmp:CreatorTool": _software(record),
         "dc:identifier": f"sha256:{record.pixels_sha256}",
     }
     if record.query is not None:
         # Who asked is never said: Iptc4xmpExt:AIPromptWriterName stays out.
         texts["Iptc4xmpExt:AIPromptInformation"] = f"{record.query.kind}: {record.query.label}"
     return texts
+
+
+def _software(record: SampleRecord) -> str:
+    return f"retrieval-diffusion {record.software.rdm}"
 
 
 def _add_photographs(description: ElementTree.Element, photographs: Sequence[Photograph]) -> None:

@@ -269,3 +269,10 @@ def test_result_that_a_dying_worker_takes_along_is_computed_again_or_is_an_error
         else:
             with pytest.raises(RdmError, match="no worker has lived for 8 seconds"):
                 list(results)
+
+
+def test_progress_counts_what_shards_hold() -> None:
+    counts = Counts()
+    with progress_to(counts), compute_pool(INLINE) as pool:
+        list(pool.map(str, [1, 2], stage="draw", sizes=[8, 3], done_before=5))
+    assert (counts.total, counts.done) == (16, [5, 13, 16])

@@ -45,6 +45,12 @@ def with_tokens(
     return changed
 
 
+def weights_of(model: Model, name: str) -> list[torch.Tensor]:
+    """Return the weights of a part of every layer of cross-attention."""
+    found = model.generator.network.named_parameters()
+    return [weights for full, weights in found if full.endswith(name)]
+
+
 def shares(model: Model, asked: list[Conditioning], pixels: np.ndarray) -> np.ndarray:
     return attention_maps(model, asked, pixels).mean(axis=(2, 3))
 
@@ -93,11 +99,7 @@ def test_where_no_token_is_preferred_attention_is_shared_by_weight(
     model: Model, asked: list[Conditioning], pixels: np.ndarray
 ) -> None:
     """Planted: keys of zero make all scores equal, so that weights alone decide."""
-    keys = [
-        module.to_k.weight
-        for name, module in model.generator.network.named_modules()
-        if name.endswith("attn2")
-    ]
+    keys = weights_of(model, "attn2.to_k.weight")
     kept = [weight.detach().clone() for weight in keys]
     try:
         with torch.no_grad():
@@ -116,11 +118,7 @@ def test_where_the_network_does_not_read_its_tokens_none_has_influence(
     model: Model, asked: list[Conditioning], pixels: np.ndarray
 ) -> None:
     """Planted: values of zero, which attention still looks at; it is no cause."""
-    values = [
-        module.to_v.weight
-        for name, module in model.generator.network.named_modules()
-        if name.endswith("attn2")
-    ]
+    values = weights_of(model, "attn2.to_v.weight")
     kept = [weight.detach().clone() for weight in values]
     try:
         with torch.no_grad():

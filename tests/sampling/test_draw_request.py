@@ -50,9 +50,8 @@ def whole(
     model: Model, database: RetrievalDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("samples") / "whole"
-    assert draw_request(REQUEST, model, {"birds": database}, out) == DrawnCounts(
-        pictures=8, drawn=8
-    )
+    counts = draw_request(REQUEST, model, {"birds": database}, out)
+    assert (counts.pictures, counts.drawn) == (8, 8)
     return out
 
 

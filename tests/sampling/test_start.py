@@ -179,7 +179,7 @@ def test_a_file_that_is_no_picture_is_refused(
     (tmp_path / "text.png").write_text("no picture")
     files = {"image": str(photograph), "mask": str(photograph), name: str(tmp_path / "text.png")}
     with pytest.raises(SourceError, match="cannot be read"):
-        open_start(StartRequest(**files), model)  # type: ignore[arg-type]
+        open_start(StartRequest.model_validate(files), model)
 
 
 @pytest.mark.parametrize(

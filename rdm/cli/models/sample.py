@@ -44,6 +44,13 @@ def sample(
     credits: Annotated[
         bool, Parameter(help="write credits.txt: whose photographs these were", negative="")
     ] = False,
+    dask: Annotated[
+        str,
+        Parameter(
+            help="who draws: inline, this process; N, so many worker processes; local, one per "
+            "core; or a scheduler's address tcp://HOST:PORT"
+        ),
+    ] = "inline",
     device: DeviceOption = "auto",
     print_request: Annotated[
         bool,
@@ -61,11 +68,13 @@ def sample(
 
     Example: rdm sample --model run/model --database birds --text "an owl" --seeds 0-15
     """
-    from rdm.compute.device import compute_device, describe_device
+    from rdm.compute.device import compute_device
     from rdm.generators.model_folder import INFO, open_model, read_info
     from rdm.models.assets import named_folder
     from rdm.report.html.database_pages import write_sample_gallery
     from rdm.sampling.draw_request import draw_request
+    from rdm.sampling.draw_shard import describe_drawing, drawing_pool
+    from rdm.sampling.output import CONTACT
     from rdm.sampling.retrieval.look_up import LookUp
     from rdm.sampling.write_credits import write_credits
 
@@ -89,15 +98,27 @@ def sample(
             show(facts, as_json=False, title="would be sampled")
         return
 
-    used = compute_device(device)
-    opened = open_model(asked.model, used)
-    counts = draw_request(
-        asked, opened, databases, out, metadata=metadata, attribution=attribution or ()
-    )
+    opened = open_model(asked.model, compute_device(device))
+    with drawing_pool(dask, device) as pool:
+        counts = draw_request(
+            asked,
+            opened,
+            databases,
+            out,
+            metadata=metadata,
+            attribution=attribution or (),
+            pool=pool,
+        )
+        used = describe_drawing(opened, pool)
     gallery = out / "index.html"
     if counts.drawn or not gallery.exists():
         write_sample_gallery(out, databases, counts.pictures)
-    facts = {**counts.model_dump(), "gallery": gallery, "device": describe_device(used)}
+    facts = {
+        **counts.model_dump(exclude_none=True),
+        "gallery": gallery,
+        "contact_sheet": out / CONTACT,
+        "device": used,
+    }
     if credits:
         facts["credits"] = write_credits(out, databases.values())
     show(

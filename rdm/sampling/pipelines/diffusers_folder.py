@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rdm.database import RetrievalDatabase
 from rdm.errors import StorageError, UsageError
 from rdm.generators.heads import GaussianConfig
 from rdm.generators.model_folder import INFO, Model
+from rdm.generators.provenance import DefaultDatabase
 from rdm.models.token_predictor import TokenPredictor
+from rdm.sampling.pipelines.default_database import default_database_of
 from rdm.storage.files import storage_errors
 
 if TYPE_CHECKING:
@@ -28,12 +31,19 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 _PREDICTIONS: dict[str, Prediction] = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
-def write_diffusers_folder(model: Model, directory: Path) -> None:
+def write_diffusers_folder(
+    model: Model, directory: Path, default_database: RetrievalDatabase | None = None
+) -> None:
     """Write a model in diffusers' layout into a new folder; `open_model` opens it too.
 
     diffusers itself opens the network by `subfolder="unet"`, and the whole by
     `custom_pipeline="pipeline", trust_remote_code=True`. No database is written: it is given when
-    pictures are drawn.
+    pictures are drawn, or its address is noted.
+
+    Args:
+        model: what is written.
+        directory: the new folder.
+        default_database: opened where none is given, as long as it is the same.
 
     Raises:
         UsageError: the model is no diffusion model.
@@ -54,17 +64,18 @@ def write_diffusers_folder(model: Model, directory: Path) -> None:
     with storage_errors(directory):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _write(model, temporary)
+        noted = default_database and default_database_of(default_database, directory)
+        _write(model, temporary, noted)
         temporary.rename(directory)
 
 
-def _write(model: Model, directory: Path) -> None:
+def _write(model: Model, directory: Path, default_database: DefaultDatabase | None) -> None:
     from diffusers import __version__
 
     unet: Any = model.generator.network.core
     unet.save_pretrained(str(directory / UNET), safe_serialization=True)
     scheduler_of(model).save_pretrained(str(directory / SCHEDULER))
-    info = model.info
+    info = model.info.model_copy(update={"default_database": default_database})
     index: dict[str, Any] = {
         "_class_name": "RetrievalDiffusionPipeline",
         "_diffusers_version": __version__,

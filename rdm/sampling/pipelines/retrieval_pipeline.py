@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
@@ -20,10 +20,8 @@ from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.generators.model_folder import Model, open_model
 from rdm.generators.sample_settings import DrawStep
-from rdm.models.first_stage.first_stage import to_uint8
-from rdm.sampling.batches import filled, rows_at_once
+from rdm.models.precision import precision_of
 from rdm.sampling.conditioning import Conditioning
-from rdm.sampling.draw import draw_latents
 from rdm.sampling.pipeline import Sample
 from rdm.sampling.pipelines.call_arguments import (
     PictureName,
@@ -34,11 +32,12 @@ from rdm.sampling.pipelines.call_arguments import (
     several,
     weighted,
 )
-from rdm.sampling.record import BatchPlace, Credit, SampleRecord
-from rdm.sampling.recorder import Recorder
+from rdm.sampling.pipelines.default_database import open_default_database
+from rdm.sampling.record import Credit, SampleRecord
 from rdm.sampling.request import Request, request_of
+from rdm.sampling.request_drawing import RequestDrawing
 from rdm.sampling.retrieval.look_up import LookUp
-from rdm.sampling.start import open_start
+from rdm.sampling.write_credits import credits_of
 
 Databases: TypeAlias = str | Path | RetrievalDatabase | Mapping[str, RetrievalDatabase]
 OutputType = Literal["pil", "np", "pt", "latent"]
@@ -59,11 +58,13 @@ class RetrievalPipelineOutput:
         images: PIL pictures, an array [B, H, W, 3] or a tensor [B, 3, H, W] in [0, 1], or latents.
         recipes: a record of each.
         interrupted: whether pictures are missing because the drawing was interrupted.
+        databases: of the neighbors.
     """
 
     images: Any
     recipes: tuple[SampleRecord, ...]
     interrupted: bool
+    databases: tuple[RetrievalDatabase, ...] = field(default=(), repr=False)
 
     @property
     def neighbors(self) -> tuple[tuple[Credit, ...], ...]:
@@ -71,13 +72,8 @@ class RetrievalPipelineOutput:
         return tuple(recipe.neighbors for recipe in self.recipes)
 
     def credits(self) -> str:
-        """Return whose photographs conditioned the pictures, a line each."""
-        lines = dict.fromkeys(
-            ", ".join(filter(None, (one.image_id, one.author, one.license, one.url)))
-            for neighbors in self.neighbors
-            for one in neighbors
-        )
-        return "\n".join(lines)
+        """Return whose photographs conditioned the pictures, as `rdm sample --credits` writes."""
+        return credits_of(self.recipes, self.databases)
 
 
 class RetrievalPipeline:
@@ -106,27 +102,57 @@ class RetrievalPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, database: Databases | None = None, device: DeviceName = "auto"
+        cls,
+        model: str | Path,
+        database: Databases | None = None,
+        device: DeviceName = "auto",
+        dtype: torch.dtype | None = None,
     ) -> Self:
         """Open a model: `assets://NAME`, or a folder that training or `save_pretrained` wrote.
 
         Args:
             model: its name.
-            database: a folder, an open one, or several by name; an LDM needs none.
+            database: a folder, an open one, or several by name; None: the one that the model was
+                saved with. An LDM needs none.
             device: what networks compute on; `auto`: a GPU where there is one.
+            dtype: what the network computes in, torch.bfloat16 or torch.float32; None: the faster
+                one of the device. Weights stay float32, and so does the first stage.
 
         Raises:
             ModelError: the model cannot be opened.
-            DatabaseError: there is no database in the folder.
+            UsageError: networks do not compute in the type.
+            DatabaseError: there is no database in the folder, or the one that the model was saved
+                with has changed.
             EncoderMismatchError: a database does not belong to the model's encoder.
         """
-        return cls(open_model(model, compute_device(device)), _opened(database, device))
+        precision = precision_of(dtype)
+        opened = open_model(model, compute_device(device))
+        opened.generator.precision = precision
+        if database is None:
+            return cls(opened, open_default_database(opened, device))
+        return cls(opened, _opened(database, device))
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the model into a new folder in diffusers' layout; see `write_diffusers_folder`."""
+    def save_pretrained(self, directory: str | Path, *, default_database: bool = False) -> None:
+        """Write the model into a new folder in diffusers' layout; see `write_diffusers_folder`.
+
+        Args:
+            directory: the folder.
+            default_database: note the address of the pipeline's first database, to be opened by
+                `from_pretrained` where none is given.
+
+        Raises:
+            UsageError: the pipeline has none.
+        """
         from rdm.sampling.pipelines.diffusers_folder import write_diffusers_folder
 
-        write_diffusers_folder(self.model, Path(directory))
+        noted = next(iter(self.databases.values()), None) if default_database else None
+        if default_database and noted is None:
+            raise UsageError(
+                "the pipeline has no database to note",
+                where="default_database",
+                fix="open one with the pipeline, or leave it out",
+            )
+        write_diffusers_folder(self.model, Path(directory), noted)
 
     def __call__(  # noqa: PLR0913 - diffusers' users expect one call with everything
         self,
@@ -250,34 +276,9 @@ class RetrievalPipeline:
         self, request: Request, on_step: Callable[[DrawStep], object] | None = None
     ) -> Iterator[Sample]:
         """Yield a request's pictures as their batches are done; no more than one is held."""
-        looked_up = LookUp(request, self.model.info, self.databases)
-        for samples, _ in self._batches(looked_up, on_step):
-            yield from samples
-
-    def _batches(
-        self, looked_up: LookUp, on_step: Callable[[DrawStep], object] | None
-    ) -> Iterator[tuple[list[Sample], Tensor]]:
-        """Yield the pictures of each batch of the canonical shape, and their latents."""
-        model, request = self.model, looked_up.request
-        shape = rows_at_once(request.settings, model.device)
-        begun = None if request.start is None else open_start(request.start, model)
-        record = None if request.start is None else request.start.record()
-        for start in range(0, len(looked_up), shape):
-            asked = looked_up.rows(start, start + shape)
-            batch = filled(asked, shape)
-            heard = batch.listener(on_step)
-            latents = draw_latents(model, batch.rows, request.settings, heard, begun)
-            pictures = batch.counted(to_uint8(model.generator.space.to_pictures(latents)))
-            pictures = pictures if begun is None else begun.finished(pictures)
-            yield (
-                [
-                    Sample(
-                        one.query, one.seed, picture, BatchPlace(shape=shape, row=row), one, record
-                    )
-                    for row, (one, picture) in enumerate(zip(asked, pictures, strict=True))
-                ],
-                latents[: len(asked)],
-            )
+        drawing = RequestDrawing(self.model, LookUp(request, self.model.info, self.databases))
+        for numbers in drawing.batches():
+            yield from drawing.drawn(numbers, on_step).samples
 
     def _draw(
         self,
@@ -301,18 +302,18 @@ class RetrievalPipeline:
             self.databases,
             open_image=pictures.__getitem__ if pictures else None,
         )
+        drawing = RequestDrawing(self.model, looked_up)
         drawn: list[Tensor] = []
         samples: list[Sample] = []
         try:
-            for some, latents in self._batches(looked_up, on_step):
-                samples += some
-                drawn.append(latents)
+            for numbers in drawing.batches():
+                batch = drawing.drawn(numbers, on_step)
+                samples += batch.samples
+                drawn.append(batch.latents)
         except _Interrupted:
             pass
 
-        weights = {one.name: one.weight for one in request.retrieval.databases}
-        recorder = Recorder(self.model, looked_up.databases, request.settings, weights)
-        recipes = recorder.records(samples, [""] * len(samples))
+        recipes = drawing.records(samples, [""] * len(samples))
         if output_type == "latent":
             shape = self.model.config.network.sample_shape
             nothing = torch.zeros(0, *shape, device=self.model.device)
@@ -321,7 +322,8 @@ class RetrievalPipeline:
             pixels = [item.pixels for item in samples]
             empty = np.zeros((0, 0, 0, 3), np.uint8)
             images = _as_type(np.stack(pixels) if pixels else empty, output_type)
-        return RetrievalPipelineOutput(images, tuple(recipes), self.interrupt)
+        databases = tuple(looked_up.databases.values())
+        return RetrievalPipelineOutput(images, tuple(recipes), self.interrupt, databases)
 
 
 def _as_type(pixels: np.ndarray, output_type: OutputType) -> Any:

@@ -108,6 +108,10 @@ class LookUp:
             firsts.append(self._num_asked)
         for number in firsts:
             self.rows(number, number + 1)
+        # Which neighbors of a pool a picture gets is its seed's choice, so each is asked.
+        if self._search is not None and self._search.may_weigh_nothing:
+            for number in range(len(self)):
+                self._chosen(self._search, *self._asked_at(number))
 
     @property
     def databases(self) -> Mapping[str, RetrievalDatabase]:

@@ -168,6 +168,12 @@ class NeighborSearch:
             for row in range(len(vectors))
         ]
 
+    @property
+    def may_weigh_nothing(self) -> bool:
+        """Whether so many patches have weight 0 that a picture may have no others."""
+        zeros = sum(weight == 0 for weight in self._weights.values())
+        return zeros > 0 and zeros >= self.num_drawn + len(self.include)
+
     def choose(
         self,
         pool: Pool,
@@ -341,7 +347,7 @@ def _excluded_ids(
     for column, values in columns.items():
         for value in values:
             matches = {name: db.patches_where(column, [value]) for name, db in databases.items()}
-            if not any(map(len, matches.values())):
+            if not any(map(len, matches.values())) and not _was_there(databases, column, value):
                 raise UsageError(
                     f"nothing is excluded by the {column} {value!r}: no patch has it",
                     where=", ".join(databases),
@@ -351,6 +357,17 @@ def _excluded_ids(
                 found[name].append(ids)
     empty = np.zeros(0, np.int64)
     return {name: np.unique(np.concatenate([empty, *some])) for name, some in found.items()}
+
+
+def _was_there(databases: Mapping[str, RetrievalDatabase], column: str, value: str) -> bool:
+    """Return whether deleted patches had a value: what is gone is excluded already."""
+    for database in databases.values():
+        # A compaction empties rows, and keeps the ids of photographs that were removed on request.
+        if column == "image_id" and value in database.version.deleted_image_ids:
+            return True
+        if len(database.patches_where(column, [value], deleted=True)):
+            return True
+    return False
 
 
 def _drawn(size: int, count: int, seed: int, place: int) -> list[int]:

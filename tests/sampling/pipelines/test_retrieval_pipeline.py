@@ -18,6 +18,7 @@ from rdm.sampling import Model, SampleSettings
 from rdm.sampling.draw import draw
 from rdm.sampling.request import request_of
 from rdm.sampling.retrieval.look_up import look_up
+from rdm.sampling.write_credits import credits_of
 
 QUICK: dict[str, Any] = {"k": 2, "num_inference_steps": 2}
 
@@ -43,9 +44,8 @@ def test_a_call_draws_what_the_request_draws(
     assert np.array_equal(pixels(out.images), expected)
     assert [recipe.seed for recipe in out.recipes] == [3, 4]
     assert [credit.patch_id for credit in out.neighbors[0]] == asked[0].query.neighbor_ids.tolist()
-    assert set(out.credits().splitlines()) == {
-        f"{one.image_id}, {one.url}" for row in out.neighbors for one in row
-    }
+    assert out.credits() == credits_of(out.recipes, [database])
+    assert all(f"Photograph {one.image_id}" in out.credits() for one in out.neighbors[0])
     assert np.array_equal(np.stack([item.pixels for item in pipe.stream(request)]), expected)
 
 
@@ -62,13 +62,14 @@ def test_every_word_of_diffusers_reaches_the_request(pipe: RetrievalPipeline) ->
         num_images_per_prompt=2,
         k=2,
     )
-    assert [(r.label, r.seed) for r in out.recipes] == [
+    assert [(r.query and r.query.label, r.seed) for r in out.recipes] == [
         ("an owl", 11),
         ("an owl", 12),
         ("a tit", 11),
         ("a tit", 12),
     ]
     settings = out.recipes[0].settings
+    assert settings is not None
     assert (settings["num_steps"], settings["guidance_scale"], settings["eta"]) == (3, 1.5, 0.0)
 
 
@@ -131,7 +132,13 @@ def test_pictures_patches_classes_and_neighbors_are_queries(
         pipe(class_name="owl", **QUICK),
         pipe(neighbors=[3, 4, 5], num_inference_steps=1),
     ]
-    assert [out.recipes[0].kind for out in kinds] == ["image", "patch", "class", "neighbors"]
+    queries = [out.recipes[0].query for out in kinds]
+    assert [query.kind for query in queries if query is not None] == [
+        "image",
+        "patch",
+        "class",
+        "neighbors",
+    ]
     assert kinds[0].neighbors[0][0].patch_id == 3
     assert [credit.patch_id for credit in kinds[3].neighbors[0]] == [3, 4, 5]
 
@@ -141,8 +148,9 @@ def test_two_databases_are_named_in_credits(
 ) -> None:
     pipe = RetrievalPipeline(model, {"birds": database, "other": other})
     out = pipe("an owl", database_weights={"birds": 1, "other": 1}, **QUICK)
-    assert sorted(credit.database for credit in out.neighbors[0]) == ["birds", "other"]
-    assert [one.name for one in out.recipes[0].databases] == ["birds", "other"]
+    assert sorted(credit.database for credit in out.neighbors[0]) == ["db", "db-2"]
+    assert [one.name for one in out.recipes[0].databases] == ["db", "db-2"]
+    # Recipes say the folders' names: both are `db`.
 
 
 @pytest.mark.parametrize(
