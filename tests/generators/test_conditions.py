@@ -134,6 +134,18 @@ def test_what_is_known_of_a_picture_conditions_as_in_training() -> None:
     )
 
 
+def test_the_mean_vector_is_weighted_as_the_tokens_are() -> None:
+    config = NeighborsConfig(k_train=3, scale=2.0, mean_vector=True)
+    condition, neighbors = NeighborCondition(config, 5), torch.randn(3, 5)
+    plain = Known(neighbors)
+    weighted = Known(neighbors, weights=torch.tensor([2.0, 1.0, 0.0]))
+    context = Context(*condition.of_known([weighted, plain], torch.device("cpu")))
+    first, second, _ = neighbors * 2.0
+    assert context.vector is not None
+    assert torch.allclose(context.vector[0], (2 * first + second) / 3)
+    assert torch.allclose(context.vector[1], (neighbors * 2.0).mean(0))
+
+
 def test_neighbors_of_some_pictures_only_are_refused() -> None:
     with pytest.raises(ValueError, match="others have none"):
         NeighborCondition(NeighborsConfig(), 5).of_known(

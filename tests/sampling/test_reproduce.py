@@ -14,6 +14,7 @@ from rdm.database import RetrievalDatabase
 from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.plan import Removal
 from rdm.errors import DatabaseError, ModelError, SourceError, UsageError
+from rdm.models.precision import ActingPrecision
 from rdm.sampling import Model, SampleSettings, open_model
 from rdm.sampling.draw_request import draw_request
 from rdm.sampling.picture_file import Picture, read_picture
@@ -33,7 +34,7 @@ def root(database: RetrievalDatabase, tmp_path: Path) -> Path:
 
 def drawn(request: Request, model: Model, database: RetrievalDatabase, out: Path) -> list[Picture]:
     draw_request(request, model, {"db": database}, out)
-    return [read_picture(path) for path in sorted(out.glob("*.png"))]
+    return [read_picture(path) for path in sorted(out.glob("[0-9]*.png"))]
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,18 @@ def test_another_model_is_refused_by_its_digest(
 def test_a_database_that_is_not_given_is_named(pictures: list[Picture], model: Model) -> None:
     with pytest.raises(UsageError, match="from the database db, version 1, which is not given"):
         reproduce(pictures[0], model, [])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_picture_is_drawn_again_in_the_precision_that_it_was_drawn_in(
+    model: Model, database: RetrievalDatabase, tmp_path: Path, precision: ActingPrecision
+) -> None:
+    request = Request(texts=("a",), seeds="3", settings=SampleSettings(k=2, num_steps=4))
+    with model.generator.computing_in(precision):
+        draw_request(request, model, {"birds": database}, tmp_path)
+    found = reproduce(read_picture(tmp_path / "00000.png"), model, [database])[1]
+    assert (found.identical, found.computed_differently) == (True, ())
+    assert model.generator.precision == "auto"
 
 
 def test_a_removed_photograph_is_refused_by_name(

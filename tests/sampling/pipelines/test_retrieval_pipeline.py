@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 from PIL import Image
 
 from rdm import RetrievalPipeline
+from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.plan import Removal
 from rdm.errors import DatabaseError, StorageError, UsageError
 from rdm.sampling import Model, SampleSettings
 from rdm.sampling.draw import draw
@@ -201,6 +205,54 @@ def test_a_saved_pipeline_opens_in_three_ways_and_draws_the_same(
 
     with pytest.raises(StorageError, match="exists already"):
         pipe.save_pretrained(folder)
+
+
+def test_a_database_is_opened_by_the_address_that_was_noted_while_it_is_the_same(
+    model: Model, database: RetrievalDatabase, tmp_path: Path
+) -> None:
+    shutil.copytree(database.folder.local(""), tmp_path / "shared" / "db")
+    beside = RetrievalDatabase.open(str(tmp_path / "shared" / "db"))
+    pipe = RetrievalPipeline(model, beside)
+    pipe.save_pretrained(tmp_path / "shared" / "model", default_database=True)
+    assert str(tmp_path) not in (tmp_path / "shared" / "model" / "model.json").read_text()
+
+    # Both are copied together.
+    shutil.copytree(tmp_path / "shared", tmp_path / "moved")
+    opened = RetrievalPipeline.from_pretrained(tmp_path / "moved" / "model", device="cpu")
+    expected = pipe("an owl", seeds=[4], **QUICK)
+    assert np.array_equal(
+        pixels(opened("an owl", seeds=[4], **QUICK).images), pixels(expected.images)
+    )
+
+    root = str(tmp_path / "moved" / "db")
+    gone = expected.neighbors[0][0].image_id
+    run_build(update_builder(root, Removal(frozenset([gone]))), ComputeConfig(dask="inline"))
+    with pytest.raises(DatabaseError, match="which is at version 2") as error:
+        RetrievalPipeline.from_pretrained(tmp_path / "moved" / "model", device="cpu")
+    assert root in error.value.fix
+    named = RetrievalPipeline.from_pretrained(tmp_path / "moved" / "model", root, device="cpu")
+    assert gone not in {one.image_id for one in named("an owl", **QUICK).neighbors[0]}
+
+
+def test_a_pipeline_without_a_database_has_none_to_note(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no database to note"):
+        RetrievalPipeline(model).save_pretrained(tmp_path / "saved", default_database=True)
+    assert not (tmp_path / "saved").exists()
+
+
+def test_the_type_decides_what_is_computed_in_and_is_recorded(
+    model: Model, database: RetrievalDatabase
+) -> None:
+    drawn = {}
+    for dtype, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
+        pipe = RetrievalPipeline.from_pretrained(model.directory, database, "cpu", dtype)
+        out = pipe("an owl", output_type="latent", **QUICK)
+        assert out.recipes[0].software.precision == name
+        drawn[name] = out.images
+    difference = (drawn["fp32"] - drawn["bf16"]).abs().max().item()
+    assert 0 < difference < 0.2
+    with pytest.raises(UsageError, match=r"do not compute in torch\.float64"):
+        RetrievalPipeline.from_pretrained(model.directory, database, "cpu", torch.float64)
 
 
 def test_the_saved_scheduler_has_the_models_noise_and_steps(

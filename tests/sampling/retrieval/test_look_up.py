@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import pickle
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rdm.compute import ComputeConfig
 from rdm.database import RetrievalDatabase
+from rdm.database.building.jobs import run_build, update_builder
+from rdm.database.changes.compact import compact_database
+from rdm.database.changes.plan import Removal
 from rdm.encoders import normalize
 from rdm.errors import DatabaseError, EncoderMismatchError, SourceError, UsageError
 from rdm.sampling import Model, SampleSettings, sample, text_queries
@@ -15,6 +21,7 @@ from rdm.sampling.draw import draw
 from rdm.sampling.request import Request, request_of
 from rdm.sampling.retrieval.look_up import LookUp, look_up
 
+INLINE = ComputeConfig(dask="inline")
 SETTINGS = SampleSettings(k=3, num_steps=2)
 
 
@@ -145,6 +152,59 @@ def test_what_is_excluded_is_never_found(
     settings = {"k": len(living - gone) + 1, "num_steps": 1}
     with pytest.raises(UsageError, match="what is excluded leaves"):
         one(model, credited, retrieval={"exclude": exclude}, settings=settings)
+
+
+def test_a_photograph_that_was_removed_since_may_be_excluded_still(
+    model: Model, credited: RetrievalDatabase, tmp_path: Path
+) -> None:
+    """Its patches are in no look-up any more, so a request of before the removal means the same."""
+    root = tmp_path / "db"
+    shutil.copytree(credited.folder.local(""), root)
+    run_build(update_builder(str(root), Removal(frozenset(["3.jpg"]))), INLINE)
+    asked: dict[str, Any] = {"retrieval": {"exclude": {"photographs": ["3.jpg"]}}}
+    for compacted in (False, True):
+        if compacted:
+            compact_database(str(root))
+        database = RetrievalDatabase.open(str(root))
+        found, plain = one(model, database, **asked), one(model, database)
+        assert found.query.neighbor_ids.tolist() == plain.query.neighbor_ids.tolist()
+    for exclude in ({"photographs": ["nobody.jpg"]}, {"authors": ["nobody"]}):
+        with pytest.raises(UsageError, match="no patch has it"):
+            one(model, database, retrieval={"exclude": exclude})
+
+
+def test_the_license_of_removed_photographs_alone_may_be_excluded_still(
+    model: Model, credited: RetrievalDatabase, tmp_path: Path
+) -> None:
+    root = tmp_path / "db"
+    shutil.copytree(credited.folder.local(""), root)
+    run_build(update_builder(str(root), Removal(frozenset(["3.jpg"]))), INLINE)
+    database = RetrievalDatabase.open(str(root))
+    assert not len(database.patches_where("license", ["CC BY 2.0"]))
+    found = one(model, database, retrieval={"exclude": {"licenses": ["CC BY 2.0"]}})
+    assert len(found.query.neighbor_ids) == 3
+
+
+def test_a_pool_from_which_a_seed_would_draw_nothing_but_weights_of_0_is_refused_at_the_check(
+    model: Model, database: RetrievalDatabase
+) -> None:
+    ids = nearest(database, "a", 4)
+    settings = {"k": 1, "num_steps": 1}
+
+    def looked_up(seeds: str, zeros: int) -> LookUp:
+        weights = {str(patch): 0 for patch in ids[:zeros]}
+        retrieval = {"pool": 4, "weights": weights}
+        asked = request(seeds=seeds, retrieval=retrieval, settings=settings)
+        return LookUp(asked, model.info, {"birds": database})
+
+    drawn = {seed: looked_up(str(seed), 0).rows(0, 1)[0].query.neighbor_ids[0] for seed in range(9)}
+    unlucky = [seed for seed, patch in drawn.items() if patch == ids[0]]
+    lucky = [seed for seed, patch in drawn.items() if patch != ids[0]]
+    assert unlucky
+    assert lucky
+    looked_up(",".join(map(str, lucky)), 1).check()
+    with pytest.raises(UsageError, match="are 0, so nothing would condition it"):
+        looked_up(f"{lucky[0]},{unlucky[0]}", 1).check()
 
 
 def test_an_excluded_patch_gives_its_place_to_the_next(
