@@ -11,12 +11,14 @@ import importlib
 import sys
 
 BENCHMARKS = (
+    "drawing_costs",
     "embedding",
     "exact_neighbors",
     "jpeg_tars",
     "latent_loader",
     "neighbor_vectors",
     "prefetch",
+    "reproduced",
     "sampler_steps",
     "token_sampling",
     "training_overhead",
