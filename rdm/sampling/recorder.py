@@ -219,8 +219,8 @@ class Recorder:
 
 
 def public_names(databases: Mapping[str, RetrievalDatabase]) -> dict[str, str]:
-    """Return for each database a name that is no path: the request's, or the last part of its place;
-    with a number where two have one."""
+    """Return for each database a name that is no path: the request's, or the last part of its
+    place; with a number where two have one."""
     found: dict[str, str] = {}
     for name, database in databases.items():
         is_path = not name or "/" in name or "\\" in name
