@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rdm.generators.conditions import Known
 from rdm.generators.generator import Generator, GeneratorConfig
-from rdm.generators.model_folder import open_model
+from rdm.generators.model_folder import open_conditions, open_model
 from rdm.generators.sample_settings import SampleSettings
 from rdm.generators.spaces import LatentSpace
 from rdm.models.first_stage.first_stage import load_autoencoder, to_uint8
@@ -50,9 +50,8 @@ def _fresh() -> Generator:
     torch.manual_seed(0)
     objective = recipe_config("rdm-tiny").objective
     assert isinstance(objective, GeneratorConfig)
-    conditions = open_model("assets://rdm-64").generator.conditions
     space = LatentSpace.of(load_autoencoder("assets://autoencoder-kl-f4"))
-    return Generator(objective, space, conditions).eval()
+    return Generator(objective, space, open_conditions(objective)).eval()
 
 
 def _findings(generator: Generator, precision: Precision) -> str:
