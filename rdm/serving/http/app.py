@@ -120,11 +120,7 @@ def _add_service_routes(app: FastAPI, serving: Serving) -> None:
     async def livez() -> Response:
         return Response("ok\n", media_type="text/plain")
 
-    @app.get("/readyz", response_model=Status, tags=["server"])
-    async def readyz(response: Response) -> Status:
-        """Say whether pictures can be drawn: 200 then, else 503."""
-        if serving.status != "ready":
-            response.status_code = 503
+    def status() -> Status:
         drawers = serving.service.dispatch.drawers.all
         return Status(
             status=serving.status,
@@ -132,6 +128,18 @@ def _add_service_routes(app: FastAPI, serving: Serving) -> None:
             databases=tuple(one.name for one in serving.databases.all),
             drawers_ready=sum(one.is_ready for one in drawers),
         )
+
+    @app.get("/readyz", response_model=Status, tags=["server"])
+    async def readyz(response: Response) -> Status:
+        """Say whether pictures can be drawn: 200 then, else 503."""
+        if serving.status != "ready":
+            response.status_code = 503
+        return status()
+
+    @app.get("/v1/status", response_model=Status, tags=["server"])
+    async def told_status() -> Status:
+        """Say how far the server is, with 200 in any case."""
+        return status()
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

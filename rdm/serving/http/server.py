@@ -17,6 +17,7 @@ from rdm.serving.databases import Databases
 from rdm.serving.drawing.drawers import Drawers, devices_of
 from rdm.serving.http.app import build_app
 from rdm.serving.http.context import Serving
+from rdm.serving.jobs.look_ups import LookUps
 from rdm.serving.jobs.service import JobService
 from rdm.serving.jobs.store import JobStore
 from rdm.serving.metrics import Metrics
@@ -64,15 +65,9 @@ async def _serve(
 ) -> None:
     metrics, databases = Metrics(), Databases(settings.databases, settings.device)
     drawers = Drawers(settings.models, devices_of(settings.device))
-    service = JobService(
-        models,
-        databases,
-        drawers,
-        store,
-        Uploads(settings.data / "uploads"),
-        settings.limits,
-        metrics,
-    )
+    uploads = Uploads(settings.data / "uploads")
+    lookups = LookUps(models, databases, uploads, settings.limits, metrics)
+    service = JobService(lookups, drawers, store, settings.limits, metrics)
     serving = Serving(settings, service, models, databases, metrics, secrets.token_hex(4))
     config = uvicorn.Config(
         build_app(serving),
@@ -180,7 +175,7 @@ async def _sweep(serving: Serving) -> None:
                 limits.keep_days * 86400,
                 parse_bytes(limits.keep_bytes),
             )
-            await asyncio.to_thread(serving.service.uploads.sweep)
+            await asyncio.to_thread(serving.service.lookups.uploads.sweep)
         except (RdmError, OSError):
             logger.exception("old pictures could not be deleted")
         await asyncio.sleep(_SWEEP_SECONDS)

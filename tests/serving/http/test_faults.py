@@ -167,14 +167,15 @@ def test_versions_that_are_left_are_let_go(
 
         server.client.post("v1/neighbors", json={"texts": ["an owl"], "settings": {"k": 2}})
         before = num_maps()
-        for version, name in enumerate(("1.jpg", "2.jpg", "3.jpg"), start=2):
+        for version, name in enumerate(("1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"), start=2):
             remove(database, name)
             end = time.monotonic() + 5
             while server.client.get("v1/databases/birds").json()["version"] != version:
                 assert time.monotonic() < end
                 time.sleep(0.05)
         server.client.post("v1/neighbors", json={"texts": ["an owl"], "settings": {"k": 2}})
-        assert num_maps() <= before
+        # Of six versions the newest, and at most one that a thread has just read.
+        assert num_maps() <= before + 1
 
 
 def test_without_a_model_photographs_are_searched_and_pictures_refused(
