@@ -1,6 +1,6 @@
 """Run every benchmark, or those named: `python -m benchmarks [NAME ...]`.
 
-When named only: `approximate_neighbors`, `growth` and `updates`, which take long;
+When named only: `approximate_neighbors`, `batch_bits`, `growth` and `updates`, which take long;
 `throughput_table`, for accelerators; `official_unet`, which needs the official code; `starting`,
 which starts clusters.
 """

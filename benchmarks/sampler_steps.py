@@ -164,7 +164,11 @@ def _judged(model: Model, context: Context, photographs: Sequence[NDArray[np.uin
     reference = network(photographs[:JUDGED])
     found = {
         name: network(_drawn(model, context, settings, JUDGED))
-        for name, settings in (("20-step dpm++2m", FAST), ("100-step DDIM", SLOW))
+        for name, settings in (
+            ("20-step dpm++2m", FAST),
+            ("20-step dpm++2m-sde", FAST.model_copy(update={"sampler": "dpm++2m-sde"})),
+            ("100-step DDIM", SLOW),
+        )
     }
     return f"{JUDGED} pictures: " + ", ".join(
         f"{name} FID {frechet_distance(features, reference):.1f} "
@@ -211,7 +215,7 @@ def _plot(curve: dict[str, dict[str, float]], path: Path) -> None:
         axes.set_xscale("log")
         axes.set_xticks(STEPS, labels=[str(step) for step in STEPS])
         axes.minorticks_off()
-        axes.set(xlabel="steps", ylabel="Frechet distance, 512 numbers of the encoder")
+        axes.set(xlabel="steps", ylabel="Frechet distance (encoder-lite)")
         axes.grid(alpha=0.3)
         axes.legend(ncols=2, fontsize=9, frameon=False)
         figure.savefig(path, format="svg", metadata={"Date": None})

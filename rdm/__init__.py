@@ -32,7 +32,9 @@ if TYPE_CHECKING:
         text_queries,
         unconditional_queries,
     )
+    from rdm.sampling.draw import draw
     from rdm.sampling.pipelines.retrieval_pipeline import RetrievalPipeline
+    from rdm.sampling.retrieval.look_up import look_up
     from rdm.training.config import TrainConfig, TrainInputs
     from rdm.training.data.latent_cache import LatentCache, build_cache
     from rdm.training.job.launch import run_training
@@ -66,9 +68,11 @@ _HOMES = {
     "cache_config": "rdm.training.presets",
     "compute_pool": "rdm.compute",
     "contact_sheet": "rdm.report.html.gallery",
+    "draw": "rdm.sampling.draw",
     "image_queries": "rdm.sampling",
     "influences": "rdm.evaluation.influence",
     "load_encoder": "rdm.encoders",
+    "look_up": "rdm.sampling.retrieval.look_up",
     "loss_curve": "rdm.report.html.plots",
     "neighbor_config": "rdm.training.presets",
     "open_model": "rdm.sampling",
@@ -106,9 +110,11 @@ __all__ = [
     "cache_config",
     "compute_pool",
     "contact_sheet",
+    "draw",
     "image_queries",
     "influences",
     "load_encoder",
+    "look_up",
     "loss_curve",
     "neighbor_config",
     "open_model",

@@ -9,25 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from math import comb
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
-from rdm.generators.conditions import Known
 from rdm.generators.model_folder import Model
+from rdm.sampling.attribution import cells_of, expected_cells, token_influences
+from rdm.sampling.conditioning import Conditioning
 from rdm.sampling.draw import known_of
 from rdm.sampling.pipeline import conditioned
 from rdm.sampling.queries import Query
-
-_CELLS = 4  # of a side: what is compared is layout and color, not detail
-_MOST_NEIGHBORS = 8  # 2^k evaluations
 
 
 @dataclass(frozen=True)
@@ -84,43 +79,7 @@ def influences(model: Model, retrieved: Retrieved, seed: int = 0) -> NDArray[np.
         UsageError: the model reads no neighbors, is no diffusion, or there are too many neighbors.
     """
     _check(model)
-    known = _known(model, retrieved)
-    neighbors = torch.stack([one.neighbors for one in known if one.neighbors is not None])
-    k = neighbors.shape[1]
-    if k > _MOST_NEIGHBORS:
-        raise UsageError(f"{k} neighbors have {2**k} subsets", fix=f"k={_MOST_NEIGHBORS} or fewer")
-
-    # One batch for each number of neighbors: contexts of one batch have one length.
-    cells: dict[int, NDArray[np.float64]] = {
-        0: _expected_cells(model, [Known()] * len(known), seed)
-    }
-    for size in range(1, k + 1):
-        subsets = list(combinations(range(k), size))
-        asked = [Known(neighbors=row[list(subset)]) for subset in subsets for row in neighbors]
-        found = _expected_cells(model, asked, seed).reshape(len(subsets), len(known), -1)
-        cells |= {sum(1 << i for i in s): part for s, part in zip(subsets, found, strict=True)}
-
-    moved = np.stack([cells[subset] - cells[0] for subset in range(2**k)], axis=1)
-    whole = moved[:, -1:]
-    worth = (moved * whole).sum(-1) / np.maximum((whole**2).sum(-1), 1e-12)
-    return shapley_values(worth)
-
-
-def shapley_values(worth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the Shapley values [..., k] of games whose subsets are worth [..., 2^k].
-
-    Bit i of a subset's place says whether player i belongs to it.
-    """
-    k = worth.shape[-1].bit_length() - 1
-    subsets = np.arange(2**k)
-    sizes = np.array([bin(subset).count("1") for subset in subsets])
-    values = []
-    for player in range(k):
-        without = subsets[subsets >> player & 1 == 0]
-        # Of the k! orders, the share in which exactly this subset comes before the player.
-        weights = np.array([1 / (k * comb(k - 1, size)) for size in sizes[without]])
-        values.append(((worth[..., without | 1 << player] - worth[..., without]) * weights).sum(-1))
-    return np.stack(values, axis=-1)
+    return token_influences(model, _asked(model, retrieved), seed)
 
 
 def cosines(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -138,18 +97,12 @@ def _check(model: Model) -> None:
         )
 
 
-def _known(model: Model, retrieved: Retrieved) -> list[Known]:
-    pairs = [(query, 0) for query in retrieved.queries]
-    return known_of(model.info, conditioned(model, retrieved.database, pairs))
+def _asked(model: Model, retrieved: Retrieved) -> list[Conditioning]:
+    return conditioned(model, retrieved.database, [(query, 0) for query in retrieved.queries])
 
 
 def _cells_of(model: Model, retrieved: Retrieved, seed: int) -> NDArray[np.float64]:
-    return _expected_cells(model, _known(model, retrieved), seed)
-
-
-def _expected_cells(model: Model, known: Sequence[Known], seed: int) -> NDArray[np.float64]:
-    """Return the expected pictures of contexts, reduced to cells [Q, C * 16]."""
-    return _cells(model.generator.expected(model.generator.context(known), seed))
+    return expected_cells(model, known_of(model.info, _asked(model, retrieved)), seed)
 
 
 def _mean_latents(model: Model, retrieved: Retrieved) -> NDArray[np.float64]:
@@ -163,11 +116,5 @@ def _mean_latents(model: Model, retrieved: Retrieved) -> NDArray[np.float64]:
         for patch in retrieved.database.pixels(patches)
     ]
     images = torch.from_numpy(np.stack(squares).transpose(0, 3, 1, 2).copy())
-    latents = _cells(model.generator.space.of_pictures(images).to(model.device))
+    latents = cells_of(model.generator.space.of_pictures(images).to(model.device))
     return latents[places.reshape(ids.shape)].mean(axis=1)
-
-
-def _cells(values: Tensor) -> NDArray[np.float64]:
-    """Return the means of 4x4 cells of [B, C, H, W], as rows [B, C * 16]."""
-    pooled = torch.nn.functional.adaptive_avg_pool2d(values.float(), _CELLS)
-    return pooled.flatten(1).double().cpu().numpy()

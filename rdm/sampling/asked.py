@@ -47,11 +47,11 @@ def check_asked(
         "neighbors": by_neighbors,
         "unconditional": True,
     }
-    if unheard := [kind for kind in _OPTIONS if kind in kinds and not heard[kind]]:
-        options = [option for kind, option in _OPTIONS.items() if heard[kind]]
+    if unheard := [name for kind, name in _OPTIONS.items() if kind in kinds and not heard[kind]]:
+        options = [name for kind, name in _OPTIONS.items() if heard[kind]]
         raise UsageError(
             f"the model was trained on {' and '.join(info.sources) or 'no condition'}, so "
-            f"{_OPTIONS[unheard[0]]} cannot tell it anything",
+            f"{unheard[0]} cannot tell it anything",
             where=unheard[0],
             fix=f"{', '.join(options)}, or a model of another recipe",
         )

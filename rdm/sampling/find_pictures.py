@@ -19,7 +19,8 @@ class FoundPicture(Record):
 
     path: str
     patches: tuple[str, ...]
-    """Those of the photograph that conditioned it, as DATABASE:ID."""
+    """Those of the photograph that conditioned it, as DATABASE:ID; none where it was made from
+    another picture that they conditioned."""
     certain: bool
     """False where the file has no room for all of its neighbors: it may be one of the others."""
 
@@ -48,7 +49,9 @@ def pictures_of(photograph: str, folder: Path) -> FoundPictures:
     if not folder.is_dir():
         raise UsageError("the folder does not exist", where=folder, fix="check its name")
 
-    found: list[FoundPicture] = []
+    found: dict[str, FoundPicture] = {}
+    drawn: set[str] = set()
+    children: list[tuple[str, SampleRecord]] = []
     examined, without = 0, []
     for path, record in _recipes_below(folder):
         if record is None:
@@ -58,8 +61,20 @@ def pictures_of(photograph: str, folder: Path) -> FoundPictures:
         of_it = [one for one in record.looked_at if _names(photograph, one)]
         if of_it or record.neighbors_left_out:
             patches = tuple(f"{one.database}:{one.patch_id}" for one in of_it)
-            found.append(FoundPicture(path=str(path), patches=patches, certain=bool(of_it)))
-    return FoundPictures(pictures=tuple(found), examined=examined, without_recipe=tuple(without))
+            found[str(path)] = FoundPicture(path=str(path), patches=patches, certain=bool(of_it))
+        if of_it:
+            drawn.add(record.pixels_sha256)
+        elif record.parents:
+            children.append((str(path), record))
+
+    # Pictures that were made from such pictures, and those made from these.
+    while made := [one for one in children if drawn.intersection(one[1].parents)]:
+        for path, record in made:
+            found[path] = FoundPicture(path=path, patches=(), certain=True)
+            drawn.add(record.pixels_sha256)
+        children = [one for one in children if one not in made]
+    pictures = tuple(found[path] for path in sorted(found))
+    return FoundPictures(pictures=pictures, examined=examined, without_recipe=tuple(without))
 
 
 def _names(photograph: str, credit: Credit) -> bool:

@@ -69,12 +69,13 @@ def named_databases(
 
 def _states_in(database: RetrievalDatabase, credits: Sequence[Credit]) -> list[NeighborState]:
     """Return the states of neighbors of one database."""
-    early = [_state_of_version(database.version, credit) for credit in credits]
+    early: list[NeighborState | None] = [
+        _state_of_version(database.version, credit) for credit in credits
+    ]
     left = [one for one, state in zip(credits, early, strict=True) if state is None]
     records = iter(database.records(np.array([one.patch_id for one in left], np.int64)))
-    pairs = zip(credits, early, strict=True)
     found: list[NeighborState] = []
-    for credit, state in pairs:
+    for credit, state in zip(credits, early, strict=True):
         found.append(_state_of_record(next(records), credit) if state is None else state)
     return found
 

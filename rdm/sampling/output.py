@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
@@ -23,6 +24,7 @@ from rdm.database import RetrievalDatabase
 from rdm.errors import StorageError, UsageError
 from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import SampleSettings
+from rdm.sampling.attribution import overlay
 from rdm.sampling.batches import rows_at_once
 from rdm.sampling.picture_file import png_bytes
 from rdm.sampling.pipeline import Sample
@@ -38,6 +40,7 @@ INDEX = "samples.json"
 JOURNAL = "samples.jsonl"
 REQUEST = "request.json"
 GALLERY = "index.html"
+MAPS = "attention"
 _LOCK = ".samples.lock"
 _PICTURE = re.compile(r"[0-9]{5,}\.png")
 
@@ -133,6 +136,23 @@ class SampleFolder:
             journal.flush()
             # Once for a batch and not for each picture: a sync takes longer than a small PNG.
             os.fsync(journal.fileno())
+
+    def add_maps(
+        self,
+        samples: Sequence[Sample],
+        records: Sequence[SampleRecord],
+        maps: NDArray[np.float32],
+    ) -> None:
+        """Write heat maps [B, L, h, w] of pictures: `attention/00000-0.png` of the first token, ...
+
+        They show the picture, so they carry its recipe as it does.
+        """
+        for item, record, of_it in zip(samples, records, maps, strict=True):
+            for token, heat in enumerate(of_it):
+                # One scale for all tokens of a picture, so that they can be compared.
+                shown = overlay(item.pixels, heat / max(float(of_it.max()), 1e-9))
+                name = f"{MAPS}/{Path(record.file).stem}-{token}.png"
+                self.folder.write_bytes(name, png_bytes(shown, record, self.metadata))
 
     def finish(self) -> None:
         """Write `samples.json`, where it is not there or a picture was drawn again."""

@@ -96,6 +96,14 @@ def read_picture(path: Path) -> Picture:
         ) from error
 
 
+def parents_of(path: Path) -> tuple[str, ...]:
+    """Return the digest of the picture in a file where it was drawn and carries its recipe."""
+    try:
+        return (read_recipe(path).pixels_sha256,)
+    except SourceError:
+        return ()
+
+
 def read_recipe(path: Path) -> SampleRecord:
     """Return the recipe of a picture; otherwise as `read_picture`."""
     return read_picture(path).record

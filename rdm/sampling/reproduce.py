@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +28,9 @@ from rdm.sampling.queries import Query
 from rdm.sampling.query_vectors import class_vectors, text_vectors
 from rdm.sampling.record import QueryRecord, SampleRecord, TokenRecord
 from rdm.sampling.recorder import database_reference, software_on
+from rdm.sampling.start import open_start
+from rdm.sampling.start_request import StartRecord, StartRequest
+from rdm.storage import sha256_file
 
 
 class Reproduction(Record):
@@ -45,11 +50,28 @@ class Reproduction(Record):
     """What differs of that which computed: versions, device, precision."""
 
 
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a recipe names by its digest and does not hold.
+
+    Attributes:
+        image: the query picture, where its embedding was a token.
+        start: file of the picture that drawing started from.
+        mask: file of its mask.
+        weaker: the model that autoguidance led away from.
+    """
+
+    image: Image.Image | None = None
+    start: Path | None = None
+    mask: Path | None = None
+    weaker: str | None = None
+
+
 def reproduce(
     picture: Picture,
     model: Model,
     databases: Sequence[RetrievalDatabase],
-    image: Image.Image | None = None,
+    given: Given = Given(),  # noqa: B008 - frozen
 ) -> tuple[NDArray[np.uint8], Reproduction]:
     """Draw a picture again, and return its pixels uint8 [H, W, 3] and how they compare.
 
@@ -60,7 +82,7 @@ def reproduce(
         picture: with its recipe.
         model: that drew it.
         databases: that its neighbors are of.
-        image: the query picture, where its embedding was a token.
+        given: what else it was drawn from.
 
     Raises:
         ModelError: the picture was drawn by another model.
@@ -82,11 +104,13 @@ def reproduce(
         model.check_database(database)
     _check_neighbors(record, databases, named)
 
-    conditioning = _conditioning(record, model, named, image)
+    conditioning = _conditioning(record, model, named, given.image)
+    start = None if record.start is None else open_start(_start(record.start, given), model)
     assert record.batch is not None
     with _threads(record.software.threads):
-        settings = _settings(record)
-        (pixels,) = draw(model, [conditioning], settings, first_row=record.batch.row)
+        settings = _settings(record, model, given.weaker)
+        row = record.batch.row
+        (pixels,) = draw(model, [conditioning], settings, first_row=row, start=start)
         computed = software_on(model.device)
     differing = [
         f"{name} {then}, now {now}"
@@ -123,12 +147,6 @@ def _check_recipe(record: SampleRecord) -> None:
         raise SourceError(
             "the picture carries its credits alone, not what was asked for",
             fix="give the folder's other copy, or draw with --metadata full",
-        )
-    if record.parents:
-        raise SourceError(
-            "the picture was made from other pictures, which its recipe does not hold",
-            where=", ".join(record.parents),
-            fix="make it again from these",
         )
 
 
@@ -273,12 +291,58 @@ def _query_vector(
     return encoder.encode_images(encoder.preprocess(image)[None])[0]
 
 
-def _settings(record: SampleRecord) -> SampleSettings:
+def _start(record: StartRecord, given: Given) -> StartRequest:
+    """Return the start of a picture, from files that are the recorded ones."""
+    places: dict[str, str | None] = {}
+    for name, path, digest in (
+        ("start", given.start, record.image_sha256),
+        ("mask", given.mask, record.mask_sha256),
+    ):
+        if digest is None:
+            continue
+        if path is None:
+            raise UsageError(
+                f"drawing started from a picture, whose {name} is not in the recipe",
+                where=record.image or "",
+                fix=f"--{name} with the file of SHA-256 {digest}",
+            )
+        if (found := sha256_file(path)) != digest:
+            raise SourceError(
+                f"this is not the file that drawing started from: its SHA-256 is {found}, not "
+                f"{digest}",
+                where=path,
+                fix=f"--{name} with that file",
+            )
+        places[name] = str(path)
+    return StartRequest(
+        image=places.get("start"),
+        mask=places.get("mask"),
+        strength=record.strength,
+        towards=record.towards,
+        fraction=0.5 if record.fraction is None else record.fraction,
+    )
+
+
+def _settings(record: SampleRecord, model: Model, weaker: str | None) -> SampleSettings:
     assert record.batch is not None
+    fields = {**(record.settings or {}), "batch_size": record.batch.shape}
+    recorded = fields.get("autoguidance")
+    if recorded is not None:
+        if weaker is None:
+            raise UsageError(
+                f"the picture was led away from a weaker model, {recorded}",
+                fix="--weaker with its folder",
+            )
+        fields["autoguidance"] = weaker
     try:
-        return SampleSettings.model_validate(
-            {**(record.settings or {}), "batch_size": record.batch.shape}
-        )
+        settings = SampleSettings.model_validate(fields)
+        if recorded is not None and (found := model.acting(settings)["autoguidance"]) != recorded:
+            raise ModelError(
+                f"the picture was led away from the model {recorded}, not from {found}",
+                where=weaker or "",
+                fix="--weaker with that model",
+            )
+        return settings
     except ValidationError as error:
         first = error.errors()[0]
         raise SourceError(

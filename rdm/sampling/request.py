@@ -208,6 +208,8 @@ class RequestIdentity(Config):
     settings: dict[str, Setting]
     model: str
     database: str | None
+    metadata: str = Field(default="full", description="what the PNGs carry")
+    attribution: tuple[str, ...] = Field(default=(), description="what records say of tokens")
 
     def differing(self, other: RequestIdentity) -> list[str]:
         """Return the names of the fields that differ from another identity's."""

@@ -45,6 +45,8 @@ def parse_seeds(text: str) -> Sequence[int]:
 
 def format_seeds(seeds: Sequence[int]) -> str:
     """Return seeds as `parse_seeds` reads them, runs of consecutive ones as `FIRST-LAST`."""
+    if not seeds:
+        return ""
     breaks = [place for place, (a, b) in enumerate(pairwise(seeds), start=1) if b != a + 1]
     runs = [seeds[a:b] for a, b in pairwise([0, *breaks, len(seeds)])]
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

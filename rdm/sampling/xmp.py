@@ -53,9 +53,10 @@ def xmp_packet(record: SampleRecord) -> str:
 def _texts(record: SampleRecord) -> dict[str, str]:
     """Return the properties that are plain texts."""
     software = f"retrieval-diffusion {record.software.rdm}"
+    is_edit = record.start is not None and record.start.image_sha256 is not None
     model = record.model
     texts = {
-        "Iptc4xmpExt:DigitalSourceType": COMPOSITE if record.parents else TRAINED_ALGORITHMIC_MEDIA,
+        "Iptc4xmpExt:DigitalSourceType": COMPOSITE if is_edit else TRAINED_ALGORITHMIC_MEDIA,
         "Iptc4xmpExt:AISystemUsed": f"{model.name} ({model.digest}), retrieval-diffusion",
         "Iptc4xmpExt:AISystemVersionUsed": record.software.rdm,
         "xmp:CreatorTool": software,

@@ -13,7 +13,7 @@ MODE, MODE_STD = 1.0, 0.25  # of the mixture: half at +1, half at -1
 
 
 def normal_eps(
-    x: Tensor, alpha_bar: Tensor | float, mean: float = MEAN, std: float = STD
+    x: Tensor, alpha_bar: Tensor | float, mean: Tensor | float = MEAN, std: float = STD
 ) -> Tensor:
     """E[eps | x_t] for x_0 ~ N(mean, std^2)."""
     scale = (1 - alpha_bar) ** 0.5 / (alpha_bar * std**2 + 1 - alpha_bar)

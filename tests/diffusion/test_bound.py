@@ -15,7 +15,8 @@ from exact_predictors import MEAN, STD, normal_predictor
 from torch import Tensor
 
 from rdm.diffusion.bound import Bound, bits_per_dim, variational_bound
-from rdm.diffusion.samplers import AncestralVariance, Denoiser
+from rdm.diffusion.gaussian import FixedVariance
+from rdm.diffusion.samplers import Denoiser
 from rdm.diffusion.schedules import NoiseSchedule, ScheduleConfig, ddpm_linear, rdm
 
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e * STD**2)  # 0.214966
@@ -24,7 +25,7 @@ NOISE = torch.tensor([[-1.0], [1.0], [-1.0], [1.0]], dtype=torch.float64)
 LINEAR, RDM = ddpm_linear().build(), rdm().build()
 
 
-def bound_of(schedule: NoiseSchedule, variance: AncestralVariance) -> Bound:
+def bound_of(schedule: NoiseSchedule, variance: FixedVariance) -> Bound:
     return variational_bound(
         Denoiser(normal_predictor(schedule), schedule), DATA, lambda t: NOISE, variance
     )
@@ -40,7 +41,7 @@ def bound_of(schedule: NoiseSchedule, variance: AncestralVariance) -> Bound:
     ],
 )
 def test_the_bound_has_its_exact_value(
-    schedule: NoiseSchedule, variance: AncestralVariance, nats: float
+    schedule: NoiseSchedule, variance: FixedVariance, nats: float
 ) -> None:
     assert bound_of(schedule, variance).total.mean().item() == pytest.approx(nats, abs=1e-5)
 

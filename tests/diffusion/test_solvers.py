@@ -109,17 +109,17 @@ def test_spread_is_that_of_the_data(name: str) -> None:
 
 
 def test_sde_solver_keeps_the_variance_that_its_noise_adds() -> None:
-    noise = seeded_noise([3], (100_000,))
+    noise = seeded_noise([3], (50_000,))
     denoise = Denoiser(normal_predictor(EVEN), EVEN)
     spreads = [
         diffusers_sample("dpm++2m-sde", denoise, noise, even_grid(number), seeds=[3]).std().item()
-        for number in (16, 64, 256)
+        for number in (4, 8, 64)
     ]
     # The last step takes the guess at the cleanest level, which is spread a little less than data.
     noise_there = (1 - EVEN.alpha_bars[0]) / EVEN.alpha_bars[0]
     expected = STD**2 / (STD**2 + noise_there) ** 0.5
     errors = [abs(spread - expected) for spread in spreads]
-    assert errors[2] < 0.002
+    assert errors[2] < 0.004  # of which chance has 0.001
     assert errors[0] > errors[1] > errors[2]
 
 

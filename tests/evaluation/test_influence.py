@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from rdm.context import Context
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
-from rdm.evaluation.influence import Retrieved, cosines, influences, readout, shapley_values
+from rdm.evaluation.influence import Retrieved, cosines, influences, readout
 from rdm.generators.generator import Generator
 from rdm.generators.heads import GaussianConfig
 from rdm.sampling import Model, open_model
+from rdm.sampling.attribution import shapley_values
 from rdm.sampling.queries import Query
 
 WORTH = arrays(np.float64, 8, elements=st.floats(-10, 10))

@@ -95,7 +95,7 @@ def test_every_step_of_ancestral_sampling_is_told() -> None:
     generator.sample(
         generator.context([Known()]),
         [1],
-        SampleSettings(sampler="ancestral", num_steps=5),
+        SampleSettings(sampler="ddpm", num_steps=5),
         told.append,
     )
     assert [(step.index, step.total) for step in told] == [(number, 5) for number in range(1, 6)]

@@ -18,17 +18,21 @@ ASSET = "assets://autoencoder-kl-f4"
 
 
 def write_random_model(
-    directory: Path, database: RetrievalDatabase, autoencoder: str = ASSET
+    directory: Path, database: RetrievalDatabase, autoencoder: str = ASSET, seed: int = 0
 ) -> Path:
     """Write an RDM of 32 px pictures for a database, and return its folder."""
     encoder = (database.encoder_name, database.encoder_digest)
     return write_model_of_random_weights(
-        directory, database.version.embedding_dim, encoder, autoencoder
+        directory, database.version.embedding_dim, encoder, autoencoder, seed
     )
 
 
 def write_model_of_random_weights(
-    directory: Path, embedding_dim: int, encoder: tuple[str, str], autoencoder: str = ASSET
+    directory: Path,
+    embedding_dim: int,
+    encoder: tuple[str, str],
+    autoencoder: str = ASSET,
+    seed: int = 0,
 ) -> Path:
     """Write an RDM of 32 px pictures for an encoder, given by name and digest, and return its
     folder."""
@@ -40,7 +44,7 @@ def write_model_of_random_weights(
         encoder=encoder[0],
         encoder_digest=encoder[1],
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     directory.mkdir(parents=True, exist_ok=True)
     write_model(
         directory, model_info(GeneratorConfig(network=sizes), provenance), build_network(sizes)

@@ -39,6 +39,7 @@ def test_a_listener_hears_of_the_rows_that_count_alone() -> None:
     heard: list[DrawStep] = []
     listener = filled([0, 1], 3).listener(heard.append)
     assert listener is not None
-    listener(DrawStep((5, 6, 5), 1, 2, lambda: np.arange(3, dtype=np.uint8)))
+    x0 = torch.arange(3)
+    listener(DrawStep((5, 6, 5), 1, 2, lambda: np.arange(3, dtype=np.uint8), x0))
     assert (heard[0].seeds, heard[0].index, heard[0].total) == ((5, 6), 1, 2)
-    assert heard[0].preview().tolist() == [0, 1]
+    assert heard[0].preview().tolist() == heard[0].x0.tolist() == [0, 1]

@@ -77,6 +77,15 @@ def test_a_picture_that_has_no_room_for_all_its_neighbors_may_be_one(folder: Pat
     assert (Path(found.path).name, found.certain) == ("many.png", False)
 
 
+def test_pictures_that_were_made_from_such_a_picture_are_found_too(folder: Path) -> None:
+    for number, parent in ((1, "f" * 64), (2, "1" * 64), (3, "9" * 64)):
+        child = recipe(0, pixels_sha256=str(number) * 64, parents=(parent,))
+        write(folder / f"made{number}.png", child)
+    write(folder / "both.png", recipe(2, pixels_sha256="f" * 64))
+    write(folder / "none.png", recipe(0, pixels_sha256="8" * 64))
+    assert names("i0", folder) == ["both.png", "made1.png", "made2.png"]
+
+
 def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         pictures_of("i0", tmp_path / "none")

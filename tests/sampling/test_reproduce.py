@@ -17,8 +17,9 @@ from rdm.errors import DatabaseError, ModelError, SourceError, UsageError
 from rdm.sampling import Model, SampleSettings, open_model
 from rdm.sampling.draw_request import draw_request
 from rdm.sampling.picture_file import Picture, read_picture
-from rdm.sampling.reproduce import reproduce
+from rdm.sampling.reproduce import Given, reproduce
 from rdm.sampling.request import NegativeRequest, Request, Retrieval
+from rdm.sampling.start_request import StartRequest
 
 SETTINGS = SampleSettings(k=2, num_steps=3, batch_size=3)
 
@@ -204,8 +205,8 @@ def test_a_query_picture_that_was_a_token_is_asked_for_and_checked(
     assert picture.record.query is not None
     assert picture.record.query.image_sha256 in caught.value.fix
     with pytest.raises(SourceError, match="not the query picture"):
-        reproduce(picture, model, [database], other)
-    assert reproduce(picture, model, [database], owl)[1].identical
+        reproduce(picture, model, [database], Given(other))
+    assert reproduce(picture, model, [database], Given(owl))[1].identical
 
 
 def test_a_query_picture_whose_neighbors_conditioned_is_not_needed(
@@ -215,6 +216,57 @@ def test_a_query_picture_whose_neighbors_conditioned_is_not_needed(
     request = Request(images=(str(tmp_path / "owl.png"),), seeds="0", settings=SETTINGS)
     (picture,) = drawn(request, model, database, tmp_path / "out")
     assert reproduce(picture, model, [database])[1].identical
+
+
+def test_a_changed_picture_is_drawn_again_from_its_start_and_mask(
+    model: Model, database: RetrievalDatabase, tmp_path: Path
+) -> None:
+    start, mask = tmp_path / "start.png", tmp_path / "mask.png"
+    database.pixels(np.array([3]))[0].save(start)
+    painted = np.zeros((32, 32), np.uint8)
+    painted[:, 16:] = 255
+    Image.fromarray(painted).save(mask)
+    for begun in (
+        StartRequest(image=str(start), strength=0.7),
+        StartRequest(image=str(start), mask=str(mask)),
+        StartRequest(towards=9, fraction=0.3),
+    ):
+        request = Request(texts=("a",), seeds="0-1", settings=SETTINGS, start=begun)
+        out = tmp_path / f"out{begun.strength}{begun.towards}"
+        for picture in drawn(request, model, database, out):
+            if begun.image is not None:
+                with pytest.raises(UsageError, match="started from a picture"):
+                    reproduce(picture, model, [database])
+                with pytest.raises(SourceError, match="not the file that drawing started from"):
+                    reproduce(picture, model, [database], Given(start=mask, mask=start))
+            given = Given(start=start, mask=mask)
+            assert reproduce(picture, model, [database], given)[1].identical
+
+
+def test_a_picture_made_from_a_drawn_one_names_its_parent(
+    model: Model, database: RetrievalDatabase, tmp_path: Path
+) -> None:
+    request = Request(texts=("a",), seeds="0", settings=SETTINGS)
+    (parent,) = drawn(request, model, database, tmp_path / "first")
+    begun = StartRequest(image=str(tmp_path / "first" / "00000.png"))
+    changed = request.model_copy(update={"start": begun})
+    (child,) = drawn(changed, model, database, tmp_path / "second")
+    assert child.record.parents == (parent.record.pixels_sha256,)
+
+
+def test_a_picture_led_away_from_a_weaker_model_needs_that_model(
+    model: Model, database: RetrievalDatabase, tmp_path: Path
+) -> None:
+    weaker = write_random_model(tmp_path / "weaker", database)
+    settings = SETTINGS.model_copy(update={"autoguidance": str(weaker)})
+    request = Request(texts=("a",), seeds="0", settings=settings)
+    (picture,) = drawn(request, model, database, tmp_path / "out")
+    assert str(tmp_path) not in picture.record.model_dump_json()
+    with pytest.raises(UsageError, match="a weaker model, weaker "):
+        reproduce(picture, model, [database])
+    with pytest.raises(ModelError, match="led away from the model weaker"):
+        reproduce(picture, model, [database], Given(weaker=str(model.directory)))
+    assert reproduce(picture, model, [database], Given(weaker=str(weaker)))[1].identical
 
 
 def test_a_picture_with_credits_alone_cannot_be_drawn_again(

@@ -16,7 +16,7 @@ from rdm.errors import SourceError, UsageError
 from rdm.sampling import Model, SampleSettings
 from rdm.sampling.draw_request import draw_request
 from rdm.sampling.output import read_samples
-from rdm.sampling.record import read_png_record
+from rdm.sampling.picture_file import read_recipe
 from rdm.sampling.request import Request, request_of
 from rdm.sampling.start import open_start
 from rdm.sampling.start_request import StartRequest
@@ -137,7 +137,7 @@ def test_the_start_of_a_picture_is_in_its_record_without_its_folder(
 ) -> None:
     start = StartRequest(image=str(photograph), strength=0.4)
     drawn(start, model, database, tmp_path / "out")
-    record = read_png_record(tmp_path / "out" / "00000.png").start
+    record = read_recipe(tmp_path / "out" / "00000.png").start
     assert record is not None
     assert (record.image, record.strength) == ("start.png", 0.4)
     assert len(record.image_sha256 or "") == 64
@@ -165,7 +165,8 @@ def test_a_mask_of_another_size_is_refused_by_its_size_and_leaves_no_folder(
 def test_a_mask_that_keeps_everything_is_refused(
     model: Model, photograph: Path, tmp_path: Path
 ) -> None:
-    Image.new("L", (side_of(model) * 2,) * 2).save(tmp_path / "black.png")
+    side = side_of(model) * 2
+    Image.new("L", (side, side)).save(tmp_path / "black.png")
     start = StartRequest(image=str(photograph), mask=str(tmp_path / "black.png"))
     with pytest.raises(UsageError, match="black everywhere"):
         open_start(start, model)

@@ -44,8 +44,15 @@ def test_who_asked_is_never_said() -> None:
 
 
 def test_an_edit_of_a_picture_is_a_composite() -> None:
-    document = read_back(recipe(parents=("a" * 64,)))
+    document = read_back(
+        recipe(start={"image": "owl.png", "image_sha256": "a" * 64, "strength": 0.5})
+    )
     assert texts(document, "Iptc4xmpExt:DigitalSourceType") == [COMPOSITE]
+
+
+def test_noise_between_two_seeds_is_no_edit() -> None:
+    document = read_back(recipe(start={"towards": 5, "fraction": 0.5}))
+    assert texts(document, "Iptc4xmpExt:DigitalSourceType") == [TRAINED_ALGORITHMIC_MEDIA]
 
 
 def test_credits_alone_have_no_prompt() -> None:

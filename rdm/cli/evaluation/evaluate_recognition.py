@@ -19,59 +19,66 @@ def register(app: App) -> None:
     app.command(evaluate_recognition, name="evaluate-recognition")
 
 
+PicturesOption = Annotated[
+    str,
+    Parameter(
+        help="pictures that no training has seen; webdataset://DIR with KEY.jpg and KEY.cls for "
+        "classes"
+    ),
+]
+ClassesOption = Annotated[
+    Path | None,
+    Parameter(
+        help="JSON list of names, or of {label, name, wnid}; without it, identification alone"
+    ),
+]
+JudgeOption = Annotated[
+    Literal["imagenet", "probe"],
+    Parameter(
+        help="imagenet: EfficientNet-Lite2, classes with `wnid`; probe: fitted to --probe-pictures"
+    ),
+]
+ProbePicturesOption = Annotated[
+    str | None, Parameter(help="labelled pictures of the same classes, others than --pictures")
+]
+PerClassOption = Annotated[int, Parameter(help="samples of each class", validator=in_range(1))]
+QueriesOption = Annotated[
+    int, Parameter(help="samples where there are no classes", validator=in_range(3))
+]
+ProbePerClassOption = Annotated[
+    int,
+    Parameter(
+        help="pictures of a class that the probe is fitted to, at most", validator=in_range(5)
+    ),
+]
+DistancesOption = Annotated[
+    bool,
+    Parameter(
+        help="KID and FID of reconstructions and samples too, beside their floor; with Inception"
+    ),
+]
+SeedOption = Annotated[int, Parameter(help="of contexts and samples", validator=in_range(0))]
+EncoderOption = Annotated[
+    str | None,
+    Parameter(help="the model's encoder, where it is no longer at the place that the model names"),
+]
+OutOption = Annotated[Path, Parameter(help="folder for recognition.json and grid.png")]
+
+
 def evaluate_recognition(
     *,
     model: Annotated[str, Parameter(help="assets://NAME, or a `model` folder")],
-    pictures: Annotated[
-        str,
-        Parameter(
-            help="pictures that no training has seen; webdataset://DIR with KEY.jpg and "
-            "KEY.cls for classes"
-        ),
-    ],
-    classes: Annotated[
-        Path | None,
-        Parameter(
-            help="JSON list of names, or of {label, name, wnid}; without it, identification alone"
-        ),
-    ] = None,
-    judge: Annotated[
-        Literal["imagenet", "probe"],
-        Parameter(
-            help="imagenet: EfficientNet-Lite2, classes with `wnid`; probe: fitted to "
-            "--probe-pictures"
-        ),
-    ] = "imagenet",
-    probe_pictures: Annotated[
-        str | None, Parameter(help="labelled pictures of the same classes, others than --pictures")
-    ] = None,
-    per_class: Annotated[int, Parameter(help="samples of each class", validator=in_range(1))] = 10,
-    queries: Annotated[
-        int, Parameter(help="samples where there are no classes", validator=in_range(3))
-    ] = 256,
-    probe_per_class: Annotated[
-        int,
-        Parameter(
-            help="pictures of a class that the probe is fitted to, at most", validator=in_range(5)
-        ),
-    ] = 300,
-    distances: Annotated[
-        bool,
-        Parameter(
-            help="KID and FID of reconstructions and samples too, beside their floor; with "
-            "Inception"
-        ),
-    ] = False,
-    seed: Annotated[int, Parameter(help="of contexts and samples", validator=in_range(0))] = 0,
-    encoder: Annotated[
-        str | None,
-        Parameter(
-            help="the model's encoder, where it is no longer at the place that the model names"
-        ),
-    ] = None,
-    out: Annotated[Path, Parameter(help="folder for recognition.json and grid.png")] = Path(
-        "recognition"
-    ),
+    pictures: PicturesOption,
+    classes: ClassesOption = None,
+    judge: JudgeOption = "imagenet",
+    probe_pictures: ProbePicturesOption = None,
+    per_class: PerClassOption = 10,
+    queries: QueriesOption = 256,
+    probe_per_class: ProbePerClassOption = 300,
+    distances: DistancesOption = False,
+    seed: SeedOption = 0,
+    encoder: EncoderOption = None,
+    out: OutOption = Path("recognition"),
     set_: SetOption = None,
     device: DeviceOption = "auto",
     json: JsonFlag = False,
@@ -90,6 +97,7 @@ def evaluate_recognition(
     from rdm.evaluation.recognition.recognition_record import RecognitionConfig, RecognitionInputs
     from rdm.sampling import SampleSettings
 
+    # Everything that decides the result, as the folder records it.
     config = RecognitionConfig(
         per_class=per_class,
         num_queries=queries,
@@ -100,6 +108,7 @@ def evaluate_recognition(
     )
     named = () if classes is None else read_classes(classes)
     inputs = RecognitionInputs(model, pictures, named, judge, probe_pictures, encoder)
+
     result = evaluate_recognition(inputs, config, out, device)
     if json:
         show(result.model_dump(mode="json"), as_json=True)

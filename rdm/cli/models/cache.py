@@ -125,6 +125,10 @@ def annotate(
     if with_ == "classes":
         if set_:
             raise UsageError("classes have no settings", where="--set", fix="leave --set out")
+        if dask != "local":
+            raise UsageError(
+                "classes are read here, by no worker", where="--dask", fix="leave --dask out"
+            )
         found = annotate_classes(cache)
         facts = {"cache": cache, "photographs": found.num_labelled, "classes": list(found.names)}
         show(facts, as_json=json, title="classes")

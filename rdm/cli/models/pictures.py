@@ -35,7 +35,12 @@ def pictures(
         show(found.to_json(), as_json=True)
         return
     rows = [
-        [one.path, ", ".join(one.patches) if one.certain else "may be among those left out"]
+        [
+            one.path,
+            (", ".join(one.patches) or "through a picture that it was made from")
+            if one.certain
+            else "may be among those left out",
+        ]
         for one in found.pictures
     ]
     show_rows(["picture", "patches"], rows, f"drawn from {of}")

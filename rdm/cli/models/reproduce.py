@@ -28,6 +28,13 @@ def reproduce(
     image: Annotated[
         Path | None, Parameter(help="the query picture, where its embedding was a token")
     ] = None,
+    start: Annotated[
+        Path | None, Parameter(help="the picture that drawing started from, where it did")
+    ] = None,
+    mask: Annotated[Path | None, Parameter(help="its mask")] = None,
+    weaker: Annotated[
+        str | None, Parameter(help="the model that autoguidance led away from")
+    ] = None,
     out: Annotated[Path | None, Parameter(help="where the new picture is written, a PNG")] = None,
     device: DeviceOption = "auto",
     json: JsonFlag = False,
@@ -47,7 +54,7 @@ def reproduce(
     from rdm.models.assets import is_asset
     from rdm.sampling.picture_file import read_picture
     from rdm.sampling.queries import load_query_image
-    from rdm.sampling.reproduce import reproduce
+    from rdm.sampling.reproduce import Given, reproduce
 
     drawn = read_picture(picture)
     name = model or drawn.record.model.name
@@ -60,7 +67,8 @@ def reproduce(
     opened = open_model(name, compute_device(device))
     databases = [RetrievalDatabase.open(root, device=device) for root in database or ()]
     query = None if image is None else load_query_image(image)
-    pixels, found = reproduce(drawn, opened, databases, query)
+    given = Given(query, start, mask, weaker)
+    pixels, found = reproduce(drawn, opened, databases, given)
     if out is not None:
         Image.fromarray(pixels).save(out, "PNG")
     title = "identical" if found.identical else "different"

@@ -128,6 +128,10 @@ class RequestOptions:
         float | None,
         Parameter(help="of the turn, 0.5 by default", validator=in_range(0, 1)),
     ] = None
+    guidance_weight: Annotated[
+        float | None,
+        Parameter(help="w = s - 1 in place of s, as papers write it", validator=in_range(-1)),
+    ] = None
     seeds: Annotated[
         str | None,
         Parameter(help="e.g. 0-7, the default, or 3,5,9; picture i depends on seed i only"),
@@ -146,7 +150,7 @@ class RequestOptions:
         from rdm.sampling.request import Request, read_request, request_of
 
         base = Request() if file is None else read_request(file)
-        settings = {"k": self.k, "guidance_scale": self.guidance}
+        settings = {"k": self.k, "guidance_scale": self._guidance_scale()}
         changed = base.settings.model_copy(update=_given(settings))
         data = {
             **base.model_dump(mode="json"),
@@ -175,6 +179,18 @@ class RequestOptions:
         }
         data["start"] = {**(data["start"] or {}), **_given(start)} or None
         return request_of(data, file or "rdm sample")
+
+    def _guidance_scale(self) -> float | None:
+        """Return s of whichever convention is given."""
+        from rdm.diffusion.guidance import scale_from_weight
+
+        if self.guidance is not None and self.guidance_weight is not None:
+            raise UsageError(
+                "--guidance and --guidance-weight are both given", fix="one of them: s = 1 + w"
+            )
+        if self.guidance_weight is None:
+            return self.guidance
+        return scale_from_weight(self.guidance_weight)
 
     def _retrieval(self, base: Mapping[str, Any]) -> dict[str, Any]:
         """Return the retrieval's fields with the options that are given."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -31,6 +31,19 @@ def sample(
         Parameter(help="a request in JSON, as --print-request shows it; options change it"),
     ] = None,
     set_: SetOption = None,
+    metadata: Annotated[
+        Literal["full", "credits"],
+        Parameter(help="what PNGs carry: all that they were drawn from, or no query and settings"),
+    ] = "full",
+    attribution: Annotated[
+        list[Literal["attention", "influence"]] | None,
+        Parameter(
+            help="measure the share of each neighbor; attention: with heat maps", negative=""
+        ),
+    ] = None,
+    credits: Annotated[
+        bool, Parameter(help="write credits.txt: whose photographs these were", negative="")
+    ] = False,
     device: DeviceOption = "auto",
     print_request: Annotated[
         bool,
@@ -54,6 +67,7 @@ def sample(
     from rdm.report.html.database_pages import write_sample_gallery
     from rdm.sampling.draw_request import draw_request
     from rdm.sampling.retrieval.look_up import LookUp
+    from rdm.sampling.write_credits import write_credits
 
     asked = options.request(request, set_ or [])
     if asked.model is None:
@@ -67,6 +81,7 @@ def sample(
         if print_request:
             sys.stdout.write(resolved.model_dump_json(indent=1) + "\n")
             return
+        looked_up.check()
         facts = {"out": out, "pictures": len(looked_up)}
         if json:
             show({**facts, "request": resolved.model_dump(mode="json")}, as_json=True)
@@ -76,11 +91,15 @@ def sample(
 
     used = compute_device(device)
     opened = open_model(asked.model, used)
-    counts = draw_request(asked, opened, databases, out)
+    counts = draw_request(
+        asked, opened, databases, out, metadata=metadata, attribution=attribution or ()
+    )
     gallery = out / "index.html"
     if counts.drawn or not gallery.exists():
         write_sample_gallery(out, databases, counts.pictures)
     facts = {**counts.model_dump(), "gallery": gallery, "device": describe_device(used)}
+    if credits:
+        facts["credits"] = write_credits(out, databases.values())
     show(
         {"out": out, **facts}, as_json=json, title="sampled" if counts.drawn else "nothing to draw"
     )

@@ -9,7 +9,7 @@ from pydantic import Field
 from rdm.config import Config
 from rdm.evaluation.metrics.intervals import Share, mean_interval, wilson_interval
 
-_LEAST = 3
+LEAST_CONTEXTS = 3
 # The least p-value is then 1/2001, and its error at 0.05 about 0.005.
 _PERMUTATIONS = 2000
 
@@ -42,7 +42,7 @@ def identify(
     Raises:
         ValueError: the shapes differ, or M is less than 3.
     """
-    if samples.shape != contexts.shape or len(samples) < _LEAST:
+    if samples.shape != contexts.shape or len(samples) < LEAST_CONTEXTS:
         raise ValueError(f"identification of {samples.shape} among {contexts.shape}")
     count = len(samples)
     similarities = _centered_units(samples) @ _centered_units(contexts).T

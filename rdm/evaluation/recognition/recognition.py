@@ -19,7 +19,11 @@ from rdm.config import digest_json
 from rdm.encoders import Encoder
 from rdm.errors import SourceError, StorageError, UsageError
 from rdm.evaluation.metrics.fidelity import LEAST, Fidelity, fidelity
-from rdm.evaluation.recognition.identification import Identification, identify
+from rdm.evaluation.recognition.identification import (
+    LEAST_CONTEXTS,
+    Identification,
+    identify,
+)
 from rdm.evaluation.recognition.judges import LITE2_POOLED, ImageNetJudge, Judge, LinearProbe
 from rdm.evaluation.recognition.labelled import PictureSet, mosaic
 from rdm.evaluation.recognition.planned_samples import (
@@ -191,9 +195,11 @@ class _Bench:
         if self.inputs.classes:
             rows = self.pictures.rows_of_classes(len(self.inputs.classes))
             plan = class_plan(rows, config.per_class, k, config.seed)
+            _check_number(plan)
             return plan, embed(self.arrays, encoder, self.pictures, plan.rows)
         embeddings = embed(self.arrays, encoder, self.pictures, np.arange(len(self.pictures)))
         plan = nearest_plan(embeddings, config.num_queries, k)
+        _check_number(plan)
         return plan, embeddings[plan.rows]
 
     @property
@@ -350,6 +356,16 @@ def reconstruct(first_stage: FirstStage, squares: NDArray[np.uint8]) -> NDArray[
     return np.concatenate(
         [to_uint8(first_stage.decode(first_stage.encode(part))) for part in pixels.split(64)]
     )
+
+
+def _check_number(plan: SamplePlan) -> None:
+    """Raise UsageError where a sample could not be identified among enough contexts."""
+    if len(plan.contexts) < LEAST_CONTEXTS:
+        raise UsageError(
+            f"{len(plan.contexts)} samples, but each is identified among {LEAST_CONTEXTS} or more",
+            where="--per-class, --pictures",
+            fix="draw more of each class, or give more pictures",
+        )
 
 
 def _drawn_rows(rows: list[NDArray[np.int64]], per_class: int, seed: int) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ from rdm.generators.sample_settings import DrawStep
 from rdm.models.first_stage.first_stage import to_uint8
 from rdm.sampling.batches import filled, rows_at_once
 from rdm.sampling.conditioning import Conditioning
+from rdm.sampling.credits import credits_text
 from rdm.sampling.draw import draw_latents
 from rdm.sampling.pipeline import Sample
 from rdm.sampling.pipelines.call_arguments import (
@@ -71,13 +72,8 @@ class RetrievalPipelineOutput:
         return tuple(recipe.neighbors for recipe in self.recipes)
 
     def credits(self) -> str:
-        """Return whose photographs conditioned the pictures, a line each."""
-        lines = dict.fromkeys(
-            ", ".join(filter(None, (one.image_id, one.author, one.license, one.url)))
-            for neighbors in self.neighbors
-            for one in neighbors
-        )
-        return "\n".join(lines)
+        """Return whose photographs conditioned the pictures, as the text that CC BY asks for."""
+        return credits_text(self.recipes)
 
 
 class RetrievalPipeline:
@@ -160,8 +156,10 @@ class RetrievalPipeline:
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("x0",),
-    ) -> RetrievalPipelineOutput | tuple[Any]:
-        """Draw pictures: each query with every seed. What is None has `Request`'s default.
+    ) -> Any:
+        """Draw pictures, each query with every seed, and return a RetrievalPipelineOutput.
+
+        What is None has `Request`'s default.
 
         Args:
             prompt: query in words, or several.

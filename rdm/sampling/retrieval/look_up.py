@@ -100,6 +100,15 @@ class LookUp:
         asked = [self._asked_at(number) for number in numbers]
         return self._conditioned(self._search, asked, self._negative)
 
+    def check(self) -> None:
+        """Look up the first picture of each query, so that what cannot be had is refused before
+        anything is written."""
+        firsts = [*range(0, self._num_asked, len(self.seeds))]
+        if self.request.unconditional:
+            firsts.append(self._num_asked)
+        for number in firsts:
+            self.rows(number, number + 1)
+
     @property
     def databases(self) -> Mapping[str, RetrievalDatabase]:
         """The request's databases by name; none of a model that reads no neighbors."""

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rdm.config import Config
 from rdm.errors import CacheError
 from rdm.generators.conditions import LabelConfig
 from rdm.sources import QuerySet
 from rdm.storage.verified import FileDigest, digest_file
+from rdm.training.data.annotation import AnnotationInfo, open_annotation, photographs_of_rows
 from rdm.training.data.latent_cache import LatentCache
 from rdm.training.data.training_data import ShardRows
 
@@ -26,11 +26,9 @@ FORMAT_VERSION = 1
 NO_CLASS = -1
 
 
-class ClassInfo(Config):
+class ClassInfo(AnnotationInfo):
     """`classes.json`: the classes, and how many photographs have one."""
 
-    format_version: int = FORMAT_VERSION
-    cache_digest: str
     names: tuple[str, ...]
     num_labelled: int
     file: FileDigest
@@ -69,9 +67,13 @@ def annotate_classes(cache: str) -> ClassInfo:
         pq.write_table(table, path, compression="zstd", write_page_checksum=True)
         digest = digest_file(path)
     info = ClassInfo(
-        cache_digest=latents.digest, names=tuple(names), num_labelled=len(classes), file=digest
+        format_version=FORMAT_VERSION,
+        cache_digest=latents.digest,
+        names=tuple(names),
+        num_labelled=len(classes),
+        file=digest,
     )
-    latents.folder.write_json(INFO_PATH, info.model_dump(mode="json"))
+    latents.folder.write_record(INFO_PATH, info)
     return info
 
 
@@ -100,18 +102,13 @@ class ClassColumn:
             CacheError: it has none, those of other latents, or another number of them.
         """
         fix = f"rdm cache annotate --cache {cache.folder.url} --with classes"
-        where = cache.folder.describe(INFO_PATH)
-        if not cache.folder.exists(INFO_PATH):
-            raise CacheError("the cache has no classes", where=where, fix=fix)
-        info = ClassInfo.model_validate(cache.folder.read_json(INFO_PATH))
-        if info.format_version != FORMAT_VERSION or info.cache_digest != cache.digest:
-            raise CacheError(
-                "the cache's classes are of other latents or another format", where=where, fix=fix
-            )
+        info = open_annotation(
+            cache, INFO_PATH, ClassInfo, what="classes", format_version=FORMAT_VERSION, fix=fix
+        )
         if (found := len(info.names)) != config.num_classes:
             raise CacheError(
                 f"the cache has {found} classes, the network reads {config.num_classes}",
-                where=where,
+                where=cache.folder.describe(INFO_PATH),
                 fix=f"--set objective.conditions.label.num_classes={found}, and the network's "
                 "num_classes",
             )
@@ -129,7 +126,7 @@ class ClassColumn:
         Raises:
             CacheError: the table is missing or damaged.
         """
-        images = self.cache.rows(stem).column("image_id").combine_chunks().dictionary_encode()
+        images, photograph = photographs_of_rows(self.cache, stem)
         # One look-up for each photograph: its many crops and mirror images share the answer.
-        known = [self._labels.get(image, NO_CLASS) for image in images.dictionary.to_pylist()]
-        return {"label": np.array(known, np.int64)[images.indices.to_numpy()[rows.rows]]}
+        known = [self._labels.get(image, NO_CLASS) for image in images]
+        return {"label": np.array(known, np.int64)[photograph[rows.rows]]}

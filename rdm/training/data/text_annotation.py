@@ -31,6 +31,12 @@ from rdm.sources import QuerySet
 from rdm.sources.workers import require_visible
 from rdm.storage import Folder, ShardWork, resumable
 from rdm.storage.verified import FileDigest, digest_file, npy_rows
+from rdm.training.data.annotation import (
+    AnnotationInfo,
+    open_annotation,
+    photographs_of_rows,
+    require_same,
+)
 from rdm.training.data.latent_cache import LatentCache
 from rdm.training.data.training_data import ShardRows
 
@@ -58,12 +64,10 @@ class TextShardStats(Record):
     file: FileDigest
 
 
-class TextInfo(Config):
+class TextInfo(AnnotationInfo):
     """`text.json`: what was annotated, and by which network."""
 
-    format_version: int = FORMAT_VERSION
     config: TextAnnotationConfig
-    cache_digest: str
     encoder_digest: str
     num_photographs: int
     num_captioned: int
@@ -113,6 +117,7 @@ def annotate_text(cache: str, config: TextAnnotationConfig, pool: Pool) -> TextI
 
     # Describe the files last: an annotation without this does not exist for readers.
     info = TextInfo(
+        format_version=FORMAT_VERSION,
         config=config,
         cache_digest=latents.digest,
         encoder_digest=digest,
@@ -128,7 +133,7 @@ def annotate_text(cache: str, config: TextAnnotationConfig, pool: Pool) -> TextI
             fix="put captions beside the pictures: KEY.txt or KEY.json in tars, PHOTO.txt in "
             "a folder",
         )
-    latents.folder.write_json(INFO_PATH, info.model_dump(mode="json"))
+    latents.folder.write_record(INFO_PATH, info)
     return info
 
 
@@ -218,24 +223,22 @@ class TextColumn:
             CacheError: it has none, or those of other latents, of another text network or length.
         """
         fix = f"rdm cache annotate --cache {cache.folder.url}"
-        where = cache.folder.describe(INFO_PATH)
-        if not cache.folder.exists(INFO_PATH):
-            raise CacheError("the cache has no captions", where=where, fix=fix)
-
-        # An annotation belongs to one state of the latents and one text network.
-        info = TextInfo.model_validate(cache.folder.read_json(INFO_PATH))
-        for what, have, want in (
-            ("format", info.format_version, FORMAT_VERSION),
-            ("latents", info.cache_digest, cache.digest),
-            ("text network", info.config.encoder, config.encoder),
-            ("length", info.config.length, config.length),
+        info = open_annotation(
+            cache, INFO_PATH, TextInfo, what="captions", format_version=FORMAT_VERSION, fix=fix
+        )
+        stored = info.config
+        for of, have, want, setting in (
+            ("text network", stored.encoder, config.encoder, f"encoder={config.encoder}"),
+            ("length", stored.length, config.length, f"length={config.length}"),
         ):
-            if have != want:
-                raise CacheError(
-                    f"the cache's captions are of another {what}: {have}, not {want}",
-                    where=where,
-                    fix=f"{fix} again, with --set for its settings",
-                )
+            require_same(
+                "captions",
+                of,
+                have,
+                want,
+                where=cache.folder.describe(INFO_PATH),
+                fix=f"{fix} --set {setting}",
+            )
         return cls(cache, info, 1 if held_out else info.config.captions)
 
     def load(self, stem: str, rows: ShardRows) -> dict[str, NDArray[Any]]:
@@ -244,12 +247,12 @@ class TextColumn:
         Raises:
             CacheError: the file is missing or damaged, or has another shape.
         """
-        images = self.cache.rows(stem).column("image_id").combine_chunks().dictionary_encode()
+        images, photograph = photographs_of_rows(self.cache, stem)
         name = text_file(stem)
         data = self.cache.read(name, self.info.files[name])
 
         try:
-            stored = npy_rows(data, text_dtype(self.info.config), len(images.dictionary))
+            stored = npy_rows(data, text_dtype(self.info.config), len(images))
         except ValueError as error:
             raise CacheError(
                 f"the captions do not fit the cache: {error}",
@@ -259,7 +262,7 @@ class TextColumn:
             ) from error
 
         # Stored once a photograph: its crops share their captions.
-        found = stored[images.indices.to_numpy()[rows.rows]]
+        found = stored[photograph[rows.rows]]
         return {
             "text": found["states"][:, : self.captions],
             "text_lengths": found["lengths"][:, : self.captions],

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Command = Callable[..., tuple[int, dict[str, Any], str]]
 
 
@@ -84,3 +86,16 @@ def test_photographs_that_are_not_usable_are_counted_by_cause(
     )
     assert code == 3
     assert (built["failures"], built["causes"]) == (2, {"empty file": 1, "not a picture": 1})
+
+
+@pytest.mark.parametrize(
+    ("option", "told"), [("--dask", "by no worker"), ("--set", "classes have no settings")]
+)
+def test_what_classes_do_not_hear_is_refused(
+    rdm: Command, tmp_path: Path, option: str, told: str
+) -> None:
+    code, _, error = rdm(
+        "cache", "annotate", "--cache", tmp_path, "--with", "classes", option, "inline"
+    )
+    assert code == 2
+    assert told in error

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,3 +319,126 @@ def test_noise_is_turned_to_another_seed(
     assert rdm(*asked(root, model, tmp_path / "out"), *turned)[0] == 0
     first, second = (Image.open(tmp_path / "out" / f"0000{n}.png").tobytes() for n in (0, 1))
     assert first == second
+
+
+def test_a_printed_request_asks_for_the_same_again(
+    rdm: Command, root: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = ["sample", "--model", str(model), "--database", str(root), "--text", "owl"]
+    ask += ["--seeds", "0-2", "--pool", "6", "--weight", "3=2", "--tokens", "query+neighbors"]
+    ask += ["--exclude-photograph", "p2.jpg", "--neighbor", "9", "--negative", "a dog"]
+    ask += ["--set", "num_steps=1"]
+    assert run([*ask, "--print-request"]) == 0
+    printed = tmp_path / "request.json"
+    printed.write_text(capsys.readouterr().out)
+    assert run(["sample", "--request", str(printed), "--print-request"]) == 0
+    assert capsys.readouterr().out == printed.read_text()
+
+    assert rdm(*ask, "--out", tmp_path / "asked")[0] == 0
+    assert rdm("sample", "--request", printed, "--out", tmp_path / "sent")[0] == 0
+    # The same folder may be gone on with: nothing of what decides pictures differs.
+    code, result, _ = rdm("sample", "--request", printed, "--out", tmp_path / "asked")
+    assert (code, result["drawn"]) == (0, 0)
+    for name in ("00000.png", "00001.png", "00002.png"):
+        pictures = [(tmp_path / out / name).read_bytes() for out in ("asked", "sent")]
+        assert pictures[0] == pictures[1]
+
+
+def test_options_change_the_request_of_a_file(
+    rdm: Command, root: Path, model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "request.json"
+    file.write_text('{"texts": ["owl"], "seeds": "0-9", "settings": {"k": 3, "num_steps": 7}}')
+    given = ("--model", model, "--database", root, "--request", file, "--seeds", 4, "-k", 2)
+    code, result, _ = rdm("sample", *given, "--dry-run")
+    request = result["request"]
+    assert (code, result["pictures"]) == (0, 1)
+    assert (request["texts"], request["seeds"]) == (["owl"], "4")
+    assert (request["settings"]["k"], request["settings"]["num_steps"]) == (2, 7)
+    version = RetrievalDatabase.open(str(root)).version.number
+    expected = {"name": str(root), "weight": 1.0, "version": version}
+    assert request["retrieval"]["databases"] == [expected]
+
+
+def test_two_databases_share_a_pictures_neighbors(
+    rdm: Command, root: Path, model: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other=1"
+    shutil.copytree(root, other)
+    given = ("--database", f"{root}=3", "--database", other, "-k", 4, "--seeds", 0, *QUICK)
+    out = tmp_path / "out"
+    assert rdm("sample", "--model", model, "--text", "owl", *given, "--out", out)[0] == 0
+    (row,) = rows(out)
+    homes = [Path(neighbor["database"]).name for neighbor in row["neighbors"]]
+    assert sorted(homes) == sorted([root.name] * 3 + ["other=1"])
+    assert "neighbor" in (out / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (("--text", ""), 2, "the text is empty"),
+        (("--text", "x" * 10_000), 2, "the text has 10,000 characters"),
+        (("--text", "owl", "-k", 99), 1, "k = 99, but the database has 12 patches"),
+        (("--text", "owl", "-k", 9, "--exclude-photograph", "p0.jpg", "--exclude-photograph",
+          "p1.jpg"), 2, "what is excluded leaves 8 of 12 patches"),
+        (("--text", "owl", "--exclude-author", "nobody"), 2, "no patch has it"),
+        (("--text", "owl", *(f"--weight={i}=0" for i in range(12))), 2, "are 0, so nothing"),
+        (("--text", "owl", "--weight", "3"), 2, "is no weight of a patch"),
+        (("--text", "owl", "--weight", "3=9"), 2, "less than or equal to 4"),
+        (("--text", "owl", "--neighbor", "99"), 1, "patch ids run from 0 to 11"),
+        (("--patch", "owl"), 2, "'owl' is no patch"),
+        (("--text", "owl", "--negative-scale", 2), 2, "a negative names texts or patches"),
+        (("--text", "owl", "--guidance", 2, "--guidance-weight", 1), 2, "both given"),
+        (("--image", "pyproject.toml"), 1, "the picture cannot be read"),
+        (("--image", "nothing.png"), 1, "the picture does not exist"),
+        (("--unconditional",), 1, "p_D is not known"),
+        ((), 2, "nothing to sample"),
+    ],
+    ids=lambda value: " ".join(map(str, value))[:30] if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_bad_input_is_refused_and_nothing_is_written(
+    rdm: Command,
+    root: Path,
+    model: Path,
+    tmp_path: Path,
+    flags: tuple[Any, ...],
+    code: int,
+    message: str,
+) -> None:
+    out = tmp_path / "out"
+    given = ("--model", model, "--database", root, "--seeds", 0, "--set", "num_steps=1")
+    found, _, error = rdm("sample", *given, "--out", out, *flags)
+    assert (found, message in error, "fix: " in error) == (code, True, True), error
+    assert not list(out.glob("*")) if out.exists() else True
+
+
+def test_a_removed_patch_is_refused_by_name(
+    rdm: Command, root: Path, model: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "db"
+    shutil.copytree(root, copy)
+    (tmp_path / "gone").write_text("3\n")
+    removed = rdm("database", "update", "--root", copy, "--delete-patches", tmp_path / "gone",
+                  "--only-delete")  # fmt: skip
+    assert removed[0] == 0, removed
+    given = ("--model", model, "--database", copy, "--out", tmp_path / "out")
+    for flags in (
+        ("--patch", 3),
+        ("--text", "owl", "--neighbor", 3),
+        ("--text", "a", "--weight", "3=2"),
+    ):
+        code, _, error = rdm("sample", *given, *flags)
+        assert (code, "patch 3 was deleted" in error) == (1, True), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_request_of_the_future_is_refused(rdm: Command, model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "request.json"
+    for text, message in (
+        ('{"format": "rdm.request/2"}', "the request has the format 'rdm.request/2'"),
+        ('{"texts": ["owl"], "later": 1}', "a request has no field 'later'"),
+    ):
+        file.write_text(text)
+        code, _, error = rdm("sample", "--model", model, "--request", file)
+        assert (code, message in error, str(file) in error) == (2, True, True), error

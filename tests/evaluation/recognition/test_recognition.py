@@ -150,6 +150,15 @@ def test_probe_of_the_measured_pictures_is_refused(
         evaluate_recognition(inputs, CONFIG, tmp_path / "out")
 
 
+def test_fewer_samples_than_one_can_be_identified_among_are_refused(
+    random_model: Path, tar: Path, classes_file: Path, tmp_path: Path, tiny_encoder: str
+) -> None:
+    classes = read_classes(classes_file)
+    inputs = RecognitionInputs(random_model, f"webdataset://{tar}", classes, encoder=tiny_encoder)
+    with pytest.raises(UsageError, match="2 samples, but each is identified among 3 or more"):
+        evaluate_recognition(inputs, CONFIG.model_copy(update={"per_class": 1}), tmp_path / "out")
+
+
 def test_another_encoder_is_refused(
     random_model: Path, photos: Path, tmp_path: Path, make_encoder: Callable[[int], str]
 ) -> None:

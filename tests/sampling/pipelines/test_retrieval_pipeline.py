@@ -1,3 +1,6 @@
+# pyright: reportPrivateImportUsage=false
+# users import diffusers' names from its front
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,6 +15,7 @@ from rdm import RetrievalPipeline
 from rdm.database import RetrievalDatabase
 from rdm.errors import DatabaseError, StorageError, UsageError
 from rdm.sampling import Model, SampleSettings
+from rdm.sampling.credits import credits_text
 from rdm.sampling.draw import draw
 from rdm.sampling.request import request_of
 from rdm.sampling.retrieval.look_up import look_up
@@ -40,9 +44,7 @@ def test_a_call_draws_what_the_request_draws(
     assert np.array_equal(pixels(out.images), expected)
     assert [recipe.seed for recipe in out.recipes] == [3, 4]
     assert [credit.patch_id for credit in out.neighbors[0]] == asked[0].query.neighbor_ids.tolist()
-    assert set(out.credits().splitlines()) == {
-        f"{one.image_id}, {one.url}" for row in out.neighbors for one in row
-    }
+    assert out.credits() == credits_text(out.recipes)
     assert np.array_equal(np.stack([item.pixels for item in pipe.stream(request)]), expected)
 
 
@@ -59,7 +61,7 @@ def test_every_word_of_diffusers_reaches_the_request(pipe: RetrievalPipeline) ->
         num_images_per_prompt=2,
         k=2,
     )
-    assert [(r.label, r.seed) for r in out.recipes] == [
+    assert [(r.query and r.query.label, r.seed) for r in out.recipes] == [
         ("an owl", 11),
         ("an owl", 12),
         ("a tit", 11),
@@ -128,7 +130,12 @@ def test_pictures_patches_classes_and_neighbors_are_queries(
         pipe(class_name="owl", **QUICK),
         pipe(neighbors=[3, 4, 5], num_inference_steps=1),
     ]
-    assert [out.recipes[0].kind for out in kinds] == ["image", "patch", "class", "neighbors"]
+    assert [out.recipes[0].query and out.recipes[0].query.kind for out in kinds] == [
+        "image",
+        "patch",
+        "class",
+        "neighbors",
+    ]
     assert kinds[0].neighbors[0][0].patch_id == 3
     assert [credit.patch_id for credit in kinds[3].neighbors[0]] == [3, 4, 5]
 
@@ -167,7 +174,7 @@ def test_a_removed_patch_is_refused(pipe: RetrievalPipeline) -> None:
 def test_a_saved_pipeline_opens_in_three_ways_and_draws_the_same(
     pipe: RetrievalPipeline, database: RetrievalDatabase, tmp_path: Path
 ) -> None:
-    from diffusers import DiffusionPipeline, UNet2DConditionModel
+    import diffusers
 
     folder = tmp_path / "saved"
     pipe.save_pretrained(folder)
@@ -176,13 +183,13 @@ def test_a_saved_pipeline_opens_in_three_ways_and_draws_the_same(
     ours = RetrievalPipeline.from_pretrained(folder, database, device="cpu")
     assert np.array_equal(pixels(ours("an owl", seeds=[4], **QUICK).images), expected)
 
-    theirs = DiffusionPipeline.from_pretrained(
+    theirs: Any = diffusers.DiffusionPipeline.from_pretrained(
         str(folder), custom_pipeline="pipeline", trust_remote_code=True, low_cpu_mem_usage=False
     )
     drawn = theirs("an owl", database=database, seeds=[4], **QUICK)
     assert np.array_equal(pixels(drawn.images), expected)
 
-    unet = UNet2DConditionModel.from_pretrained(
+    unet: Any = diffusers.UNet2DConditionModel.from_pretrained(
         str(folder), subfolder="unet", low_cpu_mem_usage=False
     )
     weights = pipe.model.generator.network.state_dict()
@@ -195,10 +202,12 @@ def test_a_saved_pipeline_opens_in_three_ways_and_draws_the_same(
 def test_the_saved_scheduler_has_the_models_noise_and_steps(
     pipe: RetrievalPipeline, tmp_path: Path
 ) -> None:
-    from diffusers import DDIMScheduler
+    import diffusers
 
     pipe.save_pretrained(tmp_path / "saved")
-    scheduler = DDIMScheduler.from_pretrained(str(tmp_path / "saved"), subfolder="scheduler")
+    scheduler: Any = diffusers.DDIMScheduler.from_pretrained(
+        str(tmp_path / "saved"), subfolder="scheduler"
+    )
     process = pipe.model.generator.head.process  # type: ignore[union-attr]
     assert torch.allclose(
         scheduler.alphas_cumprod.double(), process.schedule.alphas_cumprod, rtol=1e-4

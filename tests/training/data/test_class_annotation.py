@@ -13,6 +13,7 @@ from rdm.compute import ComputeConfig, compute_pool
 from rdm.errors import CacheError, SourceError
 from rdm.generators.conditions import Conditions, LabelConfig
 from rdm.sources import CropConfig, QuerySetConfig
+from rdm.storage import Folder
 from rdm.training.data.class_annotation import annotate_classes
 from rdm.training.data.latent_cache import CacheConfig, build_cache
 from rdm.training.data.rows import RowSettings, TrainingRows
@@ -85,6 +86,24 @@ def test_provenance_names_the_classes(by_folder: str) -> None:
 
 def test_a_cache_without_classes_names_the_command(by_folder: str) -> None:
     with pytest.raises(CacheError, match="has no classes") as error:
+        rows_of(by_folder, 2)
+    assert error.value.fix.endswith("--with classes")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"cache_digest": "0" * 16}, "classes are of another state of the latents: 0{16}, not "),
+        ({"format_version": 2, "names": None}, "classes are of another format: 2, not 1"),
+    ],
+)
+def test_classes_of_other_latents_and_of_another_format_are_refused(
+    by_folder: str, changed: dict[str, object], message: str
+) -> None:
+    annotate_classes(by_folder)
+    folder = Folder(by_folder)
+    folder.write_json("classes.json", {**folder.read_json("classes.json"), **changed})
+    with pytest.raises(CacheError, match=message) as error:
         rows_of(by_folder, 2)
     assert error.value.fix.endswith("--with classes")
 

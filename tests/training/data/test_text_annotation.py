@@ -121,8 +121,9 @@ def test_a_cache_without_captions_names_the_command(cache: str) -> None:
 
 def test_captions_of_another_length_are_refused(cache: str) -> None:
     annotate(cache, ANNOTATION.model_copy(update={"length": 5}))
-    with pytest.raises(CacheError, match="another length: 5, not 6"):
+    with pytest.raises(CacheError, match="another length: 5, not 6") as error:
         rows_of(cache)
+    assert error.value.fix.endswith(" --set length=6")
 
 
 def test_damaged_captions_are_refused(cache: str) -> None:
