@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -114,7 +115,8 @@ def _run(settings: ServeSettings, *, demo: bool, opens: bool) -> None:
         if settings.token is not None:
             _tell("clients show the token: Authorization: Bearer TOKEN; the page asks for it")
         if opens:
-            webbrowser.open(address)
+            # in a thread: a browser may take its time, or stay in the foreground
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     run_server(settings, listening)
 
