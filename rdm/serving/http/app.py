@@ -8,12 +8,19 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from rdm.errors import RdmError
-from rdm.serving.http import image_routes, job_routes, lookup_routes, service_routes
+from rdm.serving.http import (
+    image_routes,
+    job_routes,
+    lookup_routes,
+    openai_routes,
+    service_routes,
+)
 from rdm.serving.http.context import Serving
 from rdm.serving.http.guard import Guard, problem_response
 from rdm.serving.problems import FieldError, Problem, ServeError, code_of, problem_of
@@ -36,7 +43,7 @@ def build_app(serving: Serving) -> ASGIApp:
     )
     _add_problems(app)
     app.state.serving = serving
-    for routes in (service_routes, job_routes, lookup_routes, image_routes):
+    for routes in (service_routes, job_routes, lookup_routes, image_routes, openai_routes):
         app.include_router(routes.router)
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     return Guard(app, serving.settings, serving.metrics)
@@ -52,22 +59,32 @@ def _add_problems(app: FastAPI) -> None:
         if code_of(error) == "internal":
             logger.error("%s failed", request_id(request), exc_info=error)
         retry_after = error.retry_after if isinstance(error, ServeError) else None
-        return problem_response(problem_of(error, request_id(request)), retry_after)
+        return _answer(request, problem_of(error, request_id(request)), retry_after)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return problem_response(_invalid(error, request_id(request)))
+        return _answer(request, _invalid(error, request_id(request)))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = _CODE_OF_STATUS.get(error.status_code, "invalid_request")
         known = ServeError(code, str(error.detail), where=request.url.path, fix="see /openapi.json")
-        return problem_response(problem_of(known, request_id(request)))
+        return _answer(request, problem_of(known, request_id(request)))
 
     app.add_exception_handler(RdmError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, ours)
+
+
+def _answer(request: Request, problem: Problem, retry_after: float | None = None) -> Response:
+    """Return a problem in the form that the route's clients read."""
+    response = problem_response(problem, retry_after)
+    if request.url.path != openai_routes.PREFIX:
+        return response
+    status = 400 if problem.status == 422 else problem.status
+    headers = {"Retry-After": response.headers["retry-after"]} if retry_after else {}
+    return JSONResponse(openai_routes.openai_error(problem), status, headers=headers)
 
 
 def _invalid(error: RequestValidationError, request_id: str) -> Problem:
