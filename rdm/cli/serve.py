@@ -49,6 +49,9 @@ def serve(
     data: Annotated[
         Path | None, Parameter(help="folder for jobs and pictures; by default ./rdm-serve")
     ] = None,
+    clip_retrieval: Annotated[
+        bool, Parameter(negative="", help="answer clip-retrieval's client too")
+    ] = False,
     set_: SetOption = None,
     device: DeviceOption = "auto",
     open_: Annotated[
@@ -88,6 +91,7 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         device=device,
         data=data or Path("rdm-serve"),
+        clip_retrieval=clip_retrieval,
         limits=Limits().with_overrides(set_ or []),
     )
     if dry_run:

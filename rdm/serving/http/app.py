@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from rdm.errors import RdmError
 from rdm.serving.http import (
+    clip_retrieval_routes,
     image_routes,
     job_routes,
     lookup_routes,
@@ -45,6 +46,8 @@ def build_app(serving: Serving) -> ASGIApp:
     app.state.serving = serving
     for routes in (service_routes, job_routes, lookup_routes, image_routes, openai_routes):
         app.include_router(routes.router)
+    if serving.settings.clip_retrieval:
+        app.include_router(clip_retrieval_routes.router)
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     return Guard(app, serving.settings, serving.metrics)
 
