@@ -89,6 +89,7 @@ async def _serve(
     work = [
         asyncio.create_task(_open(serving, server, on_listening)),
         asyncio.create_task(_end(serving, server, ended)),
+        asyncio.create_task(_fail(serving, server)),
     ]
     try:
         await listening
@@ -132,6 +133,13 @@ async def _end(serving: Serving, server: _Server, ended: asyncio.Event) -> None:
     await ended.wait()
     logger.info("shutting down: what is being drawn is finished, what waits is kept")
     await serving.service.drain(DRAIN_SECONDS)
+    server.should_exit = True
+
+
+async def _fail(serving: Serving, server: _Server) -> None:
+    """Stop when a drawer cannot load its models."""
+    await serving.service.failed.wait()
+    serving.failure = serving.service.failure
     server.should_exit = True
 
 

@@ -62,6 +62,8 @@ class JobService:
         self._files = ThreadPoolExecutor(2, "files")
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_draining = False
+        self.failure: RdmError | None = None
+        self.failed = asyncio.Event()
 
     # Asking.
 
@@ -288,6 +290,11 @@ class JobService:
         if not job.has_ended:
             job.problem = problem_of(error, job.id)
             self._end(job, "failed")
+
+    def on_unable(self, error: RdmError) -> None:
+        """See JobProgress."""
+        self.failure = error
+        self.failed.set()
 
     def cancel(self, job_id: str) -> JobView:
         """Cancel a job, within one step; its finished pictures stay.

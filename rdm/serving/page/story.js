@@ -1,6 +1,7 @@
 // The page's one state, and everything that changes it. Views read `story.state` and call methods.
 import { api, CLIENT, follow, patchImage, Problem } from "./api.js";
 import { decodeLink, encodeLink } from "./link.js";
+import { nameOf } from "./words.js";
 
 const DRAFT_STEPS = 8;
 const TYPING_MS = 250;
@@ -146,7 +147,7 @@ class Story {
     } catch (problem) { this.fail(problem); }
   }
 
-  like(neighbor, label = `photograph ${neighbor.image_id}`) {
+  like(neighbor, label = neighbor.title || `photograph ${neighbor.image_id}`) {
     this.set({ database: neighbor.database, isAll: false });
     this.askFor({ patch: neighbor.patch_id, home: neighbor.database }, { label, src: patchImage(neighbor.database, neighbor.patch_id, 64) });
   }
@@ -162,14 +163,14 @@ class Story {
   }
 
   exclude(neighbor) {
-    this.rememberBefore(`with ${neighbor.image_id}`, `without ${neighbor.image_id}`);
+    this.rememberBefore(`with ${nameOf(neighbor)}`, `without ${nameOf(neighbor)}`);
     this.set({ excluded: [...this.state.excluded, neighbor] });
-    this.announce(`removed photograph ${neighbor.image_id}; drawing again with the same seeds`);
+    this.announce(`removed ${nameOf(neighbor)}; drawing again with the same seeds`);
     this.ask({ compare: true });
   }
 
   include(neighbor) {
-    this.rememberBefore(`without ${neighbor.image_id}`, `with ${neighbor.image_id}`);
+    this.rememberBefore(`without ${nameOf(neighbor)}`, `with ${nameOf(neighbor)}`);
     this.set({ excluded: this.state.excluded.filter((one) => one.image_id !== neighbor.image_id) });
     this.ask({ compare: true });
   }
