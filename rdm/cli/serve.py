@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,6 +49,9 @@ def serve(
     data: Annotated[
         Path | None, Parameter(help="folder for jobs and pictures; by default ./rdm-serve")
     ] = None,
+    clip_retrieval: Annotated[
+        bool, Parameter(negative="", help="answer clip-retrieval's client too")
+    ] = False,
     set_: SetOption = None,
     device: DeviceOption = "auto",
     open_: Annotated[
@@ -87,6 +91,7 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         device=device,
         data=data or Path("rdm-serve"),
+        clip_retrieval=clip_retrieval,
         limits=Limits().with_overrides(set_ or []),
     )
     if dry_run:
@@ -114,7 +119,8 @@ def _run(settings: ServeSettings, *, demo: bool, opens: bool) -> None:
         if settings.token is not None:
             _tell("clients show the token: Authorization: Bearer TOKEN; the page asks for it")
         if opens:
-            webbrowser.open(address)
+            # in a thread: a browser may take its time, or stay in the foreground
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     run_server(settings, listening)
 

@@ -219,10 +219,12 @@ class Recorder:
 
 
 def public_names(databases: Mapping[str, RetrievalDatabase]) -> dict[str, str]:
-    """Return for each database the last part of its place, with a number where two have one."""
+    """Return for each database a name that is no path: the request's, or the last part of its
+    place; with a number where two have one."""
     found: dict[str, str] = {}
     for name, database in databases.items():
-        plain = database_name(database)
+        is_path = not name or "/" in name or "\\" in name
+        plain = database_name(database) if is_path else name
         numbered = (f"{plain}-{number}" for number in count(2))
         found[name] = next(one for one in chain([plain], numbered) if one not in found.values())
     return found

@@ -52,6 +52,7 @@ class ServeSettings(Config):
     )
     device: DeviceName = "auto"
     data: Path = Path("rdm-serve")
+    clip_retrieval: bool = Field(default=False, description="serve clip-retrieval's routes too")
     limits: Limits = Limits()
 
 

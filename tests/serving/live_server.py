@@ -120,6 +120,7 @@ def served(
 ) -> Iterator[Running]:
     """Run `rdm serve` on a free port, with its data below a folder."""
     arguments = ["serve", "--port", "0", "--device", "cpu", "--data", str(folder / "data")]
+    arguments += ["--set", "max_wait=3600"]  # machines that run tests may be slow
     for name, database in databases.items():
         arguments += ["--database", f"{name}={database.folder.url}"]
     if model is not None:

@@ -13,7 +13,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Protocol
 
-from rdm.errors import RdmError
 from rdm.serving.drawing.messages import (
     CancelTask,
     DrawerReady,
@@ -30,7 +29,6 @@ from rdm.serving.settings import Named
 
 logger = logging.getLogger(__name__)
 _RESTART_SECONDS = 1.0
-_MAX_FAILED_STARTS = 5
 
 
 class DrawerEvents(Protocol):
@@ -164,8 +162,7 @@ class Drawers:
         drawer.restarts += 1
         logger.warning("the drawer of %s ended; it is started again", drawer.device)
         self._events.on_died(drawer, task)
-        gives_up = isinstance(drawer.failure, RdmError) and drawer.restarts >= _MAX_FAILED_STARTS
-        if not gives_up:
+        if drawer.models or drawer.failure is None:
             self._loop.call_later(_RESTART_SECONDS, self._restart, drawer)
 
     def _restart(self, drawer: Drawer) -> None:

@@ -23,6 +23,7 @@ from rdm.serving.settings import VERSION, ServeSettings
 logger = logging.getLogger(__name__)
 COOKIE = "rdm_session"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_CLOSED = ("/v1/", "/metrics", "/metadata", "/knn-service", "/indices-list")
 _PROBES = frozenset({"/livez", "/readyz"})
 _MAX_JSON = 1 << 20
 _BODY_SECONDS = 60.0
@@ -114,7 +115,8 @@ class Guard:
         if not is_safe:
             _check_origin(headers, host)
             self._rates.take((scope.get("client") or ("",))[0])
-        if path.startswith("/v1/") and path != "/v1/session" or path == "/metrics":
+        is_open = path == "/v1/session" or not path.startswith(_CLOSED)
+        if not is_open:
             self._check_token(headers)
 
     def _check_token(self, headers: Headers) -> None:

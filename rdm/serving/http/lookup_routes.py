@@ -77,7 +77,7 @@ router = APIRouter(prefix="/v1")
 @router.post("/neighbors", response_model=NeighborsAnswer, tags=["look up"])
 async def neighbors(serving: ServingDep, body: LookUpRequest) -> NeighborsAnswer:
     """Look up without drawing."""
-    found = await serving.service.neighbors(body)
+    found = await serving.service.lookups.neighbors(body)
     return NeighborsAnswer(
         databases=found.versions,
         query=found.label,
@@ -91,14 +91,14 @@ async def neighbors(serving: ServingDep, body: LookUpRequest) -> NeighborsAnswer
 async def upload(serving: ServingDep, request: Request) -> Upload:
     """Keep a picture as a query, for a day; one that this project drew brings its record."""
     data = await request.body()
-    return await serving.service.in_file_thread(lambda: serving.service.uploads.add(data))
+    return await serving.service.in_file_thread(lambda: serving.service.lookups.uploads.add(data))
 
 
 @router.get("/uploads/{upload_id}.webp", tags=["look up"])
 async def uploaded(serving: ServingDep, upload_id: UploadId, size: Side = 128) -> Response:
     """Return an uploaded picture, small."""
     data = await serving.service.in_file_thread(
-        lambda: encode_webp(serving.service.uploads.get(upload_id), size)
+        lambda: encode_webp(serving.service.lookups.uploads.get(upload_id), size)
     )
     return Response(data, media_type="image/webp", headers={"Cache-Control": "private"})
 
@@ -143,7 +143,7 @@ async def patches(
             retrieval=Retrieval(databases=(WeightedDatabase(name=name),)),
             settings=JobSettings(k=limit),
         )
-        found = await serving.service.neighbors(asked)
+        found = await serving.service.lookups.neighbors(asked)
         return PatchPage(
             database=name,
             version=found.versions[0].version,

@@ -17,6 +17,7 @@ from rdm.serving.databases import Databases
 from rdm.serving.drawing.drawers import Drawers, devices_of
 from rdm.serving.http.app import build_app
 from rdm.serving.http.context import Serving
+from rdm.serving.jobs.look_ups import LookUps
 from rdm.serving.jobs.service import JobService
 from rdm.serving.jobs.store import JobStore
 from rdm.serving.metrics import Metrics
@@ -64,15 +65,9 @@ async def _serve(
 ) -> None:
     metrics, databases = Metrics(), Databases(settings.databases, settings.device)
     drawers = Drawers(settings.models, devices_of(settings.device))
-    service = JobService(
-        models,
-        databases,
-        drawers,
-        store,
-        Uploads(settings.data / "uploads"),
-        settings.limits,
-        metrics,
-    )
+    uploads = Uploads(settings.data / "uploads")
+    lookups = LookUps(models, databases, uploads, settings.limits, metrics)
+    service = JobService(lookups, drawers, store, settings.limits, metrics)
     serving = Serving(settings, service, models, databases, metrics, secrets.token_hex(4))
     config = uvicorn.Config(
         build_app(serving),
@@ -94,6 +89,7 @@ async def _serve(
     work = [
         asyncio.create_task(_open(serving, server, on_listening)),
         asyncio.create_task(_end(serving, server, ended)),
+        asyncio.create_task(_fail(serving, server)),
     ]
     try:
         await listening
@@ -140,6 +136,13 @@ async def _end(serving: Serving, server: _Server, ended: asyncio.Event) -> None:
     server.should_exit = True
 
 
+async def _fail(serving: Serving, server: _Server) -> None:
+    """Stop when a drawer cannot load its models."""
+    await serving.service.failed.wait()
+    serving.failure = serving.service.failure
+    server.should_exit = True
+
+
 async def _open(serving: Serving, server: _Server, on_listening: Callable[[str], None]) -> None:
     """Open the databases, take up what an earlier process left, then watch for new versions."""
     service, databases = serving.service, serving.databases
@@ -180,7 +183,7 @@ async def _sweep(serving: Serving) -> None:
                 limits.keep_days * 86400,
                 parse_bytes(limits.keep_bytes),
             )
-            await asyncio.to_thread(serving.service.uploads.sweep)
+            await asyncio.to_thread(serving.service.lookups.uploads.sweep)
         except (RdmError, OSError):
             logger.exception("old pictures could not be deleted")
         await asyncio.sleep(_SWEEP_SECONDS)

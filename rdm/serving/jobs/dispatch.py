@@ -46,6 +46,10 @@ class JobProgress(Protocol):
         """A job cannot be drawn."""
         ...
 
+    def on_unable(self, error: RdmError) -> None:
+        """A drawer cannot load its models."""
+        ...
+
 
 class Dispatch:
     """Sends batches to idle drawers. Everything runs in the event loop."""
@@ -163,10 +167,9 @@ class Dispatch:
                     fix="send the job again; the server's log may say why",
                 ),
             )
-        if drawer.failure is not None:
-            error = drawer.failure
-            failed = error if isinstance(error, RdmError) else RdmError(str(error))
-            logger.error("the drawer of %s does not start: %s", drawer.device, failed)
+        # What a user must mend: another start would fail alike.
+        if isinstance(drawer.failure, RdmError) and not drawer.models:
+            self._progress.on_unable(drawer.failure)
         self.wake()
 
 

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 from rdm.config import Record
 from rdm.errors import RdmError
-from rdm.sampling.request import WeightedDatabase
-from rdm.serving.databases import DatabaseChange, Databases, OpenDatabase
+from rdm.serving.databases import DatabaseChange
 from rdm.serving.drawing.drawers import Drawers
 from rdm.serving.drawing.messages import StepDone
 from rdm.serving.jobs.dispatch import Dispatch
 from rdm.serving.jobs.events import PREVIEW, EventRing
+from rdm.serving.jobs.look_ups import LookUps
 from rdm.serving.jobs.pictures import DrawnPicture, finished_picture
 from rdm.serving.jobs.queue import CPU_SHAPES, GPU_SHAPES, Row, check_admission, shape_of
 from rdm.serving.jobs.records import (
@@ -30,13 +30,11 @@ from rdm.serving.jobs.records import (
     picture_of,
 )
 from rdm.serving.jobs.store import JobStore
-from rdm.serving.lookup import Found, look_up
+from rdm.serving.lookup import Found
 from rdm.serving.metrics import Metrics
-from rdm.serving.models import KnownModel, Models, check_model
 from rdm.serving.problems import ServeError, problem_of
-from rdm.serving.request import JobRequest, LookUpRequest
+from rdm.serving.request import JobRequest
 from rdm.serving.settings import Limits
-from rdm.serving.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
@@ -49,95 +47,29 @@ class JobService:
 
     def __init__(
         self,
-        models: Models,
-        databases: Databases,
+        lookups: LookUps,
         drawers: Drawers,
         store: JobStore,
-        uploads: Uploads,
         limits: Limits,
         metrics: Metrics,
     ) -> None:
-        self.models, self.databases, self.store = models, databases, store
-        self.uploads, self.limits, self.metrics = uploads, limits, metrics
+        self.lookups, self.store, self.limits, self.metrics = lookups, store, limits, metrics
         self.dispatch = Dispatch(drawers, self, metrics)
         on_gpu = any(drawer.device != "cpu" for drawer in drawers.all)
         self._shapes = GPU_SHAPES if on_gpu else CPU_SHAPES
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._sessions: OrderedDict[str, EventRing] = OrderedDict()
-        self._lookups = ThreadPoolExecutor(2, "lookup")
         self._files = ThreadPoolExecutor(2, "files")
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_draining = False
+        self.failure: RdmError | None = None
+        self.failed = asyncio.Event()
 
     # Asking.
 
-    def resolve(self, request: LookUpRequest) -> tuple[KnownModel | None, dict[str, OpenDatabase]]:
-        """Return the model and the databases of a request, with their defaults.
-
-        Raises:
-            ServeError: one does not exist, is not open yet, or they do not belong together.
-        """
-        model = self.models.get(request.model) if request.model or self.models.all else None
-        names = [one.name for one in request.retrieval.databases]
-        if not names and model is not None and not model.info.reads_neighbors:
-            return model, {}
-        if not names:
-            fitting = [one for one in self.databases.all if not model or not model.refusal(one)]
-            names = [next((one.name for one in fitting), next(iter(self.databases.names), ""))]
-        opened = {name: self.databases.get(name) for name in names}
-        for one in opened.values():
-            if model is not None:
-                check_model(model, one)
-        for wanted in request.retrieval.databases:
-            if wanted.version not in (None, opened[wanted.name].version):
-                raise ServeError(
-                    "version_gone",
-                    f"version {wanted.version} of {wanted.name} is asked for, "
-                    f"{opened[wanted.name].version} is served",
-                    where="retrieval.databases",
-                    fix="leave the version out",
-                )
-        self._refuse_removed(request, opened)
-        return model, opened
-
-    def _refuse_removed(self, request: LookUpRequest, opened: dict[str, OpenDatabase]) -> None:
-        """Raise ServeError where a request names a patch that was removed, or never was."""
-        first = next(iter(opened))
-        retrieval = request.retrieval
-        negative = retrieval.negative.patches if retrieval.negative else ()
-        for patch in (*request.patches, *retrieval.include, *retrieval.weights, *negative):
-            name, _, number = patch.rpartition(":")
-            if (name or first) in opened:
-                opened[name or first].refuse_removed([int(number)])
-
-    async def neighbors(self, request: LookUpRequest) -> Found:
-        """Look up without drawing."""
-        self._check_size(request)
-        model, opened = self.resolve(request)
-        return await self._look_up(model, opened, request)
-
-    async def _look_up(
-        self,
-        model: KnownModel | None,
-        opened: dict[str, OpenDatabase],
-        request: LookUpRequest,
-    ) -> Found:
-        info = model and model.info
-
-        def work() -> Found:
-            return look_up(info, opened, request, self.uploads.get)
-
-        found = await self.in_thread(self._lookups, work)
-        self.metrics.lookup_seconds.observe(found.milliseconds / 1000)
-        return found
-
-    async def in_thread(self, pool: ThreadPoolExecutor, function: Callable[[], ResultT]) -> ResultT:
-        """Run a function in a pool's thread."""
-        return await asyncio.get_running_loop().run_in_executor(pool, function)
-
     async def in_file_thread(self, function: Callable[[], ResultT]) -> ResultT:
         """Run a function that reads or encodes files in a thread."""
-        return await self.in_thread(self._files, function)
+        return await asyncio.get_running_loop().run_in_executor(self._files, function)
 
     def submit(self, request: JobRequest, client: str, key: str | None = None) -> Job | JobView:
         """Admit a job, all of it or nothing; return the earlier one of the same key.
@@ -149,7 +81,7 @@ class JobService:
             raise ServeError(
                 "draining", "the server is shutting down", fix="try again later", retry_after=10
             )
-        request = self._resolved(request)
+        request = self.lookups.resolved(request)
         if key is not None and (known := self.store.by_key(client, key)) is not None:
             if known[1] != request.digest():
                 raise ServeError(
@@ -175,31 +107,6 @@ class JobService:
         self._accept(job)
         return job
 
-    def _resolved(self, request: JobRequest) -> JobRequest:
-        """Return a request with its defaults filled in, within the limits."""
-        self._check_size(request)
-        if not self.models.all:
-            self.models.get(None)
-        for upload in request.images:
-            self.uploads.get(upload)
-        model, opened = self.resolve(request)
-        named = request.retrieval.databases or tuple(WeightedDatabase(name=n) for n in opened)
-        retrieval = request.retrieval.model_copy(update={"databases": named})
-        return request.model_copy(update={"model": model and model.name, "retrieval": retrieval})
-
-    def _check_size(self, request: LookUpRequest) -> None:
-        """Raise ServeError for more than one request may ask for."""
-        limits, steps, count = self.limits, request.settings.num_steps, len(request.seed_list)
-        asked = {"pictures": (count, limits.max_images), "steps": (steps, limits.max_steps)}
-        for what, (number, most) in asked.items():
-            if number > most:
-                raise ServeError(
-                    "invalid_request",
-                    f"{number} {what} are asked for, at most {most} are allowed",
-                    where="seeds" if what == "pictures" else "settings.num_steps",
-                    fix="ask for fewer",
-                )
-
     def _accept(self, job: Job) -> None:
         self._jobs[job.id] = job
         view = self.view(job)
@@ -217,8 +124,8 @@ class JobService:
     async def _prepare(self, job: Job) -> None:
         """Look a job's neighbors up, and let its pictures wait for a drawer."""
         try:
-            model, opened = self.resolve(job.request)
-            found = await self._look_up(model, opened, job.request)
+            model, opened = self.lookups.resolve(job.request)
+            found = await self.lookups.look_up(model, opened, job.request)
         except Exception as error:
             self.on_failed(job, error)
             return
@@ -384,6 +291,11 @@ class JobService:
             job.problem = problem_of(error, job.id)
             self._end(job, "failed")
 
+    def on_unable(self, error: RdmError) -> None:
+        """See JobProgress."""
+        self.failure = error
+        self.failed.set()
+
     def cancel(self, job_id: str) -> JobView:
         """Cancel a job, within one step; its finished pictures stay.
 
@@ -419,7 +331,7 @@ class JobService:
 
     def on_changed(self, change: DatabaseChange) -> None:
         """Look up again what waits with a photograph that was removed, and tell every session."""
-        opened = self.databases.get(change.name)
+        opened = self.lookups.databases.get(change.name)
         self.metrics.database_version.labels(change.name).set(change.version)
         for job in self._living():
             hit = any(
@@ -452,7 +364,7 @@ class JobService:
 
     def close(self) -> None:
         """Let go of threads."""
-        self._lookups.shutdown(wait=False, cancel_futures=True)
+        self.lookups.close()
         self._files.shutdown(wait=False, cancel_futures=True)
 
 

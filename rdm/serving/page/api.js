@@ -35,14 +35,14 @@ async function call(method, path, body, type = "application/json") {
   }
   if (response.status === 204) return null;
   const found = await response.json().catch(() => ({}));
-  if (!response.ok && path !== "readyz") {
+  if (!response.ok) {
     throw new Problem({ detail: `the server answered ${response.status}`, status: response.status, ...found });
   }
   return found;
 }
 
 export const api = {
-  status: () => call("GET", "readyz"),
+  status: () => call("GET", "v1/status"),
   signIn: (token) => call("POST", "v1/session", { token }),
   databases: () => call("GET", "v1/databases").then((found) => found.data),
   models: () => call("GET", "v1/models").then((found) => found.data),
@@ -53,6 +53,7 @@ export const api = {
   credits: (image) => call("GET", image.credits),
   authors: (name) => call("GET", `v1/databases/${name}/authors`),
   patches: (name, cursor, limit) => call("GET", `v1/databases/${name}/patches?cursor=${cursor}&limit=${limit}`),
+  patch: (name, id) => call("GET", `v1/databases/${name}/patches/${id}`),
   history: (cursor) => call("GET", `v1/history?limit=40${cursor ? `&cursor=${cursor}` : ""}`),
   forget: (id) => call("DELETE", `v1/history/${id}`),
   upload: (file) => call("POST", "v1/uploads", file, file.type || "application/octet-stream"),
@@ -63,9 +64,11 @@ export const patchImage = (database, id, size) => `v1/databases/${database}/patc
 const NAMES = ["session.snapshot", "job.queued", "job.neighbors", "job.started", "image.preview", "image.done",
   "job.done", "job.failed", "job.cancelled", "database.changed", "server.draining"];
 
-/** Follow this session's events; `on(name, data)` gets each, `onState(isConnected)` the connection's. */
+/** Follow this session's events: `on(name, data)` gets each, `onState(isConnected)` the connection's.
+ * `ready` resolves once nothing that happens from now on is missed. */
 export function follow(on, onState) {
-  let source, timer;
+  let source, timer, isReady;
+  const ready = new Promise((resolve) => { isReady = resolve; });
   const open = () => {
     source = new EventSource(`v1/events?client=${CLIENT}`);
     source.onopen = () => onState(true);
@@ -73,8 +76,8 @@ export function follow(on, onState) {
       onState(false);
       if (source.readyState === EventSource.CLOSED) timer = setTimeout(open, 2000);
     };
-    for (const name of NAMES) source.addEventListener(name, (event) => on(name, JSON.parse(event.data)));
+    for (const name of NAMES) source.addEventListener(name, (event) => { on(name, JSON.parse(event.data)); isReady(); });
   };
   open();
-  return () => { clearTimeout(timer); source.close(); };
+  return { ready, close() { clearTimeout(timer); source.close(); } };
 }

@@ -41,7 +41,7 @@ function Credits({ credits }) {
 
 const KEYS = [
   ["/", "write in the prompt"], ["Enter", "draw with every step"], ["Esc", "stop, or close what is open"], ["← →", "go through the photographs"],
-  ["x", "remove the focused photograph, draw again"], ["m", "more like the focused photograph"], ["u", "bring the last removed photograph back"],
+  ["x", "remove the focused photograph, draw again"], ["m", "more like the focused photograph"], ["+ -", "weigh the focused photograph more, or less"], ["u", "bring the last removed photograph back"],
   ["c", "compare before and after"], ["[ ]", "move the wipe"], ["r", "new seed"], ["s", "keep the seed, or not"], ["d", "next database"], ["?", "this list"],
 ];
 

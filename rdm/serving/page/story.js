@@ -1,11 +1,13 @@
 // The page's one state, and everything that changes it. Views read `story.state` and call methods.
 import { api, CLIENT, follow, patchImage, Problem } from "./api.js";
 import { decodeLink, encodeLink } from "./link.js";
+import { nameOf } from "./words.js";
 
 const DRAFT_STEPS = 8;
 const TYPING_MS = 250;
 const REFINE_MS = 700;
 const ANNOUNCE_MS = 5000;
+const IDLE_MS = 30000;
 
 const fresh = () => ({ phase: "idle", neighbors: [], images: [], note: "", version: null, ms: null, job: null, problem: null, isDraft: false, position: 0, secondsLeft: 0, seconds: 0 });
 
@@ -16,7 +18,7 @@ class Story {
     this.state = {
       status: "starting", isConnected: true, needsToken: false,
       databases: [], models: [], samples: {},
-      text: "", query: null, database: null, isAll: false, excluded: [], isLocked: true,
+      text: "", query: null, database: null, isAll: false, excluded: [], weights: {}, isLocked: true,
       settings: { ...defaults },
       columns: {}, before: null, isComparing: false, wipe: 50,
       history: [], historyCursor: null, dialog: null, credits: null, problem: null,
@@ -53,7 +55,7 @@ class Story {
   // Start.
 
   async start() {
-    follow((name, data) => this.on(name, data), (isConnected) => this.set({ isConnected }));
+    addEventListener("pagehide", () => this.hangUp());
     addEventListener("hashchange", () => this.restoreLink());
     await this.load();
   }
@@ -101,18 +103,28 @@ class Story {
     location.reload();
   }
 
+  /** Open the stream of events, where it is not: a browser has six connections for all tabs together,
+   * so that it is closed again when nothing was asked for half a minute. */
+  async listen() {
+    this.stream ??= follow((name, data) => this.on(name, data), (isConnected) => this.set({ isConnected }));
+    this.later("hang up", IDLE_MS, () => (this.jobs.size ? this.listen() : this.hangUp()));
+    await Promise.race([this.stream.ready, new Promise((resolve) => setTimeout(resolve, 3000))]);
+  }
+
+  hangUp() { this.stream?.close(); this.stream = null; }
+
   // Asking.
 
   type(text) {
     const query = text.trim() ? { text: text.trim() } : null;
-    this.set({ text, query, problem: null });
+    this.set({ text, query, weights: {}, problem: null });
     if (query) this.later("ask", TYPING_MS, () => this.ask());
     else this.stop();
   }
 
   /** Take another query than a text: a photograph, an upload, a draw from p_D. */
   askFor(query, chip) {
-    this.set({ query: { ...query, chip }, text: query.text || "", excluded: [], problem: null });
+    this.set({ query: { ...query, chip }, text: query.text || "", excluded: [], weights: {}, problem: null });
     this.ask();
   }
 
@@ -135,20 +147,30 @@ class Story {
     } catch (problem) { this.fail(problem); }
   }
 
-  like(neighbor, label = `photograph ${neighbor.image_id}`) {
+  like(neighbor, label = neighbor.title || `photograph ${neighbor.image_id}`) {
     this.set({ database: neighbor.database, isAll: false });
     this.askFor({ patch: neighbor.patch_id, home: neighbor.database }, { label, src: patchImage(neighbor.database, neighbor.patch_id, 64) });
   }
 
+  /** Change how much attention a photograph gets, in halves from 0 to 4. */
+  weigh(neighbor, by) {
+    const key = `${neighbor.database}:${neighbor.patch_id}`;
+    const weight = Math.max(0, Math.min(4, (this.state.weights[key] ?? 1) + by));
+    this.rememberBefore(`weight ${this.state.weights[key] ?? 1}`, `weight ${weight}`);
+    this.set({ weights: { ...this.state.weights, [key]: weight } });
+    this.announce(`photograph ${neighbor.image_id}: weight ${weight}`);
+    this.later("ask", TYPING_MS, () => { this.keepsBefore = Boolean(this.state.before); this.ask({ compare: true }); });
+  }
+
   exclude(neighbor) {
-    this.rememberBefore(`with ${neighbor.image_id}`, `without ${neighbor.image_id}`);
+    this.rememberBefore(`with ${nameOf(neighbor)}`, `without ${nameOf(neighbor)}`);
     this.set({ excluded: [...this.state.excluded, neighbor] });
-    this.announce(`removed photograph ${neighbor.image_id}; drawing again with the same seeds`);
+    this.announce(`removed ${nameOf(neighbor)}; drawing again with the same seeds`);
     this.ask({ compare: true });
   }
 
   include(neighbor) {
-    this.rememberBefore(`without ${neighbor.image_id}`, `with ${neighbor.image_id}`);
+    this.rememberBefore(`without ${nameOf(neighbor)}`, `with ${nameOf(neighbor)}`);
     this.set({ excluded: this.state.excluded.filter((one) => one.image_id !== neighbor.image_id) });
     this.ask({ compare: true });
   }
@@ -202,7 +224,14 @@ class Story {
     const databases = [{ name }];
     // A photograph of one database, looked up in another: it is named, and has no share itself.
     if (asked.patches && query.home && query.home !== name) { asked.patches = [`${query.home}:${query.patch}`]; databases.push({ name: query.home, weight: 0 }); }
-    return { ...asked, retrieval: { databases, exclude: { photographs: removed } }, settings: { k: settings.k } };
+    return { ...asked, retrieval: { databases, exclude: { photographs: removed }, weights: this.weightsOf(name) }, settings: { k: settings.k } };
+  }
+
+  /** Weights of the photographs that are looked at now; others say nothing. */
+  weightsOf(name) {
+    const seen = new Set(this.column(name).neighbors.map((one) => `${name}:${one.patch_id}`));
+    const told = Object.entries(this.state.weights).filter(([key, weight]) => seen.has(key) && weight !== 1);
+    return Object.fromEntries(told.map(([key, weight]) => [key.split(":").at(-1), weight]));
   }
 
   body(name, isDraft) {
@@ -237,6 +266,8 @@ class Story {
         if (generation === this.generation) this.setColumn(name, { neighbors: found.neighbors, version: found.databases[0].version, ms: found.milliseconds, phase: "idle", images: [] });
         return;
       }
+      await this.listen();
+      if (generation !== this.generation) return;
       const job = await api.submit(this.body(name, isDraft));
       if (generation !== this.generation) { api.cancel(job.id).catch(() => {}); return; }
       // Events may have come before the answer.
@@ -304,12 +335,20 @@ class Story {
 
   on(name, data) {
     if (name === "session.snapshot") return this.reconnect(data);
-    if (name === "database.changed") { this.load(); this.announce(`${data.name} is at version ${data.version}`); return this.toast(`${data.name}: version ${data.version}${data.removed ? `, ${data.removed} removed` : ""}`); }
+    if (name === "database.changed") { this.load(); this.checkRemoved(data.name); this.announce(`${data.name} is at version ${data.version}`); return this.toast(`${data.name}: version ${data.version}${data.removed ? `, ${data.removed} removed` : ""}`); }
     if (name === "server.draining") return this.set({ status: "draining" });
     const known = this.jobs.get(data.job);
     if (!known) { this.early = this.early || new Map(); this.early.set(data.job, [...(this.early.get(data.job) || []), [name, data]].slice(-40)); if (this.early.size > 20) this.early.delete(this.early.keys().next().value); return; }
     if (known.generation !== this.generation) return;
     this.onJob(known.name, name, data, known);
+  }
+
+  /** Grey the tiles of photographs that a new version has no more. */
+  async checkRemoved(name) {
+    const gone = await Promise.all(this.column(name).neighbors.map((one) =>
+      api.patch(name, one.patch_id).then(() => null, (problem) => (problem.code === "patch_removed" ? one.patch_id : null))));
+    const neighbors = this.column(name).neighbors.map((one) => (gone.includes(one.patch_id) ? { ...one, isRemoved: true } : one));
+    this.setColumn(name, { neighbors });
   }
 
   onJob(column, name, data, known) {

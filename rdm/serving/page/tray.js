@@ -3,7 +3,7 @@ import { html, useRef, useState } from "./dom.js";
 import { IconButton } from "./icons.js";
 import { patchImage } from "./api.js";
 import { story } from "./story.js";
-import { altOf, licenseName, pageOf } from "./words.js";
+import { altOf, licenseName, nameOf, pageOf } from "./words.js";
 
 export function Tray({ state, name, isCompact }) {
   const column = state.columns[name];
@@ -38,6 +38,7 @@ function Tiles({ name, neighbors, wanted, isCompact, isLooking }) {
     else if (event.key === "Home") focus(0);
     else if (event.key === "End") focus(neighbors.length - 1);
     else if ((event.key === "x" && story.state.keysOn) || event.key === "Delete") { event.preventDefault(); story.exclude(neighbor); }
+    else if ((event.key === "+" || event.key === "-") && story.state.keysOn) { event.preventDefault(); story.weigh(neighbor, event.key === "+" ? 0.5 : -0.5); }
     else if (event.key === "m" && story.state.keysOn) { event.preventDefault(); story.like(neighbor); }
   };
 
@@ -50,16 +51,17 @@ function Tiles({ name, neighbors, wanted, isCompact, isLooking }) {
 
 function Tile({ name, neighbor, isCompact, ...rest }) {
   const [isGone, setGone] = useState(false);
+  const weight = neighbor.weight ?? 1;
   const percent = Math.round(neighbor.similarity * 100);
   return html`<li class="tile" aria-label=${`${altOf(neighbor)}, similarity ${neighbor.similarity.toFixed(2)}`} ...${rest}>
-    <span class="well">${isGone ? html`<span class="gone">removed on request</span>`
+    <span class="well">${isGone || neighbor.isRemoved ? html`<span class="gone">removed on request</span>`
       : html`<img src=${patchImage(name, neighbor.patch_id, 256)} alt="" loading="eager" onError=${() => setGone(true)} />`}
       <span class="actions">
-        <${IconButton} icon="like" label=${`More like ${neighbor.image_id}`} keys="m" tabindex="-1" onClick=${() => story.like(neighbor)} />
-        <${IconButton} icon="remove" label=${`Remove ${neighbor.image_id} and draw again`} keys="x" tabindex="-1" onClick=${() => story.exclude(neighbor)} />
+        <${IconButton} icon="like" label=${`More like ${nameOf(neighbor)}`} keys="m" tabindex="-1" onClick=${() => story.like(neighbor)} />
+        <${IconButton} icon="remove" label=${`Remove ${nameOf(neighbor)} and draw again`} keys="x" tabindex="-1" onClick=${() => story.exclude(neighbor)} />
       </span></span>
     <span class="meter"><i style=${{ width: `${Math.max(3, percent)}%` }}></i></span>
-    ${!isCompact && html`<span class="caption"><b>${neighbor.similarity.toFixed(2)}</b> ${pageOf(neighbor) ? html`<a href=${pageOf(neighbor)} rel="noreferrer" target="_blank" tabindex="-1">${neighbor.author || neighbor.image_id}</a>` : neighbor.author || neighbor.image_id}
+    ${!isCompact && html`<span class="caption"><b>${neighbor.similarity.toFixed(2)}${weight !== 1 ? ` × ${weight}` : ""}</b> ${pageOf(neighbor) ? html`<a href=${pageOf(neighbor)} rel="noreferrer" target="_blank" tabindex="-1">${neighbor.author || nameOf(neighbor)}</a>` : neighbor.author || nameOf(neighbor)}
       <br />${neighbor.license_url ? html`<a href=${neighbor.license_url} rel="noreferrer license" target="_blank" tabindex="-1">${neighbor.license}</a>` : licenseName(neighbor.license)}</span>`}
   </li>`;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,14 +168,15 @@ def test_versions_that_are_left_are_let_go(
 
         server.client.post("v1/neighbors", json={"texts": ["an owl"], "settings": {"k": 2}})
         before = num_maps()
-        for version, name in enumerate(("1.jpg", "2.jpg", "3.jpg"), start=2):
+        for version, name in enumerate(("1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"), start=2):
             remove(database, name)
             end = time.monotonic() + 5
             while server.client.get("v1/databases/birds").json()["version"] != version:
                 assert time.monotonic() < end
                 time.sleep(0.05)
         server.client.post("v1/neighbors", json={"texts": ["an owl"], "settings": {"k": 2}})
-        assert num_maps() <= before
+        # Of six versions the newest, and at most one that a thread has just read.
+        assert num_maps() <= before + 1
 
 
 def test_without_a_model_photographs_are_searched_and_pictures_refused(
@@ -250,6 +252,20 @@ def test_a_token_is_wanted_everywhere_but_on_the_page(
         assert token.read_text().strip() not in cookie
         server.ready()
         assert server.client.get("v1/databases").status_code == 200
+
+
+def test_a_model_that_cannot_be_opened_ends_the_server_with_what_to_do(
+    tmp_path: Path, encoder_config: Path, database: RetrievalDatabase, model_folder: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model_folder, broken)
+    for weights in (broken / "network").glob("*.safetensors"):
+        weights.write_bytes(b"no weights")
+    with served(tmp_path, encoder_config, {"birds": database}, broken) as server:
+        assert server.process.wait(timeout=90) == 1
+    log = (tmp_path / "log").read_text()
+    assert "fix:" in log
+    assert "Traceback" not in log
 
 
 def test_a_taken_port_and_a_taken_folder_are_told(
