@@ -152,9 +152,8 @@ def test_two_databases_are_named_in_credits(
 ) -> None:
     pipe = RetrievalPipeline(model, {"birds": database, "other": other})
     out = pipe("an owl", database_weights={"birds": 1, "other": 1}, **QUICK)
-    assert sorted(credit.database for credit in out.neighbors[0]) == ["db", "db-2"]
-    assert [one.name for one in out.recipes[0].databases] == ["db", "db-2"]
-    # Recipes say the folders' names: both are `db`.
+    assert sorted(credit.database for credit in out.neighbors[0]) == ["birds", "other"]
+    assert [one.name for one in out.recipes[0].databases] == ["birds", "other"]
 
 
 @pytest.mark.parametrize(
