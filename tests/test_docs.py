@@ -68,6 +68,7 @@ PLACEHOLDERS = {
     "--seeds 0-15": "--seeds 0-1",
     "--seeds 0-63": "--seeds 0-1",
     "--seeds 0-7": "--seeds 0-1",
+    "--seeds 0-49999 --dask 2": "--seeds 0-1",
     "--run OUT": "--run run",
     "--autoencoder vq-f4": "--autoencoder assets://autoencoder-vq-f4",
 }

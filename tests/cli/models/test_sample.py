@@ -413,6 +413,21 @@ def test_bad_input_is_refused_and_nothing_is_written(
     assert not list(out.glob("*")) if out.exists() else True
 
 
+def test_the_result_names_the_sheet_and_says_how_many_pictures_a_second(
+    rdm: Command, root: Path, model: Path, tmp_path: Path
+) -> None:
+    given = ("sample", "--model", model, "--database", root, "--patch", 3, "--out", tmp_path / "a",
+             *QUICK)  # fmt: skip
+    code, found, _ = rdm(*given)
+    assert code == 0
+    assert found["pictures_per_second"] > 0
+    assert Path(found["contact_sheet"]) == tmp_path / "a" / "contact.png"
+    again = rdm(*given)[1]
+    assert (again["drawn"], "pictures_per_second" in again) == (0, False)
+    code, _, error = rdm(*given, "--dask", 0)
+    assert (code, "no worker would draw" in error) == (2, True)
+
+
 def test_a_removed_patch_is_refused_by_name(
     rdm: Command, root: Path, model: Path, tmp_path: Path
 ) -> None:
