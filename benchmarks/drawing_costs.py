@@ -60,13 +60,16 @@ part("interpreter")
 import torch
 torch.set_num_threads(1)
 part("torch")
+from diffusers.models.autoencoders import autoencoder_kl
+from diffusers.models.unets import unet_2d_condition
+part("diffusers")
 from rdm.database import RetrievalDatabase
 from rdm.generators.model_folder import open_model
 from rdm.generators.sample_settings import SampleSettings
 from rdm.sampling.draw import draw
 from rdm.sampling.request import Request
 from rdm.sampling.retrieval.look_up import LookUp
-part("our modules and diffusers")
+part("our modules")
 model = open_model("{_MODEL}", torch.device("cpu"))
 part("model")
 database = RetrievalDatabase.open(sys.argv[1], device="cpu")
