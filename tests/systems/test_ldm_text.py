@@ -175,6 +175,7 @@ def colored_tar(path: Path, count: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_caption_is_heard_after_a_minute_of_training(tmp_path: Path) -> None:
     colored_tar(tmp_path / "colors.tar", 120)
     source, cache = f"webdataset://{tmp_path}/colors.tar", str(tmp_path / "cache")
