@@ -389,6 +389,7 @@ class Story {
   /** After a lost connection: what became of this session's jobs. */
   async reconnect(snapshot) {
     this.set({ status: snapshot.status });
+    if (snapshot.status === "starting") this.load();
     for (const [id, known] of this.jobs) {
       try {
         const job = await api.job(id);

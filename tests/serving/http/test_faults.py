@@ -283,7 +283,7 @@ def test_a_taken_port_and_a_taken_folder_are_told(
                 [*command, "--data", str(data), "--port", number],
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=150,
                 check=False,
             )
             assert done.returncode == 1, done.stderr
