@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,10 @@ from typing import Any
 import pytest
 
 from rdm.cli.main import run
+from rdm.compute import ComputeConfig
+from rdm.database.building.builder import BuildConfig, DatabaseBuilder
+from rdm.database.building.jobs import run_build
+from rdm.sources import CropConfig
 
 Command = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -35,21 +41,26 @@ def rdm_database(rdm: Command) -> Command:
     return partial(rdm, "database")
 
 
+@pytest.fixture(scope="session")
+def built_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the database that tests copy; its source is the link `photos` beside it."""
+    return tmp_path_factory.mktemp("base")
+
+
 @pytest.fixture
-def root(rdm_database: Command, photos: Path, tmp_path: Path, tiny_encoder: str) -> Path:
-    """A database of twelve photographs."""
-    settings = (
-        f"encoder={tiny_encoder}",
-        "crop.frame_size=40",
-        "crop.patch_size=24",
-        "images_per_shard=5",
-    )
-    options = [word for setting in settings for word in ("--set", setting)]
-    root = tmp_path / "db"
-    assert (
-        rdm_database(
-            "build", "--root", root, "--source", f"folder://{photos}", "--dask", "inline", *options
-        )[0]
-        == 0
-    )
-    return root
+def root(built_base: Path, photos: Path, tmp_path: Path, tiny_encoder: str) -> Path:
+    """A database of twelve photographs, those of `photos`; it is built once and copied."""
+    link, database = built_base / "photos", built_base / "db"
+    link.unlink(missing_ok=True)
+    link.symlink_to(photos)
+    for path in photos.iterdir():
+        os.utime(path, (1e9, 1e9))  # as when the database was built
+    if not database.exists():
+        config = BuildConfig(
+            source=f"folder://{link}",
+            encoder=tiny_encoder,
+            crop=CropConfig(frame_size=40, patch_size=24),
+            images_per_shard=5,
+        )
+        run_build(DatabaseBuilder(str(database), config), ComputeConfig(dask="inline"))
+    return shutil.copytree(database, tmp_path / "db")

@@ -72,9 +72,29 @@ def root(built: Path, tmp_path: Path) -> Path:
     return tmp_path / "db"
 
 
+@pytest.fixture(scope="session")
+def living_base(
+    tmp_path_factory: pytest.TempPathFactory, built: Path, build: Callable[..., BuildResult]
+) -> Path:
+    """A database whose source is a link, `photos` beside it, for each test to lead to its own."""
+    base = tmp_path_factory.mktemp("living")
+    (base / "photos").symlink_to(built / "photos")
+    build(base / "db", base / "photos")
+    return base
+
+
 @pytest.fixture
-def living_root(root: Path, tmp_path: Path, build: Callable[..., BuildResult]) -> Path:
+def living_root(root: Path, tmp_path: Path, living_base: Path) -> Path:
     """A database of its own over `tmp_path / "photos"`."""
+    (living_base / "photos").unlink()
+    (living_base / "photos").symlink_to(tmp_path / "photos")
+    shutil.copytree(living_base / "db", root)
+    return root
+
+
+@pytest.fixture
+def buildable_root(root: Path, tmp_path: Path, build: Callable[..., BuildResult]) -> Path:
+    """The same, built here: a second build finds the source it is given, under its own path."""
     build(root, tmp_path / "photos")
     return root
 

@@ -76,24 +76,26 @@ def test_another_mirror_is_a_change_and_another_source_is_refused() -> None:
 
 
 def test_build_with_another_index_setting_builds_the_index_anew(
-    living_root: Path, build: Any
+    buildable_root: Path, build: Any
 ) -> None:
-    result = build(living_root, living_root.parent / "photos", index=IndexConfig(audit_queries=3))
-    version = RetrievalDatabase.open(str(living_root)).version
+    result = build(
+        buildable_root, buildable_root.parent / "photos", index=IndexConfig(audit_queries=3)
+    )
+    version = RetrievalDatabase.open(str(buildable_root)).version
     assert (result.unchanged, version.number, version.index.audit_queries) == (False, 2, 3)
     assert result.index_decision.reason == "its settings were changed"
-    assert version.config == run_json(living_root)
+    assert version.config == run_json(buildable_root)
 
 
 def test_build_with_another_setting_keeps_the_index_and_records_it(
-    living_root: Path, build: Any
+    buildable_root: Path, build: Any
 ) -> None:
-    before = VersionStore(Folder(living_root)).require()
-    build(living_root, living_root.parent / "photos", min_success_rate=0.5)
-    after = VersionStore(Folder(living_root)).require()
+    before = VersionStore(Folder(buildable_root)).require()
+    build(buildable_root, buildable_root.parent / "photos", min_success_rate=0.5)
+    after = VersionStore(Folder(buildable_root)).require()
     assert (after.number, after.config["min_success_rate"]) == (2, 0.5)
     assert after.parts == before.parts
-    assert build(living_root, living_root.parent / "photos", min_success_rate=0.5).unchanged
+    assert build(buildable_root, buildable_root.parent / "photos", min_success_rate=0.5).unchanged
 
 
 def test_refused_build_leaves_the_recorded_settings(living_root: Path, build: Any) -> None:

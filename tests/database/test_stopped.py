@@ -22,7 +22,10 @@ from rdm.database.verify.verify import verify_database
 Contents = Callable[[Path], dict[str, bytes]]
 INLINE = ComputeConfig(dask="inline")
 GONE = Removal(frozenset(["p01.jpg", "p06.jpg"]))
-FRACTIONS = (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95, 1.0)
+FRACTIONS = [
+    *(0.0, 0.5, 0.95),
+    *(pytest.param(share, marks=pytest.mark.slow) for share in (0.15, 0.3, 0.7, 0.85, 1.0)),
+]
 ENDLESS = 10**9
 
 

@@ -209,15 +209,15 @@ def test_file_that_is_no_picture_does_not_stop_updates(living_root: Path, tmp_pa
 
 
 def test_broken_photograph_is_not_tried_again_until_it_changes(
-    living_root: Path, tmp_path: Path, build: Callable[..., Any], encoded: Callable[..., bytes]
+    buildable_root: Path, tmp_path: Path, build: Callable[..., Any], encoded: Callable[..., bytes]
 ) -> None:
     (tmp_path / "photos" / "q.jpg").write_bytes(b"words")
-    assert build(living_root, tmp_path / "photos", min_success_rate=0).failed == 1
-    assert not plan(living_root).changed
+    assert build(buildable_root, tmp_path / "photos", min_success_rate=0).failed == 1
+    assert not plan(buildable_root).changed
     (tmp_path / "photos" / "q.jpg").write_bytes(encoded(50))
-    assert plan(living_root).new == 1
-    update(living_root)
-    assert "q.jpg" in images_of(living_root)
+    assert plan(buildable_root).new == 1
+    update(buildable_root)
+    assert "q.jpg" in images_of(buildable_root)
 
 
 def test_root_that_is_no_database_cannot_be_updated(tmp_path: Path) -> None:

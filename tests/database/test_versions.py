@@ -172,7 +172,7 @@ def test_reader_that_opens_the_database_during_updates_sees_exactly_one_version(
 
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
-        for number in range(8):
+        for number in range(4):
             tabled.update(Removal(frozenset([f"p{number:02d}.jpg"])))
         done.set()
         reading.result()

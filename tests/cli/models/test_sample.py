@@ -435,7 +435,7 @@ def test_a_removed_patch_is_refused_by_name(
     shutil.copytree(root, copy)
     (tmp_path / "gone").write_text("3\n")
     removed = rdm("database", "update", "--root", copy, "--delete-patches", tmp_path / "gone",
-                  "--only-delete")  # fmt: skip
+                  "--only-delete", "--dask", "inline")  # fmt: skip
     assert removed[0] == 0, removed
     given = ("--model", model, "--database", copy, "--out", tmp_path / "out")
     for flags in (

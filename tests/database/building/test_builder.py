@@ -94,12 +94,12 @@ def test_summary_counts_what_is_there(root: Path, tmp_path: Path, build: Build) 
 
 
 def test_second_run_does_nothing(
-    living_root: Path, tmp_path: Path, build: Build, contents: Contents
+    buildable_root: Path, tmp_path: Path, build: Build, contents: Contents
 ) -> None:
-    before = contents(living_root)
-    summary = build(living_root, tmp_path / "photos")
+    before = contents(buildable_root)
+    summary = build(buildable_root, tmp_path / "photos")
     assert summary.unchanged
-    assert contents(living_root) == before
+    assert contents(buildable_root) == before
 
 
 def test_two_builds_give_equal_bytes(
@@ -130,16 +130,16 @@ def test_builder_that_was_read_before_another_build_sees_its_version(
 
 
 def test_other_encoder_is_refused(
-    living_root: Path,
+    buildable_root: Path,
     tmp_path: Path,
     build: Build,
     contents: Contents,
     make_encoder: Callable[[int], str],
 ) -> None:
-    before = contents(living_root)
+    before = contents(buildable_root)
     with pytest.raises(EncoderMismatchError, match="another encoder .*weights_digest"):
-        build(living_root, tmp_path / "photos", encoder=make_encoder(1))
-    assert contents(living_root) == before
+        build(buildable_root, tmp_path / "photos", encoder=make_encoder(1))
+    assert contents(buildable_root) == before
 
 
 @pytest.mark.parametrize("field", ["crop", "images_per_shard"])
