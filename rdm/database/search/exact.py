@@ -68,7 +68,13 @@ def exact_search(
         excluded: sorted ids that may not be found (tombstones).
         precision: of the first comparison, which decides the speed alone; None: the faster one
             of this processor.
+
+    Raises:
+        TypeError: the queries are not float16.
     """
+    # Compiled code reads them as such, whatever they are.
+    if queries.dtype != np.float16:
+        raise TypeError(f"queries are {queries.dtype}, not float16")
     precision = precision or ("int8" if has_fast_int8() else "fp32")
     ids = np.full((len(queries), k), -1, np.int64)
     best = np.full((len(queries), k), -np.inf, np.float32)

@@ -215,3 +215,14 @@ def test_quantized_queries_are_contiguous_half_precision() -> None:
     quantized = quantize(np.asfortranarray(np.full((2, 3), 0.1)))
     assert (quantized.dtype, quantized.flags["C_CONTIGUOUS"]) == (np.float16, True)
     assert quantized[0, 0] == pytest.approx(0.1, rel=2**-11)
+
+
+def test_queries_of_another_type_are_refused() -> None:
+    vectors = np.zeros((4, 8), np.float16)
+    with pytest.raises(TypeError, match="queries are float32, not float16"):
+        exact_search(
+            vectors.astype(np.float32),  # pyright: ignore[reportArgumentType]
+            [(0, vectors)],
+            1,
+            excluded=np.zeros(0, np.int64),
+        )
