@@ -163,7 +163,7 @@ def draw_samples(
     """Return a batch of pictures with what they came from; arguments and errors as `draw`."""
     shape = rows_at_once(settings, model.device)
     pictures = draw(model, asked, settings, on_step, start)
-    begun = None if start is None else start.request.record()
+    begun = None if start is None else start.record
     places = [BatchPlace(shape=shape, row=number % shape) for number in range(len(asked))]
     return [
         Sample(one.query, one.seed, picture, place, one, begun)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
@@ -30,11 +31,15 @@ from rdm.sampling.pipelines.call_arguments import (
     PictureName,
     named_picture,
     negative_of,
+    opened_picture,
     scale_of,
     seeds_of,
     several,
+    start_of,
+    turn_of,
     weighted,
 )
+from rdm.sampling.pipelines.editing import Editing
 from rdm.sampling.record import BatchPlace, Credit, SampleRecord
 from rdm.sampling.recorder import Recorder
 from rdm.sampling.request import Request, request_of
@@ -76,8 +81,8 @@ class RetrievalPipelineOutput:
         return credits_text(self.recipes)
 
 
-class RetrievalPipeline:
-    """Draws pictures from a model and databases.
+class RetrievalPipeline(Editing):
+    """Draws pictures from a model and databases; `Editing` has the methods that edit.
 
     Not to be called from several threads at once: `interrupt` belongs to one call.
 
@@ -142,6 +147,10 @@ class RetrievalPipeline:
         negative_prompt: str | Sequence[str] | None = None,
         negative_neighbors: Sequence[int | str] = (),
         negative_scale: float | None = None,
+        strength: float | None = None,
+        mask_image: PictureName | None = None,
+        start: Mapping[str, Any] | None = None,
+        turn: Mapping[str, Any] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_weight: float | None = None,
@@ -163,7 +172,8 @@ class RetrievalPipeline:
 
         Args:
             prompt: query in words, or several.
-            image: query as a picture, or several: opened ones or files.
+            image: query as a picture, or several: opened ones or files. With `strength` or
+                `mask_image`, as in diffusers, the one picture to change.
             class_name: classes.
             patch: patches of the database as queries.
             unconditional: draw queries from p_D.
@@ -177,6 +187,10 @@ class RetrievalPipeline:
             negative_prompt: texts that pictures are led away from.
             negative_neighbors: patches likewise.
             negative_scale: how strongly.
+            strength: how much of the picture is changed.
+            mask_image: white is drawn anew, black is kept.
+            start: as `StartRequest` has it; its pictures may be open ones.
+            turn: of each query to another one, as `QueryTurn` has it, likewise.
             num_inference_steps: of the sampler.
             guidance_scale: s of e_u + s (e_c - e_u).
             guidance_weight: w = s - 1, as papers write it; in place of the scale.
@@ -197,7 +211,14 @@ class RetrievalPipeline:
         """
         pictures: dict[str, Image.Image] = {}
         if request is None:
-            images = [named_picture(one, pictures) for one in several(image)]
+            changes = strength is not None or mask_image is not None
+            queries, changed = ([], several(image)) if changes else (several(image), [])
+            begun = start_of(start, changed, strength, mask_image, pictures)
+            asks = prompt or queries or class_name or patch or unconditional or neighbors
+            if not asks and begun is not None and (name := begun.get("image")) is not None:
+                # Nothing else says what to draw: the picture itself is the query.
+                queries = [pictures.get(name) or str(name)]
+            images = [named_picture(one, pictures) for one in queries]
             numbers = seeds_of(seeds, generator, num_images_per_prompt)
             asks = prompt or images or class_name or patch or unconditional
             by_hand = None if asks or not neighbors else len(neighbors)
@@ -205,7 +226,7 @@ class RetrievalPipeline:
                 "k": k if k is not None else by_hand,
                 "num_steps": num_inference_steps,
                 "guidance_scale": scale_of(guidance_scale, guidance_weight),
-                "eta": eta,
+                "eta": 0.0 if eta is None and (begun or {}).get("invert") else eta,
                 "sampler": scheduler,
                 **(settings or {}),
             }
@@ -227,7 +248,9 @@ class RetrievalPipeline:
                     "classes": several(class_name),
                     "patches": several(patch),
                     "unconditional": unconditional,
+                    "turn": turn_of(turn, pictures),
                     "retrieval": retrieval,
+                    "start": begun,
                     "settings": {name: one for name, one in chosen.items() if one is not None},
                     "seeds": numbers,
                 },
@@ -251,13 +274,16 @@ class RetrievalPipeline:
             yield from samples
 
     def _batches(
-        self, looked_up: LookUp, on_step: Callable[[DrawStep], object] | None
+        self,
+        looked_up: LookUp,
+        on_step: Callable[[DrawStep], object] | None,
+        opened: Mapping[str, Image.Image] = MappingProxyType({}),
     ) -> Iterator[tuple[list[Sample], Tensor]]:
         """Yield the pictures of each batch of the canonical shape, and their latents."""
         model, request = self.model, looked_up.request
         shape = rows_at_once(request.settings, model.device)
-        begun = None if request.start is None else open_start(request.start, model)
-        record = None if request.start is None else request.start.record()
+        begun = None if request.start is None else open_start(request.start, model, opened)
+        record = None if begun is None else begun.record
         for start in range(0, len(looked_up), shape):
             asked = looked_up.rows(start, start + shape)
             batch = filled(asked, shape)
@@ -295,12 +321,12 @@ class RetrievalPipeline:
             request,
             self.model.info,
             self.databases,
-            open_image=pictures.__getitem__ if pictures else None,
+            open_image=opened_picture(pictures),
         )
         drawn: list[Tensor] = []
         samples: list[Sample] = []
         try:
-            for some, latents in self._batches(looked_up, on_step):
+            for some, latents in self._batches(looked_up, on_step, pictures):
                 samples += some
                 drawn.append(latents)
         except _Interrupted:
