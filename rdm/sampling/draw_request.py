@@ -14,6 +14,7 @@ from rdm.generators.sample_settings import DrawStep, OnDrawStep
 from rdm.progress import tracking
 from rdm.sampling.attribution import AttributionKind, attribute, check_attribution
 from rdm.sampling.batches import rows_at_once
+from rdm.sampling.c2pa_signature import PictureSigner
 from rdm.sampling.output import REQUEST, SampleFolder, picture_name
 from rdm.sampling.picture_file import parents_of
 from rdm.sampling.pipeline import draw_samples, note_of
@@ -40,6 +41,7 @@ def draw_request(
     on_step: OnDrawStep | None = None,
     metadata: Metadata = "full",
     attribution: Collection[AttributionKind] = (),
+    signer: PictureSigner | None = None,
 ) -> DrawnCounts:
     """Draw what is missing of a request's pictures, and write each batch when it is done.
 
@@ -54,6 +56,7 @@ def draw_request(
         on_step: called after each step of a batch; what it raises ends the drawing.
         metadata: what PNGs carry; `samples.json` has all of it.
         attribution: what is measured of each token; of `attention` there is a heat map too.
+        signer: signs the pictures; heat maps stay unsigned.
 
     Raises:
         UsageError: the folder holds pictures of another request, or the model cannot be asked this.
@@ -77,7 +80,7 @@ def draw_request(
         looked_up.check()
     total, drawn = len(looked_up), 0
     with (
-        SampleFolder(out, identity, metadata) as folder,
+        SampleFolder(out, identity, metadata, signer) as folder,
         tracking("sample", total, "pictures", folder.num_finished) as tracker,
     ):
 

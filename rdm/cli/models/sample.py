@@ -44,6 +44,13 @@ def sample(
     credits: Annotated[
         bool, Parameter(help="write credits.txt: whose photographs these were", negative="")
     ] = False,
+    c2pa_cert: Annotated[
+        Path | None,
+        Parameter(help="sign pictures (C2PA): PEM certificates, the signer's first; extra c2pa"),
+    ] = None,
+    c2pa_key: Annotated[
+        Path | None, Parameter(help="its private key in PEM; read, never shown or written")
+    ] = None,
     device: DeviceOption = "auto",
     print_request: Annotated[
         bool,
@@ -65,11 +72,17 @@ def sample(
     from rdm.generators.model_folder import INFO, open_model, read_info
     from rdm.models.assets import named_folder
     from rdm.report.html.database_pages import write_sample_gallery
+    from rdm.sampling.c2pa_signature import open_signer
     from rdm.sampling.draw_request import draw_request
     from rdm.sampling.retrieval.look_up import LookUp
     from rdm.sampling.write_credits import write_credits
 
     asked = options.request(request, set_ or [])
+    if (c2pa_cert is None) != (c2pa_key is None):
+        raise UsageError(
+            "a signature needs a certificate and its key", fix="both --c2pa-cert and --c2pa-key"
+        )
+    signer = open_signer(c2pa_cert, c2pa_key) if c2pa_cert and c2pa_key else None
     if asked.model is None:
         raise UsageError("no model is named", where="--model", fix="--model DIR or assets://NAME")
     databases = _opened(asked, device)
@@ -92,7 +105,13 @@ def sample(
     used = compute_device(device)
     opened = open_model(asked.model, used)
     counts = draw_request(
-        asked, opened, databases, out, metadata=metadata, attribution=attribution or ()
+        asked,
+        opened,
+        databases,
+        out,
+        metadata=metadata,
+        attribution=attribution or (),
+        signer=signer,
     )
     gallery = out / "index.html"
     if counts.drawn or not gallery.exists():
