@@ -74,7 +74,11 @@ def draw_request(
     recorder = Recorder(model, looked_up.databases, settings, weights)
     shape = rows_at_once(settings, model.device)
     identity = looked_up.identity(model).model_copy(
-        update={"metadata": metadata, "attribution": tuple(sorted(attribution))}
+        update={
+            "metadata": metadata,
+            "attribution": tuple(sorted(attribution)),
+            "signed": signer is not None,
+        }
     )
     if not (out / REQUEST).exists():
         looked_up.check()

@@ -214,6 +214,7 @@ class RequestIdentity(Config):
     database: str | None
     metadata: str = Field(default="full", description="what the PNGs carry")
     attribution: tuple[str, ...] = Field(default=(), description="what records say of tokens")
+    signed: bool = Field(default=False, description="whether the PNGs are signed")
 
     def differing(self, other: RequestIdentity) -> list[str]:
         """Return the names of the fields that differ from another identity's."""
