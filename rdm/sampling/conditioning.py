@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdm.sampling.queries import Query
+from rdm.sampling.query_turn import TurnRecord
 
 TokenKind = Literal["query", "patch"]
 
@@ -60,6 +61,8 @@ class Conditioning:
         tokens: of its neighbors, or its own; None of a model that reads none.
         negative: what it is led away from.
         image_sha256: of a query picture's pixels.
+        turn: of the query to another one.
+        inversion: tokens that the picture to start from is inverted under; None: nothing is.
     """
 
     query: Query
@@ -67,3 +70,5 @@ class Conditioning:
     tokens: Tokens | None
     negative: NegativeConditioning | None = None
     image_sha256: str = ""
+    turn: TurnRecord | None = None
+    inversion: Tokens | None = None

@@ -85,9 +85,28 @@ def draw_latents(
         negative = Negative(generator.context(away), led_away.scale)
     begun = None
     if start is not None:
-        begun = start.of(seeds, model.config.network.sample_shape, model.device)
+        begun = start.of(
+            seeds,
+            model.config.network.sample_shape,
+            model.device,
+            inverted(model, asked, settings, start) if start.request.invert else None,
+        )
     steering = model.steering(settings, negative, begun)
     return generator.sample_space(context, seeds, settings, on_step, steering)
+
+
+@torch.no_grad()
+def inverted(
+    model: Model, asked: Sequence[Conditioning], settings: SampleSettings, start: OpenedStart
+) -> Tensor:
+    """Return the noise [B, ...] that DDIM draws the start's picture from under its own neighbors.
+
+    Without guidance, which makes the error larger; nothing but neighbors is known of the picture.
+    """
+    context = model.generator.context([_known(one.inversion, None) for one in asked])
+    assert start.x0 is not None
+    x0 = start.x0.expand(len(asked), *start.x0.shape[1:])
+    return model.generator.inverted(context, x0, settings)
 
 
 def known_of(info: ModelInfo, asked: Sequence[Conditioning]) -> list[Known]:

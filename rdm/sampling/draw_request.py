@@ -13,6 +13,7 @@ from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import DrawStep, OnDrawStep
 from rdm.progress import tracking
 from rdm.sampling.attribution import AttributionKind
+from rdm.sampling.c2pa_signature import PictureSigner
 from rdm.sampling.contact_sheet import write_contact_sheet
 from rdm.sampling.draw_shard import draw_on_workers
 from rdm.sampling.output import REQUEST, SampleFolder, picture_name
@@ -32,7 +33,7 @@ class DrawnCounts(Config):
     """Of those that this run drew; None where it drew none."""
 
 
-def draw_request(
+def draw_request(  # noqa: PLR0913 - each is an option that users have, with a default
     request: Request,
     model: Model,
     databases: Mapping[str, RetrievalDatabase],
@@ -42,6 +43,7 @@ def draw_request(
     metadata: Metadata = "full",
     attribution: Collection[AttributionKind] = (),
     pool: Pool | None = None,
+    signer: PictureSigner | None = None,
 ) -> DrawnCounts:
     """Draw what is missing of a request's pictures, and write each batch when it is done.
 
@@ -58,6 +60,7 @@ def draw_request(
         metadata: what PNGs carry; `samples.json` has all of it.
         attribution: what is measured of each token; of `attention` there is a heat map too.
         pool: workers that draw; None: this process does.
+        signer: signs the pictures; heat maps stay unsigned.
 
     Raises:
         UsageError: the folder holds pictures of another request, or the model cannot be asked this.
@@ -69,13 +72,17 @@ def draw_request(
     # Before the folder is claimed: what cannot be drawn, or started from, leaves nothing behind.
     drawing = RequestDrawing(model, looked_up, attribution)
     identity = looked_up.identity(model).model_copy(
-        update={"metadata": metadata, "attribution": tuple(sorted(attribution))}
+        update={
+            "metadata": metadata,
+            "attribution": tuple(sorted(attribution)),
+            "signed": signer is not None,
+        }
     )
     if not (out / REQUEST).exists():
         looked_up.check()
 
     total, drawn, started = len(looked_up), 0, time.monotonic()
-    with SampleFolder(out, identity, metadata) as folder:
+    with SampleFolder(out, identity, metadata, signer) as folder:
         missing = [numbers for numbers in drawing.batches() if not folder.all_finished(numbers)]
         if pool is None:
             batches = _drawn_here(drawing, missing, folder, total, on_step)

@@ -26,6 +26,7 @@ from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import SampleSettings
 from rdm.sampling.attribution import overlay
 from rdm.sampling.batches import rows_at_once
+from rdm.sampling.c2pa_signature import PictureSigner
 from rdm.sampling.picture_file import png_bytes
 from rdm.sampling.pipeline import Sample
 from rdm.sampling.queries import Query
@@ -59,7 +60,14 @@ class SampleFolder:
         ConcurrentWriterError: another process is drawing into it.
     """
 
-    def __init__(self, out: Path, identity: RequestIdentity, metadata: Metadata = "full") -> None:
+    def __init__(
+        self,
+        out: Path,
+        identity: RequestIdentity,
+        metadata: Metadata = "full",
+        signer: PictureSigner | None = None,
+    ) -> None:
+        self._signer = signer
         self.folder = Folder(out)
         self.metadata: Metadata = metadata
         self.out = out
@@ -136,7 +144,7 @@ class SampleFolder:
         with storage_errors(self.out), open(self.out / JOURNAL, "ab") as journal:
             for number, item, record in pictures:
                 if number not in self._lines:
-                    write_picture(self.folder, item, record, self.metadata)
+                    write_picture(self.folder, item, record, self.metadata, self._signer)
                     self._lines[number] = (JOURNAL, _append_line(journal, record))
             journal.flush()
             # Once for a batch and not for each picture: a sync takes longer than a small PNG.
@@ -167,10 +175,15 @@ class SampleFolder:
 
 
 def write_picture(
-    folder: Folder, item: Sample, record: SampleRecord, metadata: Metadata = "full"
+    folder: Folder,
+    item: Sample,
+    record: SampleRecord,
+    metadata: Metadata = "full",
+    signer: PictureSigner | None = None,
 ) -> None:
-    """Write a PNG that carries its recipe."""
-    folder.write_bytes(record.file, png_bytes(item.pixels, record, metadata))
+    """Write a PNG that carries its recipe, and last of all a signature where there is a signer."""
+    png = png_bytes(item.pixels, record, metadata)
+    folder.write_bytes(record.file, png if signer is None else signer.signed(png, record))
 
 
 def _append_line(journal: BinaryIO, record: SampleRecord) -> int:

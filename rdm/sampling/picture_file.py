@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +18,6 @@ from rdm.sampling.xmp import xmp_packet
 
 RECIPE_KEY = "rdm"
 XMP_KEY = "XML:com.adobe.xmp"
-
-
-def pixels_digest(pixels: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of pixels uint8 [H, W, 3], row after row."""
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
 def png_bytes(

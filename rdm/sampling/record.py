@@ -12,6 +12,7 @@ from pydantic import Field
 
 from rdm.config import Record
 from rdm.generators.sample_settings import Setting
+from rdm.sampling.query_turn import TurnRecord
 from rdm.sampling.request import QueryKind
 from rdm.sampling.start_request import StartRecord
 
@@ -29,7 +30,9 @@ class Credit(Record):
 
     patch_id: int
     database: str = Field(default="", description="its name, as in `databases`")
-    similarity: float | None = Field(description="to the query; None of what is led away from")
+    similarity: float | None = Field(
+        description="to the query; None of what is led away from, or inverted under"
+    )
     weight: float = Field(default=1.0, description="factor on the attention that it got")
     image_id: str
     title: str = ""
@@ -83,6 +86,7 @@ class QueryRecord(Record):
     kind: QueryKind
     label: str = Field(description="the text, the file's name, the class, or the drawn patch")
     image_sha256: str = Field(default="", description="of a query picture's pixels, upright RGB")
+    turn: TurnRecord | None = Field(default=None, description="of its vector to another query's")
 
 
 class TokenRecord(Record):
@@ -101,6 +105,13 @@ class NegativeRecord(Record):
     tokens: tuple[TokenRecord, ...]
     neighbors: tuple[Credit, ...]
     scale: float | None = Field(description="None: the guidance scale less 1")
+
+
+class InversionRecord(Record):
+    """What the picture to start from was inverted under: its own nearest neighbors."""
+
+    tokens: tuple[TokenRecord, ...]
+    neighbors: tuple[Credit, ...]
 
 
 class BatchPlace(Record):
@@ -141,6 +152,7 @@ class SampleRecord(Record):
     start: StartRecord | None = Field(
         default=None, description="a picture that was changed, or noise between two seeds"
     )
+    inversion: InversionRecord | None = None
     model: ModelReference
     encoder: EncoderReference | None
     software: SoftwareVersions
@@ -154,8 +166,10 @@ class SampleRecord(Record):
 
     @property
     def looked_at(self) -> tuple[Credit, ...]:
-        """The neighbors that conditioned the picture, and those that it was led away from."""
-        return self.neighbors + (() if self.negative is None else self.negative.neighbors)
+        """The neighbors that conditioned the picture, those that it was led away from, and those
+        that the picture to start from was inverted under."""
+        others = [one for one in (self.negative, self.inversion) if one is not None]
+        return self.neighbors + tuple(credit for one in others for credit in one.neighbors)
 
     def for_png(self, metadata: Metadata = "full") -> SampleRecord:
         """Return the recipe for a PNG, at most MAX_PNG_BYTES.
@@ -170,6 +184,8 @@ class SampleRecord(Record):
             if self.negative is not None:
                 gone = {"texts": (), "tokens": (), "scale": None}
                 changes["negative"] = self.negative.model_copy(update=gone)
+            if self.inversion is not None:
+                changes["inversion"] = self.inversion.model_copy(update={"tokens": ()})
         elif self.query is not None:
             label = self.query.label[:_MAX_LABEL]
             changes["query"] = self.query.model_copy(update={"label": label})

@@ -21,13 +21,14 @@ from rdm.models.assets import public_name
 from rdm.models.precision import Precision, acting_precision
 from rdm.models.unet import num_parameters
 from rdm.sampling.conditioning import Tokens
-from rdm.sampling.picture_file import pixels_digest
+from rdm.sampling.picture_digest import pixels_digest
 from rdm.sampling.pipeline import Sample
 from rdm.sampling.queries import Query
 from rdm.sampling.record import (
     Credit,
     DatabaseReference,
     EncoderReference,
+    InversionRecord,
     ModelReference,
     NegativeRecord,
     QueryRecord,
@@ -83,6 +84,7 @@ class Recorder:
                 kind=query.kind,
                 label=self._label(query),
                 image_sha256="" if conditioning is None else conditioning.image_sha256,
+                turn=None if conditioning is None else conditioning.turn,
             ),
             seed=item.seed,
             databases=self._references,
@@ -91,6 +93,7 @@ class Recorder:
             negative=self._negative(item, found),
             settings=self.model.acting(self.settings),
             start=item.start,
+            inversion=self._inversion(item, found),
             model=self._model,
             encoder=self._encoder,
             software=self._software,
@@ -128,6 +131,15 @@ class Recorder:
             scale=negative.scale,
         )
 
+    def _inversion(
+        self, item: Sample, found: Mapping[PatchAt, PatchRecord]
+    ) -> InversionRecord | None:
+        tokens = None if item.conditioning is None else item.conditioning.inversion
+        if tokens is None:
+            return None
+        credits = tuple(self._credit(at, found[at], None) for at in tokens.patches)
+        return InversionRecord(tokens=self._tokens(tokens), neighbors=credits)
+
     def _credit(
         self, at: PatchAt, record: PatchRecord, similarity: float | None, weight: float = 1.0
     ) -> Credit:
@@ -158,6 +170,8 @@ class Recorder:
             negative = None if item.conditioning is None else item.conditioning.negative
             if negative is not None and negative.tokens is not None:
                 asked += negative.tokens.patches
+            inversion = None if item.conditioning is None else item.conditioning.inversion
+            asked += () if inversion is None else inversion.patches
         found: dict[PatchAt, PatchRecord] = {}
         for name, database in self._by_name.items():
             if ids := sorted({patch_id for at, patch_id in asked if at == name}):

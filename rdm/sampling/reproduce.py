@@ -22,11 +22,14 @@ from rdm.generators.sample_settings import SampleSettings
 from rdm.sampling.conditioning import Conditioning, NegativeConditioning, TokenKind, Tokens
 from rdm.sampling.draw import draw
 from rdm.sampling.neighbor_states import NeighborState, named_databases, neighbor_states
-from rdm.sampling.picture_file import Picture, pixels_digest
-from rdm.sampling.queries import Query
+from rdm.sampling.picture_digest import pixels_digest
+from rdm.sampling.picture_file import Picture
+from rdm.sampling.queries import Query, load_query_image
+from rdm.sampling.query_turn import QueryTurn
 from rdm.sampling.query_vectors import class_vectors, text_vectors
 from rdm.sampling.record import QueryRecord, SampleRecord, TokenRecord
 from rdm.sampling.recorder import database_reference, software_on
+from rdm.sampling.retrieval.turned_queries import open_turn
 from rdm.sampling.start import open_start
 from rdm.sampling.start_request import StartRecord, StartRequest
 from rdm.storage import sha256_file
@@ -55,6 +58,7 @@ class Given:
 
     Attributes:
         image: the query picture, where its embedding was a token.
+        towards: the picture that such a query was turned to.
         start: file of the picture that drawing started from.
         mask: file of its mask.
         weaker: the model that autoguidance led away from.
@@ -64,6 +68,7 @@ class Given:
     start: Path | None = None
     mask: Path | None = None
     weaker: str | None = None
+    towards: Image.Image | None = None
 
 
 def reproduce(
@@ -103,7 +108,7 @@ def reproduce(
         model.check_database(database)
     _check_neighbors(record, databases, named)
 
-    conditioning = _conditioning(record, model, named, given.image)
+    conditioning = _conditioning(record, model, named, given)
     start = None if record.start is None else open_start(_start(record.start, given), model)
     assert record.batch is not None
     threads, precision = record.software.threads, record.software.precision
@@ -200,7 +205,7 @@ def _conditioning(
     record: SampleRecord,
     model: Model,
     databases: Mapping[str, RetrievalDatabase],
-    image: Image.Image | None,
+    given: Given,
 ) -> Conditioning:
     """Return what conditioned a picture, with vectors looked up anew."""
     asked, seed = record.query, record.seed
@@ -216,7 +221,7 @@ def _conditioning(
     )
     tokens = negative = None
     if record.tokens:
-        own = [_query_vector(asked, databases, image)] if _has_query(record.tokens) else []
+        own = [_query_vector(asked, databases, given)] if _has_query(record.tokens) else []
         tokens = _tokens(record.tokens, model, databases, own)
     if (away := record.negative) is not None:
         caption = ", ".join(away.texts) if model.reads_text else None
@@ -226,7 +231,10 @@ def _conditioning(
             own = [text_vectors(encoder, [text])[0] for text in away.texts]
         of_tokens = _tokens(away.tokens, model, databases, own) if away.tokens else None
         negative = NegativeConditioning(of_tokens, caption, away.scale, away.texts)
-    return Conditioning(query, seed, tokens, negative)
+    inversion = None
+    if record.inversion is not None:
+        inversion = _tokens(record.inversion.tokens, model, databases, [])
+    return Conditioning(query, seed, tokens, negative, inversion=inversion)
 
 
 def _has_query(tokens: Sequence[TokenRecord]) -> bool:
@@ -265,51 +273,72 @@ def _tokens(
 
 
 def _query_vector(
-    query: QueryRecord, databases: Mapping[str, RetrievalDatabase], image: Image.Image | None
+    query: QueryRecord, databases: Mapping[str, RetrievalDatabase], given: Given
 ) -> NDArray[np.float32]:
     """Return the raw embedding [D] of a query that was a token itself."""
     encoder = next(iter(databases.values())).encoder
     if query.kind == "text":
-        return text_vectors(encoder, [query.label])[0]
-    if query.kind == "class":
-        return class_vectors(encoder, [query.label])[0]
-    if query.kind != "image":
+        vector = text_vectors(encoder, [query.label])[0]
+    elif query.kind == "class":
+        vector = class_vectors(encoder, [query.label])[0]
+    elif query.kind == "image":
+        image = _checked_picture(given.image, query.label, query.image_sha256, "--image")
+        vector = encoder.encode_images(encoder.preprocess(image)[None])[0]
+    else:
         raise SourceError(f"a query of kind {query.kind} has no embedding of its own")
+    if (turn := query.turn) is None:
+        return vector
+
+    def open_image(name: str) -> Image.Image:
+        return _checked_picture(given.towards, name, turn.image_sha256, "--towards-image")
+
+    asked = QueryTurn(text=turn.text, image=turn.image, away=turn.away, fraction=turn.fraction)
+    return open_turn(asked, encoder, open_image).of(vector[None])[0]
+
+
+def _checked_picture(image: Image.Image | None, name: str, digest: str, option: str) -> Image.Image:
+    """Return a query picture that was a token, or decided one."""
     if image is None:
         raise UsageError(
-            f"the embedding of the query picture {query.label} was a token, and the picture is "
+            f"the embedding of the query picture {name} was a token, and the picture is "
             "not in the recipe",
-            fix=f"--image with that picture; the SHA-256 of its pixels is {query.image_sha256}",
+            fix=f"{option} with that picture; the SHA-256 of its pixels is {digest}",
         )
-    if pixels_digest(np.asarray(image)) != query.image_sha256:
+    if (found := pixels_digest(np.asarray(image))) != digest:
         raise SourceError(
-            f"this is not the query picture {query.label}: the SHA-256 of its pixels is "
-            f"{pixels_digest(np.asarray(image))}, not {query.image_sha256}",
-            where="--image",
+            f"this is not the query picture {name}: the SHA-256 of its pixels is {found}, not "
+            f"{digest}",
+            where=option,
             fix="give the picture that was asked with",
         )
-    return encoder.encode_images(encoder.preprocess(image)[None])[0]
+    return image
 
 
 def _start(record: StartRecord, given: Given) -> StartRequest:
     """Return the start of a picture, from files that are the recorded ones."""
     places: dict[str, str | None] = {}
-    for name, path, digest in (
-        ("start", given.start, record.image_sha256),
-        ("mask", given.mask, record.mask_sha256),
+    for name, path, digest, of_pixels in (
+        ("start", given.start, record.image_sha256, record.image_pixels_sha256),
+        ("mask", given.mask, record.mask_sha256, record.mask_pixels_sha256),
     ):
-        if digest is None:
+        if digest is None and of_pixels is None:
             continue
         if path is None:
             raise UsageError(
                 f"drawing started from a picture, whose {name} is not in the recipe",
                 where=record.image or "",
-                fix=f"--{name} with the file of SHA-256 {digest}",
+                fix=f"--{name} with the file of SHA-256 {digest}"
+                if digest
+                else f"--{name} with a file whose pixels have the SHA-256 {of_pixels}",
             )
-        if (found := sha256_file(path)) != digest:
+        if digest is None:
+            found = pixels_digest(np.asarray(load_query_image(path)))
+        else:
+            found = sha256_file(path)
+        if found != (digest or of_pixels):
             raise SourceError(
                 f"this is not the file that drawing started from: its SHA-256 is {found}, not "
-                f"{digest}",
+                f"{digest or of_pixels}",
                 where=path,
                 fix=f"--{name} with that file",
             )
@@ -318,6 +347,8 @@ def _start(record: StartRecord, given: Given) -> StartRequest:
         image=places.get("start"),
         mask=places.get("mask"),
         strength=record.strength,
+        outpaint=record.outpaint,
+        invert=record.invert,
         towards=record.towards,
         fraction=0.5 if record.fraction is None else record.fraction,
     )

@@ -16,24 +16,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from rdm.config import Config
 from rdm.errors import UsageError
 from rdm.generators.sample_settings import SampleSettings, Setting
+from rdm.sampling.query_turn import QueryTurn, Text, TurnRecord
 from rdm.sampling.seeds import checked_seeds, seeds_text
 from rdm.sampling.start_request import StartRecord, StartRequest
 
 QueryKind = Literal["text", "image", "class", "patch", "neighbors", "unconditional"]
 
 FORMAT = "rdm.request/1"
-MAX_TEXT = 2000  # characters; records keep as many
 MAX_WEIGHT = 4.0
-
-
-def _checked_text(text: str) -> str:
-    if not text.strip():
-        raise ValueError("the text is empty: say what to draw, or ask for unconditional pictures")
-    if len(text) > MAX_TEXT:
-        raise ValueError(
-            f"the text has {len(text):,} characters, at most {MAX_TEXT:,} are read: shorten it"
-        )
-    return text
 
 
 def _patch_text(value: Any) -> Any:
@@ -50,7 +40,6 @@ def _checked_patch(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_checked_text)]
 Patch = Annotated[str, BeforeValidator(_patch_text), AfterValidator(_checked_patch)]
 """A patch's id; with its database's name before it, `birds:77`, where that is not the first."""
 
@@ -155,6 +144,9 @@ class Request(Config):
         description="unconditional: draw the patches nearest to so many cluster centers of the "
         "database, each as often, in place of p_D",
     )
+    turn: QueryTurn | None = Field(
+        default=None, description="each text, image and class is turned to another query"
+    )
     retrieval: Retrieval = Retrieval()
     start: StartRequest | None = Field(
         default=None, description="a picture to change, or noise between two seeds"
@@ -174,6 +166,17 @@ class Request(Config):
             raise ValueError(
                 "a negative acts through guidance, and guidance_scale 1 is none: set another, or "
                 "the negative's own scale"
+            )
+        unturned = self.kinds & {"patch", "neighbors", "unconditional"}
+        if self.turn is not None and (unturned or not self.kinds):
+            raise ValueError(
+                f"a query that is turned is a text, an image or a class, not "
+                f"{min(unturned, default='nothing')}: ask for that alone, or leave the turn out"
+            )
+        is_inverted = self.start is not None and self.start.invert
+        if is_inverted and (self.settings.sampler != "ddim" or self.settings.eta != 0):
+            raise ValueError(
+                "an inverted picture is drawn by ddim without noise: set sampler=ddim and eta=0"
             )
         return self
 
@@ -202,6 +205,7 @@ class RequestIdentity(Config):
     unconditional: bool
     top_m: float | None
     centers: int | None = None
+    turn: TurnRecord | None = None
     retrieval: Retrieval | None = Field(default=None, description="of which databases: below")
     start: StartRecord | None = None
     seeds: str
@@ -210,6 +214,7 @@ class RequestIdentity(Config):
     database: str | None
     metadata: str = Field(default="full", description="what the PNGs carry")
     attribution: tuple[str, ...] = Field(default=(), description="what records say of tokens")
+    signed: bool = Field(default=False, description="whether the PNGs are signed")
 
     def differing(self, other: RequestIdentity) -> list[str]:
         """Return the names of the fields that differ from another identity's."""

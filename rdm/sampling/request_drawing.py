@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from rdm.generators.model_folder import Model
@@ -68,6 +70,7 @@ class RequestDrawing:
         looked_up: what conditions the pictures.
         attribution: what is measured of each token.
         shape: rows of a batch; None: those of the settings, else of the device.
+        opened: pictures that the request names and that are no files, by their names.
 
     Raises:
         UsageError: the model cannot draw with these settings, measure this, or start from this.
@@ -80,16 +83,17 @@ class RequestDrawing:
         looked_up: LookUp,
         attribution: Collection[AttributionKind] = (),
         shape: int | None = None,
+        opened: Mapping[str, Image.Image] = MappingProxyType({}),
     ) -> None:
         request = looked_up.request
         check_attribution(model, attribution)
         model.check_settings(request.settings)
         self.model, self.looked_up, self.attribution = model, looked_up, tuple(attribution)
         self.shape = rows_at_once(request.settings, model.device) if shape is None else shape
-        self._start = None if request.start is None else open_start(request.start, model)
-        self._start_record = None if request.start is None else request.start.record()
+        self._start = None if request.start is None else open_start(request.start, model, opened)
+        self._start_record = None if self._start is None else self._start.record
         image = None if request.start is None else request.start.image
-        self._parents = () if image is None else parents_of(Path(image))
+        self._parents = () if image is None or image in opened else parents_of(Path(image))
         weights = {one.name: one.weight for one in request.retrieval.databases}
         self._recorder = Recorder(model, looked_up.databases, request.settings, weights)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from rdm.diffusion.samplers import seeded_noise
 from rdm.errors import UsageError
 from rdm.generators.model_folder import Model
 from rdm.sampling.queries import load_query_image
-from rdm.sampling.start_request import StartRequest
+from rdm.sampling.start_request import StartRecord, StartRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class OpenedStart:
 
     Attributes:
         request: as it was asked for.
+        record: what identifies it.
         pixels: uint8 [H, W, 3], the picture at the model's size; None: there is none.
         kept: bool [H, W], where its pixels are kept; None: nowhere.
         x0: [1, ...], the picture in the model's space.
@@ -34,26 +36,33 @@ class OpenedStart:
     """
 
     request: StartRequest
+    record: StartRecord
     pixels: NDArray[np.uint8] | None = None
     kept: NDArray[np.bool_] | None = None
     x0: Tensor | None = None
     keep: Tensor | None = None
 
-    def of(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> Start:
+    def of(
+        self,
+        seeds: Sequence[int],
+        shape: Sequence[int],
+        device: torch.device,
+        inverted: Tensor | None = None,
+    ) -> Start:
         """Return the start of a batch.
 
         Args:
             seeds: of its pictures.
             shape: of one sample.
             device: where they are drawn.
+            inverted: the noise of the picture, in place of the seeds'.
         """
-        noise = None
+        noise = inverted
         if (towards := self.request.towards) is not None:
-            own, other = (
-                seeded_noise(of, shape, device=device) for of in (seeds, [towards] * len(seeds))
-            )
+            own = seeded_noise(seeds, shape, device=device) if inverted is None else inverted
+            other = seeded_noise([towards] * len(seeds), shape, device=device)
             noise = slerp(own, other, self.request.fraction)
-        if self.x0 is None:
+        if self.x0 is None or self.request.invert:
             return Start(noise=noise)
         x0 = self.x0.expand(len(seeds), *shape)
         strength = self.request.acting_strength
@@ -70,13 +79,22 @@ class OpenedStart:
 
 
 @torch.no_grad()
-def open_start(request: StartRequest, model: Model) -> OpenedStart:
+def open_start(
+    request: StartRequest, model: Model, pictures: Mapping[str, Image.Image] = MappingProxyType({})
+) -> OpenedStart:
     """Read a start's files and encode them.
 
-    Pictures are cropped to their middle square and brought to the model's size.
+    Pictures are cropped to their middle square and brought to the model's size; one to outpaint is
+    shrunk whole into the middle.
+
+    Args:
+        request: names the picture and its mask.
+        model: draws.
+        pictures: open ones by their names in the request; the others are files.
 
     Raises:
-        UsageError: the model draws tokens, or the mask is not of the picture's size.
+        UsageError: the model draws tokens, the mask is not of the picture's size, or the margin
+            leaves nothing of the picture.
         SourceError: a file is not there, or is no picture.
     """
     config = model.config
@@ -87,40 +105,85 @@ def open_start(request: StartRequest, model: Model) -> OpenedStart:
             fix="leave it out, or take a model of a diffusion recipe",
         )
     if request.image is None:
-        return OpenedStart(request)
+        return OpenedStart(request, request.record())
 
-    # Picture and mask share their geometry, so that they stay on each other.
-    image = load_query_image(Path(request.image))
+    image = _picture(request.image, pictures)
+    record = request.record(pictures)
     side = config.network.sample_shape[-1] * _factor(model)
-    pixels = np.asarray(_fitted(image, side, Image.Resampling.LANCZOS))
+    kept = None
+    if request.outpaint is not None:
+        pixels, kept = _on_canvas(image, side, request.outpaint)
+    else:
+        pixels = np.asarray(_fitted(image, side, Image.Resampling.LANCZOS))
+    if request.mask is not None:
+        # Picture and mask share their geometry, so that they stay on each other.
+        kept = _kept(request.mask, _picture(request.mask, pictures), image, side)
     images = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(model.device)
     x0 = model.generator.space.of_pictures(images)
-    if request.mask is None:
-        return OpenedStart(request, pixels, x0=x0)
+    if kept is None:
+        return OpenedStart(request, record, pixels, x0=x0)
 
-    kept = _kept(request, image, side)
     # A cell with a pixel that is to be drawn anew is drawn anew.
     anew = torch.from_numpy(~kept)[None, None].float()
     keep = functional.max_pool2d(anew, _factor(model)) == 0
-    return OpenedStart(request, pixels, kept, x0, keep.to(model.device))
+    if request.outpaint is not None and not keep.any():
+        raise UsageError(
+            f"with {request.outpaint} pixels on each side nothing is left of the picture: the "
+            f"model draws {side} x {side} pixels, in cells of {_factor(model)}",
+            where="--outpaint",
+            fix="a smaller margin",
+        )
+    return OpenedStart(request, record, pixels, kept, x0, keep.to(model.device))
 
 
-def _kept(request: StartRequest, image: Image.Image, side: int) -> NDArray[np.bool_]:
+def _picture(name: str, pictures: Mapping[str, Image.Image]) -> Image.Image:
+    opened = pictures.get(name)
+    return load_query_image(Path(name)) if opened is None else opened
+
+
+def _on_canvas(
+    image: Image.Image, side: int, margin: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return a whole picture in the middle of a canvas uint8 [side, side, 3], and where it is.
+
+    Its edges go on outwards, so that its border is encoded beside something of its own kind.
+    """
+    inner = side - 2 * margin
+    if inner < 1:
+        raise UsageError(
+            f"a margin of {margin} pixels on each side leaves no room for the picture: the model "
+            f"draws {side} x {side} pixels",
+            where="--outpaint",
+            fix=f"at most {(side - 1) // 2}",
+        )
+    shrunk = np.asarray(ImageOps.contain(image, (inner, inner), Image.Resampling.LANCZOS))
+    height, width = shrunk.shape[:2]
+    if (height, width) == (side, side):
+        raise UsageError(
+            "the picture fills all that the model draws: nothing would be drawn",
+            where="--outpaint",
+            fix="a margin of at least 1",
+        )
+    top, left = (side - height) // 2, (side - width) // 2
+    around = ((top, side - height - top), (left, side - width - left))
+    kept = np.pad(np.ones((height, width), bool), around)
+    return np.pad(shrunk, (*around, (0, 0)), mode="edge"), kept
+
+
+def _kept(place: str, mask: Image.Image, image: Image.Image, side: int) -> NDArray[np.bool_]:
     """Return where the mask keeps the picture, bool [side, side]."""
-    assert request.mask is not None
-    mask = load_query_image(Path(request.mask))
     if mask.size != image.size:
         raise UsageError(
             f"the mask has {mask.width} x {mask.height} pixels, the picture to start from "
             f"{image.width} x {image.height}",
-            where=request.mask,
+            where=place,
             fix="give a mask of the picture's size: white is drawn anew, black is kept",
         )
     kept = np.asarray(_fitted(mask.convert("L"), side, Image.Resampling.BOX)) < 128
     if kept.all():
         raise UsageError(
             "the mask is black everywhere: nothing would be drawn",
-            where=request.mask,
+            where=place,
             fix="paint white what is to be drawn anew",
         )
     return kept

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import Self
 
+import numpy as np
+from PIL import Image
 from pydantic import Field, model_validator
 
 from rdm.config import Config, Record
+from rdm.sampling.picture_digest import pixels_digest
 from rdm.storage import sha256_file
 
 MAX_SEED = 2**63 - 1
@@ -30,6 +35,17 @@ class StartRequest(Config):
         default=None,
         description="a picture file of the image's size: white is drawn anew, black is kept",
     )
+    outpaint: int | None = Field(
+        default=None,
+        ge=0,
+        description="the whole picture is shrunk into the middle of what the model draws, with "
+        "so many pixels of that on each side around it, and the rest is drawn",
+    )
+    invert: bool = Field(
+        default=False,
+        description="start in the noise that DDIM would draw the image from under its own "
+        "neighbors, in place of the seed's",
+    )
     towards: int | None = Field(
         default=None,
         ge=0,
@@ -40,9 +56,20 @@ class StartRequest(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name in ("strength", "mask"):
-            if getattr(self, name) is not None and self.image is None:
-                raise ValueError(f"a {name} needs the picture to start from: give --start IMAGE")
+        words = {"strength": "a strength", "mask": "a mask", "outpaint": "a margin to outpaint"}
+        given = [name for name in words if getattr(self, name) is not None]
+        if self.image is None and (given or self.invert):
+            needing = words[given[0]] if given else "an inversion"
+            raise ValueError(f"{needing} needs the picture to start from: give --start IMAGE")
+        if self.mask is not None and self.outpaint is not None:
+            raise ValueError(
+                "a mask and a margin to outpaint both say what is drawn anew: give one of them"
+            )
+        if self.invert and given:
+            raise ValueError(
+                f"an inverted picture is drawn whole, so {words[given[0]]} says nothing: leave it "
+                "or --invert out"
+            )
         if "fraction" in self.model_fields_set and self.towards is None and self.fraction != 0.5:
             raise ValueError("a fraction needs the seed that noise is turned to: give --towards")
         if self.image is None and self.towards is None:
@@ -52,16 +79,26 @@ class StartRequest(Config):
     @property
     def acting_strength(self) -> float | None:
         """The strength with its default in place of None; None without a picture."""
-        if self.image is None or self.strength is not None:
+        if self.image is None or self.strength is not None or self.invert:
             return self.strength
-        return STRENGTH if self.mask is None else STRENGTH_WITH_MASK
+        keeps_parts = self.mask is not None or self.outpaint is not None
+        return STRENGTH_WITH_MASK if keeps_parts else STRENGTH
 
-    def record(self) -> StartRecord:
-        """Return what identifies the start, without the places where things lie."""
+    def record(self, pictures: Mapping[str, Image.Image] = MappingProxyType({})) -> StartRecord:
+        """Return what identifies the start, without the places where things lie.
+
+        Args:
+            pictures: open ones by their names in the request; the others are files.
+        """
+        image, mask = (pictures.get(one or "") for one in (self.image, self.mask))
         return StartRecord(
             image=self.image and PurePath(self.image).name,
-            image_sha256=self.image and sha256_file(Path(self.image)),
-            mask_sha256=self.mask and sha256_file(Path(self.mask)),
+            image_sha256=None if image or not self.image else sha256_file(Path(self.image)),
+            mask_sha256=None if mask or not self.mask else sha256_file(Path(self.mask)),
+            image_pixels_sha256=image and pixels_digest(np.asarray(image)),
+            mask_pixels_sha256=mask and pixels_digest(np.asarray(mask)),
+            outpaint=self.outpaint,
+            invert=self.invert,
             strength=self.acting_strength,
             towards=self.towards,
             fraction=None if self.towards is None else self.fraction,
@@ -74,6 +111,17 @@ class StartRecord(Record):
     image: str | None = Field(default=None, description="the file's name")
     image_sha256: str | None = None
     mask_sha256: str | None = None
+    image_pixels_sha256: str | None = Field(
+        default=None, description="of the pixels, RGB, of a picture that was given open, no file"
+    )
+    mask_pixels_sha256: str | None = None
+    outpaint: int | None = None
+    invert: bool = False
     strength: float | None = None
     towards: int | None = None
     fraction: float | None = None
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether drawing started from a picture of the user."""
+        return self.image_sha256 is not None or self.image_pixels_sha256 is not None

@@ -67,7 +67,7 @@ def _packet(texts: Mapping[str, str], photographs: Sequence[Photograph]) -> str:
 
 def _texts(record: SampleRecord) -> dict[str, str]:
     """Return the properties that are plain texts."""
-    is_edit = record.start is not None and record.start.image_sha256 is not None
+    is_edit = record.start is not None and record.start.has_picture
     model = record.model
     texts = {
         "Iptc4xmpExt:DigitalSourceType": COMPOSITE if is_edit else TRAINED_ALGORITHMIC_MEDIA,
@@ -78,7 +78,9 @@ def _texts(record: SampleRecord) -> dict[str, str]:
     }
     if record.query is not None:
         # Who asked is never said: Iptc4xmpExt:AIPromptWriterName stays out.
-        texts["Iptc4xmpExt:AIPromptInformation"] = f"{record.query.kind}: {record.query.label}"
+        turned = "" if record.query.turn is None else f", {record.query.turn}"
+        prompt = f"{record.query.kind}: {record.query.label}{turned}"
+        texts["Iptc4xmpExt:AIPromptInformation"] = prompt
     return texts
 
 

@@ -47,6 +47,8 @@ class LookUpRequest(Request):
             )
         if self.start is not None:
             raise ValueError("start: pictures are changed by `rdm sample`, not by a server yet")
+        if self.turn is not None:
+            raise ValueError("turn: queries are turned by `rdm sample`, not by a server yet")
         if self.settings.autoguidance is not None:
             raise ValueError("autoguidance: a client names no folder of the server's machine")
         if self.images and not _UPLOAD.fullmatch(self.images[0]):

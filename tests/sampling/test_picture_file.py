@@ -11,7 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 from written_recipe import recipe
 
 from rdm.errors import SourceError
-from rdm.sampling.picture_file import RECIPE_KEY, XMP_KEY, pixels_digest, png_bytes, read_picture
+from rdm.sampling.picture_digest import pixels_digest
+from rdm.sampling.picture_file import RECIPE_KEY, XMP_KEY, png_bytes, read_picture
 from rdm.sampling.record import SampleRecord
 
 PIXELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)

@@ -9,7 +9,7 @@ import torch
 
 from rdm.database import RetrievalDatabase
 from rdm.sampling import Model, SampleSettings, image_queries, sample, text_queries
-from rdm.sampling.picture_file import pixels_digest
+from rdm.sampling.picture_digest import pixels_digest
 from rdm.sampling.record import SampleRecord
 from rdm.sampling.recorder import Recorder
 

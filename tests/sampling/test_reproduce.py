@@ -87,6 +87,95 @@ def test_every_way_to_ask_is_drawn_again_bit_for_bit(
         assert reproduce(picture, model, [database])[1].identical
 
 
+@pytest.mark.parametrize(
+    ("start", "change"),
+    [
+        ({"outpaint": 4}, {"texts": ("a",)}),
+        ({"invert": True}, {"texts": ("a",)}),
+        ({"invert": True, "towards": 9}, {"texts": ("a",)}),
+        (None, {"texts": ("a",), "turn": {"text": "b"}}),
+        (None, {"texts": ("a",), "turn": {"text": "b"}, "retrieval": {"tokens": "query"}}),
+        (
+            None,
+            {
+                "classes": ("owl",),
+                "turn": {"text": "b", "away": "c", "fraction": 0.2},
+                "retrieval": {"tokens": "query+neighbors"},
+            },
+        ),
+        (None, {"texts": ("a",), "turn": {"image": "?"}, "retrieval": {"tokens": "query"}}),
+    ],
+)
+def test_every_way_to_edit_is_drawn_again_bit_for_bit(
+    model: Model,
+    database: RetrievalDatabase,
+    tmp_path: Path,
+    start: dict[str, object] | None,
+    change: dict[str, object],
+) -> None:
+    photograph = database.pixels(np.array([3]))[0]
+    path = tmp_path / "photograph.png"
+    photograph.save(path)
+    fields: dict[str, object] = {
+        "seeds": "4-5",
+        "settings": {"k": 2, "num_steps": 3, "batch_size": 3, "eta": 0.0},
+        "start": None if start is None else {"image": str(path), **start},
+        **change,
+    }
+    if change.get("turn") == {"image": "?"}:
+        fields["turn"] = {"image": str(path)}
+    request = Request.model_validate(fields)
+    given = Given(start=path, towards=photograph)
+    for picture in drawn(request, model, database, tmp_path / "out"):
+        assert reproduce(picture, model, [database], given)[1].identical
+
+
+def test_a_picture_that_a_token_was_turned_to_is_asked_for(
+    model: Model, database: RetrievalDatabase, tmp_path: Path
+) -> None:
+    path = tmp_path / "tit.png"
+    database.pixels(np.array([3]))[0].save(path)
+    request = Request.model_validate(
+        {
+            "texts": ("a",),
+            "turn": {"image": str(path)},
+            "retrieval": {"tokens": "query"},
+            "seeds": "0",
+            "settings": SETTINGS,
+        }
+    )
+    (picture,) = drawn(request, model, database, tmp_path / "out")
+    with pytest.raises(UsageError, match=r"tit\.png was a token") as caught:
+        reproduce(picture, model, [database])
+    assert caught.value.fix.startswith("--towards-image")
+
+
+def test_a_removed_neighbor_of_an_inversion_is_refused_by_name(
+    model: Model, root: Path, tmp_path: Path
+) -> None:
+    opened = RetrievalDatabase.open(str(root))
+    path = tmp_path / "photograph.png"
+    opened.pixels(np.array([len(opened.living_ids()) - 1]))[0].save(path)
+    request = Request.model_validate(
+        {
+            "texts": ("a",),
+            "retrieval": {"include": ("0", "1")},
+            "start": {"image": str(path), "invert": True},
+            "seeds": "0",
+            "settings": {"k": 2, "num_steps": 3, "eta": 0.0},
+        }
+    )
+    (picture,) = drawn(request, model, opened, tmp_path / "out")
+    assert picture.record.inversion is not None
+    own = {one.image_id for one in picture.record.neighbors}
+    gone = next(
+        one.image_id for one in picture.record.inversion.neighbors if one.image_id not in own
+    )
+    run_build(update_builder(str(root), Removal(frozenset([gone]))), ComputeConfig(dask="inline"))
+    with pytest.raises(DatabaseError, match=f"the photograph {gone} was removed on request"):
+        reproduce(picture, model, [RetrievalDatabase.open(str(root))], Given(start=path))
+
+
 def test_the_number_of_threads_is_that_of_the_recipe(
     pictures: list[Picture], model: Model, database: RetrievalDatabase
 ) -> None:

@@ -211,3 +211,55 @@ def test_a_mask_starts_in_noise_and_a_picture_alone_does_not() -> None:
     assert StartRequest(image="a").acting_strength == 0.8
     assert StartRequest(image="a", mask="b", strength=0.3).acting_strength == 0.3
     assert StartRequest(towards=1).acting_strength is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"outpaint": 3}, "a margin to outpaint needs the picture"),
+        ({"invert": True}, "an inversion needs the picture"),
+        ({"image": "a.png", "mask": "m.png", "outpaint": 3}, "give one of them"),
+        ({"image": "a.png", "invert": True, "strength": 0.5}, "a strength says nothing"),
+        ({"image": "a.png", "invert": True, "outpaint": 3}, "a margin to outpaint says nothing"),
+        ({"image": "a.png", "outpaint": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_starts_that_say_two_things_are_refused(values: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        request_of({"texts": ["a"], "start": values, "settings": {"eta": 0.0}})
+
+
+@pytest.mark.parametrize("settings", [{}, {"eta": 0.5}, {"sampler": "dpm++2m"}])
+def test_an_inversion_is_drawn_without_noise(settings: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="by ddim without noise: set sampler=ddim and eta=0"):
+        request_of({"texts": ["a"], "start": {"image": "a", "invert": True}, "settings": settings})
+
+
+def test_a_wide_picture_is_outpainted_whole(model: Model, tmp_path: Path) -> None:
+    side = side_of(model)
+    values = np.zeros((30, 60, 3), np.uint8)
+    values[:, :6] = 255  # lost in the middle square
+    Image.fromarray(values).save(tmp_path / "wide.png")
+    start = StartRequest(image=str(tmp_path / "wide.png"), outpaint=0)
+    opened = open_start(start, model)
+    assert opened.pixels is not None
+    assert opened.kept is not None
+    rows = np.flatnonzero(opened.kept.any(axis=1))
+    assert (len(rows), rows[0]) == (side // 2, side // 4)
+    assert opened.kept.any(axis=0).all()
+    assert (opened.pixels[side // 2, 0] > 200).all()
+
+
+@pytest.mark.parametrize(("margin", "words"), [(10_000, "no room for"), (0, "fills all")])
+def test_a_margin_that_leaves_no_picture_or_nothing_to_draw_is_refused(
+    margin: int, words: str, model: Model, photograph: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_start(StartRequest(image=str(photograph), outpaint=margin), model)
+
+
+def test_a_margin_that_leaves_no_whole_cell_is_refused(model: Model, photograph: Path) -> None:
+    side, factor = side_of(model), side_of(model) // model.config.network.sample_shape[-1]
+    margin = (side - factor) // 2 + 1
+    with pytest.raises(UsageError, match="nothing is left of the picture"):
+        open_start(StartRequest(image=str(photograph), outpaint=margin), model)

@@ -32,6 +32,10 @@ def reproduce(
         Path | None, Parameter(help="the picture that drawing started from, where it did")
     ] = None,
     mask: Annotated[Path | None, Parameter(help="its mask")] = None,
+    towards_image: Annotated[
+        Path | None,
+        Parameter(help="the picture that the query was turned to, where its embedding was a token"),
+    ] = None,
     weaker: Annotated[
         str | None, Parameter(help="the model that autoguidance led away from")
     ] = None,
@@ -67,7 +71,8 @@ def reproduce(
     opened = open_model(name, compute_device(device))
     databases = [RetrievalDatabase.open(root, device=device) for root in database or ()]
     query = None if image is None else load_query_image(image)
-    given = Given(query, start, mask, weaker)
+    towards = None if towards_image is None else load_query_image(towards_image)
+    given = Given(query, start, mask, weaker, towards)
     pixels, found = reproduce(drawn, opened, databases, given)
     if out is not None:
         Image.fromarray(pixels).save(out, "PNG")

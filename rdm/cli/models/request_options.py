@@ -120,13 +120,42 @@ class RequestOptions:
         Path | None,
         Parameter(help="a picture of the size of --start: white is drawn anew, black is kept"),
     ] = None
+    outpaint: Annotated[
+        int | None,
+        Parameter(
+            help="shrink --start into the middle, with so many pixels on each side around it, and "
+            "draw the rest",
+            validator=in_range(0),
+        ),
+    ] = None
+    invert: Annotated[
+        bool | None,
+        Parameter(
+            help="start in the noise that draws --start under its own neighbors (DDIM inversion); "
+            "without a query --start is the query, and this reconstructs it",
+            negative="",
+        ),
+    ] = None
+    towards_text: Annotated[
+        str | None, Parameter(help="a text that the vector of each query is turned to")
+    ] = None
+    towards_image: Annotated[
+        Path | None, Parameter(help="a picture that the vector of each query is turned to")
+    ] = None
+    away_text: Annotated[
+        str | None,
+        Parameter(help="turn along the difference of --towards-text from this text"),
+    ] = None
     towards: Annotated[
         int | None,
         Parameter(help="a seed that the noise of each is turned to", validator=in_range(0)),
     ] = None
     fraction: Annotated[
         float | None,
-        Parameter(help="of the turn, 0.5 by default", validator=in_range(0, 1)),
+        Parameter(
+            help="of the turn, of the noise, the queries, or both; 0.5 by default",
+            validator=in_range(0, 1),
+        ),
     ] = None
     guidance_weight: Annotated[
         float | None,
@@ -170,15 +199,48 @@ class RequestOptions:
             "settings": changed.with_overrides(assignments).model_dump(mode="json"),
         }
         data["retrieval"] = self._retrieval(data["retrieval"])
+        data["turn"] = self._turn(data["turn"])
         start = {
-            "image": None if self.start is None else str(self.start),
+            "image": _text(self.start),
             "strength": self.strength,
-            "mask": None if self.mask is None else str(self.mask),
+            "mask": _text(self.mask),
+            "outpaint": self.outpaint,
+            "invert": self.invert,
             "towards": self.towards,
-            "fraction": self.fraction,
         }
         data["start"] = {**(data["start"] or {}), **_given(start)} or None
+        turns_noise = self.towards is not None or (data["start"] or {}).get("towards") is not None
+        if self.fraction is not None and (turns_noise or data["turn"] is None):
+            data["start"] = {**(data["start"] or {}), "fraction": self.fraction}
+        if self.invert and self.start is not None:
+            self._fill_inversion(data, assignments)
         return request_of(data, file or "rdm sample")
+
+    def _turn(self, base: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """Return the turn of the queries with the options that are given; None: there is none."""
+        changes = {
+            "text": self.towards_text,
+            "image": _text(self.towards_image),
+            "away": self.away_text,
+        }
+        turn = {**(base or {}), **_given(changes)}
+        if turn and self.fraction is not None:
+            turn["fraction"] = self.fraction
+        return turn or None
+
+    def _fill_inversion(self, data: dict[str, Any], assignments: Sequence[str]) -> None:
+        """Fill in what an inversion is drawn with where nothing is said: ddim without noise; and
+        of a request without a query the picture itself as the query, without guidance, which
+        together reconstruct it."""
+        said = {one.partition("=")[0] for one in assignments}
+        settings = data["settings"]
+        if settings["eta"] is None and settings["sampler"] == "ddim":
+            settings["eta"] = 0.0
+        asks = any(data[name] for name in ("texts", "images", "classes", "patches"))
+        if not asks and not data["unconditional"] and not data["retrieval"]["include"]:
+            data["images"] = [str(self.start)]
+            if self._guidance_scale() is None and "guidance_scale" not in said:
+                settings["guidance_scale"] = 1.0
 
     def _guidance_scale(self) -> float | None:
         """Return s of whichever convention is given."""
@@ -226,6 +288,10 @@ class RequestOptions:
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _weighted(text: str) -> dict[str, Any]:

@@ -51,6 +51,13 @@ def sample(
             "core; or a scheduler's address tcp://HOST:PORT"
         ),
     ] = "inline",
+    c2pa_cert: Annotated[
+        Path | None,
+        Parameter(help="sign pictures (C2PA): PEM certificates, the signer's first; extra c2pa"),
+    ] = None,
+    c2pa_key: Annotated[
+        Path | None, Parameter(help="its private key in PEM; read, never shown or written")
+    ] = None,
     device: DeviceOption = "auto",
     print_request: Annotated[
         bool,
@@ -72,6 +79,7 @@ def sample(
     from rdm.generators.model_folder import INFO, open_model, read_info
     from rdm.models.assets import named_folder
     from rdm.report.html.database_pages import write_sample_gallery
+    from rdm.sampling.c2pa_signature import open_signer
     from rdm.sampling.draw_request import draw_request
     from rdm.sampling.draw_shard import describe_drawing, drawing_pool
     from rdm.sampling.output import CONTACT
@@ -79,6 +87,11 @@ def sample(
     from rdm.sampling.write_credits import write_credits
 
     asked = options.request(request, set_ or [])
+    if (c2pa_cert is None) != (c2pa_key is None):
+        raise UsageError(
+            "a signature needs a certificate and its key", fix="both --c2pa-cert and --c2pa-key"
+        )
+    signer = open_signer(c2pa_cert, c2pa_key) if c2pa_cert and c2pa_key else None
     if asked.model is None:
         raise UsageError("no model is named", where="--model", fix="--model DIR or assets://NAME")
     databases = _opened(asked, device)
@@ -108,6 +121,7 @@ def sample(
             metadata=metadata,
             attribution=attribution or (),
             pool=pool,
+            signer=signer,
         )
         used = describe_drawing(opened, pool)
     gallery = out / "index.html"

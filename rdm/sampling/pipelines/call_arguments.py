@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,6 +33,63 @@ def named_picture(picture: PictureName, pictures: dict[str, Image.Image]) -> str
         name = str(picture)
         pictures[name] = load_query_image(Path(name))
     return name
+
+
+def opened_picture(pictures: Mapping[str, Image.Image]) -> Callable[[str], Image.Image]:
+    """Return a function that returns pictures by their names: open ones, and those of files."""
+
+    def open_image(name: str) -> Image.Image:
+        opened = pictures.get(name)
+        return load_query_image(Path(name)) if opened is None else opened
+
+    return open_image
+
+
+def kept_open(picture: PictureName, pictures: dict[str, Image.Image]) -> str:
+    """Return a picture's name in the request; one that is open is kept by it, and no file is."""
+    # A file is recorded by its own digest, which `pictures` would hide.
+    return named_picture(picture, pictures) if isinstance(picture, Image.Image) else str(picture)
+
+
+def start_of(
+    start: Mapping[str, Any] | None,
+    images: Sequence[PictureName],
+    strength: float | None,
+    mask: PictureName | None,
+    pictures: dict[str, Image.Image],
+) -> dict[str, Any] | None:
+    """Return the request's start; None: there is none.
+
+    Raises:
+        UsageError: there are several pictures, or one, its strength or its mask is given twice.
+    """
+    if len(images) > 1:
+        raise UsageError(
+            f"{len(images)} pictures are given with a strength or a mask, which change one",
+            where="image",
+            fix="one picture a call",
+        )
+    image = images[0] if images else None
+    given = {"image": image, "strength": strength, "mask": mask}
+    given = {name: value for name, value in given.items() if value is not None}
+    if twice := [name for name in given if name in (start or {})]:
+        raise UsageError(
+            f"the start's {twice[0]} is given twice", where="start", fix="give it once"
+        )
+    asked = {**(start or {}), **given}
+    for name in ("image", "mask"):
+        if asked.get(name) is not None:
+            asked[name] = kept_open(asked[name], pictures)
+    return asked or None
+
+
+def turn_of(
+    turn: Mapping[str, Any] | None, pictures: dict[str, Image.Image]
+) -> dict[str, Any] | None:
+    """Return the request's turn; None: there is none."""
+    if turn is None or turn.get("image") is None:
+        return None if turn is None else dict(turn)
+    return {**turn, "image": kept_open(turn["image"], pictures)}
 
 
 def scale_of(scale: float | None, weight: float | None) -> float | None:

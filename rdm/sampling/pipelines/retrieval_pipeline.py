@@ -27,12 +27,16 @@ from rdm.sampling.pipelines.call_arguments import (
     PictureName,
     named_picture,
     negative_of,
+    opened_picture,
     scale_of,
     seeds_of,
     several,
+    start_of,
+    turn_of,
     weighted,
 )
 from rdm.sampling.pipelines.default_database import open_default_database
+from rdm.sampling.pipelines.editing import Editing
 from rdm.sampling.record import Credit, SampleRecord
 from rdm.sampling.request import Request, request_of
 from rdm.sampling.request_drawing import RequestDrawing
@@ -76,8 +80,8 @@ class RetrievalPipelineOutput:
         return credits_of(self.recipes, self.databases)
 
 
-class RetrievalPipeline:
-    """Draws pictures from a model and databases.
+class RetrievalPipeline(Editing):
+    """Draws pictures from a model and databases; `Editing` has the methods that edit.
 
     Not to be called from several threads at once: `interrupt` belongs to one call.
 
@@ -172,6 +176,10 @@ class RetrievalPipeline:
         negative_prompt: str | Sequence[str] | None = None,
         negative_neighbors: Sequence[int | str] = (),
         negative_scale: float | None = None,
+        strength: float | None = None,
+        mask_image: PictureName | None = None,
+        start: Mapping[str, Any] | None = None,
+        turn: Mapping[str, Any] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_weight: float | None = None,
@@ -193,7 +201,8 @@ class RetrievalPipeline:
 
         Args:
             prompt: query in words, or several.
-            image: query as a picture, or several: opened ones or files.
+            image: query as a picture, or several: opened ones or files. With `strength` or
+                `mask_image`, as in diffusers, the one picture to change.
             class_name: classes.
             patch: patches of the database as queries.
             unconditional: draw queries from p_D.
@@ -207,6 +216,10 @@ class RetrievalPipeline:
             negative_prompt: texts that pictures are led away from.
             negative_neighbors: patches likewise.
             negative_scale: how strongly.
+            strength: how much of the picture is changed.
+            mask_image: white is drawn anew, black is kept.
+            start: as `StartRequest` has it; its pictures may be open ones.
+            turn: of each query to another one, as `QueryTurn` has it, likewise.
             num_inference_steps: of the sampler.
             guidance_scale: s of e_u + s (e_c - e_u).
             guidance_weight: w = s - 1, as papers write it; in place of the scale.
@@ -227,7 +240,14 @@ class RetrievalPipeline:
         """
         pictures: dict[str, Image.Image] = {}
         if request is None:
-            images = [named_picture(one, pictures) for one in several(image)]
+            changes = strength is not None or mask_image is not None
+            queries, changed = ([], several(image)) if changes else (several(image), [])
+            begun = start_of(start, changed, strength, mask_image, pictures)
+            asks = prompt or queries or class_name or patch or unconditional or neighbors
+            if not asks and begun is not None and (name := begun.get("image")) is not None:
+                # Nothing else says what to draw: the picture itself is the query.
+                queries = [pictures.get(name) or str(name)]
+            images = [named_picture(one, pictures) for one in queries]
             numbers = seeds_of(seeds, generator, num_images_per_prompt)
             asks = prompt or images or class_name or patch or unconditional
             by_hand = None if asks or not neighbors else len(neighbors)
@@ -235,7 +255,7 @@ class RetrievalPipeline:
                 "k": k if k is not None else by_hand,
                 "num_steps": num_inference_steps,
                 "guidance_scale": scale_of(guidance_scale, guidance_weight),
-                "eta": eta,
+                "eta": 0.0 if eta is None and (begun or {}).get("invert") else eta,
                 "sampler": scheduler,
                 **(settings or {}),
             }
@@ -257,7 +277,9 @@ class RetrievalPipeline:
                     "classes": several(class_name),
                     "patches": several(patch),
                     "unconditional": unconditional,
+                    "turn": turn_of(turn, pictures),
                     "retrieval": retrieval,
+                    "start": begun,
                     "settings": {name: one for name, one in chosen.items() if one is not None},
                     "seeds": numbers,
                 },
@@ -300,9 +322,9 @@ class RetrievalPipeline:
             request,
             self.model.info,
             self.databases,
-            open_image=pictures.__getitem__ if pictures else None,
+            open_image=opened_picture(pictures),
         )
-        drawing = RequestDrawing(self.model, looked_up)
+        drawing = RequestDrawing(self.model, looked_up, opened=pictures)
         drawn: list[Tensor] = []
         samples: list[Sample] = []
         try:

@@ -14,12 +14,14 @@ from PIL import Image
 from rdm.database.centers import cluster_centers
 from rdm.encoders import normalize
 from rdm.errors import UsageError
-from rdm.sampling.picture_file import pixels_digest
+from rdm.sampling.picture_digest import pixels_digest
 from rdm.sampling.proposal import Proposal
 from rdm.sampling.queries import load_query_image, query_set_proposal
+from rdm.sampling.query_turn import TurnRecord
 from rdm.sampling.query_vectors import class_vectors, text_vectors
 from rdm.sampling.request import QueryKind, Request
 from rdm.sampling.retrieval.neighbor_search import NeighborSearch, PatchAt, Pool
+from rdm.sampling.retrieval.turned_queries import OpenedTurn, open_turn
 
 OpenImage = Callable[[str], Image.Image]
 """Returns the picture that a request names."""
@@ -78,6 +80,10 @@ class AskedQueries:
         # Read at once, so that a broken picture is refused before the first one is drawn.
         read = open_image or _read_image
         self._pictures = [read(name) for name in request.images]
+        turn = request.turn
+        self.turn: OpenedTurn | None = None
+        if turn is not None:
+            self.turn = open_turn(turn, search.first.encoder, read)
         self._block: tuple[int, list[AskedQuery]] = (-1, [])
 
     def unconditional(self, place: int) -> AskedQuery:
@@ -96,16 +102,17 @@ class AskedQueries:
         encoder = search.first.encoder if {"text", "image", "class"} & request.kinds else None
         found: list[AskedQuery] = []
         if request.texts and encoder is not None:
-            raw = text_vectors(encoder, request.texts)
+            raw = self._turned(text_vectors(encoder, request.texts))
             found += self._with_pools("text", request.texts, raw)
         if self._pictures and encoder is not None:
             pixels = np.stack([encoder.preprocess(image) for image in self._pictures])
-            some = self._with_pools("image", request.images, encoder.encode_images(pixels))
+            raw = self._turned(encoder.encode_images(pixels))
+            some = self._with_pools("image", request.images, raw)
             digests = [pixels_digest(np.asarray(image)) for image in self._pictures]
             pairs = zip(some, digests, strict=True)
             found += [replace(one, image_sha256=digest) for one, digest in pairs]
         if request.classes and encoder is not None:
-            raw = class_vectors(encoder, list(request.classes))
+            raw = self._turned(class_vectors(encoder, list(request.classes)))
             found += self._with_pools("class", request.classes, raw)
         if request.patches:
             own = [search.patch_at(patch) for patch in request.patches]
@@ -116,6 +123,14 @@ class AskedQueries:
             label = f"patches {', '.join(request.retrieval.include)}"
             found += self._with_pools("neighbors", [label], mean)
         return found
+
+    @property
+    def turn_record(self) -> TurnRecord | None:
+        """What identifies the turn of the queries."""
+        return None if self.turn is None else self.turn.record
+
+    def _turned(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        return raw if self.turn is None else self.turn.of(raw)
 
     def _proposed(self, seeds: Sequence[int]) -> list[AskedQuery]:
         """Return an unconditional query for each seed: a patch of the proposal distribution."""

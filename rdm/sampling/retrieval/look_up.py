@@ -79,7 +79,15 @@ class LookUp:
         self.seeds = parse_seeds(request.seeds)
         self._search: NeighborSearch | None = None
         self._queries: AskedQueries | None = None
+        self._open_image = open_image
         if info.reads_neighbors:
+            if info.reads_text and request.turn is not None and request.texts:
+                raise UsageError(
+                    "the model reads the text itself beside its neighbors, and a text is not "
+                    "turned to another one",
+                    where="turn",
+                    fix="ask with an image or a class, or a model that reads neighbors alone",
+                )
             if not databases:
                 raise no_database()
             search = NeighborSearch(request, info, databases, exact=exact)
@@ -87,7 +95,7 @@ class LookUp:
             self._search = search
             self._queries = AskedQueries(request, digest, search, self.seeds, open_image)
         else:
-            _check_idle(request.retrieval)
+            _check_idle(request)
 
     def __len__(self) -> int:
         return self._num_asked + (len(self.seeds) if self.request.unconditional else 0)
@@ -166,7 +174,17 @@ class LookUp:
                 np.stack(values), tuple(kinds), np.array(weights, np.float32), some.patches
             )
             query = self._query(one, some)
-            result.append(Conditioning(query, seed, tokens, negative, one.image_sha256))
+            result.append(
+                Conditioning(
+                    query,
+                    seed,
+                    tokens,
+                    negative,
+                    one.image_sha256,
+                    None if self._queries is None else self._queries.turn_record,
+                    self._inversion,
+                )
+            )
         return result
 
     def _chosen(self, search: NeighborSearch, one: AskedQuery, seed: int) -> Chosen:
@@ -230,6 +248,27 @@ class LookUp:
         )
         return NegativeConditioning(tokens, caption, asked.scale, asked.texts)
 
+    @cached_property
+    def _inversion(self) -> Tokens | None:
+        """What the picture to start from is inverted under: its own nearest neighbors."""
+        start, search = self.request.start, self._search
+        if start is None or start.image is None or not start.invert or search is None:
+            return None
+        plain = self.request.retrieval.model_copy(
+            update={
+                "tokens": "neighbors",
+                "negative": None,
+                "include": (),
+                "pool": None,
+                "weights": {},
+            }
+        )
+        request = Request(
+            images=(start.image,), seeds="0", retrieval=plain, settings=self.request.settings
+        )
+        looked_up = LookUp(request, self.info, search.databases, open_image=self._open_image)
+        return looked_up.rows(0, 1)[0].tokens
+
     def identity(self, model: Model) -> RequestIdentity:
         """Return what decides the pictures."""
         request, search = self.request, self._search
@@ -242,6 +281,7 @@ class LookUp:
             unconditional=request.unconditional,
             top_m=request.top_m if asks_p_d else None,
             centers=request.centers if request.unconditional else None,
+            turn=None if self._queries is None else self._queries.turn_record,
             retrieval=request.retrieval.model_copy(update={"databases": ()}),
             start=request.start and request.start.record(),
             seeds=format_seeds(self.seeds),
@@ -269,8 +309,15 @@ class LookUp:
         )
 
 
-def _check_idle(retrieval: Retrieval) -> None:
+def _check_idle(request: Request) -> None:
     """Raise UsageError where a model that reads no neighbors is told about them."""
+    retrieval = request.retrieval
+    if request.turn is not None:
+        raise UsageError(
+            "the model reads no neighbors, so a query's vector that is turned tells it nothing",
+            where="turn",
+            fix="leave it out, or ask a model of another recipe",
+        )
     told = Retrieval(databases=retrieval.databases, negative=retrieval.negative)
     if idle := [name for name, value in retrieval if value != getattr(told, name)]:
         raise UsageError(

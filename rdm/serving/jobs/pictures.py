@@ -14,7 +14,8 @@ from PIL import Image
 from rdm.generators.model_folder import portable_name
 from rdm.generators.sample_settings import Setting
 from rdm.sampling.conditioning import Conditioning, Tokens
-from rdm.sampling.picture_file import pixels_digest, png_bytes
+from rdm.sampling.picture_digest import pixels_digest
+from rdm.sampling.picture_file import png_bytes
 from rdm.sampling.record import (
     BatchPlace,
     EncoderReference,

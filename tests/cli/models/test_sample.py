@@ -457,3 +457,70 @@ def test_a_request_of_the_future_is_refused(rdm: Command, model: Path, tmp_path:
         file.write_text(text)
         code, _, error = rdm("sample", "--model", model, "--request", file)
         assert (code, message in error, str(file) in error) == (2, True, True), error
+
+
+def printed(capsys: pytest.CaptureFixture[str], *asked: object) -> dict[str, Any]:
+    assert run([*map(str, asked), "--print-request"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_options_that_edit_reach_the_request(
+    root: Path, model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = ["sample", "--model", model, "--database", root]
+    photo = photos / "p0.jpg"
+    turned = printed(
+        capsys, *ask, "--text", "a", "--towards-text", "b", "--away-text", "c", "--fraction", 0.3
+    )
+    assert turned["turn"] == {"text": "b", "image": None, "away": "c", "fraction": 0.3}
+    assert turned["start"] is None
+    both = printed(
+        capsys,
+        *[*ask, "--text", "a", "--towards-image", photo, "--towards", 4, "--fraction", 0.25],
+    )
+    assert (both["turn"]["image"], both["turn"]["fraction"]) == (str(photo), 0.25)
+    assert (both["start"]["towards"], both["start"]["fraction"]) == (4, 0.25)
+    wider = printed(capsys, *ask, "--text", "a", "--start", photo, "--outpaint", 6)
+    assert wider["start"]["outpaint"] == 6
+
+
+def test_an_inversion_without_a_query_reconstructs_the_picture(
+    root: Path, model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = photos / "p0.jpg"
+    ask = ["sample", "--model", model, "--database", root, "--start", photo, "--invert"]
+    alone = printed(capsys, *ask)
+    assert alone["images"] == [str(photo)]
+    assert (alone["settings"]["eta"], alone["settings"]["guidance_scale"]) == (0.0, 1.0)
+    led = printed(capsys, *ask, "--guidance", 3)
+    assert led["settings"]["guidance_scale"] == 3.0
+    asked_for = printed(capsys, *ask, "--text", "a")
+    assert (asked_for["images"], asked_for["settings"]["guidance_scale"]) == ([], 2.0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--outpaint", 3), "give --start IMAGE"),
+        (("--invert",), "give --start IMAGE"),
+        (("--away-text", "b"), "--towards-text"),
+        (("--towards-text", " "), "the text is empty"),
+        (("--fraction", 0.3), "give --towards"),
+        (("--start", "gone.png", "--invert", "--set", "eta=0.5"), "eta=0"),
+        (("--c2pa-cert", "chain.pem"), "both --c2pa-cert and --c2pa-key"),
+    ],
+)
+def test_half_an_edit_is_a_usage_error_that_leaves_no_folder(
+    rdm: Command,
+    root: Path,
+    model: Path,
+    tmp_path: Path,
+    flags: tuple[object, ...],
+    words: str,
+) -> None:
+    out = tmp_path / "out"
+    ask = ["sample", "--model", model, "--database", root, "--text", "a", "--out", out]
+    code, _, error = rdm(*ask, *flags)
+    assert code == 2
+    assert words in " ".join(error.split())
+    assert not out.exists()
