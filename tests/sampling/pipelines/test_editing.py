@@ -101,7 +101,7 @@ def test_a_strength_makes_the_picture_the_start_as_in_diffusers(
 def test_a_reconstruction_is_the_pictures_own_and_no_seeds(
     pipe: RetrievalPipeline, photograph: Image.Image
 ) -> None:
-    settings = {"k": 2, "num_inference_steps": 4}
+    settings: dict[str, Any] = {"k": 2, "num_inference_steps": 4}
     out = pipe.reconstruct(photograph, seeds=[0, 1], settings={"batch_size": 2}, **settings)
     first, second = pixels(out)
     assert np.array_equal(first, second)
