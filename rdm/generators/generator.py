@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from rdm.config import Config
 from rdm.context import Context, Part
+from rdm.diffusion.named_sampler import NamedSampler
 from rdm.diffusion.sampler_names import SAMPLERS
-from rdm.diffusion.samplers import seeded_noise
+from rdm.diffusion.samplers import ddim_invert, seeded_noise
 from rdm.encoders.text_states import TEXT_DIMS
 from rdm.errors import UsageError
 from rdm.generators.conditions import Condition, Conditions, Known, NeighborsConfig, assemble
@@ -250,8 +251,11 @@ class Generator(nn.Module):
             raise UsageError(
                 "only diffusion can be inverted", fix="ask a model with a Gaussian head"
             )
+        process = self.head.process
+        its = NamedSampler("ddim", settings.num_steps, settings.spacing)
+        timesteps = its.timesteps(process.schedule, process.spacing)
         with autocast(self.device):
-            return self.head.invert(self.network, context, x0, settings)
+            return ddim_invert(process.denoiser(self.network, context), x0, timesteps)
 
     @torch.no_grad()
     def expected(self, context: Context, seed: int) -> Tensor:

@@ -22,7 +22,7 @@ from rdm.diffusion.gaussian_head import GaussianHead
 from rdm.diffusion.guidance import Guidance
 from rdm.diffusion.named_sampler import NamedSampler
 from rdm.diffusion.sampler_names import SAMPLERS
-from rdm.diffusion.samplers import Step, ddim_invert
+from rdm.diffusion.samplers import Step
 from rdm.diffusion.schedules import ScheduleConfig, TimestepConfig
 from rdm.diffusion.schedules import rdm as rdm_schedule
 from rdm.diffusion.thresholding import THRESHOLDINGS
@@ -273,21 +273,6 @@ class DiffusionHead:
             start=steering.start,
             on_step=None if on_step is None else _denoising(on_step),
         )
-
-    def invert(
-        self, network: Any, context: Context, x0: Tensor, settings: SampleSettings
-    ) -> Tensor:
-        """Return the noise from which DDIM with eta = 0 nearly draws x0 [B, ...], without guidance.
-
-        Args:
-            network: predicts.
-            context: of each sample.
-            x0: in the head's space.
-            settings: of the drawing, whose number and spacing of steps are taken.
-        """
-        its = NamedSampler("ddim", settings.num_steps, settings.spacing)
-        timesteps = its.timesteps(self.process.schedule, self.process.spacing)
-        return ddim_invert(self.process.denoiser(network, context), x0, timesteps)
 
     def check_settings(self, settings: SampleSettings, sources: Sequence[str]) -> None:
         """See Head: there are as many timesteps as steps, the network has learned a variance that
