@@ -27,7 +27,7 @@ FINE_TUNING = (
 
 
 OF_FINE_TUNED = SampleSettings(
-    num_steps=30, eta=0.0, guidance_scale=3.0, guidance_interval=(-3.0, 3.0), batch_size=32
+    num_steps=30, eta=0.0, guidance_scale=3.0, guidance_interval=(-5.0, 2.0), batch_size=32
 )
 """How pictures of the fine-tuned model are drawn: its null context was trained, so guidance may be
 strong."""

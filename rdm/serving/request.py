@@ -22,9 +22,9 @@ class JobSettings(SampleSettings):
     k: int = Field(default=4, ge=1, le=MAX_K, description="neighbors that condition a picture")
     num_steps: int = Field(default=30, ge=1, description="diffusion: steps of the sampler")
     eta: float = Field(default=0.0, ge=0, le=1, description="DDIM's eta; 0 is deterministic")
-    guidance_scale: float = Field(default=2.5, ge=0, le=50, description="1: no guidance")
+    guidance_scale: float = Field(default=3.0, ge=0, le=50, description="1: no guidance")
     guidance_interval: tuple[float, float] | None = Field(
-        default=(-3.0, 3.0), description="log-SNRs between which guidance acts; None: all"
+        default=(-5.0, 2.0), description="log-SNRs between which guidance acts; None: all"
     )
 
 

@@ -48,7 +48,7 @@ class Generations(Config):
     output_compression: int | None = None
     seed: int | None = Field(default=None, ge=0, le=2**53, description="of the first picture")
     num_inference_steps: int = Field(default=30, ge=1)
-    guidance_scale: float = Field(default=2.5, ge=0, le=50)
+    guidance_scale: float = Field(default=3.0, ge=0, le=50)
     database: str | None = Field(default=None, description="the server's name of it")
     k: int = Field(default=4, ge=1, le=32)
 

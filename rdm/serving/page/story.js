@@ -11,7 +11,7 @@ const IDLE_MS = 30000;
 
 const fresh = () => ({ phase: "idle", neighbors: [], images: [], note: "", version: null, ms: null, job: null, problem: null, isDraft: false, position: 0, secondsLeft: 0, seconds: 0 });
 
-export const defaults = { k: 4, steps: 30, guidance: 2.5, count: 4, seed: 0 };
+export const defaults = { k: 4, steps: 30, guidance: 3, count: 4, seed: 0 };
 
 class Story {
   constructor() {
@@ -431,7 +431,7 @@ class Story {
       : /^[0-9a-f]{64}$/.test(value.q?.image) ? { image: value.q.image, chip: { label: "a picture", src: `v1/uploads/${value.q.image}.webp?size=64` } } : null;
     this.set({
       text, query, database, isAll: value.a === 1, before: null, isComparing: false,
-      settings: { k: number(value.k, 1, 32, 4), steps: number(value.steps, 1, 250, 30), guidance: number(value.guidance, 0, 50, 2.5), count: number(value.count, 1, 16, 4), seed: number(value.seed, 0, 2 ** 50, 0) },
+      settings: { k: number(value.k, 1, 32, 4), steps: number(value.steps, 1, 250, 30), guidance: number(value.guidance, 0, 50, 3), count: number(value.count, 1, 16, 4), seed: number(value.seed, 0, 2 ** 50, 0) },
       excluded: (Array.isArray(value.x) ? value.x : []).slice(0, 100).map((image_id) => ({ image_id: String(image_id), patch_id: null, database })),
     });
     if (query) this.ask();
