@@ -19,9 +19,9 @@ from rdm.config import Config
 from rdm.database import RetrievalDatabase
 from rdm.errors import StorageError, UsageError
 from rdm.generators.model_folder import Model, open_model
-from rdm.sampling.attribution import AttributionKind
+from rdm.sampling.drawing.attribution import AttributionKind
 from rdm.sampling.output import picture_name
-from rdm.sampling.request import Request
+from rdm.sampling.request.sample_request import Request
 from rdm.sampling.request_drawing import RecordedBatch, RequestDrawing
 from rdm.sampling.retrieval.look_up import LookUp
 

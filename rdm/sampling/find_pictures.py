@@ -10,8 +10,8 @@ from pathlib import Path
 from rdm.config import Record
 from rdm.errors import SourceError, UsageError
 from rdm.sampling.output import CONTACT, INDEX, JOURNAL, stored_records
-from rdm.sampling.picture_file import read_recipe
-from rdm.sampling.record import Credit, SampleRecord
+from rdm.sampling.recipe.picture_file import read_recipe
+from rdm.sampling.recipe.record import Credit, SampleRecord
 
 
 class FoundPicture(Record):

@@ -24,15 +24,15 @@ from rdm.database import RetrievalDatabase
 from rdm.errors import StorageError, UsageError
 from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import SampleSettings
-from rdm.sampling.attribution import overlay
-from rdm.sampling.batches import rows_at_once
-from rdm.sampling.c2pa_signature import PictureSigner
-from rdm.sampling.picture_file import png_bytes
-from rdm.sampling.pipeline import Sample
-from rdm.sampling.queries import Query
-from rdm.sampling.record import BatchPlace, Metadata, SampleRecord
+from rdm.sampling.drawing.attribution import overlay
+from rdm.sampling.drawing.batches import rows_at_once
+from rdm.sampling.drawing.pipeline import Sample
+from rdm.sampling.recipe.c2pa_signature import PictureSigner
+from rdm.sampling.recipe.picture_file import png_bytes
+from rdm.sampling.recipe.record import BatchPlace, Metadata, SampleRecord
 from rdm.sampling.recorder import Recorder
-from rdm.sampling.request import RequestIdentity
+from rdm.sampling.request.sample_request import RequestIdentity
+from rdm.sampling.retrieval.queries import Query
 from rdm.storage import Folder
 from rdm.storage.files import storage_errors
 from rdm.storage.locks import lock_file

@@ -20,11 +20,9 @@ from rdm.generators.sample_settings import SampleSettings
 from rdm.models.assets import public_name
 from rdm.models.precision import Precision, acting_precision
 from rdm.models.unet import num_parameters
-from rdm.sampling.conditioning import Tokens
+from rdm.sampling.drawing.pipeline import Sample
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.pipeline import Sample
-from rdm.sampling.queries import Query
-from rdm.sampling.record import (
+from rdm.sampling.recipe.record import (
     Credit,
     DatabaseReference,
     EncoderReference,
@@ -36,6 +34,8 @@ from rdm.sampling.record import (
     SoftwareVersions,
     TokenRecord,
 )
+from rdm.sampling.retrieval.conditioning import Tokens
+from rdm.sampling.retrieval.queries import Query
 from rdm.sources.licenses import license_of
 
 PatchAt = tuple[str, int]

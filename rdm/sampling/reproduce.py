@@ -19,19 +19,24 @@ from rdm.errors import DatabaseError, ModelError, SourceError, UsageError
 from rdm.generators.model_folder import Model
 from rdm.generators.neighbor_vectors import conditioning_vectors
 from rdm.generators.sample_settings import SampleSettings
-from rdm.sampling.conditioning import Conditioning, NegativeConditioning, TokenKind, Tokens
-from rdm.sampling.draw import draw
+from rdm.sampling.drawing.draw import draw
+from rdm.sampling.drawing.start import open_start
 from rdm.sampling.neighbor_states import NeighborState, named_databases, neighbor_states
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.picture_file import Picture
-from rdm.sampling.queries import Query, load_query_image
-from rdm.sampling.query_turn import QueryTurn
-from rdm.sampling.query_vectors import class_vectors, text_vectors
-from rdm.sampling.record import QueryRecord, SampleRecord, TokenRecord
+from rdm.sampling.recipe.picture_file import Picture
+from rdm.sampling.recipe.record import QueryRecord, SampleRecord, TokenRecord
 from rdm.sampling.recorder import database_reference, software_on
+from rdm.sampling.request.query_turn import QueryTurn
+from rdm.sampling.request.start_request import StartRecord, StartRequest
+from rdm.sampling.retrieval.conditioning import (
+    Conditioning,
+    NegativeConditioning,
+    TokenKind,
+    Tokens,
+)
+from rdm.sampling.retrieval.queries import Query, load_query_image
+from rdm.sampling.retrieval.query_vectors import class_vectors, text_vectors
 from rdm.sampling.retrieval.turned_queries import open_turn
-from rdm.sampling.start import open_start
-from rdm.sampling.start_request import StartRecord, StartRequest
 from rdm.storage import sha256_file
 
 

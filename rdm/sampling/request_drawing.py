@@ -14,15 +14,15 @@ from torch import Tensor
 
 from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import OnDrawStep
-from rdm.sampling.attribution import AttributionKind, attribute, check_attribution
-from rdm.sampling.batches import filled, rows_at_once
-from rdm.sampling.draw import draw_filled
-from rdm.sampling.picture_file import parents_of
-from rdm.sampling.pipeline import Sample
-from rdm.sampling.record import BatchPlace, SampleRecord
+from rdm.sampling.drawing.attribution import AttributionKind, attribute, check_attribution
+from rdm.sampling.drawing.batches import filled, rows_at_once
+from rdm.sampling.drawing.draw import draw_filled
+from rdm.sampling.drawing.pipeline import Sample
+from rdm.sampling.drawing.start import open_start
+from rdm.sampling.recipe.picture_file import parents_of
+from rdm.sampling.recipe.record import BatchPlace, SampleRecord
 from rdm.sampling.recorder import Recorder
 from rdm.sampling.retrieval.look_up import LookUp
-from rdm.sampling.start import open_start
 
 
 @dataclass(frozen=True, eq=False)

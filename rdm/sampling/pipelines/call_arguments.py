@@ -11,8 +11,8 @@ from PIL import Image
 
 from rdm.diffusion.guidance import scale_from_weight
 from rdm.errors import UsageError
-from rdm.sampling.queries import load_query_image
-from rdm.sampling.seeds import format_seeds
+from rdm.sampling.request.seeds import format_seeds
+from rdm.sampling.retrieval.queries import load_query_image
 
 PictureName: TypeAlias = str | Path | Image.Image
 

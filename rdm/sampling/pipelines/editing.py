@@ -17,14 +17,14 @@ from torch import Tensor
 from rdm.database import RetrievalDatabase
 from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import SampleSettings
-from rdm.sampling.draw import inverted
-from rdm.sampling.picture_file import read_picture
+from rdm.sampling.drawing.draw import inverted
+from rdm.sampling.drawing.start import open_start
 from rdm.sampling.pipelines.call_arguments import PictureName, opened_picture, start_of
+from rdm.sampling.recipe.picture_file import read_picture
 from rdm.sampling.reproduce import Given, Reproduction, reproduce
-from rdm.sampling.request import Request
+from rdm.sampling.request.sample_request import Request
+from rdm.sampling.request.start_request import StartRequest
 from rdm.sampling.retrieval.look_up import LookUp
-from rdm.sampling.start import open_start
-from rdm.sampling.start_request import StartRequest
 
 
 class Editing:

@@ -21,8 +21,7 @@ from rdm.errors import UsageError
 from rdm.generators.model_folder import Model, open_model
 from rdm.generators.sample_settings import DrawStep
 from rdm.models.precision import precision_of
-from rdm.sampling.conditioning import Conditioning
-from rdm.sampling.pipeline import Sample
+from rdm.sampling.drawing.pipeline import Sample
 from rdm.sampling.pipelines.call_arguments import (
     PictureName,
     named_picture,
@@ -37,9 +36,10 @@ from rdm.sampling.pipelines.call_arguments import (
 )
 from rdm.sampling.pipelines.default_database import open_default_database
 from rdm.sampling.pipelines.editing import Editing
-from rdm.sampling.record import Credit, SampleRecord
-from rdm.sampling.request import Request, request_of
+from rdm.sampling.recipe.record import Credit, SampleRecord
+from rdm.sampling.request.sample_request import Request, request_of
 from rdm.sampling.request_drawing import RequestDrawing
+from rdm.sampling.retrieval.conditioning import Conditioning
 from rdm.sampling.retrieval.look_up import LookUp
 from rdm.sampling.write_credits import credits_of
 

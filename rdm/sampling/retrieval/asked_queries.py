@@ -15,12 +15,12 @@ from rdm.database.centers import cluster_centers
 from rdm.encoders import normalize
 from rdm.errors import UsageError
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.proposal import Proposal
-from rdm.sampling.queries import load_query_image, query_set_proposal
-from rdm.sampling.query_turn import TurnRecord
-from rdm.sampling.query_vectors import class_vectors, text_vectors
-from rdm.sampling.request import QueryKind, Request
+from rdm.sampling.request.query_turn import TurnRecord
+from rdm.sampling.request.sample_request import QueryKind, Request
 from rdm.sampling.retrieval.neighbor_search import NeighborSearch, PatchAt, Pool
+from rdm.sampling.retrieval.proposal import Proposal
+from rdm.sampling.retrieval.queries import load_query_image, query_set_proposal
+from rdm.sampling.retrieval.query_vectors import class_vectors, text_vectors
 from rdm.sampling.retrieval.turned_queries import OpenedTurn, open_turn
 
 OpenImage = Callable[[str], Image.Image]

@@ -12,13 +12,23 @@ import numpy as np
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.generators.model_folder import Model, ModelInfo
-from rdm.sampling.asked import check_asked, no_database
-from rdm.sampling.conditioning import Conditioning, NegativeConditioning, TokenKind, Tokens
-from rdm.sampling.queries import Query, null_queries, plain_queries
-from rdm.sampling.request import Request, RequestIdentity, Retrieval, WeightedDatabase
+from rdm.sampling.request.asked import check_asked, no_database
+from rdm.sampling.request.sample_request import (
+    Request,
+    RequestIdentity,
+    Retrieval,
+    WeightedDatabase,
+)
+from rdm.sampling.request.seeds import format_seeds, parse_seeds
 from rdm.sampling.retrieval.asked_queries import AskedQueries, AskedQuery, OpenImage
+from rdm.sampling.retrieval.conditioning import (
+    Conditioning,
+    NegativeConditioning,
+    TokenKind,
+    Tokens,
+)
 from rdm.sampling.retrieval.neighbor_search import Chosen, NeighborSearch
-from rdm.sampling.seeds import format_seeds, parse_seeds
+from rdm.sampling.retrieval.queries import Query, null_queries, plain_queries
 from rdm.storage import sha256_file
 
 

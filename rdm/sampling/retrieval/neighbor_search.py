@@ -16,7 +16,7 @@ from rdm.encoders import normalize
 from rdm.errors import UsageError
 from rdm.generators.model_folder import ModelInfo
 from rdm.generators.neighbor_vectors import conditioning_vectors
-from rdm.sampling.request import Exclusions, Request
+from rdm.sampling.request.sample_request import Exclusions, Request
 
 PatchAt = tuple[str, int]
 """The name of a database, and a patch in it."""

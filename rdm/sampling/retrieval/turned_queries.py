@@ -15,8 +15,8 @@ from rdm.diffusion.editing import slerp, text_difference
 from rdm.encoders import Encoder, normalize
 from rdm.errors import UsageError
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.query_turn import QueryTurn, TurnRecord
-from rdm.sampling.query_vectors import text_vectors
+from rdm.sampling.request.query_turn import QueryTurn, TurnRecord
+from rdm.sampling.retrieval.query_vectors import text_vectors
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
 from rdm.errors import SourceError
-from rdm.sampling.record import Metadata, SampleRecord
-from rdm.sampling.xmp import xmp_packet
+from rdm.sampling.recipe.record import Metadata, SampleRecord
+from rdm.sampling.recipe.xmp import xmp_packet
 
 RECIPE_KEY = "rdm"
 XMP_KEY = "XML:com.adobe.xmp"

@@ -14,18 +14,18 @@ from rdm.generators.model_folder import Model
 from rdm.generators.neighbor_vectors import conditioning_vectors
 from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings
 from rdm.progress import tracking
-from rdm.sampling.asked import check_asked, no_database
-from rdm.sampling.batches import rows_at_once
-from rdm.sampling.conditioning import Conditioning, TokenKind, Tokens
-from rdm.sampling.draw import draw
-from rdm.sampling.queries import (
+from rdm.sampling.drawing.batches import rows_at_once
+from rdm.sampling.drawing.draw import draw
+from rdm.sampling.recipe.record import BatchPlace
+from rdm.sampling.request.asked import check_asked, no_database
+from rdm.sampling.request.start_request import StartRecord
+from rdm.sampling.retrieval.conditioning import Conditioning, TokenKind, Tokens
+from rdm.sampling.retrieval.queries import (
     Query,
     null_queries,
     query_set_proposal,
     unconditional_queries,
 )
-from rdm.sampling.record import BatchPlace
-from rdm.sampling.start_request import StartRecord
 
 Pair = tuple[Query, int]
 """A query and the seed of one picture."""

@@ -14,9 +14,9 @@ from PIL import Image
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.encoders import normalize
 from rdm.errors import DatabaseError, SourceError
-from rdm.sampling.proposal import Proposal
-from rdm.sampling.query_vectors import text_vectors
-from rdm.sampling.request import QueryKind
+from rdm.sampling.request.sample_request import QueryKind
+from rdm.sampling.retrieval.proposal import Proposal
+from rdm.sampling.retrieval.query_vectors import text_vectors
 from rdm.sources import ImageDecodeError, decode_image
 
 

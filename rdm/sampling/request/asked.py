@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.generators.model_folder import ModelInfo
-from rdm.sampling.request import QueryKind
+from rdm.sampling.request.sample_request import QueryKind
 
 _OPTIONS: dict[QueryKind, str] = {
     "image": "--image",

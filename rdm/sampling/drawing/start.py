@@ -18,8 +18,8 @@ from rdm.diffusion.editing import Start, slerp
 from rdm.diffusion.samplers import seeded_noise
 from rdm.errors import UsageError
 from rdm.generators.model_folder import Model
-from rdm.sampling.queries import load_query_image
-from rdm.sampling.start_request import StartRecord, StartRequest
+from rdm.sampling.request.start_request import StartRecord, StartRequest
+from rdm.sampling.retrieval.queries import load_query_image
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from rdm.generators.heads import Negative
 from rdm.generators.model_folder import Model, ModelInfo
 from rdm.generators.sample_settings import OnDrawStep, SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
-from rdm.sampling.batches import FilledBatch, filled_batches, rows_at_once
-from rdm.sampling.conditioning import Conditioning, Tokens
-from rdm.sampling.start import OpenedStart
+from rdm.sampling.drawing.batches import FilledBatch, filled_batches, rows_at_once
+from rdm.sampling.drawing.start import OpenedStart
+from rdm.sampling.retrieval.conditioning import Conditioning, Tokens
 
 
 def draw(

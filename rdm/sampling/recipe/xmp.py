@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
-from rdm.sampling.credits import Photograph, credit_line, photographs_of
-from rdm.sampling.record import SampleRecord
+from rdm.sampling.recipe.credits import Photograph, credit_line, photographs_of
+from rdm.sampling.recipe.record import SampleRecord
 
 TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"

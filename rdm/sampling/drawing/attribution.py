@@ -23,9 +23,9 @@ from rdm.generators.heads import DiffusionHead
 from rdm.generators.model_folder import Model
 from rdm.models.cross_attention import mean_attention, recorded_attention
 from rdm.models.unet import Denoiser
-from rdm.sampling.conditioning import Conditioning
-from rdm.sampling.draw import known_of
-from rdm.sampling.record import Attribution
+from rdm.sampling.drawing.draw import known_of
+from rdm.sampling.recipe.record import Attribution
+from rdm.sampling.retrieval.conditioning import Conditioning
 
 AttributionKind = Literal["attention", "influence"]
 MOST_TOKENS = 8  # 2^k evaluations

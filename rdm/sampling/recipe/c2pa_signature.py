@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from rdm.errors import MissingDependencyError, UsageError
-from rdm.sampling.credits import credit_line, photographs_of
-from rdm.sampling.record import SampleRecord
+from rdm.sampling.recipe.credits import credit_line, photographs_of
+from rdm.sampling.recipe.record import SampleRecord
 
 _MAX_PHOTOGRAPHS = 64  # the recipe in the same file has the others
 _ALGORITHMS = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}

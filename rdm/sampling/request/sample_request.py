@@ -16,9 +16,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from rdm.config import Config
 from rdm.errors import UsageError
 from rdm.generators.sample_settings import SampleSettings, Setting
-from rdm.sampling.query_turn import QueryTurn, Text, TurnRecord
-from rdm.sampling.seeds import checked_seeds, seeds_text
-from rdm.sampling.start_request import StartRecord, StartRequest
+from rdm.sampling.request.query_turn import QueryTurn, Text, TurnRecord
+from rdm.sampling.request.seeds import checked_seeds, seeds_text
+from rdm.sampling.request.start_request import StartRecord, StartRequest
 
 QueryKind = Literal["text", "image", "class", "patch", "neighbors", "unconditional"]
 
