@@ -71,6 +71,8 @@ class Recorder:
         query, conditioning = item.query, item.conditioning
         patches = query.patches if self._names else ()
         weights = query.weights or (1.0,) * len(patches)
+
+        # Without a named database its ids say nothing, and are left out.
         neighbors = tuple(
             self._credit(at, found[at], float(similarity), weight)
             for at, similarity, weight in zip(
@@ -78,6 +80,8 @@ class Recorder:
             )
         )
         tokens = None if conditioning is None else conditioning.tokens
+
+        # Samples that were put together in Python may lack their conditioning: fields stay empty.
         return SampleRecord(
             file=file,
             query=QueryRecord(

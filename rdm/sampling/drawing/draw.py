@@ -79,10 +79,14 @@ def draw_latents(
     _check_alike(asked)
     generator, seeds = model.generator, [one.seed for one in asked]
     context = generator.context(known_of(model.info, asked))
+
+    # A batch is alike in its negative, so that the first one's scale is all's.
     negative = None
     if (led_away := asked[0].negative) is not None:
         away = [_known(one.negative.tokens, one.negative.caption) for one in asked if one.negative]
         negative = Negative(generator.context(away), led_away.scale)
+
+    # An inversion draws backwards, which costs as much as drawing: only where it is asked for.
     begun = None
     if start is not None:
         begun = start.of(

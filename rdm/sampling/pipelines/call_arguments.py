@@ -69,6 +69,8 @@ def start_of(
             where="image",
             fix="one picture a call",
         )
+
+    # diffusers' own arguments, beside those of the start: either may say a thing, not both.
     image = images[0] if images else None
     given = {"image": image, "strength": strength, "mask": mask}
     given = {name: value for name, value in given.items() if value is not None}
@@ -76,6 +78,8 @@ def start_of(
         raise UsageError(
             f"the start's {twice[0]} is given twice", where="start", fix="give it once"
         )
+
+    # Open pictures have no file: they are named, and kept by the name.
     asked = {**(start or {}), **given}
     for name in ("image", "mask"):
         if asked.get(name) is not None:

@@ -247,9 +247,13 @@ class RetrievalPipeline(Editing):
             if not asks and begun is not None and (name := begun.get("image")) is not None:
                 # Nothing else says what to draw: the picture itself is the query.
                 queries = [pictures.get(name) or str(name)]
+
+            # Open pictures are asked for by name, as a request holds only what JSON can.
             images = [named_picture(one, pictures) for one in queries]
             numbers = seeds_of(seeds, generator, num_images_per_prompt)
             asks = prompt or images or class_name or patch or unconditional
+
+            # Patches alone say how many there are: k need not be told again.
             by_hand = None if asks or not neighbors else len(neighbors)
             chosen = {
                 "k": k if k is not None else by_hand,
@@ -259,6 +263,8 @@ class RetrievalPipeline(Editing):
                 "sampler": scheduler,
                 **(settings or {}),
             }
+
+            # A request refuses fields that it does not know, and checks the values of all.
             retrieval = {
                 "databases": weighted(database_weights),
                 "pool": pool,
@@ -285,6 +291,7 @@ class RetrievalPipeline(Editing):
                 },
                 "RetrievalPipeline",
             )
+
         _check_tensors(callback_on_step_end_tensor_inputs)
         output = self._draw(request, pictures, output_type, callback_on_step_end)
         return output if return_dict else (output.images,)
@@ -318,6 +325,7 @@ class RetrievalPipeline(Editing):
             if self.interrupt:
                 raise _Interrupted
 
+        # Looked up before anything is drawn: what cannot be asked fails at once.
         looked_up = LookUp(
             request,
             self.model.info,
@@ -325,6 +333,8 @@ class RetrievalPipeline(Editing):
             open_image=opened_picture(pictures),
         )
         drawing = RequestDrawing(self.model, looked_up, opened=pictures)
+
+        # An interrupted call returns the batches that were whole.
         drawn: list[Tensor] = []
         samples: list[Sample] = []
         try:
@@ -335,7 +345,10 @@ class RetrievalPipeline(Editing):
         except _Interrupted:
             pass
 
+        # Pictures without files have recipes without names.
         recipes = drawing.records(samples, [""] * len(samples))
+
+        # Of no batch at all there are still shapes.
         if output_type == "latent":
             shape = self.model.config.network.sample_shape
             nothing = torch.zeros(0, *shape, device=self.model.device)
@@ -344,6 +357,8 @@ class RetrievalPipeline(Editing):
             pixels = [item.pixels for item in samples]
             empty = np.zeros((0, 0, 0, 3), np.uint8)
             images = _as_type(np.stack(pixels) if pixels else empty, output_type)
+
+        # Kept by the output, so that credits can be written when a user asks for them.
         databases = tuple(looked_up.databases.values())
         return RetrievalPipelineOutput(images, tuple(recipes), self.interrupt, databases)
 

@@ -72,6 +72,7 @@ def read_picture(path: Path) -> Picture:
             f"the picture cannot be read as a PNG: {error}", where=path, fix="give a PNG"
         ) from error
 
+    # Sites and editors drop texts from pictures: a missing recipe is common, and no damage.
     if RECIPE_KEY not in texts:
         raise SourceError(
             "the picture carries no record of what it was drawn from",

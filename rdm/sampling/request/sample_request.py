@@ -161,18 +161,23 @@ class Request(Config):
         k, retrieval = self.settings.k, self.retrieval
         if retrieval.pool is not None and retrieval.pool < k:
             raise ValueError(f"a pool of {retrieval.pool} neighbors is smaller than k = {k}")
+
         negative = retrieval.negative
         if negative is not None and negative.scale is None and self.settings.guidance_scale == 1:
             raise ValueError(
                 "a negative acts through guidance, and guidance_scale 1 is none: set another, or "
                 "the negative's own scale"
             )
+
+        # A turn goes between two embeddings, which these kinds do not have.
         unturned = self.kinds & {"patch", "neighbors", "unconditional"}
         if self.turn is not None and (unturned or not self.kinds):
             raise ValueError(
                 f"a query that is turned is a text, an image or a class, not "
                 f"{min(unturned, default='nothing')}: ask for that alone, or leave the turn out"
             )
+
+        # Any other sampler, or noise, would not come back to the picture.
         is_inverted = self.start is not None and self.start.invert
         if is_inverted and (self.settings.sampler != "ddim" or self.settings.eta != 0):
             raise ValueError(
@@ -233,6 +238,7 @@ def request_of(data: Mapping[str, Any], where: object = "") -> Request:
     Raises:
         UsageError: a field is not known, or its value is not valid; it is named.
     """
+    # The format first: of another one, fields would be refused for the wrong reason.
     found = data.get("format", FORMAT)
     if found != FORMAT:
         raise UsageError(
@@ -240,6 +246,8 @@ def request_of(data: Mapping[str, Any], where: object = "") -> Request:
             where=where,
             fix="draw it with the release that wrote it, or a later one",
         )
+
+    # One error at a time, in a user's words and not pydantic's.
     try:
         return Request.model_validate(dict(data))
     except ValidationError as error:
