@@ -24,7 +24,6 @@ from rdm.sampling.recipe.picture_file import read_picture
 from rdm.sampling.recipe.reproduction import Reproduction
 from rdm.sampling.reproduce import Given, reproduce
 from rdm.sampling.request.sample_request import Request
-from rdm.sampling.request.start_request import StartRequest
 from rdm.sampling.retrieval.look_up import LookUp
 
 
@@ -126,9 +125,8 @@ class Editing:
             num_inference_steps: of DDIM.
         """
         pictures: dict[str, Image.Image] = {}
-        start = StartRequest.model_validate(
-            start_of({"image": image, "invert": True}, (), None, None, pictures)
-        )
+        start = start_of({"image": image, "invert": True}, (), None, None, pictures)
+        assert start is not None
 
         # Without noise of its own: DDIM has an inverse only where eta is 0.
         given = {"k": k, "num_steps": num_inference_steps}

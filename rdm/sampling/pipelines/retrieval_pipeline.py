@@ -23,6 +23,7 @@ from rdm.generators.sample_settings import DrawStep
 from rdm.models.precision import precision_of
 from rdm.sampling.drawing.pipeline import Sample
 from rdm.sampling.pipelines.call_arguments import (
+    CALLED,
     PictureName,
     named_picture,
     negative_of,
@@ -244,9 +245,9 @@ class RetrievalPipeline(Editing):
             queries, changed = ([], several(image)) if changes else (several(image), [])
             begun = start_of(start, changed, strength, mask_image, pictures)
             asks = prompt or queries or class_name or patch or unconditional or neighbors
-            if not asks and begun is not None and (name := begun.get("image")) is not None:
+            if not asks and begun is not None and (name := begun.image) is not None:
                 # Nothing else says what to draw: the picture itself is the query.
-                queries = [pictures.get(name) or str(name)]
+                queries = [pictures.get(name) or name]
 
             # Open pictures are asked for by name, as a request holds only what JSON can.
             images = [named_picture(one, pictures) for one in queries]
@@ -259,7 +260,7 @@ class RetrievalPipeline(Editing):
                 "k": k if k is not None else by_hand,
                 "num_steps": num_inference_steps,
                 "guidance_scale": scale_of(guidance_scale, guidance_weight),
-                "eta": 0.0 if eta is None and (begun or {}).get("invert") else eta,
+                "eta": 0.0 if eta is None and begun is not None and begun.invert else eta,
                 "sampler": scheduler,
                 **(settings or {}),
             }
@@ -289,7 +290,7 @@ class RetrievalPipeline(Editing):
                     "settings": {name: one for name, one in chosen.items() if one is not None},
                     "seeds": numbers,
                 },
-                "RetrievalPipeline",
+                CALLED,
             )
 
         _check_tensors(callback_on_step_end_tensor_inputs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -21,6 +21,8 @@ from rdm.sampling.request.seeds import checked_seeds, seeds_text
 from rdm.sampling.request.start_request import StartRecord, StartRequest
 
 QueryKind = Literal["text", "image", "class", "patch", "neighbors", "unconditional"]
+
+_Part = TypeVar("_Part", bound=Config)
 
 FORMAT = "rdm.request/1"
 MAX_WEIGHT = 4.0
@@ -247,12 +249,27 @@ def request_of(data: Mapping[str, Any], where: object = "") -> Request:
             fix="draw it with the release that wrote it, or a later one",
         )
 
+    return part_of(Request, data, where)
+
+
+def part_of(kind: type[_Part], data: Mapping[str, Any], where: object, at: str = "") -> _Part:
+    """Return a request, or a part of one, from values as JSON has them.
+
+    Args:
+        kind: of the part.
+        data: of its fields.
+        where: the file or option that they are from, for the error.
+        at: the part's place in the request; none: it is the whole.
+
+    Raises:
+        UsageError: a field is not known, or its value is not valid; it is named.
+    """
     # One error at a time, in a user's words and not pydantic's.
     try:
-        return Request.model_validate(dict(data))
+        return kind.model_validate(dict(data))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in (at, *first["loc"]) if part != "")
         if first["type"] == "extra_forbidden":
             raise UsageError(
                 f"a request has no field {field!r}",
