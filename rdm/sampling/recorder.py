@@ -72,7 +72,7 @@ class Recorder:
         patches = query.patches if self._names else ()
         weights = query.weights or (1.0,) * len(patches)
 
-        # Without a named database its ids say nothing, and are left out.
+        # A model that reads no neighbors may be given a database all the same: none is credited.
         neighbors = tuple(
             self._credit(at, found[at], float(similarity), weight)
             for at, similarity, weight in zip(
@@ -114,6 +114,8 @@ class Recorder:
                 records.append(TokenRecord(kind="query", weight=weight))
                 continue
             name, patch_id = next(patches)
+
+            # Patches are numbered in each database anew: an id alone would name several.
             database = self._names[name]
             records.append(
                 TokenRecord(kind="patch", patch_id=patch_id, database=database, weight=weight)
@@ -169,6 +171,8 @@ class Recorder:
         """Return the records of all patches that conditioned pictures, or led them away."""
         if not self._names:
             return {}
+
+        # Whoever led a picture away, or explains its start, is credited as well.
         asked = [at for item in samples for at in item.query.patches]
         for item in samples:
             negative = None if item.conditioning is None else item.conditioning.negative
@@ -176,6 +180,8 @@ class Recorder:
                 asked += negative.tokens.patches
             inversion = None if item.conditioning is None else item.conditioning.inversion
             asked += () if inversion is None else inversion.patches
+
+        # Each database is read once for the batch, in order of ids.
         found: dict[PatchAt, PatchRecord] = {}
         for name, database in self._by_name.items():
             if ids := sorted({patch_id for at, patch_id in asked if at == name}):

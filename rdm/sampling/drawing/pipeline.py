@@ -67,6 +67,7 @@ def proposed_queries(
         UsageError: the model reads neighbors, and there is no database.
         DatabaseError: the database has no neighbors of the model's query set.
     """
+    # A baseline without neighbors is asked as its RDM is, and hears nothing.
     if not model.reads_neighbors:
         return null_queries(seeds)
     if database is None:
@@ -105,6 +106,7 @@ def sample(
             neighbors than k.
         ValueError: the sequences differ in length.
     """
+    # Here and not in the generator: errors come with the call, not with the first picture.
     classes = [query.label for query in queries if query.kind == "class"]
     check_asked(model.info, database, {query.kind for query in queries}, classes)
     pairs = list(zip(queries, seeds, strict=True))
@@ -125,6 +127,7 @@ def _drawn(
             if on_step is not None:
                 on_step(step)
 
+        # Pictures are yielded batch by batch: memory does not grow with their number.
         shape = rows_at_once(settings, model.device)
         for start in range(0, len(pairs), shape):
             batch = draw_batch(model, database, pairs[start : start + shape], settings, report)
@@ -181,8 +184,12 @@ def conditioned(
     config = model.config.conditions.neighbors
     if database is None or config is None:
         return [Conditioning(query, seed, None) for query, seed in pairs]
+
+    # All vectors of a batch in one read of the database.
     ids = np.stack([query.neighbor_ids for query, _ in pairs])
     vectors = conditioning_vectors(database, ids, config.embedding).astype(np.float32)
+
+    # Weights come with requests: here every neighbor counts alike.
     ones = np.ones(ids.shape[1], np.float32)
     kinds: tuple[TokenKind, ...] = ("patch",) * ids.shape[1]
     return [
