@@ -29,9 +29,9 @@ from rdm.database.building.jobs import run_build
 from rdm.database.search.exact import blocks_of, exact_search, quantize
 from rdm.generators.model_folder import Model, open_model
 from rdm.generators.sample_settings import SampleSettings
-from rdm.sampling.attribution import attention_maps
-from rdm.sampling.draw import draw
-from rdm.sampling.request import Request
+from rdm.sampling.drawing.attribution import attention_maps
+from rdm.sampling.drawing.draw import draw
+from rdm.sampling.request.sample_request import Request
 from rdm.sampling.retrieval.look_up import LookUp
 from rdm.sources import CropConfig, open_source
 
@@ -66,8 +66,8 @@ part("diffusers")
 from rdm.database import RetrievalDatabase
 from rdm.generators.model_folder import open_model
 from rdm.generators.sample_settings import SampleSettings
-from rdm.sampling.draw import draw
-from rdm.sampling.request import Request
+from rdm.sampling.drawing.draw import draw
+from rdm.sampling.request.sample_request import Request
 from rdm.sampling.retrieval.look_up import LookUp
 part("our modules")
 model = open_model("{_MODEL}", torch.device("cpu"))

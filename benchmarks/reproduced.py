@@ -23,7 +23,7 @@ from benchmarks.drawing_costs import small_database
 from rdm.database import RetrievalDatabase
 from rdm.generators.model_folder import open_model
 from rdm.sampling.output import JOURNAL
-from rdm.sampling.picture_file import Picture, read_picture
+from rdm.sampling.recipe.picture_file import Picture, read_picture
 from rdm.sampling.reproduce import reproduce
 
 TEXTS, SEEDS = ("an owl", "a duck on water", "a red bird", "a photograph"), 25

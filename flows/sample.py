@@ -16,7 +16,7 @@ from rdm.report.html.database_pages import write_sample_gallery
 from rdm.sampling import SampleSettings, open_model
 from rdm.sampling.draw_request import draw_request
 from rdm.sampling.draw_shard import describe_drawing, drawing_pool
-from rdm.sampling.request import Request, request_of
+from rdm.sampling.request.sample_request import Request, request_of
 
 
 class DrawnPictures(Record):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         text_queries,
         unconditional_queries,
     )
-    from rdm.sampling.draw import draw
+    from rdm.sampling.drawing.draw import draw
     from rdm.sampling.pipelines.retrieval_pipeline import RetrievalPipeline
     from rdm.sampling.retrieval.look_up import look_up
     from rdm.training.config import TrainConfig, TrainInputs
@@ -68,7 +68,7 @@ _HOMES = {
     "cache_config": "rdm.training.presets",
     "compute_pool": "rdm.compute",
     "contact_sheet": "rdm.report.html.gallery",
-    "draw": "rdm.sampling.draw",
+    "draw": "rdm.sampling.drawing.draw",
     "image_queries": "rdm.sampling",
     "influences": "rdm.evaluation.influence",
     "load_encoder": "rdm.encoders",

@@ -18,11 +18,11 @@ from PIL import Image
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.generators.model_folder import Model
-from rdm.sampling.attribution import cells_of, expected_cells, token_influences
-from rdm.sampling.conditioning import Conditioning
-from rdm.sampling.draw import known_of
-from rdm.sampling.pipeline import conditioned
-from rdm.sampling.queries import Query
+from rdm.sampling.drawing.attribution import cells_of, expected_cells, token_influences
+from rdm.sampling.drawing.draw import known_of
+from rdm.sampling.drawing.pipeline import conditioned
+from rdm.sampling.retrieval.conditioning import Conditioning
+from rdm.sampling.retrieval.queries import Query
 
 
 @dataclass(frozen=True)

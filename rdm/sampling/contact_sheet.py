@@ -11,8 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from rdm.sampling.output import CONTACT, INDEX, read_samples, stored_records
-from rdm.sampling.picture_file import XMP_KEY
-from rdm.sampling.xmp import sheet_packet
+from rdm.sampling.recipe.picture_file import XMP_KEY
+from rdm.sampling.recipe.xmp import sheet_packet
 from rdm.storage import Folder
 
 MAX_PICTURES = 100

@@ -12,14 +12,14 @@ from rdm.database import RetrievalDatabase
 from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import DrawStep, OnDrawStep
 from rdm.progress import tracking
-from rdm.sampling.attribution import AttributionKind
-from rdm.sampling.c2pa_signature import PictureSigner
 from rdm.sampling.contact_sheet import write_contact_sheet
 from rdm.sampling.draw_shard import draw_on_workers
+from rdm.sampling.drawing.attribution import AttributionKind
+from rdm.sampling.drawing.pipeline import note_of
 from rdm.sampling.output import REQUEST, SampleFolder, picture_name
-from rdm.sampling.pipeline import note_of
-from rdm.sampling.record import Metadata
-from rdm.sampling.request import Request
+from rdm.sampling.recipe.c2pa_signature import PictureSigner
+from rdm.sampling.recipe.record import Metadata
+from rdm.sampling.request.sample_request import Request
 from rdm.sampling.request_drawing import RecordedBatch, RequestDrawing
 from rdm.sampling.retrieval.look_up import LookUp
 

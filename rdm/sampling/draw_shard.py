@@ -19,9 +19,9 @@ from rdm.config import Config
 from rdm.database import RetrievalDatabase
 from rdm.errors import StorageError, UsageError
 from rdm.generators.model_folder import Model, open_model
-from rdm.sampling.attribution import AttributionKind
+from rdm.sampling.drawing.attribution import AttributionKind
 from rdm.sampling.output import picture_name
-from rdm.sampling.request import Request
+from rdm.sampling.request.sample_request import Request
 from rdm.sampling.request_drawing import RecordedBatch, RequestDrawing
 from rdm.sampling.retrieval.look_up import LookUp
 
@@ -102,8 +102,11 @@ def draw_on_workers(
     Raises:
         StorageError: a worker does not see the model, a database or a picture of the request.
     """
+    # Checked before tasks are sent: a worker's own error would name no remedy.
     plan = _plan_of(drawing, pool.config.device)
     _require_seen(plan, pool)
+
+    # As one text, which workers compare to see whether they have it open.
     text = plan.model_dump_json()
     tasks = [DrawTask(text, numbers) for numbers in missing]
     results = pool.map(
@@ -134,8 +137,12 @@ def draw_shard(task: DrawTask) -> RecordedBatch:
 def _opened(text: str) -> RequestDrawing:
     """Return what draws a plan; a worker opens it with its first batch."""
     plan = DrawPlan.model_validate_json(text)
+
+    # A worker may have another device than this process; `auto` is decided there.
     device = worker_device(plan.device)
     model = open_model(plan.model, device)
+
+    # By version: a database may be changed while a request is drawn.
     databases = {
         one.name: RetrievalDatabase.open(one.url, version=one.version, device=plan.device)
         for one in plan.databases
@@ -171,6 +178,7 @@ def _with_absolute_paths(request: Request) -> Request:
     if settings.autoguidance is not None:
         weaker = _absolute(settings.autoguidance)
         settings = settings.model_copy(update={"autoguidance": weaker})
+
     images = tuple(map(_absolute, request.images))
     return request.model_copy(update={"images": images, "start": start, "settings": settings})
 
@@ -186,6 +194,8 @@ def _require_seen(plan: DrawPlan, pool: Pool) -> None:
     read = [plan.model, *(one.url for one in plan.databases), *request.images]
     read += [name for name in (request.settings.autoguidance,) if name]
     read += [name for name in (start.image, start.mask) if name] if start is not None else []
+
+    # Names that are no files here, such as assets, are left to those who open them.
     if unseen := pool.unseen([path for path in read if os.path.exists(path)]):
         name, path = unseen[0]
         raise StorageError(

@@ -10,8 +10,8 @@ from pathlib import Path
 from rdm.config import Record
 from rdm.errors import SourceError, UsageError
 from rdm.sampling.output import CONTACT, INDEX, JOURNAL, stored_records
-from rdm.sampling.picture_file import read_recipe
-from rdm.sampling.record import Credit, SampleRecord
+from rdm.sampling.recipe.picture_file import read_recipe
+from rdm.sampling.recipe.record import Credit, SampleRecord
 
 
 class FoundPicture(Record):
@@ -49,6 +49,7 @@ def pictures_of(photograph: str, folder: Path) -> FoundPictures:
     if not folder.is_dir():
         raise UsageError("the folder does not exist", where=folder, fix="check its name")
 
+    # A recipe without room for all its neighbors may hide the photograph: listed as uncertain.
     found: dict[str, FoundPicture] = {}
     drawn: set[str] = set()
     children: list[tuple[str, SampleRecord]] = []
@@ -73,6 +74,8 @@ def pictures_of(photograph: str, folder: Path) -> FoundPictures:
             found[path] = FoundPicture(path=path, patches=(), certain=True)
             drawn.add(record.pixels_sha256)
         children = [one for one in children if one not in made]
+
+    # In order of path, so that two searches of a folder can be compared.
     pictures = tuple(found[path] for path in sorted(found))
     return FoundPictures(pictures=pictures, examined=examined, without_recipe=tuple(without))
 

@@ -10,7 +10,7 @@ import numpy as np
 from rdm.config import Record
 from rdm.database import RetrievalDatabase
 from rdm.database.reader import PatchRecord
-from rdm.sampling.record import Credit, DatabaseReference, SampleRecord
+from rdm.sampling.recipe.record import Credit, DatabaseReference, SampleRecord
 from rdm.sampling.recorder import database_name, database_reference
 from rdm.storage import Version
 

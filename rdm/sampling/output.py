@@ -24,15 +24,15 @@ from rdm.database import RetrievalDatabase
 from rdm.errors import StorageError, UsageError
 from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import SampleSettings
-from rdm.sampling.attribution import overlay
-from rdm.sampling.batches import rows_at_once
-from rdm.sampling.c2pa_signature import PictureSigner
-from rdm.sampling.picture_file import png_bytes
-from rdm.sampling.pipeline import Sample
-from rdm.sampling.queries import Query
-from rdm.sampling.record import BatchPlace, Metadata, SampleRecord
+from rdm.sampling.drawing.attribution import overlay
+from rdm.sampling.drawing.batches import rows_at_once
+from rdm.sampling.drawing.pipeline import Sample
+from rdm.sampling.recipe.c2pa_signature import PictureSigner
+from rdm.sampling.recipe.picture_file import png_bytes
+from rdm.sampling.recipe.record import BatchPlace, Metadata, SampleRecord
 from rdm.sampling.recorder import Recorder
-from rdm.sampling.request import RequestIdentity
+from rdm.sampling.request.sample_request import RequestIdentity
+from rdm.sampling.retrieval.queries import Query
 from rdm.storage import Folder
 from rdm.storage.files import storage_errors
 from rdm.storage.locks import lock_file
@@ -93,6 +93,7 @@ class SampleFolder:
 
     def _claim(self) -> None:
         """Write down whose folder this is, or refuse the pictures of another request."""
+        # A run goes on in its own folder alone: pictures of two requests could not be told apart.
         if self.folder.exists(REQUEST):
             found = self._read_identity()
             if differing := self._identity.differing(found):
@@ -210,6 +211,7 @@ def write_samples(
         database: of their neighbors; None of a model without.
         settings: that they were drawn with.
     """
+    # An earlier index goes first: a kill must leave no record without its picture.
     folder = Folder(out)
     folder.make()
     for name in (INDEX, JOURNAL):
@@ -240,11 +242,14 @@ def read_samples(out: Path, limit: int | None = None) -> list[Sample]:
     folder has none."""
     if not (out / INDEX).exists():
         return []
+
+    # Pictures are opened by their names alone: a folder may have moved since.
     samples = []
     for _, row in islice(_rows(out / INDEX), limit):
         with Image.open(out / Path(row["file"]).name) as image:
             pixels = np.asarray(image.convert("RGB"))
 
+        # The query's neighbors as recorded; its embedding was never written.
         ids = np.array([neighbor["patch_id"] for neighbor in row["neighbors"]], np.int64)
         similarities = np.array(
             [neighbor["similarity"] for neighbor in row["neighbors"]], np.float32

@@ -20,11 +20,9 @@ from rdm.generators.sample_settings import SampleSettings
 from rdm.models.assets import public_name
 from rdm.models.precision import Precision, acting_precision
 from rdm.models.unet import num_parameters
-from rdm.sampling.conditioning import Tokens
+from rdm.sampling.drawing.pipeline import Sample
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.pipeline import Sample
-from rdm.sampling.queries import Query
-from rdm.sampling.record import (
+from rdm.sampling.recipe.record import (
     Credit,
     DatabaseReference,
     EncoderReference,
@@ -36,6 +34,8 @@ from rdm.sampling.record import (
     SoftwareVersions,
     TokenRecord,
 )
+from rdm.sampling.retrieval.conditioning import Tokens
+from rdm.sampling.retrieval.queries import Query
 from rdm.sources.licenses import license_of
 
 PatchAt = tuple[str, int]
@@ -71,6 +71,8 @@ class Recorder:
         query, conditioning = item.query, item.conditioning
         patches = query.patches if self._names else ()
         weights = query.weights or (1.0,) * len(patches)
+
+        # A model that reads no neighbors may be given a database all the same: none is credited.
         neighbors = tuple(
             self._credit(at, found[at], float(similarity), weight)
             for at, similarity, weight in zip(
@@ -78,6 +80,8 @@ class Recorder:
             )
         )
         tokens = None if conditioning is None else conditioning.tokens
+
+        # Samples that were put together in Python may lack their conditioning: fields stay empty.
         return SampleRecord(
             file=file,
             query=QueryRecord(
@@ -110,6 +114,8 @@ class Recorder:
                 records.append(TokenRecord(kind="query", weight=weight))
                 continue
             name, patch_id = next(patches)
+
+            # Patches are numbered in each database anew: an id alone would name several.
             database = self._names[name]
             records.append(
                 TokenRecord(kind="patch", patch_id=patch_id, database=database, weight=weight)
@@ -165,6 +171,8 @@ class Recorder:
         """Return the records of all patches that conditioned pictures, or led them away."""
         if not self._names:
             return {}
+
+        # Whoever led a picture away, or explains its start, is credited as well.
         asked = [at for item in samples for at in item.query.patches]
         for item in samples:
             negative = None if item.conditioning is None else item.conditioning.negative
@@ -172,6 +180,8 @@ class Recorder:
                 asked += negative.tokens.patches
             inversion = None if item.conditioning is None else item.conditioning.inversion
             asked += () if inversion is None else inversion.patches
+
+        # Each database is read once for the batch, in order of ids.
         found: dict[PatchAt, PatchRecord] = {}
         for name, database in self._by_name.items():
             if ids := sorted({patch_id for at, patch_id in asked if at == name}):

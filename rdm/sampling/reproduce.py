@@ -12,44 +12,32 @@ from PIL import Image
 from pydantic import ValidationError
 
 from rdm.compute.threads import torch_threads
-from rdm.config import Record
 from rdm.database import RetrievalDatabase
 from rdm.encoders import normalize
 from rdm.errors import DatabaseError, ModelError, SourceError, UsageError
 from rdm.generators.model_folder import Model
 from rdm.generators.neighbor_vectors import conditioning_vectors
 from rdm.generators.sample_settings import SampleSettings
-from rdm.sampling.conditioning import Conditioning, NegativeConditioning, TokenKind, Tokens
-from rdm.sampling.draw import draw
+from rdm.sampling.drawing.draw import draw
+from rdm.sampling.drawing.start import open_start
 from rdm.sampling.neighbor_states import NeighborState, named_databases, neighbor_states
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.picture_file import Picture
-from rdm.sampling.queries import Query, load_query_image
-from rdm.sampling.query_turn import QueryTurn
-from rdm.sampling.query_vectors import class_vectors, text_vectors
-from rdm.sampling.record import QueryRecord, SampleRecord, TokenRecord
+from rdm.sampling.recipe.picture_file import Picture
+from rdm.sampling.recipe.record import QueryRecord, SampleRecord, TokenRecord
+from rdm.sampling.recipe.reproduction import Reproduction, compared
 from rdm.sampling.recorder import database_reference, software_on
+from rdm.sampling.request.query_turn import QueryTurn
+from rdm.sampling.request.start_request import StartRecord, StartRequest
+from rdm.sampling.retrieval.conditioning import (
+    Conditioning,
+    NegativeConditioning,
+    TokenKind,
+    Tokens,
+)
+from rdm.sampling.retrieval.queries import Query, load_query_image
+from rdm.sampling.retrieval.query_vectors import class_vectors, text_vectors
 from rdm.sampling.retrieval.turned_queries import open_turn
-from rdm.sampling.start import open_start
-from rdm.sampling.start_request import StartRecord, StartRequest
 from rdm.storage import sha256_file
-
-
-class Reproduction(Record):
-    """A picture that was drawn again, beside the one that was drawn then."""
-
-    identical: bool
-    """Whether every pixel is as it was drawn."""
-    differing_pixels: float
-    """Share of the pixels that differ from the file's."""
-    largest_difference: int
-    """Of a channel, 0 to 255."""
-    mean_difference: float
-    """Of the channels."""
-    file_altered: bool
-    """Whether the file's pixels are no longer those that were drawn."""
-    computed_differently: tuple[str, ...]
-    """What differs of that which computed: versions, device, precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +91,8 @@ def reproduce(
             where=model.directory,
             fix="--model with the model that drew it",
         )
+
+    # All is checked before anything is drawn, which may take minutes.
     named = named_databases(record.databases, databases)
     for database in named.values():
         model.check_database(database)
@@ -111,39 +101,22 @@ def reproduce(
     conditioning = _conditioning(record, model, named, given)
     start = None if record.start is None else open_start(_start(record.start, given), model)
     assert record.batch is not None
+
+    # Sums depend on threads, precision and the batch's shape: all are as they were.
     threads, precision = record.software.threads, record.software.precision
     with torch_threads(threads), model.generator.computing_in(precision):
         settings = _settings(record, model, given.weaker)
         row = record.batch.row
         (pixels,) = draw(model, [conditioning], settings, first_row=row, start=start)
         computed = software_on(model.device, model.generator.precision)
+
+    # What differs in software explains pixels that do.
     differing = [
         f"{name} {then}, now {now}"
         for (name, then), (_, now) in zip(record.software, computed, strict=True)
         if then != now
     ]
-    return pixels, _compared(picture, pixels, differing)
-
-
-def _compared(
-    picture: Picture, pixels: NDArray[np.uint8], differing: Sequence[str]
-) -> Reproduction:
-    if pixels.shape != picture.pixels.shape:
-        raise SourceError(
-            f"the file has {picture.pixels.shape[1]}x{picture.pixels.shape[0]} pixels, "
-            f"{pixels.shape[1]}x{pixels.shape[0]} were drawn",
-            fix="give the picture as drawn",
-        )
-    distance = np.abs(pixels.astype(np.int16) - picture.pixels)
-    recorded = picture.record.pixels_sha256
-    return Reproduction(
-        identical=pixels_digest(pixels) == recorded,
-        differing_pixels=float((distance > 0).any(axis=-1).mean()),
-        largest_difference=int(distance.max()),
-        mean_difference=float(distance.mean()),
-        file_altered=pixels_digest(picture.pixels) != recorded,
-        computed_differently=tuple(differing),
-    )
+    return pixels, compared(picture, pixels, differing)
 
 
 def _check_recipe(record: SampleRecord) -> None:
@@ -167,6 +140,8 @@ def _check_neighbors(
             f"{lacking[0].version}, which is not given",
             fix="--database DIR, once for each",
         )
+
+    # Photographs that are gone or replaced would condition another picture.
     for one in neighbor_states(record, databases):
         if one.state != "there":
             credit, place = one.credit, named[one.credit.database].folder.url
@@ -175,6 +150,7 @@ def _check_neighbors(
                 where=place,
                 fix=_FIXES.get(one.state, "--database with the one that it was drawn from"),
             )
+
     # Neighbors whose credits had no room are known by their ids alone.
     if record.neighbors_left_out:
         for reference in record.databases:
@@ -211,6 +187,8 @@ def _conditioning(
     asked, seed = record.query, record.seed
     assert asked is not None
     assert seed is not None
+
+    # Similarities of the query are for display, and drawing reads none of them.
     query = Query(
         asked.kind,
         asked.label,
@@ -219,10 +197,14 @@ def _conditioning(
         np.zeros(len(record.neighbors), np.float32),
         databases=tuple(one.database for one in record.neighbors),
     )
+
+    # Tokens in the recorded order: attention does not care, but rounding does.
     tokens = negative = None
     if record.tokens:
         own = [_query_vector(asked, databases, given)] if _has_query(record.tokens) else []
         tokens = _tokens(record.tokens, model, databases, own)
+
+    # A negative's texts are encoded anew: a recipe holds words, not vectors.
     if (away := record.negative) is not None:
         caption = ", ".join(away.texts) if model.reads_text else None
         own = []
@@ -231,6 +213,7 @@ def _conditioning(
             own = [text_vectors(encoder, [text])[0] for text in away.texts]
         of_tokens = _tokens(away.tokens, model, databases, own) if away.tokens else None
         negative = NegativeConditioning(of_tokens, caption, away.scale, away.texts)
+
     inversion = None
     if record.inversion is not None:
         inversion = _tokens(record.inversion.tokens, model, databases, [])
@@ -321,6 +304,7 @@ def _start(record: StartRecord, given: Given) -> StartRequest:
         ("start", given.start, record.image_sha256, record.image_pixels_sha256),
         ("mask", given.mask, record.mask_sha256, record.mask_pixels_sha256),
     ):
+        # Files have a digest of their bytes; pictures that were given open one of their pixels.
         if digest is None and of_pixels is None:
             continue
         if path is None:
@@ -331,6 +315,8 @@ def _start(record: StartRecord, given: Given) -> StartRequest:
                 if digest
                 else f"--{name} with a file whose pixels have the SHA-256 {of_pixels}",
             )
+
+        # Refused here: a similar file would start another picture without a word.
         if digest is None:
             found = pixels_digest(np.asarray(load_query_image(path)))
         else:
@@ -343,6 +329,8 @@ def _start(record: StartRecord, given: Given) -> StartRequest:
                 fix=f"--{name} with that file",
             )
         places[name] = str(path)
+
+    # Recipes without mixed noise have no fraction; the request wants one.
     return StartRequest(
         image=places.get("start"),
         mask=places.get("mask"),
@@ -357,6 +345,8 @@ def _start(record: StartRecord, given: Given) -> StartRequest:
 def _settings(record: SampleRecord, model: Model, weaker: str | None) -> SampleSettings:
     assert record.batch is not None
     fields = {**(record.settings or {}), "batch_size": record.batch.shape}
+
+    # The recipe has the weaker model's digest, the settings its folder.
     recorded = fields.get("autoguidance")
     if recorded is not None:
         if weaker is None:
@@ -365,6 +355,8 @@ def _settings(record: SampleRecord, model: Model, weaker: str | None) -> SampleS
                 fix="--weaker with its folder",
             )
         fields["autoguidance"] = weaker
+
+    # The weaker model's digest is known only once it is open.
     try:
         settings = SampleSettings.model_validate(fields)
         if recorded is not None and (found := model.acting(settings)["autoguidance"]) != recorded:

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import OnDrawStep
-from rdm.sampling.attribution import AttributionKind, attribute, check_attribution
-from rdm.sampling.batches import filled, rows_at_once
-from rdm.sampling.draw import draw_filled
-from rdm.sampling.picture_file import parents_of
-from rdm.sampling.pipeline import Sample
-from rdm.sampling.record import BatchPlace, SampleRecord
+from rdm.sampling.drawing.attribution import AttributionKind, attribute, check_attribution
+from rdm.sampling.drawing.batches import filled, rows_at_once
+from rdm.sampling.drawing.draw import draw_filled
+from rdm.sampling.drawing.pipeline import Sample
+from rdm.sampling.drawing.start import open_start
+from rdm.sampling.recipe.picture_file import parents_of
+from rdm.sampling.recipe.record import BatchPlace, SampleRecord
 from rdm.sampling.recorder import Recorder
 from rdm.sampling.retrieval.look_up import LookUp
-from rdm.sampling.start import open_start
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +86,21 @@ class RequestDrawing:
         opened: Mapping[str, Image.Image] = MappingProxyType({}),
     ) -> None:
         request = looked_up.request
+
+        # What the model cannot do is refused before a start is encoded.
         check_attribution(model, attribution)
         model.check_settings(request.settings)
         self.model, self.looked_up, self.attribution = model, looked_up, tuple(attribution)
         self.shape = rows_at_once(request.settings, model.device) if shape is None else shape
+
+        # A start is encoded once for all batches.
         self._start = None if request.start is None else open_start(request.start, model, opened)
         self._start_record = None if self._start is None else self._start.record
+
+        # Pictures that were drawn carry recipes: what is made of them names them as parents.
         image = None if request.start is None else request.start.image
         self._parents = () if image is None or image in opened else parents_of(Path(image))
+
         weights = {one.name: one.weight for one in request.retrieval.databases}
         self._recorder = Recorder(model, looked_up.databases, request.settings, weights)
 
@@ -107,6 +114,8 @@ class RequestDrawing:
         """Draw one of the batches; what `on_step` raises ends the drawing."""
         asked = self.looked_up.rows(numbers.start, numbers.stop)
         settings = self.looked_up.request.settings
+
+        # A last batch is filled up: rows of a smaller one would have other last bits.
         batch = filled(asked, self.shape)
         pictures, latents = draw_filled(self.model, batch, settings, on_step, self._start)
         samples = [
@@ -132,6 +141,7 @@ class RequestDrawing:
         samples, maps = batch.samples, None
         records = self.records(samples, files)
         if self.attribution:
+            # Measured of pictures as they are drawn, while their tokens are still in memory.
             asked = [item.conditioning for item in samples if item.conditioning is not None]
             pixels = np.stack([item.pixels for item in samples])
             shares, maps = attribute(self.model, asked, pixels, self.attribution)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rdm.database import RetrievalDatabase
-from rdm.sampling.credits import CREDITS, credits_text
 from rdm.sampling.output import INDEX, stored_records
-from rdm.sampling.record import SampleRecord
+from rdm.sampling.recipe.credits import CREDITS, credits_text
+from rdm.sampling.recipe.record import SampleRecord
 from rdm.sources import open_source
 from rdm.storage import Folder
 

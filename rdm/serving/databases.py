@@ -13,7 +13,7 @@ from rdm.compute.device import DeviceName
 from rdm.config import Record
 from rdm.database import RetrievalDatabase
 from rdm.errors import RdmError
-from rdm.sampling.record import Credit
+from rdm.sampling.recipe.record import Credit
 from rdm.serving.problems import ServeError
 from rdm.serving.settings import Named
 from rdm.sources import open_source

@@ -15,9 +15,9 @@ from PIL import Image
 from rdm.config import Record
 from rdm.generators.generator import GeneratorConfig
 from rdm.generators.model_folder import ModelInfo
-from rdm.sampling.conditioning import Conditioning
-from rdm.sampling.record import Credit
-from rdm.sampling.request import Request
+from rdm.sampling.recipe.record import Credit
+from rdm.sampling.request.sample_request import Request
+from rdm.sampling.retrieval.conditioning import Conditioning
 from rdm.sampling.retrieval.look_up import LookUp
 from rdm.serving.databases import OpenDatabase
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from rdm.generators.sample_settings import SampleSettings
-from rdm.sampling.request import Request
-from rdm.sampling.seeds import checked_seeds, parse_seeds, seeds_text
+from rdm.sampling.request.sample_request import Request
+from rdm.sampling.request.seeds import checked_seeds, parse_seeds, seeds_text
 
 MAX_K = 32
 _UPLOAD = re.compile(r"[0-9a-f]{64}")

@@ -11,8 +11,8 @@ from PIL import Image
 
 from rdm.config import Record
 from rdm.errors import SourceError
-from rdm.sampling.picture_file import read_recipe
-from rdm.sampling.record import SampleRecord
+from rdm.sampling.recipe.picture_file import read_recipe
+from rdm.sampling.recipe.record import SampleRecord
 from rdm.serving.problems import ServeError
 from rdm.sources import ImageDecodeError, decode_image
 

@@ -28,7 +28,7 @@ from rdm.database.building.results import BuildResult
 from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
 from rdm.database.verify.verify import verify_database
-from rdm.sampling.queries import query_set_proposal
+from rdm.sampling.retrieval.queries import query_set_proposal
 from rdm.sources import CropConfig, QuerySetConfig
 
 INLINE = ComputeConfig(dask="inline")

@@ -21,8 +21,8 @@ from rdm.evaluation.influence import Retrieved, cosines, influences, readout
 from rdm.generators.generator import Generator
 from rdm.generators.heads import GaussianConfig
 from rdm.sampling import Model, open_model
-from rdm.sampling.attribution import shapley_values
-from rdm.sampling.queries import Query
+from rdm.sampling.drawing.attribution import shapley_values
+from rdm.sampling.retrieval.queries import Query
 
 WORTH = arrays(np.float64, 8, elements=st.floats(-10, 10))
 

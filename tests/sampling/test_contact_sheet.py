@@ -12,8 +12,8 @@ from rdm.sampling import Model, SampleSettings
 from rdm.sampling.contact_sheet import contact_sheet
 from rdm.sampling.draw_request import draw_request
 from rdm.sampling.output import read_samples
-from rdm.sampling.request import Request
-from rdm.sampling.xmp import TRAINED_ALGORITHMIC_MEDIA, sheet_packet
+from rdm.sampling.recipe.xmp import TRAINED_ALGORITHMIC_MEDIA, sheet_packet
+from rdm.sampling.request.sample_request import Request
 
 
 def squares(count: int, side: int) -> list[Image.Image]:

@@ -13,7 +13,7 @@ from rdm.errors import ConcurrentWriterError, UsageError
 from rdm.sampling import DrawStep, Model, SampleSettings, open_model
 from rdm.sampling.draw_request import DrawnCounts, draw_request
 from rdm.sampling.output import JOURNAL, SampleFolder, read_samples
-from rdm.sampling.request import Request
+from rdm.sampling.request.sample_request import Request
 from rdm.sampling.retrieval.look_up import LookUp
 
 SETTINGS = SampleSettings(k=2, num_steps=2, batch_size=3)

@@ -18,7 +18,7 @@ from rdm.sampling import Model, SampleSettings
 from rdm.sampling.draw_request import draw_request
 from rdm.sampling.draw_shard import drawing_pool
 from rdm.sampling.output import JOURNAL
-from rdm.sampling.request import Request, request_of
+from rdm.sampling.request.sample_request import Request, request_of
 
 SETTINGS = {"k": 2, "num_steps": 2, "batch_size": 3}
 REQUEST = request_of({"texts": ["a", "b"], "seeds": "0-3", "settings": SETTINGS})

@@ -10,8 +10,8 @@ from written_recipe import neighbor, recipe
 
 from rdm.errors import UsageError
 from rdm.sampling.find_pictures import pictures_of
-from rdm.sampling.picture_file import png_bytes
-from rdm.sampling.record import SampleRecord
+from rdm.sampling.recipe.picture_file import png_bytes
+from rdm.sampling.recipe.record import SampleRecord
 
 PIXELS = np.zeros((4, 4, 3), np.uint8)
 

@@ -16,7 +16,7 @@ from rdm.database.changes.compact import compact_database
 from rdm.database.changes.plan import Removal
 from rdm.sampling import Model, SampleSettings, sample, text_queries
 from rdm.sampling.neighbor_states import named_databases, neighbor_states
-from rdm.sampling.record import DatabaseReference, SampleRecord
+from rdm.sampling.recipe.record import DatabaseReference, SampleRecord
 from rdm.sampling.recorder import Recorder, database_reference
 from rdm.sources import CropConfig
 

@@ -8,7 +8,7 @@ from rdm.database import RetrievalDatabase
 from rdm.sampling import Model, Sample, SampleSettings, sample, text_queries
 from rdm.sampling.output import read_samples, write_samples
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.picture_file import read_picture
+from rdm.sampling.recipe.picture_file import read_picture
 
 SETTINGS = SampleSettings(k=2, num_steps=1, guidance_scale=1.0, batch_size=2)
 

@@ -10,7 +10,7 @@ import torch
 from rdm.database import RetrievalDatabase
 from rdm.sampling import Model, SampleSettings, image_queries, sample, text_queries
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.record import SampleRecord
+from rdm.sampling.recipe.record import SampleRecord
 from rdm.sampling.recorder import Recorder
 
 SETTINGS = SampleSettings(k=2, num_steps=1, batch_size=3)

@@ -17,10 +17,10 @@ from rdm.errors import DatabaseError, ModelError, SourceError, UsageError
 from rdm.models.precision import ActingPrecision
 from rdm.sampling import Model, SampleSettings, open_model
 from rdm.sampling.draw_request import draw_request
-from rdm.sampling.picture_file import Picture, read_picture
+from rdm.sampling.recipe.picture_file import Picture, read_picture
 from rdm.sampling.reproduce import Given, reproduce
-from rdm.sampling.request import NegativeRequest, Request, Retrieval
-from rdm.sampling.start_request import StartRequest
+from rdm.sampling.request.sample_request import NegativeRequest, Request, Retrieval
+from rdm.sampling.request.start_request import StartRequest
 
 SETTINGS = SampleSettings(k=2, num_steps=3, batch_size=3)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rdm.sampling.record import SampleRecord
+from rdm.sampling.recipe.record import SampleRecord
 
 BY = "https://creativecommons.org/licenses/by/2.0/"
 

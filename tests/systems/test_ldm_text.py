@@ -32,8 +32,8 @@ from rdm.generators.model_folder import open_model
 from rdm.generators.sample_settings import SampleSettings
 from rdm.models.unet import Denoiser, DenoiserConfig, build_denoiser
 from rdm.recipes import recipe_config
-from rdm.sampling.draw import draw
-from rdm.sampling.request import Request
+from rdm.sampling.drawing.draw import draw
+from rdm.sampling.request.sample_request import Request
 from rdm.sampling.retrieval.look_up import look_up
 from rdm.training.config import TrainInputs
 from rdm.training.data.latent_cache import build_cache

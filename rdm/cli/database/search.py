@@ -15,7 +15,7 @@ from rdm.errors import UsageError
 
 if TYPE_CHECKING:
     from rdm.database import RetrievalDatabase
-    from rdm.sampling.queries import Query
+    from rdm.sampling.retrieval.queries import Query
 
 
 def search(
@@ -39,7 +39,7 @@ def search(
     """
     from rdm.compute.device import compute_device, describe_device
     from rdm.database import RetrievalDatabase
-    from rdm.sampling.queries import image_queries, load_query_image, text_queries
+    from rdm.sampling.retrieval.queries import image_queries, load_query_image, text_queries
 
     if (text is None) == (image is None):
         raise UsageError("give --text or --image, and only one of them", fix='--text "an owl"')

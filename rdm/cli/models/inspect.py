@@ -32,7 +32,7 @@ def inspect(
     from rdm.database import RetrievalDatabase
     from rdm.sampling.neighbor_states import neighbor_states
     from rdm.sampling.picture_digest import pixels_digest
-    from rdm.sampling.picture_file import XMP_KEY, read_picture
+    from rdm.sampling.recipe.picture_file import XMP_KEY, read_picture
 
     pixels, record, texts = read_picture(picture)
     opened = [RetrievalDatabase.open(root) for root in database or ()]

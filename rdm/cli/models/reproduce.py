@@ -56,9 +56,9 @@ def reproduce(
     from rdm.errors import UsageError
     from rdm.generators.model_folder import open_model
     from rdm.models.assets import is_asset
-    from rdm.sampling.picture_file import read_picture
-    from rdm.sampling.queries import load_query_image
+    from rdm.sampling.recipe.picture_file import read_picture
     from rdm.sampling.reproduce import Given, reproduce
+    from rdm.sampling.retrieval.queries import load_query_image
 
     drawn = read_picture(picture)
     name = model or drawn.record.model.name

@@ -13,7 +13,7 @@ from rdm.cli.console import in_range
 from rdm.errors import UsageError
 
 if TYPE_CHECKING:
-    from rdm.sampling.request import Request
+    from rdm.sampling.request.sample_request import Request
 
 Names = list[str] | None
 
@@ -176,7 +176,7 @@ class RequestOptions:
         Raises:
             UsageError: a value is not valid.
         """
-        from rdm.sampling.request import Request, read_request, request_of
+        from rdm.sampling.request.sample_request import Request, read_request, request_of
 
         base = Request() if file is None else read_request(file)
         settings = {"k": self.k, "guidance_scale": self._guidance_scale()}

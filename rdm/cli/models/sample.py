@@ -14,7 +14,7 @@ from rdm.errors import UsageError
 
 if TYPE_CHECKING:
     from rdm.database import RetrievalDatabase
-    from rdm.sampling.request import Request
+    from rdm.sampling.request.sample_request import Request
 
 
 def register(app: App) -> None:
@@ -79,10 +79,10 @@ def sample(
     from rdm.generators.model_folder import INFO, open_model, read_info
     from rdm.models.assets import named_folder
     from rdm.report.html.database_pages import write_sample_gallery
-    from rdm.sampling.c2pa_signature import open_signer
     from rdm.sampling.draw_request import draw_request
     from rdm.sampling.draw_shard import describe_drawing, drawing_pool
     from rdm.sampling.output import CONTACT
+    from rdm.sampling.recipe.c2pa_signature import open_signer
     from rdm.sampling.retrieval.look_up import LookUp
     from rdm.sampling.write_credits import write_credits
 

@@ -23,7 +23,7 @@ from rdm.generators.neighbor_vectors import with_norms
 from rdm.generators.sample_settings import SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
 from rdm.progress import tracking
-from rdm.sampling.batches import filled, rows_at_once
+from rdm.sampling.drawing.batches import filled, rows_at_once
 
 _ENCODED_AT_ONCE = 32
 

@@ -16,7 +16,7 @@ from rdm.evaluation.metrics.intervals import Share, wilson_interval
 from rdm.evaluation.recognition.identification import Identification
 from rdm.evaluation.recognition.labelled import PictureClass
 from rdm.generators.sample_settings import SampleSettings
-from rdm.sampling.record import Setting
+from rdm.sampling.recipe.record import Setting
 
 FORMAT = 1  # of the record's file
 JudgeName = Literal["imagenet", "probe"]

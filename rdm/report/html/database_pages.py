@@ -14,10 +14,10 @@ from rdm.report.data import Draw, Neighbor, Query, QueryNeighbors, SampleGroup
 from rdm.report.data import Sample as DrawnSample
 from rdm.report.html.gallery import GallerySection, write_gallery
 from rdm.report.html.page import render, write_text
+from rdm.sampling.drawing.pipeline import Sample
 from rdm.sampling.output import GALLERY, read_samples
-from rdm.sampling.pipeline import Sample
-from rdm.sampling.queries import Query as SampleQuery
 from rdm.sampling.recorder import public_names
+from rdm.sampling.retrieval.queries import Query as SampleQuery
 
 MAX_GALLERY = 256  # pictures on a page that holds them all
 

@@ -14,7 +14,7 @@ from rdm.config import Record
 from rdm.database import RetrievalDatabase
 from rdm.evaluation.influence import Retrieved, influences, readout
 from rdm.sampling import Model, text_queries
-from rdm.sampling.queries import Query
+from rdm.sampling.retrieval.queries import Query
 
 _SUBJECTS = (
     "a bird",

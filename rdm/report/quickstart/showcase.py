@@ -16,7 +16,12 @@ from rdm.database import RetrievalDatabase
 from rdm.report.quickstart.readout import SwapReadout, measure_swap
 from rdm.sampling import Sample, SampleSettings, open_model, sample, text_queries
 from rdm.sampling.output import INDEX, read_samples, write_samples
-from rdm.sampling.queries import Query, image_queries, query_set_proposal, unconditional_queries
+from rdm.sampling.retrieval.queries import (
+    Query,
+    image_queries,
+    query_set_proposal,
+    unconditional_queries,
+)
 from rdm.sources import QuerySet, QuerySetConfig
 from rdm.sources.query_set import is_held_out
 from rdm.storage import Folder, Markers

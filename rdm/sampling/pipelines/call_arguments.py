@@ -11,10 +11,16 @@ from PIL import Image
 
 from rdm.diffusion.guidance import scale_from_weight
 from rdm.errors import UsageError
-from rdm.sampling.queries import load_query_image
-from rdm.sampling.seeds import format_seeds
+from rdm.sampling.request.query_turn import QueryTurn
+from rdm.sampling.request.sample_request import NegativeRequest, WeightedDatabase, part_of
+from rdm.sampling.request.seeds import format_seeds
+from rdm.sampling.request.start_request import StartRequest
+from rdm.sampling.retrieval.queries import load_query_image
 
 PictureName: TypeAlias = str | Path | Image.Image
+
+CALLED = "RetrievalPipeline"
+"""Where errors say that arguments are from."""
 
 
 def several(value: Any) -> list[Any]:
@@ -57,11 +63,12 @@ def start_of(
     strength: float | None,
     mask: PictureName | None,
     pictures: dict[str, Image.Image],
-) -> dict[str, Any] | None:
+) -> StartRequest | None:
     """Return the request's start; None: there is none.
 
     Raises:
-        UsageError: there are several pictures, or one, its strength or its mask is given twice.
+        UsageError: there are several pictures, or one, its strength or its mask is given twice;
+            a field is not known, or its value is not valid.
     """
     if len(images) > 1:
         raise UsageError(
@@ -69,6 +76,8 @@ def start_of(
             where="image",
             fix="one picture a call",
         )
+
+    # diffusers' own arguments, beside those of the start: either may say a thing, not both.
     image = images[0] if images else None
     given = {"image": image, "strength": strength, "mask": mask}
     given = {name: value for name, value in given.items() if value is not None}
@@ -76,20 +85,26 @@ def start_of(
         raise UsageError(
             f"the start's {twice[0]} is given twice", where="start", fix="give it once"
         )
+
+    # Open pictures have no file: they are named, and kept by the name.
     asked = {**(start or {}), **given}
     for name in ("image", "mask"):
         if asked.get(name) is not None:
             asked[name] = kept_open(asked[name], pictures)
-    return asked or None
+    return part_of(StartRequest, asked, CALLED, "start") if asked else None
 
 
-def turn_of(
-    turn: Mapping[str, Any] | None, pictures: dict[str, Image.Image]
-) -> dict[str, Any] | None:
-    """Return the request's turn; None: there is none."""
-    if turn is None or turn.get("image") is None:
-        return None if turn is None else dict(turn)
-    return {**turn, "image": kept_open(turn["image"], pictures)}
+def turn_of(turn: Mapping[str, Any] | None, pictures: dict[str, Image.Image]) -> QueryTurn | None:
+    """Return the request's turn; None: there is none.
+
+    Raises:
+        UsageError: a field is not known, or its value is not valid.
+    """
+    if turn is None:
+        return None
+    image = turn.get("image")
+    asked = turn if image is None else {**turn, "image": kept_open(image, pictures)}
+    return part_of(QueryTurn, asked, CALLED, "turn")
 
 
 def scale_of(scale: float | None, weight: float | None) -> float | None:
@@ -109,16 +124,33 @@ def scale_of(scale: float | None, weight: float | None) -> float | None:
 
 def negative_of(
     texts: str | Sequence[str] | None, patches: Sequence[int | str], scale: float | None
-) -> dict[str, Any] | None:
-    """Return the request's negative; None: there is none."""
+) -> NegativeRequest | None:
+    """Return the request's negative; None: there is none.
+
+    Raises:
+        UsageError: a value is not valid.
+    """
     if not texts and not patches and scale is None:
         return None
-    return {"texts": several(texts), "patches": list(patches), "scale": scale}
+    asked = {"texts": several(texts), "patches": list(patches), "scale": scale}
+    return part_of(NegativeRequest, asked, CALLED, "retrieval.negative")
 
 
-def weighted(weights: Mapping[str, float] | None) -> list[dict[str, Any]]:
-    """Return the request's databases of their weights by name."""
-    return [{"name": name, "weight": weight} for name, weight in (weights or {}).items()]
+def weighted(weights: Mapping[str, float] | None) -> list[WeightedDatabase]:
+    """Return the request's databases of their weights by name.
+
+    Raises:
+        UsageError: a value is not valid.
+    """
+    return [
+        part_of(
+            WeightedDatabase,
+            {"name": name, "weight": weight},
+            CALLED,
+            f"retrieval.databases.{place}",
+        )
+        for place, (name, weight) in enumerate((weights or {}).items())
+    ]
 
 
 def seeds_of(

@@ -31,10 +31,13 @@ def open_default_database(model: Model, device: DeviceName) -> dict[str, Retriev
     noted = model.info.default_database
     if noted is None:
         return {}
+
+    # A model and its database move together: an address without a scheme is relative.
     url = noted.url
     if "://" not in url:
         url = os.path.normpath(model.directory.absolute() / url)
     database = RetrievalDatabase.open(url, device=device)
+
     # An earlier version is not opened: it has photographs that were removed since.
     found = database_reference(database)
     if found.digest != noted.digest:

@@ -72,9 +72,12 @@ def write_diffusers_folder(
 def _write(model: Model, directory: Path, default_database: DefaultDatabase | None) -> None:
     from diffusers import __version__
 
+    # Each component as diffusers itself would save it, so that it opens them alone.
     unet: Any = model.generator.network.core
     unet.save_pretrained(str(directory / UNET), safe_serialization=True)
     scheduler_of(model).save_pretrained(str(directory / SCHEDULER))
+
+    # The index names classes of diffusers; a model in pixels has no vae.
     info = model.info.model_copy(update={"default_database": default_database})
     index: dict[str, Any] = {
         "_class_name": "RetrievalDiffusionPipeline",
@@ -93,6 +96,7 @@ def _write(model: Model, directory: Path, default_database: DefaultDatabase | No
     index["rdm"] = info.model_dump(mode="json")
     (directory / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (directory / PIPELINE).write_text(_PIPELINE, encoding="utf-8")
+
     text = json.dumps(index, indent=1) + "\n"
     (directory / MODEL_INDEX).write_text(text, encoding="utf-8")
     card = model.directory / "README.md"

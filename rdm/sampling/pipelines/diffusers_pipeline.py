@@ -64,6 +64,8 @@ class RetrievalDiffusionPipeline(DiffusionPipeline):
                 where="rdm",
                 fix="open a folder that `RetrievalPipeline.save_pretrained` wrote",
             )
+
+        # The description decides what components are: diffusers' classes do not say it.
         info = ModelInfo.model_validate(described)
         config, place = info.generator, Path(str(self.config.get("_name_or_path") or "."))
         first_stage = None if self.vae is None else FirstStage(self.vae, "vae")

@@ -17,14 +17,14 @@ from torch import Tensor
 from rdm.database import RetrievalDatabase
 from rdm.generators.model_folder import Model
 from rdm.generators.sample_settings import SampleSettings
-from rdm.sampling.draw import inverted
-from rdm.sampling.picture_file import read_picture
+from rdm.sampling.drawing.draw import inverted
+from rdm.sampling.drawing.start import open_start
 from rdm.sampling.pipelines.call_arguments import PictureName, opened_picture, start_of
-from rdm.sampling.reproduce import Given, Reproduction, reproduce
-from rdm.sampling.request import Request
+from rdm.sampling.recipe.picture_file import read_picture
+from rdm.sampling.recipe.reproduction import Reproduction
+from rdm.sampling.reproduce import Given, reproduce
+from rdm.sampling.request.sample_request import Request
 from rdm.sampling.retrieval.look_up import LookUp
-from rdm.sampling.start import open_start
-from rdm.sampling.start_request import StartRequest
 
 
 class Editing:
@@ -125,13 +125,16 @@ class Editing:
             num_inference_steps: of DDIM.
         """
         pictures: dict[str, Image.Image] = {}
-        start = StartRequest.model_validate(
-            start_of({"image": image, "invert": True}, (), None, None, pictures)
-        )
+        start = start_of({"image": image, "invert": True}, (), None, None, pictures)
+        assert start is not None
+
+        # Without noise of its own: DDIM has an inverse only where eta is 0.
         given = {"k": k, "num_steps": num_inference_steps}
         chosen = {name: one for name, one in given.items() if one is not None}
         settings = SampleSettings.model_validate({**chosen, "eta": 0.0})
         assert start.image is not None
+
+        # The picture is its own query: its neighbors explain it best.
         request = Request(
             images=(start.image,) if self.model.reads_neighbors else (),
             unconditional=not self.model.reads_neighbors,
@@ -139,6 +142,7 @@ class Editing:
             start=start,
             settings=settings,
         )
+
         looked_up = LookUp(
             request, self.model.info, self.databases, open_image=opened_picture(pictures)
         )

@@ -21,9 +21,9 @@ from rdm.errors import UsageError
 from rdm.generators.model_folder import Model, open_model
 from rdm.generators.sample_settings import DrawStep
 from rdm.models.precision import precision_of
-from rdm.sampling.conditioning import Conditioning
-from rdm.sampling.pipeline import Sample
+from rdm.sampling.drawing.pipeline import Sample
 from rdm.sampling.pipelines.call_arguments import (
+    CALLED,
     PictureName,
     named_picture,
     negative_of,
@@ -37,9 +37,10 @@ from rdm.sampling.pipelines.call_arguments import (
 )
 from rdm.sampling.pipelines.default_database import open_default_database
 from rdm.sampling.pipelines.editing import Editing
-from rdm.sampling.record import Credit, SampleRecord
-from rdm.sampling.request import Request, request_of
+from rdm.sampling.recipe.record import Credit, SampleRecord
+from rdm.sampling.request.sample_request import Request, request_of
 from rdm.sampling.request_drawing import RequestDrawing
+from rdm.sampling.retrieval.conditioning import Conditioning
 from rdm.sampling.retrieval.look_up import LookUp
 from rdm.sampling.write_credits import credits_of
 
@@ -244,21 +245,27 @@ class RetrievalPipeline(Editing):
             queries, changed = ([], several(image)) if changes else (several(image), [])
             begun = start_of(start, changed, strength, mask_image, pictures)
             asks = prompt or queries or class_name or patch or unconditional or neighbors
-            if not asks and begun is not None and (name := begun.get("image")) is not None:
+            if not asks and begun is not None and (name := begun.image) is not None:
                 # Nothing else says what to draw: the picture itself is the query.
-                queries = [pictures.get(name) or str(name)]
+                queries = [pictures.get(name) or name]
+
+            # Open pictures are asked for by name, as a request holds only what JSON can.
             images = [named_picture(one, pictures) for one in queries]
             numbers = seeds_of(seeds, generator, num_images_per_prompt)
             asks = prompt or images or class_name or patch or unconditional
+
+            # Patches alone say how many there are: k need not be told again.
             by_hand = None if asks or not neighbors else len(neighbors)
             chosen = {
                 "k": k if k is not None else by_hand,
                 "num_steps": num_inference_steps,
                 "guidance_scale": scale_of(guidance_scale, guidance_weight),
-                "eta": 0.0 if eta is None and (begun or {}).get("invert") else eta,
+                "eta": 0.0 if eta is None and begun is not None and begun.invert else eta,
                 "sampler": scheduler,
                 **(settings or {}),
             }
+
+            # A request refuses fields that it does not know, and checks the values of all.
             retrieval = {
                 "databases": weighted(database_weights),
                 "pool": pool,
@@ -283,8 +290,9 @@ class RetrievalPipeline(Editing):
                     "settings": {name: one for name, one in chosen.items() if one is not None},
                     "seeds": numbers,
                 },
-                "RetrievalPipeline",
+                CALLED,
             )
+
         _check_tensors(callback_on_step_end_tensor_inputs)
         output = self._draw(request, pictures, output_type, callback_on_step_end)
         return output if return_dict else (output.images,)
@@ -318,6 +326,7 @@ class RetrievalPipeline(Editing):
             if self.interrupt:
                 raise _Interrupted
 
+        # Looked up before anything is drawn: what cannot be asked fails at once.
         looked_up = LookUp(
             request,
             self.model.info,
@@ -325,6 +334,8 @@ class RetrievalPipeline(Editing):
             open_image=opened_picture(pictures),
         )
         drawing = RequestDrawing(self.model, looked_up, opened=pictures)
+
+        # An interrupted call returns the batches that were whole.
         drawn: list[Tensor] = []
         samples: list[Sample] = []
         try:
@@ -335,7 +346,10 @@ class RetrievalPipeline(Editing):
         except _Interrupted:
             pass
 
+        # Pictures without files have recipes without names.
         recipes = drawing.records(samples, [""] * len(samples))
+
+        # Of no batch at all there are still shapes.
         if output_type == "latent":
             shape = self.model.config.network.sample_shape
             nothing = torch.zeros(0, *shape, device=self.model.device)
@@ -344,6 +358,8 @@ class RetrievalPipeline(Editing):
             pixels = [item.pixels for item in samples]
             empty = np.zeros((0, 0, 0, 3), np.uint8)
             images = _as_type(np.stack(pixels) if pixels else empty, output_type)
+
+        # Kept by the output, so that credits can be written when a user asks for them.
         databases = tuple(looked_up.databases.values())
         return RetrievalPipelineOutput(images, tuple(recipes), self.interrupt, databases)
 

@@ -15,12 +15,12 @@ from rdm.database.centers import cluster_centers
 from rdm.encoders import normalize
 from rdm.errors import UsageError
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.proposal import Proposal
-from rdm.sampling.queries import load_query_image, query_set_proposal
-from rdm.sampling.query_turn import TurnRecord
-from rdm.sampling.query_vectors import class_vectors, text_vectors
-from rdm.sampling.request import QueryKind, Request
+from rdm.sampling.request.query_turn import TurnRecord
+from rdm.sampling.request.sample_request import QueryKind, Request
 from rdm.sampling.retrieval.neighbor_search import NeighborSearch, PatchAt, Pool
+from rdm.sampling.retrieval.proposal import Proposal
+from rdm.sampling.retrieval.queries import load_query_image, query_set_proposal
+from rdm.sampling.retrieval.query_vectors import class_vectors, text_vectors
 from rdm.sampling.retrieval.turned_queries import OpenedTurn, open_turn
 
 OpenImage = Callable[[str], Image.Image]
@@ -100,10 +100,14 @@ class AskedQueries:
         """Every query but the unconditional ones, with its pool."""
         request, search = self._request, self._search
         encoder = search.first.encoder if {"text", "image", "class"} & request.kinds else None
+
+        # In the order in which pictures are numbered: texts, pictures, classes, patches.
         found: list[AskedQuery] = []
         if request.texts and encoder is not None:
             raw = self._turned(text_vectors(encoder, request.texts))
             found += self._with_pools("text", request.texts, raw)
+
+        # All of a kind at once: an encoder's batch costs little more than one.
         if self._pictures and encoder is not None:
             pixels = np.stack([encoder.preprocess(image) for image in self._pictures])
             raw = self._turned(encoder.encode_images(pixels))
@@ -111,9 +115,13 @@ class AskedQueries:
             digests = [pixels_digest(np.asarray(image)) for image in self._pictures]
             pairs = zip(some, digests, strict=True)
             found += [replace(one, image_sha256=digest) for one, digest in pairs]
+
+        # A class is several prompts, whose mean is looked up.
         if request.classes and encoder is not None:
             raw = self._turned(class_vectors(encoder, list(request.classes)))
             found += self._with_pools("class", request.classes, raw)
+
+        # Patches need no encoder: their vectors are stored.
         if request.patches:
             own = [search.patch_at(patch) for patch in request.patches]
             found += self._of_patches("patch", own)
@@ -145,6 +153,8 @@ class AskedQueries:
         if self._request.centers is not None:
             ids = cluster_centers(search.first, self._request.centers, excluded)
             return Proposal(ids, np.ones(len(ids), np.int64))
+
+        # Excluded before the likeliest are kept, so that a share is of what may be drawn.
         proposal = query_set_proposal(search.first, self._digest)
         left = proposal.without(excluded)
         if not len(left.ids):

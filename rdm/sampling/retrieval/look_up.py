@@ -12,13 +12,23 @@ import numpy as np
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.generators.model_folder import Model, ModelInfo
-from rdm.sampling.asked import check_asked, no_database
-from rdm.sampling.conditioning import Conditioning, NegativeConditioning, TokenKind, Tokens
-from rdm.sampling.queries import Query, null_queries, plain_queries
-from rdm.sampling.request import Request, RequestIdentity, Retrieval, WeightedDatabase
+from rdm.sampling.request.asked import check_asked, no_database
+from rdm.sampling.request.sample_request import (
+    Request,
+    RequestIdentity,
+    Retrieval,
+    WeightedDatabase,
+)
+from rdm.sampling.request.seeds import format_seeds, parse_seeds
 from rdm.sampling.retrieval.asked_queries import AskedQueries, AskedQuery, OpenImage
+from rdm.sampling.retrieval.conditioning import (
+    Conditioning,
+    NegativeConditioning,
+    TokenKind,
+    Tokens,
+)
 from rdm.sampling.retrieval.neighbor_search import Chosen, NeighborSearch
-from rdm.sampling.seeds import format_seeds, parse_seeds
+from rdm.sampling.retrieval.queries import Query, null_queries, plain_queries
 from rdm.storage import sha256_file
 
 
@@ -74,12 +84,17 @@ class LookUp:
                 fix='give --text "...", --image FILE, --class NAME, --patch ID, --neighbor ID or '
                 "--unconditional",
             )
+
+        # Before anything is encoded: an encoder takes seconds to open.
         check_asked(info, next(iter(databases.values()), None), request.kinds, request.classes)
         self.request, self.info = request, info
         self.seeds = parse_seeds(request.seeds)
+
         self._search: NeighborSearch | None = None
         self._queries: AskedQueries | None = None
         self._open_image = open_image
+
+        # A model without neighbors has nothing to search, and no use for settings of a search.
         if info.reads_neighbors:
             if info.reads_text and request.turn is not None and request.texts:
                 raise UsageError(
@@ -162,6 +177,7 @@ class LookUp:
         chosen = [self._chosen(search, one, seed) for one, seed in asked]
         # One read for all: norms are in Parquet, of which a whole part is read at a time.
         vectors = iter(search.vectors([at for some in chosen for at in some.patches]))
+
         result: list[Conditioning] = []
         for (one, seed), some in zip(asked, chosen, strict=True):
             values = [next(vectors) for _ in some.patches]
@@ -170,6 +186,7 @@ class LookUp:
             if one.own is None and self.request.retrieval.tokens != "neighbors":
                 values, weights = [search.token_of(one.raw), *values], [1.0, *weights]
                 kinds = ["query", *kinds]
+
             tokens = Tokens(
                 np.stack(values), tuple(kinds), np.array(weights, np.float32), some.patches
             )
@@ -222,6 +239,7 @@ class LookUp:
                 )
             return NegativeConditioning(None, caption, asked.scale, asked.texts)
 
+        # Removed photographs condition nothing, not even as what to avoid.
         patches = [search.patch_at(patch) for patch in asked.patches]
         for name, patch_id in patches:
             search.databases[name].require_living(np.array([patch_id]))
@@ -254,6 +272,8 @@ class LookUp:
         start, search = self.request.start, self._search
         if start is None or start.image is None or not start.invert or search is None:
             return None
+
+        # All that a user chose for the picture to be drawn would be wrong for the one that is.
         plain = self.request.retrieval.model_copy(
             update={
                 "tokens": "neighbors",
@@ -263,6 +283,7 @@ class LookUp:
                 "weights": {},
             }
         )
+
         request = Request(
             images=(start.image,), seeds="0", retrieval=plain, settings=self.request.settings
         )
@@ -273,6 +294,8 @@ class LookUp:
         """Return what decides the pictures."""
         request, search = self.request, self._search
         asks_p_d = request.unconditional and search is not None and request.centers is None
+
+        # By contents: names of files, models and databases may change between two runs.
         return RequestIdentity(
             texts=request.texts,
             images=tuple(sha256_file(Path(path)) for path in request.images),

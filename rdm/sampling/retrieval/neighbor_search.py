@@ -16,7 +16,7 @@ from rdm.encoders import normalize
 from rdm.errors import UsageError
 from rdm.generators.model_folder import ModelInfo
 from rdm.generators.neighbor_vectors import conditioning_vectors
-from rdm.sampling.request import Exclusions, Request
+from rdm.sampling.request.sample_request import Exclusions, Request
 
 PatchAt = tuple[str, int]
 """The name of a database, and a patch in it."""
@@ -83,6 +83,8 @@ class NeighborSearch:
         # The share of each database that is searched.
         shares = [(name, weights.get(name, 1.0)) for name in self.names]
         self._searched = [(name, weight) for name, weight in shares if weight > 0]
+
+        # What is chosen by hand must be there, and not excluded by the same request.
         self.include = [self.patch_at(patch) for patch in retrieval.include]
         self._weights = {self.patch_at(p): weight for p, weight in retrieval.weights.items()}
         for name, patch_id in [*self.include, *self._weights]:
@@ -192,6 +194,7 @@ class NeighborSearch:
         Raises:
             UsageError: the weights of all are 0.
         """
+        # Each database draws its own share, from the seed and its place among them.
         count = self.num_drawn
         factors = self._factors(count)
         rows: list[tuple[float, PatchAt, float]] = []
@@ -288,12 +291,16 @@ def check_by_hand(request: Request) -> None:
     by_hand = len(request.retrieval.include)
     if not by_hand:
         return
+
+    # The query alone leaves no token for them.
     if tokens == "query":
         raise UsageError(
             "the query alone is to condition, and neighbors are given by hand",
             where="tokens",
             fix="tokens: query+neighbors, or leave the neighbors out",
         )
+
+    # The query itself may take one of the k places.
     if num_looked_up(request) < 0:
         raise UsageError(
             f"{by_hand} neighbors are given by hand, but k = {k} has room for "
@@ -301,6 +308,8 @@ def check_by_hand(request: Request) -> None:
             where="include",
             fix=f"raise k to {k - num_looked_up(request)}",
         )
+
+    # Without a query nothing finds the others.
     if "neighbors" in request.kinds and (by_hand < k or tokens != "neighbors"):
         raise UsageError(
             f"{by_hand} neighbors are given by hand and no query that would find others, "
@@ -339,6 +348,7 @@ def _excluded_ids(
     for name, patch_id in map(patch_at, exclude.patches):
         found[name].append(np.array([patch_id], np.int64))
 
+    # A misspelled name would exclude nothing in silence: one that was never there is refused.
     columns = {
         "image_id": exclude.photographs,
         "author": exclude.authors,

@@ -15,8 +15,8 @@ from rdm.diffusion.editing import slerp, text_difference
 from rdm.encoders import Encoder, normalize
 from rdm.errors import UsageError
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.query_turn import QueryTurn, TurnRecord
-from rdm.sampling.query_vectors import text_vectors
+from rdm.sampling.request.query_turn import QueryTurn, TurnRecord
+from rdm.sampling.retrieval.query_vectors import text_vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +40,13 @@ class OpenedTurn:
             UsageError: the two texts of a difference have the same vector.
         """
         fraction, vectors = self.record.fraction, torch.from_numpy(raw)
+
+        # Towards a query: along the great circle between both.
         if self.away is None:
             towards = torch.from_numpy(self.towards).expand_as(vectors)
             return slerp(vectors, towards, fraction).numpy()
+
+        # By a difference of texts: directions turn, and lengths stay the query's.
         lengths = vectors.norm(dim=1, keepdim=True)
         towards, away = (torch.from_numpy(normalize(one)) for one in (self.towards, self.away))
         try:

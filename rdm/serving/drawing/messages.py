@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdm.generators.sample_settings import SampleSettings, Setting
-from rdm.sampling.conditioning import Conditioning
-from rdm.sampling.record import ModelReference, SoftwareVersions
+from rdm.sampling.recipe.record import ModelReference, SoftwareVersions
+from rdm.sampling.retrieval.conditioning import Conditioning
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from rdm.generators.model_folder import Model, open_model
 from rdm.generators.sample_settings import DrawStep, SampleSettings
 from rdm.models.assets import public_name
 from rdm.models.unet import num_parameters
-from rdm.sampling.draw import draw
-from rdm.sampling.record import ModelReference
+from rdm.sampling.drawing.draw import draw
+from rdm.sampling.recipe.record import ModelReference
 from rdm.sampling.recorder import software_on
 from rdm.serving.drawing.messages import (
     CancelTask,

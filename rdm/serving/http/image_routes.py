@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from rdm.config import Record
-from rdm.sampling.record import SampleRecord
+from rdm.sampling.recipe.record import SampleRecord
 from rdm.serving.databases import OpenDatabase
 from rdm.serving.http.context import Serving, ServingDep
 from rdm.serving.jobs.credits import Credits, credits_of_image, present_recipe

@@ -8,8 +8,8 @@ import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from rdm.config import Record
-from rdm.sampling.record import Credit
-from rdm.sampling.request import Retrieval, WeightedDatabase
+from rdm.sampling.recipe.record import Credit
+from rdm.sampling.request.sample_request import Retrieval, WeightedDatabase
 from rdm.serving.databases import DatabaseInfo, OpenDatabase
 from rdm.serving.http.context import ServingDep
 from rdm.serving.jobs.credits import credit_note

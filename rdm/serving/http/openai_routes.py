@@ -16,7 +16,7 @@ from fastapi.sse import format_sse_event
 from pydantic import Field, StringConstraints, ValidationError
 
 from rdm.config import Config, Record
-from rdm.sampling.request import Retrieval, WeightedDatabase
+from rdm.sampling.request.sample_request import Retrieval, WeightedDatabase
 from rdm.serving.http.context import Serving, ServingDep, client_of
 from rdm.serving.jobs.events import TERMINAL
 from rdm.serving.jobs.records import Job

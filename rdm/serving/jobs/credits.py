@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rdm.config import Record
-from rdm.sampling.credits import credits_text
-from rdm.sampling.record import Credit, SampleRecord
+from rdm.sampling.recipe.credits import credits_text
+from rdm.sampling.recipe.record import Credit, SampleRecord
 from rdm.serving.databases import OpenDatabase
 from rdm.serving.jobs.records import StoredImage
 from rdm.serving.lookup import DatabaseVersion

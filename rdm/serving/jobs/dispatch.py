@@ -8,7 +8,7 @@ import logging
 from typing import Protocol
 
 from rdm.errors import RdmError
-from rdm.sampling.record import BatchPlace
+from rdm.sampling.recipe.record import BatchPlace
 from rdm.serving.drawing.drawers import Drawer, Drawers
 from rdm.serving.drawing.messages import (
     DrawerReady,

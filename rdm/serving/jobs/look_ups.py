@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from rdm.sampling.request import WeightedDatabase
+from rdm.sampling.request.sample_request import WeightedDatabase
 from rdm.serving.databases import Databases, OpenDatabase
 from rdm.serving.lookup import Found, look_up
 from rdm.serving.metrics import Metrics

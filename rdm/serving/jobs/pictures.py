@@ -13,10 +13,9 @@ from PIL import Image
 
 from rdm.generators.model_folder import portable_name
 from rdm.generators.sample_settings import Setting
-from rdm.sampling.conditioning import Conditioning, Tokens
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.picture_file import png_bytes
-from rdm.sampling.record import (
+from rdm.sampling.recipe.picture_file import png_bytes
+from rdm.sampling.recipe.record import (
     BatchPlace,
     EncoderReference,
     NegativeRecord,
@@ -25,6 +24,7 @@ from rdm.sampling.record import (
     TokenRecord,
 )
 from rdm.sampling.recorder import database_reference
+from rdm.sampling.retrieval.conditioning import Conditioning, Tokens
 from rdm.serving.drawing.messages import ModelReady
 from rdm.serving.jobs.records import Job, StoredImage, new_id
 from rdm.serving.lookup import Found

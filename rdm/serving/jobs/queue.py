@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rdm.generators.sample_settings import SampleSettings
-from rdm.sampling.conditioning import Conditioning
+from rdm.sampling.retrieval.conditioning import Conditioning
 from rdm.serving.jobs.records import Job
 from rdm.serving.problems import ServeError
 from rdm.serving.settings import Limits

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rdm.config import Record
-from rdm.sampling.record import Credit
+from rdm.sampling.recipe.record import Credit
 from rdm.serving.jobs.events import EventRing
 from rdm.serving.lookup import DatabaseVersion, Found
 from rdm.serving.problems import Problem

@@ -17,7 +17,7 @@ from rdm.database import RetrievalDatabase
 from rdm.database.building.builder import BuildConfig, DatabaseBuilder
 from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.plan import Removal
-from rdm.sampling.picture_file import read_picture
+from rdm.sampling.recipe.picture_file import read_picture
 from rdm.sources import CropConfig
 
 Command = Callable[..., tuple[int, dict[str, Any], str]]

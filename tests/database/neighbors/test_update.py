@@ -15,8 +15,8 @@ from rdm.database.changes.plan import Removal
 from rdm.database.neighbors.lookup import drop_neighbors
 from rdm.database.verify.verify import verify_database
 from rdm.errors import DatabaseError, StorageError
-from rdm.sampling.proposal import Proposal
-from rdm.sampling.queries import query_set_proposal
+from rdm.sampling.retrieval.proposal import Proposal
+from rdm.sampling.retrieval.queries import query_set_proposal
 from rdm.storage import Folder, VersionStore
 
 

@@ -13,7 +13,7 @@ from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.sampling import Model
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.picture_file import png_bytes
+from rdm.sampling.recipe.picture_file import png_bytes
 from rdm.sampling.reproduce import Given
 
 QUICK: dict[str, Any] = {"k": 2, "num_inference_steps": 3, "seeds": [5]}

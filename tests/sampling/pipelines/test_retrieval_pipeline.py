@@ -19,8 +19,8 @@ from rdm.database.building.jobs import run_build, update_builder
 from rdm.database.changes.plan import Removal
 from rdm.errors import DatabaseError, StorageError, UsageError
 from rdm.sampling import Model, SampleSettings
-from rdm.sampling.draw import draw
-from rdm.sampling.request import request_of
+from rdm.sampling.drawing.draw import draw
+from rdm.sampling.request.sample_request import request_of
 from rdm.sampling.retrieval.look_up import look_up
 from rdm.sampling.write_credits import credits_of
 

@@ -16,9 +16,9 @@ from rdm.database.changes.plan import Removal
 from rdm.encoders import normalize
 from rdm.errors import DatabaseError, EncoderMismatchError, SourceError, UsageError
 from rdm.sampling import Model, SampleSettings, sample, text_queries
-from rdm.sampling.conditioning import Conditioning
-from rdm.sampling.draw import draw
-from rdm.sampling.request import Request, request_of
+from rdm.sampling.drawing.draw import draw
+from rdm.sampling.request.sample_request import Request, request_of
+from rdm.sampling.retrieval.conditioning import Conditioning
 from rdm.sampling.retrieval.look_up import LookUp, look_up
 
 INLINE = ComputeConfig(dask="inline")

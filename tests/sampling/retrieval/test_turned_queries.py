@@ -12,11 +12,11 @@ from rdm.database import RetrievalDatabase
 from rdm.encoders import normalize
 from rdm.errors import SourceError, UsageError
 from rdm.sampling import Model, SampleSettings
-from rdm.sampling.conditioning import Conditioning
-from rdm.sampling.query_turn import QueryTurn
-from rdm.sampling.query_vectors import text_vectors
-from rdm.sampling.request import Request, Retrieval
+from rdm.sampling.request.query_turn import QueryTurn
+from rdm.sampling.request.sample_request import Request, Retrieval
+from rdm.sampling.retrieval.conditioning import Conditioning
 from rdm.sampling.retrieval.look_up import look_up
+from rdm.sampling.retrieval.query_vectors import text_vectors
 
 SETTINGS = SampleSettings(k=3)
 

@@ -12,7 +12,7 @@ from rdm.compute import ComputeConfig, compute_pool
 from rdm.database import NeighborConfig, NeighborTable, RetrievalDatabase, build_neighbors
 from rdm.errors import DatabaseError, UsageError
 from rdm.sampling import Model, proposed_queries
-from rdm.sampling.request import request_of
+from rdm.sampling.request.sample_request import request_of
 from rdm.sampling.retrieval.look_up import look_up
 from rdm.sources import CropConfig, QuerySetConfig
 

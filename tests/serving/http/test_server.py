@@ -14,7 +14,7 @@ from live_server import Running
 from PIL import Image
 
 from rdm.database import RetrievalDatabase
-from rdm.sampling.record import SampleRecord
+from rdm.sampling.recipe.record import SampleRecord
 
 pytestmark = pytest.mark.slow
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rdm.sampling.conditioning import Conditioning, Tokens
-from rdm.sampling.queries import Query
+from rdm.sampling.retrieval.conditioning import Conditioning, Tokens
+from rdm.sampling.retrieval.queries import Query
 from rdm.serving.jobs.records import Job, new_id
 from rdm.serving.lookup import Found
 from rdm.serving.request import JobRequest

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from written_recipe import neighbor, recipe
 
-from rdm.sampling.record import MAX_PNG_BYTES
+from rdm.sampling.recipe.record import MAX_PNG_BYTES
 
 
 @pytest.mark.parametrize("author", ["x" * 1000, "写" * 100_000], ids=["many", "huge"])

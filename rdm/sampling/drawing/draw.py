@@ -14,9 +14,9 @@ from rdm.generators.heads import Negative
 from rdm.generators.model_folder import Model, ModelInfo
 from rdm.generators.sample_settings import OnDrawStep, SampleSettings
 from rdm.models.first_stage.first_stage import to_uint8
-from rdm.sampling.batches import FilledBatch, filled_batches, rows_at_once
-from rdm.sampling.conditioning import Conditioning, Tokens
-from rdm.sampling.start import OpenedStart
+from rdm.sampling.drawing.batches import FilledBatch, filled_batches, rows_at_once
+from rdm.sampling.drawing.start import OpenedStart
+from rdm.sampling.retrieval.conditioning import Conditioning, Tokens
 
 
 def draw(
@@ -79,10 +79,14 @@ def draw_latents(
     _check_alike(asked)
     generator, seeds = model.generator, [one.seed for one in asked]
     context = generator.context(known_of(model.info, asked))
+
+    # A batch is alike in its negative, so that the first one's scale is all's.
     negative = None
     if (led_away := asked[0].negative) is not None:
         away = [_known(one.negative.tokens, one.negative.caption) for one in asked if one.negative]
         negative = Negative(generator.context(away), led_away.scale)
+
+    # An inversion draws backwards, which costs as much as drawing: only where it is asked for.
     begun = None
     if start is not None:
         begun = start.of(

@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from rdm.config import Config
 from rdm.errors import UsageError
 from rdm.generators.sample_settings import SampleSettings, Setting
-from rdm.sampling.query_turn import QueryTurn, Text, TurnRecord
-from rdm.sampling.seeds import checked_seeds, seeds_text
-from rdm.sampling.start_request import StartRecord, StartRequest
+from rdm.sampling.request.query_turn import QueryTurn, Text, TurnRecord
+from rdm.sampling.request.seeds import checked_seeds, seeds_text
+from rdm.sampling.request.start_request import StartRecord, StartRequest
 
 QueryKind = Literal["text", "image", "class", "patch", "neighbors", "unconditional"]
+
+_Part = TypeVar("_Part", bound=Config)
 
 FORMAT = "rdm.request/1"
 MAX_WEIGHT = 4.0
@@ -161,18 +163,23 @@ class Request(Config):
         k, retrieval = self.settings.k, self.retrieval
         if retrieval.pool is not None and retrieval.pool < k:
             raise ValueError(f"a pool of {retrieval.pool} neighbors is smaller than k = {k}")
+
         negative = retrieval.negative
         if negative is not None and negative.scale is None and self.settings.guidance_scale == 1:
             raise ValueError(
                 "a negative acts through guidance, and guidance_scale 1 is none: set another, or "
                 "the negative's own scale"
             )
+
+        # A turn goes between two embeddings, which these kinds do not have.
         unturned = self.kinds & {"patch", "neighbors", "unconditional"}
         if self.turn is not None and (unturned or not self.kinds):
             raise ValueError(
                 f"a query that is turned is a text, an image or a class, not "
                 f"{min(unturned, default='nothing')}: ask for that alone, or leave the turn out"
             )
+
+        # Any other sampler, or noise, would not come back to the picture.
         is_inverted = self.start is not None and self.start.invert
         if is_inverted and (self.settings.sampler != "ddim" or self.settings.eta != 0):
             raise ValueError(
@@ -233,6 +240,7 @@ def request_of(data: Mapping[str, Any], where: object = "") -> Request:
     Raises:
         UsageError: a field is not known, or its value is not valid; it is named.
     """
+    # The format first: of another one, fields would be refused for the wrong reason.
     found = data.get("format", FORMAT)
     if found != FORMAT:
         raise UsageError(
@@ -240,11 +248,28 @@ def request_of(data: Mapping[str, Any], where: object = "") -> Request:
             where=where,
             fix="draw it with the release that wrote it, or a later one",
         )
+
+    return part_of(Request, data, where)
+
+
+def part_of(kind: type[_Part], data: Mapping[str, Any], where: object, at: str = "") -> _Part:
+    """Return a request, or a part of one, from values as JSON has them.
+
+    Args:
+        kind: of the part.
+        data: of its fields.
+        where: the file or option that they are from, for the error.
+        at: the part's place in the request; none: it is the whole.
+
+    Raises:
+        UsageError: a field is not known, or its value is not valid; it is named.
+    """
+    # One error at a time, in a user's words and not pydantic's.
     try:
-        return Request.model_validate(dict(data))
+        return kind.model_validate(dict(data))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in (at, *first["loc"]) if part != "")
         if first["type"] == "extra_forbidden":
             raise UsageError(
                 f"a request has no field {field!r}",

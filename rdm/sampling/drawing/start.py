@@ -18,8 +18,8 @@ from rdm.diffusion.editing import Start, slerp
 from rdm.diffusion.samplers import seeded_noise
 from rdm.errors import UsageError
 from rdm.generators.model_folder import Model
-from rdm.sampling.queries import load_query_image
-from rdm.sampling.start_request import StartRecord, StartRequest
+from rdm.sampling.request.start_request import StartRecord, StartRequest
+from rdm.sampling.retrieval.queries import load_query_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +107,7 @@ def open_start(
     if request.image is None:
         return OpenedStart(request, request.record())
 
+    # The record is of files as they are given, whatever is cropped from them.
     image = _picture(request.image, pictures)
     record = request.record(pictures)
     side = config.network.sample_shape[-1] * _factor(model)
@@ -118,6 +119,8 @@ def open_start(
     if request.mask is not None:
         # Picture and mask share their geometry, so that they stay on each other.
         kept = _kept(request.mask, _picture(request.mask, pictures), image, side)
+
+    # Encoded whole, also where a mask leaves little of it: cells see beyond their own pixels.
     images = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(model.device)
     x0 = model.generator.space.of_pictures(images)
     if kept is None:
@@ -156,6 +159,8 @@ def _on_canvas(
             where="--outpaint",
             fix=f"at most {(side - 1) // 2}",
         )
+
+    # Proportions are kept, so that a margin may be wider on two sides than was asked.
     shrunk = np.asarray(ImageOps.contain(image, (inner, inner), Image.Resampling.LANCZOS))
     height, width = shrunk.shape[:2]
     if (height, width) == (side, side):
@@ -164,6 +169,8 @@ def _on_canvas(
             where="--outpaint",
             fix="a margin of at least 1",
         )
+
+    # What is kept is told by a mask: edge pixels have the same colors inside and out.
     top, left = (side - height) // 2, (side - width) // 2
     around = ((top, side - height - top), (left, side - width - left))
     kept = np.pad(np.ones((height, width), bool), around)

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from written_recipe import neighbor, recipe
 
-from rdm.sampling.picture_file import png_bytes
-from rdm.sampling.record import SampleRecord
-from rdm.sampling.xmp import COMPOSITE, NAMESPACES, TRAINED_ALGORITHMIC_MEDIA, xmp_packet
+from rdm.sampling.recipe.picture_file import png_bytes
+from rdm.sampling.recipe.record import SampleRecord
+from rdm.sampling.recipe.xmp import COMPOSITE, NAMESPACES, TRAINED_ALGORITHMIC_MEDIA, xmp_packet
 
 
 def read_back(record: SampleRecord) -> minidom.Document:

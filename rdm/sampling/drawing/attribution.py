@@ -23,9 +23,9 @@ from rdm.generators.heads import DiffusionHead
 from rdm.generators.model_folder import Model
 from rdm.models.cross_attention import mean_attention, recorded_attention
 from rdm.models.unet import Denoiser
-from rdm.sampling.conditioning import Conditioning
-from rdm.sampling.draw import known_of
-from rdm.sampling.record import Attribution
+from rdm.sampling.drawing.draw import known_of
+from rdm.sampling.recipe.record import Attribution
+from rdm.sampling.retrieval.conditioning import Conditioning
 
 AttributionKind = Literal["attention", "influence"]
 MOST_TOKENS = 8  # 2^k evaluations
@@ -44,12 +44,16 @@ def check_attribution(model: Model, kinds: Collection[AttributionKind]) -> None:
             fix="a model of a recipe with neighbors, or leave --attribution out",
         )
     generator = model.generator
+
+    # Both ask the network about a noised picture, which only diffusion knows.
     if not isinstance(generator.head, DiffusionHead):
         raise UsageError(
             "shares are measured at a noise level, and this model draws token by token",
             where=model.directory,
             fix="ask a diffusion model, or leave --attribution out",
         )
+
+    # Shares of attention are read off the U-Net's own layers; influence needs none.
     if "attention" in kinds and not isinstance(generator.network, Denoiser):
         raise UsageError(
             f"the {model.config.network.kind} has no cross-attention to look at",
@@ -76,6 +80,7 @@ def attention_maps(
     head, network = generator.head, generator.network
     assert isinstance(head, DiffusionHead)
     assert isinstance(network, Denoiser)
+
     images = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).to(generator.device)
     x0 = generator.space.of_pictures(images).to(generator.device)
     noise = seeded_noise([one.seed for one in asked], x0.shape[1:], device=generator.device)
@@ -83,6 +88,7 @@ def attention_maps(
     t = min(range(len(alpha_bars)), key=lambda step: abs(alpha_bars[step] - 0.5))
     x_t = alpha_bars[t] ** 0.5 * x0 + (1 - alpha_bars[t]) ** 0.5 * noise
 
+    # Layers are recorded in the one call whose prediction nobody uses.
     context = generator.context(known_of(model.info, asked))
     with recorded_attention(network.core) as layers:
         head.process.denoiser(network, context)(x_t.float(), t)
@@ -133,6 +139,7 @@ def token_influences(
             empty = (weights[:, some] == 0).all(axis=1)[:, None]
             cells[sum(1 << i for i in some)] = np.where(empty, cells[0], part)
 
+    # Only movement along the whole one counts: what a subset adds sideways explains nothing.
     moved = np.stack([cells[subset] - cells[0] for subset in range(2**k)], axis=1)
     whole = moved[:, -1:]
     worth = (moved * whole).sum(-1) / np.maximum((whole**2).sum(-1), 1e-12)

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from rdm.errors import MissingDependencyError, UsageError
-from rdm.sampling.credits import credit_line, photographs_of
-from rdm.sampling.record import SampleRecord
+from rdm.sampling.recipe.credits import credit_line, photographs_of
+from rdm.sampling.recipe.record import SampleRecord
 
 _MAX_PHOTOGRAPHS = 64  # the recipe in the same file has the others
 _ALGORITHMS = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
@@ -80,6 +80,8 @@ def open_signer(certificates: Path, key: Path) -> PictureSigner:
     signer = PictureSigner(
         _read(certificates, "--c2pa-cert"), secret, _algorithm_of(secret, where=key)
     )
+
+    # A signature on eight pixels: certificates and keys show their flaws only in use.
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(buffer, "PNG")
     try:
@@ -109,6 +111,8 @@ def _manifest(record: SampleRecord) -> dict[str, Any]:
                 **({"informational_URI": page} if page else {}),
             }
         )
+
+    # A picture without a file is named by its pixels.
     return {
         "claim_generator_info": [_generator(record.software.rdm)],
         "title": record.file or f"{record.pixels_sha256[:16]}.png",
@@ -137,11 +141,15 @@ def _algorithm_of(key: bytes, where: Path) -> str:
             where=where,
             fix="openssl pkcs8 -topk8 -nocrypt -in KEY -out KEY.pem",
         ) from error
+
+    # By the name of its class: the classes themselves are of a package that may be missing.
     kind = type(opened).__name__.lower()
     if "ed25519" in kind:
         return "ed25519"
     if "rsa" in kind:
         return "ps256"
+
+    # Of other keys the curve decides, and not every curve is C2PA's.
     algorithm = _ALGORITHMS.get(getattr(getattr(opened, "curve", None), "name", ""))
     if algorithm is None:
         raise UsageError(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rdm.generators.sample_settings import DrawStep, SampleSettings
-from rdm.sampling.batches import filled, rows_at_once
+from rdm.sampling.drawing.batches import filled, rows_at_once
 
 
 def test_the_shape_is_that_of_the_settings_or_of_the_device() -> None:

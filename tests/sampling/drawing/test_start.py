@@ -15,11 +15,11 @@ from rdm.database import RetrievalDatabase
 from rdm.errors import SourceError, UsageError
 from rdm.sampling import Model, SampleSettings
 from rdm.sampling.draw_request import draw_request
+from rdm.sampling.drawing.start import open_start
 from rdm.sampling.output import read_samples
-from rdm.sampling.picture_file import read_recipe
-from rdm.sampling.request import Request, request_of
-from rdm.sampling.start import open_start
-from rdm.sampling.start_request import StartRequest
+from rdm.sampling.recipe.picture_file import read_recipe
+from rdm.sampling.request.sample_request import Request, request_of
+from rdm.sampling.request.start_request import StartRequest
 
 SETTINGS = SampleSettings(k=2, num_steps=10, sampler="dpm++2m", guidance_scale=1.0)
 

@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from rdm.errors import UsageError
-from rdm.sampling.query_turn import QueryTurn, TurnRecord
-from rdm.sampling.request import Request, request_of
+from rdm.sampling.request.query_turn import QueryTurn, TurnRecord
+from rdm.sampling.request.sample_request import Request, request_of
 
 
 @pytest.mark.parametrize(

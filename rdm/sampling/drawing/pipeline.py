@@ -14,18 +14,18 @@ from rdm.generators.model_folder import Model
 from rdm.generators.neighbor_vectors import conditioning_vectors
 from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings
 from rdm.progress import tracking
-from rdm.sampling.asked import check_asked, no_database
-from rdm.sampling.batches import rows_at_once
-from rdm.sampling.conditioning import Conditioning, TokenKind, Tokens
-from rdm.sampling.draw import draw
-from rdm.sampling.queries import (
+from rdm.sampling.drawing.batches import rows_at_once
+from rdm.sampling.drawing.draw import draw
+from rdm.sampling.recipe.record import BatchPlace
+from rdm.sampling.request.asked import check_asked, no_database
+from rdm.sampling.request.start_request import StartRecord
+from rdm.sampling.retrieval.conditioning import Conditioning, TokenKind, Tokens
+from rdm.sampling.retrieval.queries import (
     Query,
     null_queries,
     query_set_proposal,
     unconditional_queries,
 )
-from rdm.sampling.record import BatchPlace
-from rdm.sampling.start_request import StartRecord
 
 Pair = tuple[Query, int]
 """A query and the seed of one picture."""
@@ -67,6 +67,7 @@ def proposed_queries(
         UsageError: the model reads neighbors, and there is no database.
         DatabaseError: the database has no neighbors of the model's query set.
     """
+    # A baseline without neighbors is asked as its RDM is, and hears nothing.
     if not model.reads_neighbors:
         return null_queries(seeds)
     if database is None:
@@ -105,6 +106,7 @@ def sample(
             neighbors than k.
         ValueError: the sequences differ in length.
     """
+    # Here and not in the generator: errors come with the call, not with the first picture.
     classes = [query.label for query in queries if query.kind == "class"]
     check_asked(model.info, database, {query.kind for query in queries}, classes)
     pairs = list(zip(queries, seeds, strict=True))
@@ -125,6 +127,7 @@ def _drawn(
             if on_step is not None:
                 on_step(step)
 
+        # Pictures are yielded batch by batch: memory does not grow with their number.
         shape = rows_at_once(settings, model.device)
         for start in range(0, len(pairs), shape):
             batch = draw_batch(model, database, pairs[start : start + shape], settings, report)
@@ -181,8 +184,12 @@ def conditioned(
     config = model.config.conditions.neighbors
     if database is None or config is None:
         return [Conditioning(query, seed, None) for query, seed in pairs]
+
+    # All vectors of a batch in one read of the database.
     ids = np.stack([query.neighbor_ids for query, _ in pairs])
     vectors = conditioning_vectors(database, ids, config.embedding).astype(np.float32)
+
+    # Weights come with requests: here every neighbor counts alike.
     ones = np.ones(ids.shape[1], np.float32)
     kinds: tuple[TokenKind, ...] = ("patch",) * ids.shape[1]
     return [

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from rdm.errors import DatabaseError
-from rdm.sampling.proposal import Proposal
+from rdm.sampling.retrieval.proposal import Proposal
 
 tables = arrays(
     np.int64, st.tuples(st.integers(1, 30), st.integers(1, 6)), elements=st.integers(0, 12)

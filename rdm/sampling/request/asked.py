@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.generators.model_folder import ModelInfo
-from rdm.sampling.request import QueryKind
+from rdm.sampling.request.sample_request import QueryKind
 
 _OPTIONS: dict[QueryKind, str] = {
     "image": "--image",
@@ -47,6 +47,8 @@ def check_asked(
         "neighbors": by_neighbors,
         "unconditional": True,
     }
+
+    # Drawing would go on and ignore the query: refused, with the options that would be heard.
     if unheard := [name for kind, name in _OPTIONS.items() if kind in kinds and not heard[kind]]:
         options = [name for kind, name in _OPTIONS.items() if heard[kind]]
         raise UsageError(
@@ -55,6 +57,7 @@ def check_asked(
             where=unheard[0],
             fix=f"{', '.join(options)}, or a model of another recipe",
         )
+
     # A model that reads neighbors knows a class by its prompts, whatever its name.
     known = info.known_classes
     if known and (unknown := [name for name in classes if name not in known]):
@@ -63,6 +66,8 @@ def check_asked(
             where="class",
             fix=f"--class with one of: {', '.join(known)}",
         )
+
+    # One that is given has to fit, also where the model could do without.
     if database is not None:
         info.check_database(database)
     elif by_neighbors:

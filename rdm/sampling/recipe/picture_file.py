@@ -13,8 +13,8 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
 from rdm.errors import SourceError
-from rdm.sampling.record import Metadata, SampleRecord
-from rdm.sampling.xmp import xmp_packet
+from rdm.sampling.recipe.record import Metadata, SampleRecord
+from rdm.sampling.recipe.xmp import xmp_packet
 
 RECIPE_KEY = "rdm"
 XMP_KEY = "XML:com.adobe.xmp"
@@ -72,6 +72,7 @@ def read_picture(path: Path) -> Picture:
             f"the picture cannot be read as a PNG: {error}", where=path, fix="give a PNG"
         ) from error
 
+    # Sites and editors drop texts from pictures: a missing recipe is common, and no damage.
     if RECIPE_KEY not in texts:
         raise SourceError(
             "the picture carries no record of what it was drawn from",

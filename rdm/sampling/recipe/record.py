@@ -12,9 +12,9 @@ from pydantic import Field
 
 from rdm.config import Record
 from rdm.generators.sample_settings import Setting
-from rdm.sampling.query_turn import TurnRecord
-from rdm.sampling.request import QueryKind
-from rdm.sampling.start_request import StartRecord
+from rdm.sampling.request.query_turn import TurnRecord
+from rdm.sampling.request.sample_request import QueryKind
+from rdm.sampling.request.start_request import StartRecord
 
 FORMAT = "rdm.recipe/1"
 MAX_PNG_BYTES = 256 * 1024  # readers of PNGs refuse texts of a megabyte and more

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rdm.config import Config
-from rdm.sampling.record import Credit, SampleRecord
+from rdm.sampling.recipe.record import Credit, SampleRecord
 from rdm.sources.source import Author
 
 CREDITS = "credits.txt"

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
-from rdm.sampling.credits import Photograph, credit_line, photographs_of
-from rdm.sampling.record import SampleRecord
+from rdm.sampling.recipe.credits import Photograph, credit_line, photographs_of
+from rdm.sampling.recipe.record import SampleRecord
 
 TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -90,14 +90,17 @@ def _software(record: SampleRecord) -> str:
 
 def _add_photographs(description: ElementTree.Element, photographs: Sequence[Photograph]) -> None:
     """Add whose photographs conditioned: as a line of credit, as rights and as ingredients."""
+    # Readers show a line or two: whoever needs all finds them in the recipe.
     shown = photographs[:_MAX_PHOTOGRAPHS]
     more = len(photographs) - len(shown)
     rest = f"; and {more} more, see the recipe in this file" if more else ""
 
+    # IPTC's line of credit, which photo libraries read: names alone.
     authors = dict.fromkeys(one.author or "author not stated" for one in shown)
     names = f"drawn from photographs by {'; '.join(authors)}"
     ElementTree.SubElement(description, _name("photoshop:Credit")).text = _legal(names + rest)
 
+    # Rights hold the full lines of credit, which CC BY asks for.
     rights = ElementTree.SubElement(description, _name("dc:rights"))
     alternatives = ElementTree.SubElement(rights, _name("rdf:Alt"))
     lines = "; ".join(credit_line(one) for one in shown)

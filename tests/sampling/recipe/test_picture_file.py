@@ -12,8 +12,8 @@ from written_recipe import recipe
 
 from rdm.errors import SourceError
 from rdm.sampling.picture_digest import pixels_digest
-from rdm.sampling.picture_file import RECIPE_KEY, XMP_KEY, png_bytes, read_picture
-from rdm.sampling.record import SampleRecord
+from rdm.sampling.recipe.picture_file import RECIPE_KEY, XMP_KEY, png_bytes, read_picture
+from rdm.sampling.recipe.record import SampleRecord
 
 PIXELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rdm.sampling.queries import Query
-from rdm.sampling.query_turn import TurnRecord
+from rdm.sampling.request.query_turn import TurnRecord
+from rdm.sampling.retrieval.queries import Query
 
 TokenKind = Literal["query", "patch"]
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from rdm.errors import SourceError
-from rdm.sampling.queries import load_query_image
+from rdm.sampling.retrieval.queries import load_query_image
 
 
 def test_query_with_a_long_text_is_taken_upright(

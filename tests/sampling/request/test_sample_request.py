@@ -9,9 +9,9 @@ import pytest
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.sampling import Model, SampleSettings
-from rdm.sampling.request import Request, read_request, request_of
+from rdm.sampling.request.sample_request import Request, read_request, request_of
+from rdm.sampling.request.seeds import format_seeds, parse_seeds
 from rdm.sampling.retrieval.look_up import LookUp
-from rdm.sampling.seeds import format_seeds, parse_seeds
 
 
 @pytest.mark.parametrize(

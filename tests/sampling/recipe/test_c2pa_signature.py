@@ -18,8 +18,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from written_recipe import recipe
 
 from rdm.errors import MissingDependencyError, UsageError
-from rdm.sampling.c2pa_signature import open_signer
-from rdm.sampling.picture_file import png_bytes, read_picture
+from rdm.sampling.recipe.c2pa_signature import open_signer
+from rdm.sampling.recipe.picture_file import png_bytes, read_picture
 
 
 def _name(common: str) -> x509.Name:

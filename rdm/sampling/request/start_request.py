@@ -58,9 +58,13 @@ class StartRequest(Config):
     def _consistent(self) -> Self:
         words = {"strength": "a strength", "mask": "a mask", "outpaint": "a margin to outpaint"}
         given = [name for name in words if getattr(self, name) is not None]
+
+        # Without a picture only noise can be mixed.
         if self.image is None and (given or self.invert):
             needing = words[given[0]] if given else "an inversion"
             raise ValueError(f"{needing} needs the picture to start from: give --start IMAGE")
+
+        # Two answers to one question would be decided by the order of our own code.
         if self.mask is not None and self.outpaint is not None:
             raise ValueError(
                 "a mask and a margin to outpaint both say what is drawn anew: give one of them"
@@ -70,6 +74,8 @@ class StartRequest(Config):
                 f"an inverted picture is drawn whole, so {words[given[0]]} says nothing: leave it "
                 "or --invert out"
             )
+
+        # One half may have been filled in where a recipe had none: it says nothing.
         if "fraction" in self.model_fields_set and self.towards is None and self.fraction != 0.5:
             raise ValueError("a fraction needs the seed that noise is turned to: give --towards")
         if self.image is None and self.towards is None:

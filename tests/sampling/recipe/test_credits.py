@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from written_recipe import neighbor, recipe
 
-from rdm.sampling.credits import credits_text, photographs_of
+from rdm.sampling.recipe.credits import credits_text, photographs_of
 from rdm.sources.source import Author
 
 UNKNOWN = {"title": "", "author": "", "url": "", "landing_page": ""}

@@ -12,9 +12,9 @@ import torch
 from rdm.database import RetrievalDatabase
 from rdm.errors import UsageError
 from rdm.sampling import Model, SampleSettings, text_queries
-from rdm.sampling.attribution import attention_maps, attribute, overlay, token_influences
-from rdm.sampling.conditioning import Conditioning
-from rdm.sampling.pipeline import conditioned, draw_samples
+from rdm.sampling.drawing.attribution import attention_maps, attribute, overlay, token_influences
+from rdm.sampling.drawing.pipeline import conditioned, draw_samples
+from rdm.sampling.retrieval.conditioning import Conditioning
 
 SETTINGS = SampleSettings(k=3, num_steps=2, batch_size=2)
 

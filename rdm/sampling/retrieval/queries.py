@@ -14,9 +14,9 @@ from PIL import Image
 from rdm.database import NeighborTable, RetrievalDatabase
 from rdm.encoders import normalize
 from rdm.errors import DatabaseError, SourceError
-from rdm.sampling.proposal import Proposal
-from rdm.sampling.query_vectors import text_vectors
-from rdm.sampling.request import QueryKind
+from rdm.sampling.request.sample_request import QueryKind
+from rdm.sampling.retrieval.proposal import Proposal
+from rdm.sampling.retrieval.query_vectors import text_vectors
 from rdm.sources import ImageDecodeError, decode_image
 
 
@@ -101,6 +101,7 @@ def unconditional_queries(
         seeds: one draw each.
         k: neighbors of each.
     """
+    # Stored vectors are unit vectors already: x~ is not encoded again.
     drawn = proposal.draw(np.array(seeds, np.int64))
     vectors = database.embeddings(drawn).astype(np.float32)
     return _looked_up(
@@ -134,6 +135,7 @@ def load_query_image(path: Path) -> Image.Image:
     Raises:
         SourceError: it does not exist or is no picture.
     """
+    # Decoded as sources are, so that rotation and colors agree with the database's.
     try:
         return decode_image(path.read_bytes())
     except FileNotFoundError as error:
@@ -166,6 +168,7 @@ def query_set_proposal(database: RetrievalDatabase, queries_digest: str) -> Prop
         DatabaseError: the database has no neighbors of that query set, or several that exclude
             different patches. (There is no fallback to uniform sampling.)
     """
+    # p_D counts how often patches were neighbors in training: it is never guessed.
     table = NeighborTable.of_query_set(database.folder, queries_digest, database.version)
     if table is None:
         raise DatabaseError(
