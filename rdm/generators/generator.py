@@ -24,13 +24,12 @@ from rdm.generators.heads import (
     PLAIN,
     AutoregressiveConfig,
     DiffusionHead,
-    Draws,
     GaussianConfig,
     HeadConfig,
-    Losses,
     Steering,
     build_head,
 )
+from rdm.generators.losses import Draws, Losses
 from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings, Setting
 from rdm.generators.spaces import LatentsConfig, Space, SpaceConfig
 from rdm.models.first_stage.first_stage import to_uint8

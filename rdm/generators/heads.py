@@ -6,7 +6,7 @@ held-out losses do not ask which head it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
 
@@ -27,16 +27,11 @@ from rdm.diffusion.schedules import ScheduleConfig, TimestepConfig
 from rdm.diffusion.schedules import rdm as rdm_schedule
 from rdm.diffusion.thresholding import THRESHOLDINGS
 from rdm.errors import UsageError
+from rdm.generators.losses import Draws, Losses, LossKind
 from rdm.generators.sample_settings import SampleSettings
-
-LossKind = Literal["eps", "v", "x0", "tokens"]
-"""Squared error of what the network predicts, or nats per token."""
 
 HeadStep: TypeAlias = Callable[[int, int, Tensor], object]
 """Is told (index, total, the present guess of x_0 [B, ...]) after each step."""
-
-Draws: TypeAlias = Iterator[Callable[[slice, Context], Tensor]]
-"""For each draw, a function from rows and their context to each row's loss, float32 [B]."""
 
 
 class GaussianConfig(Config):
@@ -68,19 +63,6 @@ class AutoregressiveConfig(Config):
 
 AnyHeadConfig: TypeAlias = GaussianConfig | AutoregressiveConfig
 HeadConfig = Annotated[AnyHeadConfig, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The losses of a batch.
-
-    Attributes:
-        values: float32 [B].
-        timesteps: int64 [B], where the head drew some.
-    """
-
-    values: Tensor
-    timesteps: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
