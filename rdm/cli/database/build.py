@@ -22,6 +22,7 @@ from rdm.errors import SourceError, UsageError
 if TYPE_CHECKING:
     from rdm.compute import ComputeConfig
     from rdm.database.building.build_plan import BuildPlan
+    from rdm.database.building.estimate import Estimate
     from rdm.database.building.results import BuildResult
 
 
@@ -100,14 +101,14 @@ def build(
     if dry_run:
         builder.store.check_writable()
         plan = builder.plan()
-        takes = _estimate(plan, ComputeConfig(dask=dask, device=device), trial, price_per_hour)
+        found = _estimate(plan, ComputeConfig(dask=dask, device=device), trial, price_per_hour)
         resolved = settings.model_dump(mode="json")
         show(
             {
                 "root": root,
                 "would": "build",
                 **plan.facts().to_json(),
-                "takes": takes,
+                "takes": {} if found is None else found.to_json(),
                 "config": resolved,
             },
             as_json=json,
@@ -175,7 +176,10 @@ def update(
     plan, compute = builder.plan(), ComputeConfig(dask=dask, device=device)
     facts = plan.facts()
     if dry_run or not facts.changed:
-        takes = {"takes": _estimate(plan, compute, trial, price_per_hour)} if facts.changed else {}
+        takes = {}
+        if facts.changed:
+            found = _estimate(plan, compute, trial, price_per_hour)
+            takes = {"takes": {} if found is None else found.to_json()}
         show(
             {"root": root, **facts.to_json(), **takes},
             as_json=json,
@@ -195,9 +199,9 @@ def _shown(result: BuildResult, *, as_json: bool) -> dict[str, Any]:
 
 def _estimate(
     plan: BuildPlan, compute: ComputeConfig, trial: int, price_per_hour: float | None
-) -> dict[str, Any]:
+) -> Estimate | None:
     """Return what a run would take, on a cluster of this machine or with the workers of a
-    scheduler; empty: nothing."""
+    scheduler; None: nothing."""
     from rdm.compute import count_workers
     from rdm.database.building.estimate import EstimateConfig, estimate
 
@@ -207,8 +211,7 @@ def _estimate(
         price_per_hour=price_per_hour,
         device=compute.device,
     )
-    found = estimate(plan, config)
-    return found.to_json() if found is not None else {}
+    return estimate(plan, config)
 
 
 def _read_ids(path: Path | None, kind: str) -> list[str]:

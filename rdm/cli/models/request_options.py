@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
@@ -14,6 +14,8 @@ from rdm.errors import UsageError
 
 if TYPE_CHECKING:
     from rdm.sampling.request import Request
+
+ValueT = TypeVar("ValueT")
 
 Names = list[str] | None
 
@@ -216,7 +218,7 @@ class RequestOptions:
             self._fill_inversion(data, assignments)
         return request_of(data, file or "rdm sample")
 
-    def _turn(self, base: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    def _turn(self, base: Mapping[str, Any] | None) -> dict[str, str | float] | None:
         """Return the turn of the queries with the options that are given; None: there is none."""
         changes = {
             "text": self.towards_text,
@@ -286,7 +288,7 @@ class RequestOptions:
         return {**base, **_given(changes)}
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+def _given(values: Mapping[str, ValueT | None]) -> dict[str, ValueT]:
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -294,7 +296,7 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _weighted(text: str) -> dict[str, Any]:
+def _weighted(text: str) -> dict[str, str | float]:
     """Return a database of `DIR` or `DIR=WEIGHT`; a folder with `=` in its name stays whole."""
     name, equals, number = text.rpartition("=")
     weight = _number(number)
