@@ -83,6 +83,7 @@ def _decode(
             "the photographs",
         )
 
+    # One row of the tar by its offset: no index of members is read.
     path = folder.local(image_paths(shard)[0])
     try:
         with open(path, "rb") as file:

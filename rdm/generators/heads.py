@@ -234,6 +234,7 @@ class DiffusionHead:
             settings.eta,
             settings.variance,
         )
+
         negative = steering.negative
         # A context to be led away from, or a weaker network, takes the place of the null.
         guidance = Guidance(
@@ -244,6 +245,7 @@ class DiffusionHead:
             settings.guidance_scales,
             steering.weaker,
         )
+
         return self.process.sample(
             network,
             context,
@@ -259,6 +261,7 @@ class DiffusionHead:
     def check_settings(self, settings: SampleSettings, sources: Sequence[str]) -> None:
         """See Head: there are as many timesteps as steps, the network has learned a variance that
         is asked for, and the sources that have a scale."""
+        # Without a clean end Karras' spacing takes one timestep more, and drops the first.
         count = self.process.schedule.num_timesteps
         ends_clean = SAMPLERS[settings.sampler].ends_clean
         most = count if ends_clean or settings.spacing != "karras" else count - 1
@@ -267,6 +270,7 @@ class DiffusionHead:
                 f"{settings.num_steps} steps, but the model has {count} timesteps",
                 fix=f"num_steps={most}",
             )
+
         if settings.variance == "learned" and not self.process.learned_variance:
             raise UsageError(
                 "the model has not learned a variance", fix="variance=posterior or variance=beta"
@@ -333,12 +337,14 @@ class AutoregressiveHead:
         Raises:
             UsageError: the drawing is to be led by a weaker network, or to start from a picture.
         """
+        # Refuse what only a diffusion can be led by.
         if steering.weaker is not None or steering.start is not None:
             what = "autoguidance" if steering.weaker is not None else "start from a picture"
             raise UsageError(
                 f"tokens are drawn one after another: there is no {what}",
                 fix="leave it out, or take a model of a diffusion recipe",
             )
+
         negative = steering.negative
         if negative is not None and negative.scale is not None:
             raise UsageError(
@@ -346,6 +352,7 @@ class AutoregressiveHead:
                 where="negative",
                 fix="leave its scale out: then it takes the place of the null",
             )
+
         (length,) = shape
         tokens, _ = autoregressive_sample(
             network.begin,

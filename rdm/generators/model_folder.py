@@ -110,9 +110,13 @@ def write_info(directory: Path, info: ModelInfo) -> None:
         ModelError: the first stage's folder is gone.
     """
     changes: dict[str, object] = {}
+
+    # Only a first stage of one's own goes along: assets ship with every release.
     if info.autoencoder is not None and not is_asset(info.autoencoder):
         copy_first_stage(Path(info.autoencoder), directory / FIRST_STAGE)
         changes["autoencoder"] = FIRST_STAGE
+
+    # Names without the folders of this machine.
     if info.encoder is not None:
         changes["encoder"] = portable_name(info.encoder)
     if info.database is not None:
@@ -132,14 +136,17 @@ def read_info(directory: Path) -> ModelInfo:
     try:
         return ModelInfo.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        # The usual mistake: the run's folder in place of its model's.
         raise ModelError(
             "there is no model here",
             where=directory,
             fix="give --model the `model` folder below what `rdm train --out` wrote",
         ) from error
     except ValidationError as error:
+        # One field is enough to tell a release from damage.
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
+
         raise ModelError(
             f"model.json is damaged, or of another release: {place}: {first['msg']}",
             where=path,
@@ -354,9 +361,13 @@ def open_model(name_or_dir: str | Path, device: torch.device | str = "cpu") -> M
     first_stage = (
         None if config.space.kind == "pixels" else open_first_stage(directory, info).to(device)
     )
+
+    # The parts of the system.
     space = open_space(config.space, first_stage, config.network.sample_shape)
     network = load_network(_network_folder(directory), config.network)
     conditions = open_conditions(config)
+
+    # Captions read by another text network would condition on noise, without an error.
     check_text_network(conditions, info.text_encoder_digest, directory)
     generator = Generator(config, space, conditions, network).to(device).eval()
     return Model(directory, info, generator, first_stage)

@@ -63,6 +63,7 @@ class ModelCard:
 
 def dataset_card(card: DatasetCard) -> str:
     """Return the card of a retrieval database as Markdown."""
+    # The header is YAML that the Hub reads.
     version, recall = card.facts, recall_of(card.facts)
     header = {
         "license": card.license_id,
@@ -84,12 +85,14 @@ def dataset_card(card: DatasetCard) -> str:
         "Recall@20, 95% interval": f"{number(recall.mean)} ({interval(recall)})",
     }
 
+    # Photographs and patches that the source had and the database has not.
     left_out = [(_text(reason), f"{count:,}") for reason, count in sorted(card.ledger.items())]
     dropped = [
         (f"patch: {_text(reason)}", f"{count:,}")
         for reason, count in sorted(version.dropped_patches.items())
     ]
 
+    # The sections that readers of data cards look for.
     return _document(
         header,
         card.name,
@@ -143,6 +146,8 @@ def _document(
 
 def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> str:
     parts = []
+
+    # Held-out losses, with their differences below them.
     if held_out is not None:
         rows = [
             (_text(row.name), number(row.loss.mean), interval(row.loss))
@@ -159,6 +164,7 @@ def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> st
         )
         parts.append(_table(("Context", "Mean", "95% interval"), rows))
 
+    # Metrics of drawn pictures: what they depend on stands in the row.
     if metrics:
         rows = [
             (

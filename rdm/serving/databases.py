@@ -123,13 +123,17 @@ class OpenDatabase:
                     sha256=record.sha256,
                 )
             )
+
         return tuple(found)
 
 
 def open_version(name: str, database: RetrievalDatabase) -> OpenDatabase:
     """Read what look-ups need of a version, so that threads only read afterwards."""
     tombstones = database.tombstones
+
+    # A first search opens the index and maps the vectors.
     database.search_vectors(np.zeros((1, database.version.embedding_dim), np.float32), 1)
+
     # Of every part's metadata: once for each version.
     counts: dict[str, int] = {}
     first = 0
@@ -143,6 +147,8 @@ def open_version(name: str, database: RetrievalDatabase) -> OpenDatabase:
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
             license = license_of(value or "").name
             counts[license] = counts.get(license, 0) + number
+
+    # The most frequent license first.
     found = sorted(counts.items(), key=lambda pair: -pair[1])
     return OpenDatabase(
         name,

@@ -112,6 +112,8 @@ def _neighbors(
     """Return the neighbors of each picture, from one read of each database."""
     if not databases:
         return ((),) * len(asked)
+
+    # Each database is asked once for all pictures: they share most of their neighbors.
     first = next(iter(databases))
     patches = {(name or first, patch) for one in asked for name, patch in one.query.patches}
     known: dict[PatchAt, Credit] = {}

@@ -98,6 +98,8 @@ def build(
     )
     settings = settings.with_overrides(set_ or [])
     builder = DatabaseBuilder(root, settings)
+
+    # A folder that cannot be written is told now, not when the run starts.
     if dry_run:
         builder.store.check_writable()
         plan = builder.plan()
@@ -114,6 +116,7 @@ def build(
             as_json=json,
         )
         return 0
+
     result = run_build(builder, ComputeConfig(dask=dask, device=device))
     show(_shown(result, as_json=json), as_json=json, title="database")
     return PARTIAL if result.failed else 0
@@ -175,6 +178,8 @@ def update(
     )
     plan, compute = builder.plan(), ComputeConfig(dask=dask, device=device)
     facts = plan.facts()
+
+    # Without a change nothing is written, and no workers start.
     if dry_run or not facts.changed:
         takes = {}
         if facts.changed:
@@ -186,6 +191,7 @@ def update(
             title="plan" if dry_run else "nothing changed",
         )
         return 0
+
     result = run_build(builder, compute, planned=plan)
     show({**facts.to_json(), **_shown(result, as_json=json)}, as_json=json, title="database")
     return PARTIAL if result.failed else 0

@@ -75,6 +75,7 @@ def build(
     config = neighbor_config(queries).model_copy(update=chosen).with_overrides(set_ or [])
     RetrievalDatabase.open(root)  # refuse what is no database before a cluster starts
     check_name(name)
+
     if dry_run:
         found = QuerySet(config.queries)
         counts = {"photographs": found.listing.num_rows, "shards": len(found.stems)}
@@ -83,9 +84,11 @@ def build(
             {"root": root, "would": "look up neighbors", **counts, "config": resolved}, as_json=json
         )
         return 0
+
     with compute_pool(ComputeConfig(dask=dask, device=device)) as pool:
         info = build_neighbors(root, name, config, pool)
         used = pool.describe_device()
+
     facts = {
         "queries": info.num_queries,
         "failures": len(info.failures),
@@ -168,10 +171,13 @@ def contamination(
 
     database = RetrievalDatabase.open(root)
     found = measure_contamination(database, name, threshold)
+
     if gallery is not None:
         from rdm.report.html.contamination_page import write_contamination_page
 
         write_contamination_page(gallery, database, found, worst)
+
+    # Programs get every pair, people the first.
     if json:
         show(
             {**found.summary().to_json(), "list": [pair.to_json() for pair in found.pairs]},

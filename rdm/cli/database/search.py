@@ -58,15 +58,18 @@ def search(
 
     if (text is None) == (image is None):
         raise UsageError("give --text or --image, and only one of them", fix='--text "an owl"')
+
     database = RetrievalDatabase.open(root, device=device)
     if image is not None:
         query = image_queries(database, [load_query_image(image)], [str(image)], k, exact=exact)[0]
     else:
         query = text_queries(database, [str(text)], k, exact=exact)[0]
+
     if gallery is not None:
         from rdm.report.html.database_pages import write_search_gallery
 
         write_search_gallery(gallery, database, query.label, query.neighbor_ids, query.similarities)
+
     found, used = _found_patches(database, query), describe_device(compute_device(device))
     if json:
         asked = {

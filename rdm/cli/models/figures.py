@@ -35,9 +35,12 @@ def cost_figures(config: TrainConfig, cost: NetworkCost | None, num_ranks: int =
         raise UsageError(f"{num_ranks} ranks cannot train", where="--ranks", fix="give 1 or more")
     if cost is None:
         return []
+
     need = memory_need(config, cost, num_ranks)
     per_parameter = state_bytes(config.zero_stage, num_ranks)
     samples = need.activations // cost.activation_bytes
+
+    # In words, what each size is made of.
     zero = f"ZeRO {config.zero_stage} over {num_ranks}"
     state = f"{per_parameter:g} bytes per parameter: fp32 weights, gradients, moments; {zero}"
     kept = (

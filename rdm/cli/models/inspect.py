@@ -43,10 +43,12 @@ def inspect(
         "neighbor_states": states,
         "conditioned_on_removed": "removed" in states,
     }
+
     if json:
         show({**record.to_json(), **facts, "xmp": texts.get(XMP_KEY)}, as_json=True)
         return
 
+    # People get the neighbors as a table of their own.
     shown = record.model_dump(mode="json", exclude={"neighbors", "format"})
     del facts["neighbor_states"]
     show({**shown, **facts}, as_json=False, title=str(picture))
@@ -64,5 +66,6 @@ def inspect(
         for one, state in zip(record.looked_at, states, strict=True)
     ]
     show_rows(columns, rows, "conditioned by")
+
     if gone:
         show({"no longer there": f"{len(gone)} of {len(states)} neighbors"}, as_json=False)

@@ -64,6 +64,7 @@ def change_rows(changes: VersionChanges) -> list[ChangeRow]:
         _row("patches in the index", index.num_vectors_after, f"{decision}; {recall}"),
     ]
 
+    # Stored neighbors, which an update repairs only where they changed.
     for table in changes.tables:
         detail = (
             f"of {table.num_rows:,} rows have other neighbors now, in {table.changed_shards} shards"

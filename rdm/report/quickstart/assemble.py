@@ -282,6 +282,7 @@ def _readouts(found: SwapReadout) -> tuple[Statistic, ...]:
             "two halves of the first database, which are of one kind: the control",
         ),
     )
+
     return tuple(
         Statistic(
             name,
@@ -313,6 +314,7 @@ def _with_influences(group: SampleGroup, shares: Sequence[float]) -> SampleGroup
 def _held_out(losses: HeldOutLosses | None) -> HeldOutLoss:
     assert losses is not None  # a quickstart measures with its cache
 
+    # Names and meanings as readers see them.
     meanings = {
         "true": "the picture's own neighbors",
         "shuffled": "another picture's neighbors",

@@ -71,8 +71,10 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+
         request_id = f"req_{secrets.token_hex(8)}"
         scope.setdefault("state", {})["request_id"] = request_id
+        # 500 until something is sent: an error that nobody foresaw sends nothing.
         started, status = time.perf_counter(), 500
 
         async def sending(message: Message) -> None:
@@ -94,6 +96,7 @@ class Guard:
         else:
             await self._app(scope, receive, sending)
         finally:
+            # The route's pattern, not its path: ids would make a series each.
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
@@ -143,10 +146,14 @@ class Guard:
         """Read the body within its limit, and return a `receive` that gives it at once."""
         if scope["method"] in _SAFE:
             return receive
+
+        # By the header first, so that too much is refused before it is read.
         limit = self._max_upload if scope["path"] == "/v1/uploads" else _MAX_JSON
         told = Headers(scope=scope).get("content-length", "")
         if told.isdigit() and int(told) > limit:
             raise _too_large(limit)
+
+        # Then by count: a header may be absent, or lie.
         body = bytearray()
         try:
             async with asyncio.timeout(_BODY_SECONDS):
@@ -163,6 +170,8 @@ class Guard:
             raise ServeError(
                 "too_slow", f"the body took over {_BODY_SECONDS:.0f} s", fix="send it at once"
             ) from error
+
+        # The app asks for the body as if nothing had been read.
         is_given = False
 
         async def receiving() -> Message:

@@ -200,6 +200,8 @@ async def _streamed(
                 size=size,
                 output_format="webp",
             )
+
+            # As many previews as were asked for, though there may be more.
             if event.name == "image.preview" and partial < body.partial_images:
                 data = _field(event.data, "data")
                 yield _event(told, b64_json=data, partial_image_index=partial)
@@ -220,6 +222,7 @@ async def _streamed(
                     yield format_sse_event(data_str=bytes(text).decode(), event="error")
                 return
     finally:
+        # Nobody else knows the job's id, so nobody else would fetch its pictures.
         if not job.has_ended:
             serving.service.cancel(job.id)
 

@@ -63,12 +63,15 @@ async def _serve(
     store: JobStore,
     on_listening: Callable[[str], None],
 ) -> None:
+    # What the server is made of.
     metrics, databases = Metrics(), Databases(settings.databases, settings.device)
     drawers = Drawers(settings.models, devices_of(settings.device))
     uploads = Uploads(settings.data / "uploads")
     lookups = LookUps(models, databases, uploads, settings.limits, metrics)
     service = JobService(lookups, drawers, store, settings.limits, metrics)
     serving = Serving(settings, service, models, databases, metrics, secrets.token_hex(4))
+
+    # One port, no headers of proxies believed, and no names of software told.
     config = uvicorn.Config(
         build_app(serving),
         host=settings.host,
@@ -84,6 +87,8 @@ async def _serve(
     )
     server = _Server(config)
     ended = _on_signals()
+
+    # The server listens at once: databases open and drawers start while it answers.
     drawers.start(service.dispatch)
     listening = asyncio.create_task(_listen(server, settings))
     work = [
@@ -91,6 +96,7 @@ async def _serve(
         asyncio.create_task(_end(serving, server, ended)),
         asyncio.create_task(_fail(serving, server)),
     ]
+
     try:
         await listening
     finally:
@@ -98,6 +104,8 @@ async def _serve(
             task.cancel()
         service.close()
         drawers.close()
+
+    # What ended the server is told after everything is closed.
     if serving.failure is not None:
         raise serving.failure
 

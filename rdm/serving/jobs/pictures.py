@@ -80,9 +80,11 @@ def recipe_of(found: Found, index: int, drawn: DrawnPicture, file: str) -> Sampl
     """Return a picture's recipe; databases go by the names that the server gives them."""
     asked = found.asked[index]
     height, width = drawn.pixels.shape[:2]
+
     databases = {name: one.database for name, one in found.databases.items()}
     first = next(iter(databases.values()), None)
     weights = {one.name: one.weight for one in found.request.retrieval.databases}
+
     return SampleRecord(
         file=file,
         query=QueryRecord(

@@ -167,6 +167,8 @@ def check_admission(
     present = list(jobs)
     seconds = sum(job.steps_left for job in present) * seconds_per_step
     own = sum(job.client == client for job in present)
+
+    # The limit of one client comes first: waiting for the others would not help it.
     if own >= limits.max_per_client:
         raise ServeError(
             "client_queue_full",
@@ -174,6 +176,7 @@ def check_admission(
             fix="wait for one of them, or cancel one",
             retry_after=max(1.0, seconds / max(1, own)),
         )
+
     if len(present) >= limits.max_queued:
         raise ServeError(
             "queue_full",
@@ -181,6 +184,8 @@ def check_admission(
             fix="try again later",
             retry_after=max(1.0, seconds / 2),
         )
+
+    # An empty queue takes any job, however long: it would never be shorter.
     wait = seconds + request_steps * seconds_per_step
     if present and wait > limits.max_wait:
         raise ServeError(

@@ -81,6 +81,8 @@ class JobService:
             raise ServeError(
                 "draining", "the server is shutting down", fix="try again later", retry_after=10
             )
+
+        # A key that is sent again gives the job that it was given first.
         request = self.lookups.resolved(request)
         if key is not None and (known := self.store.by_key(client, key)) is not None:
             if known[1] != request.digest():
@@ -92,6 +94,7 @@ class JobService:
                 )
             return self.find(known[0])
 
+        # What it takes the place of counts no longer when the queue is measured.
         replaced = [job for job in self._living() if _takes_place(request, client, job)]
         check_admission(
             len(request.seed_list) * request.settings.num_steps,
@@ -100,6 +103,8 @@ class JobService:
             self.limits,
             self.dispatch.seconds_per_picture_step,
         )
+
+        # Stored before it is accepted: a crash in between loses nothing that was promised.
         job = Job(new_id("job"), client, request)
         self.store.add_job(job, key)
         for old in replaced:
@@ -129,8 +134,11 @@ class JobService:
         except Exception as error:
             self.on_failed(job, error)
             return
+
+        # It may have been cancelled meanwhile.
         if job.has_ended:
             return
+
         job.found, job.neighbors, job.databases = found, found.all_neighbors, found.versions
         job.timings = job.timings.model_copy(update={"looked_up": found.milliseconds / 1000})
         self.publish(
@@ -143,6 +151,8 @@ class JobService:
                 "neighbors": [one.to_json() for one in job.neighbors],
             },
         )
+
+        # After a restart some pictures are stored already: only the others are drawn.
         shape = shape_of(len(job.request.seed_list), self._shapes)
         missing = [i for i in range(len(job.request.seed_list)) if i not in job.images]
         self.dispatch.add([Row(job, index, shape) for index in missing])

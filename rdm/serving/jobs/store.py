@@ -122,6 +122,7 @@ class JobStore:
 
     def add_image(self, image: StoredImage, png: bytes) -> None:
         """Store a picture: its file first."""
+        # Renamed when it is whole: a crash leaves no half of a picture under its name.
         path = self.path(image.id)
         temporary = path.with_suffix(".tmp")
         try:
@@ -131,6 +132,8 @@ class JobStore:
             raise StorageError(
                 f"a picture cannot be stored: {error}", where=self.folder, fix="check the disk"
             ) from error
+
+        # A row only of a file that is there.
         with self._writing() as connection:
             connection.execute(
                 "insert into images (id, job, place, created, draft, bytes, row) "
