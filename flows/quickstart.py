@@ -171,6 +171,7 @@ def _flows_on(
     a deployment.
     """
 
+    # Clusters come by closure: an open one is no parameter that Prefect could store.
     @flow(name="build-database", validate_parameters=False)
     def build(root: str, source: str, stage_log: str) -> BuildResult:
         builder = DatabaseBuilder(root, build_config(source))

@@ -133,6 +133,7 @@ def _packages() -> Finding:
         "prefect",
     )
 
+    # Looked for, not imported: importing them all would take long.
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     found = (
         f"torch {version('torch')}, diffusers {version('diffusers')}"

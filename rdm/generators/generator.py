@@ -222,6 +222,7 @@ class Generator(nn.Module):
         """Return samples [B, ...] in the space, as latents or tokens; otherwise as `sample`."""
         self.check_settings(settings)
 
+        # A preview is decoded only when it is asked for.
         def report(index: int, total: int, x0: Tensor) -> None:
             assert on_step is not None
             on_step(DrawStep(tuple(seeds), index, total, lambda: self.preview(x0), x0))

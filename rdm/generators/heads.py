@@ -271,6 +271,7 @@ class DiffusionHead:
                 fix=f"num_steps={most}",
             )
 
+        # What the network has not learned to do.
         if settings.variance == "learned" and not self.process.learned_variance:
             raise UsageError(
                 "the model has not learned a variance", fix="variance=posterior or variance=beta"
@@ -345,6 +346,7 @@ class AutoregressiveHead:
                 fix="leave it out, or take a model of a diffusion recipe",
             )
 
+        # A negative can take the null's place, and no more.
         negative = steering.negative
         if negative is not None and negative.scale is not None:
             raise UsageError(

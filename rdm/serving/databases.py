@@ -229,15 +229,19 @@ class Databases:
         return changes
 
     def _poll_one(self, name: str, old: OpenDatabase) -> DatabaseChange | None:
+        # The manifest's bytes tell a change without opening anything.
         folder = old.database.folder
         manifest = folder.read_bytes("manifest.json")
         if manifest == self._manifests[name]:
             return None
+
+        # All of a version is read before it is served: requests never wait for it.
         version = VersionStore(folder).require()
         if version.number != old.version or version != old.database.version:
             database = RetrievalDatabase(folder, version, self._device)
             _ = database.encoder
             self._open[name] = open_version(name, database)
+
         self._manifests[name] = manifest
         new = self._open[name]
         if new is old:

@@ -87,9 +87,13 @@ def look_up(
         RdmError: see `rdm.sampling.look_up`.
     """
     started = time.perf_counter()
+
+    # Without a model: a search alone, by the database's own encoder.
     if info is None:
         digest = next(iter(databases.values())).database.encoder_digest
         info = ModelInfo(generator=GeneratorConfig(), encoder_digest=digest)
+
+    # Few vectors are compared with all: that is quick, and misses nothing.
     num_patches = sum(one.database.version.num_live_patches for one in databases.values())
     opened = {name: one.database for name, one in databases.items()}
     looked_up = LookUp(
@@ -99,6 +103,7 @@ def look_up(
         open_image=open_image,
         exact=num_patches <= _EXACT_ROWS,
     )
+
     asked = looked_up.rows(0, len(looked_up))
     used = databases if info.reads_neighbors else {}
     neighbors = _neighbors(asked, used)

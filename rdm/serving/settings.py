@@ -64,6 +64,7 @@ def parse_named(texts: list[str], option: str) -> tuple[Named, ...]:
     """
     found: dict[str, Named] = {}
     for text in texts:
+        # Without a name the folder's own.
         name, separator, place = text.partition("=")
         if not separator:
             name, place = text.rstrip("/").rsplit("/", 1)[-1], text

@@ -130,6 +130,7 @@ def drop(
         "queries": table.info.num_queries,
         "config": table.config.model_dump(mode="json"),
     }
+
     if dry_run:
         show({"root": root, "would": "drop neighbors", **facts}, as_json=json, title="plan")
         return

@@ -86,6 +86,7 @@ def throughput_figures(
     config: TrainConfig, cost: NetworkCost, throughput: Throughput
 ) -> list[Figure]:
     """Return how fast one device trains, and how long `max_steps` take on it."""
+    # Of one device: more of them divide the hours.
     rate, flops = throughput.samples_per_second, throughput.flops_per_second
     samples = config.max_steps * config.batch_size
     total, hours = samples * cost.step_flops, samples / rate / 3600

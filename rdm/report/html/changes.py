@@ -159,6 +159,7 @@ def _groups(removed: tuple[RemovedPatch, ...], most: int) -> list[RemovedGroup]:
             for image_id, members in groupby(patches, lambda patch: patch.image_id)
         }
 
+        # A cause may have removed thousands: the first stand for them.
         listed = [
             (image_id, ", ".join(str(patch.patch_id) for patch in members))
             for image_id, members in list(ids.items())[:most]

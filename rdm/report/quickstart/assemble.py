@@ -204,6 +204,7 @@ def _queries(
         )
         for q in images
     ]
+
     found += [
         QueryNeighbors(
             Query("text", text=q.label), neighbors_of(database, q.neighbor_ids, q.similarities)
@@ -253,6 +254,7 @@ def _swap(database: RetrievalDatabase, inputs: ReportInputs) -> DatabaseSwap:
     swapped = RetrievalDatabase.open(inputs.swapped)
     first, second = read_showcase(inputs.samples, "text"), read_showcase(inputs.samples, "swapped")
 
+    # Each side's neighbors come from its own database.
     before, after = (
         sample_groups(drawn, {"": home}) for drawn, home in ((first, database), (second, swapped))
     )

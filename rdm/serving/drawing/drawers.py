@@ -133,6 +133,7 @@ class Drawers:
             self._loop.call_soon_threadsafe(function, *arguments)  # type: ignore[arg-type]
 
     def _receive(self, drawer: Drawer, message: FromDrawer) -> None:
+        # What a drawer says of itself.
         if isinstance(message, DrawerReady):
             drawer.is_ready, drawer.failure, drawer.models = True, None, message.models
             self._events.on_ready(drawer, message)
@@ -140,8 +141,11 @@ class Drawers:
         if isinstance(message, Stopped) and message.number < 0:
             drawer.failure = message.error
             return
+
+        # What it says of a task, unless that was given up meanwhile.
         if drawer.task is None or message.number != drawer.task.number:
             return
+
         if isinstance(message, StepDone):
             self._events.on_step(drawer, message)
         elif isinstance(message, Drawn):

@@ -102,6 +102,8 @@ async def metadata(serving: ServingDep, body: MetadataQuery) -> list[PatchMetada
     opened.refuse_removed(body.ids)
     ids = np.array(body.ids, np.int64)
     found = await serving.service.in_file_thread(lambda: opened.credits(ids))
+
+    # The keys that clip-retrieval's client reads, and those that credits need.
     return [
         PatchMetadata(
             id=one.patch_id,

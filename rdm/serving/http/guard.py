@@ -106,6 +106,8 @@ class Guard:
         headers, path = Headers(scope=scope), scope["path"]
         if path in _PROBES:
             return
+
+        # DNS rebinding: a page elsewhere may have its own name resolved to this machine.
         host = headers.get("host", "")
         if host_name(host) not in self._hosts:
             raise ServeError(
@@ -114,10 +116,13 @@ class Guard:
                 where="Host",
                 fix="start it with --allowed-host NAME",
             )
+
+        # Only what changes something is limited, and refused to pages of other sites.
         is_safe = scope["method"] in _SAFE
         if not is_safe:
             _check_origin(headers, host)
             self._rates.take((scope.get("client") or ("",))[0])
+
         is_open = path == "/v1/session" or not path.startswith(_CLOSED)
         if not is_open:
             self._check_token(headers)
@@ -126,9 +131,13 @@ class Guard:
         token = self._settings.token
         if token is None:
             return
+
+        # Programs send the token itself; compared in constant time.
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), token.encode()):
             return
+
+        # The page has a cookie that is derived from it.
         try:
             cookies = SimpleCookie(headers.get("cookie", ""))
         except CookieError:

@@ -89,18 +89,23 @@ async def generations(serving: ServingDep, request: Request, body: Generations) 
     size = _size_of(serving, body)
     job = serving.service.submit(_job_request(body), client_of(request))
     assert isinstance(job, Job)
+
+    # Clients send options that mean nothing here: they are told, not refused.
     ignored = [name for name in _IGNORED if getattr(body, name) is not None]
     headers = {"RDM-Ignored": ", ".join(ignored)} if ignored else {}
+
     if body.stream:
         return StreamingResponse(
             _streamed(serving, job, body, size),
             media_type="text/event-stream",
             headers={**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
+
     await _finished(serving, job, request)
     if job.problem is not None:
         retry = {"Retry-After": "2"} if job.problem.retryable else {}
         return JSONResponse(openai_error(job.problem), job.problem.status, headers=retry)
+
     data = [await _image(serving, job, index, body) for index in sorted(job.images)]
     answer = GenerationsAnswer(created=int(time.time()), data=tuple(data), size=size)
     return JSONResponse(answer.to_json(), headers=headers)

@@ -156,17 +156,23 @@ async def _open(serving: Serving, server: _Server, on_listening: Callable[[str],
     service, databases = serving.service, serving.databases
     while not server.started:
         await asyncio.sleep(0.02)
+
+    # With --port 0 the socket alone knows which port it got.
     port = server.servers[0].sockets[0].getsockname()[1]
     host = f"[{serving.settings.host}]" if ":" in serving.settings.host else serving.settings.host
     on_listening(f"http://{host}:{port}/")
+
     try:
         await asyncio.to_thread(databases.open_all)
     except Exception as error:
         serving.failure = error
         server.should_exit = True
         return
+
     for one in databases.all:
         serving.metrics.database_version.labels(one.name).set(one.version)
+
+    # Jobs of an earlier process need the databases, so they go on only now.
     if count := service.resume():
         logger.info("%d jobs of an earlier run go on", count)
     await asyncio.gather(_watch(serving), _sweep(serving))

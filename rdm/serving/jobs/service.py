@@ -273,6 +273,7 @@ class JobService:
         """Store a picture, tell of it, and end its job with the last one."""
         job = row.job
 
+        # In a thread: encoding and writing would hold up every other client.
         def work() -> Picture:
             image, png = finished_picture(job, found, row.index, drawn)
             self.store.add_image(image, png)
@@ -283,13 +284,16 @@ class JobService:
         except Exception as error:
             self.on_failed(job, error)
             return
+
         if job.has_ended:
             return
+
         self.metrics.images.inc()
         job.images[row.index] = picture
         total = round(job.timings.drawn + seconds, 3)
         job.timings = job.timings.model_copy(update={"drawn": total})
         self.publish(job, "image.done", picture.to_json())
+
         if not job.num_left:
             self._end(job, "done")
 

@@ -189,6 +189,8 @@ class JobStore:
         """Delete what is too old or too much, drafts after an hour, and return how many pictures
         that were."""
         now = time.time()
+
+        # Too old, or beyond what may be kept; the newest stay.
         with self._lock:
             old = self._connection.execute(
                 "select id from images where created < ? or (draft = 1 and created < ?)",
@@ -199,9 +201,11 @@ class JobStore:
                 "from images) where total > ?",
                 (keep_bytes,),
             ).fetchall()
+
         doomed = {image_id for (image_id,) in [*old, *over]}
         for image_id in doomed:
             self.delete_image(image_id)
+
         with self._writing() as connection:
             connection.execute("delete from jobs where ended < ?", (now - keep_seconds,))
         return len(doomed)
