@@ -76,10 +76,13 @@ def own_server(home: Path) -> Iterator[str]:
         StorageError: the folder cannot be written.
         RdmError: the server ended, or does not answer.
     """
+    # Prefect's settings are environment variables: the caller's come back afterwards.
     before = dict(os.environ)
+
     with storage_errors(home):
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
+
     with chdir(home):
         try:
             _replace_environment(own_environment(before, home))

@@ -87,6 +87,8 @@ def heun_sample(
     falling = _falling(timesteps, denoise)
     following = dict(zip(falling, falling[1:], strict=False))
 
+    # Two evaluations a step, but for the last, which ends at clean pictures: nothing is left to
+    # predict there.
     def move(x: Tensor, t: int, target: float) -> tuple[Tensor, Tensor]:
         eps, x0 = denoise(x, t)
         there = ddim_step(eps, x0, alpha_bars[t], target)
@@ -163,6 +165,7 @@ def diffusers_sample(
     falling = _falling(timesteps, denoise)
     scheduler = _scheduler(name, denoise, falling)
     levels = [*(denoise.schedule.alpha_bars[t] for t in falling[1:]), 1.0]
+
     for index, (t, target) in enumerate(zip(falling, levels, strict=True), start=1):
         _, x0 = denoise(x_t, t)
         noise = noise_like(x_t, noise_seeds, index)

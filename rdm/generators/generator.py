@@ -98,9 +98,11 @@ class GeneratorConfig(Config):
             )
             if neighbors.mean_vector:
                 parts.append(Part("neighbors", "vector", torch.zeros(batch_size, dim)))
+
         if (text := self.conditions.text) is not None:
             present = torch.ones(batch_size, text.length, dtype=torch.bool)
             parts.append(Part("text", "tokens", torch.zeros(batch_size, text.length, dim), present))
+
         if (label := self.conditions.label) is not None:
             parts.append(Part("label", "vector", torch.zeros(batch_size, label.num_classes)))
         return Context(*parts)

@@ -124,8 +124,10 @@ def model_card(card: ModelCard) -> str:
         "pipeline_tag": "unconditional-image-generation",
         "tags": ["retrieval-augmented-diffusion", card.recipe],
     }
+
     facts = {"Recipe": card.recipe, **card.training}
     sections = [("Training", _facts({name: _text(value) for name, value in facts.items()}))]
+    # A fence that is longer than any in the commands.
     if card.usage:
         lines = "\n".join(_comment(command) + command.line for command in card.usage)
         sections.append(("Usage", f"{_fence(lines)}sh\n{lines}\n{_fence(lines)}"))

@@ -125,6 +125,7 @@ def inspect(
 
     database = RetrievalDatabase.open(root)
     write_patch_page(out, database, patch, k)
+
     if json:
         record = database.records(np.array([patch]))[0]
         show({"page": out, "version": database.version.number, **asdict(record)}, as_json=True)

@@ -94,6 +94,7 @@ def compaction_plan(root: str) -> CompactionPlan:
     version = store.require()
     shards = _shards_to_compact(folder, version)
     stray = sum(folder.size(path) for path in _unnamed_files(folder, version))
+
     return CompactionPlan(
         photographs=sum(len(shard.gone_photographs) for shard in shards),
         patches=sum(int(shard.dead_patches.sum()) for shard in shards),

@@ -271,9 +271,11 @@ def _planted_found(
     thresholds: dict[str, float],
 ) -> tuple[PlantedFound, ...]:
     """Return the power: how many planted copies of training photographs are found, by kind."""
+    # Copies that are known to be copies: what the detector finds of them is its power.
     kinds = {name: planted(name, originals) for name in PLANTED}
     if model.first_stage is not None:
         kinds[_RECONSTRUCTED] = reconstruct(model.first_stage, originals)
+
     return tuple(
         PlantedFound(
             kind=kind,

@@ -108,6 +108,7 @@ def _null(model: Model) -> Known:
 
 def _draw(connection: Connection, model: Model, task: DrawTask) -> Drawn | Stopped:
     """Draw a task; a cancellation is seen after each step."""
+    # Everything that can stop a task is an answer: the drawer itself goes on.
     started = time.perf_counter()
     reporter = _Reporter(connection, task)
     try:
@@ -119,6 +120,7 @@ def _draw(connection: Connection, model: Model, task: DrawTask) -> Drawn | Stopp
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         return Stopped(task.number, MemoryError(str(error)))
+
     return Drawn(
         task.number, pixels, time.perf_counter() - started, dict(model.acting(task.settings))
     )

@@ -228,14 +228,18 @@ class _Rates:
 
     def take(self, address: str) -> None:
         """Count a request, or raise ServeError."""
+        # A bucket that fills with time; a new client's is full.
         now = time.monotonic()
         level, last = self._buckets.pop(address, (float(self._per_minute), now))
         per_second = self._per_minute / 60
         level = min(float(self._per_minute), level + (now - last) * per_second)
         is_empty = level < 1
         self._buckets[address] = (level - (not is_empty), now)
+
+        # The addresses that were longest silent go first, so that memory stays bounded.
         while len(self._buckets) > _MAX_BUCKETS:
             self._buckets.popitem(last=False)
+
         if is_empty:
             raise ServeError(
                 "rate_limited",

@@ -158,6 +158,7 @@ async def _finished(serving: Serving, job: Job, request: Request) -> None:
             if event.name in TERMINAL:
                 return
 
+    # Nothing tells that a client went away while no byte is sent: it is asked for.
     waiting = asyncio.create_task(ended())
     try:
         while not (await asyncio.wait({waiting}, timeout=_DISCONNECT_SECONDS))[0]:

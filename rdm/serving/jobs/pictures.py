@@ -111,6 +111,7 @@ def recipe_of(found: Found, index: int, drawn: DrawnPicture, file: str) -> Sampl
 def _token_records(tokens: Tokens | None, found: Found) -> tuple[TokenRecord, ...]:
     if tokens is None:
         return ()
+    # The query's own token stands for no patch; the others follow in order.
     patches, first = iter(tokens.patches), next(iter(found.databases), "")
     records = []
     for kind, weight in zip(tokens.kinds, tokens.weights.tolist(), strict=True):

@@ -134,6 +134,8 @@ class FairQueue:
         """Return the row whose turn it is, and leave it in its place."""
         if not self._rows:
             return None
+
+        # Drafts and others take turns, so that neither holds up the other.
         if not self._last_was_draft:
             for waiting in self._rows.values():
                 draft = next((row for row in waiting if row.job.request.supersede), None)
@@ -143,6 +145,7 @@ class FairQueue:
             row = next((row for row in waiting if not row.job.request.supersede), None)
             if row is not None:
                 return row
+
         return next(iter(self._rows.values()))[0]
 
     def _keep(self, client: str, waiting: deque[Row]) -> None:

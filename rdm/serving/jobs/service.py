@@ -200,11 +200,14 @@ class JobService:
         per_step = self.dispatch.seconds_per_picture_step
         if job.state == "running":
             return 0, round(job.steps_left * per_step, 1)
+
+        # Whatever comes before it: jobs that are being drawn, and those in front of its first row.
         ahead: dict[str, Job] = {one.id: one for one in self._living() if one.state == "running"}
         for row in self.dispatch.queue.rows:
             if row.job is job:
                 break
             ahead[row.job.id] = row.job
+
         waiting = sum(one.state == "queued" for one in ahead.values())
         steps = job.steps_left + sum(one.steps_left for one in ahead.values())
         return waiting + 1, round(steps * per_step, 1)
@@ -330,14 +333,19 @@ class JobService:
         assert not job.has_ended
         job.state = state
         self.metrics.jobs.labels(state).inc()
+
+        # A full disk must not keep a job from ending: its readers would wait forever.
         try:
             self.store.end_job(self.view(job))
         except RdmError:
             logger.exception("the end of job %s is not stored", job.id)
+
         told: dict[str, Any] = {"images": len(job.images), "timings": job.timings.to_json()}
         if job.problem is not None:
             told["problem"] = job.problem.to_json()
         self.publish(job, f"job.{state}", told)
+
+        # Its rows and vectors are needed no longer.
         self.dispatch.drop(job)
         job.found = None
 

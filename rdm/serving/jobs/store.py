@@ -43,11 +43,15 @@ class JobStore:
             raise StorageError(
                 f"the server's folder cannot be made: {error}", where=folder, fix="give --data DIR"
             ) from error
+
+        # One server a folder: two would take up each other's jobs.
         self._file_lock = lock_file(folder / ".lock", "is serving from this folder")
+
         self._lock = threading.RLock()
         self._connection = sqlite3.connect(
             folder / "jobs.sqlite", check_same_thread=False, isolation_level=None
         )
+        # Readers do not wait for writers; a power cut may lose the last jobs, not the file.
         self._connection.execute("pragma journal_mode=wal")
         self._connection.execute("pragma synchronous=normal")
         self._connection.executescript(_SCHEMA)
