@@ -138,6 +138,7 @@ class GaussianHead:
         if not len(begun.timesteps):
             return begun.x_t
 
+        # Parts that are kept stay as the picture has them, exactly.
         samples = sampler.run(
             denoise,
             begun.x_t,

@@ -118,6 +118,7 @@ def plms_sample(
     falling = list(reversed(ddim_levels(timesteps, denoise.schedule)))
     history: list[Tensor] = []
 
+    # The mean of the last four predictions, weighted as Adams and Bashforth do.
     def move(x: Tensor, t: int, target: float) -> tuple[Tensor, Tensor]:
         eps, x0 = denoise(x, t)
         history.insert(0, eps)
