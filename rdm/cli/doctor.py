@@ -41,6 +41,7 @@ def doctor(*, json: JsonFlag = False) -> int:
 
     Example: rdm doctor
     """
+    # What a first run needs, in the order in which it would fail.
     checks: dict[str, Callable[[], Finding]] = {
         "python": _python,
         "memory": _memory,

@@ -85,6 +85,7 @@ def serve(
             "nothing to serve", fix="rdm serve --demo, or give --database NAME=DB --model NAME=DIR"
         )
 
+    # The token is read once, before the server listens.
     settings = ServeSettings(
         models=models,
         databases=databases,

@@ -242,6 +242,7 @@ class Databases:
             _ = database.encoder
             self._open[name] = open_version(name, database)
 
+        # Noted last: a version that could not be read is tried again.
         self._manifests[name] = manifest
         new = self._open[name]
         if new is old:

@@ -104,6 +104,7 @@ def look_up(
         exact=num_patches <= _EXACT_ROWS,
     )
 
+    # A model that reads no neighbors has no versions to name either.
     asked = looked_up.rows(0, len(looked_up))
     used = databases if info.reads_neighbors else {}
     neighbors = _neighbors(asked, used)

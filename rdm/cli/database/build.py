@@ -93,6 +93,7 @@ def build(
     from rdm.database.building.builder import DatabaseBuilder
     from rdm.database.building.jobs import build_config, run_build
 
+    # The preset, the file, then flags.
     settings = (
         build_config(source, preset).merged_with_file(config).model_copy(update={"source": source})
     )
@@ -171,6 +172,7 @@ def update(
     from rdm.database.building.jobs import run_build, update_builder
     from rdm.database.changes.plan import Removal
 
+    # The plan comes first: it says whether there is anything to do.
     images, patches = _read_ids(delete_images, "image"), _read_patch_ids(delete_patches)
     removal = Removal(frozenset(images), frozenset(patches), delete_where)
     builder = update_builder(

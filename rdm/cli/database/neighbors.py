@@ -76,6 +76,7 @@ def build(
     RetrievalDatabase.open(root)  # refuse what is no database before a cluster starts
     check_name(name)
 
+    # What would be looked up: listed, not embedded.
     if dry_run:
         found = QuerySet(config.queries)
         counts = {"photographs": found.listing.num_rows, "shards": len(found.stems)}
@@ -200,4 +201,6 @@ def contamination(
             show_rows(
                 ["query photograph", "in the database", "same by", "similarity", "excluded"], rows
             )
+
+    # A leak fails, so that a script stops before it trains.
     return 1 if found.leaks else 0

@@ -65,6 +65,7 @@ def search(
     else:
         query = text_queries(database, [str(text)], k, exact=exact)[0]
 
+    # The page is written besides, whatever is printed.
     if gallery is not None:
         from rdm.report.html.database_pages import write_search_gallery
 

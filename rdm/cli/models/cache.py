@@ -64,6 +64,7 @@ def build(
 
     config = cache_config(queries, autoencoder).with_overrides(set_ or [])
 
+    # What would be encoded: listed, not decoded.
     if dry_run:
         found = QuerySet(config.queries)
         show(
@@ -82,6 +83,7 @@ def build(
     with compute_pool(ComputeConfig(dask=dask, device=device)) as pool:
         info = build_cache(out, config, pool)
 
+        # Photographs that failed, by cause: a hundred of one cause are one problem.
         causes = Counter(cause_of(reason) for _, reason in info.failures)
         result = {"out": out, "latents": info.num_latents, "shards": len(info.stems)}
         result |= {

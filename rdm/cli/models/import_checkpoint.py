@@ -81,6 +81,7 @@ def import_checkpoint(
 
     if not dry_run:
         save_network(imported, out, info)
+
     show(
         {
             "out": out,

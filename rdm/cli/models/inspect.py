@@ -34,6 +34,7 @@ def inspect(
     from rdm.sampling.picture_digest import pixels_digest
     from rdm.sampling.picture_file import XMP_KEY, read_picture
 
+    # The neighbors as the databases have them now: some may have been removed since.
     pixels, record, texts = read_picture(picture)
     opened = [RetrievalDatabase.open(root) for root in database or ()]
     states = [one.state for one in neighbor_states(record, opened)]

@@ -64,6 +64,7 @@ def recipes(
         figures += throughput_figures(config, cost, throughput)
         basis = throughput.basis
 
+    # All settings, so that a recipe can be written down whole.
     settings = config.model_dump(mode="json")
     if json:
         named = {"recipe": name, "summary": RECIPES[name].summary}

@@ -81,6 +81,7 @@ def reproduce(
 
     if out is not None:
         Image.fromarray(pixels).save(out, "PNG")
+
     title = "identical" if found.identical else "different"
     show(found.to_json(), as_json=json, title=title)
     return 0 if found.identical else 1

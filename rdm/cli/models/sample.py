@@ -115,6 +115,7 @@ def sample(
             show(facts, as_json=False, title="would be sampled")
         return
 
+    # Pictures that are there already are not drawn again.
     opened = open_model(asked.model, compute_device(device))
     with drawing_pool(dask, device) as pool:
         counts = draw_request(

@@ -48,6 +48,7 @@ def build_app(serving: Serving) -> ASGIApp:
 
     for routes in (service_routes, job_routes, lookup_routes, image_routes, openai_routes):
         app.include_router(routes.router)
+    # Under the paths of another program, so only where it is asked for.
     if serving.settings.clip_retrieval:
         app.include_router(clip_retrieval_routes.router)
 

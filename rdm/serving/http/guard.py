@@ -123,6 +123,7 @@ class Guard:
             _check_origin(headers, host)
             self._rates.take((scope.get("client") or ("",))[0])
 
+        # The page and its way to sign in are open; whatever has data is not.
         is_open = path == "/v1/session" or not path.startswith(_CLOSED)
         if not is_open:
             self._check_token(headers)

@@ -86,6 +86,7 @@ async def session_events(
             id=f"{serving.boot}.{after}",
         )
 
+    # Then everything that happens, until the server ends.
     async for event in ring.follow(after):
         yield ServerSentEvent(
             raw_data=event.data, event=event.name, id=f"{serving.boot}.{event.number}"

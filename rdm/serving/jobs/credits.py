@@ -74,6 +74,7 @@ def credits_of_image(image: StoredImage, opened: Mapping[str, OpenDatabase]) -> 
     if num_removed:
         text += f"{num_removed} of the photographs were removed on request.\n"
 
+    # Each note once, however many databases it goes with.
     notes = dict.fromkeys(note for one in opened.values() if (note := credit_note(one)))
     return Credits(
         picture=image.id,

@@ -138,7 +138,6 @@ class JobService:
         # It may have been cancelled meanwhile.
         if job.has_ended:
             return
-
         job.found, job.neighbors, job.databases = found, found.all_neighbors, found.versions
         job.timings = job.timings.model_copy(update={"looked_up": found.milliseconds / 1000})
         self.publish(
@@ -288,6 +287,7 @@ class JobService:
             self.on_failed(job, error)
             return
 
+        # It may have been cancelled while its picture was stored.
         if job.has_ended:
             return
 
@@ -344,8 +344,6 @@ class JobService:
         if job.problem is not None:
             told["problem"] = job.problem.to_json()
         self.publish(job, f"job.{state}", told)
-
-        # Its rows and vectors are needed no longer.
         self.dispatch.drop(job)
         job.found = None
 
