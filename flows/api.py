@@ -89,12 +89,15 @@ def check_flows() -> tuple[bool, str, str]:
     settings = load_settings()
     if settings.api.url is not None:
         return _check_server(settings.api.url)
+
+    # Without a server of one's own each run starts a temporary one.
     if not settings.server.ephemeral.enabled:
         return (
             False,
             "no Prefect server: PREFECT_API_URL is not set, and temporary ones are switched off",
             f"prefect server start, then export PREFECT_API_URL=http://127.0.0.1:4200/api; {_OWN}",
         )
+
     home = Path(settings.home)
     if not is_writable(home):
         return False, f"Prefect cannot write its home {home}", f"export PREFECT_HOME=DIR; {_OWN}"

@@ -57,6 +57,7 @@ def run_builder(
 ) -> BuildResult:
     """Run the stages of a build or an update as tasks, measured, and publish what came of them."""
 
+    # Stages become tasks under their own names; the database has its own resume, so no cache.
     def run(name: str, work: Callable[[], ResultT], /) -> ResultT:
         @task(name=name, cache_policy=NO_CACHE)
         def stage() -> ResultT:
@@ -69,6 +70,7 @@ def run_builder(
 
     with artifact_progress():
         result = run_build(builder, compute, planned=planned, clusters=clusters, run=run)
+
     if not result.unchanged:
         create_table_artifact(
             key="database",

@@ -101,6 +101,8 @@ def _run_quickstart(layout: Layout, config: QuickstartConfig, key: str) -> Quick
             where=root,
             fix="give --root a folder that you may write",
         ) from error
+
+    # The lock is taken first: two quickstarts would share one server's data.
     started = time.monotonic()
     with lock_file(root / LOCK, "runs a quickstart in this folder"), own_server(layout.prefect):
         from flows.quickstart import quickstart as quickstart_flow

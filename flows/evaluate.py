@@ -57,6 +57,7 @@ def evaluate(
         {"metric": metric.name, "value": metric.value, "reference": metric.reference}
         for metric in result.metrics
     ]
+
     losses = result.held_out.losses if result.held_out is not None else {}
     for name, interval in losses.items():
         rows.append(

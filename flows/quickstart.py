@@ -67,6 +67,8 @@ def showcase_task(layout: Layout, config: QuickstartConfig) -> int:
 def report_task(layout: Layout, config: QuickstartConfig, evaluation: Evaluation) -> None:
     """Write report.html, and what was measured into the model's card."""
     log = StageLog(str(layout.stages))
+
+    # Where each stage wrote, for its size.
     written = {
         "ingest": layout.database / "images",
         "patchify": layout.database / "patches",
@@ -79,6 +81,7 @@ def report_task(layout: Layout, config: QuickstartConfig, evaluation: Evaluation
         "sample": layout.samples,
         "evaluate": layout.evaluation,
     }
+
     records = map(log.read, STAGES)
     inputs = ReportInputs(
         database=str(layout.database),
@@ -92,6 +95,7 @@ def report_task(layout: Layout, config: QuickstartConfig, evaluation: Evaluation
         bytes_written={name: folder_bytes(path) for name, path in written.items()},
         commands=_commands(layout),
     )
+
     report = assemble_report(inputs)
     write_report(report, layout.report)
     write_run_card(layout.run, report.held_out, report.metrics)
@@ -167,6 +171,7 @@ def _flows_on(
     a deployment.
     """
 
+    # Clusters come by closure: an open one is no parameter that Prefect could store.
     @flow(name="build-database", validate_parameters=False)
     def build(root: str, source: str, stage_log: str) -> BuildResult:
         builder = DatabaseBuilder(root, build_config(source))

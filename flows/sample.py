@@ -85,6 +85,7 @@ def sample(
     )
     with artifact_progress():
         result = draw_task(model, database, out, request, device, dask)
+
     link = Path(result.gallery).as_uri()
     create_link_artifact(key="gallery", link=link, description=f"{result.pictures} pictures")
     return result

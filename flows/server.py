@@ -76,10 +76,13 @@ def own_server(home: Path) -> Iterator[str]:
         StorageError: the folder cannot be written.
         RdmError: the server ended, or does not answer.
     """
+    # Prefect's settings are environment variables: the caller's come back afterwards.
     before = dict(os.environ)
+
     with storage_errors(home):
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
+
     with chdir(home):
         try:
             _replace_environment(own_environment(before, home))
@@ -178,12 +181,15 @@ def main() -> None:
     """Serve Prefect's API on a free loopback port, and print the port."""
     import uvicorn
 
+    # Standard input closes when the owner ends, however it ends: no server is left behind.
     def end_with_owner() -> None:
         while os.read(0, 1):
             pass
         os._exit(0)
 
     threading.Thread(target=end_with_owner, daemon=True).start()
+
+    # The socket is bound here, so that no other process can take the port in between.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sys.stdout.write(f"{listener.getsockname()[1]}\n")
         sys.stdout.flush()

@@ -132,6 +132,7 @@ def train(
         else Cluster(master_port=master_port)
     )
 
+    # A recipe on pixels has no latents to prepare.
     first_stage = "none" if is_on_pixels(config) else autoencoder
     request = TrainRequest(
         config=config,

@@ -50,6 +50,7 @@ def publish_changes(root: str, since: int) -> PublishedChanges:
     changes = describe_changes(database.folder, since=since)
     page = Path(database.folder.path(CHANGES_PAGE)).resolve()
     write_changes_page(page, database, changes)
+
     about = f"{root}, from version {changes.since} to {changes.version}"
     create_table_artifact(key="database-changes", table=change_rows(changes), description=about)
     create_link_artifact(
@@ -118,6 +119,8 @@ def _announce_changes(root: str, untold: News) -> PublishedChanges | None:
     """Publish the changes of this run, or of one that was killed, and send the event on which
     dependent flows start."""
     changes = publish_changes(root, untold.since) if untold.since else None
+
+    # Automations listen for it, with or without a page of changes.
     emit_event(
         UPDATED_EVENT,
         resource={"prefect.resource.id": f"rdm.database.{root}"},

@@ -71,6 +71,7 @@ def create_work_pools(pools: list[WorkPool]) -> None:
 
 
 def _create(client: SyncPrefectClient, pool: WorkPool) -> None:
+    # Created only where it is missing: a pool that somebody set up stays as it is.
     try:
         client.read_work_pool(pool.name)
     except ObjectNotFound:

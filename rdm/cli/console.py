@@ -107,6 +107,7 @@ def console_progress() -> Iterator[None]:
             yield
         return
 
+    # What is counted, how fast, and how long it will take; texts are shown as they are.
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),

@@ -41,6 +41,7 @@ def doctor(*, json: JsonFlag = False) -> int:
 
     Example: rdm doctor
     """
+    # What a first run needs, in the order in which it would fail.
     checks: dict[str, Callable[[], Finding]] = {
         "python": _python,
         "memory": _memory,
@@ -133,6 +134,7 @@ def _packages() -> Finding:
         "prefect",
     )
 
+    # Looked for, not imported: importing them all would take long.
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     found = (
         f"torch {version('torch')}, diffusers {version('diffusers')}"

@@ -48,8 +48,10 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,
         help=_HELP,
     )
+
     for name in _COMMANDS:
         importlib.import_module(f"rdm.cli.{name}").register(app)
+
     for plugin in entry_points(group="rdm.commands"):
         plugin.load()(app)
     return app

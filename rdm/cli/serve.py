@@ -73,6 +73,8 @@ def serve(
         parse_named(model or [], "--model"),
         parse_named(database or [], "--database"),
     )
+
+    # Only what is not given comes from the demo.
     if demo:
         from rdm.serving.demo import MODEL, demo_data, demo_databases
 
@@ -82,6 +84,8 @@ def serve(
         raise UsageError(
             "nothing to serve", fix="rdm serve --demo, or give --database NAME=DB --model NAME=DIR"
         )
+
+    # The token is read once, before the server listens.
     settings = ServeSettings(
         models=models,
         databases=databases,
@@ -94,6 +98,7 @@ def serve(
         clip_retrieval=clip_retrieval,
         limits=Limits().with_overrides(set_ or []),
     )
+
     if dry_run:
         show(_plan(settings, demo), as_json=json, title="would serve")
         return

@@ -3,7 +3,8 @@
 from rdm.database.building.builder import BuildConfig, DatabaseBuilder
 from rdm.database.neighbors.lookup import build_neighbors
 from rdm.database.neighbors.table import NeighborConfig, NeighborTable
-from rdm.database.reader import PatchRecord, RetrievalDatabase
+from rdm.database.patch_record import PatchRecord
+from rdm.database.reader import RetrievalDatabase
 
 __all__ = [
     "BuildConfig",

@@ -40,11 +40,14 @@ def cluster_centers(
             where=database.folder.url,
             fix=f"centers: {max(1, len(ids) // 10)}, or fewer",
         )
+
     # As many rows as k-means learns from; sorted, so that they are read in the order of the files.
     most = count * _ROWS_PER_CENTER
     if len(ids) > most:
         ids = np.sort(np.random.default_rng(0).choice(ids, most, replace=False))
     vectors = np.ascontiguousarray(database.embeddings(ids), np.float32)
+
+    # Spherical: centers are compared with unit vectors by their cosine.
     means = faiss.Kmeans(
         vectors.shape[1],
         count,
@@ -54,6 +57,8 @@ def cluster_centers(
         min_points_per_centroid=1,
     )
     means.train(vectors)
+
+    # The members nearest to the centers: a center itself is no patch.
     assert means.centroids is not None
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)

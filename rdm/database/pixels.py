@@ -75,6 +75,7 @@ def _decode(
     folder: Folder, shard: str, row: int, places: _Places, reduction: int = 1
 ) -> Image.Image:
     """Read a photograph from its tar by offset, and decode it upright."""
+    # Imported rows name a photograph, but no place of its bytes.
     if places["tar_offset"][row] is None:
         raise DatabaseError(
             "the pixels are not stored: only embeddings were imported",
@@ -83,6 +84,7 @@ def _decode(
             "the photographs",
         )
 
+    # One row of the tar by its offset: no index of members is read.
     path = folder.local(image_paths(shard)[0])
     try:
         with open(path, "rb") as file:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import faiss
@@ -27,6 +26,7 @@ from rdm.database.contract import (
 )
 from rdm.database.embedding_parts import gather, open_embeddings
 from rdm.database.facts import DatabaseStatus, VersionFacts, version_facts
+from rdm.database.patch_record import PatchRecord
 from rdm.database.pixels import iterate_patches, read_photograph
 from rdm.database.search.approximate import approximate_candidates, open_index
 from rdm.database.search.exact import (
@@ -43,33 +43,6 @@ from rdm.storage import Folder, Version, VersionStore
 from rdm.storage.atomic import read_error
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PatchRecord:
-    """One patch: where it was cut, and whose photograph it is from.
-
-    Attributes:
-        patch_id: given once.
-        image_id: the photograph's id in its source.
-        url: where the photograph came from; of a local source the file's name.
-        author: empty where the source does not say, as are the next three.
-        title: of the photograph.
-        license: a URL or a name.
-        landing_page: the photograph's page.
-        sha256: of the photograph's bytes, in hexadecimal digits.
-        box: x0, y0, x1, y1 in pixels of the upright photograph.
-    """
-
-    patch_id: int
-    image_id: str
-    url: str
-    author: str
-    title: str
-    license: str
-    landing_page: str
-    sha256: str
-    box: tuple[int, int, int, int]
 
 
 class RetrievalDatabase:

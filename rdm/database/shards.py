@@ -44,6 +44,7 @@ def describe_shard(store: VersionStore, stem: str, number: int) -> list[Part]:
         store.describe_part("metadata", metadata_path(number), patches),
     ]
 
+    # Only shards that dropped a patch have a table of them.
     if folder.exists(dropped_path(number)):
         dropped = folder.read_table(dropped_path(number), columns=["image_row"]).num_rows
         parts.append(store.describe_part("dropped", dropped_path(number), dropped))

@@ -126,14 +126,19 @@ class GaussianHead:
         noise = self._initial_noise(context, shape, seeds)
         leading = predict if guidance is None else guidance.of(predict, self.schedule)
         denoise = self.denoiser(leading, context, thresholding)
+
         sampler = sampler or NamedSampler()
         timesteps = sampler.timesteps(self.schedule, self.spacing)
+
         if start is None:
             return sampler.run(denoise, noise, timesteps, seeds=seeds, on_step=on_step)
 
+        # A start of no strength leaves no step to take.
         begun = start.at(self.schedule, timesteps, noise)
         if not len(begun.timesteps):
             return begun.x_t
+
+        # Parts that are kept stay as the picture has them, exactly.
         samples = sampler.run(
             denoise,
             begun.x_t,

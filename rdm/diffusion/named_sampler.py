@@ -106,6 +106,7 @@ class NamedSampler:
         Raises:
             ValueError: there is not one seed for each sample, or the timesteps do not rise.
         """
+        # Samplers with settings of their own.
         if self.name == "ddim":
             eta = DEFAULT_ETA if self.eta is None else self.eta
             return ddim_sample(
@@ -121,9 +122,13 @@ class NamedSampler:
                 on_step=on_step,
                 project=project,
             )
+
+        # Solvers that diffusers has.
         if self.name in ("dpm++2m", "dpm++2m-sde", "unipc"):
             return diffusers_sample(
                 self.name, denoise, x_t, timesteps, seeds=seeds, on_step=on_step, project=project
             )
+
+        # Solvers of the ODE draw no noise, so they take no seeds.
         solve = {"plms": plms_sample, "euler": euler_sample, "heun": heun_sample}[self.name]
         return solve(denoise, x_t, timesteps, on_step=on_step, project=project)

@@ -79,6 +79,7 @@ def check_fits(
     Raises:
         ValueError: says which, and what to do.
     """
+    # An option that a sampler would ignore is refused with the one that takes it.
     facts = SAMPLERS[name]
     given = {"eta": eta, "variance": variance}
     for option, value in given.items():
@@ -87,6 +88,7 @@ def check_fits(
             raise ValueError(
                 f"{facts.title} has no {option}: leave {option} out, or set sampler={owner}"
             )
+
     if spacing not in facts.spacings:
         raise ValueError(
             f"{facts.title} does not go with {spacing} spacing: "

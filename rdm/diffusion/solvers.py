@@ -87,6 +87,8 @@ def heun_sample(
     falling = _falling(timesteps, denoise)
     following = dict(zip(falling, falling[1:], strict=False))
 
+    # Two evaluations a step, but for the last, which ends at clean pictures: nothing is left to
+    # predict there.
     def move(x: Tensor, t: int, target: float) -> tuple[Tensor, Tensor]:
         eps, x0 = denoise(x, t)
         there = ddim_step(eps, x0, alpha_bars[t], target)
@@ -116,6 +118,7 @@ def plms_sample(
     falling = list(reversed(ddim_levels(timesteps, denoise.schedule)))
     history: list[Tensor] = []
 
+    # The mean of the last four predictions, weighted as Adams and Bashforth do.
     def move(x: Tensor, t: int, target: float) -> tuple[Tensor, Tensor]:
         eps, x0 = denoise(x, t)
         history.insert(0, eps)
@@ -163,6 +166,7 @@ def diffusers_sample(
     falling = _falling(timesteps, denoise)
     scheduler = _scheduler(name, denoise, falling)
     levels = [*(denoise.schedule.alpha_bars[t] for t in falling[1:]), 1.0]
+
     for index, (t, target) in enumerate(zip(falling, levels, strict=True), start=1):
         _, x0 = denoise(x_t, t)
         noise = noise_like(x_t, noise_seeds, index)

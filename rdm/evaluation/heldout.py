@@ -18,7 +18,7 @@ from rdm.config import Record
 from rdm.context import Context
 from rdm.errors import CacheError
 from rdm.evaluation.metrics.intervals import Interval, mean_interval, within_subject_intervals
-from rdm.generators.heads import LossKind
+from rdm.generators.losses import LossKind
 from rdm.generators.model_folder import Model
 from rdm.progress import tracking
 from rdm.training.data.rows import RowSettings, TrainingRows

@@ -190,6 +190,7 @@ def _judged(
                 tracker.advance()
         rfid = frechet_distance(features[1], features[0])
         more |= {"rfid": rfid, "rfid_network": FEATURE_NETWORK, "rfid_resize": RESIZE}
+        # Halves of fewer pictures would say little.
         if len(images) >= 2 * LEAST:
             more["fidelity"] = halves_fidelity(features[0], features[1])
     return result.model_copy(update=more)

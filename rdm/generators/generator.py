@@ -24,13 +24,12 @@ from rdm.generators.heads import (
     PLAIN,
     AutoregressiveConfig,
     DiffusionHead,
-    Draws,
     GaussianConfig,
     HeadConfig,
-    Losses,
     Steering,
     build_head,
 )
+from rdm.generators.losses import Draws, Losses
 from rdm.generators.sample_settings import DrawStep, OnDrawStep, SampleSettings, Setting
 from rdm.generators.spaces import LatentsConfig, Space, SpaceConfig
 from rdm.models.first_stage.first_stage import to_uint8
@@ -99,9 +98,11 @@ class GeneratorConfig(Config):
             )
             if neighbors.mean_vector:
                 parts.append(Part("neighbors", "vector", torch.zeros(batch_size, dim)))
+
         if (text := self.conditions.text) is not None:
             present = torch.ones(batch_size, text.length, dtype=torch.bool)
             parts.append(Part("text", "tokens", torch.zeros(batch_size, text.length, dim), present))
+
         if (label := self.conditions.label) is not None:
             parts.append(Part("label", "vector", torch.zeros(batch_size, label.num_classes)))
         return Context(*parts)
@@ -223,6 +224,7 @@ class Generator(nn.Module):
         """Return samples [B, ...] in the space, as latents or tokens; otherwise as `sample`."""
         self.check_settings(settings)
 
+        # A preview is decoded only when it is asked for.
         def report(index: int, total: int, x0: Tensor) -> None:
             assert on_step is not None
             on_step(DrawStep(tuple(seeds), index, total, lambda: self.preview(x0), x0))

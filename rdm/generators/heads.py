@@ -6,7 +6,7 @@ held-out losses do not ask which head it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
 
@@ -27,16 +27,11 @@ from rdm.diffusion.schedules import ScheduleConfig, TimestepConfig
 from rdm.diffusion.schedules import rdm as rdm_schedule
 from rdm.diffusion.thresholding import THRESHOLDINGS
 from rdm.errors import UsageError
+from rdm.generators.losses import Draws, Losses, LossKind
 from rdm.generators.sample_settings import SampleSettings
-
-LossKind = Literal["eps", "v", "x0", "tokens"]
-"""Squared error of what the network predicts, or nats per token."""
 
 HeadStep: TypeAlias = Callable[[int, int, Tensor], object]
 """Is told (index, total, the present guess of x_0 [B, ...]) after each step."""
-
-Draws: TypeAlias = Iterator[Callable[[slice, Context], Tensor]]
-"""For each draw, a function from rows and their context to each row's loss, float32 [B]."""
 
 
 class GaussianConfig(Config):
@@ -68,19 +63,6 @@ class AutoregressiveConfig(Config):
 
 AnyHeadConfig: TypeAlias = GaussianConfig | AutoregressiveConfig
 HeadConfig = Annotated[AnyHeadConfig, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The losses of a batch.
-
-    Attributes:
-        values: float32 [B].
-        timesteps: int64 [B], where the head drew some.
-    """
-
-    values: Tensor
-    timesteps: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,6 +234,7 @@ class DiffusionHead:
             settings.eta,
             settings.variance,
         )
+
         negative = steering.negative
         # A context to be led away from, or a weaker network, takes the place of the null.
         guidance = Guidance(
@@ -262,6 +245,7 @@ class DiffusionHead:
             settings.guidance_scales,
             steering.weaker,
         )
+
         return self.process.sample(
             network,
             context,
@@ -277,6 +261,7 @@ class DiffusionHead:
     def check_settings(self, settings: SampleSettings, sources: Sequence[str]) -> None:
         """See Head: there are as many timesteps as steps, the network has learned a variance that
         is asked for, and the sources that have a scale."""
+        # Without a clean end Karras' spacing takes one timestep more, and drops the first.
         count = self.process.schedule.num_timesteps
         ends_clean = SAMPLERS[settings.sampler].ends_clean
         most = count if ends_clean or settings.spacing != "karras" else count - 1
@@ -285,6 +270,8 @@ class DiffusionHead:
                 f"{settings.num_steps} steps, but the model has {count} timesteps",
                 fix=f"num_steps={most}",
             )
+
+        # What the network has not learned to do.
         if settings.variance == "learned" and not self.process.learned_variance:
             raise UsageError(
                 "the model has not learned a variance", fix="variance=posterior or variance=beta"
@@ -351,12 +338,15 @@ class AutoregressiveHead:
         Raises:
             UsageError: the drawing is to be led by a weaker network, or to start from a picture.
         """
+        # Refuse what only a diffusion can be led by.
         if steering.weaker is not None or steering.start is not None:
             what = "autoguidance" if steering.weaker is not None else "start from a picture"
             raise UsageError(
                 f"tokens are drawn one after another: there is no {what}",
                 fix="leave it out, or take a model of a diffusion recipe",
             )
+
+        # A negative can take the null's place, and no more.
         negative = steering.negative
         if negative is not None and negative.scale is not None:
             raise UsageError(
@@ -364,6 +354,7 @@ class AutoregressiveHead:
                 where="negative",
                 fix="leave its scale out: then it takes the place of the null",
             )
+
         (length,) = shape
         tokens, _ = autoregressive_sample(
             network.begin,

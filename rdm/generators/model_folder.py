@@ -5,7 +5,6 @@ Training's export is sampling's model: `write_model` and `open_model` are each o
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -26,21 +25,19 @@ from rdm.generators.autoguidance import require_shared
 from rdm.generators.conditions import Condition, LabelCondition, NeighborCondition, TextCondition
 from rdm.generators.generator import Generator, GeneratorConfig
 from rdm.generators.heads import Negative, Steering
+from rdm.generators.model_first_stage import FIRST_STAGE, copy_first_stage, open_first_stage
 from rdm.generators.portable_names import portable_name
 from rdm.generators.provenance import DefaultDatabase, Provenance
 from rdm.generators.sample_settings import OnDrawStep, SampleSettings, Setting
 from rdm.generators.spaces import AnySpaceConfig, LatentSpace, PixelSpace, Space, TokenSpace
 from rdm.models.assets import is_asset, named_folder
-from rdm.models.first_stage.first_stage import FirstStage, load_autoencoder
-from rdm.models.first_stage.first_stage_folder import WEIGHTS_NAME
+from rdm.models.first_stage.first_stage import FirstStage
 from rdm.models.networks import Network, load_network, save_network
 from rdm.storage import sha256_file
-from rdm.storage.files import storage_errors
 
 INFO = "model.json"
 NETWORK = "network"
-FIRST_STAGE = "first_stage"
-DIFFUSERS_NETWORK, DIFFUSERS_FIRST_STAGE = "unet", "vae"  # in the layout of its pipelines
+DIFFUSERS_NETWORK = "unet"  # in the layout of its pipelines
 
 
 class ModelInfo(Provenance):
@@ -113,9 +110,13 @@ def write_info(directory: Path, info: ModelInfo) -> None:
         ModelError: the first stage's folder is gone.
     """
     changes: dict[str, object] = {}
+
+    # Only a first stage of one's own goes along: assets ship with every release.
     if info.autoencoder is not None and not is_asset(info.autoencoder):
-        _copy_first_stage(Path(info.autoencoder), directory / FIRST_STAGE)
+        copy_first_stage(Path(info.autoencoder), directory / FIRST_STAGE)
         changes["autoencoder"] = FIRST_STAGE
+
+    # Names without the folders of this machine.
     if info.encoder is not None:
         changes["encoder"] = portable_name(info.encoder)
     if info.database is not None:
@@ -135,14 +136,17 @@ def read_info(directory: Path) -> ModelInfo:
     try:
         return ModelInfo.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        # The usual mistake: the run's folder in place of its model's.
         raise ModelError(
             "there is no model here",
             where=directory,
             fix="give --model the `model` folder below what `rdm train --out` wrote",
         ) from error
     except ValidationError as error:
+        # One field is enough to tell a release from damage.
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
+
         raise ModelError(
             f"model.json is damaged, or of another release: {place}: {first['msg']}",
             where=path,
@@ -357,9 +361,13 @@ def open_model(name_or_dir: str | Path, device: torch.device | str = "cpu") -> M
     first_stage = (
         None if config.space.kind == "pixels" else open_first_stage(directory, info).to(device)
     )
+
+    # The parts of the system.
     space = open_space(config.space, first_stage, config.network.sample_shape)
     network = load_network(_network_folder(directory), config.network)
     conditions = open_conditions(config)
+
+    # Captions read by another text network would condition on noise, without an error.
     check_text_network(conditions, info.text_encoder_digest, directory)
     generator = Generator(config, space, conditions, network).to(device).eval()
     return Model(directory, info, generator, first_stage)
@@ -375,48 +383,3 @@ def _network_folder(directory: Path) -> Path:
     """Return the folder of a model's network, in our layout or in diffusers'."""
     other = directory / DIFFUSERS_NETWORK
     return other if other.is_dir() else directory / NETWORK
-
-
-def open_first_stage(directory: Path, info: Provenance) -> FirstStage:
-    """Open the first stage of a model: an asset, or a folder inside the model's.
-
-    Raises:
-        ModelError: it is not there, cannot be opened, or is not the one that the model was trained
-            with.
-    """
-    name = info.autoencoder or FIRST_STAGE
-    if not is_asset(name):
-        place = directory / (name if name == DIFFUSERS_FIRST_STAGE else FIRST_STAGE)
-        if not place.is_dir():
-            raise ModelError(
-                "the model's folder lacks its first stage",
-                where=place,
-                fix="copy the model's whole folder again",
-            )
-        name = str(place)
-
-    # Latents of another encoder would decode to noise, without an error.
-    first_stage = load_autoencoder(name)
-    if first_stage.latents_digest != info.latents_digest:
-        raise ModelError(
-            "the model was trained with another first stage",
-            where=name,
-            fix="restore that first stage, or train again",
-        )
-    return first_stage
-
-
-def _copy_first_stage(source: Path, target: Path) -> None:
-    with storage_errors(target):
-        target.mkdir(parents=True, exist_ok=True)
-        try:
-            for name in ("config.json", WEIGHTS_NAME):
-                shutil.copyfile(source / name, target / name)
-        except FileNotFoundError as error:
-            raise ModelError(
-                "the first stage that the latents were made with is gone, so the model would "
-                "not open",
-                where=source,
-                fix="put it back and run the same command again: it resumes from the last "
-                "checkpoint",
-            ) from error

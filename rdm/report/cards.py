@@ -63,6 +63,7 @@ class ModelCard:
 
 def dataset_card(card: DatasetCard) -> str:
     """Return the card of a retrieval database as Markdown."""
+    # The header is YAML that the Hub reads.
     version, recall = card.facts, recall_of(card.facts)
     header = {
         "license": card.license_id,
@@ -84,12 +85,14 @@ def dataset_card(card: DatasetCard) -> str:
         "Recall@20, 95% interval": f"{number(recall.mean)} ({interval(recall)})",
     }
 
+    # Photographs and patches that the source had and the database has not.
     left_out = [(_text(reason), f"{count:,}") for reason, count in sorted(card.ledger.items())]
     dropped = [
         (f"patch: {_text(reason)}", f"{count:,}")
         for reason, count in sorted(version.dropped_patches.items())
     ]
 
+    # The sections that readers of data cards look for.
     return _document(
         header,
         card.name,
@@ -121,8 +124,10 @@ def model_card(card: ModelCard) -> str:
         "pipeline_tag": "unconditional-image-generation",
         "tags": ["retrieval-augmented-diffusion", card.recipe],
     }
+
     facts = {"Recipe": card.recipe, **card.training}
     sections = [("Training", _facts({name: _text(value) for name, value in facts.items()}))]
+    # A fence that is longer than any in the commands.
     if card.usage:
         lines = "\n".join(_comment(command) + command.line for command in card.usage)
         sections.append(("Usage", f"{_fence(lines)}sh\n{lines}\n{_fence(lines)}"))
@@ -143,6 +148,8 @@ def _document(
 
 def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> str:
     parts = []
+
+    # Held-out losses, with their differences below them.
     if held_out is not None:
         rows = [
             (_text(row.name), number(row.loss.mean), interval(row.loss))
@@ -159,6 +166,7 @@ def _measurements(held_out: HeldOutLoss | None, metrics: Sequence[Metric]) -> st
         )
         parts.append(_table(("Context", "Mean", "95% interval"), rows))
 
+    # Metrics of drawn pictures: what they depend on stands in the row.
     if metrics:
         rows = [
             (

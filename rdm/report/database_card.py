@@ -96,14 +96,17 @@ def _credits(counts: _Counts) -> str:
 
 def _gaps(database: RetrievalDatabase, counts: _Counts) -> list[str]:
     config, gaps = settings_of(database.version), []
+
     if missing := sum(counts.left_out.values()):
         gaps.append(f"{missing:,} photographs that were asked for are not in it, see Left out.")
+
     for name, what in (("author", counts.authors), ("license", counts.licenses)):
         if (unstated := what[NOT_STATED]) and counts.photographs:
             gaps.append(
                 f"{unstated:,} of {counts.photographs:,} photographs have no {name} stated."
             )
 
+    # What the settings left undone.
     if config.filters.near_duplicate_bits is None:
         gaps.append("Near-duplicates were not looked for.")
     if not database.has_pixels:

@@ -59,6 +59,7 @@ def run_card(run: Path, held_out: HeldOutLoss | None, metrics: Sequence[Metric])
     steps = Steps.of(run)
     with torch.device("meta"):  # to be counted, not computed with
         network = build_network(info.generator.network)
+
     training = {
         "Parameters": f"{num_parameters(network):,}",
         "Steps": f"{steps.count:,} of {config.batch_size:,} pictures",
@@ -67,6 +68,7 @@ def run_card(run: Path, held_out: HeldOutLoss | None, metrics: Sequence[Metric])
         **_data_facts(info, inputs),
         **{f"Dropout of {name}": f"{rate:.3g}" for name, rate in _dropout(info).items()},
     }
+
     return model_card(
         ModelCard(
             name=f"{config.recipe}, {steps.count:,} steps",
@@ -125,6 +127,8 @@ def _data_facts(info: ModelInfo, inputs: TrainInputs) -> Mapping[str, str]:
         else:
             facts["Training photographs"] = portable_name(cache.config.queries.source)
             facts["Training pictures"] = f"{sum(cache.counts.values()):,}, mirror images included"
+
+    # The model's folder says the rest, wherever it was copied to.
     if info.held_out_fraction:
         facts["Held out"] = f"{info.held_out_fraction:.3g} of the photographs"
     if info.database is not None:

@@ -123,13 +123,17 @@ class OpenDatabase:
                     sha256=record.sha256,
                 )
             )
+
         return tuple(found)
 
 
 def open_version(name: str, database: RetrievalDatabase) -> OpenDatabase:
     """Read what look-ups need of a version, so that threads only read afterwards."""
     tombstones = database.tombstones
+
+    # A first search opens the index and maps the vectors.
     database.search_vectors(np.zeros((1, database.version.embedding_dim), np.float32), 1)
+
     # Of every part's metadata: once for each version.
     counts: dict[str, int] = {}
     first = 0
@@ -143,6 +147,8 @@ def open_version(name: str, database: RetrievalDatabase) -> OpenDatabase:
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
             license = license_of(value or "").name
             counts[license] = counts.get(license, 0) + number
+
+    # The most frequent license first.
     found = sorted(counts.items(), key=lambda pair: -pair[1])
     return OpenDatabase(
         name,
@@ -223,15 +229,20 @@ class Databases:
         return changes
 
     def _poll_one(self, name: str, old: OpenDatabase) -> DatabaseChange | None:
+        # The manifest's bytes tell a change without opening anything.
         folder = old.database.folder
         manifest = folder.read_bytes("manifest.json")
         if manifest == self._manifests[name]:
             return None
+
+        # All of a version is read before it is served: requests never wait for it.
         version = VersionStore(folder).require()
         if version.number != old.version or version != old.database.version:
             database = RetrievalDatabase(folder, version, self._device)
             _ = database.encoder
             self._open[name] = open_version(name, database)
+
+        # Noted last: a version that could not be read is tried again.
         self._manifests[name] = manifest
         new = self._open[name]
         if new is old:

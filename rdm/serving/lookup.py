@@ -87,9 +87,13 @@ def look_up(
         RdmError: see `rdm.sampling.look_up`.
     """
     started = time.perf_counter()
+
+    # Without a model: a search alone, by the database's own encoder.
     if info is None:
         digest = next(iter(databases.values())).database.encoder_digest
         info = ModelInfo(generator=GeneratorConfig(), encoder_digest=digest)
+
+    # Few vectors are compared with all: that is quick, and misses nothing.
     num_patches = sum(one.database.version.num_live_patches for one in databases.values())
     opened = {name: one.database for name, one in databases.items()}
     looked_up = LookUp(
@@ -99,6 +103,8 @@ def look_up(
         open_image=open_image,
         exact=num_patches <= _EXACT_ROWS,
     )
+
+    # A model that reads no neighbors has no versions to name either.
     asked = looked_up.rows(0, len(looked_up))
     used = databases if info.reads_neighbors else {}
     neighbors = _neighbors(asked, used)
@@ -112,6 +118,8 @@ def _neighbors(
     """Return the neighbors of each picture, from one read of each database."""
     if not databases:
         return ((),) * len(asked)
+
+    # Each database is asked once for all pictures: they share most of their neighbors.
     first = next(iter(databases))
     patches = {(name or first, patch) for one in asked for name, patch in one.query.patches}
     known: dict[PatchAt, Credit] = {}

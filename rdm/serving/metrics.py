@@ -12,6 +12,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+
+        # Counts.
         self.requests = Counter(
             "rdm_serve_requests", "requests", ["route", "status"], registry=registry
         )
@@ -21,6 +23,8 @@ class Metrics:
         self.restarts = Counter(
             "rdm_serve_drawer_restarts", "drawers started again", registry=registry
         )
+
+        # Times.
         self.request_seconds = Histogram(
             "rdm_serve_request_seconds", "of routes", ["route"], buckets=_SECONDS, registry=registry
         )
@@ -36,6 +40,8 @@ class Metrics:
         self.draw_seconds = Histogram(
             "rdm_serve_draw_seconds", "of batches", buckets=_SECONDS, registry=registry
         )
+
+        # What is the case now.
         self.queue_depth = Gauge("rdm_serve_queue_depth", "pictures that wait", registry=registry)
         self.drawers_ready = Gauge("rdm_serve_drawers_ready", "drawers", registry=registry)
         self.database_version = Gauge(

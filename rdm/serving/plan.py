@@ -40,6 +40,8 @@ def _bytes_of(directory: Path) -> dict[str, object]:
 def _database(named: Named, models: Models, is_demo: bool) -> dict[str, object]:
     if is_demo and not (Path(named.place) / "manifest.json").exists():
         return {"root": named.place, "would": "be built"}
+
+    # A server would refuse these models later: a plan says so at once.
     database = RetrievalDatabase.open(named.place)
     digest = database.encoder_digest
     refused = [

@@ -131,6 +131,8 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
     """Return what clients are told of an error; of a bug nothing but the request's id."""
     code = code_of(error)
     status, title = _TITLES[code]
+
+    # A bug's text may name folders or values of another client.
     if code == "internal" or not isinstance(error, RdmError):
         fix = f"report this with {request_id}: the server's log has the rest" if request_id else ""
         return Problem(
@@ -141,6 +143,7 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
             fix=fix,
             request_id=request_id,
         )
+
     # Folders of the server are none of a client's business.
     where = error.where if isinstance(error, ServeError) else error.where.rsplit("/", 1)[-1]
     return Problem(

@@ -39,18 +39,23 @@ class LookUpRequest(Request):
     @model_validator(mode="after")
     def _one_query(self) -> Self:
         queries = (*self.texts, *self.images, *self.classes, *self.patches)
+        # Neighbors that are all chosen by hand stand in for a query.
         by_hand = bool(self.retrieval.include) and not queries and not self.unconditional
         if len(queries) + self.unconditional + by_hand != 1:
             raise ValueError(
                 "one text, image, class or patch, or unconditional: "
                 f"{len(queries) + self.unconditional} are asked for"
             )
+
+        # What only the command line can do.
         if self.start is not None:
             raise ValueError("start: pictures are changed by `rdm sample`, not by a server yet")
         if self.turn is not None:
             raise ValueError("turn: queries are turned by `rdm sample`, not by a server yet")
         if self.settings.autoguidance is not None:
             raise ValueError("autoguidance: a client names no folder of the server's machine")
+
+        # Pictures come by upload: a path would be one of the server's.
         if self.images and not _UPLOAD.fullmatch(self.images[0]):
             raise ValueError("images: give the id that POST /v1/uploads returned")
         return self

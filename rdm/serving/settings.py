@@ -64,6 +64,7 @@ def parse_named(texts: list[str], option: str) -> tuple[Named, ...]:
     """
     found: dict[str, Named] = {}
     for text in texts:
+        # Without a name the folder's own.
         name, separator, place = text.partition("=")
         if not separator:
             name, place = text.rstrip("/").rsplit("/", 1)[-1], text
@@ -105,6 +106,7 @@ def read_token(path: Path | None, host: str) -> str | None:
             where="--host",
             fix="--token-file FILE with a long random line, or --host 127.0.0.1",
         )
+
     try:
         token = path.read_text(encoding="utf-8").strip()
         mode = path.stat().st_mode
@@ -112,6 +114,8 @@ def read_token(path: Path | None, host: str) -> str | None:
         raise UsageError(
             f"the token cannot be read: {error}", where=path, fix="check --token-file"
         ) from error
+
+    # A token that others may read protects nothing, and neither does one that is guessed.
     if mode & 0o077:
         raise UsageError(
             "other users of this machine may read the token", where=path, fix=f"chmod 600 {path}"

@@ -48,6 +48,8 @@ class Uploads:
             raise ServeError(
                 "not_a_picture", str(error), fix="send a JPEG, PNG, WebP, GIF, BMP or TIFF"
             ) from error
+
+        # Named by its bytes: the same picture is stored once, and never half.
         width, height = image.size
         image.thumbnail((_SIDE, _SIDE))
         name = hashlib.sha256(data).hexdigest()

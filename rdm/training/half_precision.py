@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from rdm.errors import ModelError, StorageError
-from rdm.generators.model_folder import FIRST_STAGE, INFO, NETWORK, ModelInfo, read_info
+from rdm.generators.model_first_stage import FIRST_STAGE
+from rdm.generators.model_folder import INFO, NETWORK, ModelInfo, read_info
 from rdm.models.assets import is_asset, named_folder
 from rdm.models.first_stage.first_stage_folder import WEIGHTS_NAME, latents_digest
 from rdm.storage.files import storage_errors

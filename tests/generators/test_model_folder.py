@@ -8,13 +8,11 @@ import pytest
 import torch
 from small_denoiser import SMALL_DENOISER, SMALL_PIXELS
 
-from rdm.errors import ModelError
 from rdm.generators.conditions import Conditions, Known
 from rdm.generators.generator import GeneratorConfig
+from rdm.generators.model_first_stage import FIRST_STAGE, open_first_stage
 from rdm.generators.model_folder import (
-    FIRST_STAGE,
     ModelInfo,
-    open_first_stage,
     open_model,
     read_info,
     write_info,
@@ -73,36 +71,6 @@ def test_an_asset_is_not_copied(tmp_path: Path) -> None:
     write_info(tmp_path, info_of(ASSET))
     assert not (tmp_path / FIRST_STAGE).exists()
     assert open_first_stage(tmp_path, read_info(tmp_path)).name == ASSET
-
-
-def test_a_model_without_its_first_stage_is_refused_though_the_one_that_it_was_copied_from_stands(
-    stage: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "model").mkdir()
-    write_info(tmp_path / "model", info_of(str(stage)))
-    shutil.rmtree(tmp_path / "model" / FIRST_STAGE)
-    for name in (FIRST_STAGE, str(stage)):
-        with pytest.raises(ModelError, match="lacks its first stage") as error:
-            open_first_stage(
-                tmp_path / "model",
-                read_info(tmp_path / "model").model_copy(update={"autoencoder": name}),
-            )
-        assert error.value.where == str(tmp_path / "model" / FIRST_STAGE)
-
-
-def test_another_first_stage_in_its_place_is_refused(stage: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="trained with another first stage"):
-        open_first_stage(
-            tmp_path,
-            info_of(str(stage)).model_copy(update={"autoencoder": "assets://autoencoder-vq-f4"}),
-        )
-
-
-def test_an_export_whose_first_stage_is_gone_is_refused(stage: Path, tmp_path: Path) -> None:
-    info = info_of(str(stage))
-    (stage / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(ModelError, match="is gone, so the model would not open"):
-        write_info(tmp_path, info)
 
 
 def test_a_model_is_opened_as_it_was_written(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from rdm.errors import SourceError, UsageError
 if TYPE_CHECKING:
     from rdm.compute import ComputeConfig
     from rdm.database.building.build_plan import BuildPlan
+    from rdm.database.building.estimate import Estimate
     from rdm.database.building.results import BuildResult
 
 
@@ -92,27 +93,31 @@ def build(
     from rdm.database.building.builder import DatabaseBuilder
     from rdm.database.building.jobs import build_config, run_build
 
+    # The preset, the file, then flags.
     settings = (
         build_config(source, preset).merged_with_file(config).model_copy(update={"source": source})
     )
     settings = settings.with_overrides(set_ or [])
     builder = DatabaseBuilder(root, settings)
+
+    # A folder that cannot be written is told now, not when the run starts.
     if dry_run:
         builder.store.check_writable()
         plan = builder.plan()
-        takes = _estimate(plan, ComputeConfig(dask=dask, device=device), trial, price_per_hour)
+        found = _estimate(plan, ComputeConfig(dask=dask, device=device), trial, price_per_hour)
         resolved = settings.model_dump(mode="json")
         show(
             {
                 "root": root,
                 "would": "build",
                 **plan.facts().to_json(),
-                "takes": takes,
+                "takes": {} if found is None else found.to_json(),
                 "config": resolved,
             },
             as_json=json,
         )
         return 0
+
     result = run_build(builder, ComputeConfig(dask=dask, device=device))
     show(_shown(result, as_json=json), as_json=json, title="database")
     return PARTIAL if result.failed else 0
@@ -167,6 +172,7 @@ def update(
     from rdm.database.building.jobs import run_build, update_builder
     from rdm.database.changes.plan import Removal
 
+    # The plan comes first: it says whether there is anything to do.
     images, patches = _read_ids(delete_images, "image"), _read_patch_ids(delete_patches)
     removal = Removal(frozenset(images), frozenset(patches), delete_where)
     builder = update_builder(
@@ -174,14 +180,20 @@ def update(
     )
     plan, compute = builder.plan(), ComputeConfig(dask=dask, device=device)
     facts = plan.facts()
+
+    # Without a change nothing is written, and no workers start.
     if dry_run or not facts.changed:
-        takes = {"takes": _estimate(plan, compute, trial, price_per_hour)} if facts.changed else {}
+        takes = {}
+        if facts.changed:
+            found = _estimate(plan, compute, trial, price_per_hour)
+            takes = {"takes": {} if found is None else found.to_json()}
         show(
             {"root": root, **facts.to_json(), **takes},
             as_json=json,
             title="plan" if dry_run else "nothing changed",
         )
         return 0
+
     result = run_build(builder, compute, planned=plan)
     show({**facts.to_json(), **_shown(result, as_json=json)}, as_json=json, title="database")
     return PARTIAL if result.failed else 0
@@ -195,9 +207,9 @@ def _shown(result: BuildResult, *, as_json: bool) -> dict[str, Any]:
 
 def _estimate(
     plan: BuildPlan, compute: ComputeConfig, trial: int, price_per_hour: float | None
-) -> dict[str, Any]:
+) -> Estimate | None:
     """Return what a run would take, on a cluster of this machine or with the workers of a
-    scheduler; empty: nothing."""
+    scheduler; None: nothing."""
     from rdm.compute import count_workers
     from rdm.database.building.estimate import EstimateConfig, estimate
 
@@ -207,8 +219,7 @@ def _estimate(
         price_per_hour=price_per_hour,
         device=compute.device,
     )
-    found = estimate(plan, config)
-    return found.to_json() if found is not None else {}
+    return estimate(plan, config)
 
 
 def _read_ids(path: Path | None, kind: str) -> list[str]:

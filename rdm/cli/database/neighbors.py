@@ -75,6 +75,8 @@ def build(
     config = neighbor_config(queries).model_copy(update=chosen).with_overrides(set_ or [])
     RetrievalDatabase.open(root)  # refuse what is no database before a cluster starts
     check_name(name)
+
+    # What would be looked up: listed, not embedded.
     if dry_run:
         found = QuerySet(config.queries)
         counts = {"photographs": found.listing.num_rows, "shards": len(found.stems)}
@@ -83,9 +85,11 @@ def build(
             {"root": root, "would": "look up neighbors", **counts, "config": resolved}, as_json=json
         )
         return 0
+
     with compute_pool(ComputeConfig(dask=dask, device=device)) as pool:
         info = build_neighbors(root, name, config, pool)
         used = pool.describe_device()
+
     facts = {
         "queries": info.num_queries,
         "failures": len(info.failures),
@@ -127,6 +131,7 @@ def drop(
         "queries": table.info.num_queries,
         "config": table.config.model_dump(mode="json"),
     }
+
     if dry_run:
         show({"root": root, "would": "drop neighbors", **facts}, as_json=json, title="plan")
         return
@@ -168,10 +173,13 @@ def contamination(
 
     database = RetrievalDatabase.open(root)
     found = measure_contamination(database, name, threshold)
+
     if gallery is not None:
         from rdm.report.html.contamination_page import write_contamination_page
 
         write_contamination_page(gallery, database, found, worst)
+
+    # Programs get every pair, people the first.
     if json:
         show(
             {**found.summary().to_json(), "list": [pair.to_json() for pair in found.pairs]},
@@ -193,4 +201,6 @@ def contamination(
             show_rows(
                 ["query photograph", "in the database", "same by", "similarity", "excluded"], rows
             )
+
+    # A leak fails, so that a script stops before it trains.
     return 1 if found.leaks else 0

@@ -5,17 +5,32 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from rdm.cli.console import DeviceOption, JsonFlag, in_range, show, show_rows
 from rdm.cli.database.options import Root
+from rdm.config import Record
 from rdm.errors import UsageError
 
 if TYPE_CHECKING:
     from rdm.database import RetrievalDatabase
     from rdm.sampling.retrieval.queries import Query
+
+
+class _FoundPatch(Record):
+    """A patch that was found, and whose photograph it is from."""
+
+    patch_id: int
+    similarity: float
+    image_id: str
+    box: tuple[int, int, int, int]
+    author: str
+    title: str
+    license: str
+    landing_page: str
+    url: str
 
 
 def search(
@@ -43,45 +58,49 @@ def search(
 
     if (text is None) == (image is None):
         raise UsageError("give --text or --image, and only one of them", fix='--text "an owl"')
+
     database = RetrievalDatabase.open(root, device=device)
     if image is not None:
         query = image_queries(database, [load_query_image(image)], [str(image)], k, exact=exact)[0]
     else:
         query = text_queries(database, [str(text)], k, exact=exact)[0]
+
+    # The page is written besides, whatever is printed.
     if gallery is not None:
         from rdm.report.html.database_pages import write_search_gallery
 
         write_search_gallery(gallery, database, query.label, query.neighbor_ids, query.similarities)
-    rows, used = _found_rows(database, query), describe_device(compute_device(device))
+
+    found, used = _found_patches(database, query), describe_device(compute_device(device))
     if json:
-        found = {
+        asked = {
             "query": query.label,
             "kind": query.kind,
             "version": database.version.number,
             "device": used,
         }
-        show({**found, "results": rows}, as_json=True)
+        show({**asked, "results": [patch.to_json() for patch in found]}, as_json=True)
     else:
         columns = ("patch_id", "similarity", "image_id", "box")
-        shown = [[row[column] for column in columns] for row in rows]
+        shown = [[getattr(patch, column) for column in columns] for patch in found]
         show_rows(
             ["patch", "similarity", "image", "box"], shown, f"{query.label} (embedded on {used})"
         )
 
 
-def _found_rows(database: RetrievalDatabase, query: Query) -> list[dict[str, Any]]:
+def _found_patches(database: RetrievalDatabase, query: Query) -> list[_FoundPatch]:
     return [
-        {
-            "patch_id": record.patch_id,
-            "similarity": round(float(similarity), 6),
-            "image_id": record.image_id,
-            "box": record.box,
-            "author": record.author,
-            "title": record.title,
-            "license": record.license,
-            "landing_page": record.landing_page,
-            "url": record.url,
-        }
+        _FoundPatch(
+            patch_id=record.patch_id,
+            similarity=round(float(similarity), 6),
+            image_id=record.image_id,
+            box=record.box,
+            author=record.author,
+            title=record.title,
+            license=record.license,
+            landing_page=record.landing_page,
+            url=record.url,
+        )
         for record, similarity in zip(
             database.records(query.neighbor_ids), query.similarities, strict=True
         )
@@ -107,6 +126,7 @@ def inspect(
 
     database = RetrievalDatabase.open(root)
     write_patch_page(out, database, patch, k)
+
     if json:
         record = database.records(np.array([patch]))[0]
         show({"page": out, "version": database.version.number, **asdict(record)}, as_json=True)

@@ -129,6 +129,8 @@ def card(
 
     database = RetrievalDatabase.open(root)
     text = database_card(database, contact)
+
+    # Without --out the card is the output.
     if out is not None:
         write_text(out, text)
     if json:

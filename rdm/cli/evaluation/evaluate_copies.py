@@ -73,6 +73,8 @@ def evaluate_copies(
 def _show(result: Copies, grid: Path) -> None:
     cells = [[row.kind, _in_words(row.found)] for row in result.planted]
     show_rows(["planted copies of training", "found"], cells, title="the detector's power")
+
+    # Photographs beside samples: what the detector says without any model.
     near, real = result.nearest_in_training, result.photographs_nearest_in_training
     pull = result.pull_of_first_neighbor
     facts = {

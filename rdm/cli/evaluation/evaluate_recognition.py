@@ -124,6 +124,7 @@ def _show(result: Recognition, grid: Path) -> None:
         ]
         show_rows(["", "pictures", "top-1", "top-5"], cells, title=f"recognized by {result.judge}")
 
+    # Whether the neighbors of a picture can be told from it.
     found = result.identification
     facts = {
         "samples / reconstructions": result.ratio,

@@ -63,6 +63,8 @@ def build(
     from rdm.training.presets import cache_config
 
     config = cache_config(queries, autoencoder).with_overrides(set_ or [])
+
+    # What would be encoded: listed, not decoded.
     if dry_run:
         found = QuerySet(config.queries)
         show(
@@ -77,8 +79,11 @@ def build(
             as_json=json,
         )
         return 0
+
     with compute_pool(ComputeConfig(dask=dask, device=device)) as pool:
         info = build_cache(out, config, pool)
+
+        # Photographs that failed, by cause: a hundred of one cause are one problem.
         causes = Counter(cause_of(reason) for _, reason in info.failures)
         result = {"out": out, "latents": info.num_latents, "shards": len(info.stems)}
         result |= {
@@ -86,6 +91,8 @@ def build(
             "causes": dict(causes),
             "device": pool.describe_device(),
         }
+
+        # Training can then do without the database.
         if inline_neighbors is not None:
             inlined = inline(out, inline_neighbors, pool)
             result |= {
@@ -122,6 +129,7 @@ def annotate(
     from rdm.training.data.class_annotation import annotate_classes
     from rdm.training.data.text_annotation import TextAnnotationConfig, annotate_text
 
+    # Classes are read from the source's listing: options of the workers would say nothing.
     if with_ == "classes":
         if set_:
             raise UsageError("classes have no settings", where="--set", fix="leave --set out")
@@ -134,6 +142,7 @@ def annotate(
         show(facts, as_json=json, title="classes")
         return
 
+    # Captions pass through a text network, on workers.
     config = TextAnnotationConfig().with_overrides(set_ or [])
     with compute_pool(ComputeConfig(dask=dask, device="cpu")) as pool:
         info = annotate_text(cache, config, pool)

@@ -35,9 +35,12 @@ def cost_figures(config: TrainConfig, cost: NetworkCost | None, num_ranks: int =
         raise UsageError(f"{num_ranks} ranks cannot train", where="--ranks", fix="give 1 or more")
     if cost is None:
         return []
+
     need = memory_need(config, cost, num_ranks)
     per_parameter = state_bytes(config.zero_stage, num_ranks)
     samples = need.activations // cost.activation_bytes
+
+    # In words, what each size is made of.
     zero = f"ZeRO {config.zero_stage} over {num_ranks}"
     state = f"{per_parameter:g} bytes per parameter: fp32 weights, gradients, moments; {zero}"
     kept = (
@@ -83,6 +86,7 @@ def throughput_figures(
     config: TrainConfig, cost: NetworkCost, throughput: Throughput
 ) -> list[Figure]:
     """Return how fast one device trains, and how long `max_steps` take on it."""
+    # Of one device: more of them divide the hours.
     rate, flops = throughput.samples_per_second, throughput.flops_per_second
     samples = config.max_steps * config.batch_size
     total, hours = samples * cost.step_flops, samples / rate / 3600

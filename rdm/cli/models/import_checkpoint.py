@@ -66,6 +66,7 @@ def import_checkpoint(
     from rdm.models.unet import num_parameters
     from rdm.training.imported_model import describe_imported_model, save_network
 
+    # Only a U-Net becomes a model's folder: a first stage is named by models.
     state = read_checkpoint(file)
     info = None
     if kind.endswith("-unet"):
@@ -77,8 +78,10 @@ def import_checkpoint(
         imported = import_first_stage(
             state, codebook=kind == "vq-first-stage", scaling_factor=scale_factor
         )
+
     if not dry_run:
         save_network(imported, out, info)
+
     show(
         {
             "out": out,

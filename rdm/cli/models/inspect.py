@@ -34,6 +34,7 @@ def inspect(
     from rdm.sampling.picture_digest import pixels_digest
     from rdm.sampling.recipe.picture_file import XMP_KEY, read_picture
 
+    # The neighbors as the databases have them now: some may have been removed since.
     pixels, record, texts = read_picture(picture)
     opened = [RetrievalDatabase.open(root) for root in database or ()]
     states = [one.state for one in neighbor_states(record, opened)]
@@ -43,10 +44,12 @@ def inspect(
         "neighbor_states": states,
         "conditioned_on_removed": "removed" in states,
     }
+
     if json:
         show({**record.to_json(), **facts, "xmp": texts.get(XMP_KEY)}, as_json=True)
         return
 
+    # People get the neighbors as a table of their own.
     shown = record.model_dump(mode="json", exclude={"neighbors", "format"})
     del facts["neighbor_states"]
     show({**shown, **facts}, as_json=False, title=str(picture))
@@ -64,5 +67,6 @@ def inspect(
         for one, state in zip(record.looked_at, states, strict=True)
     ]
     show_rows(columns, rows, "conditioned by")
+
     if gone:
         show({"no longer there": f"{len(gone)} of {len(states)} neighbors"}, as_json=False)

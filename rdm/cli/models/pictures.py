@@ -34,6 +34,8 @@ def pictures(
     if json:
         show(found.to_json(), as_json=True)
         return
+
+    # A recipe may leave neighbors out: then nobody can say for certain.
     rows = [
         [
             one.path,
@@ -44,5 +46,6 @@ def pictures(
         for one in found.pictures
     ]
     show_rows(["picture", "patches"], rows, f"drawn from {of}")
+
     facts = {"found": len(rows), "examined": found.examined}
     show({**facts, "without a recipe": len(found.without_recipe)}, as_json=False)

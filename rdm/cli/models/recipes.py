@@ -47,10 +47,13 @@ def recipes(
     if name is None:
         _show_list(as_json=json)
         return
+
     config = recipe_config(name).with_overrides(set_ or [])
     cost = network_cost(config)
     figures = cost_figures(config, cost, ranks)
     basis = ""
+
+    # An expectation by default; a measurement only where it is asked for, as it takes a while.
     if cost is not None:
         share = DEFAULT_UTILIZATION if utilization is None else utilization
         throughput = (
@@ -60,6 +63,8 @@ def recipes(
         )
         figures += throughput_figures(config, cost, throughput)
         basis = throughput.basis
+
+    # All settings, so that a recipe can be written down whole.
     settings = config.model_dump(mode="json")
     if json:
         named = {"recipe": name, "summary": RECIPES[name].summary}
@@ -79,11 +84,13 @@ def _show_list(*, as_json: bool) -> None:
     from rdm.recipes import RECIPES
     from rdm.recipes.costs import kept_costs
 
+    # Kept costs: to count them would build every network.
     costs, described = kept_costs(), {}
     for name, recipe in RECIPES.items():
         config = recipe.config()
         figures = cost_figures(config, costs[name])
         described[name] = (recipe, config, {figure.name: figure for figure in figures})
+
     if as_json:
         show(
             {
@@ -97,6 +104,8 @@ def _show_list(*, as_json: bool) -> None:
             as_json=True,
         )
         return
+
+    # People see the figures that a choice depends on.
     wanted = ("parameters", "forward_flops", "step_flops", "memory_bytes")
     rows = [
         [name, recipe.summary, config.max_steps, config.batch_size]

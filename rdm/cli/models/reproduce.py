@@ -60,6 +60,7 @@ def reproduce(
     from rdm.sampling.reproduce import Given, reproduce
     from rdm.sampling.retrieval.queries import load_query_image
 
+    # The recipe names the model; a path of another machine would not open here.
     drawn = read_picture(picture)
     name = model or drawn.record.model.name
     if model is None and not is_asset(name):
@@ -68,14 +69,19 @@ def reproduce(
             "not ship",
             fix="--model DIR",
         )
+
     opened = open_model(name, compute_device(device))
     databases = [RetrievalDatabase.open(root, device=device) for root in database or ()]
+
+    # Pictures that were given stand in no recipe, only their digests do.
     query = None if image is None else load_query_image(image)
     towards = None if towards_image is None else load_query_image(towards_image)
     given = Given(query, start, mask, weaker, towards)
     pixels, found = reproduce(drawn, opened, databases, given)
+
     if out is not None:
         Image.fromarray(pixels).save(out, "PNG")
+
     title = "identical" if found.identical else "different"
     show(found.to_json(), as_json=json, title=title)
     return 0 if found.identical else 1

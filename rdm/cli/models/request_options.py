@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
@@ -14,6 +14,8 @@ from rdm.errors import UsageError
 
 if TYPE_CHECKING:
     from rdm.sampling.request.sample_request import Request
+
+ValueT = TypeVar("ValueT")
 
 Names = list[str] | None
 
@@ -178,9 +180,11 @@ class RequestOptions:
         """
         from rdm.sampling.request.sample_request import Request, read_request, request_of
 
+        # Settings: the file's, then options, then assignments.
         base = Request() if file is None else read_request(file)
         settings = {"k": self.k, "guidance_scale": self._guidance_scale()}
         changed = base.settings.model_copy(update=_given(settings))
+
         data = {
             **base.model_dump(mode="json"),
             **_given(
@@ -198,8 +202,11 @@ class RequestOptions:
             ),
             "settings": changed.with_overrides(assignments).model_dump(mode="json"),
         }
+
+        # Sections: an option changes its own field only.
         data["retrieval"] = self._retrieval(data["retrieval"])
         data["turn"] = self._turn(data["turn"])
+
         start = {
             "image": _text(self.start),
             "strength": self.strength,
@@ -209,14 +216,17 @@ class RequestOptions:
             "towards": self.towards,
         }
         data["start"] = {**(data["start"] or {}), **_given(start)} or None
+
+        # One --fraction for the noise, the queries, or both: whichever is turned.
         turns_noise = self.towards is not None or (data["start"] or {}).get("towards") is not None
         if self.fraction is not None and (turns_noise or data["turn"] is None):
             data["start"] = {**(data["start"] or {}), "fraction": self.fraction}
+
         if self.invert and self.start is not None:
             self._fill_inversion(data, assignments)
         return request_of(data, file or "rdm sample")
 
-    def _turn(self, base: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    def _turn(self, base: Mapping[str, Any] | None) -> dict[str, str | float] | None:
         """Return the turn of the queries with the options that are given; None: there is none."""
         changes = {
             "text": self.towards_text,
@@ -233,9 +243,12 @@ class RequestOptions:
         of a request without a query the picture itself as the query, without guidance, which
         together reconstruct it."""
         said = {one.partition("=")[0] for one in assignments}
+
+        # Noise drawn on the way back would undo the inversion.
         settings = data["settings"]
         if settings["eta"] is None and settings["sampler"] == "ddim":
             settings["eta"] = 0.0
+
         asks = any(data[name] for name in ("texts", "images", "classes", "patches"))
         if not asks and not data["unconditional"] and not data["retrieval"]["include"]:
             data["images"] = [str(self.start)]
@@ -256,11 +269,14 @@ class RequestOptions:
 
     def _retrieval(self, base: Mapping[str, Any]) -> dict[str, Any]:
         """Return the retrieval's fields with the options that are given."""
+        # None of an option that is not given, so that the file's value stays.
         databases, weights = None, None
         if self.database is not None:
             databases = [_weighted(text) for text in self.database]
         if self.weight is not None:
             weights = dict(_patch_weight(text) for text in self.weight)
+
+        # Sections are filled field by field: what the file has beside an option stays.
         exclude = {
             "patches": self.exclude_patch,
             "photographs": self.exclude_photograph,
@@ -274,6 +290,7 @@ class RequestOptions:
                 "scale": self.negative_scale,
             }
         )
+
         changes = {
             "databases": databases,
             "pool": self.pool,
@@ -286,7 +303,7 @@ class RequestOptions:
         return {**base, **_given(changes)}
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+def _given(values: Mapping[str, ValueT | None]) -> dict[str, ValueT]:
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -294,7 +311,7 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _weighted(text: str) -> dict[str, Any]:
+def _weighted(text: str) -> dict[str, str | float]:
     """Return a database of `DIR` or `DIR=WEIGHT`; a folder with `=` in its name stays whole."""
     name, equals, number = text.rpartition("=")
     weight = _number(number)

@@ -86,6 +86,7 @@ def sample(
     from rdm.sampling.retrieval.look_up import LookUp
     from rdm.sampling.write_credits import write_credits
 
+    # Refuse what cannot be drawn before anything is opened.
     asked = options.request(request, set_ or [])
     if (c2pa_cert is None) != (c2pa_key is None):
         raise UsageError(
@@ -94,8 +95,10 @@ def sample(
     signer = open_signer(c2pa_cert, c2pa_key) if c2pa_cert and c2pa_key else None
     if asked.model is None:
         raise UsageError("no model is named", where="--model", fix="--model DIR or assets://NAME")
+
     databases = _opened(asked, device)
 
+    # What would be drawn, without opening the network.
     if print_request or dry_run:
         info = read_info(named_folder(asked.model, INFO, "model"))
         looked_up = LookUp(asked, info, databases)
@@ -104,6 +107,7 @@ def sample(
             sys.stdout.write(resolved.model_dump_json(indent=1) + "\n")
             return
         looked_up.check()
+
         facts = {"out": out, "pictures": len(looked_up)}
         if json:
             show({**facts, "request": resolved.model_dump(mode="json")}, as_json=True)
@@ -111,6 +115,7 @@ def sample(
             show(facts, as_json=False, title="would be sampled")
         return
 
+    # Pictures that are there already are not drawn again.
     opened = open_model(asked.model, compute_device(device))
     with drawing_pool(dask, device) as pool:
         counts = draw_request(
@@ -124,6 +129,8 @@ def sample(
             signer=signer,
         )
         used = describe_drawing(opened, pool)
+
+    # A run that drew nothing leaves the gallery of the one before.
     gallery = out / "index.html"
     if counts.drawn or not gallery.exists():
         write_sample_gallery(out, databases, counts.pictures)

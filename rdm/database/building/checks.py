@@ -66,6 +66,7 @@ def _check_delisted(diff: SourceDiff, config: BuildConfig, vanished: int, held: 
     if vanished <= max(FEW_DELISTED, config.max_delisted_share * held):
         return
 
+    # A list that was cut short looks like photographs that were taken down.
     first = sorted(diff.vanished_images)[:SHOWN]
     more = f" and {vanished - len(first)} more" if vanished > len(first) else ""
     has_table = config.crop.mode == "boxes" and config.boxes.path

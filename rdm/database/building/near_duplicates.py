@@ -33,6 +33,7 @@ def near_duplicates(image_ids: Sequence[str], hashes: NDArray[np.uint8], max_bit
         max_bits: near-duplicates differ in at most so many bits.
     """
     # Equal hashes are one value: `group` [N] has each photograph's value, `first` its first place.
+    # In the order of ids, so that the result does not depend on the order of ingestion.
     order = np.argsort(np.array(image_ids, dtype=object), kind="stable")
     values, first, group = np.unique(
         np.ascontiguousarray(hashes[order]).view(f"V{HASH_BYTES}").ravel(),

@@ -44,6 +44,7 @@ class PatchSizes(Record):
 
 def measure_patches(folder: Folder, paths: Sequence[str], crop: CropConfig) -> PatchSizes | None:
     """Measure the patches of some parts, and warn where they are small; None without patches."""
+    # The shorter side: that is what enlarging goes by.
     tables = [folder.read_table(path, list(CORNERS)) for path in paths]
     widths = [table["x1"].to_numpy() - table["x0"].to_numpy() for table in tables]
     heights = [table["y1"].to_numpy() - table["y0"].to_numpy() for table in tables]

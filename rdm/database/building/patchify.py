@@ -178,6 +178,7 @@ def find_blank(task: CutTask) -> ContrastStats:
 
 def _measure_contrast(task: CutTask) -> ContrastStats:
     """Measure the contrast of the candidates that no other filter leaves out."""
+    # Only those that no cheaper filter has dropped are decoded.
     candidates = task.candidates
     positions = np.flatnonzero(pc.equal(candidates["reason"], "").to_numpy(zero_copy_only=False))
     patches = iterate_reduced_patches(task.folder, candidates.take(pa.array(positions)))

@@ -11,9 +11,9 @@ from __future__ import annotations
 import io
 import tarfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -94,6 +94,7 @@ def compaction_plan(root: str) -> CompactionPlan:
     version = store.require()
     shards = _shards_to_compact(folder, version)
     stray = sum(folder.size(path) for path in _unnamed_files(folder, version))
+
     return CompactionPlan(
         photographs=sum(len(shard.gone_photographs) for shard in shards),
         patches=sum(int(shard.dead_patches.sum()) for shard in shards),
@@ -167,7 +168,7 @@ def blank_ledger(ledger: pa.Table, gone: NDArray[np.int64]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ledger.schema)
 
 
-def _emptied(row: dict[str, Any], number: int) -> dict[str, Any]:
+def _emptied(row: Mapping[str, object], number: int) -> dict[str, str | int]:
     return {name: "" if isinstance(value, str) else number for name, value in row.items()}
 
 

@@ -114,6 +114,7 @@ class _Parser:
 
     def logical(self, node: ast.expr) -> pc.Expression:
         """Return the expression of a node that is true or false."""
+        # `and` and `or` of whole columns.
         if isinstance(node, ast.BoolOp):
             first, *others = [self.logical(value) for value in node.values]
             for other in others:
@@ -135,6 +136,7 @@ class _Parser:
                 first = first & other
             return first
 
+        # Nothing else is evaluated: a condition is data, not a program.
         raise self._refusal(node)
 
     def _comparison(self, left: ast.expr, kind: ast.cmpop, right: ast.expr) -> pc.Expression:

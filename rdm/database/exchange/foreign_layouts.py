@@ -166,6 +166,7 @@ def _clip_retrieval_parts(folder: Folder) -> list[ForeignPart]:
             fix=f"first: rdm database export --root {folder.url} --to clip-retrieval --out FOLDER",
         )
 
+    # Numbered files in the order of their numbers, which rows of an index follow.
     parts = []
     for name in sorted(folder.names("img_emb", ".npy"), key=_natural):
         metadata = f"metadata/{name.removesuffix('.npy').replace('img_emb', 'metadata')}.parquet"

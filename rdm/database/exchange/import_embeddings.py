@@ -225,6 +225,7 @@ def _version(
         for kind, path in zip(SHARD_KINDS, part.outputs, strict=True)
     ]
 
+    # Opened once before anything is built on them: a wrong shape shows here.
     embeddings = [part for part in parts if part.kind == "embeddings"]
     open_embeddings(store.folder, embeddings, dim)
 
@@ -242,6 +243,7 @@ def _version(
     source = imported_source(config.format)
     settings = BuildConfig(source=source, encoder=config.encoder, index=config.index)
 
+    # The first version: nothing was deleted or dropped before it.
     return Version(
         number=1,
         parent=None,

@@ -55,6 +55,7 @@ def write_imported(
     vectors = np.zeros((count, dim), np.float16)
     vectors[places] = unit
 
+    # Places that no row has are told, so that the version counts them as deleted.
     empty = np.setdiff1d(np.arange(count), places)
     num_images = _write_part(folder, stem, outputs, table, vectors, empty)
 

@@ -274,6 +274,7 @@ def _build_table(
     database: RetrievalDatabase, name: str, queries: QuerySet, config: NeighborConfig, pool: Pool
 ) -> TableFacts:
     """Look up all shards of a query set and commit a version with the table; return its facts."""
+    # One task for each shard of queries.
     number = database.version.number + 1
     outputs = [neighbor_paths(name, number, stem) for stem in queries.stems]
     tasks = [

@@ -260,6 +260,7 @@ def with_lookup(table: pa.Table, lookup: Lookup, config: NeighborConfig) -> pa.T
             ("excluded_ids", "excluded_similarities"), variable_lists(lookup.excluded), strict=True
         )
 
+    # A column that is there keeps its place: only its values are new.
     for name, values in columns.items():
         if name in table.column_names:
             table = table.set_column(table.column_names.index(name), name, values)

@@ -227,6 +227,7 @@ def _describe(
     with open(folder.local(f"{place}/{INDEX_NAME}"), "rb") as file:
         digest = hashlib.sha256(file.read(head)).hexdigest()
 
+    # What was built, and what was measured of it.
     facts = IndexFacts(
         index_key=build.index_key,
         index_param=build.index_param,

@@ -208,6 +208,8 @@ def _drawn(
     """Return the plan, its samples, and those of the same seeds without their first neighbors."""
     encoder = model_encoder(model, inputs.encoder, str(device))
     embeddings = embed(arrays, encoder, sides.held_out, sides.contexts)
+
+    # Contexts are the nearest others of each query, all of them held out.
     within = nearest_plan(embeddings, config.num_samples, config.settings.k)
     assert within.queries is not None
     rows = sides.contexts
@@ -220,6 +222,7 @@ def _drawn(
         found = PlannedDraw(model, chosen, embeddings[places], settings, config.seed, digest)
         return found.samples(arrays, name)
 
+    # The same without the nearest: its difference is the pull of one neighbor.
     without_first = replace(plan, contexts=plan.contexts[:, 1:])
     return plan, draw(plan, "samples"), draw(without_first, "without-first")
 
@@ -268,9 +271,11 @@ def _planted_found(
     thresholds: dict[str, float],
 ) -> tuple[PlantedFound, ...]:
     """Return the power: how many planted copies of training photographs are found, by kind."""
+    # Copies that are known to be copies: what the detector finds of them is its power.
     kinds = {name: planted(name, originals) for name in PLANTED}
     if model.first_stage is not None:
         kinds[_RECONSTRUCTED] = reconstruct(model.first_stage, originals)
+
     return tuple(
         PlantedFound(
             kind=kind,

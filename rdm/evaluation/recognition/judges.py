@@ -213,6 +213,7 @@ def _fit(
 
     dim, rows = features.shape[1], np.arange(len(features))
 
+    # Softmax regression: convex, so the start does not matter.
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weights, bias = flat[: dim * classes].reshape(dim, classes), flat[dim * classes :]
         scores = log_softmax(features @ weights + bias, axis=1)

@@ -67,6 +67,8 @@ def class_plan(rows: Sequence[NDArray[np.int64]], per_class: int, k: int, seed: 
             f"class {counts.argmin()} has {counts.min()} pictures, but {k} condition a sample",
             fix="give more labelled pictures, or --set k=1",
         )
+
+    # A seed for each sample: more per class leave those before them as they are.
     contexts = [
         np.random.default_rng([seed, label, number]).choice(found, k, replace=False)
         for label, found in enumerate(rows)
@@ -139,6 +141,7 @@ def embed(
         pictures: a set.
         rows: which of them, [N].
     """
+    # Kept by encoder, pictures and rows, so that a second evaluation embeds nothing.
     key = digest_json([encoder.fingerprint.digest(), pictures.digest, rows.tolist()])
 
     def compute() -> NDArray[np.float32]:

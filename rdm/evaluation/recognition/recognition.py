@@ -208,6 +208,7 @@ class _Bench:
 
     def _judge(self) -> Judge:
         inputs, classes = self.inputs, self.inputs.classes
+        # A network of ImageNet knows classes by their `wnid`, and needs no fitting.
         if inputs.judge == "imagenet":
             if unnamed := [item.name for item in classes if item.wnid is None]:
                 fix = "--judge probe --probe-pictures SPEC, or classes with `wnid`"
@@ -232,6 +233,7 @@ class _Bench:
                 fix="give --probe-pictures others than --pictures",
             )
 
+        # As many of each class, by the run's seed; the features are kept by what decides them.
         rows = _drawn_rows(
             probe.rows_of_classes(len(classes)), self.config.probe_per_class, self.config.seed
         )

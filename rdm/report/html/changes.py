@@ -64,6 +64,7 @@ def change_rows(changes: VersionChanges) -> list[ChangeRow]:
         _row("patches in the index", index.num_vectors_after, f"{decision}; {recall}"),
     ]
 
+    # Stored neighbors, which an update repairs only where they changed.
     for table in changes.tables:
         detail = (
             f"of {table.num_rows:,} rows have other neighbors now, in {table.changed_shards} shards"
@@ -158,6 +159,7 @@ def _groups(removed: tuple[RemovedPatch, ...], most: int) -> list[RemovedGroup]:
             for image_id, members in groupby(patches, lambda patch: patch.image_id)
         }
 
+        # A cause may have removed thousands: the first stand for them.
         listed = [
             (image_id, ", ".join(str(patch.patch_id) for patch in members))
             for image_id, members in list(ids.items())[:most]

@@ -140,6 +140,7 @@ def sample_groups(
         )
 
     groups = []
+    # By kind, then by query: pictures of one query stand side by side.
     for kind, of_kind in groupby(samples, key=lambda item: item.query.kind):
         if kind == "unconditional":
             by_neighbors = groupby(of_kind, key=lambda item: item.query.neighbor_ids.tolist())

@@ -62,6 +62,7 @@ def contact_sheet(
             f"a contact sheet needs a picture and a column, got {len(images)} and {columns}"
         )
 
+    # Tiles with a gap between them, and none at the edges.
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     pitch = tile_side + gap

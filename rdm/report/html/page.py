@@ -104,6 +104,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
 
+    # Names as templates use them.
     environment.filters.update(
         data_uri=images.data_uri,
         is_pixel_art=images.is_pixel_art,

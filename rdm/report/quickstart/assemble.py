@@ -204,6 +204,7 @@ def _queries(
         )
         for q in images
     ]
+
     found += [
         QueryNeighbors(
             Query("text", text=q.label), neighbors_of(database, q.neighbor_ids, q.similarities)
@@ -253,6 +254,7 @@ def _swap(database: RetrievalDatabase, inputs: ReportInputs) -> DatabaseSwap:
     swapped = RetrievalDatabase.open(inputs.swapped)
     first, second = read_showcase(inputs.samples, "text"), read_showcase(inputs.samples, "swapped")
 
+    # Each side's neighbors come from its own database.
     before, after = (
         sample_groups(drawn, {"": home}) for drawn, home in ((first, database), (second, swapped))
     )
@@ -282,6 +284,7 @@ def _readouts(found: SwapReadout) -> tuple[Statistic, ...]:
             "two halves of the first database, which are of one kind: the control",
         ),
     )
+
     return tuple(
         Statistic(
             name,
@@ -313,6 +316,7 @@ def _with_influences(group: SampleGroup, shares: Sequence[float]) -> SampleGroup
 def _held_out(losses: HeldOutLosses | None) -> HeldOutLoss:
     assert losses is not None  # a quickstart measures with its cache
 
+    # Names and meanings as readers see them.
     meanings = {
         "true": "the picture's own neighbors",
         "shuffled": "another picture's neighbors",

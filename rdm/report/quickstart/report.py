@@ -44,6 +44,7 @@ def render_report(data: QuickstartReport) -> str:
     """Return the report as HTML; what the run did not produce is named at the end."""
     sections = _sections(data)
     held_out = data.held_out
+
     return render(
         "report.html.j2",
         report=data,

@@ -92,6 +92,7 @@ def draw_showcase(inputs: ShowcaseInputs, config: ShowcaseConfig, out: Path) -> 
     k, seeds = config.settings.k, list(range(config.num_seeds))
     pictures = held_out_pictures(inputs.queries, inputs.held_out_fraction, config.num_images)
 
+    # Queries are made by functions: a group that is drawn already needs none.
     def unconditional() -> list[Query]:
         proposal = query_set_proposal(database, model.info.queries_digest or "").truncated(
             config.top_m
@@ -110,6 +111,8 @@ def draw_showcase(inputs: ShowcaseInputs, config: ShowcaseConfig, out: Path) -> 
         "unconditional": (database, unconditional, 1),
         "swapped": (swapped, lambda: text_queries(swapped, config.texts, k), len(seeds)),
     }
+
+    # A group is drawn again when the model, a database or the settings changed.
     total = 0
     markers = Markers(Folder(out), "draw")
     key = digest_json(
@@ -121,6 +124,7 @@ def draw_showcase(inputs: ShowcaseInputs, config: ShowcaseConfig, out: Path) -> 
             swapped.version.source_fingerprint,
         ]
     )
+
     for name, (source, make_queries, repeats) in groups.items():
         if markers.find(name, key) is None:
             queries = [query for query in make_queries() for _ in range(repeats)]
@@ -131,6 +135,8 @@ def draw_showcase(inputs: ShowcaseInputs, config: ShowcaseConfig, out: Path) -> 
             count = write_samples(out / name, drawn, model, source, config.settings)
             markers.write(name, key, [f"{name}/{INDEX}"], {"count": count})
         total += len(read_samples(out / name))
+
+    # How far the expectation follows the neighbors.
     if markers.find("readout", key) is None:
         found = measure_swap(model, database, swapped, config.texts, k)
         Folder(out).write_record(READOUT, found)

@@ -133,6 +133,7 @@ class Drawers:
             self._loop.call_soon_threadsafe(function, *arguments)  # type: ignore[arg-type]
 
     def _receive(self, drawer: Drawer, message: FromDrawer) -> None:
+        # What a drawer says of itself.
         if isinstance(message, DrawerReady):
             drawer.is_ready, drawer.failure, drawer.models = True, None, message.models
             self._events.on_ready(drawer, message)
@@ -140,8 +141,11 @@ class Drawers:
         if isinstance(message, Stopped) and message.number < 0:
             drawer.failure = message.error
             return
+
+        # What it says of a task, unless that was given up meanwhile.
         if drawer.task is None or message.number != drawer.task.number:
             return
+
         if isinstance(message, StepDone):
             self._events.on_step(drawer, message)
         elif isinstance(message, Drawn):
@@ -152,16 +156,21 @@ class Drawers:
             self._events.on_stopped(drawer, message)
 
     def _ended(self, drawer: Drawer, connection: Connection) -> None:
+        # A connection that was replaced already ends too, and means nothing.
         if self._is_closing or drawer.connection is not connection:
             return
         connection.close()
         if drawer.process is not None:
             drawer.process.kill()
             drawer.process.join(timeout=5)
+
+        # The task goes back to the queue, which decides whether it is drawn again.
         task, drawer.task, drawer.is_ready = drawer.task, None, False
         drawer.restarts += 1
         logger.warning("the drawer of %s ended; it is started again", drawer.device)
         self._events.on_died(drawer, task)
+
+        # One that could not load its models would fail the same way again.
         if drawer.models or drawer.failure is None:
             self._loop.call_later(_RESTART_SECONDS, self._restart, drawer)
 

@@ -60,11 +60,13 @@ def run_drawer(connection: Connection, named: Sequence[Named], device: str) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s drawer %(message)s")
+
     try:
         models = {one.name: open_model(one.place, device) for one in named}
         ready = tuple(_ready(name, model) for name, model in models.items())
         seconds = [_warm_up(model) for model in models.values()]
         connection.send(DrawerReady(max(seconds, default=0.05), ready))
+
         while True:
             message = connection.recv()
             if message is None:
@@ -106,6 +108,7 @@ def _null(model: Model) -> Known:
 
 def _draw(connection: Connection, model: Model, task: DrawTask) -> Drawn | Stopped:
     """Draw a task; a cancellation is seen after each step."""
+    # Everything that can stop a task is an answer: the drawer itself goes on.
     started = time.perf_counter()
     reporter = _Reporter(connection, task)
     try:
@@ -117,6 +120,7 @@ def _draw(connection: Connection, model: Model, task: DrawTask) -> Drawn | Stopp
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         return Stopped(task.number, MemoryError(str(error)))
+
     return Drawn(
         task.number, pixels, time.perf_counter() - started, dict(model.acting(task.settings))
     )
@@ -131,6 +135,7 @@ class _Reporter:
         self._next_preview = time.perf_counter() + _PREVIEW_SECONDS / 2
 
     def __call__(self, step: DrawStep) -> None:
+        # A task is cancelled between steps: what the server sent since the last one.
         while self._connection.poll():
             try:
                 message = self._connection.recv()
@@ -140,12 +145,15 @@ class _Reporter:
                 raise _OwnerGoneError
             if isinstance(message, CancelTask) and message.number == self._task.number:
                 raise _CancelledError
+
+        # Previews are paced so that making them takes a bounded share of the time.
         previews: tuple[bytes, ...] = ()
         now = time.perf_counter()
         if self._task.previews and now >= self._next_preview and step.index < step.total:
             previews = tuple(webp(pixels, quality=70) for pixels in step.preview())
             cost = time.perf_counter() - now
             self._next_preview = now + max(_PREVIEW_SECONDS, cost / _PREVIEW_SHARE)
+
         self._connection.send(StepDone(self._task.number, step.index, step.total, previews))
 
 

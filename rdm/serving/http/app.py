@@ -43,11 +43,16 @@ def build_app(serving: Serving) -> ASGIApp:
         responses={"default": {"model": Problem, "description": "a problem (RFC 9457)"}},
     )
     _add_problems(app)
+
     app.state.serving = serving
+
     for routes in (service_routes, job_routes, lookup_routes, image_routes, openai_routes):
         app.include_router(routes.router)
+    # Under the paths of another program, so only where it is asked for.
     if serving.settings.clip_retrieval:
         app.include_router(clip_retrieval_routes.router)
+
+    # Last: the page answers what no route does.
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     return Guard(app, serving.settings, serving.metrics)
 
@@ -74,6 +79,7 @@ def _add_problems(app: FastAPI) -> None:
         known = ServeError(code, str(error.detail), where=request.url.path, fix="see /openapi.json")
         return _answer(request, problem_of(known, request_id(request)))
 
+    # The last also answers bugs: no client sees a trace.
     app.add_exception_handler(RdmError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
@@ -92,14 +98,19 @@ def _answer(request: Request, problem: Problem, retry_after: float | None = None
 
 def _invalid(error: RequestValidationError, request_id: str) -> Problem:
     """Return the problem of a request that does not validate, with a pointer to each field."""
+    # A broken body has no fields to point to.
     found = error.errors()
     if any(one["type"] == "json_invalid" for one in found):
         broken = ServeError("bad_json", "the body is not JSON", fix="send application/json")
         return problem_of(broken, request_id)
+
+    # Twenty fields at most: a body may have thousands that are wrong.
     errors = tuple(
         FieldError(pointer="/" + "/".join(str(part) for part in one["loc"][1:]), detail=one["msg"])
         for one in found[:20]
     )
+
+    # The first one stands for all where only a sentence is shown.
     first = errors[0]
     problem = problem_of(
         ServeError(

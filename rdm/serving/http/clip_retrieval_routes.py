@@ -102,6 +102,8 @@ async def metadata(serving: ServingDep, body: MetadataQuery) -> list[PatchMetada
     opened.refuse_removed(body.ids)
     ids = np.array(body.ids, np.int64)
     found = await serving.service.in_file_thread(lambda: opened.credits(ids))
+
+    # The keys that clip-retrieval's client reads, and those that credits need.
     return [
         PatchMetadata(
             id=one.patch_id,
@@ -126,14 +128,18 @@ def _search(opened: OpenDatabase, body: KnnQuery) -> list[KnnResult]:
     database = opened.database
     count = min(max(body.num_images, body.num_result_ids), _MAX_RESULTS)
     count = min(count, database.version.num_live_patches)
+
     ids, similarities = database.search_vectors(_vector(opened, body), count)
     shown = min(body.num_images, count)
     credits = opened.credits(ids[0][:shown])
     pictures = database.pixels(ids[0][:shown]) if database.has_pixels else [None] * shown
+
+    # Every result has an id; only the first ones are described, since that reads pixels.
     results = [
         KnnResult(id=int(patch_id), similarity=float(similarity))
         for patch_id, similarity in zip(ids[0], similarities[0], strict=True)
     ]
+
     for place, (credit, picture) in enumerate(zip(credits, pictures, strict=True)):
         image = None
         if picture is not None:
@@ -153,6 +159,8 @@ def _search(opened: OpenDatabase, body: KnnQuery) -> list[KnnResult]:
 def _vector(opened: OpenDatabase, body: KnnQuery) -> NDArray[np.float32]:
     """Return the unit vector [1, D] of a query."""
     encoder = opened.database.encoder
+
+    # clip-retrieval would fetch it, and so reach into the server's own network.
     if body.image_url:
         raise ServeError(
             "invalid_request",
@@ -160,6 +168,7 @@ def _vector(opened: OpenDatabase, body: KnnQuery) -> NDArray[np.float32]:
             where="image_url",
             fix="send the picture itself as `image`, in base64",
         )
+
     if body.text:
         return normalize(encoder.encode_texts([body.text]))
     if body.image:
@@ -170,6 +179,8 @@ def _vector(opened: OpenDatabase, body: KnnQuery) -> NDArray[np.float32]:
                 "not_a_picture", str(error), where="image", fix="send a picture in base64"
             ) from error
         return normalize(encoder.encode_images(encoder.preprocess(picture)[None]))
+
+    # Clients that have an embedding send it as it is, whatever its norm.
     vector = np.array([body.embedding_input or ()], np.float32)
     dim = opened.database.version.embedding_dim
     if vector.size not in (0, dim):

@@ -71,8 +71,10 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+
         request_id = f"req_{secrets.token_hex(8)}"
         scope.setdefault("state", {})["request_id"] = request_id
+        # 500 until something is sent: an error that nobody foresaw sends nothing.
         started, status = time.perf_counter(), 500
 
         async def sending(message: Message) -> None:
@@ -94,6 +96,7 @@ class Guard:
         else:
             await self._app(scope, receive, sending)
         finally:
+            # The route's pattern, not its path: ids would make a series each.
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
@@ -103,6 +106,8 @@ class Guard:
         headers, path = Headers(scope=scope), scope["path"]
         if path in _PROBES:
             return
+
+        # DNS rebinding: a page elsewhere may have its own name resolved to this machine.
         host = headers.get("host", "")
         if host_name(host) not in self._hosts:
             raise ServeError(
@@ -111,10 +116,14 @@ class Guard:
                 where="Host",
                 fix="start it with --allowed-host NAME",
             )
+
+        # Only what changes something is limited, and refused to pages of other sites.
         is_safe = scope["method"] in _SAFE
         if not is_safe:
             _check_origin(headers, host)
             self._rates.take((scope.get("client") or ("",))[0])
+
+        # The page and its way to sign in are open; whatever has data is not.
         is_open = path == "/v1/session" or not path.startswith(_CLOSED)
         if not is_open:
             self._check_token(headers)
@@ -123,9 +132,13 @@ class Guard:
         token = self._settings.token
         if token is None:
             return
+
+        # Programs send the token itself; compared in constant time.
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), token.encode()):
             return
+
+        # The page has a cookie that is derived from it.
         try:
             cookies = SimpleCookie(headers.get("cookie", ""))
         except CookieError:
@@ -143,10 +156,14 @@ class Guard:
         """Read the body within its limit, and return a `receive` that gives it at once."""
         if scope["method"] in _SAFE:
             return receive
+
+        # By the header first, so that too much is refused before it is read.
         limit = self._max_upload if scope["path"] == "/v1/uploads" else _MAX_JSON
         told = Headers(scope=scope).get("content-length", "")
         if told.isdigit() and int(told) > limit:
             raise _too_large(limit)
+
+        # Then by count: a header may be absent, or lie.
         body = bytearray()
         try:
             async with asyncio.timeout(_BODY_SECONDS):
@@ -163,6 +180,8 @@ class Guard:
             raise ServeError(
                 "too_slow", f"the body took over {_BODY_SECONDS:.0f} s", fix="send it at once"
             ) from error
+
+        # The app asks for the body as if nothing had been read.
         is_given = False
 
         async def receiving() -> Message:
@@ -210,14 +229,18 @@ class _Rates:
 
     def take(self, address: str) -> None:
         """Count a request, or raise ServeError."""
+        # A bucket that fills with time; a new client's is full.
         now = time.monotonic()
         level, last = self._buckets.pop(address, (float(self._per_minute), now))
         per_second = self._per_minute / 60
         level = min(float(self._per_minute), level + (now - last) * per_second)
         is_empty = level < 1
         self._buckets[address] = (level - (not is_empty), now)
+
+        # The addresses that were longest silent go first, so that memory stays bounded.
         while len(self._buckets) > _MAX_BUCKETS:
             self._buckets.popitem(last=False)
+
         if is_empty:
             raise ServeError(
                 "rate_limited",

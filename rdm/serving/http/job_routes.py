@@ -75,6 +75,8 @@ async def session_events(
     """Tell what happens to every job of a browser session, and to the databases."""
     ring = serving.service.session(client)
     after = _after(last, serving.boot, ring)
+
+    # What a reader missed is no longer kept: it gets the present state instead.
     if after is None:
         after = ring.last
         jobs = [serving.service.view(job).to_json() for job in serving.service.living_of(client)]
@@ -83,6 +85,8 @@ async def session_events(
             event="session.snapshot",
             id=f"{serving.boot}.{after}",
         )
+
+    # Then everything that happens, until the server ends.
     async for event in ring.follow(after):
         yield ServerSentEvent(
             raw_data=event.data, event=event.name, id=f"{serving.boot}.{event.number}"

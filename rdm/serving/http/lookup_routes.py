@@ -137,6 +137,8 @@ async def patches(
 ) -> PatchPage:
     """Browse a database in the order of its patches, or search it."""
     opened = serving.databases.get(name)
+
+    # A search has one page: its order is similarity, not ids.
     if q and q.strip():
         asked = LookUpRequest(
             texts=(q,),
@@ -150,6 +152,7 @@ async def patches(
             patches=found.all_neighbors,
             cursor=None,
         )
+
     return await serving.service.in_file_thread(lambda: _page(opened, cursor, limit))
 
 
@@ -200,12 +203,14 @@ async def models(
 
 def _page(opened: OpenDatabase, cursor: int, limit: int) -> PatchPage:
     """Return living patches from an id on."""
+    # Ids that were removed leave gaps: a page is full as long as patches are left.
     ids: list[int] = []
     last = opened.database.version.next_patch_id
     while cursor < last and len(ids) < limit:
         if cursor not in opened.removed:
             ids.append(cursor)
         cursor += 1
+
     found = opened.credits(np.array(ids, np.int64))
     return PatchPage(
         database=opened.name,

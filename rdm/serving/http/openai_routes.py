@@ -89,18 +89,23 @@ async def generations(serving: ServingDep, request: Request, body: Generations) 
     size = _size_of(serving, body)
     job = serving.service.submit(_job_request(body), client_of(request))
     assert isinstance(job, Job)
+
+    # Clients send options that mean nothing here: they are told, not refused.
     ignored = [name for name in _IGNORED if getattr(body, name) is not None]
     headers = {"RDM-Ignored": ", ".join(ignored)} if ignored else {}
+
     if body.stream:
         return StreamingResponse(
             _streamed(serving, job, body, size),
             media_type="text/event-stream",
             headers={**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
+
     await _finished(serving, job, request)
     if job.problem is not None:
         retry = {"Retry-After": "2"} if job.problem.retryable else {}
         return JSONResponse(openai_error(job.problem), job.problem.status, headers=retry)
+
     data = [await _image(serving, job, index, body) for index in sorted(job.images)]
     answer = GenerationsAnswer(created=int(time.time()), data=tuple(data), size=size)
     return JSONResponse(answer.to_json(), headers=headers)
@@ -153,6 +158,7 @@ async def _finished(serving: Serving, job: Job, request: Request) -> None:
             if event.name in TERMINAL:
                 return
 
+    # Nothing tells that a client went away while no byte is sent: it is asked for.
     waiting = asyncio.create_task(ended())
     try:
         while not (await asyncio.wait({waiting}, timeout=_DISCONNECT_SECONDS))[0]:
@@ -200,6 +206,8 @@ async def _streamed(
                 size=size,
                 output_format="webp",
             )
+
+            # As many previews as were asked for, though there may be more.
             if event.name == "image.preview" and partial < body.partial_images:
                 data = _field(event.data, "data")
                 yield _event(told, b64_json=data, partial_image_index=partial)
@@ -220,6 +228,7 @@ async def _streamed(
                     yield format_sse_event(data_str=bytes(text).decode(), event="error")
                 return
     finally:
+        # Nobody else knows the job's id, so nobody else would fetch its pictures.
         if not job.has_ended:
             serving.service.cancel(job.id)
 

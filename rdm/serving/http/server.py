@@ -63,12 +63,15 @@ async def _serve(
     store: JobStore,
     on_listening: Callable[[str], None],
 ) -> None:
+    # What the server is made of.
     metrics, databases = Metrics(), Databases(settings.databases, settings.device)
     drawers = Drawers(settings.models, devices_of(settings.device))
     uploads = Uploads(settings.data / "uploads")
     lookups = LookUps(models, databases, uploads, settings.limits, metrics)
     service = JobService(lookups, drawers, store, settings.limits, metrics)
     serving = Serving(settings, service, models, databases, metrics, secrets.token_hex(4))
+
+    # One port, no headers of proxies believed, and no names of software told.
     config = uvicorn.Config(
         build_app(serving),
         host=settings.host,
@@ -84,6 +87,8 @@ async def _serve(
     )
     server = _Server(config)
     ended = _on_signals()
+
+    # The server listens at once: databases open and drawers start while it answers.
     drawers.start(service.dispatch)
     listening = asyncio.create_task(_listen(server, settings))
     work = [
@@ -91,6 +96,7 @@ async def _serve(
         asyncio.create_task(_end(serving, server, ended)),
         asyncio.create_task(_fail(serving, server)),
     ]
+
     try:
         await listening
     finally:
@@ -98,6 +104,8 @@ async def _serve(
             task.cancel()
         service.close()
         drawers.close()
+
+    # What ended the server is told after everything is closed.
     if serving.failure is not None:
         raise serving.failure
 
@@ -148,17 +156,23 @@ async def _open(serving: Serving, server: _Server, on_listening: Callable[[str],
     service, databases = serving.service, serving.databases
     while not server.started:
         await asyncio.sleep(0.02)
+
+    # With --port 0 the socket alone knows which port it got.
     port = server.servers[0].sockets[0].getsockname()[1]
     host = f"[{serving.settings.host}]" if ":" in serving.settings.host else serving.settings.host
     on_listening(f"http://{host}:{port}/")
+
     try:
         await asyncio.to_thread(databases.open_all)
     except Exception as error:
         serving.failure = error
         server.should_exit = True
         return
+
     for one in databases.all:
         serving.metrics.database_version.labels(one.name).set(one.version)
+
+    # Jobs of an earlier process need the databases, so they go on only now.
     if count := service.resume():
         logger.info("%d jobs of an earlier run go on", count)
     await asyncio.gather(_watch(serving), _sweep(serving))

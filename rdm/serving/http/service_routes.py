@@ -82,6 +82,8 @@ async def sign_in(serving: ServingDep, body: SignIn, request: Request) -> Respon
     token = serving.settings.token
     if token is not None and not hmac.compare_digest(body.token.encode(), token.encode()):
         raise ServeError("no_token", "the token is wrong", where="token", fix="look it up")
+
+    # Scripts cannot read the cookie, and pages of other sites cannot send it.
     response = Response(status_code=204)
     if token is not None:
         response.set_cookie(

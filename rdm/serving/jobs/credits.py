@@ -64,13 +64,17 @@ def credits_of_image(image: StoredImage, opened: Mapping[str, OpenDatabase]) -> 
         image: the picture.
         opened: its databases at their newest versions, those that are served.
     """
+    # As the databases say now: a photograph may have been removed since it was drawn.
     record = SampleRecord.model_validate_json(image.recipe)
     lines = tuple(_line(one, opened) for one in record.neighbors)
     num_removed = sum(line.is_removed for line in lines)
+
     listed = [author for one in opened.values() for author in one.authors]
     text = credits_text([present_recipe(record, opened)], listed)
     if num_removed:
         text += f"{num_removed} of the photographs were removed on request.\n"
+
+    # Each note once, however many databases it goes with.
     notes = dict.fromkeys(note for one in opened.values() if (note := credit_note(one)))
     return Credits(
         picture=image.id,

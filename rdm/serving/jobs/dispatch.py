@@ -143,6 +143,8 @@ class Dispatch:
             error = ServeError(
                 "out_of_memory", "the device has too little memory for this", fix="ask for less"
             )
+
+        # Without an error it was cancelled: what others wait for goes back in front.
         living = [row for row in rows if not row.job.has_ended]
         if error is None:
             self.queue.add(living, first=True)
@@ -155,6 +157,8 @@ class Dispatch:
         """See DrawerEvents: what it had in work is drawn again, once."""
         self._metrics.restarts.inc()
         self._metrics.drawers_ready.set(sum(one.is_ready for one in self.drawers.all))
+
+        # A drawing that kills its drawer would kill the next one too: attempts are counted.
         rows = self._rows.pop(task.number, []) if task else []
         living = [row for row in rows if not row.job.has_ended]
         self.queue.add([row for row in living if row.attempts < _MAX_ATTEMPTS], first=True)

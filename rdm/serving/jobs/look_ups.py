@@ -47,11 +47,15 @@ class LookUps:
         """
         model = self.models.get(request.model) if request.model or self.models.all else None
         names = [one.name for one in request.retrieval.databases]
+
+        # Without names: a database that fits the model, where it reads one.
         if not names and model is not None and not model.info.reads_neighbors:
             return model, {}
         if not names:
             fitting = [one for one in self.databases.all if not model or not model.refusal(one)]
             names = [next((one.name for one in fitting), next(iter(self.databases.names), ""))]
+
+        # Each must belong to the model, at the version that is served.
         opened = {name: self.databases.get(name) for name in names}
         for one in opened.values():
             if model is not None:
@@ -65,6 +69,7 @@ class LookUps:
                     where="retrieval.databases",
                     fix="leave the version out",
                 )
+
         self._refuse_removed(request, opened)
         return model, opened
 

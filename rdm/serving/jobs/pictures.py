@@ -80,9 +80,11 @@ def recipe_of(found: Found, index: int, drawn: DrawnPicture, file: str) -> Sampl
     """Return a picture's recipe; databases go by the names that the server gives them."""
     asked = found.asked[index]
     height, width = drawn.pixels.shape[:2]
+
     databases = {name: one.database for name, one in found.databases.items()}
     first = next(iter(databases.values()), None)
     weights = {one.name: one.weight for one in found.request.retrieval.databases}
+
     return SampleRecord(
         file=file,
         query=QueryRecord(
@@ -109,6 +111,7 @@ def recipe_of(found: Found, index: int, drawn: DrawnPicture, file: str) -> Sampl
 def _token_records(tokens: Tokens | None, found: Found) -> tuple[TokenRecord, ...]:
     if tokens is None:
         return ()
+    # The query's own token stands for no patch; the others follow in order.
     patches, first = iter(tokens.patches), next(iter(found.databases), "")
     records = []
     for kind, weight in zip(tokens.kinds, tokens.weights.tolist(), strict=True):

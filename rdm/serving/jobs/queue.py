@@ -134,6 +134,8 @@ class FairQueue:
         """Return the row whose turn it is, and leave it in its place."""
         if not self._rows:
             return None
+
+        # Drafts and others take turns, so that neither holds up the other.
         if not self._last_was_draft:
             for waiting in self._rows.values():
                 draft = next((row for row in waiting if row.job.request.supersede), None)
@@ -143,6 +145,7 @@ class FairQueue:
             row = next((row for row in waiting if not row.job.request.supersede), None)
             if row is not None:
                 return row
+
         return next(iter(self._rows.values()))[0]
 
     def _keep(self, client: str, waiting: deque[Row]) -> None:
@@ -167,6 +170,8 @@ def check_admission(
     present = list(jobs)
     seconds = sum(job.steps_left for job in present) * seconds_per_step
     own = sum(job.client == client for job in present)
+
+    # The limit of one client comes first: waiting for the others would not help it.
     if own >= limits.max_per_client:
         raise ServeError(
             "client_queue_full",
@@ -174,6 +179,7 @@ def check_admission(
             fix="wait for one of them, or cancel one",
             retry_after=max(1.0, seconds / max(1, own)),
         )
+
     if len(present) >= limits.max_queued:
         raise ServeError(
             "queue_full",
@@ -181,6 +187,8 @@ def check_admission(
             fix="try again later",
             retry_after=max(1.0, seconds / 2),
         )
+
+    # An empty queue takes any job, however long: it would never be shorter.
     wait = seconds + request_steps * seconds_per_step
     if present and wait > limits.max_wait:
         raise ServeError(

@@ -81,6 +81,8 @@ class JobService:
             raise ServeError(
                 "draining", "the server is shutting down", fix="try again later", retry_after=10
             )
+
+        # A key that is sent again gives the job that it was given first.
         request = self.lookups.resolved(request)
         if key is not None and (known := self.store.by_key(client, key)) is not None:
             if known[1] != request.digest():
@@ -92,6 +94,7 @@ class JobService:
                 )
             return self.find(known[0])
 
+        # What it takes the place of counts no longer when the queue is measured.
         replaced = [job for job in self._living() if _takes_place(request, client, job)]
         check_admission(
             len(request.seed_list) * request.settings.num_steps,
@@ -100,6 +103,8 @@ class JobService:
             self.limits,
             self.dispatch.seconds_per_picture_step,
         )
+
+        # Stored before it is accepted: a crash in between loses nothing that was promised.
         job = Job(new_id("job"), client, request)
         self.store.add_job(job, key)
         for old in replaced:
@@ -129,6 +134,8 @@ class JobService:
         except Exception as error:
             self.on_failed(job, error)
             return
+
+        # It may have been cancelled meanwhile.
         if job.has_ended:
             return
         job.found, job.neighbors, job.databases = found, found.all_neighbors, found.versions
@@ -143,6 +150,8 @@ class JobService:
                 "neighbors": [one.to_json() for one in job.neighbors],
             },
         )
+
+        # After a restart some pictures are stored already: only the others are drawn.
         shape = shape_of(len(job.request.seed_list), self._shapes)
         missing = [i for i in range(len(job.request.seed_list)) if i not in job.images]
         self.dispatch.add([Row(job, index, shape) for index in missing])
@@ -190,11 +199,14 @@ class JobService:
         per_step = self.dispatch.seconds_per_picture_step
         if job.state == "running":
             return 0, round(job.steps_left * per_step, 1)
+
+        # Whatever comes before it: jobs that are being drawn, and those in front of its first row.
         ahead: dict[str, Job] = {one.id: one for one in self._living() if one.state == "running"}
         for row in self.dispatch.queue.rows:
             if row.job is job:
                 break
             ahead[row.job.id] = row.job
+
         waiting = sum(one.state == "queued" for one in ahead.values())
         steps = job.steps_left + sum(one.steps_left for one in ahead.values())
         return waiting + 1, round(steps * per_step, 1)
@@ -263,6 +275,7 @@ class JobService:
         """Store a picture, tell of it, and end its job with the last one."""
         job = row.job
 
+        # In a thread: encoding and writing would hold up every other client.
         def work() -> Picture:
             image, png = finished_picture(job, found, row.index, drawn)
             self.store.add_image(image, png)
@@ -273,13 +286,17 @@ class JobService:
         except Exception as error:
             self.on_failed(job, error)
             return
+
+        # It may have been cancelled while its picture was stored.
         if job.has_ended:
             return
+
         self.metrics.images.inc()
         job.images[row.index] = picture
         total = round(job.timings.drawn + seconds, 3)
         job.timings = job.timings.model_copy(update={"drawn": total})
         self.publish(job, "image.done", picture.to_json())
+
         if not job.num_left:
             self._end(job, "done")
 
@@ -316,10 +333,13 @@ class JobService:
         assert not job.has_ended
         job.state = state
         self.metrics.jobs.labels(state).inc()
+
+        # A full disk must not keep a job from ending: its readers would wait forever.
         try:
             self.store.end_job(self.view(job))
         except RdmError:
             logger.exception("the end of job %s is not stored", job.id)
+
         told: dict[str, Any] = {"images": len(job.images), "timings": job.timings.to_json()}
         if job.problem is not None:
             told["problem"] = job.problem.to_json()

@@ -43,11 +43,15 @@ class JobStore:
             raise StorageError(
                 f"the server's folder cannot be made: {error}", where=folder, fix="give --data DIR"
             ) from error
+
+        # One server a folder: two would take up each other's jobs.
         self._file_lock = lock_file(folder / ".lock", "is serving from this folder")
+
         self._lock = threading.RLock()
         self._connection = sqlite3.connect(
             folder / "jobs.sqlite", check_same_thread=False, isolation_level=None
         )
+        # Readers do not wait for writers; a power cut may lose the last jobs, not the file.
         self._connection.execute("pragma journal_mode=wal")
         self._connection.execute("pragma synchronous=normal")
         self._connection.executescript(_SCHEMA)
@@ -122,6 +126,7 @@ class JobStore:
 
     def add_image(self, image: StoredImage, png: bytes) -> None:
         """Store a picture: its file first."""
+        # Renamed when it is whole: a crash leaves no half of a picture under its name.
         path = self.path(image.id)
         temporary = path.with_suffix(".tmp")
         try:
@@ -131,6 +136,8 @@ class JobStore:
             raise StorageError(
                 f"a picture cannot be stored: {error}", where=self.folder, fix="check the disk"
             ) from error
+
+        # A row only of a file that is there.
         with self._writing() as connection:
             connection.execute(
                 "insert into images (id, job, place, created, draft, bytes, row) "
@@ -186,6 +193,8 @@ class JobStore:
         """Delete what is too old or too much, drafts after an hour, and return how many pictures
         that were."""
         now = time.time()
+
+        # Too old, or beyond what may be kept; the newest stay.
         with self._lock:
             old = self._connection.execute(
                 "select id from images where created < ? or (draft = 1 and created < ?)",
@@ -196,9 +205,11 @@ class JobStore:
                 "from images) where total > ?",
                 (keep_bytes,),
             ).fetchall()
+
         doomed = {image_id for (image_id,) in [*old, *over]}
         for image_id in doomed:
             self.delete_image(image_id)
+
         with self._writing() as connection:
             connection.execute("delete from jobs where ended < ?", (now - keep_seconds,))
         return len(doomed)
