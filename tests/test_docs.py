@@ -17,6 +17,7 @@ from threading import Thread
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from pyarrow import csv
 
 from rdm.cli.main import build_app, run
@@ -108,6 +109,7 @@ NOT_RUN = {
     "database build --root DB --source SPEC --dask tcp:": "it needs a Dask scheduler",
     "deploy": "it needs a Prefect server",
     "quickstart": TAKES_MINUTES,
+    "serve": "it serves until it is ended; tests/serving starts it",
     "database search --root quick/": "it reads what the quickstart has made",
     "sample --model quick/": "it reads what the quickstart has made",
     "sample --c2pa-cert": "it needs the extra c2pa and a certificate",
@@ -181,8 +183,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., byte
     for seed, place in enumerate(places):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(encoded(seed, size=SIZE))
-        if place.startswith("training"):
-            (folder / place).with_suffix(".txt").write_text("an owl at night")
     for name in ("captioned", "probe", "lists"):
         (folder / name).mkdir()
     add_members(folder / "held-out" / "tiny.tar", labelled(encoded, 200, 4))
@@ -218,6 +218,9 @@ class QuietHandler(SimpleHTTPRequestHandler):
 def write_own_files(folder: Path, inputs: Path) -> None:
     """Write the small files that commands name beside the folders that they make."""
     (folder / "owl.jpg").write_bytes((inputs / "photos" / "p00.jpg").read_bytes())
+    Image.linear_gradient("L").resize(Image.open(folder / "owl.jpg").size).save(
+        folder / "branch.png"
+    )
     (folder / "removed.txt").write_text("p05.jpg\n")
     (folder / "patches.txt").write_text("0\n")
     boxes = [f"p{number:02d}.jpg,0.1,0.8,0.2,0.9" for number in range(14)]

@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from rdm.config import Config, Record
+from rdm.errors import SourceError
 from rdm.sampling.picture_digest import pixels_digest
 from rdm.storage import sha256_file
 
@@ -99,8 +100,8 @@ class StartRequest(Config):
         image, mask = (pictures.get(one or "") for one in (self.image, self.mask))
         return StartRecord(
             image=self.image and PurePath(self.image).name,
-            image_sha256=None if image or not self.image else sha256_file(Path(self.image)),
-            mask_sha256=None if mask or not self.mask else sha256_file(Path(self.mask)),
+            image_sha256=None if image or not self.image else _digest_of(self.image),
+            mask_sha256=None if mask or not self.mask else _digest_of(self.mask),
             image_pixels_sha256=image and pixels_digest(np.asarray(image)),
             mask_pixels_sha256=mask and pixels_digest(np.asarray(mask)),
             outpaint=self.outpaint,
@@ -131,3 +132,14 @@ class StartRecord(Record):
     def has_picture(self) -> bool:
         """Whether drawing started from a picture of the user."""
         return self.image_sha256 is not None or self.image_pixels_sha256 is not None
+
+
+def _digest_of(path: str) -> str:
+    try:
+        return sha256_file(Path(path))
+    except OSError as error:
+        raise SourceError(
+            f"the picture cannot be read: {error.strerror}",
+            where=path,
+            fix="check --start and --mask",
+        ) from error

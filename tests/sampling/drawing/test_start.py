@@ -263,3 +263,12 @@ def test_a_margin_that_leaves_no_whole_cell_is_refused(model: Model, photograph:
     margin = (side - factor) // 2 + 1
     with pytest.raises(UsageError, match="nothing is left of the picture"):
         open_start(StartRequest(image=str(photograph), outpaint=margin), model)
+
+
+@pytest.mark.parametrize("name", ["image", "mask"])
+def test_a_start_that_is_not_there_is_refused_by_its_name(
+    model: Model, photograph: Path, tmp_path: Path, name: str
+) -> None:
+    files = {"image": str(photograph), "mask": str(photograph), name: str(tmp_path / "gone.png")}
+    with pytest.raises(SourceError, match="cannot be read|does not exist"):
+        open_start(StartRequest.model_validate(files), model)
