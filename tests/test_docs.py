@@ -183,6 +183,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., byte
     for seed, place in enumerate(places):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(encoded(seed, size=SIZE))
+        if place.startswith("training"):
+            (folder / place).with_suffix(".txt").write_text("an owl at night")
     for name in ("captioned", "probe", "lists"):
         (folder / name).mkdir()
     add_members(folder / "held-out" / "tiny.tar", labelled(encoded, 200, 4))
@@ -218,9 +220,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 def write_own_files(folder: Path, inputs: Path) -> None:
     """Write the small files that commands name beside the folders that they make."""
     (folder / "owl.jpg").write_bytes((inputs / "photos" / "p00.jpg").read_bytes())
-    Image.linear_gradient("L").resize(Image.open(folder / "owl.jpg").size).save(
-        folder / "branch.png"
-    )
+    Image.linear_gradient("L").resize(SIZE).save(folder / "branch.png")
     (folder / "removed.txt").write_text("p05.jpg\n")
     (folder / "patches.txt").write_text("0\n")
     boxes = [f"p{number:02d}.jpg,0.1,0.8,0.2,0.9" for number in range(14)]

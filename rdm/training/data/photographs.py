@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +20,11 @@ from rdm.progress import tracking
 from rdm.sources.open import open_source
 from rdm.sources.photographs.decode import ImageDecodeError, decode_image, image_size
 from rdm.sources.query_set import is_held_out
-from rdm.sources.source import Source, fingerprint
+from rdm.sources.source import Source, fingerprint, names_picture
 from rdm.training.data.training_data import Shard
 
 _HEAD_BYTES = 65_536
+_BESIDE = (".txt", ".json", ".cls")  # captions and classes of the photograph of their name
 
 
 class PhotoConfig(Config):
@@ -87,7 +89,7 @@ class PhotoShards:
         sources = [open_source(spec.strip()) for spec in source.split(",")]
 
         # Links to folders are listed, for the ledgers of databases, and not followed.
-        listings = [_without_folders(source.listing()) for source in sources]
+        listings = [_of_photographs(source.listing()) for source in sources]
         self.digest = digest_json([fingerprint(listing) for listing in listings])
         self._photographs = list(self._list(sources, listings))
 
@@ -191,9 +193,17 @@ class PhotoShards:
         )
 
 
-def _without_folders(listing: pa.Table) -> pa.Table:
-    keep = [not location.endswith("/") for location in listing["location"].to_pylist()]
-    return listing.filter(pa.array(keep, pa.bool_()))
+def _of_photographs(listing: pa.Table) -> pa.Table:
+    """Return a listing without folders, and without captions and classes of its photographs."""
+    locations: list[str] = listing["location"].to_pylist()
+    pictures = {PurePath(one).with_suffix("") for one in locations if names_picture(one)}
+
+    def keeps(location: str) -> bool:
+        path = PurePath(location)
+        is_beside = path.suffix.lower() in _BESIDE and path.with_suffix("") in pictures
+        return not location.endswith("/") and not is_beside
+
+    return listing.filter(pa.array([keeps(one) for one in locations], pa.bool_()))
 
 
 def _size(source: Source, location: str) -> tuple[int, int]:

@@ -200,3 +200,14 @@ def test_picture_behind_a_long_text_is_listed_and_decoded(tmp_path: Path) -> Non
     Image.new("RGB", (40, 40), (200, 100, 50)).save(buffer, "PNG", pnginfo=info)
     shards = PhotoShards(write_folder(tmp_path / "a", {"0.png": buffer.getvalue()}), KEEP_ALL)
     assert shards.load_shard(0)["images"][0, :, 5, 5].tolist() == [200, 100, 50]
+
+
+def test_captions_and_classes_beside_photographs_are_no_photographs(tmp_path: Path) -> None:
+    files = {"a.png": encoded(16, 16), "a.txt": b"an owl", "b.png": encoded(16, 16), "b.cls": b"1"}
+    assert len(PhotoShards(write_folder(tmp_path, files), KEEP_ALL).sample(100)) == 2
+
+
+def test_a_caption_of_no_photograph_is_named(tmp_path: Path) -> None:
+    source = write_folder(tmp_path, {"a.png": encoded(16, 16), "c.txt": b"an owl"})
+    with pytest.raises(SourceError, match=r"1 photograph\(s\) cannot be decoded"):
+        PhotoShards(source, KEEP_ALL)
