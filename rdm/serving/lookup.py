@@ -22,7 +22,6 @@ from rdm.sampling.retrieval.look_up import LookUp
 from rdm.serving.databases import OpenDatabase
 
 PatchAt = tuple[str, int]
-_EXACT_ROWS = 200_000  # up to so many patches a look-up compares with every vector in milliseconds
 
 
 class DatabaseVersion(Record):
@@ -93,16 +92,8 @@ def look_up(
         digest = next(iter(databases.values())).database.encoder_digest
         info = ModelInfo(generator=GeneratorConfig(), encoder_digest=digest)
 
-    # Few vectors are compared with all: that is quick, and misses nothing.
-    num_patches = sum(one.database.version.num_live_patches for one in databases.values())
     opened = {name: one.database for name, one in databases.items()}
-    looked_up = LookUp(
-        request,
-        info,
-        opened if info.reads_neighbors else {},
-        open_image=open_image,
-        exact=num_patches <= _EXACT_ROWS,
-    )
+    looked_up = LookUp(request, info, opened if info.reads_neighbors else {}, open_image=open_image)
 
     # A model that reads no neighbors has no versions to name either.
     asked = looked_up.rows(0, len(looked_up))

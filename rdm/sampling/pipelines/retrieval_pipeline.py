@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
@@ -22,6 +21,7 @@ from rdm.generators.model_folder import Model, open_model
 from rdm.generators.sample_settings import DrawStep
 from rdm.models.precision import precision_of
 from rdm.sampling.drawing.pipeline import Sample
+from rdm.sampling.pipelines import editing
 from rdm.sampling.pipelines.call_arguments import (
     CALLED,
     PictureName,
@@ -35,17 +35,14 @@ from rdm.sampling.pipelines.call_arguments import (
     turn_of,
     weighted,
 )
+from rdm.sampling.pipelines.call_output import OutputType, RetrievalPipelineOutput, as_type
 from rdm.sampling.pipelines.default_database import open_default_database
-from rdm.sampling.pipelines.editing import Editing
-from rdm.sampling.recipe.record import Credit, SampleRecord
 from rdm.sampling.request.sample_request import Request, request_of
 from rdm.sampling.request_drawing import RequestDrawing
 from rdm.sampling.retrieval.conditioning import Conditioning
 from rdm.sampling.retrieval.look_up import LookUp
-from rdm.sampling.write_credits import credits_of
 
 Databases: TypeAlias = str | Path | RetrievalDatabase | Mapping[str, RetrievalDatabase]
-OutputType = Literal["pil", "np", "pt", "latent"]
 Callback: TypeAlias = Callable[["RetrievalPipeline", int, None, dict[str, Tensor]], object]
 """diffusers' `callback_on_step_end(pipe, step, timestep, tensors)`; the timestep is None, because
 samplers have none in common."""
@@ -55,34 +52,8 @@ class _Interrupted(Exception):
     """Ends the batch in work."""
 
 
-@dataclass(frozen=True, eq=False)
-class RetrievalPipelineOutput:
-    """Pictures and what they came from, in the same order.
-
-    Attributes:
-        images: PIL pictures, an array [B, H, W, 3] or a tensor [B, 3, H, W] in [0, 1], or latents.
-        recipes: a record of each.
-        interrupted: whether pictures are missing because the drawing was interrupted.
-        databases: of the neighbors.
-    """
-
-    images: Any
-    recipes: tuple[SampleRecord, ...]
-    interrupted: bool
-    databases: tuple[RetrievalDatabase, ...] = field(default=(), repr=False)
-
-    @property
-    def neighbors(self) -> tuple[tuple[Credit, ...], ...]:
-        """Those that conditioned each picture, with whose photographs they are."""
-        return tuple(recipe.neighbors for recipe in self.recipes)
-
-    def credits(self) -> str:
-        """Return whose photographs conditioned the pictures, as `rdm sample --credits` writes."""
-        return credits_of(self.recipes, self.databases)
-
-
-class RetrievalPipeline(Editing):
-    """Draws pictures from a model and databases; `Editing` has the methods that edit.
+class RetrievalPipeline:
+    """Draws pictures from a model and databases, and edits them by the functions of `editing`.
 
     Not to be called from several threads at once: `interrupt` belongs to one call.
 
@@ -91,6 +62,15 @@ class RetrievalPipeline(Editing):
         databases: where neighbors are looked up, by name; the first where a call names none.
         interrupt: set it in a callback, and the call returns the batches that are done.
     """
+
+    variations = editing.variations
+    interpolate = editing.interpolate
+    text_difference = editing.text_difference
+    inpaint = editing.inpaint
+    outpaint = editing.outpaint
+    reconstruct = editing.reconstruct
+    invert = editing.invert
+    reproduce = editing.reproduce
 
     def __init__(self, model: Model, database: Databases | None = None) -> None:
         """Put a model and databases together; `database` is a folder, an open one, or several.
@@ -357,24 +337,11 @@ class RetrievalPipeline(Editing):
         else:
             pixels = [item.pixels for item in samples]
             empty = np.zeros((0, 0, 0, 3), np.uint8)
-            images = _as_type(np.stack(pixels) if pixels else empty, output_type)
+            images = as_type(np.stack(pixels) if pixels else empty, output_type)
 
         # Kept by the output, so that credits can be written when a user asks for them.
         databases = tuple(looked_up.databases.values())
         return RetrievalPipelineOutput(images, tuple(recipes), self.interrupt, databases)
-
-
-def _as_type(pixels: np.ndarray, output_type: OutputType) -> Any:
-    """Return pictures uint8 [B, H, W, 3] as diffusers' output types have them."""
-    if output_type == "pil":
-        return [Image.fromarray(picture) for picture in pixels]
-    if output_type == "np":
-        return pixels.astype(np.float32) / 255
-    if output_type == "pt":
-        return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).float() / 255
-    raise UsageError(
-        f"there is no output type {output_type!r}", where="output_type", fix="pil, np, pt or latent"
-    )
 
 
 def _opened(database: Databases | None, device: DeviceName) -> dict[str, RetrievalDatabase]:

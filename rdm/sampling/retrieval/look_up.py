@@ -38,13 +38,12 @@ def look_up(
     databases: Mapping[str, RetrievalDatabase],
     *,
     open_image: OpenImage | None = None,
-    exact: bool = True,
 ) -> list[Conditioning]:
     """Return what conditions each picture of a request, in their order; nothing is drawn.
 
     Arguments and errors as `LookUp`, which takes requests of any length a slice at a time.
     """
-    looked_up = LookUp(request, info, databases, open_image=open_image, exact=exact)
+    looked_up = LookUp(request, info, databases, open_image=open_image)
     return looked_up.rows(0, len(looked_up))
 
 
@@ -59,7 +58,6 @@ class LookUp:
         databases: open ones by the request's names for them; the first serves a request that names
             none.
         open_image: returns a picture by its name in the request; None: reads a file.
-        exact: compare with every vector, do not ask the index.
 
     Raises:
         UsageError: nothing is asked for, what the model cannot be asked, too few neighbors are
@@ -76,7 +74,6 @@ class LookUp:
         databases: Mapping[str, RetrievalDatabase],
         *,
         open_image: OpenImage | None = None,
-        exact: bool = True,
     ) -> None:
         if not request.kinds:
             raise UsageError(
@@ -105,7 +102,7 @@ class LookUp:
                 )
             if not databases:
                 raise no_database()
-            search = NeighborSearch(request, info, databases, exact=exact)
+            search = NeighborSearch(request, info, databases)
             digest = info.queries_digest or ""
             self._search = search
             self._queries = AskedQueries(request, digest, search, self.seeds, open_image)

@@ -18,6 +18,10 @@ from rdm.generators.model_folder import ModelInfo
 from rdm.generators.neighbor_vectors import conditioning_vectors
 from rdm.sampling.request.sample_request import Exclusions, Request
 
+EXACT_PATCHES = 200_000
+"""Up to so many patches a look-up compares with every vector, in milliseconds; larger databases
+are asked by their index."""
+
 PatchAt = tuple[str, int]
 """The name of a database, and a patch in it."""
 
@@ -61,16 +65,11 @@ class NeighborSearch:
     """
 
     def __init__(
-        self,
-        request: Request,
-        info: ModelInfo,
-        databases: Mapping[str, RetrievalDatabase],
-        *,
-        exact: bool = True,
+        self, request: Request, info: ModelInfo, databases: Mapping[str, RetrievalDatabase]
     ) -> None:
         retrieval, config = request.retrieval, info.generator.conditions.neighbors
         assert config is not None
-        self._retrieval, self._exact = retrieval, exact
+        self._retrieval = retrieval
         self._embedding: Literal["unit", "raw"] = config.embedding
         weights = {one.name: one.weight for one in retrieval.databases}
         self.names = tuple(weights) or tuple(databases)[:1]
@@ -227,8 +226,12 @@ class NeighborSearch:
         # Those by hand are tokens already. A query's own patch is one more that may be found.
         hidden = [i for at, i in self.include if at == name]
         excluded = np.union1d(self.excluded[name], np.array(hidden, np.int64))
-        ids, similarities = self.databases[name].search_vectors(
-            vectors, size + any(at == name for at, _ in own), exact=self._exact, excluded=excluded
+        database = self.databases[name]
+        ids, similarities = database.search_vectors(
+            vectors,
+            size + any(at == name for at, _ in own),
+            exact=database.version.num_live_patches <= EXACT_PATCHES,
+            excluded=excluded,
         )
         if ids.shape[1] == size:
             return ids, similarities
