@@ -64,6 +64,8 @@ STORY = ("database", "training", "latents", "runs", "sampling", "evaluation", "u
 PLACEHOLDERS = {
     " 77": " 7",  # the reader has fewer patches
     " 78": " 8",
+    "--centers 64": "--centers 3",
+    ' --exclude-author "A. Bird"': "",  # her photographs have no authors
     "webdataset:///training/": "webdataset:///probe/",
     "webdataset:///training ": "webdataset:///captioned ",
     ":///": "://{inputs}/",
@@ -99,7 +101,9 @@ ADDED: dict[str, tuple[str, ...]] = {
 
 # What the pages take for granted.
 BEFORE = {
-    "neighbors build --root other": "rdm database build --root other --source folder:///photos"
+    "sample --model run/model --database birds=0.7": "rdm database build --root paintings "
+    "--source folder:///photos",
+    "neighbors build --root other": "rdm database build --root other --source folder:///photos",
 }
 
 # What is not run as it stands, and why; with `--dry-run` where that says what would be done.
@@ -115,6 +119,7 @@ NOT_RUN = {
     "serve": "it serves until it is ended; tests/serving starts it",
     "database search --root quick/": "it reads what the quickstart has made",
     "sample --model quick/": "it reads what the quickstart has made",
+    "evaluate-copies": "it looks at a thousand pictures; tests/evaluation/copies runs it on fewer",
     "sample --c2pa-cert": "it needs the extra c2pa and a certificate",
     "cache build --queries SPEC": "it needs a first stage of the reader's own",
 }
@@ -128,6 +133,11 @@ def commands_of(page: Path) -> list[str]:
     return [line for line in lines if line.startswith("rdm ") and " ... " not in line]
 
 
+def redirected(words: list[str]) -> tuple[list[str], str | None]:
+    """Return a command's words without `> FILE`, and the file."""
+    return (words[: words.index(">")], words[-1]) if ">" in words else (words, None)
+
+
 COMMANDS = sorted({command for page in PAGES for command in commands_of(page)})
 
 
@@ -137,7 +147,7 @@ def test_the_documentation_has_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_parses_and_its_settings_exist(command: str) -> None:
-    tokens = shlex.split(command, comments=True)[1:]
+    tokens, _ = redirected(shlex.split(command, comments=True)[1:])
     function, bound, _ = APP.parse_args(tokens, exit_on_error=False, print_error=False)
     given, settings = bound.arguments, bound.arguments.get("set_") or []
     if function.__name__ == "train":
@@ -241,9 +251,10 @@ def small(command: str, inputs: Path) -> list[str]:
         command = command.replace(placeholder, own.format(inputs=inputs))
     words = shlex.split(command, comments=True)[1:]
     called = shlex.join(words)
-    return words + [
-        word for begin, added in ADDED.items() if called.startswith(begin) for word in added
-    ]
+    added = [word for begin, more in ADDED.items() if called.startswith(begin) for word in more]
+    # A redirection stands at the end.
+    end = words.index(">") if ">" in words else len(words)
+    return [*words[:end], *added, *words[end:]]
 
 
 def reason_not_to_run(command: str) -> str | None:
@@ -263,7 +274,7 @@ def follow(page: Path, inputs: Path, capsys: pytest.CaptureFixture[str]) -> list
     """Run the commands of a page in order, in this folder; return what went wrong."""
     failures = []
     for command in with_what_goes_before(commands_of(page)):
-        words = small(command, inputs)
+        words, shown = redirected(small(command, inputs))
         if reason_not_to_run(command):
             if words[0] not in HAS_DRY_RUN:
                 continue
@@ -273,8 +284,11 @@ def follow(page: Path, inputs: Path, capsys: pytest.CaptureFixture[str]) -> list
         if words[0] == "sample" and "--out" not in words:
             shutil.rmtree("samples", ignore_errors=True)
         capsys.readouterr()
-        if code := run(words):
-            failures.append(f"{page.name}: {shlex.join(words)}\n{code}: {capsys.readouterr().err}")
+        code, printed = run(words), capsys.readouterr()
+        if code:
+            failures.append(f"{page.name}: {shlex.join(words)}\n{code}: {printed.err}")
+        elif shown is not None:
+            Path(shown).write_text(printed.out, encoding="utf-8")
     return failures
 
 
@@ -289,7 +303,8 @@ def test_a_reader_who_follows_the_pages_in_one_folder_meets_no_error(
     monkeypatch.chdir(tmp_path)
     write_own_files(tmp_path, inputs)
     pages = [ROOT / "docs" / f"{name}.md" for name in STORY]
-    assert [failure for page in pages for failure in follow(page, inputs, capsys)] == []
+    failures = [failure for page in pages for failure in follow(page, inputs, capsys)]
+    assert not failures, "\n".join(failures)
 
 
 @pytest.mark.slow
@@ -311,7 +326,8 @@ def test_the_commands_of_a_page_for_itself_run(
     with served(inputs) as url:
         rows = [f"{url}/photos/p{number:02d}.jpg" for number in range(6)]
         (inputs / "lists" / "birds.csv").write_text("\n".join(["url", *rows]))
-        assert follow(page, inputs, capsys) == []
+        failures = follow(page, inputs, capsys)
+        assert not failures, "\n".join(failures)
 
 
 def test_each_reason_not_to_run_a_command_is_of_one() -> None:
